@@ -1,0 +1,48 @@
+# make demo          the newcomer's first minute: a virtual environment, refembed, one embedding
+# make test          lint, types, import contract, all tests (fast and oracle tiers)
+# make check         lint, types, import contract
+# make conformance   the suite against live llama.cpp, with its report
+# make bench         speed beside the native engines
+# make test-slow     fuzzing and long sweeps, minutes
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check conformance bench test-slow clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/refembed embed "Hello, world!"
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+conformance: $(VENV)/.test
+	$(BIN)/python -m conformance run
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow --hypothesis-profile=ci
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
+	$(PIP) install --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml
+	$(PIP) install --editable ".[test]"
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,286 @@
+"""From text to vector: the one long path, `Embedder.embed`.
+
+    text ─► tokenizer ─► ids ─► pack ─► forward ─► hidden (T, C) ─► pool ─► (S, C) ─► normalize ─► vectors
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast, overload
+
+import numpy as np
+
+from refembed._version import __version__
+from refembed.arrays import F32, Float
+from refembed.errors import ModelError, RequestError
+from refembed.gguf import GGUFFile, open_gguf
+from refembed.kernels.ops import Ops, load_ops
+from refembed.model import Model, load_model
+from refembed.model.batch import pack
+from refembed.model.trace import SILENT, Recorder, TapLike, Trace
+from refembed.normalize import normalize as normalize_rows
+from refembed.pooling import pool, resolve_pooling
+from refembed.tokenizer import Tokenizer, load_tokenizer
+
+Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 bytes, or token ids ready made
+
+BATCH_TOKENS = 8192  # of one forward pass; bounds memory, changes no bits
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a loaded model is, as `refembed info` prints it."""
+
+    path: Path
+    name: str  # general.name
+    architecture: str  # general.architecture
+    n_embd: int  # {arch}.embedding_length
+    n_embd_out: int  # length of a vector
+    n_ctx: int  # {arch}.context_length: the longest text, in tokens
+    n_layer: int
+    n_head: int
+    n_vocab: int
+    pooling: str  # what pooling="native" means: {arch}.pooling_type, or "none" where the key is absent
+    tokenizer: str  # tokenizer.ggml.model
+    quant_types: dict[str, int]  # tensor type -> how many tensors have it
+    n_params: int
+    file_size: int  # bytes
+    numerics: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole file; read when asked for."""
+        digest = hashlib.sha256()
+        with self.path.open("rb") as f:
+            while block := f.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+def read_info(f: GGUFFile, model: Model, numerics: str) -> Info:
+    """Collect the record."""
+    hp, md = model.hparams, f.metadata
+    return Info(
+        path=f.path,
+        name=md.string("general.name", f.path.stem),
+        architecture=hp.arch,
+        n_embd=hp.n_embd,
+        n_embd_out=hp.n_embd,
+        n_ctx=hp.n_ctx,
+        n_layer=hp.n_layer,
+        n_head=hp.n_head,
+        n_vocab=hp.n_vocab,
+        pooling=resolve_pooling("native", hp.pooling),
+        tokenizer=md.string("tokenizer.ggml.model"),
+        quant_types=dict(Counter(t.type.name for t in f.tensors.values()).most_common()),
+        n_params=sum(int(np.prod(t.shape)) for t in f.tensors.values()),
+        file_size=f.size,
+        numerics=numerics,
+    )
+
+
+class Embedder:
+    """A loaded model. `Embedder.load` makes one.
+
+    The same text gives the same bits alone, in any batch and in any order (docs/batch-invariance.md).
+    """
+
+    def __init__(self, info: Info, tokenizer: Tokenizer, model: Model, ops: Ops) -> None:
+        self.info, self.tokenizer, self.model, self.ops = info, tokenizer, model, ops
+
+    @classmethod
+    def load(cls, model: str | Path = "minilm", *, numerics: str = "auto", batch_invariant: bool = True) -> Embedder:
+        """Open a model: a GGUF file, or a name that `refembed.hub` knows (fetched and converted once).
+
+        numerics         "exact" float64; "fast" float32; "auto" is fast
+        batch_invariant  False lets BLAS choose kernels by the size of the batch (`load_ops`)
+        Raises GGUFError, ModelError, DownloadError, RequestError.
+        """
+        from refembed.hub import resolve
+
+        ops = load_ops(numerics, batch_invariant=batch_invariant)
+        f = open_gguf(resolve(str(model)))
+        loaded = load_model(f)
+        return cls(read_info(f, loaded, ops.name), load_tokenizer(f), loaded, ops)
+
+    def tokenize(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of a text. parse_special: `[SEP]` in the text is the token, as llama-embedding and llama-server do."""
+        return self.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text that token ids stand for, special tokens shown."""
+        return self.tokenizer.decode(ids)
+
+    @overload
+    def embed(self, texts: str | bytes, *, pooling: str = ..., normalize: int = ..., dimensions: int | None = ..., truncate: bool = ...) -> F32: ...  # noqa: E501
+    @overload
+    def embed(self, texts: Sequence[Input], *, pooling: str = ..., normalize: int = ..., dimensions: int | None = ..., truncate: bool = ...) -> F32 | list[F32]: ...  # noqa: E501
+    def embed(
+        self,
+        texts: str | bytes | Sequence[Input],
+        *,
+        pooling: str = "native",
+        normalize: int = 2,
+        dimensions: int | None = None,
+        truncate: bool = False,
+    ) -> F32 | list[F32]:
+        """Vectors of texts.
+
+        texts       one text, or a list; a text is characters, UTF-8 bytes, or a list of token ids
+        pooling     "native" (the model's own), none, mean, cls, last, max, mean_sqrt_len, weightedmean
+        normalize   -1 as it is, 0 largest magnitude 32760, 1 taxicab, 2 Euclid, p: llama.cpp's embd_normalize
+        dimensions  keep the first so many numbers of each vector (Matryoshka), before normalising
+        truncate    cut a text that is too long instead of refusing it; its last special token stays
+        returns     (S, D) float32; (D) for one text. pooling "none": a list of (T_i, D); (T, D) for one text
+        Raises RequestError for an input that cannot be taken, ModelError where a vector is not finite.
+        """
+        alone = isinstance(texts, (str, bytes))
+        inputs = [texts] if isinstance(texts, (str, bytes)) else list(texts)
+        how = resolve_pooling(pooling, self.model.hparams.pooling)
+        check_options(self.info, normalize, dimensions)
+        ids = [self.ids_of(t, i, truncate) for i, t in enumerate(inputs)]
+        vectors: list[F32] = [np.empty(0, np.float32)] * len(ids)
+        for group in groups(ids):
+            hidden = self.forward([ids[i] for i in group])
+            pooled = pool(hidden, pack([ids[i] for i in group]).offsets, how)
+            for i, vector in zip(group, pooled, strict=True):
+                vectors[i] = finish(vector, normalize, dimensions)
+        if alone:
+            return vectors[0]
+        if how == "none":
+            return vectors
+        return np.stack(vectors) if vectors else np.empty((0, dimensions or self.info.n_embd_out), np.float32)
+
+    def embed_iter(
+        self, texts: Iterable[Input], *, batch_tokens: int = BATCH_TOKENS, progress: bool = False, **options: Any
+    ) -> Iterator[F32]:
+        """Vectors of texts that arrive one by one, in order, some `batch_tokens` worth of text at a time.
+
+        progress  show a bar on stderr, if that is a terminal
+        options   as `embed` takes them
+        """
+        waiting: list[list[int]] = []
+        tokens = 0
+        with progress_bar(progress) as advance:
+            for i, text in enumerate(texts):
+                waiting.append(self.ids_of(text, i, options.get("truncate", False)))
+                tokens += len(waiting[-1])
+                if tokens >= batch_tokens:
+                    yield from self.embed(waiting, **options)
+                    advance(len(waiting))
+                    waiting, tokens = [], 0
+            if waiting:
+                yield from self.embed(waiting, **options)
+                advance(len(waiting))
+
+    def forward(self, ids: Sequence[Sequence[int]], tap: TapLike = SILENT) -> Float:
+        """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
+        return self.model.forward(pack(ids), self.ops, tap)
+
+    def trace(self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: TapLike | None = None) -> Trace:
+        """Every tensor of one text's run, under llama.cpp's names, up to `result_embd_pooled` (not normalised).
+
+        tap  listens instead of a new Recorder, if given; the Trace is then empty
+        """
+        ids, how = self.ids_of(text, 0, truncate), resolve_pooling(pooling, self.model.hparams.pooling)
+        meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
+        recorder = Recorder(meta | {"tokens": ids, "pooling": how})
+        listener: TapLike = tap or recorder
+        if how == "none":  # llama.cpp then gives the last tensor the pooled one's name
+            self.forward([ids], Renamed(listener, "result_embd", "result_embd_pooled"))
+        else:
+            pooled = pool(self.forward([ids], listener), np.array([0, len(ids)]), how)
+            listener("result_embd_pooled", cast(Float, pooled))
+        return recorder.trace
+
+    def ids_of(self, text: Input, index: int, truncate: bool) -> list[int]:
+        """Token ids of one input, checked: whole, in the vocabulary, not too many."""
+        if isinstance(text, (str, bytes)):
+            ids, made = self.tokenize(text), True
+        else:
+            ids, made = check_ids(text, index, self.info.n_vocab), False
+        if not ids:
+            raise RequestError(f"input {index}: no tokens", hint="this model adds no special tokens; give it some text")
+        limit, vocab = self.info.n_ctx, self.tokenizer.vocab
+        if len(ids) > limit and not truncate:
+            hint = f"cut it into pieces, or pass truncate=True (--truncate) to keep its first {limit} tokens"
+            raise RequestError(f"input {index}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
+        if len(ids) > limit:  # the closing special token, where the tokenizer set one, stays
+            ids = ids[: limit - 1] + ids[-1:] if made and ids[-1] in (vocab.sep, vocab.eos) else ids[:limit]
+        return ids
+
+
+class Renamed:
+    """A tap that shows one tensor under another name."""
+
+    def __init__(self, tap: TapLike, old: str, new: str) -> None:
+        self.tap, self.old, self.new, self.listening = tap, old, new, tap.listening
+
+    def __call__(self, name: str, x: Float) -> Float:
+        """Show x."""
+        return self.tap(self.new if name == self.old else name, x)
+
+
+def check_ids(ids: Sequence[Any], index: int, n_vocab: int) -> list[int]:
+    """Token ids given ready made, each a whole number of the vocabulary."""
+    try:
+        checked = [int(i) for i in ids]
+    except (TypeError, ValueError):
+        checked = []
+    if len(checked) != len(ids) or any(c != i for c, i in zip(checked, ids, strict=True)):
+        raise RequestError(f"input {index}: neither a text nor a list of token ids: {str(ids)[:60]!r}")
+    for i in checked:
+        if not 0 <= i < n_vocab:
+            raise RequestError(f"input {index}: token id {i} is not in the vocabulary", hint=f"ids are 0 to {n_vocab - 1}")
+    return checked
+
+
+def check_options(info: Info, normalize: int, dimensions: int | None) -> None:
+    """Refuse what no vector could satisfy before any work is done."""
+    normalize_rows(np.ones((1, 1), np.float32), normalize)
+    if dimensions is not None and not 1 <= dimensions <= info.n_embd_out:
+        raise RequestError(f"dimensions {dimensions}: the model's vectors have {info.n_embd_out} numbers")
+
+
+def groups(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Cut inputs into runs of at most BATCH_TOKENS tokens, in order; a longer input runs alone."""
+    group: list[int] = []
+    tokens = 0
+    for i, sequence in enumerate(ids):
+        if group and tokens + len(sequence) > BATCH_TOKENS:
+            yield group
+            group, tokens = [], 0
+        group.append(i)
+        tokens += len(sequence)
+    if group:
+        yield group
+
+
+def finish(vector: Float, normalize: int, dimensions: int | None) -> F32:
+    """Cut, normalise, round to float32: vector (D) or, for pooling none, (T, D)."""
+    cut = vector[..., :dimensions]
+    if not np.isfinite(cut).all():
+        hint = "`refembed doctor MODEL` looks for NaN in the weights"
+        raise ModelError("the model gave a vector that is not finite", hint=hint)
+    return normalize_rows(cut, normalize).astype(np.float32)
+
+
+@contextlib.contextmanager
+def progress_bar(wanted: bool) -> Iterator[Callable[[int], object]]:
+    """Count finished texts on stderr, if wanted and if that is a terminal. Yields the function to call with a number."""
+    if not (wanted and sys.stderr.isatty()):
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("embedding"), MofNCompleteColumn(), TextColumn("texts"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("embedding", total=None)
+        yield lambda n: bar.advance(task, n)

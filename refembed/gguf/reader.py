@@ -1,0 +1,180 @@
+"""Opening a GGUF file: bytes -> metadata and mapped tensors.
+
+    magic "GGUF" | version | number of tensors | number of keys | keys and values | tensor table | padding | data
+
+Mirrors gguf_init_from_file (gguf.cpp) and its checks, and takes big-endian files as well, as gguf-py does.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+
+from refembed.errors import GGUFError
+from refembed.gguf.cursor import ByteOrder, Cursor
+from refembed.gguf.metadata import MAX_KEYS, Metadata, read_metadata
+from refembed.gguf.tensor import LEAST_INFO, MAX_TENSORS, Tensor, place, read_infos
+
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+LEAST_FIELD = 13  # bytes of the shortest key with its value: length, type, one byte
+
+# What other files begin with, and what to do about them.
+OTHER_MAGICS = (
+    (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint", "convert the model to GGUF first"),
+    (b"\x80\x02", "a Python pickle, perhaps a PyTorch checkpoint", "convert the model to GGUF first"),
+    (b"FUGG", "a GGUF magic in reverse", "no program writes this; the file is damaged"),
+    (b"lmgg", "the ggml format of early 2023", "convert the original model to GGUF"),
+    (b"fmgg", "the ggmf format of early 2023", "convert the original model to GGUF"),
+    (b"tjgg", "the ggjt format of early 2023", "convert the original model to GGUF"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch the file: git lfs pull"),
+    (b"<", "markup, perhaps an error page saved under the model's name", "download the file again"),
+    (b"\x1f\x8b", "gzip", "unpack it first"),
+)
+
+
+class GGUFFile:
+    """An open GGUF file. Use as a context manager, or call close().
+
+    What was taken from it (tensors, metadata) stays valid after close; the mapping goes when the last of it does.
+    Nobody may shorten the file while it is mapped, as the system would end the program; GGUFWriter never does.
+    """
+
+    path: Path
+    size: int  # bytes of the file
+    version: int  # 2 or 3
+    byteorder: ByteOrder  # "<" little-endian, ">" big-endian
+    alignment: int  # bytes: GGUF `general.alignment`, 32 where absent
+    data_offset: int  # byte where the tensors' data begins
+    trailing: int  # bytes behind the last tensor's padding: 0 in an ordinary file
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        data = map_file(self.path)
+        self.size = len(data)
+        cursor = Cursor(data, str(self.path))
+        self.version = read_version(cursor)
+        self.byteorder = cursor.byteorder
+        n_tensors = cursor.count("number of tensors", LEAST_INFO, MAX_TENSORS)
+        n_keys = cursor.count("number of keys", LEAST_FIELD, MAX_KEYS)
+        self._metadata: Metadata | None = read_metadata(cursor, n_keys)
+        self.alignment = read_alignment(self._metadata, cursor)
+        table = cursor.pos
+        infos = read_infos(cursor, n_tensors)
+        self.data_offset = cursor.pos + (-cursor.pos % self.alignment if n_tensors else 0)
+        tensors, end = place(cursor, infos, self.data_offset, self.alignment, table)
+        self.trailing = max(self.size - end, 0)
+        self._tensors: Mapping[str, Tensor] | None = MappingProxyType(tensors)
+
+    @property
+    def metadata(self) -> Metadata:
+        """Key -> value, in file order."""
+        if self._metadata is None:
+            raise self._closed()
+        return self._metadata
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Name -> tensor, in file order."""
+        if self._tensors is None:
+            raise self._closed()
+        return self._tensors
+
+    def close(self) -> None:
+        """Let go of the file. Closing twice does nothing."""
+        self._metadata = self._tensors = None
+
+    def __enter__(self) -> GGUFFile:
+        return self
+
+    def __exit__(
+        self, type: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<GGUFFile {self.path}, version {self.version}, {self.size:,} bytes>"
+
+    def _closed(self) -> GGUFError:
+        return GGUFError("reading", path=str(self.path), offset=0, found="the file is closed", hint="open it again")
+
+
+def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
+    """Open a GGUF file and check everything but the weights. GGUFError if it is not one, or one shard of several."""
+    file = GGUFFile(path)
+    shards = file.metadata.uint("split.count", 1)
+    if shards > 1:
+        cursor = Cursor(memoryview(b""), str(file.path))
+        found = f"{shards}: this file is one shard of a split model"
+        raise cursor.fail(
+            "split.count", found, file.metadata.offset("split.count"), "join the shards: llama-gguf-split --merge"
+        )
+    return file
+
+
+def map_file(path: Path) -> memoryview:
+    """The bytes of a file, mapped read-only. GGUFError for what is not a file, cannot be read or is empty."""
+
+    def fail(found: str, hint: str) -> GGUFError:
+        return GGUFError("reading magic", path=str(path), offset=0, found=found, hint=hint)
+
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise fail("a directory", "name the .gguf file in it")
+        if not stat.S_ISREG(mode):
+            raise fail("a pipe or device", "a GGUF file is mapped into memory, so it has to be an ordinary file")
+        with path.open("rb") as f:
+            if os.fstat(f.fileno()).st_size == 0:
+                raise fail("an empty file", "download the file again")
+            return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise fail("no such file", "check the path") from None
+    except PermissionError:
+        raise fail("no permission to read it", f"chmod +r {path}") from None
+    except (OSError, ValueError) as e:  # ValueError: a path with a NUL in it
+        raise fail(f"cannot be mapped: {e}", "check the path and the disk") from None
+
+
+def read_version(cursor: Cursor) -> int:
+    """Magic and version. Sets the cursor's byte order: a version whose low half is zero was written the other way."""
+    begin = bytes(cursor.data[:24])
+    if begin[:4] != b"GGUF"[: len(begin)]:
+        found, hint = recognise(begin)
+        raise cursor.fail("magic", found, 0, hint)
+    cursor.take(4, "magic")
+    word = bytes(cursor.take(4, "version"))
+    little, big = int.from_bytes(word, "little"), int.from_bytes(word, "big")
+    cursor.byteorder = ">" if little and not little & 0xFFFF else "<"
+    version = big if cursor.byteorder == ">" else little
+    if version not in VERSIONS:
+        old = "convert the original model again; llama.cpp dropped version 1 as well"
+        hint = old if version <= 1 else "a newer file than this version of refembed knows, or a damaged one"
+        raise cursor.fail("version", f"{version}, not 2 or 3", 4, hint)
+    return version
+
+
+def recognise(begin: bytes) -> tuple[str, str]:
+    """What a file that is not GGUF is, by its first 24 bytes, and what to do about it."""
+    for magic, kind, hint in OTHER_MAGICS:
+        if begin.startswith(magic):
+            return f"{begin[:4]!r}, not b'GGUF': {kind}", hint
+    if begin[8:9] == b"{":
+        return f"{begin[:4]!r}, not b'GGUF': a safetensors file", "convert the model to GGUF first"
+    return f"{begin[:4]!r}, not b'GGUF'", "is this a GGUF file? safetensors and PyTorch files must be converted first"
+
+
+def read_alignment(metadata: Metadata, cursor: Cursor) -> int:
+    """GGUF `general.alignment`: a UINT32 and a power of two; 32 where absent."""
+    key = "general.alignment"
+    if key not in metadata:
+        return DEFAULT_ALIGNMENT
+    alignment = metadata.uint(key)
+    if metadata.type_name(key) != "UINT32" or alignment & (alignment - 1) or not alignment:
+        found = f"{metadata.type_name(key)} {alignment}, not a UINT32 that is a power of two"
+        raise cursor.fail(key, found, metadata.offset(key))
+    return alignment

@@ -1,0 +1,28 @@
+"""Several texts as one run: their ids end to end, with no padding between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from refembed.arrays import I64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """S sequences of T tokens in all."""
+
+    ids: I64  # (T)
+    pos: I64  # (T) a token's place in its own sequence, from 0
+    offsets: I64  # (S+1) sequence s is rows offsets[s]:offsets[s+1]
+
+
+def pack(sequences: Sequence[Sequence[int]]) -> Batch:
+    """Lay S lists of token ids end to end."""
+    lengths = np.array([len(s) for s in sequences], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = np.fromiter((i for s in sequences for i in s), np.int64, int(offsets[-1]))
+    pos = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    return Batch(ids, pos, offsets)

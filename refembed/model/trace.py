@@ -1,0 +1,153 @@
+"""Taps: where a forward pass shows its tensors, under the names llama.cpp's graph gives them.
+
+A forward pass writes `x = tap("inp_embd", x)` after each step. Who listens decides what that does:
+
+    Silent      hands x back; this is how embedding runs
+    Recorder    keeps x and hands it back: a trace
+    (replay)    keeps x, and hands back another engine's tensor of that name, so that the next operation runs on that
+                engine's own numbers: `refembed.verify.replay` measures each operation alone with it
+
+Names repeat, as they do in llama.cpp: `Qcur-0` is the product x Wᵀ, and once more the product plus its bias.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from refembed.arrays import Float
+from refembed.errors import RequestError
+
+
+class TapLike(Protocol):
+    """What a forward pass needs of a tap."""
+
+    listening: bool  # False: x comes back untouched, so an operation may skip its inner taps
+
+    def __call__(self, name: str, x: Float) -> Float:
+        """Show x under `name`; return what the forward pass continues with, same shape and dtype."""
+        ...
+
+
+class Silent:
+    """Nobody listens."""
+
+    listening = False
+
+    def __call__(self, name: str, x: Float) -> Float:
+        """Return x."""
+        return x
+
+
+SILENT = Silent()
+
+
+class Tap(NamedTuple):
+    """One tensor of a run."""
+
+    name: str  # llama.cpp's name, e.g. "kq_soft_max-3"
+    array: npt.NDArray[Any]  # as the engine had it: float64 under `exact`, float32 under `fast`
+    op: str = ""  # the engine's operation, where it tells: "MUL_MAT", "VIEW" ...
+
+
+@dataclass
+class Trace:
+    """Every tensor of one run in order, plus who made it from what (`meta`)."""
+
+    taps: list[Tap] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, key: str | tuple[str, int]) -> npt.NDArray[Any]:
+        """`trace[name]` is the last tensor of that name; `trace[name, k]` the k-th, from 0."""
+        name, k = key if isinstance(key, tuple) else (key, -1)
+        found = [t.array for t in self.taps if t.name == name]
+        if not found or not -len(found) <= k < len(found):
+            raise KeyError(f"{name!r} occurs {len(found)} times in this trace")
+        return found[k]
+
+    def __contains__(self, name: object) -> bool:
+        return any(t.name == name for t in self.taps)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names in order of first occurrence."""
+        return iter(dict.fromkeys(t.name for t in self.taps))
+
+    def __len__(self) -> int:
+        return len(self.taps)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `.npz`: arrays `0000/<name>` in order, and `meta.json` beside them. Atomic: no half file is left."""
+        target = Path(path)
+        fd, temporary = tempfile.mkstemp(prefix=target.name, suffix=".part", dir=target.parent)
+        try:
+            with os.fdopen(fd, "wb") as out, zipfile.ZipFile(out, "w") as z:
+                about = {"format": "refembed-trace-1", "ops": [t.op for t in self.taps], "meta": self.meta}
+                z.writestr("meta.json", json.dumps(about, indent=1))
+                for i, t in enumerate(self.taps):
+                    with z.open(f"{i:04d}/{t.name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.ascontiguousarray(t.array), allow_pickle=False)
+            Path(temporary).replace(target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                Path(temporary).unlink()
+            raise
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read what `save` wrote. Anything else is a RequestError."""
+        try:
+            with zipfile.ZipFile(path) as z:
+                about = json.loads(z.read("meta.json"))
+                names = sorted(n for n in z.namelist() if n.endswith(".npy"))
+                taps = []
+                for n, op in zip(names, about["ops"], strict=True):
+                    with z.open(n) as member:
+                        array = np.lib.format.read_array(member, allow_pickle=False)
+                    taps.append(Tap(n[5:-4], array, op))
+        except FileNotFoundError:
+            raise RequestError(f"{path}: no such file", hint="`refembed trace --save run.npz` writes one") from None
+        except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, TypeError) as e:
+            hint = "a trace is written by `refembed trace --save run.npz`"
+            raise RequestError(f"{path}: not a trace: {e}", hint=hint) from None
+        return cls(taps, about["meta"])
+
+
+class Recorder:
+    """Keeps a copy of every tensor that is shown to it."""
+
+    listening = True
+
+    def __init__(self, meta: Mapping[str, Any] | None = None) -> None:
+        self.trace = Trace(meta=dict(meta or {}))
+
+    def __call__(self, name: str, x: Float) -> Float:
+        """Keep a copy of x under `name`; return x."""
+        self.trace.taps.append(Tap(name, np.array(x, copy=True)))
+        return x
+
+
+class LayerTap:
+    """A tap that puts the number of a layer behind each name."""
+
+    def __init__(self, tap: TapLike, il: int) -> None:
+        self.tap, self.il, self.listening = tap, il, tap.listening
+
+    def __call__(self, name: str, x: Float) -> Float:
+        """Show x as `name-il`; a name that is empty, as in llama.cpp's graph, stays so and is not shown."""
+        return self.tap(f"{name}-{self.il}", x) if name else x
+
+
+def at_layer(tap: TapLike, il: int) -> TapLike:
+    """`see = at_layer(tap, 3)`: see("kq", x) is tap("kq-3", x)."""
+    return LayerTap(tap, il) if tap.listening else tap

@@ -1,0 +1,218 @@
+"""llama.cpp's C structures as ctypes sees them, and the check that they fit the library at hand.
+
+llama.h promises no stable ABI: `llama_context_params` grows every few months, in the middle. A layout is therefore
+believed only after the library itself has filled it: its documented defaults (llama.h, `llama_*_default_params`) must
+come out in every field, and where the machine lets us look, exactly as many bytes must be written as the layout has.
+The other structures are checked the same way, on an object whose contents we know: a tensor, a batch.
+
+Mirrors include/llama.h and ggml/include/ggml.h. Booleans are bytes here: a C bool read from the wrong place would
+turn any rubbish into True.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import platform
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from refembed.errors import EngineError
+
+Field: TypeAlias = "tuple[str, Any, Any]"  # name, C type, default; ... where any value will do
+Struct: TypeAlias = "type[C.Structure]"
+
+EVAL_CALLBACK = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_bool, C.c_void_p)  # (tensor, ask, user data)
+LOG_CALLBACK = C.CFUNCTYPE(None, C.c_int, C.c_char_p, C.c_void_p)  # (level, text, user data)
+
+I32P = C.POINTER(C.c_int32)
+ANY = ...
+
+
+def rows(ctype: Any, **defaults: Any) -> list[Field]:
+    """Neighbouring fields of one C type."""
+    return [(name, ctype, value) for name, value in defaults.items()]
+
+
+MODEL_PARAMS = [
+    *rows(C.c_void_p, devices=None, tensor_buft_overrides=None),
+    *rows(C.c_int32, n_gpu_layers=-1, split_mode=1, load_mode=-1, lazy_mode=1, main_gpu=0),
+    *rows(C.c_void_p, tensor_split=None, progress_callback=None, progress_user_data=None, kv_overrides=None),
+    *rows(C.c_uint8, vocab_only=0, check_tensors=0, use_extra_bufts=1, no_host=0, no_alloc=0, load_mtp=0),
+]
+
+CONTEXT_SIZES = rows(C.c_uint32, n_ctx=512, n_batch=2048, n_ubatch=512, n_seq_max=1, n_rs_seq=0, n_outputs_max=0)
+CONTEXT_MIDDLE = [
+    *rows(C.c_int32, n_threads=ANY, n_threads_batch=ANY),
+    *rows(C.c_int32, ctx_type=0, rope_scaling_type=-1, pooling_type=-1, attention_type=-1, flash_attn_type=-1),
+    *rows(C.c_float, rope_freq_base=0, rope_freq_scale=0, yarn_ext_factor=-1, yarn_attn_factor=-1),
+    *rows(C.c_float, yarn_beta_fast=-1, yarn_beta_slow=-1),
+    *rows(C.c_uint32, yarn_orig_ctx=0),
+    *rows(C.c_float, defrag_thold=-1),
+    *rows(C.c_void_p, cb_eval=None, cb_eval_user_data=None),
+    *rows(C.c_int32, type_k=1, type_v=1),
+    *rows(C.c_void_p, abort_callback=None, abort_callback_data=None),
+]
+CONTEXT_FLAGS = rows(C.c_uint8, embeddings=0, offload_kqv=1, no_perf=1, op_offload=1, swa_full=1, kv_unified=0)
+CONTEXT_TAIL = [*rows(C.c_void_p, samplers=None), *rows(C.c_size_t, n_samplers=0), *rows(C.c_void_p, ctx_other=None)]
+PER_SEQUENCE = rows(C.c_uint32, n_outputs_max_per_seq=1)
+UNNAMED_8_BYTES = rows(C.c_void_p, unnamed=None)  # in the pinned wheel; no public header of that month has it
+
+# what is tried, in this order; the first that fits is taken
+MODEL_LAYOUTS: dict[str, Sequence[Field]] = {"2026-10": MODEL_PARAMS}
+CONTEXT_LAYOUTS: dict[str, Sequence[Field]] = {
+    "xllamacpp b11549": CONTEXT_SIZES + PER_SEQUENCE + CONTEXT_MIDDLE + UNNAMED_8_BYTES + CONTEXT_FLAGS + CONTEXT_TAIL,
+    "llama.h 2026-10": CONTEXT_SIZES + PER_SEQUENCE + CONTEXT_MIDDLE + CONTEXT_FLAGS + CONTEXT_TAIL,
+}
+
+
+class Batch(C.Structure):
+    """llama_batch: n_tokens rows of one call."""
+
+    _fields_ = (
+        ("n_tokens", C.c_int32),
+        ("token", I32P),
+        ("embd", C.POINTER(C.c_float)),
+        ("pos", I32P),
+        ("n_seq_id", I32P),
+        ("seq_id", C.POINTER(I32P)),
+        ("logits", C.POINTER(C.c_int8)),
+    )
+
+
+class GgmlInit(C.Structure):
+    """ggml_init_params."""
+
+    _fields_ = (("mem_size", C.c_size_t), ("mem_buffer", C.c_void_p), ("no_alloc", C.c_bool))
+
+
+class GgmlTensor(C.Structure):
+    """ggml_tensor, its leading fields: ne is the shape, fastest axis first; nb the stride of each axis in bytes."""
+
+    _fields_ = (
+        ("type", C.c_int),
+        ("buffer", C.c_void_p),
+        ("ne", C.c_int64 * 4),
+        ("nb", C.c_size_t * 4),
+        ("op", C.c_int),
+        ("op_params", C.c_int32 * 16),
+        ("flags", C.c_int32),
+        ("src", C.c_void_p * 10),
+        ("view_src", C.c_void_p),
+        ("view_offs", C.c_size_t),
+        ("data", C.c_void_p),
+        ("name", C.c_char * 64),
+    )
+
+
+def tensor_at(address: int | None) -> Any:
+    """The ggml_tensor at an address."""
+    return C.cast(address, C.POINTER(GgmlTensor)).contents
+
+
+def structure(name: str, fields: Sequence[Field]) -> Struct:
+    """A ctypes structure of these fields."""
+    return type(name, (C.Structure,), {"_fields_": [(field, ctype) for field, ctype, _ in fields]})
+
+
+def fitting(lib: Any, function: str, layouts: dict[str, Sequence[Field]]) -> tuple[str, Struct]:
+    """The first layout that fits what `function` returns, and its name. EngineError tells of each why it does not."""
+    reports = []
+    for label, fields in layouts.items():
+        struct = structure(function, fields)
+        misfits = layout_misfits(lib, function, struct, fields)
+        if not misfits:
+            return label, struct
+        reports.append(f"layout {label!r}: " + "; ".join(misfits))
+    raise EngineError(
+        f"{function}() of this llama.cpp build fits no layout known here\n  " + "\n  ".join(reports),
+        hint="compare refembed/verify/engines/llamacpp_abi.py with the llama.h this library was built from",
+    )
+
+
+def layout_misfits(lib: Any, function: str, struct: Struct, fields: Sequence[Field]) -> list[str]:
+    """What speaks against a layout: a size that is not the library's, fields without their default."""
+    size, written = C.sizeof(struct), bytes_written(lib, function)
+    misfits = []
+    if written is not None and not size - 8 < written <= size:
+        misfits.append(f"the library writes {written} bytes, the layout has {size}")
+    f = lib[function]
+    # room behind the layout: a library that knows more fields must not write past our memory
+    f.argtypes, f.restype = (), structure(function, [*fields, ("behind", C.c_uint8 * 1024, ANY)])
+    found = f()
+    f.restype = struct
+    misfits += [
+        f"{name} is {getattr(found, name)!r}, not {default!r}"
+        for name, _, default in fields
+        if default is not ANY and getattr(found, name) != default
+    ]
+    return misfits
+
+
+def bytes_written(lib: Any, function: str) -> int | None:
+    """How many bytes `function` fills of the structure it returns; None on machines where that cannot be seen.
+
+    On x86-64 a big structure is returned through a hidden first pointer (System V psABI 3.2.3; so on Windows), which we
+    aim at memory filled with one pattern, then with another: bytes that change twice are written.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    f = lib[function]
+    f.argtypes, f.restype = (C.c_void_p,), C.c_void_p
+    memory, last = C.create_string_buffer(1024), 0
+    for fill in (b"\xa5", b"\x5a"):
+        C.memset(memory, fill[0], 1024)
+        f(C.addressof(memory))
+        last = max(last, len(memory.raw.rstrip(fill)))
+    return last
+
+
+def check_tensor_layout(lib: Any) -> None:
+    """Make tensors of known content and read them back. EngineError when GgmlTensor does not fit."""
+    misfits = tensor_misfits(lib)
+    if misfits:
+        raise EngineError(
+            "ggml_tensor of this llama.cpp build has another layout: " + "; ".join(misfits),
+            hint="compare GgmlTensor in refembed/verify/engines/llamacpp_abi.py with ggml.h of that build",
+        )
+
+
+def tensor_misfits(lib: Any) -> list[str]:
+    """Fields of a 5 x 3 F16 tensor, of a view into it and of a sum that are not what they were made to be."""
+    ctx = lib.ggml_init(GgmlInit(1 << 16, None, False))
+    try:
+        made = lib.ggml_new_tensor_2d(ctx, 1, 5, 3)
+        lib.ggml_set_name(made, b"refembed-check")
+        view = lib.ggml_view_1d(ctx, made, 2, 10)
+        total = lib.ggml_add(ctx, made, made)
+        t, v, s = tensor_at(made), tensor_at(view), tensor_at(total)
+        found: dict[str, tuple[Any, Any]] = {
+            "type": (t.type, 1),
+            "ne": (list(t.ne), [5, 3, 1, 1]),
+            "nb": (list(t.nb), [2, 10, 30, 30]),
+            "op": (lib.ggml_op_name(t.op) if 0 <= t.op < 64 else t.op, b"NONE"),
+            "name": (t.name, b"refembed-check"),
+            "data": (t.data is not None, True),
+            "src": (list(t.src), [None] * 10),
+            "view_src": (v.view_src, made),
+            "view_offs": (v.view_offs, 10),
+            "data of a view": (v.data, (t.data or 0) + 10),
+            "src of a view": (v.src[0], made),
+            "op of a view": (lib.ggml_op_name(v.op) if 0 <= v.op < 64 else v.op, b"VIEW"),
+            "src of a sum": (list(s.src[:3]), [made, made, None]),
+        }
+    finally:
+        lib.ggml_free(ctx)
+    return [f"{name} is {got!r}, not {want!r}" for name, (got, want) in found.items() if got != want]
+
+
+def check_batch_layout(lib: Any) -> None:
+    """Let the library make a batch for 4 tokens of 2 sequences and look at it. EngineError when Batch does not fit."""
+    batch = lib.llama_batch_init(4, 0, 2)
+    arrays = ("token", "pos", "n_seq_id", "seq_id", "logits")
+    misfits = [f"{name} is NULL" for name in arrays if not getattr(batch, name)]
+    misfits += [f"n_tokens is {batch.n_tokens}, not 0"] if batch.n_tokens else []
+    misfits += ["embd is not NULL"] if batch.embd else []
+    misfits += ["seq_id does not end in NULL"] if not misfits and batch.seq_id[4] else []
+    if misfits:
+        raise EngineError("llama_batch of this llama.cpp build has another layout: " + "; ".join(misfits))
+    lib.llama_batch_free(batch)

@@ -1,0 +1,45 @@
+"""Fixtures and Hypothesis profiles of every test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from refembed import hub
+from tests.tiny import tiny_bert
+
+settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile("ci", max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers with random weights."""
+    return tiny_bert(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """The default model as published: config.json, safetensors, tokenizer; verified, fetched once."""
+    return hub.source_folder("minilm")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The default model as GGUF, F32: real weights."""
+    return hub.resolve("minilm")
+
+
+@pytest.fixture(scope="session")
+def oracle(minilm: Path) -> Iterator[Any]:
+    """Live llama.cpp with the default model: one thread, flash attention off, no repacked weights."""
+    from refembed.verify.engines.llamacpp import LlamaCpp
+
+    with LlamaCpp(minilm, threads=1, flash_attn=False, extra_buffer_types=False) as engine:
+        yield engine

@@ -1,0 +1,92 @@
+"""Rows of a product do not depend on their neighbours: the promise behind batch invariance, tried where it breaks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refembed.kernels import jit, matmul
+
+SHAPES = [(384, 384), (1536, 384), (384, 1536), (32, 32), (23, 17), (1, 7)]
+
+
+def product(x: Any, w: Any) -> Any:
+    """x Wᵀ as `exact` and `fast` choose it."""
+    return matmul.matmul(x, w) if matmul.rows_stand_alone(*w.shape, x.dtype.type) else jit.matmul(x, w)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_a_row_has_the_same_bits_at_any_place_of_any_height(n: int, k: int, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1100, k)).astype(dtype), rng.standard_normal((n, k)).astype(dtype)
+    whole = product(x, w)
+    assert np.abs(whole - x @ w.T).max() <= 40 * np.finfo(dtype).eps * np.sqrt(k)
+    for height in (1, 2, 3, 4, 7, 15, 16, 17, 31, 33, 64, 100, 255, 511, 512, 513, 700):
+        for begin in (0, 1, 5, 130, 400):
+            assert np.array_equal(product(x[begin : begin + height], w), whole[begin : begin + height])
+
+
+@given(st.integers(1, 90), st.integers(1, 70), st.integers(1, 200), st.sampled_from([np.float32, np.float64]))
+def test_the_kernel_of_our_own_is_exact_on_whole_numbers(T: int, k: int, n: int, dtype: type) -> None:
+    rng = np.random.default_rng(T + 100 * k)
+    x, w = rng.integers(-9, 9, (T, k)), rng.integers(-9, 9, (n, k))
+    assert np.array_equal(jit.matmul(x.astype(dtype), w.astype(dtype)).astype(np.int64), x @ w.T)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_kernel_of_our_own_keeps_rows_apart(dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    x, w = rng.standard_normal((70, 384)).astype(dtype), rng.standard_normal((140, 384)).astype(dtype)
+    whole = jit.matmul(x, w)
+    for height in (1, 2, 3, 4, 5, 31, 66):
+        for begin in (0, 1, 2, 3):
+            assert np.array_equal(jit.matmul(x[begin : begin + height], w), whole[begin : begin + height])
+
+
+def test_the_probe_notices_a_blas_that_mixes_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product whose first row of a tile is rounded otherwise is refused."""
+
+    class Mixing(np.ndarray):  # type: ignore[type-arg]
+        def __matmul__(self, w: Any) -> Any:
+            y = np.asarray(self) @ np.asarray(w)
+            y[0] = np.nextafter(y[0], y.dtype.type(0))
+            return y
+
+    real = np.repeat
+    monkeypatch.setattr(np, "repeat", lambda *a, **k: real(*a, **k).view(Mixing))
+    assert not matmul.rows_stand_alone.__wrapped__(8, 8, np.float32)
+
+
+PROBE = """
+import numpy as np, sys
+from tests.kernels.test_matmul import product
+from refembed.kernels import matmul
+rng = np.random.default_rng(0)
+for n, k in ((384, 384), (1536, 384), (23, 17)):
+    for dtype in (np.float32, np.float64):
+        x, w = rng.standard_normal((600, k)).astype(dtype), rng.standard_normal((n, k)).astype(dtype)
+        whole = product(x, w)
+        for height in (1, 3, 6, 13, 50, 259):
+            for begin in (0, 1, 7):
+                assert np.array_equal(product(x[begin : begin + height], w), whole[begin : begin + height]), (n, k, height)
+        print(n, k, dtype.__name__, "BLAS" if matmul.rows_stand_alone(n, k, dtype) else "our own")
+"""
+
+
+@pytest.mark.parametrize("core", ["Haswell", "SkylakeX", "Sandybridge", "Nehalem"])
+def test_the_promise_holds_on_other_cores_kernels(core: str) -> None:
+    """OpenBLAS runs the kernels of another CPU where told to: Haswell's sgemm mixes rows, and is then not used."""
+    import os
+
+    env = os.environ | {"OPENBLAS_CORETYPE": core}
+    run = subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, text=True, timeout=300)
+    if run.returncode < 0:
+        pytest.skip(f"this CPU cannot run OpenBLAS's {core} kernels")
+    assert run.returncode == 0, run.stderr
