@@ -13,13 +13,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from refembed._version import __version__
+from refembed.normalize import normalize  # now, not later: the module of the same name would take its place
 
 if TYPE_CHECKING:
     from refembed.embedder import Embedder
     from refembed.errors import DownloadError, EngineError, GGUFError, ModelError, RefembedError, RequestError
     from refembed.gguf import open_gguf
     from refembed.model.trace import Trace
-    from refembed.normalize import normalize
     from refembed.pooling import pool
     from refembed.similarity import cosine, dot, euclidean, manhattan
     from refembed.tokenizer import load_tokenizer
@@ -48,7 +48,6 @@ HOMES = {
     "Embedder": "embedder",
     "Trace": "model.trace",
     "load_tokenizer": "tokenizer",
-    "normalize": "normalize",
     "open_gguf": "gguf",
     "pool": "pooling",
     **dict.fromkeys(("cosine", "dot", "euclidean", "manhattan"), "similarity"),

@@ -1,6 +1,6 @@
 """From text to vector: the one long path, `Embedder.embed`.
 
-    text ─► tokenizer ─► ids ─► pack ─► forward ─► hidden (T, C) ─► pool ─► (S, C) ─► normalize ─► vectors
+text ─► tokenizer ─► ids ─► pack ─► forward ─► hidden (T, C) ─► pool ─► (S, C) ─► normalize ─► vectors
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Embedder:
         return cls(read_info(f, loaded, ops.name), load_tokenizer(f), loaded, ops)
 
     def tokenize(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Token ids of a text. parse_special: `[SEP]` in the text is the token, as llama-embedding and llama-server do."""
+        """Token ids of a text. parse_special: `[SEP]` in it is the token, as in llama-embedding and llama-server."""
         return self.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
@@ -118,9 +118,25 @@ class Embedder:
         return self.tokenizer.decode(ids)
 
     @overload
-    def embed(self, texts: str | bytes, *, pooling: str = ..., normalize: int = ..., dimensions: int | None = ..., truncate: bool = ...) -> F32: ...  # noqa: E501
+    def embed(
+        self,
+        texts: str | bytes,
+        *,
+        pooling: str = ...,
+        normalize: int = ...,
+        dimensions: int | None = ...,
+        truncate: bool = ...,
+    ) -> F32: ...
     @overload
-    def embed(self, texts: Sequence[Input], *, pooling: str = ..., normalize: int = ..., dimensions: int | None = ..., truncate: bool = ...) -> F32 | list[F32]: ...  # noqa: E501
+    def embed(
+        self,
+        texts: Sequence[Input],
+        *,
+        pooling: str = ...,
+        normalize: int = ...,
+        dimensions: int | None = ...,
+        truncate: bool = ...,
+    ) -> F32 | list[F32]: ...
     def embed(
         self,
         texts: str | bytes | Sequence[Input],
@@ -183,7 +199,9 @@ class Embedder:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
         return self.model.forward(pack(ids), self.ops, tap)
 
-    def trace(self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: TapLike | None = None) -> Trace:
+    def trace(
+        self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: TapLike | None = None
+    ) -> Trace:
         """Every tensor of one text's run, under llama.cpp's names, up to `result_embd_pooled` (not normalised).
 
         tap  listens instead of a new Recorder, if given; the Trace is then empty
@@ -237,7 +255,9 @@ def check_ids(ids: Sequence[Any], index: int, n_vocab: int) -> list[int]:
         raise RequestError(f"input {index}: neither a text nor a list of token ids: {str(ids)[:60]!r}")
     for i in checked:
         if not 0 <= i < n_vocab:
-            raise RequestError(f"input {index}: token id {i} is not in the vocabulary", hint=f"ids are 0 to {n_vocab - 1}")
+            raise RequestError(
+                f"input {index}: token id {i} is not in the vocabulary", hint=f"ids are 0 to {n_vocab - 1}"
+            )
     return checked
 
 
@@ -273,7 +293,7 @@ def finish(vector: Float, normalize: int, dimensions: int | None) -> F32:
 
 @contextlib.contextmanager
 def progress_bar(wanted: bool) -> Iterator[Callable[[int], object]]:
-    """Count finished texts on stderr, if wanted and if that is a terminal. Yields the function to call with a number."""
+    """Count finished texts on stderr, if wanted and if that is a terminal. Yields the function that adds n."""
     if not (wanted and sys.stderr.isatty()):
         yield lambda n: None
         return

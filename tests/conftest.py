@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from refembed import hub
 from tests.tiny import tiny_bert
 
 settings.register_profile("dev", max_examples=50, deadline=None)
@@ -27,12 +26,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def minilm_folder() -> Path:
     """The default model as published: config.json, safetensors, tokenizer; verified, fetched once."""
+    from refembed import hub
+
     return hub.source_folder("minilm")
 
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The default model as GGUF, F32: real weights."""
+    from refembed import hub
+
     return hub.resolve("minilm")
 
 

@@ -11,7 +11,53 @@ from refembed.model.bert import Weights
 from refembed.model.weights import declared
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = "the a cat dog sat on mat hello world embed ding s ed ing , . ! ? 1 2 3 b c d e f g h i j k l m n o p q r t u v w x y z".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "on",
+    "mat",
+    "hello",
+    "world",
+    "embed",
+    "ding",
+    "s",
+    "ed",
+    "ing",
+    ",",
+    ".",
+    "!",
+    "?",
+    "1",
+    "2",
+    "3",
+    "b",
+    "c",
+    "d",
+    "e",
+    "f",
+    "g",
+    "h",
+    "i",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "o",
+    "p",
+    "q",
+    "r",
+    "t",
+    "u",
+    "v",
+    "w",
+    "x",
+    "y",
+    "z",
+]
 VOCAB = SPECIAL + ["▁" + w for w in WORDS] + [w for w in WORDS if w.isalpha()]
 
 
@@ -30,7 +76,7 @@ def tiny_bert(
     pooling: int | None = 1,
     eps: float = 1e-12,
 ) -> Path:
-    """Write the model and return its path. `biases`, `token_types` and `fused_qkv` choose among the optional tensors."""
+    """Write the model and return its path. `biases`, `token_types`, `fused_qkv` choose among the optional tensors."""
     rng = np.random.default_rng(seed)
     w = GGUFWriter("bert")
     for key, value in (
@@ -55,11 +101,11 @@ def tiny_bert(
     sizes = {"V": len(VOCAB), "C": C, "P": P, "F": F, "3C": 3 * C, "types": 2, "R": 1}
     for name, letters, presence in declared(Weights, n_layer):
         optional = presence == "optional"
-        if name.startswith("cls") or (".attn_qkv." in name) != fused_qkv and ".attn_q" in name:
+        if name.startswith("cls") or ((".attn_qkv." in name) != fused_qkv and ".attn_q" in name):
             continue
         if fused_qkv and (".attn_k." in name or ".attn_v." in name):
             continue
-        if optional and name.endswith(".bias") and not biases or name.startswith("token_types") and not token_types:
+        if (optional and name.endswith(".bias") and not biases) or (name.startswith("token_types") and not token_types):
             continue
         shape = tuple(sizes[s] for s in letters.split())
         scale = 1.0 if "embd" in name or "norm" in name else 1.5 / np.sqrt(shape[-1])

@@ -20,6 +20,7 @@ from refembed.gguf.strings import StringArray
 
 MAX_KEYS = 65_536  # far above any model; bounds what a hostile file can cost
 MAX_KEY_BYTES = 65_535  # the GGUF specification's own limit
+KEYS_BEGIN = 24  # the byte of the first key, behind magic, version and two counts
 MAX_DEPTH = 8  # arrays inside each other: the specification allows them, llama.cpp refuses them
 
 
@@ -171,7 +172,8 @@ class Metadata(Mapping[str, Value]):
 
     def _field(self, key: str) -> Field:
         if key not in self._fields:
-            raise self._at(0).fail(shown(key), f"no such key among {len(self)}", 0, nearest(key, self._fields))
+            hint = nearest(key, self._fields)
+            raise self._at(0).fail(shown(key), f"no such key among {len(self)}", KEYS_BEGIN, hint)
         return self._fields[key]
 
     def _at(self, offset: int) -> Cursor:
@@ -188,12 +190,10 @@ def read_metadata(cursor: Cursor, count: int) -> Metadata:
     """Walk past `count` keys and values. The cursor stands on the first key, and afterwards behind the last value."""
     fields: dict[str, Field] = {}
     for i in range(count):
-        start = cursor.pos
-        key = read_name(cursor, f"key {i} of {count}", MAX_KEY_BYTES)
+        what, start = f"key {i} of {count}", cursor.pos
+        key = read_name(cursor, what, MAX_KEY_BYTES)
         if not key or key in fields:
-            raise cursor.fail(
-                f"key {i} of {count}", f"{shown(key)} for the second time" if key else "an empty key", start
-            )
+            raise cursor.fail(what, f"{shown(key)} for the second time" if key else "an empty key", start)
         kind = read_type(cursor, shown(key))
         offset = cursor.pos
         fields[key] = Field(kind, offset, skip_value(cursor, kind, shown(key)))

@@ -108,11 +108,9 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
     file = GGUFFile(path)
     shards = file.metadata.uint("split.count", 1)
     if shards > 1:
-        cursor = Cursor(memoryview(b""), str(file.path))
-        found = f"{shards}: this file is one shard of a split model"
-        raise cursor.fail(
-            "split.count", found, file.metadata.offset("split.count"), "join the shards: llama-gguf-split --merge"
-        )
+        at, found = file.metadata.offset("split.count"), f"{shards}: this file is one shard of a split model"
+        hint = "join the shards first: llama-gguf-split --merge FIRST-SHARD.gguf WHOLE.gguf"
+        raise GGUFError("reading split.count", path=str(file.path), offset=at, found=found, hint=hint)
     return file
 
 

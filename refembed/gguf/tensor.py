@@ -53,21 +53,26 @@ class Tensor:
         returns  (N, *shape[1:])
         """
         if len(self.shape) < 2:
-            raise RequestError(
-                f"{self.name} has shape {self.shape}: no rows to take", hint="dequantize() gives all of it"
-            )
-        wanted = np.asarray(indices)
-        if wanted.size == 0:
-            wanted = wanted.astype(np.int64)
-        if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-            raise RequestError(
-                f"{self.name}: row numbers are a list of whole numbers, not {wanted.dtype} {wanted.shape}"
-            )
+            raise RequestError(f"{self.name} has no rows to take: its shape is {self.shape}")
         n = self.shape[0]
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < n):
-            raise RequestError(f"{self.name}: rows {wanted.min()} to {wanted.max()} asked for, has 0 to {n - 1}")
+        wanted = row_numbers(self.name, indices, n)
         raw = self.raw.reshape(n, self.nbytes // n if n else 0)[wanted]  # (N, bytes per row)
         return decode(raw.reshape(-1), self.type, self.byteorder).reshape(len(wanted), *self.shape[1:])
+
+
+def row_numbers(name: str, indices: npt.ArrayLike, n: int) -> npt.NDArray[np.integer[Any]]:
+    """Row numbers (N) of a tensor of n rows, or the RequestError that says what is wrong with them."""
+    try:
+        wanted = np.asarray(indices)
+    except ValueError:  # lists of different lengths
+        wanted = np.empty((0, 0))
+    if wanted.shape == (0,):
+        return np.empty(0, np.int64)
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+        raise RequestError(f"{name}: row numbers are a list of whole numbers")
+    if wanted.min() < 0 or wanted.max() >= n:
+        raise RequestError(f"{name}: rows {wanted.min()} to {wanted.max()} asked for, there are 0 to {n - 1}")
+    return wanted
 
 
 def decode(raw: U8, type: QuantType, byteorder: ByteOrder) -> F32:

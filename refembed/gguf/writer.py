@@ -17,7 +17,7 @@ import operator
 import os
 import secrets
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -82,15 +82,9 @@ class GGUFWriter:
 
     def add(self, key: str, value: Value | bytes | Sequence[Any], type_name: str) -> None:
         """Add a key. A string is str or bytes; an array is any sequence, or 1-D NumPy array, of what the type says."""
-        name = text(key)
-        if key in self._fields:
-            raise RequestError(f"key {key!r} is there already")
-        if not 0 < len(name) <= MAX_KEY_BYTES:
-            raise RequestError(f"a key of {len(name):,} bytes; 1 to {MAX_KEY_BYTES:,} are allowed")
-        if key == "general.alignment" and (value, type_name) != (self._alignment, "UINT32"):
-            raise RequestError(
-                f"{key} is {self._alignment}, a UINT32, in this file", hint="give GGUFWriter the alignment"
-            )
+        check_name(f"key {shorten(key)}", key, self._fields, 1, MAX_KEY_BYTES)
+        if key == "general.alignment" and (type_name != "UINT32" or value != self._alignment):
+            raise RequestError(f"{key} is {self._alignment} in this file", hint="GGUFWriter takes the alignment itself")
         try:
             kind, item = parse_type(type_name)
             self._fields[key] = self._pack("I", kind.id) + self._value(value, kind, item)
@@ -107,17 +101,12 @@ class GGUFWriter:
         type_name  a name of QUANT_TYPES
         """
         type, shape = quant_type(type_name), tuple(operator.index(n) for n in shape)
-        if name in self._tensors:
-            raise RequestError(f"tensor {name!r} is there already")
-        if len(text(name)) > MAX_NAME_BYTES:
-            raise RequestError(f"tensor {name!r}: a name of more than {MAX_NAME_BYTES} bytes")
+        what, width = f"tensor {shorten(name)}", shape[-1] if shape else 1
+        check_name(what, name, self._tensors, 0, MAX_NAME_BYTES)
         if len(shape) > MAX_DIMS or min(shape, default=0) < 0 or math.prod(shape) > INT64_MAX:
-            raise RequestError(f"tensor {name!r}: shape {shape} cannot be stored", hint=f"at most {MAX_DIMS} axes")
-        if (shape[-1] if shape else 1) % type.weights:
-            width = shape[-1] if shape else 1
-            raise RequestError(
-                f"tensor {name!r}: rows of {width} are no multiple of the {type.weights} weights of a {type_name} block"
-            )
+            raise RequestError(f"{what}: shape {shape} cannot be stored", hint=f"at most {MAX_DIMS} axes")
+        if width % type.weights:
+            raise RequestError(f"{what}: rows of {width} are not whole {type_name} blocks of {type.weights} weights")
         tensor = Pending(name, shape, type, data)
         if not callable(data):
             as_stored(tensor, data, self._byteorder)
@@ -126,7 +115,7 @@ class GGUFWriter:
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the file whole or not at all: beside its place under another name, then moved there. Returns path."""
         target = Path(path)
-        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        part = target.parent / f".refembed-{secrets.token_hex(6)}.part"
         try:
             with part.open("xb") as out:
                 self.write_to(out)
@@ -134,9 +123,8 @@ class GGUFWriter:
                 os.fsync(out.fileno())
             part.replace(target)
         except OSError as e:
-            raise RequestError(
-                f"{target} cannot be written: {e.strerror or e}", hint="check the folder and the disk"
-            ) from None
+            hint = "check the folder and the disk"
+            raise RequestError(f"{target} cannot be written: {e.strerror or e}", hint=hint) from None
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -197,41 +185,51 @@ class GGUFWriter:
         """Numbers of one type. ValueError if one of them does not fit; floats are rounded to the width asked for."""
         array = np.asarray(values)
         dtype = np.dtype(self._byteorder + kind.code)
+        if array.dtype.kind in "fO" and all(type(v) is int for v in values):
+            # NumPy makes floats of integers that lie on both sides of 2^63
+            array = np.asarray(values, np.uint64 if min(values, default=0) >= 0 else np.int64)
+        if array.ndim != 1:
+            raise ValueError("not a flat list of numbers")
         if array.size == 0:
             return b""
-        if array.ndim != 1:
-            raise ValueError(f"{array.ndim} axes")
-        if kind.code in "fd":
-            fits = array.dtype.kind in "fiu"
-        elif kind.code == "?":
-            fits = array.dtype.kind == "b"
-        else:
-            limits = np.iinfo(dtype)
-            fits = array.dtype.kind in "iu" and int(array.min()) >= limits.min and int(array.max()) <= limits.max
-        if not fits:
+        if array.dtype.kind not in {"f": "fiu", "b": "b", "i": "iu", "u": "iu"}[dtype.kind]:
             raise ValueError(f"not all of it is {kind.name}")
-        with np.errstate(over="ignore"):
-            return array.astype(dtype).tobytes()
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = array.astype(dtype)
+        same = np.isinf(stored) == np.isinf(array) if dtype.kind == "f" else stored == array
+        if not np.all(same):
+            raise ValueError(f"out of the range of {kind.name}")
+        return stored.tobytes()
 
 
 def text(value: str | bytes) -> bytes:
-    """A string's bytes."""
+    """A string's bytes. ValueError for what is no string, or holds half of a surrogate pair."""
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
-        raise RequestError(f"{shorten(value)} is not a string")
+        raise ValueError(f"{shorten(value)} is not a string")
+    return value.encode()
+
+
+def check_name(what: str, name: str, taken: Collection[str], least: int, most: int) -> None:
+    """RequestError for a key or tensor name that no reader would take."""
     try:
-        return value.encode()
+        size = len(name.encode())
     except UnicodeEncodeError:
-        raise RequestError(f"{shorten(value)} is not Unicode text", hint="give its bytes") from None
+        raise RequestError(f"{what} is not Unicode text") from None
+    if name in taken:
+        raise RequestError(f"{what} is there already")
+    if not least <= size <= most:
+        raise RequestError(f"{what} has {size:,} bytes; {least} to {most:,} are allowed")
 
 
 def parse_type(name: str) -> tuple[ValueType, str]:
-    """ "UINT32" -> (UINT32, ""); "ARRAY[STRING]" -> (ARRAY, "STRING")."""
+    """Read a type as Metadata.type_name spells it: "ARRAY[STRING]" -> (ARRAY, "STRING"), "UINT32" -> (UINT32, "")."""
     if name.startswith("ARRAY[") and name.endswith("]"):
         return ARRAY, name[6:-1]
-    if name not in TYPE_BY_NAME:
-        raise ValueError(f"no such type; one of {', '.join(TYPE_BY_NAME)}, or ARRAY[one of them]")
+    if name not in TYPE_BY_NAME or name == "ARRAY":
+        names = ", ".join(n for n in TYPE_BY_NAME if n != "ARRAY")
+        raise ValueError(f"no such type; one of {names}, or ARRAY[one of them]")
     return TYPE_BY_NAME[name], ""
 
 
@@ -243,6 +241,9 @@ def shorten(value: Any) -> str:
 
 def as_stored(tensor: Pending, data: Data, byteorder: ByteOrder) -> tuple[npt.NDArray[Any], np.dtype[Any]]:
     """A tensor's data as one flat array, and the dtype it has to have in the file. RequestError if it does not fit."""
+    what = f"tensor {shorten(tensor.name)}"
+    if not isinstance(data, (bytes, bytearray, memoryview, np.ndarray)):
+        raise RequestError(f"{what}: its data is bytes or an array, not {type(data).__name__}")
     array = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
     own = tensor.type.block["x"] if tensor.type.weights == 1 else tensor.type.block
     if array.dtype == np.uint8:
@@ -250,10 +251,8 @@ def as_stored(tensor: Pending, data: Data, byteorder: ByteOrder) -> tuple[npt.ND
     elif array.dtype.newbyteorder("=") == own.newbyteorder("="):
         dtype = own.newbyteorder(byteorder)
     else:
-        raise RequestError(
-            f"tensor {tensor.name!r}: {tensor.type.name} is stored from {own} or uint8, not {array.dtype}"
-        )
+        raise RequestError(f"{what}: {tensor.type.name} is stored from {own} or uint8, not {array.dtype}")
     if array.size * dtype.itemsize != tensor.nbytes:
         needed = f"{tensor.type.name} {tensor.shape} takes {tensor.nbytes:,}"
-        raise RequestError(f"tensor {tensor.name!r}: {array.size * dtype.itemsize:,} bytes, but {needed}")
+        raise RequestError(f"{what}: {array.size * dtype.itemsize:,} bytes, but {needed}")
     return array.reshape(-1), dtype

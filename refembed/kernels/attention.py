@@ -9,9 +9,11 @@ Queries of sequence s see the keys of sequence s and no others, so a text's atte
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from refembed.arrays import Float, I64
+from refembed.arrays import I64, Float
 from refembed.kernels.ops import NOBODY, See
 
 
@@ -36,7 +38,7 @@ def attention(q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: fl
     returns  (T, H D)
     """
     out = np.empty_like(q)
-    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for begin, end in itertools.pairwise(offsets):
         qh, kh, vh = (heads(x[begin:end], n_head) for x in (q, k, v))  # (H, T_s, D)
         vt = see("v_cont", vh.transpose(0, 2, 1))  # (H, D, T_s): llama.cpp stores v transposed for the second product
         kq = see("kq", qh @ kh.transpose(0, 2, 1))  # (H, T_s, T_s)

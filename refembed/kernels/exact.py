@@ -6,10 +6,11 @@ What is left of rounding is about 1e-15 relative per operation; every other nume
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from refembed.arrays import F64, Float, I64
+from refembed.arrays import F64, I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels import activations, attention, norms
 from refembed.kernels.matmul import matmul, rows_stand_alone
@@ -20,7 +21,7 @@ class Exact:
     """`Ops` in float64. Weights are decoded once and kept, in 8 bytes each."""
 
     name = "exact"
-    dtype = np.float64
+    dtype: type[np.floating[Any]] = np.float64
 
     def __init__(self) -> None:
         self.decoded: dict[str, F64] = {}

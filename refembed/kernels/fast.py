@@ -1,11 +1,12 @@
 """The `fast` numerics: float32, BLAS for matrices, fused Numba for the rest.
 
-Weights that are float32 in the file are used where they lie, mapped; others are decoded once and kept. Every kernel works
-row by row (attention: sequence by sequence), so the cores can share the rows without changing a bit.
+Weights that are float32 in the file are used where they lie, mapped; others are decoded once and kept. Every kernel
+works row by row (attention: sequence by sequence), so the cores can share the rows without changing a bit.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from refembed.arrays import F32, Float, I64
+from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels import jit
 from refembed.kernels.attention import heads
@@ -43,7 +44,7 @@ def share(kernel: Callable[..., Any], *arguments: Any, rows: int, size: int) -> 
         kernel(*arguments, 0, rows)
         return
     edges = [rows * i // parts for i in range(parts + 1)]
-    jobs = [workers().submit(kernel, *arguments, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    jobs = [workers().submit(kernel, *arguments, a, b) for a, b in itertools.pairwise(edges)]
     for job in jobs:
         job.result()
 
@@ -52,12 +53,12 @@ class Fast:
     """`Ops` in float32."""
 
     name = "fast"
-    dtype = np.float32
+    dtype: type[np.floating[Any]] = np.float32
 
     def __init__(self, *, batch_invariant: bool = True) -> None:
         self.batch_invariant = batch_invariant
         self.decoded: dict[str, F32] = {}
-        self.packed: dict[str, F32] = {}
+        self.packed: dict[str, Float] = {}
 
     def weight(self, w: Tensor) -> F32:
         """The tensor in float32: the mapped bytes themselves where they are float32, else decoded once and kept."""
@@ -129,10 +130,13 @@ class Fast:
         out, factor = np.empty_like(q), np.float32(scale)
         if not see.listening:
             longest = int(np.diff(offsets).max())
-            share(jit.attention, q, k, v, n_head, offsets, factor, out, rows=len(offsets) - 1, size=longest * q.size // 8)
+            share(
+                jit.attention, q, k, v, n_head, offsets, factor, out, rows=len(offsets) - 1, size=longest * q.size // 8
+            )
             return out
-        for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
-            self.seen(*(heads(x[begin:end], n_head) for x in (q, k, v)), factor, out[begin:end], see)
+        for begin, end in itertools.pairwise(offsets):
+            qh, kh, vh = (heads(x[begin:end], n_head) for x in (q, k, v))
+            self.seen(qh, kh, vh, factor, out[begin:end], see)
         return out
 
     def seen(self, q: Float, k: Float, v: Float, scale: np.float32, out: Float, see: See) -> None:

@@ -1,8 +1,8 @@
 """Numba twins of the definitions in norms, activations, attention and matmul: same names, float32, compiled and cached.
 
-Only this file imports Numba (0.3 s), and only `fast` imports this file. Kernels release the GIL and take a range of rows,
-so that `fast` can give each core its share; no row reads another's, so the shares change no bits. Fast-math stays off
-where bits matter: LLVM may then not re-order a sum, and a row's result depends on that row alone.
+Only this file imports Numba (0.3 s), and only `fast` imports this file. Kernels release the GIL and take a range of
+rows, so that `fast` can give each core its share; no row reads another's, so the shares change no bits. Fast-math
+stays off where bits matter: LLVM may then not re-order a sum, and a row's result depends on that row alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
+
+from refembed.arrays import Float
 
 f32 = np.float32
 
@@ -31,7 +33,7 @@ def njit(**options: Any) -> Any:
     return compile_
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def float_of_bits(typing_context, bits):
     """The float32 whose bit pattern is this int32."""
 
@@ -51,7 +53,8 @@ def expf(x):
     """e^x in float32 to 8e-8 relative, without a branch, so that LLVM can vectorise a loop of it.
 
     x = n ln 2 + r with |r| <= ln 2 / 2; e^r by a polynomial (Cody & Waite 1980; coefficients: Moshier, Cephes expf).
-    Below -87.3 it stays at 1.2e-38 instead of going subnormal; above 88.37, where n would be 128, at 2.4e38; NaN stays NaN.
+    Below -87.3 it stays at 1.2e-38 instead of going subnormal; above 88.37, where n would be 128, at 2.4e38; NaN stays
+    NaN.
     """
     y = min(max(x, f32(-87.3)), f32(88.37))
     n = (y * LOG2_E + ROUND) - ROUND
@@ -63,7 +66,8 @@ def expf(x):
     p = p * r + f32(1.6666665459e-1)
     p = p * r + f32(5.0000001201e-1)
     e = (p * (r * r) + r) + f32(1)
-    result = e * float_of_bits((np.int32(n) + np.int32(127)) << np.int32(23))
+    bits = (np.int32(n) + np.int32(127)) << np.int32(23)
+    result = e * float_of_bits(bits)  # type: ignore[call-arg]  # Numba passes the typing context
     return result if x == x else x
 
 
@@ -79,7 +83,7 @@ def gelu(x, out, begin, end):
 
 @njit()
 def layer_norm(x, weight, bias, eps, out, begin, end):
-    """Layer norm with its affine part: sums in double, the rest in float. x, out (T, C); weight, bias (C); rows begin:end."""
+    """Layer norm with its affine part, sums in double. x, out (T, C); weight, bias (C); rows begin:end."""
     C = x.shape[1]
     for t in range(begin, end):
         total = 0.0
@@ -207,7 +211,7 @@ def matmul_rows(x, panels, out, begin, end):
 PANEL = 128  # columns of W that `matmul_rows` works on at a time: k x 128 floats stay in the second cache
 
 
-def pack(w):
+def pack(w: Float) -> Float:
     """w (n, k) as `matmul_rows` reads it: (n/PANEL, k, PANEL), both rounded up, the rest zeros."""
     n, k = w.shape
     panels = np.zeros((-(-n // PANEL), -(-k // 4) * 4, PANEL), w.dtype)
@@ -217,7 +221,7 @@ def pack(w):
     return panels
 
 
-def matmul(x, w):
+def matmul(x: Float, w: Float) -> Float:
     """x (T, k) times w (n, k) transposed, (T, n), in an order of summation that no neighbour can change."""
     (T, k), n, panels = x.shape, len(w), pack(w)
     rows = np.zeros((-(-T // 4) * 4, panels.shape[1]), x.dtype)

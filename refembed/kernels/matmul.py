@@ -3,17 +3,18 @@
 BLAS picks its inner kernel by the height of x, and in some kernels by a row's place in a block, so the last bits of a
 row can change with the batch around it. Two measures keep them:
 
-    1. x is cut into tiles of at most TILE rows, each padded with zeros to a multiple of GRANULE rows and, for small W, to
-       SMALL multiplications, below which OpenBLAS switches to other kernels.
-    2. Whether that is enough on this machine is measured, not assumed: `rows_stand_alone` multiplies one and the same
-       row at every place of tiles of many heights, once for each shape of W. Where bits differ (OpenBLAS' Haswell sgemm,
-       for one) the caller uses a kernel of our own, which is slower and sums every element in order of k.
+    1. BLAS sees few heights only: x is cut into tiles whose heights are powers of two, from LEAST to MOST rows, the
+       last one padded with zeros.
+    2. Whether that is enough on this machine is measured, not assumed: once for each shape of W, `rows_stand_alone`
+       multiplies one and the same row at every place of a tile of every height. Where bits differ (OpenBLAS' Haswell
+       sgemm, for one) the caller uses a kernel of our own, which is slower and sums every element in order of k.
 
 docs/batch-invariance.md has the measurements.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -22,45 +23,56 @@ import numpy.typing as npt
 
 from refembed.arrays import Float
 
-TILE = 512  # rows of one BLAS call at most, so that `rows_stand_alone` can try every height that occurs
-GRANULE = 16  # heights are multiples of this
-SMALL = 1 << 21  # fewer multiplications than this, and OpenBLAS may take its small-matrix kernels (limit: 1e6)
+LEAST, MOST = 8, 1024  # rows of one BLAS call; more at once would be quicker by a few per cent, and slower to probe
+SMALL = 1 << 20  # multiplications; below 1e6 OpenBLAS may take its small-matrix kernels, so small W get taller tiles
 
 
-def padded_height(rows: int, n: int, k: int) -> int:
-    """Rows that BLAS is given for `rows` rows of x (rows, k) and W (n, k)."""
-    least = -(-SMALL // max(1, n * k))
-    return -(-max(rows, least) // GRANULE) * GRANULE
+@cache
+def heights(n: int, k: int) -> tuple[int, ...]:
+    """Heights of the tiles that BLAS is given for W (n, k), the tallest first."""
+    least = LEAST
+    while least * n * k < SMALL:
+        least *= 2
+    most = max(least, MOST)
+    return tuple(least << i for i in reversed(range((most // least).bit_length())))
+
+
+def tiles(rows: int, n: int, k: int) -> Iterator[tuple[int, int]]:
+    """(begin, height) of each tile of x (rows, k); the last may reach beyond the last row."""
+    begin = 0
+    for height in heights(n, k):
+        while rows - begin >= height:
+            yield begin, height
+            begin += height
+    if begin < rows:
+        yield begin, heights(n, k)[-1]
 
 
 @cache
 def rows_stand_alone(n: int, k: int, dtype: type[np.floating[Any]]) -> bool:
-    """True if this machine's BLAS gives a row the same bits at any place of any padded tile of x (T, k) times W (n, k)."""
+    """True if this machine's BLAS gives a row of x the same bits at any place of any tile, for W (n, k)."""
     rng = np.random.default_rng(0)
-    w = rng.standard_normal((n, k)).astype(dtype)
-    row = rng.standard_normal((1, k)).astype(dtype)
+    w = rng.random((n, k), dtype) - dtype(0.5)  # every bit random: products of short numbers would round alike anyhow
+    row = rng.random((1, k), dtype) - dtype(0.5)
     first = None
-    for rows in (1, 3 * GRANULE, 7 * GRANULE, TILE // 2 - GRANULE, TILE):
-        y = np.repeat(row, padded_height(rows, n, k), axis=0) @ w.T  # (height, n), all rows equal
+    for height in heights(n, k):
+        y = np.repeat(row, height, axis=0) @ w.T  # (height, n), all rows equal
         first = y[0] if first is None else first
-        if not np.array_equal(y, np.broadcast_to(first, y.shape)):
+        if not (y == first).all():
             return False
     return True
 
 
 def matmul(x: Float, w: npt.NDArray[Any]) -> Float:
-    """x (T, k) times w (n, k) transposed, by BLAS in padded tiles: (T, n)."""
+    """x (T, k) times w (n, k) transposed, by BLAS in tiles: (T, n)."""
     n, k = w.shape
-    if len(x) <= TILE and padded_height(len(x), n, k) == len(x):
-        return x @ w.T
     out = np.empty((len(x), n), x.dtype)
-    for begin in range(0, len(x), TILE):
-        part = x[begin : begin + TILE]
-        height = padded_height(len(part), n, k)
-        if height == len(part):
-            np.matmul(part, w.T, out=out[begin : begin + TILE])
-            continue
-        padded = np.zeros((height, k), x.dtype)
-        padded[: len(part)] = part
-        out[begin : begin + TILE] = (padded @ w.T)[: len(part)]
+    for begin, height in tiles(len(x), n, k):
+        part = x[begin : begin + height]
+        if len(part) == height:
+            np.matmul(part, w.T, out=out[begin : begin + height])
+        else:
+            padded = np.zeros((height, k), x.dtype)
+            padded[: len(part)] = part
+            out[begin:] = (padded @ w.T)[: len(part)]
     return out

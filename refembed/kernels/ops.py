@@ -1,13 +1,13 @@
-"""What a forward pass may ask for. Architecture files are written once against `Ops`; `load_ops` picks how it is computed."""
+"""What a forward pass may ask for. Architectures are written once against `Ops`; `load_ops` picks how it is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from refembed.arrays import Float, I64
+from refembed.arrays import I64, Float
 from refembed.errors import RequestError
 from refembed.gguf import Tensor
 
@@ -45,14 +45,14 @@ class Ops(Protocol):
     """
 
     name: str  # "exact", "fast"
-    dtype: type[np.floating]  # of every activation
+    dtype: type[np.floating[Any]]  # of every activation
 
     def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
         """Rows `ids` (T) of w (V, C), decoded alone: (T, C)."""
         ...
 
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
-        """x (T, C) times w (N, C) transposed, plus b (N): (T, N). Where there is a bias, `see` is shown the bare product."""
+        """x (T, C) times w (N, C) transposed, plus b (N): (T, N). `see` is shown the product before a bias."""
         ...
 
     def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
@@ -73,8 +73,9 @@ class Ops(Protocol):
 def load_ops(numerics: str, *, batch_invariant: bool = True) -> Ops:
     """Operations of the numerics of that name; `auto` is `fast`.
 
-    batch_invariant  False lets BLAS choose its kernel by the height of the batch (`fast` only): where this machine's BLAS
-                     keeps rows apart anyway it changes nothing, elsewhere it is quicker and costs the promise above.
+    batch_invariant  False lets BLAS choose its kernel by the height of the batch (`fast` only): where this machine's
+                     BLAS keeps rows apart anyway it changes nothing, elsewhere it is quicker and costs the promise
+                     above.
     Raises RequestError for an unknown name.
     """
     if numerics == "exact":

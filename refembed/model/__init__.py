@@ -1,4 +1,4 @@
-"""Token ids in, hidden states out. One architecture, one flat file; nothing here knows text, or how numbers are computed."""
+"""Token ids in, hidden states out. One architecture, one flat file; nothing here knows text, or how sums are done."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """BERT: MiniLM, BGE, E5, GTE and other encoders of the `bert` architecture (RoBERTa and XLM-R are converted to it too).
 
-    Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers"; the block is Vaswani et al. 2017, figure 1
-    (left), normalised after each residual. Mirrors llama.cpp's src/models/bert.cpp; taps carry that graph's names.
+Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers"; the block is Vaswani et al. 2017, figure 1
+(left), normalised after each residual. Mirrors llama.cpp's src/models/bert.cpp; taps carry that graph's names.
 
-              ids ─► token_embd + token_types[0] + position_embd ─► norm ─► x
-        n_layer ×    x ─► attention ─► + x ─► norm ─► y ─► up ─► gelu ─► down ─► + y ─► norm ─► x
+          ids ─► token_embd + token_types[0] + position_embd ─► norm ─► x
+    n_layer ×    x ─► attention ─► + x ─► norm ─► y ─► up ─► gelu ─► down ─► + y ─► norm ─► x
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Weights:
     position_embd: Tensor = tensor("P C")
     token_embd_norm: Affine = affine("C")
     blk: tuple[Block, ...] = blocks(Block)
-    cls: Affine | None = affine("C C", bias="optional", presence="optional")  # a reranker's head; embedding needs it not
+    cls: Affine | None = affine(
+        "C C", bias="optional", presence="optional"
+    )  # a reranker's head; embedding needs it not
     cls_output: Affine | None = affine("R C", bias="optional", presence="optional", name="cls.output")
 
 

@@ -59,7 +59,11 @@ def read_hparams(f: GGUFFile) -> Hparams:
         norm_eps=md.float(f"{arch}.attention.layer_norm_epsilon"),
         pooling=None if number is None else POOLING_NAMES.get(number),
     )
-    for key, value in (("block_count", hp.n_layer), ("attention.head_count", hp.n_head), ("embedding_length", hp.n_embd)):
+    for key, value in (
+        ("block_count", hp.n_layer),
+        ("attention.head_count", hp.n_head),
+        ("embedding_length", hp.n_embd),
+    ):
         if not 1 <= value <= 1 << 20:
             raise ModelError(f"{f.path}: {arch}.{key} is {value}")
     if hp.n_embd % hp.n_head:

@@ -92,7 +92,9 @@ class Binder:
         return declaration(**values)
 
 
-def bind(declaration: type[Declaration], tensors: Mapping[str, Tensor], sizes: Mapping[str, int], n_layer: int, path: str) -> Declaration:
+def bind(
+    declaration: type[Declaration], tensors: Mapping[str, Tensor], sizes: Mapping[str, int], n_layer: int, path: str
+) -> Declaration:
     """Fill a declaration with a file's tensors.
 
     sizes  what the letters of the declared shapes stand for
@@ -110,7 +112,7 @@ def bind(declaration: type[Declaration], tensors: Mapping[str, Tensor], sizes: M
 
 
 def declared(declaration: type, n_layer: int, prefix: str = "") -> Iterator[tuple[str, str, Presence]]:
-    """Name, shape and presence of every tensor that a declaration may read, in order. For writers of synthetic models."""
+    """Name, shape and presence of every tensor that a declaration may read, in order. For writers of models."""
     for f in fields(declaration):
         m, name = f.metadata, prefix + f.metadata.get("name", f.name)
         if m["kind"] == "blocks":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -44,7 +45,9 @@ def random(seed: int, *shape: int, scale: float = 1.0) -> np.ndarray[Any, Any]:
 def test_linear_is_the_sum_of_products_plus_bias(ops: Ops, T: int, C: int, N: int) -> None:
     x, w, b = random(1, T, C), random(2, N, C), random(3, N)
     want = [[math.fsum(float(x[t, c]) * float(w[n, c]) for c in range(C)) for n in range(N)] for t in range(T)]
-    close(ops.linear(x.astype(ops.dtype), stored(w, f"w{T}{C}{N}")), want, ops, times=2)  # 384 sums in order of k: 4.6e-7
+    close(
+        ops.linear(x.astype(ops.dtype), stored(w, f"w{T}{C}{N}")), want, ops, times=2
+    )  # 384 sums in order of k: 4.6e-7
     biased = ops.linear(x.astype(ops.dtype), stored(w, f"v{T}{C}{N}"), stored(b, f"b{T}{C}{N}"))
     close(biased, np.array(want) + b.astype(np.float64), ops, times=2)
 
@@ -64,7 +67,9 @@ def test_layer_norm_is_the_papers_formula(ops: Ops, C: int, eps: float) -> None:
     for row in x.astype(np.float64):
         mean = math.fsum(row) / C
         var = math.fsum((v - mean) ** 2 for v in row) / C
-        want.append([(v - mean) / math.sqrt(var + eps) * float(g) + float(h) for v, g, h in zip(row, w, b, strict=True)])
+        want.append(
+            [(v - mean) / math.sqrt(var + eps) * float(g) + float(h) for v, g, h in zip(row, w, b, strict=True)]
+        )
     # C = 1: the variance is 0 and eps alone decides; the centred value is an exact 0
     close(ops.layer_norm(x.astype(ops.dtype), stored(w, f"g{C}"), stored(b, f"h{C}"), eps), want, ops, times=2)
 
@@ -90,7 +95,7 @@ def plain_attention(q: Any, k: Any, v: Any, H: int, offsets: Any, scale: float) 
     """softmax(scale q kᵀ) v, one number at a time."""
     T, C = q.shape
     D, out = C // H, np.zeros((T, C))
-    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for begin, end in itertools.pairwise(offsets):
         for h in range(H):
             a, b = h * D, (h + 1) * D
             for t in range(begin, end):

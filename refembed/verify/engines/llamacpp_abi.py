@@ -11,7 +11,7 @@ turn any rubbish into True.
 
 from __future__ import annotations
 
-import ctypes as C
+import ctypes as ct
 import platform
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -19,12 +19,12 @@ from typing import Any, TypeAlias
 from refembed.errors import EngineError
 
 Field: TypeAlias = "tuple[str, Any, Any]"  # name, C type, default; ... where any value will do
-Struct: TypeAlias = "type[C.Structure]"
+Struct: TypeAlias = "type[ct.Structure]"
 
-EVAL_CALLBACK = C.CFUNCTYPE(C.c_bool, C.c_void_p, C.c_bool, C.c_void_p)  # (tensor, ask, user data)
-LOG_CALLBACK = C.CFUNCTYPE(None, C.c_int, C.c_char_p, C.c_void_p)  # (level, text, user data)
+EVAL_CALLBACK = ct.CFUNCTYPE(ct.c_bool, ct.c_void_p, ct.c_bool, ct.c_void_p)  # (tensor, ask, user data)
+LOG_CALLBACK = ct.CFUNCTYPE(None, ct.c_int, ct.c_char_p, ct.c_void_p)  # (level, text, user data)
 
-I32P = C.POINTER(C.c_int32)
+I32P = ct.POINTER(ct.c_int32)
 ANY = ...
 
 
@@ -34,28 +34,28 @@ def rows(ctype: Any, **defaults: Any) -> list[Field]:
 
 
 MODEL_PARAMS = [
-    *rows(C.c_void_p, devices=None, tensor_buft_overrides=None),
-    *rows(C.c_int32, n_gpu_layers=-1, split_mode=1, load_mode=-1, lazy_mode=1, main_gpu=0),
-    *rows(C.c_void_p, tensor_split=None, progress_callback=None, progress_user_data=None, kv_overrides=None),
-    *rows(C.c_uint8, vocab_only=0, check_tensors=0, use_extra_bufts=1, no_host=0, no_alloc=0, load_mtp=0),
+    *rows(ct.c_void_p, devices=None, tensor_buft_overrides=None),
+    *rows(ct.c_int32, n_gpu_layers=-1, split_mode=1, load_mode=-1, lazy_mode=1, main_gpu=0),
+    *rows(ct.c_void_p, tensor_split=None, progress_callback=None, progress_user_data=None, kv_overrides=None),
+    *rows(ct.c_uint8, vocab_only=0, check_tensors=0, use_extra_bufts=1, no_host=0, no_alloc=0, load_mtp=0),
 ]
 
-CONTEXT_SIZES = rows(C.c_uint32, n_ctx=512, n_batch=2048, n_ubatch=512, n_seq_max=1, n_rs_seq=0, n_outputs_max=0)
+CONTEXT_SIZES = rows(ct.c_uint32, n_ctx=512, n_batch=2048, n_ubatch=512, n_seq_max=1, n_rs_seq=0, n_outputs_max=0)
 CONTEXT_MIDDLE = [
-    *rows(C.c_int32, n_threads=ANY, n_threads_batch=ANY),
-    *rows(C.c_int32, ctx_type=0, rope_scaling_type=-1, pooling_type=-1, attention_type=-1, flash_attn_type=-1),
-    *rows(C.c_float, rope_freq_base=0, rope_freq_scale=0, yarn_ext_factor=-1, yarn_attn_factor=-1),
-    *rows(C.c_float, yarn_beta_fast=-1, yarn_beta_slow=-1),
-    *rows(C.c_uint32, yarn_orig_ctx=0),
-    *rows(C.c_float, defrag_thold=-1),
-    *rows(C.c_void_p, cb_eval=None, cb_eval_user_data=None),
-    *rows(C.c_int32, type_k=1, type_v=1),
-    *rows(C.c_void_p, abort_callback=None, abort_callback_data=None),
+    *rows(ct.c_int32, n_threads=ANY, n_threads_batch=ANY),
+    *rows(ct.c_int32, ctx_type=0, rope_scaling_type=-1, pooling_type=-1, attention_type=-1, flash_attn_type=-1),
+    *rows(ct.c_float, rope_freq_base=0, rope_freq_scale=0, yarn_ext_factor=-1, yarn_attn_factor=-1),
+    *rows(ct.c_float, yarn_beta_fast=-1, yarn_beta_slow=-1),
+    *rows(ct.c_uint32, yarn_orig_ctx=0),
+    *rows(ct.c_float, defrag_thold=-1),
+    *rows(ct.c_void_p, cb_eval=None, cb_eval_user_data=None),
+    *rows(ct.c_int32, type_k=1, type_v=1),
+    *rows(ct.c_void_p, abort_callback=None, abort_callback_data=None),
 ]
-CONTEXT_FLAGS = rows(C.c_uint8, embeddings=0, offload_kqv=1, no_perf=1, op_offload=1, swa_full=1, kv_unified=0)
-CONTEXT_TAIL = [*rows(C.c_void_p, samplers=None), *rows(C.c_size_t, n_samplers=0), *rows(C.c_void_p, ctx_other=None)]
-PER_SEQUENCE = rows(C.c_uint32, n_outputs_max_per_seq=1)
-UNNAMED_8_BYTES = rows(C.c_void_p, unnamed=None)  # in the pinned wheel; no public header of that month has it
+CONTEXT_FLAGS = rows(ct.c_uint8, embeddings=0, offload_kqv=1, no_perf=1, op_offload=1, swa_full=1, kv_unified=0)
+CONTEXT_TAIL = [*rows(ct.c_void_p, samplers=None), *rows(ct.c_size_t, n_samplers=0), *rows(ct.c_void_p, ctx_other=None)]
+PER_SEQUENCE = rows(ct.c_uint32, n_outputs_max_per_seq=1)
+UNNAMED_8_BYTES = rows(ct.c_void_p, unnamed=None)  # in the pinned wheel; no public header of that month has it
 
 # what is tried, in this order; the first that fits is taken
 MODEL_LAYOUTS: dict[str, Sequence[Field]] = {"2026-10": MODEL_PARAMS}
@@ -65,53 +65,53 @@ CONTEXT_LAYOUTS: dict[str, Sequence[Field]] = {
 }
 
 
-class Batch(C.Structure):
+class Batch(ct.Structure):
     """llama_batch: n_tokens rows of one call."""
 
     _fields_ = (
-        ("n_tokens", C.c_int32),
+        ("n_tokens", ct.c_int32),
         ("token", I32P),
-        ("embd", C.POINTER(C.c_float)),
+        ("embd", ct.POINTER(ct.c_float)),
         ("pos", I32P),
         ("n_seq_id", I32P),
-        ("seq_id", C.POINTER(I32P)),
-        ("logits", C.POINTER(C.c_int8)),
+        ("seq_id", ct.POINTER(I32P)),
+        ("logits", ct.POINTER(ct.c_int8)),
     )
 
 
-class GgmlInit(C.Structure):
+class GgmlInit(ct.Structure):
     """ggml_init_params."""
 
-    _fields_ = (("mem_size", C.c_size_t), ("mem_buffer", C.c_void_p), ("no_alloc", C.c_bool))
+    _fields_ = (("mem_size", ct.c_size_t), ("mem_buffer", ct.c_void_p), ("no_alloc", ct.c_bool))
 
 
-class GgmlTensor(C.Structure):
+class GgmlTensor(ct.Structure):
     """ggml_tensor, its leading fields: ne is the shape, fastest axis first; nb the stride of each axis in bytes."""
 
     _fields_ = (
-        ("type", C.c_int),
-        ("buffer", C.c_void_p),
-        ("ne", C.c_int64 * 4),
-        ("nb", C.c_size_t * 4),
-        ("op", C.c_int),
-        ("op_params", C.c_int32 * 16),
-        ("flags", C.c_int32),
-        ("src", C.c_void_p * 10),
-        ("view_src", C.c_void_p),
-        ("view_offs", C.c_size_t),
-        ("data", C.c_void_p),
-        ("name", C.c_char * 64),
+        ("type", ct.c_int),
+        ("buffer", ct.c_void_p),
+        ("ne", ct.c_int64 * 4),
+        ("nb", ct.c_size_t * 4),
+        ("op", ct.c_int),
+        ("op_params", ct.c_int32 * 16),
+        ("flags", ct.c_int32),
+        ("src", ct.c_void_p * 10),
+        ("view_src", ct.c_void_p),
+        ("view_offs", ct.c_size_t),
+        ("data", ct.c_void_p),
+        ("name", ct.c_char * 64),
     )
 
 
-def tensor_at(address: int | None) -> Any:
+def tensor_at(address: int) -> Any:
     """The ggml_tensor at an address."""
-    return C.cast(address, C.POINTER(GgmlTensor)).contents
+    return ct.cast(address, ct.POINTER(GgmlTensor)).contents
 
 
 def structure(name: str, fields: Sequence[Field]) -> Struct:
     """A ctypes structure of these fields."""
-    return type(name, (C.Structure,), {"_fields_": [(field, ctype) for field, ctype, _ in fields]})
+    return type(name, (ct.Structure,), {"_fields_": [(field, ctype) for field, ctype, _ in fields]})
 
 
 def fitting(lib: Any, function: str, layouts: dict[str, Sequence[Field]]) -> tuple[str, Struct]:
@@ -131,13 +131,13 @@ def fitting(lib: Any, function: str, layouts: dict[str, Sequence[Field]]) -> tup
 
 def layout_misfits(lib: Any, function: str, struct: Struct, fields: Sequence[Field]) -> list[str]:
     """What speaks against a layout: a size that is not the library's, fields without their default."""
-    size, written = C.sizeof(struct), bytes_written(lib, function)
+    size, written = ct.sizeof(struct), bytes_written(lib, function)
     misfits = []
     if written is not None and not size - 8 < written <= size:
         misfits.append(f"the library writes {written} bytes, the layout has {size}")
     f = lib[function]
     # room behind the layout: a library that knows more fields must not write past our memory
-    f.argtypes, f.restype = (), structure(function, [*fields, ("behind", C.c_uint8 * 1024, ANY)])
+    f.argtypes, f.restype = (), structure(function, [*fields, ("behind", ct.c_uint8 * 1024, ANY)])
     found = f()
     f.restype = struct
     misfits += [
@@ -157,11 +157,11 @@ def bytes_written(lib: Any, function: str) -> int | None:
     if platform.machine() not in ("x86_64", "AMD64"):
         return None
     f = lib[function]
-    f.argtypes, f.restype = (C.c_void_p,), C.c_void_p
-    memory, last = C.create_string_buffer(1024), 0
+    f.argtypes, f.restype = (ct.c_void_p,), ct.c_void_p
+    memory, last = ct.create_string_buffer(1024), 0
     for fill in (b"\xa5", b"\x5a"):
-        C.memset(memory, fill[0], 1024)
-        f(C.addressof(memory))
+        ct.memset(memory, fill[0], 1024)
+        f(ct.addressof(memory))
         last = max(last, len(memory.raw.rstrip(fill)))
     return last
 

@@ -1,4 +1,4 @@
-"""Finds, loads and declares llama.cpp's C functions. Runs in the worker only: two ggml builds must never share a process.
+"""Finds, loads and declares llama.cpp's C functions. Runs in the worker only: no process may hold two ggml builds.
 
 Two homes are known: the extension file of the PyPI wheel `xllamacpp`, which exports the whole C API, and a folder of
 shared libraries as llama.cpp's own build, llama-server's packages and node-llama-cpp lay them out.
@@ -6,7 +6,7 @@ shared libraries as llama.cpp's own build, llama-server's packages and node-llam
 
 from __future__ import annotations
 
-import ctypes as C
+import ctypes as ct
 import importlib.util
 import os
 from pathlib import Path
@@ -18,48 +18,66 @@ from refembed.verify.engines import llamacpp_abi as abi
 PINNED = "2026.10.11549"  # every bound in this project is measured against this build
 INSTALL = f'pip install "xllamacpp=={PINNED}"'
 
-P, I, S, B, N = C.c_void_p, C.c_int32, C.c_char_p, C.c_bool, C.c_size_t
-TEXT = C.POINTER(C.c_char)
+PTR, INT, STR, BOOL, SIZE = ct.c_void_p, ct.c_int32, ct.c_char_p, ct.c_bool, ct.c_size_t
+TEXT = ct.POINTER(ct.c_char)
 
 # name: result, arguments. Mirrors include/llama.h and ggml/include/ggml*.h
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "llama_backend_init": (None,),
-    "llama_log_set": (None, abi.LOG_CALLBACK, P),
-    "llama_print_system_info": (S,),
-    "llama_model_get_vocab": (P, P),
-    "llama_model_n_ctx_train": (I, P),
-    "llama_model_n_embd": (I, P),
-    "llama_model_n_embd_out": (I, P),
-    "llama_model_n_cls_out": (C.c_uint32, P),
-    "llama_model_meta_val_str": (I, P, S, TEXT, N),
-    "llama_model_free": (None, P),
-    "llama_vocab_n_tokens": (I, P),
-    "llama_tokenize": (I, P, S, I, abi.I32P, I, B, B),  # vocab, text, bytes, ids, room, add_special, parse_special
-    "llama_token_to_piece": (I, P, I, TEXT, I, I, B),  # vocab, id, text, room, lstrip, special
-    "llama_detokenize": (I, P, abi.I32P, I, TEXT, I, B, B),  # vocab, ids, n, text, room, remove_, unparse_special
-    "llama_free": (None, P),
-    "llama_n_ctx": (C.c_uint32, P),
-    "llama_n_batch": (C.c_uint32, P),
-    "llama_pooling_type": (C.c_int, P),
-    "llama_get_memory": (P, P),
-    "llama_memory_clear": (None, P, B),
-    "llama_batch_init": (abi.Batch, I, I, I),
+    "llama_log_set": (None, abi.LOG_CALLBACK, PTR),
+    "llama_print_system_info": (STR,),
+    "llama_model_get_vocab": (PTR, PTR),
+    "llama_model_n_ctx_train": (INT, PTR),
+    "llama_model_n_embd": (INT, PTR),
+    "llama_model_n_embd_out": (INT, PTR),
+    "llama_model_n_cls_out": (ct.c_uint32, PTR),
+    "llama_model_meta_val_str": (INT, PTR, STR, TEXT, SIZE),
+    "llama_model_free": (None, PTR),
+    "llama_vocab_n_tokens": (INT, PTR),
+    "llama_tokenize": (
+        INT,
+        PTR,
+        STR,
+        INT,
+        abi.I32P,
+        INT,
+        BOOL,
+        BOOL,
+    ),  # vocab, text, bytes, ids, room, add_special, parse_special
+    "llama_token_to_piece": (INT, PTR, INT, TEXT, INT, INT, BOOL),  # vocab, id, text, room, lstrip, special
+    "llama_detokenize": (
+        INT,
+        PTR,
+        abi.I32P,
+        INT,
+        TEXT,
+        INT,
+        BOOL,
+        BOOL,
+    ),  # vocab, ids, n, text, room, remove_, unparse_special
+    "llama_free": (None, PTR),
+    "llama_n_ctx": (ct.c_uint32, PTR),
+    "llama_n_batch": (ct.c_uint32, PTR),
+    "llama_pooling_type": (ct.c_int, PTR),
+    "llama_get_memory": (PTR, PTR),
+    "llama_memory_clear": (None, PTR, BOOL),
+    "llama_batch_init": (abi.Batch, INT, INT, INT),
     "llama_batch_free": (None, abi.Batch),
-    "llama_decode": (I, P, abi.Batch),
-    "llama_get_embeddings_seq": (C.POINTER(C.c_float), P, I),
-    "llama_get_embeddings_ith": (C.POINTER(C.c_float), P, I),
-    "ggml_init": (P, abi.GgmlInit),
-    "ggml_free": (None, P),
-    "ggml_new_tensor_2d": (P, P, C.c_int, C.c_int64, C.c_int64),
-    "ggml_view_1d": (P, P, P, C.c_int64, N),
-    "ggml_add": (P, P, P, P),
-    "ggml_set_name": (P, P, S),
-    "ggml_op_name": (S, C.c_int),
-    "ggml_op_desc": (S, P),
-    "ggml_type_name": (S, C.c_int),
-    "ggml_nbytes": (N, P),
-    "ggml_backend_buffer_is_host": (B, P),
-    "ggml_backend_tensor_get": (None, P, P, N, N),
+    "llama_decode": (INT, PTR, abi.Batch),
+    "llama_get_embeddings_seq": (ct.POINTER(ct.c_float), PTR, INT),
+    "llama_get_embeddings_ith": (ct.POINTER(ct.c_float), PTR, INT),
+    "ggml_init": (PTR, abi.GgmlInit),
+    "ggml_free": (None, PTR),
+    "ggml_new_tensor_2d": (PTR, PTR, ct.c_int, ct.c_int64, ct.c_int64),
+    "ggml_view_1d": (PTR, PTR, PTR, ct.c_int64, SIZE),
+    "ggml_add": (PTR, PTR, PTR, PTR),
+    "ggml_set_name": (PTR, PTR, STR),
+    "ggml_op_name": (STR, ct.c_int),
+    "ggml_op_desc": (STR, PTR),
+    "ggml_type_name": (STR, ct.c_int),
+    "ggml_nbytes": (SIZE, PTR),
+    "ggml_backend_buffer_is_host": (BOOL, PTR),
+    "ggml_backend_tensor_get": (None, PTR, PTR, SIZE, SIZE),
 }
 NORMALIZE = "_Z21common_embd_normalizePKfPfii"  # void common_embd_normalize(const float *, float *, int, int), C++
 
@@ -73,7 +91,7 @@ class Library:
     """
 
     def __init__(self, lib: str | None = None, cpu: str | None = None) -> None:
-        self.parts: list[C.CDLL] = []
+        self.parts: list[ct.CDLL] = []
         if lib is None:
             self.files = [wheel_file()]
             self.load(self.files[0])
@@ -89,7 +107,7 @@ class Library:
     def load(self, file: Path) -> None:
         """Load one file; its functions come after those of the files before it."""
         try:
-            self.parts.append(C.CDLL(os.fspath(file), mode=getattr(C, "RTLD_GLOBAL", 0)))
+            self.parts.append(ct.CDLL(os.fspath(file)))
         except OSError as e:
             raise EngineError(f"{file}: cannot be loaded: {e}") from None
 
@@ -116,7 +134,7 @@ class Library:
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
 
-    def __getattr__(self, name: str) -> Any:  # only reached for functions that `declare` did not set
+    def __getattr__(self, name: str) -> Any:  # reached only for what `declare` and `check` did not set
         raise AttributeError(f"{name} is not declared in FUNCTIONS")
 
     def check(self) -> None:
@@ -125,15 +143,15 @@ class Library:
         abi.check_batch_layout(self)
         self.layouts = {}
         for what, layouts, user, arguments in (
-            ("model", abi.MODEL_LAYOUTS, "llama_model_load_from_file", (S,)),
-            ("context", abi.CONTEXT_LAYOUTS, "llama_init_from_model", (P,)),
+            ("model", abi.MODEL_LAYOUTS, "llama_model_load_from_file", (STR,)),
+            ("context", abi.CONTEXT_LAYOUTS, "llama_init_from_model", (PTR,)),
         ):
             default = f"llama_{what}_default_params"
             label, struct = abi.fitting(self, default, layouts)
             self.layouts[what] = label
             make, use = self[default], self[user]
             make.restype, make.argtypes = struct, ()
-            use.restype, use.argtypes = P, (*arguments, struct)
+            use.restype, use.argtypes = PTR, (*arguments, struct)
             setattr(self, default, make)
             setattr(self, user, use)
 
@@ -141,7 +159,7 @@ class Library:
         """A folder's CPU code is a plug-in: load the named one, or let ggml choose."""
         if cpu is None:
             load_all = self["ggml_backend_load_all_from_path"]
-            load_all.restype, load_all.argtypes = None, (S,)
+            load_all.restype, load_all.argtypes = None, (STR,)
             load_all(os.fsencode(folder))
             return
         file = folder / f"libggml-cpu-{cpu}.so"
@@ -149,7 +167,7 @@ class Library:
             kinds = sorted(f.stem.split("cpu-")[1] for f in folder.glob("libggml-cpu-*.so"))
             raise EngineError(f"{folder}: no CPU backend {cpu!r}", hint=f"there are {', '.join(kinds) or 'none'}")
         load = self["ggml_backend_load"]
-        load.restype, load.argtypes = P, (S,)
+        load.restype, load.argtypes = PTR, (STR,)
         if not load(os.fsencode(file)):
             raise EngineError(f"{file}: this processor cannot run it")
 

@@ -6,7 +6,7 @@ ggml's: of a permuted or viewed tensor they are in any order (numerics of the ca
 
 from __future__ import annotations
 
-import ctypes as C
+import ctypes as ct
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def read_tensor(lib: Any, address: int) -> npt.NDArray[Any]:
     if 0 in ne:
         return np.empty(shape_of(ne), DTYPES.get(t.type, "u1"))
     span = sum((n - 1) * b for n, b in zip(ne, nb, strict=True)) + itemsize
-    memory = (C.c_char * span).from_address(t.data) if is_host(lib, t) else fetch(lib, address, span)
+    memory = (ct.c_char * span).from_address(t.data) if is_host(lib, t) else fetch(lib, address, span)
     strided: npt.NDArray[Any] = np.ndarray(ne[::-1], DTYPES.get(t.type, "u1"), memory, strides=nb[::-1])
     x = strided.copy().reshape(shape_of(ne) if t.type in DTYPES else -1)
     return (x.astype("u4") << 16).view("f4") if t.type == BF16 else x
@@ -53,6 +53,6 @@ def is_host(lib: Any, t: Any) -> bool:
 
 def fetch(lib: Any, address: int, span: int) -> Any:
     """Bytes of a tensor that lives in another memory."""
-    memory = (C.c_char * span)()
+    memory = (ct.c_char * span)()
     lib.ggml_backend_tensor_get(address, memory, 0, span)
     return memory

@@ -1,0 +1,229 @@
+"""The command line: `python -m conformance run`, and what belongs to it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from refembed.hub import source_folder
+from rich.console import Console
+
+from conformance import bounds as bounds_file
+from conformance.cases import NUMERICS, Test, select
+from conformance.environment import environment
+from conformance.measure import measure as measure_bounds
+from conformance.models import load_models, model_path
+from conformance.oracle import Live, Recorded, open_oracle
+from conformance.record import MODELS, record
+from conformance.report import CaseLines, as_json, save, show
+from conformance.runner import load_known
+from conformance.runner import run as run_tests
+from conformance.session import Session
+from refembed.errors import RefembedError
+
+DIFFERS = 3
+
+choose = [
+    click.argument("patterns", nargs=-1),
+    click.option("--model", "models", multiple=True, help="Only cases of this model of models.toml; several add up."),
+    click.option("--kind", "kinds", multiple=True, type=click.Choice(list(NUMERICS)), help="Only this kind of check."),
+    click.option(
+        "--numerics", multiple=True, type=click.Choice(["exact", "fast"]), help="Only this numerics of refembed."
+    ),
+]
+
+
+def chosen(function: Any) -> Any:
+    """The options that choose tests."""
+    for decorate in reversed(choose):
+        function = decorate(function)
+    return function
+
+
+@contextlib.contextmanager
+def opened(oracle: str) -> Iterator[Live | Recorded]:
+    """An oracle, closed in the end."""
+    made = open_oracle(oracle)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def today() -> str:
+    """The date that provenance carries."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Hold refembed against llama.cpp, tensor by tensor. README.md beside this file explains the terms.
+
+    PATTERNS are ids of tests or cases with * and ?: `embed`, `*/minilm-f32/*`, `embed/minilm-f32/mean::rare-word`.
+
+    Exit codes: 0 agrees, 1 usage or input error, 2 model error, 3 differs.
+    """
+
+
+@main.command()
+@chosen
+@click.option(
+    "--oracle", type=click.Choice(["auto", "live", "recorded"]), default="auto", help="Who knows the answers."
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all numbers there.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
+@click.option("-v", "--verbose", is_flag=True, help="A line for every test, not only for every case.")
+def run(
+    patterns: tuple[str, ...],
+    models: tuple[str, ...],
+    kinds: tuple[str, ...],
+    numerics: tuple[str, ...],
+    oracle: str,
+    json_file: Path | None,
+    fail_fast: bool,
+    verbose: bool,
+) -> None:
+    """Run tests and hold every number to its bound."""
+    console, start = Console(), time.perf_counter()
+    tests, known, bounds = (
+        select(patterns, check_models(models), kinds, numerics),
+        load_known(),
+        bounds_file.load_bounds(),
+    )
+    with opened(oracle) as asked:
+        where = environment(asked)
+        print_environment(where, console)
+        lines = CaseLines(tests, console, verbose)
+        results = run_tests(Session(asked), tests, bounds, known, lines, fail_fast)
+    data = as_json(results, where, bounds)
+    if json_file:
+        save(json_file, data)
+    show(data, console)
+    console.print(f"{time.perf_counter() - start:.0f} s", highlight=False)
+    sys.exit(DIFFERS if any(r.failed for r in results) else 0)
+
+
+@main.command("list")
+@chosen
+def list_(
+    patterns: tuple[str, ...], models: tuple[str, ...], kinds: tuple[str, ...], numerics: tuple[str, ...]
+) -> None:
+    """Print the ids of tests, each with what it is about."""
+    seen: dict[str, Test] = {}
+    for t in select(patterns, check_models(models), kinds, numerics):
+        seen.setdefault(t.id, t)
+    for id_, t in seen.items():
+        click.echo(f"{id_}  {t.text.description}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def report(file: Path) -> None:
+    """Print the tables of a run that was saved with --json."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        assert data["format"] == "refembed-conformance-1"
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise click.ClickException(f"{file}: not written by `python -m conformance run --json`") from None
+    console = Console()
+    print_environment(data["environment"], console)
+    show(data, console)
+
+
+@main.command()
+@chosen
+@click.option(
+    "--raise", "may_raise", is_flag=True, help="Write bounds that are looser than before, too. Say why in the commit."
+)
+@click.option("--dry-run", is_flag=True, help="Write nothing.")
+def measure(
+    patterns: tuple[str, ...],
+    models: tuple[str, ...],
+    kinds: tuple[str, ...],
+    numerics: tuple[str, ...],
+    may_raise: bool,
+    dry_run: bool,
+) -> None:
+    """Measure against live llama.cpp and write bounds.toml."""
+    console = Console()
+    tests = [t for t in select(patterns, check_models(models), kinds, numerics)]
+    with opened("live") as asked:
+        where = environment(asked)
+        print_environment(where, console)
+        results = run_tests(Session(asked), tests, None, {}, CaseLines(tests, console, False))
+    outcome = measure_bounds(results, bounds_file.load_bounds(), where, today())
+    for title, rows in (
+        ("no number", outcome.errors),
+        ("above limits.toml", outcome.above),
+        ("looser than before", outcome.raised),
+    ):
+        for row in rows:
+            click.echo(f"{title}: {row}")
+    if outcome.errors or outcome.above or (outcome.raised and not may_raise):
+        click.echo("bounds.toml is left as it was")
+        sys.exit(DIFFERS)
+    if not dry_run:
+        bounds_file.write_bounds(outcome.bounds)
+        click.echo(f"wrote {bounds_file.PATH}")
+
+
+@main.command("record")
+def record_() -> None:
+    """Write down what live llama.cpp answers, for machines without its wheel."""
+    with opened("live") as asked:
+        assert isinstance(asked, Live)
+        for model in MODELS:
+            path = record(model, asked, environment(asked), today())
+            click.echo(f"wrote {path}: {path.stat().st_size:,} bytes")
+
+
+@main.command()
+def fetch() -> None:
+    """Make the models ready, and check the file they are made from."""
+    for name, about in load_models().items():
+        folder = source_folder(about["hub"])
+        found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        if found != about["source_sha256"]:
+            raise click.ClickException(f"{folder / 'model.safetensors'}: sha256 {found}, not {about['source_sha256']}")
+        click.echo(f"{name}: {model_path(name)}")
+
+
+def check_models(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a model that models.toml does not name."""
+    for name in names:
+        if name not in load_models():
+            raise click.UsageError(f"{name!r} is no model of models.toml: there are {', '.join(load_models())}")
+    return names
+
+
+def print_environment(where: dict[str, str], console: Console) -> None:
+    """What this runs on, before any number."""
+    for name, value in where.items():
+        console.print(f"{name:14} {value}", markup=False, highlight=False, soft_wrap=True)
+    console.print()
+
+
+def command() -> None:
+    """Run a command; an expected error is one message and an exit code."""
+    try:
+        main(standalone_mode=False)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(1)
+    except click.Abort:
+        sys.exit(1)
+    except RefembedError as e:
+        click.echo(f"error: {e}", err=True)
+        sys.exit(e.exit_code)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,185 @@
+"""One function a kind of case. A check measures, it does not judge: it gives numbers, and bounds.toml says how large they may be."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conformance.cases import Test
+from conformance.oracle import Setting
+from conformance.session import Session
+from refembed import Trace, normalize
+from refembed.verify.align import align
+from refembed.verify.compare import Difference, compare
+from refembed.verify.replay import ReplayTap
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number that a check found."""
+
+    metric: str  # a row of the case's table in bounds.toml
+    value: float  # infinite where the numbers are not finite or the shapes differ
+    where: str = ""  # tensor, position, arrangement
+    exact: bool = False  # must be 0; there is no row
+
+
+def tokens(s: Session, t: Test) -> Iterator[Measure]:
+    """Token ids are llama.cpp's, every one; `different ids` counts those that are not."""
+    options = {"add_special": t.case.options["add_special"], "parse_special": t.case.options["parse_special"]}
+    ours = s.embedder(t.case.model, t.numerics).tokenize(t.text.data, **options)
+    theirs = s.oracle.tokens(t.case.model, t.text, **options)
+    wrong = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b]
+    count = len(wrong) + abs(len(ours) - len(theirs))
+    first = wrong[0] if wrong else min(len(ours), len(theirs))
+    where = f"id {first}: {ours[first : first + 1]}, not {theirs[first : first + 1]}" if count else ""
+    yield Measure("different ids", count, where, exact=True)
+    if t.text.n_tokens is not None and all(options.values()):
+        yield Measure("n_tokens of texts.json", abs(len(theirs) - t.text.n_tokens), f"{len(theirs)} tokens", exact=True)
+
+
+def embed(s: Session, t: Test) -> Iterator[Measure]:
+    """Vectors against llama.cpp's: 1 - cos and, of unit vectors, max |ours - theirs|; of others that over max |theirs|."""
+    pooling, p = t.case.options["pooling"], t.case.options["normalize"]
+    setting = Setting(t.case.model, pooling, t.case.options["flash_attn"])
+    theirs = s.oracle.vector(setting, t.text).astype(np.float64)  # (D) or (T, D)
+    ours = s.vector(t.case.model, t.numerics, t.text, pooling, p)
+    yield Measure("one_minus_cos", worst_cosine(theirs, ours))
+    if p == 2:
+        theirs = theirs / np.linalg.norm(theirs, axis=-1, keepdims=True)
+        yield largest("max_abs", compare(theirs, ours).max_abs, ours)
+    else:
+        yield largest("max_rel", compare(theirs, ours).rel_peak, ours)
+
+
+def distance(s: Session, t: Test) -> Iterator[Measure]:
+    """`fast` against `exact`: what float32 alone does to this text."""
+    exact, fast = (s.vector(t.case.model, numerics, t.text) for numerics in ("exact", "fast"))
+    yield Measure("one_minus_cos", worst_cosine(exact.astype(np.float64), fast))
+    yield largest("max_abs", compare(exact, fast).max_abs, fast)
+
+
+def normalized(s: Session, t: Test) -> Iterator[Measure]:
+    """llama.cpp's own vector, normalised by both: bit for bit."""
+    p = t.case.options["normalize"]
+    x = s.oracle.vector(Setting(t.case.model), t.text)
+    theirs, ours = s.oracle.normalize(x, p), normalize(x, p)
+    yield Measure("different bits", int((theirs.view(np.int32) != ours.view(np.int32)).sum()), f"p={p}", exact=True)
+
+
+def batch(s: Session, t: Test) -> Iterator[Measure]:
+    """The vector in any batch is the vector alone, bit for bit; `different bits` counts numbers that are not."""
+    alone = s.vector(t.case.model, t.numerics, t.text).view(np.int32)
+    for arrangement in t.case.options["arrangements"]:
+        beside = s.in_batches(t.case, t.numerics, arrangement)[t.text.id].view(np.int32)
+        yield Measure("different bits", int((alone != beside).sum()), arrangement, exact=True)
+
+
+def trace(s: Session, t: Test) -> Iterator[Measure]:
+    """The two runs side by side: how far each tensor has drifted, the propagated error."""
+    ours, theirs = s.trace(t.case.model, t.numerics, t.text), s.oracle.trace(t.case.model, t.text)
+    alignment = align(ours, theirs)
+    unpaired = [ours.taps[i].name for i in alignment.ours_only] + [theirs.taps[j].name for j in alignment.theirs_only]
+    yield Measure("tensors without a partner", len(unpaired), ", ".join(unpaired[:4]), exact=True)
+    differences = [
+        (p.name, compare(theirs.taps[p.theirs].array, like(theirs, p.theirs, ours.taps[p.ours].array)))
+        for p in alignment.pairs
+    ]
+    yield from by_class((name, d.rel_peak, d) for name, d in differences)
+
+
+def local(s: Session, t: Test) -> Iterator[Measure]:
+    """Every operation on llama.cpp's own inputs: the error it adds itself."""
+    ours, theirs = s.trace(t.case.model, t.numerics, t.text), s.oracle.trace(t.case.model, t.text)
+    alignment = align(ours, theirs)
+    tap = ReplayTap(ours, theirs, alignment)
+    embedder = s.embedder(t.case.model, t.numerics)
+    embedder.trace(t.text.data, tap=tap)
+    if len(tap.differences) != len(alignment.pairs):
+        raise AssertionError("the replayed run shows other tensors than the recorded one")
+    found = []
+    for pair, local_ in zip(alignment.pairs, tap.differences, strict=True):
+        peak = float(np.abs(theirs.taps[pair.theirs].array).max(initial=0))
+        found.append((pair.name, over(local_.difference.max_abs, peak), local_.difference))
+    yield from by_class(found)
+    yield from gelu_table(embedder.ops.gelu, theirs)
+
+
+def gelu_table(gelu: Callable[[Array], Array], theirs: Trace) -> Iterator[Measure]:
+    """llama.cpp's GELU is T[float16(x)], with T[h] = float16(gelu(h)): held to that, not to its distance from gelu(x).
+
+    The unit is what rounding leaves open: half a float16 step at T[h], and half a float32 step of the tanh in
+    x/2 (1 + tanh ...), which cancels where x is far below 0. A value above 1 is another function.
+    """
+    for i, tap in enumerate(theirs.taps):
+        if tap.op != "GELU":
+            continue
+        x = theirs.taps[theirs.meta["nodes"][i]["sources"][0]].array
+        h = np.where(np.abs(x) < 10, x.astype(np.float16).astype(x.dtype), x)  # outside, T is not asked: 0 or x
+        allowed = np.spacing(np.abs(tap.array).astype(np.float16)).astype(np.float64) / 2 + np.abs(h) * 2.0**-25
+        gap = np.abs(np.asarray(gelu(h), np.float64) - tap.array) / allowed
+        at = np.unravel_index(int(gap.argmax()), gap.shape)
+        yield Measure("ffn_gelu table", finite(float(gap.max())), f"{tap.name} at x = {x[at]:.4g}")
+
+
+KINDS: dict[str, Callable[[Session, Test], Iterable[Measure]]] = {
+    "tokens": tokens,
+    "embed": embed,
+    "distance": distance,
+    "normalize": normalized,
+    "batch": batch,
+    "trace": trace,
+    "local": local,
+}
+
+
+def by_class(found: Iterable[tuple[str, float, Difference]]) -> Iterator[Measure]:
+    """The largest value of each class of tensors: those of one name, all layers together."""
+    worst: dict[str, Measure] = {}
+    for name, value, d in found:
+        metric = class_of(name)
+        value = math.inf if d.nonfinite_a or d.nonfinite_b else finite(value)
+        if metric not in worst or value > worst[metric].value:
+            worst[metric] = Measure(metric, value, f"{name} at {d.worst}" if d.worst else name)
+    yield from worst.values()
+
+
+def class_of(name: str) -> str:
+    """`kq_soft_max-3` is of the class `kq_soft_max`."""
+    return re.sub(r"-\d+$", "", name)
+
+
+def like(theirs: Trace, j: int, x: Array) -> Array:
+    """x in the shape that their tensor has: axes of length 1 come and go."""
+    return x.reshape(theirs.taps[j].array.shape)
+
+
+def worst_cosine(a: Array, b: Array) -> float:
+    """The largest 1 - cos of a row of a with the same row of b, as |a/|a| - b/|b||^2 / 2, which does not cancel."""
+    if a.shape != b.shape:
+        return math.inf
+    x, y = (v.astype(np.float64) / np.linalg.norm(v.astype(np.float64), axis=-1, keepdims=True) for v in (a, b))
+    return finite(float((0.5 * np.square(x - y).sum(axis=-1)).max()))
+
+
+def largest(metric: str, value: float, ours: Array) -> Measure:
+    """A measure that is infinite if any of our numbers is not finite."""
+    return Measure(metric, finite(value) if np.isfinite(ours).all() else math.inf)
+
+
+def over(part: float, whole: float) -> float:
+    """part / whole; 0/0 is 0."""
+    return 0.0 if part == 0 else part / whole if whole else math.inf
+
+
+def finite(x: float) -> float:
+    """x, or infinity for NaN."""
+    return math.inf if math.isnan(x) else x

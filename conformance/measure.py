@@ -1,0 +1,55 @@
+"""Finds the bounds: runs the tests, keeps the worst value of every metric, and writes bounds.toml by its rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from conformance.bounds import Bound, Bounds, bound_for, limit_of
+from conformance.runner import Result
+
+
+@dataclass
+class Outcome:
+    """What `measure` found, beside what stood in the file."""
+
+    bounds: Bounds
+    raised: list[str] = field(default_factory=list)  # rows whose bound would be looser than before
+    above: list[str] = field(default_factory=list)  # values above limits.toml: faults, whatever the bounds
+    errors: list[str] = field(default_factory=list)  # tests that gave no number
+
+
+def collect(results: Iterable[Result]) -> dict[str, dict[str, list[tuple[float, str]]]]:
+    """Table -> metric -> (value, text) of every measure that has a row."""
+    found: dict[str, dict[str, list[tuple[float, str]]]] = {}
+    for r in results:
+        for m in r.measures:
+            if not m.exact:
+                found.setdefault(r.test.bounds, {}).setdefault(m.metric, []).append((m.value, r.test.text.id))
+    return found
+
+
+def measure(results: Sequence[Result], old: Bounds, environment: dict[str, str], date: str) -> Outcome:
+    """Make new bounds of the results. Tables that no result belongs to stay as they are."""
+    tables = {name: dict(rows) for name, rows in old.tables.items()}
+    outcome = Outcome(Bounds({"date": date, **environment}, tables))
+    for r in results:
+        if r.status == "error":
+            outcome.errors.append(f"{r.test.numerics} {r.test.id}: {r.note}")
+        outcome.errors += [
+            f"{r.test.numerics} {r.test.id}: {m.metric} {m.value:g} ({m.where})"
+            for m in r.measures
+            if m.exact and m.value
+        ]
+    for table, metrics in collect(results).items():
+        tables[table] = {}
+        for metric, values in metrics.items():
+            worst, at = max(values)
+            row = Bound(bound_for(table, metric, worst), worst, min(values)[0], at)
+            tables[table][metric] = row
+            before = old.tables.get(table, {}).get(metric)
+            if before and row.bound > before.bound:
+                outcome.raised.append(f"[{table}] {metric}: {before.bound:.2g} -> {row.bound:.2g}, on {at}")
+            if worst > limit_of(table, metric):
+                outcome.above.append(f"[{table}] {metric}: {worst:.3g} on {at}, limit {limit_of(table, metric):.2g}")
+    return outcome

@@ -1,0 +1,315 @@
+"""Faults, each a line or two, that the cases must find: a mutant that no case catches is a missing case.
+
+No file is edited. A mutant is refembed with one operation, one number, one weight or the tokenizer replaced.
+
+    python -m conformance mutants
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any, cast
+
+import numpy as np
+
+from conformance import session
+from conformance.bounds import Bounds
+from conformance.cases import select
+from conformance.oracle import Oracle
+from conformance.runner import Result, run
+from refembed import Embedder
+from refembed.arrays import I64, Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import NOBODY, Ops, See
+from refembed.model import Model
+from refembed.model.batch import Batch
+from refembed.model.trace import SILENT, TapLike
+from refembed.tokenizer import Tokenizer
+
+SELECTION = (  # a few tests of every kind, seconds in all; the refembed that is not broken passes them
+    *("tokenizer/minilm/parsed::separator-in-text", "tokenizer/minilm/parsed::nul", "tokenizer/minilm/parsed::hello"),
+    *("forward/minilm-f32/local::rare-word", "forward/minilm-f32/local::tokens-15"),
+    *("forward/minilm-f32/trace::rare-word", "forward/minilm-f32/trace::tokens-15"),
+    *("embed/minilm-f32/mean::same-length-1", "embed/minilm-f32/mean::same-length-2"),
+    *("pooling/minilm-f32/mean::rare-word", "pooling/minilm-f32/none::rare-word"),
+    "batch/minilm-f32/few",
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault."""
+
+    id: str
+    description: str
+    broken: Callable[[Embedder], Embedder]
+    shown_by: str = ""  # kind that must be among those that catch it, where that is the point
+
+
+class Ops_:  # noqa: N801
+    """Operations, some of them replaced by functions that get the true operations first."""
+
+    def __init__(self, ops: Ops, replaced: dict[str, Callable[..., Any]]) -> None:
+        self.ops, self.replaced = ops, replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(self.replaced[name], self.ops) if name in self.replaced else getattr(self.ops, name)
+
+
+class Model_:  # noqa: N801
+    """A model whose batch or whose hidden states are changed on the way."""
+
+    def __init__(self, model: Model, before: Callable[[Batch], Batch], after: Callable[[Batch, Float], Float]) -> None:
+        self.model, self.before, self.after, self.hparams = model, before, after, model.hparams
+
+    def forward(self, batch: Batch, ops: Ops, tap: TapLike = SILENT) -> Float:
+        """The true forward pass between the two."""
+        return self.after(batch, self.model.forward(self.before(batch), ops, tap))
+
+
+class Tokenizer_:  # noqa: N801
+    """A tokenizer with another `encode`, which gets the true one first."""
+
+    def __init__(self, tokenizer: Tokenizer, encode: Callable[..., list[int]]) -> None:
+        self.tokenizer, self.encode = tokenizer, partial(encode, tokenizer.encode)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+def ops(**replaced: Callable[..., Any]) -> Callable[[Embedder], Embedder]:
+    """Replace operations."""
+    return lambda e: Embedder(e.info, e.tokenizer, e.model, cast(Ops, Ops_(e.ops, replaced)))
+
+
+def fresh(make: Callable[[], Callable[..., Any]], name: str) -> Callable[[Embedder], Embedder]:
+    """Replace an operation by a function that remembers: a new one for every refembed."""
+    return lambda e: ops(**{name: make()})(e)
+
+
+def model(change: Callable[[Model], Any]) -> Callable[[Embedder], Embedder]:
+    """Replace the model."""
+    return lambda e: Embedder(e.info, e.tokenizer, cast(Model, change(e.model)), e.ops)
+
+
+def hparams(**values: Any) -> Callable[[Embedder], Embedder]:
+    """Change hyperparameters."""
+    return model(lambda m: replace(m, hparams=replace(m.hparams, **values)))
+
+
+def blocks(change: Callable[[Any], Any]) -> Callable[[Embedder], Embedder]:
+    """Change every layer's weights."""
+    return model(lambda m: replace(m, weights=replace(m.weights, blk=tuple(change(b) for b in m.weights.blk))))
+
+
+def batch(before: Callable[[Batch], Batch]) -> Callable[[Embedder], Embedder]:
+    """Change what goes into the forward pass."""
+    return model(lambda m: Model_(m, before, lambda batch, hidden: hidden))
+
+
+def hidden(after: Callable[[Batch, Float], Float]) -> Callable[[Embedder], Embedder]:
+    """Change what comes out of the forward pass, behind its last tap."""
+    return model(lambda m: Model_(m, lambda batch: batch, after))
+
+
+def tokenizer(encode: Callable[..., list[int]]) -> Callable[[Embedder], Embedder]:
+    """Change the tokenizer."""
+    return lambda e: Embedder(e.info, cast(Tokenizer, Tokenizer_(e.tokenizer, encode)), e.model, e.ops)
+
+
+# -- operations ----------------------------------------------------------------------------------------------------------
+
+erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def gelu_erf(_: Ops, x: Float) -> Float:
+    """The form that BERT was trained with."""
+    return cast(Float, (0.5 * x * (1 + erf(x / math.sqrt(2)))).astype(x.dtype))
+
+
+def gelu_quick(_: Ops, x: Float) -> Float:
+    """The sigmoid form of OpenAI's CLIP."""
+    return cast(Float, (x / (1 + np.exp(-1.702 * x))).astype(x.dtype))
+
+
+def gelu_without_cube(_: Ops, x: Float) -> Float:
+    """The tanh form without its cubic term."""
+    return cast(Float, (0.5 * x * (1 + np.tanh(0.7978845608 * x))).astype(x.dtype))
+
+
+def layer_norm_unbiased(_: Ops, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+    """The variance divided by C - 1."""
+    wide = x.astype(np.float64)
+    y = (wide - wide.mean(axis=-1, keepdims=True)) / np.sqrt(wide.var(axis=-1, ddof=1, keepdims=True) + eps)
+    y = see("norm", y.astype(x.dtype)) * w.dequantize()
+    return y if b is None else see("norm_w", y) + b.dequantize()
+
+
+def layer_norm_in_float16(true: Ops, x: Float, *rest: Any) -> Float:
+    """Hidden states kept in float16."""
+    return cast(Float, true.layer_norm(x, *rest).astype(np.float16).astype(x.dtype))
+
+
+def linear_in_float16(true: Ops, x: Float, *rest: Any) -> Float:
+    """Products of numbers rounded to float16."""
+    return true.linear(x.astype(np.float16).astype(x.dtype), *rest)
+
+
+def norm_before_residual(e: Embedder) -> Embedder:
+    """a + norm(x) for norm(a + x)."""
+    last: list[Float] = []
+
+    def linear_kept(true: Ops, x: Float, *rest: Any) -> Float:
+        last[:] = [true.linear(x, *rest)]
+        return last[0]
+
+    def layer_norm(true: Ops, x: Float, *rest: Any) -> Float:
+        if not last or last[0].shape != x.shape:
+            return true.layer_norm(x, *rest)
+        return last[0] + true.layer_norm(x - last[0], *rest)
+
+    return ops(linear=linear_kept, layer_norm=layer_norm)(e)
+
+
+def scaled(factor: Callable[[Float, int], float]) -> Callable[..., Float]:
+    """Attention with another scale, a function of q and the number of heads."""
+
+    def attention(
+        true: Ops, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
+    ) -> Float:
+        return true.attention(q, k, v, n_head, offsets, factor(q, n_head), see)
+
+    return attention
+
+
+def interleaved_heads(
+    true: Ops, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
+) -> Float:
+    """Channels dealt out to the heads in turn, not side by side."""
+    order = np.arange(q.shape[1]).reshape(-1, n_head).T.ravel()
+    dealt = (np.ascontiguousarray(x[:, order]) for x in (q, k, v))
+    return np.ascontiguousarray(true.attention(*dealt, n_head, offsets, scale, see)[:, np.argsort(order)])
+
+
+def causal(
+    true: Ops, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
+) -> Float:
+    """The last token alone sees all; here: each token sees itself and those before."""
+    rows = [
+        true.attention(q[b : i + 1], k[b : i + 1], v[b : i + 1], n_head, np.array([0, i + 1 - b]), scale)[-1]
+        for b, e in zip(offsets[:-1], offsets[1:], strict=True)
+        for i in range(b, e)
+    ]
+    return np.stack(rows)
+
+
+def across_texts(
+    true: Ops, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
+) -> Float:
+    """The whole batch as one text."""
+    return true.attention(q, k, v, n_head, offsets[[0, -1]], scale, see)
+
+
+def padding_attended(
+    true: Ops, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
+) -> Float:
+    """Texts filled up with zeros to the longest of the batch, and the zeros looked at."""
+    lengths = np.diff(offsets)
+    real = (np.arange(lengths.max()) < lengths[:, None]).ravel()
+    padded = [np.zeros((len(real), q.shape[1]), q.dtype) for _ in range(3)]
+    for wide, x in zip(padded, (q, k, v), strict=True):
+        wide[real] = x
+    return np.ascontiguousarray(
+        true.attention(*padded, n_head, np.arange(len(offsets)) * lengths.max(), scale, see)[real]
+    )
+
+
+def stale_keys() -> Callable[..., Float]:
+    """The keys of the last text of this length."""
+    kept: dict[tuple[int, ...], list[Float]] = {}
+
+    def attention(true: Ops, q: Float, k: Float, *rest: Any) -> Float:
+        before = kept.setdefault(k.shape, [])
+        before.append(k.copy())
+        return true.attention(q, before[-7] if len(before) > 6 else k, *rest)  # six layers ago: the text before
+
+    return attention
+
+
+def segment_1(true: Ops, w: Tensor, ids: Sequence[int] | I64) -> Float:
+    """The second segment's vector."""
+    return true.get_rows(w, [1] if w.name == "token_types.weight" else ids)
+
+
+# -- the list ------------------------------------------------------------------------------------------------------------
+
+MUTANTS = (
+    Mutant("gelu-erf", "GELU in its erf form", ops(gelu=gelu_erf), "local"),
+    Mutant("gelu-quick", "GELU in its sigmoid form", ops(gelu=gelu_quick)),
+    Mutant("gelu-without-cube", "GELU without the cubic term", ops(gelu=gelu_without_cube)),
+    Mutant("eps-1e-5", "layer norm with eps 1e-5 for 1e-12", hparams(norm_eps=1e-5), "local"),
+    Mutant("variance-unbiased", "layer norm with the variance divided by C - 1", ops(layer_norm=layer_norm_unbiased), "local"),
+    Mutant("norm-before-residual", "the residual added behind the norm", norm_before_residual),
+    Mutant("hidden-float16", "hidden states kept in float16", ops(layer_norm=layer_norm_in_float16), "local"),
+    Mutant("inputs-float16", "matrices multiplied with float16", ops(linear=linear_in_float16), "local"),
+    Mutant("token-type-missing", "no segment vector", model(lambda m: replace(m, weights=replace(m.weights, token_types=None)))),
+    Mutant("token-type-1", "the segment vector of the second text", ops(get_rows=segment_1)),
+    Mutant("position-off-by-one", "positions from 1", batch(lambda b: replace(b, pos=b.pos + 1))),
+    Mutant("position-in-batch", "positions counted through the batch", batch(lambda b: replace(b, pos=np.arange(len(b.ids)))), "batch"),
+    Mutant("scale-sqrt-C", "attention scaled by 1/sqrt(C) for 1/sqrt(D)", ops(attention=scaled(lambda q, H: q.shape[1] ** -0.5))),
+    Mutant("scale-missing", "attention without scale", ops(attention=scaled(lambda q, H: 1.0))),
+    Mutant("heads-interleaved", "channels dealt out to the heads in turn", ops(attention=interleaved_heads)),
+    Mutant("causal", "a token does not see those behind it", ops(attention=causal)),
+    Mutant("across-texts", "attention over the whole batch", ops(attention=across_texts), "batch"),
+    Mutant("padding-attended", "attention over padding", ops(attention=padding_attended), "batch"),
+    Mutant("stale-keys", "keys of the text before", fresh(stale_keys, "attention")),
+    Mutant("bias-swapped", "the biases of Q and K swapped", blocks(
+        lambda b: replace(b, attn_q=b.attn_q._replace(bias=b.attn_k.bias), attn_k=b.attn_k._replace(bias=b.attn_q.bias)))),
+    Mutant("bias-missing", "no bias behind the attention", blocks(
+        lambda b: replace(b, attn_output=b.attn_output._replace(bias=None)))),
+    Mutant("key-bias-missing", "no bias of K, which softmax hides from the vector", blocks(
+        lambda b: replace(b, attn_k=b.attn_k._replace(bias=None))), "local"),
+    Mutant("layer-missing", "the last layer left out", model(
+        lambda m: replace(m, hparams=replace(m.hparams, n_layer=5), weights=replace(m.weights, blk=m.weights.blk[:5])))),
+    Mutant("pooling-cls", "the first token's row for the mean", hparams(pooling="cls")),
+    Mutant("mean-over-n-1", "the mean divided by T - 1, which normalising hides", hidden(
+        lambda b, x: x * np.repeat(n / (n - 1), n)[:, None].astype(x.dtype) if len(n := np.diff(b.offsets)) else x)),
+    Mutant("specials-unparsed", "[SEP] in a text is text", tokenizer(
+        lambda encode, text, add_special=True, parse_special=False: encode(text, add_special=add_special))),
+    Mutant("separator-missing", "no [SEP] behind the text", tokenizer(lambda encode, text, **o: encode(text, **o)[:-1])),
+    Mutant("text-ends-at-nul", "the text ends at a NUL, as C strings do", tokenizer(
+        lambda encode, text, **o: encode(text.split(b"\0")[0] if isinstance(text, bytes) else text, **o))),
+)  # fmt: skip
+
+
+@cache
+def true_embedder(name: str, numerics: str) -> Embedder:
+    """refembed as it is, loaded once for all mutants."""
+    return session.load(name, numerics)
+
+
+def run_mutant(mutant: Mutant | None, numerics: str, oracle: Oracle, bounds: Bounds) -> list[Result]:
+    """The selection on a broken refembed; None: on the true one."""
+
+    def loader(name: str, chosen: str) -> Embedder:
+        return mutant.broken(true_embedder(name, chosen)) if mutant else true_embedder(name, chosen)
+
+    tests = select(SELECTION, numerics=[numerics])
+    return run(session.Session(oracle, loader), tests, bounds, {})
+
+
+def caught_by(results: Sequence[Result]) -> str:
+    """Which kinds of check catch it, each with the number that is furthest above its bound. "": none does."""
+    found: dict[str, tuple[float, str]] = {}
+    for r in results:
+        kind = r.test.case.kind
+        if r.status == "error":
+            found.setdefault(kind, (0.0, r.note.splitlines()[0][:60]))
+        for m, bound in r.over:
+            times = m.value / bound if bound else math.inf
+            if times > found.get(kind, (0.0, ""))[0]:
+                found[kind] = (times, f"{m.metric} {m.value:.2g}, bound {bound:.2g}")
+    return "; ".join(f"{kind}: {text}" for kind, (_, text) in found.items())

@@ -1,0 +1,5 @@
+"""`python -m refembed` is `refembed`."""
+
+from refembed.cli import main
+
+main()

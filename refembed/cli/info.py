@@ -1,0 +1,195 @@
+"""`refembed info`: what a model file is. Reads no weights, and describes models that refembed cannot run too."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from typing import Any
+
+import click
+import numpy as np
+
+from refembed.cli.models import open_model
+from refembed.cli.options import json_option
+from refembed.cli.show import escape, print_json, spell_shape, table
+from refembed.errors import RefembedError
+from refembed.gguf import GGUFFile, Metadata, StringArray, Tensor
+from refembed.model import load_model
+from refembed.pooling import POOLING_TYPES, resolve_pooling
+from refembed.tokenizer import load_tokenizer
+
+EPILOG = """\b
+Examples:
+  refembed info
+  refembed info model.gguf
+  refembed info model.gguf --tensors | grep attn_q
+  refembed info model.gguf --metadata --json
+"""
+
+LABELS = {  # key in JSON, named as `Embedder.info` names it -> head in the table
+    "name": "name",
+    "path": "file",
+    "file_size": "file size",
+    "sha256": "sha256",
+    "gguf_version": "GGUF version",
+    "byteorder": "byte order",
+    "architecture": "architecture",
+    "n_embd": "vector length",
+    "n_ctx": "longest text",
+    "n_layer": "layers",
+    "n_head": "heads",
+    "n_ff": "feed-forward width",
+    "n_params": "parameters",
+    "n_tensors": "tensors",
+    "quant_types": "tensor types",
+    "pooling": "pooling",
+    "tokenizer": "tokenizer",
+    "n_vocab": "vocabulary",
+    "runs": "refembed runs it",
+}
+
+SIZES = {  # key in JSON -> key in the file, `{arch}.` in front
+    "n_embd": "embedding_length",
+    "n_ctx": "context_length",
+    "n_layer": "block_count",
+    "n_head": "attention.head_count",
+    "n_ff": "feed_forward_length",
+}
+
+UNITS = {"n_ctx": "tokens", "n_embd": "numbers", "n_vocab": "tokens"}
+SHOWN_ITEMS, SHOWN_CHARACTERS = 4, 120  # of an array, of a string
+
+
+@click.command("info", epilog=EPILOG)
+@click.argument("model", required=False)
+@click.option("-m", "--model", "option", metavar="MODEL", help="The same as the argument.")
+@click.option("--metadata", is_flag=True, help="List every key with its type and value; long values are shortened.")
+@click.option(
+    "--tensors", is_flag=True, help="List every tensor: name, shape, type, its first byte in the file, bytes."
+)
+@click.option("--sha256", is_flag=True, help="Add the hash of the file, which is read whole for it.")
+@json_option
+def command(
+    model: str | None, option: str | None, metadata: bool, tensors: bool, sha256: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Say what MODEL is: a GGUF file, or the name of a model (minilm if none is given).
+
+    --json prints one object; with --metadata and --tensors these are in it, nothing shortened.
+    """
+    if model and option:
+        raise click.UsageError("Give the model once: as the argument or with -m.")
+    f = open_model(model or option or "minilm")
+    if as_json:
+        about = summary(f, sha256)
+        about |= {"metadata": {k: typed(f.metadata, k) for k in f.metadata}} if metadata else {}
+        about |= {"tensors": [record(t) for t in f.tensors.values()]} if tensors else {}
+        print_json(about)
+        return
+    if sha256 or not (metadata or tensors):
+        table(["what", "value"], [(LABELS[k], spoken(k, v)) for k, v in summary(f, sha256).items() if v is not None])
+    if metadata:
+        table(
+            ["key", "type", "value"], [(escape(k), f.metadata.type_name(k), brief(f.metadata, k)) for k in f.metadata]
+        )
+    if tensors:
+        listed = f.tensors.values()
+        rows = [(escape(t.name), spell_shape(t.shape), t.type.name, str(t.offset), str(t.nbytes)) for t in listed]
+        table(["tensor", "shape", "type", ">offset", ">bytes"], rows)
+
+
+def summary(f: GGUFFile, sha256: bool) -> dict[str, Any]:
+    """Everything in LABELS, None where the file does not say."""
+    md, tensors = f.metadata, f.tensors.values()
+    arch = md.string("general.architecture", "unknown")
+    about = {
+        "name": md.string("general.name", f.path.stem),
+        "path": str(f.path),
+        "file_size": f.size,
+        "sha256": digest(f) if sha256 else None,
+        "gguf_version": f.version,
+        "byteorder": "little" if f.byteorder == "<" else "big",
+        "architecture": arch,
+        **{name: scalar(md, f"{arch}.{key}") for name, key in SIZES.items()},
+        "n_params": sum(math.prod(t.shape) for t in tensors),
+        "n_tensors": len(tensors),
+        "quant_types": dict(Counter(t.type.name for t in tensors).most_common()),
+        "pooling": pooling_of(md, arch),
+        "tokenizer": md.string("tokenizer.ggml.model", None),
+        "n_vocab": len(md.strings("tokenizer.ggml.tokens", ())),
+        "runs": verdict(f),
+    }
+    return {k: about[k] for k in LABELS if k in about and (k != "sha256" or sha256)}
+
+
+def scalar(md: Metadata, key: str) -> Any:
+    """A number, or a list where each layer has its own; None where the key is absent."""
+    value = md.get(key)
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def pooling_of(md: Metadata, arch: str) -> str:
+    """The rule that `--pooling native` stands for."""
+    number = md.get(f"{arch}.pooling_type")
+    if number is None:
+        return resolve_pooling("native", None)
+    return POOLING_TYPES.get(number, f"unknown ({number})") if isinstance(number, int) else f"unknown ({number!r})"
+
+
+def verdict(f: GGUFFile) -> str:
+    """ "yes", or why not."""
+    try:
+        model = load_model(f)
+        load_tokenizer(f)
+        resolve_pooling("native", model.hparams.pooling)
+    except RefembedError as e:
+        return f"no: {str(e).splitlines()[0].removeprefix(f'{f.path}: ')}"
+    return "yes"
+
+
+def digest(f: GGUFFile) -> str:
+    """SHA-256 of the whole file, in hexadecimal."""
+    total = hashlib.sha256()
+    with f.path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def record(t: Tensor) -> dict[str, Any]:
+    """A tensor's row: the shape is NumPy's, GGUF's `ne` reversed; the offset is the byte of the file."""
+    return {"name": t.name, "shape": list(t.shape), "type": t.type.name, "offset": t.offset, "nbytes": t.nbytes}
+
+
+def spoken(key: str, value: Any) -> str:
+    """A value as people write it."""
+    if key == "quant_types":
+        return ", ".join(f"{kind} ({n})" for kind, n in value.items())
+    if key == "file_size":
+        return f"{value / 2**20:.1f} MiB ({value:,} bytes)"
+    shown = f"{value:,}" if isinstance(value, int) else escape(str(value))
+    return f"{shown} {UNITS[key]}" if key in UNITS else shown
+
+
+def typed(md: Metadata, key: str) -> dict[str, Any]:
+    """Type and whole value of a key, fit for JSON: a number that is not finite becomes a string."""
+    return {"type": md.type_name(key), "value": jsonable(md[key], md.type_name(key))}
+
+
+def jsonable(value: Any, kind: str) -> Any:
+    """Lists for arrays; FLOAT32 in the fewest digits that read back to it."""
+    if isinstance(value, (list, np.ndarray, StringArray)):
+        return [jsonable(v, kind[6:-1]) for v in value]
+    if isinstance(value, (float, np.floating)):
+        value = float(str(np.float32(value))) if kind == "FLOAT32" else float(value)
+        return value if math.isfinite(value) else str(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def brief(md: Metadata, key: str) -> str:
+    """A value on one line; of an array the first items and its length."""
+    kind, value = md.type_name(key), md[key]
+    if not isinstance(value, (list, np.ndarray, StringArray)):
+        return escape(str(jsonable(value, kind)), SHOWN_CHARACTERS)
+    items = [escape(str(v), SHOWN_CHARACTERS // SHOWN_ITEMS) for v in jsonable(value[:SHOWN_ITEMS], kind)]
+    return f"[{', '.join(items)}{', ...' if len(value) > SHOWN_ITEMS else ''}] ({len(value):,} items)"

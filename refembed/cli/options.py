@@ -1,0 +1,106 @@
+"""Options that several commands share, and what one may write for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+POOLINGS = "native, none, mean, cls, last, max, mean_sqrt_len, weightedmean"
+NORMS = {"none": -1, "max": 0, "taxicab": 1, "l1": 1, "euclid": 2, "l2": 2}
+NUMERICS = ("auto", "exact", "fast")
+
+
+def read_norm(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """llama.cpp's `--embd-normalize`: a whole number from -1, or a name for one."""
+    number = norm_of(value)
+    if number is None or number < -1:
+        raise click.BadParameter(f"{value!r} is neither a whole number from -1 nor one of {', '.join(NORMS)}.")
+    return number
+
+
+def norm_of(word: str) -> int | None:
+    """The number that a word stands for, if it does."""
+    word = word.lower()
+    return int(word) if re.fullmatch(r"[+-]?[0-9]{1,9}", word) else NORMS.get(word)
+
+
+class TextCommand(click.Command):
+    """A command that takes texts.
+
+    Says how to write a text that begins with a dash, and reads `--normalize` with no number behind it.
+
+    `--normalize` alone is `--normalize 2`. What follows it is its value only where it can be one, so that
+    `embed --normalize "Hello!"` embeds the text.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with the two additions."""
+        try:
+            return super().parse_args(ctx, bind_norms(args))
+        except click.NoSuchOption as e:
+            if e.possibilities:
+                raise
+            message = f"{e.message} (A text that begins with a dash goes after `--`.)"
+            raise click.NoSuchOption(e.option_name, message, ctx=e.ctx) from None
+
+
+def bind_norms(args: list[str]) -> list[str]:
+    """Write each `--normalize` together with its value: `--normalize`, `-1` becomes `--normalize=-1`."""
+    bound: list[str] = []
+    for i, arg in enumerate(args):
+        if arg == "--":
+            return bound + args[i:]
+        if i and args[i - 1] in ("--normalize", "--embd-normalize") and norm_of(arg) is not None:
+            bound[-1] = f"--normalize={arg}"
+        else:
+            bound.append("--normalize=2" if arg in ("--normalize", "--embd-normalize") else arg)
+    return bound
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+model_option: Decorator = click.option(
+    "-m", "--model", default="minilm", show_default=True, metavar="MODEL", help="A GGUF file, or the name of a model."
+)
+
+numerics_option: Decorator = click.option(
+    "--numerics",
+    type=click.Choice(NUMERICS),
+    default="auto",
+    show_default=True,
+    help="How numbers are computed: exact is float64 by the textbook, fast is float32; auto is fast.",
+)
+
+pooling_option: Decorator = click.option(
+    "--pooling",
+    default="native",
+    show_default=True,
+    metavar="NAME",
+    help=f"From the tokens' vectors to the text's: {POOLINGS}. native is what the model's file says.",
+)
+
+normalize_option: Decorator = click.option(
+    "--normalize",
+    "--embd-normalize",
+    callback=read_norm,
+    default="2",
+    metavar="[INT]",
+    help="-1 none, 0 max (largest magnitude 32760), 1 taxicab, 2 euclid (the default), p: the p-norm.",
+)
+
+truncate_option: Decorator = click.option(
+    "--truncate", is_flag=True, help="Cut texts that are too long for the model. Otherwise they are an error."
+)
+
+file_option: Decorator = click.option(
+    "--file", "-f", metavar="FILE", help="Read texts from FILE, one a line; - is standard input."
+)
+
+json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+quiet_option: Decorator = click.option(
+    "--quiet", "-q", is_flag=True, help="No remarks on stderr; warnings and errors stay."
+)

@@ -1,0 +1,67 @@
+"""Where results go: standard output, or a file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from refembed.errors import RequestError
+
+
+@contextlib.contextmanager
+def open_output(path: str | None) -> Iterator[BinaryIO]:
+    """A stream for bytes. None and `-` are standard output.
+
+    A file is written beside its place and moved there at the end; after an error, or Ctrl-C, there is none, and an
+    older one is untouched. What is not a plain file (a pipe, /dev/null) is written directly.
+    Raises RequestError where nothing can be written.
+    """
+    if path in (None, "-"):
+        if sys.stdout is None:
+            raise RequestError("standard output is closed", hint="--output FILE writes a file")
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        return
+    target = Path(os.path.realpath(str(path)))  # a link stays one: its target is replaced
+    with contextlib.ExitStack() as stack:
+        try:
+            if target.exists() and not target.is_file():
+                out: BinaryIO = stack.enter_context(target.open("wb"))
+            else:
+                out = stack.enter_context(replacing(target))
+        except OSError as e:
+            raise RequestError(f"{path}: cannot be written: {e.strerror or e}", hint="--output takes a file") from None
+        yield out
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """A temporary file that takes the place of `target` when all is written."""
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.chmod(mode_of(target))
+        temporary.replace(target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def mode_of(target: Path) -> int:
+    """Permissions of the file that is replaced, or those a new file gets."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

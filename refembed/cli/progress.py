@@ -1,0 +1,63 @@
+"""A bar on stderr while many texts are embedded. It shows only on a terminal, and only when the work takes a while."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from refembed.cli.show import is_terminal
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PATIENCE = 1.0  # seconds before the bar appears
+
+
+class Bar:
+    """Counts texts; knows the end where the input's length is known.
+
+        with Bar(total, wanted=True) as bar:
+            bar.advance(done)
+
+    total   the end of `done`: bytes of a file, texts of the arguments; None where it is not known
+    wanted  False where the results go to the same terminal, which a bar would tear apart
+    """
+
+    def __init__(self, total: int | None, *, wanted: bool) -> None:
+        self.total, self.wanted = total, wanted and is_terminal(sys.stderr)
+        self.texts, self.started = 0, time.monotonic()
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, done: int) -> None:
+        """One more text is embedded; reading had come as far as `done` with it."""
+        self.texts += 1
+        if not self.wanted or (self.bar is None and time.monotonic() - self.started < PATIENCE):
+            return
+        if self.bar is None:
+            self.show()
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, texts=f"{self.texts:,} texts")
+
+    def show(self) -> None:
+        """Put the bar on the terminal. Streams stay as they are: rich would send stdout through stderr."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = [TextColumn("embedding"), BarColumn(), TextColumn("{task.fields[texts]}"), TimeElapsedColumn()]
+        if self.total is not None:
+            columns += [TextColumn("left"), TimeRemainingColumn()]
+        self.bar = Progress(
+            *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self.task = self.bar.add_task("embedding", total=self.total, texts="")
+        self.bar.start()

@@ -1,0 +1,63 @@
+"""`refembed tokenize`: texts to tokens."""
+
+from __future__ import annotations
+
+import click
+
+from refembed.cli.models import open_tokenizer
+from refembed.cli.options import TextCommand, file_option, json_option, model_option
+from refembed.cli.show import decode, escape, print_json, table
+from refembed.cli.texts import Texts
+
+EPILOG = """\b
+Examples:
+  refembed tokenize "Hello, world!"
+  refembed tokenize --ids "Hello, world!"          [101, 7592, 1010, 2088, 999, 102]
+  refembed tokenize --ids --file corpus.txt        a list a line
+  refembed tokenize --no-parse-special "a [SEP] b"
+
+`embed` reads texts as this command does without options: special tokens are added, and "[SEP]" in a text is the token.
+"""
+
+
+@click.command("tokenize", cls=TextCommand, epilog=EPILOG)
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@file_option
+@model_option
+@click.option("--ids", "only_ids", is_flag=True, help="Print the ids alone, a list a text.")
+@click.option("--no-special", is_flag=True, help="Add no special tokens ([CLS], [SEP] ...) around the text.")
+@click.option("--no-parse-special", is_flag=True, help="Take special tokens' names in the text as ordinary characters.")
+@json_option
+def command(
+    texts: tuple[str, ...], file: str | None, model: str, only_ids: bool, no_special: bool, no_parse_special: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Show the tokens of each TEXT: place, id, piece as the vocabulary has it, bytes it stands for.
+
+    Without TEXT, and without --file, each line of standard input is a text. --json prints an object a line: index,
+    text, ids, pieces.
+    """
+    source = Texts(texts, file)
+    tokenizer = open_tokenizer(model)
+    for i, text in enumerate(source):
+        ids = tokenizer.encode(text, add_special=not no_special, parse_special=not no_parse_special)
+        if only_ids and not as_json:
+            print_json(ids)
+            continue
+        tokens = [tokenizer.vocab.tokens[t] for t in ids]
+        if as_json:
+            about = {"index": i, "text": decode(text), "ids": ids, "pieces": [decode(t) for t in tokens]}
+            print_json(about)
+            continue
+        if len(texts) != 1:
+            click.echo(f"[{i}] {escape(text, 80)}")
+        stands_for = [tokenizer.piece(t) for t in ids]
+        rows = zip(
+            map(str, range(len(ids))), map(str, ids), map(escape, tokens), map(hexadecimal, stands_for), strict=True
+        )
+        table([">#", ">id", "token", "bytes"], rows)
+
+
+def hexadecimal(piece: bytes) -> str:
+    """Bytes as `68 65 6c`."""
+    return piece.hex(" ")

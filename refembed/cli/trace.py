@@ -1,0 +1,126 @@
+"""`refembed trace`: every tensor of one text's run through the model."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from refembed.cli.models import open_embedder
+from refembed.cli.options import (
+    TextCommand,
+    json_option,
+    model_option,
+    numerics_option,
+    pooling_option,
+    quiet_option,
+    truncate_option,
+)
+from refembed.cli.show import note, print_json, spell_shape, table
+from refembed.cli.texts import Texts
+from refembed.errors import RequestError
+
+EPILOG = """\b
+Examples:
+  refembed trace "Hello, world!"
+  refembed trace --filter "*-0" --filter "result_*" "Hello, world!"
+  refembed trace --numerics exact --save run.npz "Hello, world!"
+
+Names are those of llama.cpp's graph, and repeat as they do there: Qcur-0 is a product, and once more the product plus
+its bias. Shapes are rows first: (tokens, channels). The last tensor, result_embd_pooled, is not normalised.
+"""
+
+FIRST = 4  # values shown of each tensor
+
+
+@click.command("trace", cls=TextCommand, epilog=EPILOG)
+@click.argument("text", nargs=-1, metavar="TEXT")
+@model_option
+@numerics_option
+@pooling_option
+@truncate_option
+@click.option(
+    "--filter", "patterns", multiple=True, metavar="GLOB", help="Show only tensors of such names; repeatable."
+)
+@click.option("--save", metavar="FILE", help="Keep the whole run as .npz; refembed.Trace.load reads it.")
+@json_option
+@quiet_option
+def command(
+    text: tuple[str, ...], model: str, numerics: str, pooling: str, truncate: bool, patterns: tuple[str, ...],
+    save: str | None, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Show each tensor of the run of TEXT: name, shape, mean, std, min, max, and its first values.
+
+    Mean, std, min and max are over the finite values; where some are not finite, a column counts them. --json prints an
+    object a line. --save keeps all tensors, whatever --filter shows.
+    """
+    if len(text) > 1:
+        raise click.UsageError(f"trace takes one text, not {len(text)}; a text with spaces goes in quotes.")
+    texts = list(Texts(text, None))
+    if len(texts) > 1:
+        raise RequestError(f"trace takes one text, not the {len(texts)} lines of standard input")
+    embedder = open_embedder(model, numerics)
+    trace = embedder.trace(texts[0], pooling=pooling, truncate=truncate)
+    about = f"model {model}: {embedder.info.name}, {embedder.info.architecture}, {embedder.info.path}\n"
+    about += f"pooling {trace.meta['pooling']}, numerics {trace.meta['numerics']}, {len(trace.meta['tokens'])} tokens"
+    note(about, quiet=quiet)
+    shown = [
+        measure(i, t.name, t.array)
+        for i, t in enumerate(trace.taps)
+        if not patterns or any(fnmatchcase(t.name, p) for p in patterns)
+    ]
+    if save:
+        saved = trace.save(save)
+        note(f"{len(trace)} tensors saved in {saved}", quiet=quiet)
+    if patterns and not shown:
+        hint = "`refembed trace TEXT` lists all names"
+        raise RequestError(f"no tensor's name matches {' or '.join(patterns)}", hint=hint)
+    show(shown, as_json)
+    broken = sum(row["nonfinite"] > 0 for row in shown)
+    if broken:
+        note(f"warning: {broken} of these tensors have values that are not finite")
+
+
+def measure(index: int, name: str, x: npt.NDArray[Any]) -> dict[str, Any]:
+    """A tensor in a few numbers, computed in double over its finite values; None where it has none."""
+    values = x.astype(np.float64).ravel()
+    finite = values[np.isfinite(values)]
+    some = len(finite) > 0
+    return {
+        "index": index,
+        "name": name,
+        "shape": list(x.shape),
+        "dtype": str(x.dtype),
+        "mean": float(finite.mean()) if some else None,
+        "std": float(finite.std()) if some else None,
+        "min": float(finite.min()) if some else None,
+        "max": float(finite.max()) if some else None,
+        "nonfinite": len(values) - len(finite),
+        "first": [float(v) if np.isfinite(v) else str(v) for v in values[:FIRST]],
+    }
+
+
+def show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print them."""
+    if as_json:
+        for row in rows:
+            print_json(row)
+        return
+    broken = any(row["nonfinite"] for row in rows)
+    heads = ["tensor", "shape", ">mean", ">std", ">min", ">max", *([">non-finite"] if broken else []), "first values"]
+    table(heads, [cells(row, broken) for row in rows], alarming="non-finite")
+
+
+def cells(row: dict[str, Any], broken: bool) -> list[str]:
+    """A tensor's line."""
+    numbers = [number(row[k]) for k in ("mean", "std", "min", "max")]
+    bad = [str(row["nonfinite"] or "")] if broken else []
+    return [row["name"], spell_shape(row["shape"]), *numbers, *bad, " ".join(map(number, row["first"]))]
+
+
+def number(value: float | str | None) -> str:
+    """Five digits."""
+    return "-" if value is None else value if isinstance(value, str) else f"{value:.5g}"

@@ -1,0 +1,24 @@
+"""Sums in double, one term after the other.
+
+Rounding makes a sum depend on its order. NumPy adds pairs of pairs along the axis that lies together in memory, and in
+plain order along any other, so the order, and with it the last bits, can change with the shape of what stands beside.
+Pooling, norms and distances promise the same bits alone and in company, and llama.cpp's norms add in plain order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refembed.arrays import F64
+
+
+def ordered_sum(x: npt.NDArray[Any]) -> F64:
+    """((x[0] + x[1]) + x[2]) + ... in double: x (n, ...) -> (...), zeros for n = 0."""
+    x = np.ascontiguousarray(x)
+    if len(x) and math.prod(x.shape[1:]) == 1:  # then the terms lie together, and `reduce` would add in pairs
+        return np.add.accumulate(x, axis=0, dtype=np.float64)[-1]
+    return np.add.reduce(x, axis=0, dtype=np.float64)

@@ -1,0 +1,133 @@
+"""How alike vectors are: two of them, or every pair from two sets.
+
+All four functions take a (..., D) and b (..., D) and give the shape of a without its last axis, then that of b
+without its own: two vectors give a number, (N, D) and (M, D) a matrix (N, M). Sums are in double and in order, so a
+pair has the same bits alone and in a matrix. To rank a large corpus, normalise once and multiply: `corpus @ query`.
+
+`cosine` of float32 vectors is llama.cpp's common_embd_similarity_cos (common/common.cpp) bit for bit: products in
+float, sums in double. Two zero vectors are alike (1), a zero vector and any other are not (0). One thing differs: the
+squares of vectors longer than 1e19 or shorter than 1e-15 leave float32 or lose digits there; llama.cpp then gives
+NaN, or takes a vector for zero, and refembed computes the pair in double.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from refembed.arrays import F64, Float
+from refembed.errors import RequestError
+from refembed.kernels.sums import ordered_sum
+
+COLUMNS = 4096  # vectors of the larger set taken at a time; changes no bits
+
+
+def dot(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
+    """sum(a_i b_i): large for long vectors that point the same way.
+
+    a, b     (..., D)   float32 or float64; anything else is taken as float64
+    returns             float64 of the shape described at the top; a Python float for two vectors
+    Raises RequestError for vectors of different lengths, not of numbers, not finite, or too large for a result.
+    """
+    return every_pair(a, b, lambda x, y: pair_sums(x.astype(np.float64), y.astype(np.float64), np.multiply))
+
+
+def euclidean(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
+    """sqrt(sum((a_i - b_i)^2)), the straight way from a to b. Arguments, result and errors as of `dot`."""
+
+    def squares(x: Float, y: Float) -> Float:
+        return cast(Float, (x - y) ** 2)
+
+    return every_pair(a, b, lambda x, y: np.sqrt(pair_sums(x.astype(np.float64), y.astype(np.float64), squares)))
+
+
+def manhattan(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
+    """sum(|a_i - b_i|), the way along the axes. Arguments, result and errors as of `dot`."""
+
+    def gaps(x: Float, y: Float) -> Float:
+        return np.abs(x - y)
+
+    return every_pair(a, b, lambda x, y: pair_sums(x.astype(np.float64), y.astype(np.float64), gaps))
+
+
+def cosine(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
+    """dot(a, b) / (|a| |b|), the cosine of the angle between them: 1 the same way, 0 at right angles, -1 opposite.
+
+    Arguments, result and errors as of `dot`. For float32 vectors it is the float that llama.cpp returns, which can be
+    one rounding beyond 1; in double it never is.
+    """
+    return every_pair(a, b, float_cosines)
+
+
+def float_cosines(a: Float, b: Float) -> F64:
+    """Cosines as llama.cpp has them: a (N, D), b (M, D) -> (N, M)."""
+    if a.dtype == np.float64:
+        return double_cosines(a, b)
+    aa, bb = ordered_sum((a * a).T)[:, None], ordered_sum((b * b).T)  # (N, 1), (M)
+    cosines = pair_sums(a, b, np.multiply) / (np.sqrt(aa) * np.sqrt(bb))
+    sound = (aa > 1e-30) & (aa < 1e38) & (bb > 1e-30) & (bb < 1e38)
+    if not sound.all():
+        cosines = np.where(sound, cosines, double_cosines(a.astype(np.float64), b.astype(np.float64)))
+    return cosines.astype(np.float32).astype(np.float64)
+
+
+def double_cosines(a: Float, b: Float) -> F64:
+    """Cosines from double throughout, whatever the vectors' lengths: a (N, D), b (M, D) -> (N, M)."""
+    (a, a_zero), (b, b_zero) = to_largest_1(a), to_largest_1(b)
+    aa, bb = ordered_sum((a * a).T)[:, None], ordered_sum((b * b).T)  # (N, 1), (M)
+    cosines = np.clip(pair_sums(a, b, np.multiply) / np.sqrt(aa * bb), -1, 1)
+    return np.where(a_zero[:, None] | b_zero, a_zero[:, None] & b_zero, cosines).astype(np.float64)
+
+
+def to_largest_1(x: Float) -> tuple[Float, npt.NDArray[np.bool_]]:
+    """x (N, D) with the largest magnitude of each row made 1, and which rows are zero (N)."""
+    largest = np.abs(x).max(axis=1, initial=0)
+    return x / np.where(largest > 0, largest, 1)[:, None], largest == 0
+
+
+def pair_sums(a: Float, b: Float, terms: Callable[[Float, Float], npt.NDArray[Any]]) -> F64:
+    """Sum over i of terms(a_i, b_i), in double and in order, for every row of a (N, D) and of b (M, D): (N, M).
+
+    terms  symmetric in its arguments, and computed in the dtype of a and b
+    """
+    if len(a) > len(b):  # the loop is over the smaller set
+        return pair_sums(b, a, terms).T
+    sums = np.empty((len(a), len(b)))
+    for j in range(0, len(b), COLUMNS):
+        columns = np.ascontiguousarray(b[j : j + COLUMNS].T)  # (D, up to COLUMNS)
+        for n, row in enumerate(a):
+            sums[n, j : j + COLUMNS] = ordered_sum(terms(row[:, None], columns))
+    return sums
+
+
+def every_pair(a: npt.ArrayLike, b: npt.ArrayLike, measure: Callable[[Float, Float], F64]) -> Any:
+    """Check, lay out as rows, measure, and give the result its shape."""
+    x, y = check_vectors(a, "the first"), check_vectors(b, "the second")
+    D = x.shape[-1]
+    if y.shape[-1] != D:
+        hint = "vectors of two models cannot be compared"
+        raise RequestError(f"the first vectors have {D} numbers, the second {y.shape[-1]}", hint=hint)
+    dtype = np.result_type(x, y)
+    rows = [v.reshape(math.prod(v.shape[:-1]), D).astype(dtype) for v in (x, y)]  # (N, D), (M, D)
+    with np.errstate(all="ignore"):
+        result = measure(rows[0], rows[1]).reshape(x.shape[:-1] + y.shape[:-1])
+    if not np.isfinite(result).all():
+        raise RequestError("the vectors are too large: their result is not a number in double")
+    return result if result.ndim else result.item()
+
+
+def check_vectors(x: npt.ArrayLike, which: str) -> Float:
+    """Vectors as float32 or float64, or RequestError."""
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # a list of lists of several lengths
+        raise RequestError(f"{which} are not vectors of one length: {error}") from None
+    if array.dtype.kind not in "fiu" or array.ndim == 0:
+        raise RequestError(f"{which}: a vector is a list of numbers, not {array.dtype} of shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise RequestError(f"{which} vectors have NaN or infinity in them", hint="nothing is like what is not a number")
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)

@@ -1,0 +1,47 @@
+"""For authors of other engines: properties to run against an implementation, and Hypothesis strategies to write more.
+
+    from refembed.testing import PoolingContract
+
+    class TestMine(PoolingContract):
+        def pool(self, hidden, offsets, how):
+            return my_engine.pool(hidden, offsets, how)
+
+    pooling_properties     what pooling does: PoolingContract
+    normalize_properties   what normalising does: NormalizeContract
+    similarity_properties  what cosine, dot product and distances do: SimilarityContract
+    strategies             hidden states, packed batches, vectors, norms, modes
+    contract               how a property becomes a test
+
+Needs Hypothesis, from the extra `test`: `pip install 'refembed[test]'`. Names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from refembed.testing.contract import Contract, for_all
+    from refembed.testing.normalize_properties import NormalizeContract
+    from refembed.testing.pooling_properties import PoolingContract
+    from refembed.testing.similarity_properties import SimilarityContract
+
+__all__ = ["Contract", "NormalizeContract", "PoolingContract", "SimilarityContract", "for_all"]
+
+HOMES = {
+    "Contract": "contract",
+    "NormalizeContract": "normalize_properties",
+    "PoolingContract": "pooling_properties",
+    "SimilarityContract": "similarity_properties",
+    "for_all": "contract",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'refembed.testing' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"refembed.testing.{HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

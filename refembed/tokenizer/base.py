@@ -1,0 +1,121 @@
+"""What every tokenizer does: cut out special tokens, encode what lies between, add front and back; and the way back.
+
+Mirrors llama_vocab::impl::tokenize, token_to_piece and detokenize.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from refembed.errors import ModelError, RequestError
+from refembed.tokenizer.attributes import Attribute
+from refembed.tokenizer.special import Fragment, partition, specials
+from refembed.tokenizer.vocab import Vocab
+
+WORD_START = "▁".encode()  # U+2581, what a space is in most vocabularies
+
+
+class Tokenizer(ABC):
+    """Text -> token ids and back. One subclass for each row of `refembed.tokenizer.TOKENIZERS`. Safe to share."""
+
+    def __init__(self, vocab: Vocab, where: str) -> None:
+        """`where` names the file in errors."""
+        self.vocab, self.where = vocab, where
+        self._specials = {parse: specials(vocab, parse) for parse in (False, True)}
+
+    def encode(self, text: str | bytes, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        text           characters, or bytes that are meant as UTF-8; bytes that are not are no error
+        add_special    put the kind's special tokens in front and behind
+        parse_special  a special token spelt out in the text becomes that token
+
+        RequestError for a text that is neither str nor bytes, or has a code point above U+10FFFF; ModelError where a
+        special token has to be added that the model does not name.
+        """
+        fragments = partition(as_bytes(text), self._specials[bool(parse_special)])
+        ids = self.encode_fragments(fragments)
+        return [*self.front(), *ids, *self.back()] if add_special else ids
+
+    def encode_fragments(self, fragments: Sequence[Fragment]) -> list[int]:
+        """Each raw fragment on its own, special tokens as they are."""
+        return [i for f in fragments for i in ([f] if isinstance(f, int) else self.encode_text(f))]
+
+    @abstractmethod
+    def encode_text(self, text: bytes) -> list[int]:
+        """Token ids of one raw fragment."""
+
+    def front(self) -> list[int]:
+        """What add_special puts in front."""
+        return [self.role("bos")] if self.vocab.add_bos else []
+
+    def back(self) -> list[int]:
+        """What add_special puts behind."""
+        return [self.role("eos")] if self.vocab.add_eos else []
+
+    def role(self, name: str) -> int:
+        """The id of a special token that is needed now. ModelError where the model names none."""
+        id: int | None = getattr(self.vocab, name)
+        if id is None:
+            raise ModelError(
+                f"{self.where}: the tokenizer needs its {name} token; none of the {len(self.vocab)} tokens is that",
+                hint="tokenizer.ggml.*_token_id is absent or beyond the vocabulary; convert the model again",
+            )
+        return id
+
+    def decode(self, ids: Sequence[int], remove_special: bool = False, unparse_special: bool = True) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD. Arguments and errors as `decode_bytes`."""
+        return self.decode_bytes(ids, remove_special, unparse_special).decode(errors="replace")
+
+    def decode_bytes(self, ids: Sequence[int], remove_special: bool = False, unparse_special: bool = True) -> bytes:
+        """Text of token ids, as bytes (llama_detokenize).
+
+        remove_special   drop a first BOS and a last EOS, each only where the model says that it adds them
+        unparse_special  spell out control tokens; otherwise they leave nothing
+
+        RequestError for an id that is not in the vocabulary.
+        """
+        vocab, ids = self.vocab, list(ids)
+        no_bos = remove_special and vocab.add_bos and ids[:1] == [vocab.bos]
+        no_eos = remove_special and vocab.add_eos and ids[no_bos:][-1:] == [vocab.eos]
+        pieces = [self.piece(i, unparse_special) for i in ids[no_bos : len(ids) - no_eos]]
+        if pieces and vocab.add_space_prefix and not no_bos:
+            pieces[0] = pieces[0].removeprefix(b" ")
+        text = b"".join(pieces)
+        return clean_spaces(text) if vocab.clean_spaces else text
+
+    def piece(self, id: int, special: bool = True) -> bytes:
+        """Bytes of one token (llama_token_to_piece); with special=False control and unknown tokens have none."""
+        if not (isinstance(id, (int, np.integer)) and 0 <= id < len(self.vocab)):
+            hint = f"ids are 0 to {len(self.vocab) - 1}"
+            raise RequestError(f"token id {id!r} is not in the vocabulary", hint=hint)
+        text, bits = self.vocab.tokens[id], Attribute(int(self.vocab.attributes[id]))
+        if bits & (Attribute.CONTROL | Attribute.UNKNOWN):
+            return text if special else b""
+        if bits & Attribute.USER_DEFINED:
+            return text
+        return self.decode_text(text) if bits & Attribute.NORMAL else b""
+
+    def decode_text(self, token: bytes) -> bytes:
+        """What an ordinary token stands for."""
+        return token.replace(WORD_START, b" ")
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    """A text as UTF-8; surrogates, which a str can hold, as the three bytes they would have."""
+    if isinstance(text, str):
+        return text.encode("utf-8", "surrogatepass")
+    if isinstance(text, (bytes, bytearray, memoryview)):
+        return bytes(text)
+    raise RequestError(f"a text is str or bytes, not {type(text).__name__}")
+
+
+def clean_spaces(text: bytes) -> bytes:
+    """Drop the space before ?!., then those around a lone apostrophe, then the one before 's 'm 're 've."""
+    text = re.sub(rb" (?=[?!.,])", b"", text)
+    text = re.sub(rb" ' ", b"'", text)
+    return re.sub(rb" (?='(?:s|m|re|ve))", b"", text)

@@ -1,0 +1,132 @@
+"""WordPiece, `tokenizer.ggml.model` = "bert": lower-cased words, each cut greedily into the longest tokens.
+
+Devlin et al. 2018, after Schuster & Nakajima 2012; as llama.cpp has it (llm_tokenizer_wpm_session), which is not quite
+BERT's own: accents go by the first code point of the decomposition, and a word may have any length.
+
+    "Unaffable!"  ->  "unaffable", "!"  ->  "▁una" "ffa" "ble" "▁!"
+
+A token that starts a word carries U+2581; one that continues a word stands bare (BERT's own files say "una", "##ffa").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refembed.errors import ModelError
+from refembed.tokenizer.attributes import Attribute
+from refembed.tokenizer.base import WORD_START, Tokenizer
+from refembed.tokenizer.unicode import REPLACEMENT, SPACES, category, decode, first_decomposed, lower
+from refembed.tokenizer.vocab import Vocab
+
+# Ideographs that are words of their own. 2B920 is llama.cpp's; BERT has 2B820.
+IDEOGRAPHS = (
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B920, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
+
+KEPT_CHARACTERS = 1 << 14  # remembered at most, so that no text makes memory grow for good
+KEPT_WORDS = 1 << 16
+KEPT_LENGTH = 32  # characters: longer words hardly come twice
+
+
+class WordPiece(Tokenizer):
+    """BERT, MiniLM, BGE, E5 and their kin."""
+
+    def __init__(self, vocab: Vocab, where: str) -> None:
+        super().__init__(vocab, where)
+        check_no_bytes(vocab, where)
+        self.characters = Characters(vocab.lowercase, vocab.strip_accents)
+        self.words = Words(self)
+        self.sizes = sorted(set(map(len, vocab.tokens)), reverse=True)  # of tokens, in bytes
+
+    def front(self) -> list[int]:
+        """[CLS], which is BOS: always, whatever add_bos_token says."""
+        return [self.role("bos")]
+
+    def back(self) -> list[int]:
+        """[SEP], always."""
+        return [self.role("sep")]
+
+    def encode_text(self, text: bytes) -> list[int]:
+        """Characters to words, words to ids."""
+        words = decode(text).translate(self.characters).split()  # of all white space only U+0020 is left
+        return [i for word in words for i in self.words[word]]
+
+    def match(self, word: str) -> tuple[int, ...]:
+        """Ids of one word: at each byte the longest token that starts there; [UNK] alone if anywhere none does."""
+        ids, sizes = self.vocab.ids, self.sizes
+        text = WORD_START + word.encode()
+        found, at = [], 0
+        while at < len(text):
+            for size in sizes:
+                id = ids.get(text[at : at + size])
+                if id is not None:
+                    found.append(id)
+                    at += len(self.vocab.tokens[id])
+                    break
+            else:
+                return (self.role("unk"),)
+        return tuple(found)
+
+
+def check_no_bytes(vocab: Vocab, where: str) -> None:
+    """ModelError for a byte token: WordPiece has none, and llama.cpp ends the process on one."""
+    raw = Attribute.CONTROL | Attribute.UNKNOWN | Attribute.USER_DEFINED
+    for id in np.flatnonzero((vocab.attributes & (raw | Attribute.BYTE)) == Attribute.BYTE):
+        text = vocab.tokens[id].decode(errors="replace")
+        raise ModelError(
+            f"{where}: tokenizer.ggml.token_type: token {id}, {text!r}, is a byte; WordPiece has no byte tokens",
+            hint="llama.cpp aborts on such a file; convert the model again",
+        )
+
+
+class Characters(dict[int, "str | None"]):
+    """What becomes of a code point, for str.translate: filled as they occur.
+
+    " " ends the word; None drops the character; " x " makes x a word of its own; "x" goes on with the word.
+    """
+
+    def __init__(self, lowercase: bool, strip_accents: bool) -> None:
+        super().__init__()
+        self.lowercase, self.strip_accents = lowercase, strip_accents
+
+    def __missing__(self, cp: int) -> str | None:
+        result = self.of(cp)
+        if len(self) < KEPT_CHARACTERS:
+            self[cp] = result
+        return result
+
+    def of(self, cp: int) -> str | None:
+        """The definition."""
+        if self.strip_accents:
+            cp = first_decomposed(cp)
+        kind = category(cp)
+        if cp in SPACES:
+            return " "
+        if cp in (0, REPLACEMENT) or kind == "C" or (kind == "M" and self.strip_accents):
+            return None
+        char = chr(lower(cp) if self.lowercase else cp)
+        alone = kind == "P" or (kind == "S" and cp < 0x7F) or any(a <= cp <= b for a, b in IDEOGRAPHS)
+        return f" {char} " if alone else char
+
+
+class Words(dict[str, tuple[int, ...]]):
+    """Word -> ids: filled as they occur, started anew when full."""
+
+    def __init__(self, tokenizer: WordPiece) -> None:
+        super().__init__()
+        self.match = tokenizer.match
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids = self.match(word)
+        if len(word) <= KEPT_LENGTH:
+            if len(self) >= KEPT_WORDS:
+                self.clear()
+            self[word] = ids
+        return ids

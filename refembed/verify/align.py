@@ -1,0 +1,184 @@
+"""Two traces of one text -> which tensor of one is which tensor of the other.
+
+Traces carry llama.cpp's names, and those need four rules:
+
+1. A name repeats (`Qcur-0` is the product, then the sum with its bias): the k-th pairs with the k-th.
+2. llama.cpp's callback also shows nodes that compute nothing: views, and copies that only change the layout. They are
+   left out, unless that leaves a name with fewer tensors than the other trace has: with flash attention `kqv_out-0` is
+   a RESHAPE of a node without a name, and with a fused QKV weight `Qcur-0` is a VIEW.
+3. Rows picked from a tensor (GET_ROWS) that turn out to be all rows in order are that tensor again: left out. So are
+   unnamed nodes on whose values nothing depends.
+4. A node that nobody named is `node_K`, and K shifts with every option. Such a node pairs by place: with a tensor of
+   the same shape that has no partner by name, between the same matched neighbours, in order. So `l_out-3` of ours, the
+   output of layer 3, finds its node in BERT's graph, which has no name for it.
+
+Mirrors how nodes get their names: ggml_build_forward_expand in ggml/src/ggml.c, graph_get_cb in src/llama-context.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refembed.model.trace import Tap, Trace
+
+VIEWS = frozenset({"VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})  # compute nothing, own no memory
+COPIES = frozenset({"CONT", "CPY", "DUP"})  # the same numbers in another order or type
+STORES = frozenset({"SET_ROWS", "CPY"})  # may write into a KV cache
+UNNAMED = re.compile(r"node_\d+$")
+DERIVED = re.compile(r" \((view|reshaped|permuted|transposed|cont|copy.*)\)$")  # what ggml appends to a source's name
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two taps that are the same tensor."""
+
+    name: str  # ours; theirs is the same, or node_K
+    k: int  # the how-manyth of that name in ours, from 0: trace[name, k]
+    ours: int  # place in the taps of each trace
+    theirs: int
+    by: str  # "name" or "place"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What belongs together, in the order of ours, and what is left: places in the taps."""
+
+    pairs: tuple[Pair, ...]
+    ours_only: tuple[int, ...]  # tensors that are computed or named here and have no partner
+    theirs_only: tuple[int, ...]
+
+
+@dataclass
+class Side:
+    """One of the two traces while it is being aligned."""
+
+    taps: list[Tap]
+    named: dict[str, list[int]]  # name -> its places, rule 2 still open
+    unnamed: list[int]  # places of nodes without a name that compute something
+
+    def computed(self, name: str) -> list[int]:
+        """Places of a name where something is computed."""
+        return [i for i in self.named.get(name, []) if self.taps[i].op not in VIEWS | COPIES]
+
+    def places(self) -> list[int]:
+        """All places, in order."""
+        return sorted([*self.unnamed, *(i for places in self.named.values() for i in places)])
+
+
+def align(ours: Trace, theirs: Trace) -> Alignment:
+    """Pair the taps of two traces of the same token ids; either may be llama.cpp's.
+
+    Taps pair only when their shapes are the same but for axes of length 1; a pair by name whose shapes differ is left
+    unpaired on both sides, which is a finding.
+    """
+    a, b = side(ours), side(theirs)
+    partner: dict[int, int] = {}
+    for name in a.named:
+        for i, j in zip(*occurrences(a, b, name), strict=False):
+            if shape(a, i) == shape(b, j):
+                partner[i] = j
+    by_name = set(partner)
+    pair_by_place(a, b, partner)
+    pairs = [
+        Pair(ours.taps[i].name, occurrence(ours, i), i, j, "name" if i in by_name else "place")
+        for i, j in sorted(partner.items())
+    ]
+    return Alignment(tuple(pairs), leftover(a, set(partner)), leftover(b, set(partner.values())))
+
+
+def side(trace: Trace) -> Side:
+    """Sort a trace's taps into named and unnamed; what rules 2 and 3 leave out in any case is in neither."""
+    named: dict[str, list[int]] = {}
+    unnamed = []
+    alive = live(trace)
+    for i, tap in enumerate(trace.taps):
+        if UNNAMED.match(tap.name):
+            if i in alive and tap.op not in VIEWS | COPIES and not all_rows(trace, i):
+                unnamed.append(i)
+        elif not DERIVED.search(tap.name):
+            named.setdefault(tap.name, []).append(i)
+    return Side(trace.taps, {name: without_repeated_views(trace, places) for name, places in named.items()}, unnamed)
+
+
+def without_repeated_views(trace: Trace, places: list[int]) -> list[int]:
+    """A view under its source's name (`Qcur-0` reshaped to heads) is not one more occurrence of it."""
+    return [i for n, i in enumerate(places) if n == 0 or trace.taps[i].op not in VIEWS]
+
+
+def all_rows(trace: Trace, i: int) -> bool:
+    """Whether tap i is GET_ROWS of every row in order, as in the last layer (llama.cpp's out_ids)."""
+    tap = trace.taps[i]
+    if tap.op != "GET_ROWS":
+        return False
+    return any(same(tap.array, earlier.array) for earlier in trace.taps[:i] if earlier.array.shape == tap.array.shape)
+
+
+def same(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> bool:
+    """Equal numbers; NaN equals NaN."""
+    return bool(np.array_equal(x, y, equal_nan=x.dtype.kind == "f" and y.dtype.kind == "f"))
+
+
+def live(trace: Trace) -> set[int]:
+    """Places of taps on which a named tensor, the last one, or what is written to a cache depends.
+
+    The graph of BERT begins with three nodes for input that mixes tokens and vectors, computed and never used. A trace
+    that does not tell its sources (meta["nodes"]) counts as live throughout.
+    """
+    nodes = trace.meta.get("nodes")
+    if nodes is None:
+        return set(range(len(trace.taps)))
+    alive = {len(nodes) - 1}
+    for i in reversed(range(len(nodes))):
+        name = trace.taps[i].name
+        named = not UNNAMED.match(name) and not DERIVED.search(name)
+        writes_to_a_leaf = trace.taps[i].op in STORES and isinstance(nodes[i]["view_of"], str)
+        if i in alive or named or writes_to_a_leaf:
+            alive |= {i, *(s for s in nodes[i]["sources"] if isinstance(s, int))}
+    return alive
+
+
+def occurrences(a: Side, b: Side, name: str) -> tuple[list[int], list[int]]:
+    """The places of a name on both sides, k-th with k-th; without views and copies where only that makes them equal."""
+    x, y = a.named.get(name, []), b.named.get(name, [])
+    if len(x) > len(y) and len(a.computed(name)) == len(y):
+        x = a.computed(name)
+    if len(y) > len(x) and len(b.computed(name)) == len(x):
+        y = b.computed(name)
+    return x, y
+
+
+def shape(s: Side, i: int) -> tuple[int, ...]:
+    """A tap's shape without axes of length 1."""
+    return tuple(n for n in s.taps[i].array.shape if n != 1)
+
+
+def pair_by_place(a: Side, b: Side, partner: dict[int, int]) -> None:
+    """Rule 4, in both directions: taps without a partner, one of the two without a name. Adds to `partner`."""
+    by_name = sorted(partner.items())
+    taken = set(partner.values())
+    for i in a.places():
+        if i in partner:
+            continue
+        low = max((q for p, q in by_name if p < i), default=-1)
+        high = min((q for p, q in by_name if p > i), default=len(b.taps))
+        for j in b.places():
+            fits = low < j < high and j not in taken and shape(a, i) == shape(b, j)
+            if fits and (i in a.unnamed or j in b.unnamed):
+                partner[i] = j
+                taken.add(j)
+                break
+
+
+def occurrence(trace: Trace, i: int) -> int:
+    """The how-manyth of its name tap i is."""
+    return sum(t.name == trace.taps[i].name for t in trace.taps[:i])
+
+
+def leftover(s: Side, paired: set[int]) -> tuple[int, ...]:
+    """Named taps that compute something and have no partner."""
+    return tuple(sorted(i for name in s.named for i in s.computed(name) if i not in paired))

@@ -1,0 +1,165 @@
+"""The public interface, on a small model with random weights. Whether its numbers are right, conformance asks."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refembed import Embedder, ModelError, RequestError, Trace
+from refembed.gguf import open_gguf
+from tests.tiny import tiny_bert
+
+TEXTS = ["the cat sat on a mat.", "a", "", "hello world! hello hello world", "dog 123 " * 9, "the dog embeds the cat"]
+
+
+@pytest.fixture(scope="module", params=["exact", "fast"])
+def e(request: pytest.FixtureRequest, tiny: Path) -> Embedder:
+    return Embedder.load(tiny, numerics=request.param)
+
+
+def test_info_says_what_the_file_says(e: Embedder, tiny: Path) -> None:
+    i = e.info
+    assert (i.name, i.architecture, i.n_embd, i.n_ctx, i.n_layer, i.n_head) == ("tiny", "bert", 32, 64, 2, 4)
+    assert (i.pooling, i.tokenizer, i.file_size) == ("mean", "bert", tiny.stat().st_size)
+    tensors = open_gguf(tiny).tensors.values()
+    assert i.quant_types == {"F32": len(tensors)}
+    assert i.n_params == sum(t.nbytes for t in tensors) // 4
+    import hashlib
+
+    assert i.sha256 == hashlib.sha256(tiny.read_bytes()).hexdigest()
+
+
+def test_shapes(e: Embedder) -> None:
+    assert e.embed("the cat").shape == (32,)
+    assert e.embed(b"the cat").shape == (32,)
+    assert e.embed(["the cat"]).shape == (1, 32)
+    assert e.embed(TEXTS).shape == (len(TEXTS), 32)
+    assert e.embed([]).shape == (0, 32)
+    assert e.embed(["the cat"], dimensions=7).shape == (1, 7)
+    assert e.embed("the cat", pooling="none").shape == (4, 32)
+    assert [x.shape for x in e.embed(["the cat", "a"], pooling="none")] == [(4, 32), (3, 32)]
+    assert e.embed(TEXTS).dtype == np.float32
+
+
+def test_text_bytes_and_ids_are_the_same_input(e: Embedder) -> None:
+    ids = e.tokenize("the cat")
+    assert ids[0], ids[-1] == (2, 3)
+    a, b, c = e.embed(["the cat", b"the cat", ids])
+    assert np.array_equal(a, b)
+    assert np.array_equal(a, c)
+    assert e.detokenize(ids) == "[CLS] the cat[SEP]"
+
+
+def test_a_text_has_the_same_bits_alone_in_any_batch_and_in_any_order(e: Embedder) -> None:
+    alone = [e.embed(t) for t in TEXTS]
+    for seed in range(6):
+        order = random.Random(seed).sample(range(len(TEXTS)), k=len(TEXTS) - seed % 3)
+        for i, vector in zip(order, e.embed([TEXTS[i] for i in order]), strict=True):
+            assert np.array_equal(vector, alone[i])
+    many = e.embed(TEXTS * 400)  # several forward passes
+    assert all(np.array_equal(many[i], alone[i % len(TEXTS)]) for i in range(len(many)))
+
+
+def test_streaming_gives_the_same_vectors_in_order(e: Embedder) -> None:
+    want = e.embed(TEXTS * 3)
+    for batch_tokens in (1, 17, 10_000):
+        got = list(e.embed_iter(iter(TEXTS * 3), batch_tokens=batch_tokens))
+        assert np.array_equal(np.stack(got), want)
+
+
+def test_streaming_does_not_wait_for_the_end(e: Embedder) -> None:
+    def endless():  # type: ignore[no-untyped-def]
+        while True:
+            yield "the cat"
+
+    stream = e.embed_iter(endless(), batch_tokens=100)
+    assert next(stream).shape == (32,)
+
+
+def test_the_vector_is_the_norm_of_the_cut_of_the_pooled_hidden_states(e: Embedder) -> None:
+    hidden = e.embed("hello world", pooling="none", normalize=-1).astype(np.float64)
+    assert np.allclose(e.embed("hello world", normalize=-1), hidden.mean(axis=0), atol=1e-6)
+    assert np.array_equal(e.embed("hello world", pooling="cls", normalize=-1), hidden[0].astype(np.float32))
+    cut = hidden.mean(axis=0)[:9]
+    assert np.allclose(e.embed("hello world", dimensions=9), cut / np.linalg.norm(cut), atol=1e-6)
+
+
+def test_too_long_a_text_is_refused_or_cut_when_asked(e: Embedder) -> None:
+    with pytest.raises(RequestError, match=r"input 1: 72 tokens, but the model reads at most 64(.|\n)*--truncate"):
+        e.embed(["a", "cat " * 70])
+    ids = e.tokenize("cat " * 70)
+    assert np.array_equal(e.embed("cat " * 70, truncate=True), e.embed([[*ids[:63], 3]])[0])
+    assert np.array_equal(
+        e.embed([ids[:-1]], truncate=True), e.embed([ids[:64]])
+    )  # made by the caller: no [SEP] is put
+    assert e.embed("cat " * 62).shape == (32,)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "message"),
+    [
+        ([[]], {}, "input 0: no tokens"),
+        ([[5, 10**6]], {}, "input 0: token id 1000000 is not in the vocabulary"),
+        ([[5, -1]], {}, "token id -1 is not in the vocabulary"),
+        ([[1.5]], {}, "input 0: neither a text nor a list of token ids"),
+        ([None], {}, "neither a text nor"),
+        ([7], {}, "neither a text nor"),
+        ([["a", "b"]], {}, "neither a text nor"),
+        (["a"], {"dimensions": 0}, "dimensions 0: the model's vectors have 32"),
+        (["a"], {"dimensions": 33}, "dimensions 33"),
+        (["a"], {"pooling": "meen"}, "meen"),
+        (["a"], {"normalize": -2}, "-2"),
+    ],
+)
+def test_bad_input_is_one_clear_error(e: Embedder, inputs: list, options: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(RequestError, match=message):
+        e.embed(inputs, **options)
+
+
+def test_a_vector_that_is_not_finite_is_an_error(e: Embedder, tmp_path: Path) -> None:
+    path = tiny_bert(tmp_path / "nan.gguf")
+    t = open_gguf(path).tensors["blk.1.layer_output_norm.bias"]
+    with path.open("r+b") as f:
+        f.seek(t.offset)
+        f.write(np.float32(np.nan).tobytes())
+    with pytest.raises(ModelError, match="not finite"):
+        Embedder.load(path, numerics=e.info.numerics).embed("a cat")
+
+
+def test_a_file_without_a_pooling_key_means_none(tmp_path: Path) -> None:
+    e = Embedder.load(tiny_bert(tmp_path / "t.gguf", pooling=None))
+    assert e.info.pooling == "none"
+    assert e.embed("the cat").shape == (4, 32)
+    assert e.embed("the cat", pooling="mean").shape == (32,)
+
+
+def test_a_trace_ends_in_the_pooled_vector(e: Embedder) -> None:
+    t = e.trace("the cat")
+    assert isinstance(t, Trace)
+    assert t.meta["tokens"] == e.tokenize("the cat")
+    assert t.meta["numerics"] == e.info.numerics
+    assert np.array_equal(t["result_embd_pooled"].astype(np.float32), e.embed(["the cat"], normalize=-1))
+    assert t["kq_soft_max-1"].shape == (4, 4, 4)
+    assert np.allclose(t["kq_soft_max-1"].sum(axis=-1), 1)
+    assert "result_embd" not in e.trace("the cat", pooling="none")
+
+
+def test_giving_up_batch_invariance_changes_rounding_only(tiny: Path) -> None:
+    a, b = Embedder.load(tiny).embed(TEXTS), Embedder.load(tiny, batch_invariant=False).embed(TEXTS)
+    assert np.abs(a - b).max() < 1e-6
+
+
+def test_exact_and_fast_agree_to_rounding(tiny: Path) -> None:
+    a, b = (Embedder.load(tiny, numerics=n).embed(TEXTS) for n in ("exact", "fast"))
+    assert 0 < np.abs(a - b).max() < 1e-6
+
+
+def test_what_is_no_model_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="numerics 'ggml'"):
+        Embedder.load("x.gguf", numerics="ggml")
+    (tmp_path / "x.gguf").write_bytes(b"hello")
+    with pytest.raises(Exception, match=r"x\.gguf"):
+        Embedder.load(tmp_path / "x.gguf")
