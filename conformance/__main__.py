@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from refembed.hub import source_folder
 from rich.console import Console
 
 from conformance import bounds as bounds_file
@@ -28,6 +27,7 @@ from conformance.runner import load_known
 from conformance.runner import run as run_tests
 from conformance.session import Session
 from refembed.errors import RefembedError
+from refembed.hub import source_folder
 
 DIFFERS = 3
 
@@ -92,7 +92,7 @@ def run(
     verbose: bool,
 ) -> None:
     """Run tests and hold every number to its bound."""
-    console, start = Console(), time.perf_counter()
+    console, start = wide(), time.perf_counter()
     tests, known, bounds = (
         select(patterns, check_models(models), kinds, numerics),
         load_known(),
@@ -133,7 +133,7 @@ def report(file: Path) -> None:
         assert data["format"] == "refembed-conformance-1"
     except (ValueError, KeyError, TypeError, AssertionError):
         raise click.ClickException(f"{file}: not written by `python -m conformance run --json`") from None
-    console = Console()
+    console = wide()
     print_environment(data["environment"], console)
     show(data, console)
 
@@ -152,9 +152,10 @@ def measure(
     may_raise: bool,
     dry_run: bool,
 ) -> None:
-    """Measure against live llama.cpp and write bounds.toml."""
-    console = Console()
-    tests = [t for t in select(patterns, check_models(models), kinds, numerics)]
+    """Measure against live llama.cpp and write the tables of bounds.toml that these tests name."""
+    console = wide()
+    wanted = {t.bounds for t in select(patterns, check_models(models), kinds, numerics)}
+    tests = [t for t in select() if t.bounds in wanted]  # a table is measured on all its texts or not at all
     with opened("live") as asked:
         where = environment(asked)
         print_environment(where, console)
@@ -173,6 +174,21 @@ def measure(
     if not dry_run:
         bounds_file.write_bounds(outcome.bounds)
         click.echo(f"wrote {bounds_file.PATH}")
+
+
+@main.command()
+@click.option("--numerics", type=click.Choice(["exact", "fast"]), default="fast", help="Which to break.")
+def mutants(numerics: str) -> None:
+    """Break refembed in every way that mutants.py knows, and print which check notices."""
+    from conformance.mutants import MUTANTS, caught_by, run_mutant
+
+    unnoticed, bounds = 0, bounds_file.load_bounds()
+    with Live(engines=4, traces=4) as asked:
+        for mutant in (None, *MUTANTS):
+            caught = caught_by(run_mutant(mutant, numerics, asked, bounds))
+            click.echo(f"{mutant.id if mutant else '(not broken)':22} {caught or 'nothing notices'}")
+            unnoticed += bool(caught) is (mutant is None)
+    sys.exit(DIFFERS if unnoticed else 0)
 
 
 @main.command("record")
@@ -194,6 +210,13 @@ def fetch() -> None:
         if found != about["source_sha256"]:
             raise click.ClickException(f"{folder / 'model.safetensors'}: sha256 {found}, not {about['source_sha256']}")
         click.echo(f"{name}: {model_path(name)}")
+
+
+def wide() -> Console:
+    """A console in which the tables fit, also in a pipe."""
+    console = Console()
+    console.width = max(console.width, 130)
+    return console
 
 
 def check_models(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Bounds: how far refembed may be from llama.cpp. Measured by `measure`, kept in bounds.toml beside the build that gave them.
+"""How far refembed may be from llama.cpp: measured, and kept in bounds.toml beside the build that gave the numbers.
 
     bound = FACTOR x the worst value measured, rounded up to two digits, and never above what limits.toml demands
 
@@ -26,8 +26,8 @@ RULE = f"bound = {FACTOR} x worst, rounded up to two digits; not above limits.to
 PATH = FOLDER / "bounds.toml"
 
 HEADER = """\
-# Written by `python -m conformance measure`. A table is <bounds of the case>.<numerics>; a row is a metric, or for `trace`
-# and `local` a tensor of llama.cpp's graph, all layers together: max |ours - theirs| / max |theirs|.
+# Written by `python -m conformance measure`. A table is <bounds of the case>.<numerics>. A row is a metric or, for
+# `trace` and `local`, a tensor of llama.cpp's graph in all layers: max |ours - theirs| / max |theirs|.
 #   bound  what a run is held to          worst, at  the largest value measured, and on which text
 #                                         least      the smallest
 """

@@ -117,7 +117,9 @@ def load_cases(folder: Path = FOLDER / "cases") -> tuple[Case, ...]:
             home = f"{path.parent.name}/{path.stem}/"
             if not entry["id"].startswith(home):
                 raise RequestError(f"{path}: case {entry['id']!r}: ids of this file begin with {home!r}")
-            chosen = choose_texts(entry["texts"], texts, f"{path}: case {entry['id']!r}")
+            where = f"{path}: case {entry['id']!r}"
+            left_out = choose_texts(entry.get("without", ()), texts, where)
+            chosen = tuple(t for t in choose_texts(entry["texts"], texts, where) if t not in left_out)
             about = (entry["id"], entry["description"], entry["kind"], entry["model"])
             cases.append(Case(*about, chosen, entry.get("bounds", ""), entry.get("options", {})))
     unique([c.id for c in cases], "case")
@@ -129,7 +131,7 @@ def choose_texts(names: Sequence[str], texts: dict[str, Text], where: str) -> tu
     for name in names:
         if name != "all" and name not in texts and not any(name in t.sets for t in texts.values()):
             raise RequestError(f"{where}: {name!r} is neither a text nor a set of texts.json")
-    return tuple(t for t in texts.values() if "all" in names or t.id in names or {*t.sets, ""} & set(names))
+    return tuple(t for t in texts.values() if "all" in names or t.id in names or set(t.sets) & set(names))
 
 
 def unique(ids: Sequence[str], what: str) -> None:

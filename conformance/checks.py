@@ -1,4 +1,4 @@
-"""One function a kind of case. A check measures, it does not judge: it gives numbers, and bounds.toml says how large they may be."""
+"""One function a kind of case. A check measures and does not judge: bounds.toml says how large its numbers may be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conformance.oracle import Setting
 from conformance.session import Session
 from refembed import Trace, normalize
 from refembed.verify.align import align
-from refembed.verify.compare import Difference, compare
+from refembed.verify.compare import compare
 from refembed.verify.replay import ReplayTap
 
 Array = npt.NDArray[Any]
@@ -47,7 +47,7 @@ def tokens(s: Session, t: Test) -> Iterator[Measure]:
 
 
 def embed(s: Session, t: Test) -> Iterator[Measure]:
-    """Vectors against llama.cpp's: 1 - cos and, of unit vectors, max |ours - theirs|; of others that over max |theirs|."""
+    """Vectors beside llama.cpp's: 1 - cos, and max |ours - theirs|, which for raw vectors is over max |theirs|."""
     pooling, p = t.case.options["pooling"], t.case.options["normalize"]
     setting = Setting(t.case.model, pooling, t.case.options["flash_attn"])
     theirs = s.oracle.vector(setting, t.text).astype(np.float64)  # (D) or (T, D)
@@ -89,11 +89,17 @@ def trace(s: Session, t: Test) -> Iterator[Measure]:
     alignment = align(ours, theirs)
     unpaired = [ours.taps[i].name for i in alignment.ours_only] + [theirs.taps[j].name for j in alignment.theirs_only]
     yield Measure("tensors without a partner", len(unpaired), ", ".join(unpaired[:4]), exact=True)
-    differences = [
-        (p.name, compare(theirs.taps[p.theirs].array, like(theirs, p.theirs, ours.taps[p.ours].array)))
-        for p in alignment.pairs
-    ]
-    yield from by_class((name, d.rel_peak, d) for name, d in differences)
+    yield from by_class(
+        propagated(p.name, theirs.taps[p.theirs].array, ours.taps[p.ours].array) for p in alignment.pairs
+    )
+
+
+def propagated(name: str, theirs: Array, ours: Array) -> Measure:
+    """max |ours - theirs| / max |theirs| of one tensor; axes of length 1 may differ."""
+    gap = np.abs(ours.reshape(theirs.shape) - theirs)
+    at = int(gap.argmax())  # of a NaN, if there is one
+    where = f"{name} at {tuple(int(i) for i in np.unravel_index(at, gap.shape))}"
+    return Measure(class_of(name), over(float(gap.flat[at]), float(np.abs(theirs).max())), where)
 
 
 def local(s: Session, t: Test) -> Iterator[Measure]:
@@ -106,11 +112,12 @@ def local(s: Session, t: Test) -> Iterator[Measure]:
     if len(tap.differences) != len(alignment.pairs):
         raise AssertionError("the replayed run shows other tensors than the recorded one")
     found = []
-    for pair, local_ in zip(alignment.pairs, tap.differences, strict=True):
-        peak = float(np.abs(theirs.taps[pair.theirs].array).max(initial=0))
-        found.append((pair.name, over(local_.difference.max_abs, peak), local_.difference))
+    for pair, replayed in zip(alignment.pairs, tap.differences, strict=True):
+        d, peak = replayed.difference, float(np.abs(theirs.taps[pair.theirs].array).max())
+        value = math.inf if d.nonfinite_a or d.nonfinite_b else over(d.max_abs, peak)
+        found.append(Measure(class_of(pair.name), value, f"{pair.name} at {d.worst}" if d.worst else pair.name))
     yield from by_class(found)
-    yield from gelu_table(embedder.ops.gelu, theirs)
+    yield from by_class(gelu_table(embedder.ops.gelu, theirs))
 
 
 def gelu_table(gelu: Callable[[Array], Array], theirs: Trace) -> Iterator[Measure]:
@@ -141,25 +148,18 @@ KINDS: dict[str, Callable[[Session, Test], Iterable[Measure]]] = {
 }
 
 
-def by_class(found: Iterable[tuple[str, float, Difference]]) -> Iterator[Measure]:
+def by_class(found: Iterable[Measure]) -> Iterator[Measure]:
     """The largest value of each class of tensors: those of one name, all layers together."""
     worst: dict[str, Measure] = {}
-    for name, value, d in found:
-        metric = class_of(name)
-        value = math.inf if d.nonfinite_a or d.nonfinite_b else finite(value)
-        if metric not in worst or value > worst[metric].value:
-            worst[metric] = Measure(metric, value, f"{name} at {d.worst}" if d.worst else name)
+    for m in found:
+        if m.metric not in worst or m.value > worst[m.metric].value:
+            worst[m.metric] = m
     yield from worst.values()
 
 
 def class_of(name: str) -> str:
     """`kq_soft_max-3` is of the class `kq_soft_max`."""
     return re.sub(r"-\d+$", "", name)
-
-
-def like(theirs: Trace, j: int, x: Array) -> Array:
-    """x in the shape that their tensor has: axes of length 1 come and go."""
-    return x.reshape(theirs.taps[j].array.shape)
 
 
 def worst_cosine(a: Array, b: Array) -> float:
@@ -176,8 +176,8 @@ def largest(metric: str, value: float, ours: Array) -> Measure:
 
 
 def over(part: float, whole: float) -> float:
-    """part / whole; 0/0 is 0."""
-    return 0.0 if part == 0 else part / whole if whole else math.inf
+    """part / whole; 0/0 is 0, and what is not finite is infinite."""
+    return 0.0 if part == 0 else finite(part / whole) if whole else math.inf
 
 
 def finite(x: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import platform
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,21 @@ def environment(oracle: Oracle) -> dict[str, str]:
 
 
 def blas() -> str:
-    """NumPy's BLAS, and the kernels it chose on this machine where it tells."""
+    """NumPy's BLAS, and where it tells, the kernels it has chosen for this processor."""
     config: Any = np.show_config(mode="dicts")
     found = config.get("Build Dependencies", {}).get("blas", {})
-    return f"{found.get('name', '?')} {found.get('version', '')}".strip()
+    return " ".join(filter(None, [found.get("name", "?"), found.get("version", ""), openblas_kernels()]))
+
+
+def openblas_kernels() -> str:
+    """`SkylakeX`, for one; "" where NumPy's wheel has no OpenBLAS of its own."""
+    for file in (Path(np.__file__).parent.parent / "numpy.libs").glob("*openblas*"):
+        for name in ("scipy_openblas_get_corename64_", "openblas_get_corename64_", "openblas_get_corename"):
+            with contextlib.suppress(AttributeError, OSError):
+                ask = ctypes.CDLL(str(file))[name]
+                ask.restype = ctypes.c_char_p
+                return str(ask().decode())
+    return ""
 
 
 def numba_version() -> str:

@@ -6,11 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from refembed.hub import resolve
-
 from conformance import FOLDER
 from conformance.toml import read_toml
 from refembed.errors import RequestError
+from refembed.hub import resolve
 
 
 @cache

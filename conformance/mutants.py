@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
 
 from conformance import session
 from conformance.bounds import Bounds
-from conformance.cases import select
+from conformance.cases import Test, select
 from conformance.oracle import Oracle
 from conformance.runner import Result, run
 from refembed import Embedder
@@ -27,6 +28,7 @@ from refembed.kernels.ops import NOBODY, Ops, See
 from refembed.model import Model
 from refembed.model.batch import Batch
 from refembed.model.trace import SILENT, TapLike
+from refembed.model.weights import Affine
 from refembed.tokenizer import Tokenizer
 
 SELECTION = (  # a few tests of every kind, seconds in all; the refembed that is not broken passes them
@@ -100,9 +102,14 @@ def hparams(**values: Any) -> Callable[[Embedder], Embedder]:
     return model(lambda m: replace(m, hparams=replace(m.hparams, **values)))
 
 
+def weights(change: Callable[[Any], Any]) -> Callable[[Embedder], Embedder]:
+    """Change the weights."""
+    return model(lambda m: replace(m, weights=change(m.weights)))
+
+
 def blocks(change: Callable[[Any], Any]) -> Callable[[Embedder], Embedder]:
     """Change every layer's weights."""
-    return model(lambda m: replace(m, weights=replace(m.weights, blk=tuple(change(b) for b in m.weights.blk))))
+    return weights(lambda w: replace(w, blk=tuple(change(b) for b in w.blk)))
 
 
 def batch(before: Callable[[Batch], Batch]) -> Callable[[Embedder], Embedder]:
@@ -120,27 +127,27 @@ def tokenizer(encode: Callable[..., list[int]]) -> Callable[[Embedder], Embedder
     return lambda e: Embedder(e.info, cast(Tokenizer, Tokenizer_(e.tokenizer, encode)), e.model, e.ops)
 
 
-# -- operations ----------------------------------------------------------------------------------------------------------
+# -- operations --------------------------------------------------------------------------------------------------
 
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-def gelu_erf(_: Ops, x: Float) -> Float:
+def gelu_erf(_: Any, x: Float) -> Float:
     """The form that BERT was trained with."""
     return cast(Float, (0.5 * x * (1 + erf(x / math.sqrt(2)))).astype(x.dtype))
 
 
-def gelu_quick(_: Ops, x: Float) -> Float:
+def gelu_quick(_: Any, x: Float) -> Float:
     """The sigmoid form of OpenAI's CLIP."""
     return cast(Float, (x / (1 + np.exp(-1.702 * x))).astype(x.dtype))
 
 
-def gelu_without_cube(_: Ops, x: Float) -> Float:
+def gelu_without_cube(_: Any, x: Float) -> Float:
     """The tanh form without its cubic term."""
     return cast(Float, (0.5 * x * (1 + np.tanh(0.7978845608 * x))).astype(x.dtype))
 
 
-def layer_norm_unbiased(_: Ops, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+def layer_norm_unbiased(_: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
     """The variance divided by C - 1."""
     wide = x.astype(np.float64)
     y = (wide - wide.mean(axis=-1, keepdims=True)) / np.sqrt(wide.var(axis=-1, ddof=1, keepdims=True) + eps)
@@ -148,12 +155,12 @@ def layer_norm_unbiased(_: Ops, x: Float, w: Tensor, b: Tensor | None, eps: floa
     return y if b is None else see("norm_w", y) + b.dequantize()
 
 
-def layer_norm_in_float16(true: Ops, x: Float, *rest: Any) -> Float:
+def layer_norm_in_float16(true: Any, x: Float, *rest: Any) -> Float:
     """Hidden states kept in float16."""
     return cast(Float, true.layer_norm(x, *rest).astype(np.float16).astype(x.dtype))
 
 
-def linear_in_float16(true: Ops, x: Float, *rest: Any) -> Float:
+def linear_in_float16(true: Any, x: Float, *rest: Any) -> Float:
     """Products of numbers rounded to float16."""
     return true.linear(x.astype(np.float16).astype(x.dtype), *rest)
 
@@ -162,76 +169,69 @@ def norm_before_residual(e: Embedder) -> Embedder:
     """a + norm(x) for norm(a + x)."""
     last: list[Float] = []
 
-    def linear_kept(true: Ops, x: Float, *rest: Any) -> Float:
+    def linear_kept(true: Any, x: Float, *rest: Any) -> Float:
         last[:] = [true.linear(x, *rest)]
         return last[0]
 
-    def layer_norm(true: Ops, x: Float, *rest: Any) -> Float:
+    def layer_norm(true: Any, x: Float, *rest: Any) -> Float:
         if not last or last[0].shape != x.shape:
             return true.layer_norm(x, *rest)
         return last[0] + true.layer_norm(x - last[0], *rest)
 
-    return ops(linear=linear_kept, layer_norm=layer_norm)(e)
+    def get_rows_of_the_next_text(true: Any, *rest: Any) -> Float:
+        last.clear()
+        return true.get_rows(*rest)
+
+    return ops(get_rows=get_rows_of_the_next_text, linear=linear_kept, layer_norm=layer_norm)(e)
 
 
-def scaled(factor: Callable[[Float, int], float]) -> Callable[..., Float]:
-    """Attention with another scale, a function of q and the number of heads."""
+def scaled(factor: Callable[[Float], float]) -> Callable[..., Float]:
+    """Attention with another scale, a function of q."""
 
-    def attention(
-        true: Ops, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
-    ) -> Float:
-        return true.attention(q, k, v, n_head, offsets, factor(q, n_head), see)
+    def attention(true: Any, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, *see: Any) -> Float:
+        return cast(Float, true.attention(q, k, v, n_head, offsets, factor(q), *see))
 
     return attention
 
 
-def interleaved_heads(
-    true: Ops, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
-) -> Float:
+def interleaved_heads(true: Any, q: Float, k: Float, v: Float, n_head: int, *rest: Any) -> Float:
     """Channels dealt out to the heads in turn, not side by side."""
     order = np.arange(q.shape[1]).reshape(-1, n_head).T.ravel()
     dealt = (np.ascontiguousarray(x[:, order]) for x in (q, k, v))
-    return np.ascontiguousarray(true.attention(*dealt, n_head, offsets, scale, see)[:, np.argsort(order)])
+    return np.ascontiguousarray(true.attention(*dealt, n_head, *rest)[:, np.argsort(order)])
 
 
-def causal(
-    true: Ops, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
-) -> Float:
-    """The last token alone sees all; here: each token sees itself and those before."""
-    rows = [
-        true.attention(q[b : i + 1], k[b : i + 1], v[b : i + 1], n_head, np.array([0, i + 1 - b]), scale)[-1]
-        for b, e in zip(offsets[:-1], offsets[1:], strict=True)
-        for i in range(b, e)
-    ]
+def causal(true: Any, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, *_: Any) -> Float:
+    """A token sees itself and those before it."""
+    rows = []
+    for begin, end in pairwise(offsets):
+        for i in range(begin, end):
+            seen = (x[begin : i + 1] for x in (q, k, v))
+            rows.append(true.attention(*seen, n_head, np.array([0, i + 1 - begin]), scale)[-1])
     return np.stack(rows)
 
 
-def across_texts(
-    true: Ops, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
-) -> Float:
+def across_texts(true: Any, q: Float, k: Float, v: Float, n_head: int, offsets: I64, *rest: Any) -> Float:
     """The whole batch as one text."""
-    return true.attention(q, k, v, n_head, offsets[[0, -1]], scale, see)
+    return cast(Float, true.attention(q, k, v, n_head, offsets[[0, -1]], *rest))
 
 
-def padding_attended(
-    true: Ops, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
-) -> Float:
+def padding_attended(true: Any, q: Float, k: Float, v: Float, n_head: int, offsets: I64, *rest: Any) -> Float:
     """Texts filled up with zeros to the longest of the batch, and the zeros looked at."""
     lengths = np.diff(offsets)
     real = (np.arange(lengths.max()) < lengths[:, None]).ravel()
     padded = [np.zeros((len(real), q.shape[1]), q.dtype) for _ in range(3)]
     for wide, x in zip(padded, (q, k, v), strict=True):
         wide[real] = x
-    return np.ascontiguousarray(
-        true.attention(*padded, n_head, np.arange(len(offsets)) * lengths.max(), scale, see)[real]
-    )
+    ends = np.arange(len(offsets)) * lengths.max()
+    return np.ascontiguousarray(true.attention(*padded, n_head, ends, *rest)[real])
 
 
 def stale_keys() -> Callable[..., Float]:
     """The keys of the last text of this length."""
     kept: dict[tuple[int, ...], list[Float]] = {}
 
-    def attention(true: Ops, q: Float, k: Float, *rest: Any) -> Float:
+    def attention(true: Any, q: Float, k: Float, *rest: Any) -> Float:
         before = kept.setdefault(k.shape, [])
         before.append(k.copy())
         return true.attention(q, before[-7] if len(before) > 6 else k, *rest)  # six layers ago: the text before
@@ -239,50 +239,69 @@ def stale_keys() -> Callable[..., Float]:
     return attention
 
 
-def segment_1(true: Ops, w: Tensor, ids: Sequence[int] | I64) -> Float:
+def bias(affine: Affine, other: Affine | None) -> Affine:
+    """A matrix with another one's bias, or none."""
+    return affine._replace(bias=other.bias if other else None)
+
+
+def last_layer_left_out(m: Model) -> Model:
+    """One layer less."""
+    blk = m.weights.blk[:-1]
+    return replace(m, hparams=replace(m.hparams, n_layer=len(blk)), weights=replace(m.weights, blk=blk))
+
+
+def stretched(b: Batch, x: Float) -> Float:
+    """Hidden states n / (n - 1) as large: their mean is then the sum over n - 1."""
+    n = np.diff(b.offsets)
+    return x * np.repeat(n / (n - 1), n)[:, None].astype(x.dtype)
+
+
+def segment_1(true: Any, w: Tensor, ids: Sequence[int] | I64) -> Float:
     """The second segment's vector."""
     return true.get_rows(w, [1] if w.name == "token_types.weight" else ids)
 
 
-# -- the list ------------------------------------------------------------------------------------------------------------
+# -- the list ----------------------------------------------------------------------------------------------------
 
+# fmt: off
 MUTANTS = (
     Mutant("gelu-erf", "GELU in its erf form", ops(gelu=gelu_erf), "local"),
     Mutant("gelu-quick", "GELU in its sigmoid form", ops(gelu=gelu_quick)),
     Mutant("gelu-without-cube", "GELU without the cubic term", ops(gelu=gelu_without_cube)),
     Mutant("eps-1e-5", "layer norm with eps 1e-5 for 1e-12", hparams(norm_eps=1e-5), "local"),
-    Mutant("variance-unbiased", "layer norm with the variance divided by C - 1", ops(layer_norm=layer_norm_unbiased), "local"),
+    Mutant("variance-unbiased", "the variance divided by C - 1", ops(layer_norm=layer_norm_unbiased), "local"),
     Mutant("norm-before-residual", "the residual added behind the norm", norm_before_residual),
     Mutant("hidden-float16", "hidden states kept in float16", ops(layer_norm=layer_norm_in_float16), "local"),
     Mutant("inputs-float16", "matrices multiplied with float16", ops(linear=linear_in_float16), "local"),
-    Mutant("token-type-missing", "no segment vector", model(lambda m: replace(m, weights=replace(m.weights, token_types=None)))),
+    Mutant("token-type-missing", "no segment vector", weights(lambda w: replace(w, token_types=None))),
     Mutant("token-type-1", "the segment vector of the second text", ops(get_rows=segment_1)),
     Mutant("position-off-by-one", "positions from 1", batch(lambda b: replace(b, pos=b.pos + 1))),
-    Mutant("position-in-batch", "positions counted through the batch", batch(lambda b: replace(b, pos=np.arange(len(b.ids)))), "batch"),
-    Mutant("scale-sqrt-C", "attention scaled by 1/sqrt(C) for 1/sqrt(D)", ops(attention=scaled(lambda q, H: q.shape[1] ** -0.5))),
-    Mutant("scale-missing", "attention without scale", ops(attention=scaled(lambda q, H: 1.0))),
+    Mutant("position-in-batch", "positions counted through the batch",
+           batch(lambda b: replace(b, pos=np.arange(len(b.ids)))), "batch"),
+    Mutant("scale-sqrt-C", "attention scaled by 1/sqrt(C)", ops(attention=scaled(lambda q: q.shape[1] ** -0.5))),
+    Mutant("scale-missing", "attention without scale", ops(attention=scaled(lambda q: 1.0))),
     Mutant("heads-interleaved", "channels dealt out to the heads in turn", ops(attention=interleaved_heads)),
     Mutant("causal", "a token does not see those behind it", ops(attention=causal)),
     Mutant("across-texts", "attention over the whole batch", ops(attention=across_texts), "batch"),
     Mutant("padding-attended", "attention over padding", ops(attention=padding_attended), "batch"),
     Mutant("stale-keys", "keys of the text before", fresh(stale_keys, "attention")),
-    Mutant("bias-swapped", "the biases of Q and K swapped", blocks(
-        lambda b: replace(b, attn_q=b.attn_q._replace(bias=b.attn_k.bias), attn_k=b.attn_k._replace(bias=b.attn_q.bias)))),
-    Mutant("bias-missing", "no bias behind the attention", blocks(
-        lambda b: replace(b, attn_output=b.attn_output._replace(bias=None)))),
-    Mutant("key-bias-missing", "no bias of K, which softmax hides from the vector", blocks(
-        lambda b: replace(b, attn_k=b.attn_k._replace(bias=None))), "local"),
-    Mutant("layer-missing", "the last layer left out", model(
-        lambda m: replace(m, hparams=replace(m.hparams, n_layer=5), weights=replace(m.weights, blk=m.weights.blk[:5])))),
+    Mutant("bias-swapped", "the biases of Q and K swapped",
+           blocks(lambda b: replace(b, attn_q=bias(b.attn_q, b.attn_k), attn_k=bias(b.attn_k, b.attn_q)))),
+    Mutant("bias-missing", "no bias behind the attention",
+           blocks(lambda b: replace(b, attn_output=bias(b.attn_output, None)))),
+    Mutant("key-bias-missing", "no bias of K, which softmax hides from the vector",
+           blocks(lambda b: replace(b, attn_k=bias(b.attn_k, None))), "local"),
+    Mutant("layer-missing", "the last layer left out", model(last_layer_left_out)),
     Mutant("pooling-cls", "the first token's row for the mean", hparams(pooling="cls")),
-    Mutant("mean-over-n-1", "the mean divided by T - 1, which normalising hides", hidden(
-        lambda b, x: x * np.repeat(n / (n - 1), n)[:, None].astype(x.dtype) if len(n := np.diff(b.offsets)) else x)),
-    Mutant("specials-unparsed", "[SEP] in a text is text", tokenizer(
-        lambda encode, text, add_special=True, parse_special=False: encode(text, add_special=add_special))),
-    Mutant("separator-missing", "no [SEP] behind the text", tokenizer(lambda encode, text, **o: encode(text, **o)[:-1])),
-    Mutant("text-ends-at-nul", "the text ends at a NUL, as C strings do", tokenizer(
-        lambda encode, text, **o: encode(text.split(b"\0")[0] if isinstance(text, bytes) else text, **o))),
-)  # fmt: skip
+    Mutant("mean-over-n-1", "the mean divided by T - 1, which normalising hides", hidden(stretched)),
+    Mutant("specials-unparsed", "[SEP] in a text is text",
+           tokenizer(lambda encode, text, add_special=True, parse_special=False: encode(text, add_special))),
+    Mutant("separator-missing", "no [SEP] behind the text",
+           tokenizer(lambda encode, text, **options: encode(text, **options)[:-1])),
+    Mutant("text-ends-at-nul", "the text ends at a NUL, as C strings do",
+           tokenizer(lambda encode, text, **options: encode(text.split(b"\0")[0], **options))),
+)
+# fmt: on
 
 
 @cache
@@ -291,14 +310,19 @@ def true_embedder(name: str, numerics: str) -> Embedder:
     return session.load(name, numerics)
 
 
+@cache
+def selection(numerics: str) -> tuple[Test, ...]:
+    """The tests of SELECTION."""
+    return tuple(select(SELECTION, numerics=[numerics]))
+
+
 def run_mutant(mutant: Mutant | None, numerics: str, oracle: Oracle, bounds: Bounds) -> list[Result]:
     """The selection on a broken refembed; None: on the true one."""
 
     def loader(name: str, chosen: str) -> Embedder:
         return mutant.broken(true_embedder(name, chosen)) if mutant else true_embedder(name, chosen)
 
-    tests = select(SELECTION, numerics=[numerics])
-    return run(session.Session(oracle, loader), tests, bounds, {})
+    return run(session.Session(oracle, loader), selection(numerics), bounds, {})
 
 
 def caught_by(results: Sequence[Result]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -78,12 +79,8 @@ def measures_of(results: Sequence[Row], wanted: Callable[[Row], bool]) -> Iterat
 
 def tensors(results: Sequence[Row]) -> Table:
     """One row a model, numerics and class of tensors: the worst local and the worst propagated error."""
-    table = Table(title="tensors of llama.cpp's graph: max |ours - theirs| / max |theirs|", title_justify="left")
-    for name in ("model", "numerics", "tensor"):
-        table.add_column(name)
-    for name in ("texts", "local", "bound", "propagated", "bound"):
-        table.add_column(name, justify="right")
-    table.add_column("worst on")
+    heads = ("model", "numerics", "tensor", "texts", "local", "bound", "worst on", "propagated", "bound", "worst on")
+    table = made("tensors of llama.cpp's graph: max |ours - theirs| / max |theirs|", heads)
     found: dict[tuple[str, str, str], dict[str, list[tuple[Row, Row]]]] = {}
     for r, m in measures_of(results, lambda r: r["kind"] in ("local", "trace")):
         if m["metric"] != "tensors without a partner":
@@ -94,33 +91,45 @@ def tensors(results: Sequence[Row]) -> Table:
             table.add_section()
         head = (model, numerics) if last != (model, numerics) else ("", "")
         last = (model, numerics)
-        cells, at = [], ""
+        cells: list[str] = []
         for kind in ("local", "trace"):
-            r, m = worst(kinds[kind]) if kind in kinds else ({}, {})
-            cells += [text_of(m["value"]), f"{m['bound']:.1e}"] if m else ["", ""]
-            at = at or (r["id"].split("::")[1] if r else "")
+            cells += numbers_of(worst(kinds[kind])) if kind in kinds else ["", "", ""]
         texts = max(len({r["id"] for r, _ in pairs}) for pairs in kinds.values())
-        table.add_row(*head, metric, str(texts), *cells, at)
+        table.add_row(*head, metric, str(texts), *cells)
     return table
 
 
 def vectors(results: Sequence[Row]) -> Table:
     """One row a case and numerics of the other kinds: the worst of each metric."""
-    table = Table(title="vectors and token ids", title_justify="left")
-    for name in ("case", "numerics", "metric"):
-        table.add_column(name)
-    for name in ("texts", "worst", "bound"):
-        table.add_column(name, justify="right")
-    table.add_column("worst on")
+    table = made("vectors and token ids", ("case", "numerics", "metric", "texts", "worst", "bound", "worst on"))
     found: dict[tuple[str, str, str], list[tuple[Row, Row]]] = {}
     for r, m in measures_of(results, lambda r: r["kind"] not in ("local", "trace")):
         found.setdefault((r["id"].split("::")[0], r["numerics"], m["metric"]), []).append((r, m))
+    last = ""
     for (case, numerics, metric), pairs in found.items():
-        r, m = worst(pairs)
-        texts = len({r["id"] for r, _ in pairs})
-        at = r["id"].split("::")[1] if m["value"] != 0 else ""
-        table.add_row(case, numerics, metric, str(texts), text_of(m["value"]), f"{m['bound']:.2g}", at)
+        texts = str(len({r["id"] for r, _ in pairs}))
+        table.add_row(case if case != last else "", numerics, metric, texts, *numbers_of(worst(pairs)))
+        last = case
     return table
+
+
+def made(title: str, heads: Sequence[str]) -> Table:
+    """An empty table: numbers to the right, nothing cut off."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in heads:
+        numeric = name in ("texts", "local", "propagated", "worst", "bound")
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    return table
+
+
+def numbers_of(pair: tuple[Row, Row]) -> list[str]:
+    """Value, bound, and the text it was on."""
+    r, m = pair
+    return [
+        text_of(m["value"]),
+        f"{m['bound']:.1e}" if m["bound"] else "0",
+        r["id"].split("::")[1] if m["value"] else "",
+    ]
 
 
 def text_of(value: float | None) -> str:

@@ -65,7 +65,8 @@ class Session:
         """Vectors of all texts of a case, by id, computed in batches arranged in this way."""
         key = (case.id, numerics, arrangement)
         if key not in self.arranged:
-            embedder, found = self.embedder(case.model, numerics), {}
+            embedder = self.embedder(case.model, numerics)
+            found: dict[str, F32] = {}
             for batch in ARRANGEMENTS[arrangement](case.texts):
                 rows: Any = embedder.embed([t.data for t in batch])
                 found |= {t.id: np.asarray(row) for t, row in zip(batch, rows, strict=True)}
@@ -80,7 +81,8 @@ def shuffled(texts: Sequence[Text]) -> list[Text]:
 
 def neighbours(texts: Sequence[Text]) -> list[list[Text]]:
     """Batches of two and of three texts."""
-    batches, rest = [], list(texts)
+    batches: list[list[Text]] = []
+    rest = list(texts)
     while rest:
         size = 2 + len(batches) % 2
         batches.append(rest[:size])

@@ -3,8 +3,10 @@
     config.json ─► {arch}.* keys          *.safetensors ─► tensors, renamed and stored as `outtype`
     modules.json, 1_Pooling ─► pooling    tokenizer.json or vocab.txt ─► tokenizer.ggml.* (convert_vocab.py)
 
-Mirrors convert_hf_to_gguf.py (llama.cpp: conversion/base.py, conversion/bert.py), so that the file is the one it writes: the
-same names, types, values and bytes, in the same order. tests/data holds what that program wrote.
+Mirrors convert_hf_to_gguf.py (llama.cpp: conversion/base.py, conversion/bert.py), and writes the file it writes: the same
+names, types, values and bytes in the same order. tests/data says what it wrote. Two things are meant to differ: keys of
+special tokens that it leaves out (convert_vocab.py), and a head of two unnamed classes, of which it makes a file that
+llama.cpp cannot load.
 """
 
 from __future__ import annotations
@@ -12,18 +14,16 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from refembed.arrays import U8
-from refembed.convert_vocab import load_json, read_json, read_vocab
-from refembed.convert_vocab import ID_KEYS
+from refembed.convert_vocab import ID_KEYS, Vocab, load_json, read_json, read_vocab
 from refembed.errors import ModelError, RequestError
-from refembed.gguf import BY_NAME, GGUFWriter
+from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import shown
 from refembed.safetensors import Entry, SafetensorsFile
 
@@ -40,6 +40,7 @@ class Family:
     """Models whose checkpoints are built alike."""
 
     prefix: str  # of tensor names, where a head stands beside the model
+    layers: str  # the layers' names begin so
     keys: dict[str, str]  # what GGUF calls a size -> what config.json calls it
     defaults: dict[str, Any]  # what config.json leaves out, the library's own defaults
     dropped: tuple[str, ...]  # tensors of heads that embeddings do not need
@@ -48,6 +49,7 @@ class Family:
 
 BERT = Family(
     prefix="bert.",
+    layers="encoder.layer.",
     keys={
         "block_count": "num_hidden_layers",
         "context_length": "max_position_embeddings",
@@ -72,6 +74,7 @@ BERT = Family(
 )
 DISTILBERT = Family(
     prefix="distilbert.",
+    layers="transformer.layer.",
     keys={
         "block_count": "n_layers",
         "context_length": "max_position_embeddings",
@@ -94,26 +97,329 @@ DISTILBERT = Family(
     dropped=("embeddings.position_ids", "vocab_"),
     column=3,
 )
-ARCHITECTURES = {
-    "BertModel": BERT, "BertForMaskedLM": BERT, "BertForSequenceClassification": BERT,
-    "DistilBertModel": DISTILBERT, "DistilBertForMaskedLM": DISTILBERT, "DistilBertForSequenceClassification": DISTILBERT,
-}  # fmt: skip
+HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification")
+ARCHITECTURES = {kind + head: family for kind, family in (("Bert", BERT), ("DistilBert", DISTILBERT)) for head in HEADS}
 
 # C embedding_length, F feed_forward_length, V tokens, P context_length, S segment types, R labels
 TENSORS = (
-    # GGUF name,            shape,      BERT,                                       DistilBERT
-    ("token_embd",          ("V", "C"), "embeddings.word_embeddings",               "embeddings.word_embeddings"),
-    ("token_types",         ("S", "C"), "embeddings.token_type_embeddings",         ""),
-    ("position_embd",       ("P", "C"), "embeddings.position_embeddings",           "embeddings.position_embeddings"),
-    ("token_embd_norm",     ("C",),     "embeddings.LayerNorm",                     "embeddings.LayerNorm"),
-    ("blk.{}.attn_q",       ("C", "C"), "encoder.layer.{}.attention.self.query",    "transformer.layer.{}.attention.q_lin"),
-    ("blk.{}.attn_k",       ("C", "C"), "encoder.layer.{}.attention.self.key",      "transformer.layer.{}.attention.k_lin"),
-    ("blk.{}.attn_v",       ("C", "C"), "encoder.layer.{}.attention.self.value",    "transformer.layer.{}.attention.v_lin"),
-    ("blk.{}.attn_output",  ("C", "C"), "encoder.layer.{}.attention.output.dense",  "transformer.layer.{}.attention.out_lin"),
-    ("blk.{}.attn_output_norm", ("C",), "encoder.layer.{}.attention.output.LayerNorm", "transformer.layer.{}.sa_layer_norm"),
-    ("blk.{}.ffn_up",       ("F", "C"), "encoder.layer.{}.intermediate.dense",      "transformer.layer.{}.ffn.lin1"),
-    ("blk.{}.ffn_down",     ("C", "F"), "encoder.layer.{}.output.dense",            "transformer.layer.{}.ffn.lin2"),
-    ("blk.{}.layer_output_norm", ("C",), "encoder.layer.{}.output.LayerNorm",       "transformer.layer.{}.output_layer_norm"),
-    ("cls",                 ("C", "C"), "",                                         "pre_classifier"),
-    ("cls.output",          ("R", "C"), "classifier",                               "classifier"),
+    # GGUF name,            shape,      BERT (in encoder.layer: {})             DistilBERT (in transformer.layer: {})
+    ("token_embd",          ("V", "C"), "embeddings.word_embeddings",           "embeddings.word_embeddings"),
+    ("token_types",         ("S", "C"), "embeddings.token_type_embeddings",     ""),
+    ("position_embd",       ("P", "C"), "embeddings.position_embeddings",       "embeddings.position_embeddings"),
+    ("token_embd_norm",     ("C",),     "embeddings.LayerNorm",                 "embeddings.LayerNorm"),
+    ("blk.{}.attn_q",       ("C", "C"), "{}.attention.self.query",              "{}.attention.q_lin"),
+    ("blk.{}.attn_k",       ("C", "C"), "{}.attention.self.key",                "{}.attention.k_lin"),
+    ("blk.{}.attn_v",       ("C", "C"), "{}.attention.self.value",              "{}.attention.v_lin"),
+    ("blk.{}.attn_output",  ("C", "C"), "{}.attention.output.dense",            "{}.attention.out_lin"),
+    ("blk.{}.attn_output_norm", ("C",), "{}.attention.output.LayerNorm",        "{}.sa_layer_norm"),
+    ("blk.{}.ffn_up",       ("F", "C"), "{}.intermediate.dense",                "{}.ffn.lin1"),
+    ("blk.{}.ffn_down",     ("C", "F"), "{}.output.dense",                      "{}.ffn.lin2"),
+    ("blk.{}.layer_output_norm", ("C",), "{}.output.LayerNorm",                 "{}.output_layer_norm"),
+    ("cls",                 ("C", "C"), "",                                     "pre_classifier"),
+    ("cls.output",          ("R", "C"), "classifier",                           "classifier"),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """config.json, checked."""
+
+    folder: Path
+    architecture: str  # Hugging Face's name of the class: "BertModel"
+    family: Family
+    raw: dict[str, Any]  # with the family's defaults
+    labels: tuple[str, ...]  # of the classes, () where nothing is classified
+
+    def size(self, key: str) -> int:
+        """A size that config.json states, e.g. "hidden_size": a whole number above zero."""
+        value = self.raw.get(key)
+        if type(value) is not int or not 0 < value < 2**31:
+            found = f"{key} is {shown(str(value))}, not a size"
+            raise ModelError(f"{self.folder / 'config.json'}: {found}", hint="is the file whole?")
+        return value
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The letters of TENSORS."""
+        keys = self.family.keys
+        return {
+            "C": self.size(keys["embedding_length"]),
+            "F": self.size(keys["feed_forward_length"]),
+            "P": self.size(keys["context_length"]),
+            "V": self.size("vocab_size"),
+            "S": self.size("type_vocab_size"),
+            "R": len(self.labels),
+        }
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor of the file to write."""
+
+    name: str  # GGUF's
+    entry: Entry
+    type: str  # it is stored as
+
+    def data(self) -> Any:
+        """The blocks as they are to stand in the file. ModelError where the weights are no numbers, or too large."""
+        from gguf import GGMLQuantizationType, quants
+
+        values = self.entry.values()
+        if values.dtype not in (np.float32, np.float16):
+            values = values.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = quants.quantize(values, GGMLQuantizationType[self.type])
+        if not np.isfinite(values).all():
+            raise ModelError(f"tensor {shown(self.entry.name)} holds NaN or infinity", hint="the weights are damaged")
+        if self.type == "F16" and not np.isfinite(stored).all():
+            largest = f"{np.abs(values).max():.3g}"
+            raise ModelError(f"tensor {shown(self.entry.name)}: {largest} is beyond F16", hint="convert to bf16 or f32")
+        return np.ascontiguousarray(stored).view(np.uint8)
+
+
+def convert(
+    folder: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    *,
+    outtype: str = "f32",
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Convert a model that Hugging Face's `transformers` or sentence-transformers saved. Returns out_path.
+
+    folder    config.json, safetensors, tokenizer.json or vocab.txt; modules.json and 1_Pooling where there are any
+    outtype   "f32", "f16", "bf16" or "q8_0": how matrices are stored; vectors, positions and segments stay F32
+    name      GGUF `general.name`; the model card, config.json or the folder say it otherwise
+    progress  called with ("converting", bytes of weights done, bytes in all)
+
+    ModelError where the folder holds no whole model of ARCHITECTURES, RequestError where the file cannot be written.
+    The weights pass through memory one tensor at a time, and the file is written whole or not at all.
+    """
+    source = Path(folder)
+    if outtype not in OUTTYPES:
+        raise RequestError(f"outtype {outtype!r}", hint="one of " + ", ".join(OUTTYPES))
+    config = read_config(source)
+    plan = plan_tensors(config, open_weights(source), outtype)
+    writer = GGUFWriter(None)
+    add_general(writer, source, name, plan)
+    add_parameters(writer, config, outtype)
+    add_vocab(writer, read_vocab(source, config.raw), config)
+    total, done = sum(p.entry.raw.nbytes for p in plan), 0
+
+    def data_of(planned: Planned) -> Callable[[], Any]:
+        def data() -> Any:
+            nonlocal done
+            if progress:
+                progress("converting", done, total)
+            done += planned.entry.raw.nbytes
+            return planned.data()
+
+        return data
+
+    for p in plan:
+        writer.add_tensor(p.name, data_of(p), p.entry.shape, p.type)
+    written = writer.write(out_path)
+    if progress:
+        progress("converting", total, total)
+    return written
+
+
+def read_config(folder: Path) -> Config:
+    """config.json, with what `transformers` adds where it is silent. ModelError for what refembed cannot convert."""
+    path = folder / "config.json"
+    raw = read_json(path, required=True)
+    names = raw.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else "unknown"
+    if architecture not in ARCHITECTURES:
+        found = f"{path}: architecture {shown(architecture)}"
+        raise ModelError(found, hint="refembed converts " + ", ".join(ARCHITECTURES))
+    family = ARCHITECTURES[architecture]
+    raw = family.defaults | {key: value for key, value in raw.items() if value is not None}
+    for key, allowed in (
+        ("hidden_act", GELUS),
+        ("activation", GELUS),
+        ("position_embedding_type", ("absolute",)),
+        ("is_decoder", (False,)),
+        ("add_cross_attention", (False,)),
+    ):
+        if key in raw and raw[key] not in allowed:
+            found = f"{path}: {key} is {shown(str(raw[key]))}"
+            raise ModelError(found, hint=f"llama.cpp computes BERT with {allowed[0]} only")
+    labels = read_labels(path, raw, classifies="Classification" in architecture)
+    return Config(folder, architecture, family, raw, labels)
+
+
+def read_labels(path: Path, raw: dict[str, Any], *, classifies: bool) -> tuple[str, ...]:
+    """The classes' names, by number. `transformers` adds two where there are none; only a classifier keeps these."""
+    named = raw.get("id2label")
+    if named is None:
+        count = raw.get("num_labels", 2)
+        named = {str(i): f"LABEL_{i}" for i in range(count if type(count) is int and 0 < count < 10_000 else 2)}
+    try:
+        labels = {int(i): str(label) for i, label in named.items()}
+    except (AttributeError, ValueError):
+        raise ModelError(f"{path}: id2label is no table of labels by number", hint="is the file whole?") from None
+    added = len(labels) == 2 and labels.get(0) == "LABEL_0"
+    return () if added and not classifies else tuple(labels[i] for i in sorted(labels))
+
+
+def open_weights(folder: Path) -> list[Entry]:
+    """Every tensor of the folder's safetensors, in the order the converter takes them: by file, then by name."""
+    index = folder / "model.safetensors.index.json"
+    places = read_json(index).get("weight_map")
+    if isinstance(places, dict) and all(isinstance(part, str) and Path(part).name == part for part in places.values()):
+        parts = sorted(set(places.values()))
+    elif index.exists():
+        raise ModelError(f"{index}: no weight_map of tensors to files beside it", hint="is the file whole?")
+    else:
+        parts = sorted(p.name for p in folder.glob("model*.safetensors"))
+    if not parts:
+        pickled = any(folder.glob("pytorch_model*.bin"))
+        hint = "save the model again with save_pretrained(folder, safe_serialization=True)"
+        raise ModelError(f"{folder}: no model.safetensors", hint=hint if pickled else "is the folder whole?")
+    entries = []
+    for part in parts:
+        file = SafetensorsFile(folder / part)
+        entries += [file[name] for name in sorted(file)]
+    found = {entry.name for entry in entries}
+    if len(found) < len(entries) or (places and found != set(places)):
+        odd = sorted(found ^ set(places or ())) or ["one of them twice"]
+        raise ModelError(f"{folder}: {index.name} and the files differ: {shown(odd[0])}", hint="fetch the folder again")
+    return entries
+
+
+def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Planned]:
+    """What becomes of each tensor. ModelError if one is unknown, missing, or not of the size config.json states."""
+    sizes, family = config.sizes, config.family
+    plan: dict[str, Planned] = {}
+    rows = {row[family.column]: row for row in TENSORS if row[family.column]}
+    for entry in entries:
+        name = entry.name.removeprefix(family.prefix)
+        if name.startswith(family.dropped):
+            continue
+        stem, _, kind = name.rpartition(".")
+        kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)
+        layer = re.match(re.escape(family.layers) + r"(\d+)(\..*)", stem)
+        number, stem = (layer[1], "{}" + layer[2]) if layer else ("", stem)
+        row = rows.get(stem)
+        if row is None or kind not in ("weight", "bias"):
+            hint = f"{config.architecture} has none of that name that refembed knows"
+            raise ModelError(f"{config.folder}: tensor {shown(entry.name)}", hint=hint)
+        target = row[0].format(number) + "." + kind
+        shape = tuple(sizes[letter] for letter in row[1])[: 1 if kind == "bias" else None]
+        if entry.shape != shape:
+            found = f"tensor {shown(entry.name)} is {list(entry.shape)}, config.json says {list(shape)}"
+            raise ModelError(f"{config.folder}: {found}", hint="are these files of one model?")
+        if target in plan:
+            found = f"{config.folder}: {shown(entry.name)} and {shown(plan[target].entry.name)} are both {target}"
+            raise ModelError(found, hint="one of them has to go")
+        plan[target] = Planned(target, entry, stored_type(target, shape, OUTTYPES[outtype][0]))
+    check_complete(config, set(plan))
+    return list(plan.values())
+
+
+def check_complete(config: Config, found: set[str]) -> None:
+    """ModelError where tensors of such a model are missing, or some are there that it does not have."""
+    layers, classifies = config.size(config.family.keys["block_count"]), "Classification" in config.architecture
+    wanted = set()
+    for row in TENSORS:
+        if row[config.family.column] and (classifies or not row[0].startswith("cls")):
+            blocks = range(layers) if "{}" in row[0] else range(1)
+            wanted |= {row[0].format(i) + kind for i in blocks for kind in (".weight", ".bias")}
+    wanted -= {name + ".bias" for name in ("token_embd", "token_types", "position_embd")}
+    for kind, names in (("missing", wanted - found), ("unexpected", found - wanted)):
+        if names:
+            listed = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            hint = f"{config.architecture} with {layers} layers has {len(wanted)} tensors"
+            raise ModelError(f"{config.folder}: {kind} tensors: {listed}", hint=hint)
+
+
+def stored_type(name: str, shape: tuple[int, ...], wanted: str) -> str:
+    """The type llama.cpp's converter stores a tensor as: F32 unless a matrix, F16 where Q8_0 does not divide a row."""
+    if len(shape) < 2 or name in ("position_embd.weight", "token_types.weight"):
+        return "F32"
+    return "F16" if wanted == "Q8_0" and shape[-1] % 32 else wanted
+
+
+def add_general(writer: GGUFWriter, folder: Path, name: str | None, plan: list[Planned]) -> None:
+    """`general.*`: what gguf-py makes of the model card, config.json and the folder's name."""
+    import gguf
+
+    count = sum(math.prod(p.entry.shape) for p in plan)
+    try:
+        card = gguf.Metadata.load(None, folder.resolve(), name, count)
+    except Exception as e:  # gguf-py checks nothing, and a model card may hold anything
+        raise ModelError(f"{folder}: README.md or config.json: {e}", hint="correct or remove the model card") from None
+    card.name = card.name or folder.resolve().name
+    card.size_label = card.size_label or gguf.size_label(count, 0, 0, 0)
+    notes = gguf.GGUFWriter(None, "bert")  # never writes: it is the list that set_gguf_meta_model adds to
+    notes.add_type(gguf.GGUFType.MODEL)
+    card.set_gguf_meta_model(notes)
+    for key, item in notes.kv_data[0].items():
+        kind = item.type.name if item.sub_type is None else f"ARRAY[{item.sub_type.name}]"
+        writer.add(key, item.value, "ARRAY[STRING]" if isinstance(item.value, list) else kind)
+
+
+def add_parameters(writer: GGUFWriter, config: Config, outtype: str) -> None:
+    """`bert.*` and what stands among them."""
+
+    def eps() -> None:
+        value = config.raw["layer_norm_eps"]
+        if not isinstance(value, float) or not 0 < value < 1:
+            found = f"layer_norm_eps is {shown(str(value))}"
+            raise ModelError(f"{config.folder / 'config.json'}: {found}", hint="a small number, such as 1e-12")
+        writer.add("bert.attention.layer_norm_epsilon", value, "FLOAT32")
+
+    if config.family is DISTILBERT:
+        eps()
+    for key, word in config.family.keys.items():
+        writer.add(f"bert.{key}", config.size(word), "UINT32")
+    if config.family is BERT:
+        eps()
+    writer.add("general.file_type", OUTTYPES[outtype][1], "UINT32")
+    writer.add("bert.attention.causal", False, "BOOL")
+    pooling = read_pooling(config.folder)
+    if pooling:
+        writer.add("bert.pooling_type", pooling, "UINT32")
+    if config.labels:
+        writer.add("bert.classifier.output_labels", config.labels, "ARRAY[STRING]")
+    writer.add("general.quantization_version", 2, "UINT32")
+
+
+def read_pooling(folder: Path) -> int | None:
+    """`{arch}.pooling_type` of a sentence-transformers folder; None where no modules.json names a pooling."""
+    modules = load_json(folder / "modules.json")
+    pooling = None
+    for module in modules if isinstance(modules, list) else []:
+        kind = str(module.get("type", "")) if isinstance(module, dict) else ""
+        if not kind.endswith(NO_EFFECT):
+            found = f"{folder / 'modules.json'}: a module of type {shown(kind)}"
+            raise ModelError(found, hint="GGUF keeps no such module of a BERT, and the vectors would be others")
+        if kind.endswith("Pooling") and pooling is None:
+            pooling = folder / str(module.get("path", "")) / "config.json"
+    if pooling is None:
+        return None
+    modes = read_json(pooling, required=True)
+    for mode, key in (("mean", "mean_tokens"), ("cls", "cls_token"), ("lasttoken", "lasttoken")):
+        if modes.get(f"pooling_mode_{key}"):
+            return POOLING[mode]
+    if modes.get("pooling_mode") in POOLING:
+        return POOLING[modes["pooling_mode"]]
+    raise ModelError(f"{pooling}: no pooling that GGUF knows", hint="it knows " + ", ".join(POOLING))
+
+
+def add_vocab(writer: GGUFWriter, vocab: Vocab, config: Config) -> None:
+    """`tokenizer.ggml.*`."""
+    writer.add("tokenizer.ggml.token_type_count", config.size("type_vocab_size"), "UINT32")
+    writer.add("tokenizer.ggml.model", "bert", "STRING")
+    writer.add("tokenizer.ggml.pre", vocab.pre, "STRING")
+    writer.add("tokenizer.ggml.tokens", vocab.tokens, "ARRAY[STRING]")
+    writer.add("tokenizer.ggml.token_type", vocab.types, "ARRAY[INT32]")
+    for name, key in ID_KEYS.items():
+        if name in vocab.ids:
+            writer.add(f"tokenizer.ggml.{key}_token_id", vocab.ids[name], "UINT32")
+    for name, added in vocab.adds.items():
+        writer.add(f"tokenizer.ggml.add_{name}_token", added, "BOOL")
+    for key, flag in (("lowercase", vocab.lowercase), ("strip_accents", vocab.strip_accents)):
+        if flag is not None:
+            writer.add(f"tokenizer.ggml.normalizer.{key}", flag, "BOOL")

@@ -26,15 +26,10 @@ DEFAULTS = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mas
 # special token -> what its key is called, in the order of the file. "seperator" is GGUF's spelling; [CLS] goes as bos.
 ID_KEYS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
 
-# tokenizer.ggml.pre of vocabularies that begin so: (pieces, sha256 of them joined by newlines, lowercase). llama.cpp reads
-# the key for BPE only; its converter finds the name by how one text is cut, and refuses WordPiece it has no name for.
-PRE = {
-    (
-        30522,
-        "0f052197aac305fe42f378b5c61554b7bacb34b8be4af83fec2cfdcdffbc9973",
-        True,
-    ): "jina-v2-en",  # bert-base-uncased's
-}
+# tokenizer.ggml.pre of vocabularies that begin so: (pieces, sha256 of them joined by newlines, lowercase). llama.cpp
+# reads it for BPE only; its converter finds the name by how one text is cut, and refuses WordPiece it has no name for.
+UNCASED = "0f052197aac305fe42f378b5c61554b7bacb34b8be4af83fec2cfdcdffbc9973"  # of bert-base-uncased
+PRE = {(30522, UNCASED, True): "jina-v2-en"}
 PRE_UNKNOWN = "default"
 
 
@@ -66,7 +61,16 @@ class Pieces:
 
 
 def read_vocab(folder: Path, config: dict[str, Any]) -> Vocab:
-    """Read the tokenizer of a folder with this config.json. ModelError where it is not a WordPiece one, or not whole."""
+    """The tokenizer of a folder with this config.json. ModelError where it is no WordPiece tokenizer, or not whole."""
+    try:
+        return understand(folder, config)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:  # JSON of another shape
+        found = f"{folder}: tokenizer.json or a file beside it is not as `transformers` writes it: {e!r}"
+        raise ModelError(found, hint="save the tokenizer again with save_pretrained") from None
+
+
+def understand(folder: Path, config: dict[str, Any]) -> Vocab:
+    """See read_vocab. Files of another shape raise whatever they raise."""
     settings = read_json(folder / "tokenizer_config.json")
     names = DEFAULTS | special_names(read_json(folder / "special_tokens_map.json")) | special_names(settings)
     tokenizer = read_json(folder / "tokenizer.json")
@@ -133,19 +137,14 @@ def looks_special(token: str) -> bool:
 
 def pieces_of_json(path: Path, tokenizer: dict[str, Any]) -> Pieces:
     """The vocabulary in a tokenizer.json, the file of the `tokenizers` library."""
-    model = tokenizer.get("model")
-    kind = model.get("type") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or kind != "WordPiece" or model.get("continuing_subword_prefix") != "##":
-        raise ModelError(f"{path}: a tokenizer of type {kind!r}", hint='refembed converts WordPiece with "##"')
-    vocab, added = model.get("vocab"), tokenizer.get("added_tokens") or []
-    try:
-        texts = {id_number(i): str(text) for text, i in vocab.items()}  # type: ignore[union-attr]  # see except
-        tokens = {id_number(t["id"]): added_token(t) for t in added}
-    except (AttributeError, KeyError, TypeError, ValueError) as e:
-        raise ModelError(f"{path}: the vocabulary is not token -> id: {e!r}", hint="is the file whole?") from None
-    if len(texts) != len(vocab):  # type: ignore[arg-type]  # it had items
+    model = tokenizer["model"]
+    if model["type"] != "WordPiece" or model["continuing_subword_prefix"] != "##":
+        found = f"{path}: a tokenizer of type {shown(str(model['type']))}"
+        raise ModelError(found, hint='refembed converts WordPiece with "##"')
+    texts = {id_number(i): text for text, i in model["vocab"].items()}
+    if len(texts) != len(model["vocab"]):
         raise ModelError(f"{path}: two tokens have the same id", hint="is the file whole?")
-    return Pieces(path, texts, tokens)
+    return Pieces(path, texts, {id_number(t["id"]): added_token(t) for t in tokenizer.get("added_tokens") or []})
 
 
 def pieces_of_text(folder: Path, settings: dict[str, Any], names: dict[str, str]) -> Pieces:
@@ -155,20 +154,16 @@ def pieces_of_text(folder: Path, settings: dict[str, Any], names: dict[str, str]
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise ModelError(f"{folder}: no tokenizer.json and no vocab.txt", hint="refembed converts WordPiece") from None
-    except (OSError, ValueError) as e:
+    except (OSError, UnicodeDecodeError) as e:
         raise ModelError(f"{path} cannot be read: {e}", hint="is the file whole?") from None
     ids = {line: i for i, line in enumerate(lines)}  # of equal lines the last counts, as in BertTokenizer
-    pieces = Pieces(path, {i: line for line, i in ids.items()}, {})
     special = [names[name] for name in DEFAULTS]
-    pieces.added = {ids[text]: added_token({"content": text, "special": True}) for text in special if text in ids}
+    added = {ids[text]: added_token({"content": text, "special": True}) for text in special if text in ids}
     more = read_json(folder / "added_tokens.json")
-    try:
-        decoder = settings.get("added_tokens_decoder", {})
-        pieces.added |= {id_number(i): added_token({"content": text}) for text, i in more.items()}
-        pieces.added |= {id_number(int(i)): added_token(token) for i, token in decoder.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as e:
-        raise ModelError(f"{folder}: the added tokens are not token -> id: {e!r}", hint="is the file whole?") from None
-    return pieces
+    added |= {id_number(i): added_token({"content": text}) for text, i in more.items()}
+    more = settings.get("added_tokens_decoder", {})
+    added |= {id_number(int(i)): added_token(token) for i, token in more.items()}
+    return Pieces(path, {i: line for line, i in ids.items()}, added)
 
 
 def id_number(value: Any) -> int:
@@ -211,7 +206,7 @@ def normalizer_flags(normalizer: dict[str, Any]) -> tuple[bool | None, bool | No
 
 def template_flags(processor: dict[str, Any], names: dict[str, str]) -> dict[str, bool]:
     """Which tokens tokenizer.json puts around a text. Adds to `names` what only its template knows."""
-    adds = {}
+    adds: dict[str, bool] = {}
     for part in processor.get("processors", [processor]):
         if part.get("type") == "RobertaProcessing":
             adds |= {"bos": True, "eos": True, "sep": True}
@@ -220,13 +215,12 @@ def template_flags(processor: dict[str, Any], names: dict[str, str]) -> dict[str
         single, pair = ([special_or_none(item) for item in part.get(key) or []] for key in ("single", "pair"))
         first, last = (single[0], single[-1]) if len(single) > 1 else (None, None)
         if first:
-            adds["bos"] = first == names.setdefault("bos", names["cls"]) or first == names["cls"]
+            adds["bos"] = first in (names.setdefault("bos", names["cls"]), names["cls"])
         if last:
             names["eos"], adds["eos"] = last, True
-        between = pair[
-            (pair[:1] == [first] and first is not None) : len(pair) - (pair[-1:] == [last] and last is not None)
-        ]
-        between = between[1:-1]  # without the sequences A and B themselves
+        begin = 1 if first and pair[:1] == [first] else 0
+        end = len(pair) - (1 if last and pair[-1:] == [last] else 0)
+        between = pair[begin + 1 : end - 1]  # between the sequences A and B
         if between:
             ends = (names["sep"], names.get("eos"))
             adds["sep"] = (len(between) == 2 and between[1] in ends) or (between[0] in ends and not last)

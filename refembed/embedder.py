@@ -247,18 +247,15 @@ class Renamed:
 
 def check_ids(ids: Sequence[Any], index: int, n_vocab: int) -> list[int]:
     """Token ids given ready made, each a whole number of the vocabulary."""
-    try:
-        checked = [int(i) for i in ids]
-    except (TypeError, ValueError):
-        checked = []
-    if len(checked) != len(ids) or any(c != i for c, i in zip(checked, ids, strict=True)):
+    checked = list(ids) if isinstance(ids, Iterable) else [None]
+    if not all(isinstance(i, (int, np.integer)) for i in checked):
         raise RequestError(f"input {index}: neither a text nor a list of token ids: {str(ids)[:60]!r}")
     for i in checked:
         if not 0 <= i < n_vocab:
             raise RequestError(
                 f"input {index}: token id {i} is not in the vocabulary", hint=f"ids are 0 to {n_vocab - 1}"
             )
-    return checked
+    return [int(i) for i in checked]
 
 
 def check_options(info: Info, normalize: int, dimensions: int | None) -> None:

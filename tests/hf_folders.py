@@ -12,32 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "on",
-    "mat",
-    "hello",
-    "world",
-    "embed",
-    "##ding",
-    "s",
-    "##s",
-    "##ed",
-    "##ing",
-    ",",
-    ".",
-    "!",
-    "?",
-    "é",
-    "漢",
-    "##",
-    "[unused0]",
-]
-PIECES = SPECIAL + WORDS
+TEXT = "the a cat dog sat on mat hello world embed ##ding s ##s ##ed ##ing , . ! ? é 漢 [unused0] d"
+PIECES = SPECIAL + TEXT.split()
 
 
 def weights(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -220,6 +196,19 @@ def pooling(folder: Path, **modes: Any) -> None:
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32} | modes)
 
 
+SIZES = (32, 64, 1, len(PIECES), 16)  # C, F, layers, V, P
+
+
+def small(folder: Path, **config: Any) -> Path:
+    """A sound folder of one layer; `config` goes over its config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", bert_config(*SIZES, **config))
+    write_weights(folder, bert_shapes(*SIZES), "F32")
+    write_json(folder / "tokenizer.json", tokenizer_json(PIECES))
+    write_json(folder / "tokenizer_config.json", SETTINGS)
+    return folder
+
+
 def tiny(folder: Path) -> None:
     """A sentence-transformers model: F32, mean pooling, a model card, and tensors that are dropped."""
     sizes = (32, 64, 2, len(PIECES), 16)
@@ -254,8 +243,8 @@ def reranker(folder: Path) -> None:
     tokenizer = tokenizer_json(PIECES, lowercase=False, strip_accents=False)
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
     tokenizer["added_tokens"] += [
-        {"id": len(PIECES) + 1, "content": "my▁word", **flags},
-        {"id": len(PIECES) + 2, "content": "<|hint|>", **flags},
+        {"id": len(PIECES), "content": "my▁word", **flags},
+        {"id": len(PIECES) + 1, "content": "<|hint|>", **flags},
     ]
     write_json(folder / "tokenizer.json", tokenizer)
     write_json(folder / "tokenizer_config.json", SETTINGS | {"do_lower_case": False})

@@ -5,8 +5,8 @@
     V/bin/python -m tests.record_converter LLAMA_CPP_SOURCE [MINILM_FOLDER]
 
 LLAMA_CPP_SOURCE is the folder of convert_hf_to_gguf.py, MINILM_FOLDER the default model as published: all-MiniLM-L6-v2.
-The converter runs as it is, but for one thing: it refuses WordPiece vocabularies that it has no `tokenizer.ggml.pre` name
-for, as those of the tiny folders (hf_folders.py); there it is handed the name "default". llama.cpp reads that key for BPE.
+The converter runs as it is, but for one thing: it refuses WordPiece vocabularies that it has no `tokenizer.ggml.pre`
+name for, as those of the tiny folders (hf_folders.py); there it is handed "default". llama.cpp reads that key for BPE.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def digest_list(items: list[Any]) -> str:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Every tensor and every key of a GGUF file, as gguf-py reads them. Long arrays stand as [length, digest]."""
+    """A GGUF file's tensors and keys, as gguf-py reads them, and its sha256. Long arrays stand as [length, digest]."""
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
@@ -62,7 +62,7 @@ def describe(path: Path) -> dict[str, Any]:
         [t.name, t.tensor_type.name, [int(n) for n in reversed(t.shape)], digest(t.data.tobytes())]
         for t in reader.tensors
     ]
-    return {"keys": keys, "tensors": tensors}
+    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "keys": keys, "tensors": tensors}
 
 
 def inputs(folder: Path) -> str:
@@ -108,7 +108,7 @@ def fold(files: dict[str, dict[str, Any]]) -> dict[str, Any]:
             assert shape == rows[name][0]
             if [kind, sha] != rows[name][1]["f32"]:
                 rows[name][1][outtype] = [kind, sha]
-    return {"keys": keys, "tensors": rows}
+    return {"files": {outtype: file["sha256"] for outtype, file in files.items()}, "keys": keys, "tensors": rows}
 
 
 def unfold(record: dict[str, Any], outtype: str) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def unfold(record: dict[str, Any], outtype: str) -> dict[str, Any]:
     for name, (shape, stored) in record["tensors"].items():
         kind, sha = stored.get(outtype, stored["f32"])
         tensors.append([name, kind, shape, sha])
-    return {"keys": keys, "tensors": tensors}
+    return {"sha256": record["files"][outtype], "keys": keys, "tensors": tensors}
 
 
 def save(name: str, source: Path, records: dict[str, Any], **more: Any) -> None:
@@ -131,7 +131,7 @@ def save(name: str, source: Path, records: dict[str, Any], **more: Any) -> None:
 
     parts = [f'"provenance": {{\n{lines(provenance(source) | more)}\n}}']
     for model, record in records.items():
-        tables = [f'"{part}": {{\n{lines(record[part])}\n }}' for part in ("keys", "tensors")]
+        tables = [f'"{part}": {{\n{lines(record[part])}\n }}' for part in ("files", "keys", "tensors")]
         parts.append(f'"{model}": {{\n "inputs": "{record["inputs"]}",\n ' + ",\n ".join(tables) + "\n}")
     (DATA / name).write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8", newline="\n")
 

@@ -1,4 +1,4 @@
-"""The conformance suite under pytest: its data in the fast tier, its cases against live llama.cpp in the oracle tier."""
+"""The suite under pytest: its data in the fast tier, its cases against live llama.cpp in the oracle tier."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from click.testing import CliRunner
 
 from conformance import FOLDER
 from conformance import bounds as bounds_file
-from conformance.__main__ import main
+from conformance.__main__ import command, main
 from conformance.bounds import FACTOR, Bound, Bounds, bound_for, limit_of, load_bounds, round_up, write_bounds
 from conformance.cases import Case, Test, choose_texts, load_cases, load_tests, load_texts, read_json, select
 from conformance.checks import KINDS, Measure, class_of, gelu_table, worst_cosine
 from conformance.measure import measure
 from conformance.models import load_models
-from conformance.oracle import RECORDED, Live, Recorded, digest
+from conformance.oracle import RECORDED, Live, Recorded, digest, open_oracle
 from conformance.report import as_json, show
 from conformance.runner import Result, in_order, load_known, run
 from conformance.session import ARRANGEMENTS, Session
@@ -35,7 +36,7 @@ MODAL = re.compile(
     r"\b(should|must|shall|ought|would|will|could|might|check that|checks that|test that|tests that)\b", re.I
 )
 
-# -- the data ------------------------------------------------------------------------------------------------------------
+# -- the data ---------------------------------------------------------------------------------------------------------
 
 
 def test_texts_and_cases_fit_the_schema() -> None:
@@ -121,7 +122,7 @@ def test_the_schema_refuses(change: dict[str, Any], message: str, tmp_path: Path
     path.write_text(json.dumps([case]))
     assert read_json(path, "cases") == [case]
     path.write_text(json.dumps([{k: v for k, v in {**case, **change}.items() if v is not None}]))
-    with pytest.raises(RequestError, match="does not fit conformance/schema.json") as e:
+    with pytest.raises(RequestError, match=r"does not fit conformance/schema\.json") as e:
         read_json(path, "cases")
     assert message in str(e.value)
 
@@ -160,12 +161,12 @@ def test_patterns_reach_below_folders(pattern: str) -> None:
 def test_tests_are_run_model_by_model_and_text_by_text() -> None:
     tests = in_order(select(["forward", "embed"]))
     models = [t.case.model for t in tests]
-    assert sum(a != b for a, b in zip(models, models[1:], strict=False)) == len(set(models)) - 1
+    assert sum(a != b for a, b in pairwise(models)) == len(set(models)) - 1
     texts = [t.text.id for t in tests if t.case.kind in ("local", "trace") and t.case.model == "minilm-f32"]
-    assert sum(a != b for a, b in zip(texts, texts[1:], strict=False)) == len(set(texts)) - 1
+    assert sum(a != b for a, b in pairwise(texts)) == len(set(texts)) - 1
 
 
-# -- bounds --------------------------------------------------------------------------------------------------------------
+# -- bounds -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_bound_that_is_named_exists_and_every_table_is_used() -> None:
@@ -187,7 +188,8 @@ def test_bounds_follow_their_rule() -> None:
 
 def test_bounds_are_within_the_limits() -> None:
     assert not [(t, m) for t, m, r in rows() if r.bound > limit_of(t, m)]
-    assert limit_of("local.f32.fast", "Qcur") == 1e-6
+    assert limit_of("local.f32.exact", "Qcur") == 1e-6
+    assert limit_of("local.f32.fast", "Qcur") <= 2e-6
     assert limit_of("local.f32.fast", "ffn_gelu") == math.inf
     assert limit_of("embed.f32.flash-off.fast", "one_minus_cos") == 1e-6
 
@@ -234,7 +236,7 @@ def test_a_row_that_is_missing_is_an_error() -> None:
         load_bounds().find("local.f64.fast", "Qcur")
 
 
-# -- judging -------------------------------------------------------------------------------------------------------------
+# -- judging ----------------------------------------------------------------------------------------------------------
 
 
 def one_test(kind: str = "embed") -> Test:
@@ -333,12 +335,14 @@ def test_measuring_refuses_what_is_above_a_limit(monkeypatch: pytest.MonkeyPatch
     result = judged(2e-6, monkeypatch)
     case = replace(result.test.case, bounds="local.f32")
     result.test = replace(result.test, case=case)
-    result.measures = [Measure("Qcur", 2e-6)]
+    result.measures = [Measure("Qcur", 3e-6)]
+    limit = limit_of("local.f32.fast", "Qcur")
     outcome = measure([result], Bounds({}, {}), {}, "2026-11-21")
-    assert outcome.above == ["[local.f32.fast] Qcur: 2e-06 on hello, limit 1e-06"]
+    assert outcome.above == [f"[local.f32.fast] Qcur: 3e-06 on hello, limit {limit:.2g}"]
+    assert outcome.bounds.tables["local.f32.fast"]["Qcur"].bound == limit
 
 
-# -- numbers -------------------------------------------------------------------------------------------------------------
+# -- numbers ----------------------------------------------------------------------------------------------------------
 
 
 def test_cosine_of_rows_does_not_cancel() -> None:
@@ -372,7 +376,7 @@ def test_arrangements_keep_every_text(name: str) -> None:
     assert all(len(b) > 1 for b in batches[:-1])
 
 
-# -- the record, the report, the command line ----------------------------------------------------------------------------
+# -- the record, the report, the command line -------------------------------------------------------------------------
 
 
 def test_the_record_is_small_and_tells_where_it_comes_from() -> None:
@@ -394,10 +398,11 @@ def test_the_record_is_of_the_texts_as_they_are_now() -> None:
 
 
 def test_refembed_agrees_with_the_record() -> None:
-    tests = select(["tokenizer/minilm", "embed/minilm-f32/mean"])
-    results = run(Session(Recorded()), tests, load_bounds(), {})
-    assert not [r.explain() for r in results if r.failed]
-    assert sum(r.status == "ok" for r in results) >= 5 * len(load_texts())
+    tests = select(["tokenizer/minilm", "embed/minilm-f32/mean"], models=["minilm-f32"], numerics=["fast"])
+    short = [t for t in tests if t.case.kind == "tokens" or "longest" not in t.text.sets]
+    results = run(Session(Recorded()), short, load_bounds(), {})
+    assert not [r.explain() for r in results if r.status != "ok"]
+    assert len(results) >= 4 * len(load_texts()) - 4
 
 
 def test_the_record_skips_what_it_does_not_hold() -> None:
@@ -433,11 +438,81 @@ def test_list_prints_ids() -> None:
     assert len(result.output.splitlines()) == len(load_texts())
 
 
+def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["conformance", *arguments])
+    with pytest.raises(SystemExit) as e:
+        command()
+    return int(e.value.code or 0)
+
+
+RECORDED_TEST = ("run", "tokenizer/minilm/parsed::hello", "--oracle", "recorded")
+
+
+def test_a_run_that_agrees_ends_with_0_and_prints_where_it_ran_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert exit_code(monkeypatch, *RECORDED_TEST, "--json", str(tmp_path / "run.json")) == 0
+    shown = capsys.readouterr().out
+    for name in ("refembed", "numpy", "blas", "cpu", "oracle", "oracle_sha256"):
+        assert 0 < shown.index(f"{name} ") + 1 < shown.index("tokenizer/minilm/parsed")
+    assert "1 tests: 1 ok" in shown
+    assert exit_code(monkeypatch, "report", str(tmp_path / "run.json")) == 0
+    assert "1 tests: 1 ok" in capsys.readouterr().out
+
+
+def test_a_run_that_differs_ends_with_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(KINDS, "tokens", lambda session, test: [Measure("different ids", 2, "id 1", exact=True)])
+    assert exit_code(monkeypatch, *RECORDED_TEST) == 3
+    assert "different ids 2.00e+00, bound 0 (id 1)" in capsys.readouterr().out
+
+
+def test_fail_fast_stops_at_the_first_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(KINDS, "tokens", lambda session, test: [Measure("different ids", 2, "id 1", exact=True)])
+    assert exit_code(monkeypatch, "run", "tokenizer", "--oracle", "recorded", "--fail-fast") == 3
+    assert "1 tests: 1 differs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "no/such/case"),
+        ("run", "--model", "no-such-model"),
+        ("run", "--kind", "vibes"),
+        ("report", "no-such-file"),
+    ],
+)
+def test_wrong_usage_ends_with_1(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(monkeypatch, *arguments) == 1
+    assert "no" in capsys.readouterr().err.lower()
+
+
+def test_a_report_of_another_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.json").write_text("[]")
+    assert exit_code(monkeypatch, "report", str(tmp_path / "x.json")) == 1
+    assert "not written by" in capsys.readouterr().err
+
+
+def test_without_the_wheel_the_record_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conformance.oracle.find_spec", lambda name: None)
+    assert open_oracle("auto").name == "recorded"
+
+
+def test_without_a_record_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="nothing is recorded there"):
+        Recorded(tmp_path)
+
+
 def test_every_file_of_the_folder_is_short() -> None:
     assert not [p.name for p in FOLDER.rglob("*.py") if len(p.read_text().splitlines()) > 500]
 
 
-# -- live llama.cpp ------------------------------------------------------------------------------------------------------
+# -- live llama.cpp ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -447,14 +522,14 @@ def session() -> Iterator[Session]:
         yield Session(oracle)
 
 
-# traces of 512 tokens take half a gigabyte and most of the time: `python -m conformance run` has them
+# texts of more than 200 tokens take half of the time: here one model has them, `python -m conformance run` has them all
 LIVE = sorted({(t.case, t.numerics) for t in in_order(load_tests())}, key=lambda p: load_cases().index(p[0]))
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(("case", "numerics"), LIVE, ids=lambda p: p.id if isinstance(p, Case) else p)
 def test_refembed_is_llama_cpp(case: Case, numerics: str, session: Session) -> None:
-    if case.kind in ("local", "trace"):
+    if not case.id.startswith("embed/minilm-f32/"):
         case = replace(case, texts=tuple(t for t in case.texts if "longest" not in t.sets))
     tests = [t for t in load_tests([case]) if t.numerics == numerics]
     results = run(session, tests, load_bounds(), load_known())

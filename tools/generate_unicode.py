@@ -10,6 +10,7 @@ limited to what 15.1 has assigned: Python 3.11 (Unicode 14) or later, as Unicode
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import textwrap
@@ -66,15 +67,20 @@ def lowercase_runs(pairs: dict[int, int]) -> str:
     return "\n".join(textwrap.wrap(" ".join(",".join(f"{n:x}" for n in run) for run in runs), 116))
 
 
+def table(categories: Iterable[str], pairs: dict[int, int]) -> str:
+    """The file: major class of each code point, and what is lower-cased to what."""
+    return HEAD.format(version=VERSION, categories=category_runs(categories), lowercase=lowercase_runs(pairs))
+
+
 def main() -> int:
     """Write the table, or with --check compare it."""
-    import unicodedata2
+    unicodedata2 = importlib.import_module("unicodedata2")  # installed for this only
 
     if unicodedata2.unidata_version != VERSION or sys.version_info < (3, 11):
         sys.exit(f"needs unicodedata2 of Unicode {VERSION} and Python 3.11 or later")
     categories = [major(unicodedata2.category(chr(cp))) for cp in CODE_POINTS]
     pairs = {cp: ord(low[0]) for cp in CODE_POINTS if (low := chr(cp).lower()) != chr(cp) and categories[cp] != "U"}
-    text = HEAD.format(version=VERSION, categories=category_runs(categories), lowercase=lowercase_runs(pairs))
+    text = table(categories, pairs)
     if "--check" in sys.argv[1:]:
         return int(TARGET.read_text(encoding="utf-8") != text)
     TARGET.write_text(text, encoding="utf-8")

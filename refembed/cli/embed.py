@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import click
 
 from refembed.cli.formats import FORMATS, Item, Run, Writer
-from refembed.cli.models import open_embedder
+from refembed.cli.models import open_embedder, spell_model
 from refembed.cli.options import (
     TextCommand,
     file_option,
@@ -32,6 +33,7 @@ from refembed.cli.show import is_terminal, note, table
 from refembed.cli.texts import Texts
 from refembed.embedder import BATCH_TOKENS, Embedder, check_options
 from refembed.errors import RequestError
+from refembed.hub.models import MODELS
 from refembed.pooling import resolve_pooling
 from refembed.similarity import cosine, dot, euclidean, manhattan
 
@@ -128,7 +130,7 @@ def command(
     run = Run(model, job.how, normalize, dimensions or embedder.info.n_embd_out)
     describe(embedder, run, pooling, quiet)
     if not quiet:
-        second_thoughts(texts, file)
+        second_thoughts(texts)
     if compare:
         compare_two(job, run, form, output)
     else:
@@ -147,8 +149,7 @@ def format_of(output: str | None) -> str:
 
 def check_request(form: str, output: str | None, compare: bool, pooling: str) -> None:
     """Refuse what cannot be done before the model is loaded."""
-    if resolve_pooling(pooling, "mean") == "none" and compare:
-        raise click.UsageError("--compare needs one vector a text; --pooling none has one a token.")
+    resolve_pooling(pooling, "mean")
     if compare and form not in ("text", "json"):
         raise click.UsageError(f"--compare prints text or json, not {form}.")
     if FORMATS[form].binary and output in (None, "-") and is_terminal(sys.stdout):
@@ -161,8 +162,7 @@ def describe(embedder: Embedder, run: Run, asked: str, quiet: bool) -> None:
     norm = NORM_NAMES.get(run.normalize, f"{run.normalize}-norm")
     whose = " (the model's own)" if run.pooling == info.pooling else ""
     cut = f" of {info.n_embd_out}" if run.dimension != info.n_embd_out else ""
-    where = f", {info.path}" if run.model != str(info.path) else ""
-    note(f"model {run.model}: {info.name}, {info.architecture}{where}", quiet=quiet)
+    note(spell_model(run.model, info), quiet=quiet)
     note(
         f"pooling {run.pooling}{whose}, normalize {run.normalize} ({norm}), {run.dimension}{cut} dimensions, "
         f"numerics {info.numerics}",
@@ -174,13 +174,14 @@ def describe(embedder: Embedder, run: Run, asked: str, quiet: bool) -> None:
         note("warning: the model names no pooling, so each token has a vector; --pooling mean gives each text one")
 
 
-def second_thoughts(texts: tuple[str, ...], file: str | None) -> None:
+def second_thoughts(texts: tuple[str, ...]) -> None:
     """Point out a text that was probably meant as something else."""
     if "-" in texts and not is_terminal(sys.stdin):
         note("note: '-' is embedded as a text; `--file -` reads standard input")
-    for text in texts[:1]:
-        if text.endswith(".gguf") and Path(text).is_file():
-            note(f"note: {text!r} is embedded as a text; `-m {text}` takes it as the model")
+    first = texts[0] if len(texts) > 1 else ""
+    known = {name.lower() for model in MODELS for name in (model.name, *model.aliases)}
+    if first.lower() in known or (first.endswith(".gguf") and os.path.isfile(first)):  # noqa: PTH113  # never raises
+        note(f"note: {first!r} is embedded as a text; `-m {first}` takes it as the model")
 
 
 def write_all(job: Job, run: Run, form: str, output: str | None) -> None:
@@ -200,6 +201,10 @@ def write_all(job: Job, run: Run, form: str, output: str | None) -> None:
 
 def compare_two(job: Job, run: Run, form: str, output: str | None) -> None:
     """Print the four measures of two texts."""
+    if run.per_token:
+        raise RequestError(
+            "--compare needs one vector a text, and pooling none gives one a token", hint="--pooling mean"
+        )
     pairs = list(itertools.islice(job.vectors(), 3))
     if len(pairs) != 2:
         raise RequestError(f"--compare takes two texts, not {'one' if len(pairs) == 1 else 'more'}")

@@ -58,7 +58,8 @@ class Item:
 
 def shortest(vector: F32) -> list[str]:
     """Each number (D) in the fewest digits that read back to the same float32. All are valid JSON."""
-    return vector.astype(str).tolist()
+    digits: list[str] = vector.astype(str).tolist()
+    return digits
 
 
 def array(vector: F32) -> str:

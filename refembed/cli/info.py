@@ -192,4 +192,5 @@ def brief(md: Metadata, key: str) -> str:
     if not isinstance(value, (list, np.ndarray, StringArray)):
         return escape(str(jsonable(value, kind)), SHOWN_CHARACTERS)
     items = [escape(str(v), SHOWN_CHARACTERS // SHOWN_ITEMS) for v in jsonable(value[:SHOWN_ITEMS], kind)]
-    return f"[{', '.join(items)}{', ...' if len(value) > SHOWN_ITEMS else ''}] ({len(value):,} items)"
+    more = ", ..." if len(value) > SHOWN_ITEMS else ""
+    return f"[{', '.join(items)}{more}] ({len(value):,} item{'s' if len(value) != 1 else ''})"

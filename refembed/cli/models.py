@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from refembed.cli.show import escape
+
 if TYPE_CHECKING:
-    from refembed.embedder import Embedder
+    from refembed.embedder import Embedder, Info
     from refembed.gguf import GGUFFile
     from refembed.tokenizer import Tokenizer
 
@@ -30,3 +32,9 @@ def open_embedder(model: str, numerics: str) -> Embedder:
     from refembed.embedder import Embedder
 
     return Embedder.load(model, numerics=numerics)
+
+
+def spell_model(model: str, info: Info) -> str:
+    """What was asked for, and what that is: a line for stderr."""
+    where = f", {info.path}" if model != str(info.path) else ""
+    return f"model {model}: {escape(info.name)}, {info.architecture}{where}"

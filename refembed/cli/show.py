@@ -85,14 +85,13 @@ def plain_table(heads: Sequence[str], right: Sequence[bool], rows: Sequence[Sequ
 
 def rich_table(heads: Sequence[str], right: Sequence[bool], rows: Iterable[Sequence[str]], alarming: str) -> None:
     """The same in colour, folded to the terminal's width. Honours NO_COLOR and COLUMNS."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for head, r in zip(heads, right, strict=True):
-        grid.add_column(head, justify="right" if r else "left", overflow="fold")
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head, r in zip(heads, right, strict=True):  # texts may be folded, numbers never
+        grid.add_column(head, justify="right" if r else "left", overflow="fold", no_wrap=r)
     for row in rows:
         grid.add_row(*(Text(c, "bold red" if h == alarming else "") for c, h in zip(row, heads, strict=True)))
     Console(highlight=False).print(grid)

@@ -9,7 +9,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from refembed.cli.models import open_embedder
+from refembed.cli.models import open_embedder, spell_model
 from refembed.cli.options import (
     TextCommand,
     json_option,
@@ -64,9 +64,9 @@ def command(
         raise RequestError(f"trace takes one text, not the {len(texts)} lines of standard input")
     embedder = open_embedder(model, numerics)
     trace = embedder.trace(texts[0], pooling=pooling, truncate=truncate)
-    about = f"model {model}: {embedder.info.name}, {embedder.info.architecture}, {embedder.info.path}\n"
-    about += f"pooling {trace.meta['pooling']}, numerics {trace.meta['numerics']}, {len(trace.meta['tokens'])} tokens"
-    note(about, quiet=quiet)
+    note(spell_model(model, embedder.info), quiet=quiet)
+    how = f"pooling {trace.meta['pooling']}, numerics {trace.meta['numerics']}, {len(trace.meta['tokens'])} tokens"
+    note(how, quiet=quiet)
     shown = [
         measure(i, t.name, t.array)
         for i, t in enumerate(trace.taps)

@@ -98,7 +98,7 @@ class Metadata(Mapping[str, Value]):
         if key not in self._decoded:
             field = self._field(key)
             cursor = self._at(field.offset)
-            self._decoded[key] = read_value(cursor, field.type, key) if field.strings is None else field.strings
+            self._decoded[key] = read_value(cursor, field.type, shown(key)) if field.strings is None else field.strings
         return self._decoded[key]
 
     def __contains__(self, key: object) -> bool:
@@ -120,7 +120,7 @@ class Metadata(Mapping[str, Value]):
     def type_name(self, key: str) -> str:
         """The type as stored: "UINT32", "ARRAY[STRING]", "ARRAY[ARRAY[INT32]]" (arrays of arrays go by their first)."""
         field = self._field(key)
-        return spell_type(self._at(field.offset), field.type, key)
+        return spell_type(self._at(field.offset), field.type, shown(key))
 
     def offset(self, key: str) -> int:
         """The byte of the file at which the value begins."""
@@ -183,7 +183,7 @@ class Metadata(Mapping[str, Value]):
 def nearest(name: str, names: Iterable[str]) -> str:
     """The hint that names what a missing name may have meant; "" where nothing comes near."""
     close = difflib.get_close_matches(name, list(names), n=3)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+    return f"did you mean {' or '.join(map(shown, close))}?" if close else ""
 
 
 def read_metadata(cursor: Cursor, count: int) -> Metadata:

@@ -189,7 +189,7 @@ def place(cursor: Cursor, infos: list[Info], start: int, alignment: int, table: 
             hint = "tensors must follow each other in the order listed, each padded to the alignment"
             raise cursor.fail(f"offset of {what}", found, info.at, hint)
         begin = start + info.offset
-        if begin + info.nbytes > data.size and info.nbytes:
+        if begin + info.nbytes > data.size:
             found = f"needs {info.nbytes:,} bytes, {max(data.size - begin, 0):,} left: its data is not within the file"
             raise cursor.fail(f"data of {what}", found, begin, TRUNCATED)
         raw = data[begin : begin + info.nbytes]

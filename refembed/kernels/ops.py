@@ -1,4 +1,4 @@
-"""What a forward pass may ask for. Architectures are written once against `Ops`; `load_ops` picks how it is computed."""
+"""What a forward pass may ask for. Architectures are written against `Ops`; `load_ops` picks how to compute it."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Tokenizer(ABC):
         """
         vocab, ids = self.vocab, list(ids)
         no_bos = remove_special and vocab.add_bos and ids[:1] == [vocab.bos]
-        no_eos = remove_special and vocab.add_eos and ids[no_bos:][-1:] == [vocab.eos]
+        no_eos = remove_special and vocab.add_eos and ids[-1:] == [vocab.eos]
         pieces = [self.piece(i, unparse_special) for i in ids[no_bos : len(ids) - no_eos]]
         if pieces and vocab.add_space_prefix and not no_bos:
             pieces[0] = pieces[0].removeprefix(b" ")

@@ -64,7 +64,7 @@ ROLE_KEYS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Vocab:
     """V tokens and what the file says of them. Ids are indexes into `tokens`; an id that a model lacks is None."""
 

@@ -148,16 +148,26 @@ def test_every_structural_number_at_every_edge_is_judged_alike(tmp_path):
     assert neither > 1000
 
 
-def test_random_damage_is_judged_alike(tmp_path):
-    """3,000 files with up to three changed bytes, and 300 cut short; the same ones every time."""
-    rng = random.Random(20261120)
+def random_damage(seed, cut, changed):
+    """So many files cut short, and so many with up to three changed bytes; the same ones for the same seed."""
+    rng = random.Random(seed)
     data, _ = files.sample()
     header = len(data) - 3 * 64
-    corpus = [data[: rng.randrange(len(data))] for _ in range(300)]
-    for _ in range(3000):
+    corpus = [data[: rng.randrange(len(data))] for _ in range(cut)]
+    for _ in range(changed):
         raw = bytearray(data)
         for _ in range(rng.randint(1, 3)):
             raw[rng.randrange(header)] = rng.choice((0, 1, 255, rng.randrange(256)))
         corpus.append(bytes(raw))
-    both, neither, listed = compare(tmp_path, corpus)
+    return corpus
+
+
+def test_random_damage_is_judged_alike(tmp_path):
+    both, neither, listed = compare(tmp_path, random_damage(seed=0, cut=200, changed=2000))
     assert min(both, neither, listed) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 21))
+def test_much_random_damage_is_judged_alike(tmp_path, seed):
+    compare(tmp_path, random_damage(seed, cut=500, changed=10_000))

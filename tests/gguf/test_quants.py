@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gguf
+import numpy as np
 import pytest
 
 from refembed.errors import RequestError
@@ -59,6 +60,64 @@ def test_block_fields_are_packed_and_little_endian():
             assert dtype.base.str[0] in "<|", (t.name, name)
             end += dtype.itemsize
         assert end == t.nbytes
+
+
+def decode(type, blocks):
+    """Blocks (N, nbytes) -> (N, weights), by gguf-py."""
+    with np.errstate(all="ignore"):
+        return gguf.dequantize(blocks, gguf.GGMLQuantizationType(type.id)).reshape(len(blocks), type.weights)
+
+
+def random_blocks(type, n):
+    """Blocks (n, nbytes) of random codes, with every stored float set to 1."""
+    blocks = np.random.default_rng(type.id).integers(0, 256, (n, type.nbytes), np.uint8)
+    for name in FLOATS & set(type.block.names):
+        blocks.view(type.block)[name] = 1
+    return blocks
+
+
+FLOATS = {"d", "m", "dmin"}
+WITH_FLOATS = [t.name for t in QUANT_TYPES if t.block.names[0] != "x" and t.block.fields.get("d", "-")[0] == "<f2"]
+DECODED = {t.name for t in gguf.GGMLQuantizationType if t in gguf.quants._type_traits}
+
+
+@pytest.mark.parametrize("name", sorted(DECODED & set(WITH_FLOATS)))
+def test_the_scales_stand_where_the_fields_say(name):
+    """Twice the d, m and dmin is twice every weight, in gguf-py's decoder, which knows nothing of our fields."""
+    type = BY_NAME[name]
+    blocks = random_blocks(type, 8)
+    once = decode(type, blocks)
+    for field in FLOATS & set(type.block.names):
+        blocks.view(type.block)[field] = 2
+    np.testing.assert_array_equal(decode(type, blocks), 2 * once)
+    assert once.any()
+
+
+SUB_BLOCKS = [
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ2_XS",
+    "IQ4_XS",
+]  # a qh of IQ2_S and IQ3_S serves 4 codes or more
+
+
+@pytest.mark.parametrize("name", SUB_BLOCKS)
+def test_a_byte_of_scales_reaches_far_and_a_byte_of_codes_does_not(name):
+    """Turn each bit of each byte: scales change sub-blocks of 16 weights or more, codes at most 8 weights."""
+    type = BY_NAME[name]
+    reach = np.zeros((type.nbytes, type.weights), bool)
+    bits = np.zeros((type.nbytes, 8, type.nbytes), np.uint8)
+    bits[np.arange(type.nbytes), :, np.arange(type.nbytes)] = 1 << np.arange(8)
+    for block in random_blocks(type, 8):
+        changed = decode(type, (block ^ bits).reshape(-1, type.nbytes)) != decode(type, block[None])
+        reach |= changed.reshape(type.nbytes, 8, type.weights).any(axis=1)
+    for field in set(type.block.names) - FLOATS:
+        dtype, offset = type.block.fields[field]
+        far = reach[offset : offset + dtype.itemsize].sum(axis=1)
+        assert far.min() >= 16 if "scales" in field else far.max() <= 8, field
 
 
 def test_an_unknown_name_is_told_the_known_ones():

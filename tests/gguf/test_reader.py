@@ -113,7 +113,7 @@ def test_a_pytorch_checkpoint_is_recognised(tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "found"),
-    [(0, 0), (1, 1), (4, 4), (0x10003, 0x10003), (1 << 24, 1), (4 << 24, 4), (2**32 - 1, 2**32 - 1)],
+    [(0, 0), (1, 1), (4, 4), (0x300, 0x300), (0x10003, 0x10003), (1 << 24, 1), (4 << 24, 4), (2**32 - 1, 2**32 - 1)],
 )
 def test_versions_other_than_2_and_3(tmp_path, word, found):
     """Version 1 in either byte order is version 1, not a damaged 2^24."""
@@ -265,6 +265,13 @@ def test_the_last_padding_may_be_missing(tmp_path):
     f = open_gguf(path)
     assert f.tensors["x"].nbytes == 12
     assert f.trailing == 0
+
+
+def test_an_empty_tensor_behind_a_missing_padding_is_outside_the_file(tmp_path):
+    """llama_model_loader looks at where a tensor begins, even if nothing is there."""
+    path = tmp_path / "x.gguf"
+    path.write_bytes(tensors((b"x", [3], F32, 0), (b"none", [0], F32, 32), data=bytes(12)))
+    assert refused(path).startswith("reading data of tensor none at byte 0x80: needs 0 bytes, 0 left: its data is not")
 
 
 def test_empty_tensors_lie_between_others(tmp_path):

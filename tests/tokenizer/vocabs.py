@@ -25,6 +25,32 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789ßſıæøμαβγабгд가�
 PHI = ("</s>", "<unk>", "<s>", "<|endoftext|>", "<|user|>")
 
 
+# What llama.cpp makes of a token typed NORMAL that has such a text; `test_live` asks it.
+BECOME_CONTROL = """
+    <|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|>
+    <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> [e~[ <|ifm|im_end|>
+    <｜end▁of▁sentence｜>
+    <|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|>
+    <|plamo:fim_prefix|>
+    <|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|>
+    <|plamo:fim_suffix|>
+    <|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|> <|middle|>
+    <|plamo:fim_middle|>
+    <|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>
+    <|plamo:file_separator|>
+"""
+BECOME_USER_DEFINED = "<|channel|> <|message|> <|start|> <|constrain|>"
+STAY_NORMAL = (
+    "<pad> <|eot|> <eot> [EOM] <|im_sep|> <fim_sep> <REP> ▁<EOT> <|plamo:eos|> <bos> <|im_start|> [unused1] <s>"
+)
+REVEALED = {  # text -> bits: NORMAL 4, CONTROL 8, USER_DEFINED 16
+    **dict.fromkeys(BECOME_CONTROL.split(), 4 | 8),
+    **dict.fromkeys(BECOME_USER_DEFINED.split(), 16),
+    **dict.fromkeys(STAY_NORMAL.split(), 4),
+}
+NEUTRAL: list[Typed] = [(f"x{i}", NORMAL) for i in range(110)]  # reveal nothing
+
+
 def bert(*more: str, kind: int = USER_DEFINED) -> list[Typed]:
     """Some 300 tokens: words, continuations, single characters, every type but BYTE, which WordPiece does not have."""
     tokens: dict[str | bytes, int] = dict(HEAD)
@@ -37,7 +63,8 @@ def bert(*more: str, kind: int = USER_DEFINED) -> list[Typed]:
 
 def bytewise() -> list[Typed]:
     """Every byte a token, and the word start: ids spell out what the text was normalised to. NUL cannot be a token."""
-    return [*HEAD, ("▁", NORMAL), *((bytes([b]), NORMAL) for b in range(1, 256))]
+    head: list[Typed] = [("[UNK]", CONTROL), ("[CLS]", CONTROL), ("[SEP]", CONTROL)]  # BYTEWISE_ROLES
+    return [*head, ("▁", NORMAL), *((bytes([b]), NORMAL) for b in range(1, 256))]
 
 
 def flag(key: str, value: bool) -> Key:
@@ -50,15 +77,17 @@ def role(key: str, id: int) -> Key:
     return f"{key}_token_id", id, "UINT32"
 
 
+BYTEWISE_ROLES = [role("unknown", 0), role("bos", 1), role("seperator", 2)]
+
 # Name -> tokens, keys. Together they take every path of loading and encoding.
 VARIANTS: dict[str, tuple[list[Typed], list[Key]]] = {
     "plain": (bert(), []),
-    "bytewise": (bytewise(), []),
-    "bytewise-accents": (bytewise(), [flag("normalizer.strip_accents", False)]),
-    "bytewise-cased": (bytewise(), [flag("normalizer.lowercase", False)]),
+    "bytewise": (bytewise(), BYTEWISE_ROLES),
+    "bytewise-accents": (bytewise(), [*BYTEWISE_ROLES, flag("normalizer.strip_accents", False)]),
+    "bytewise-cased": (bytewise(), [*BYTEWISE_ROLES, flag("normalizer.lowercase", False)]),
     "bytewise-cased-stripped": (
         bytewise(),
-        [flag("normalizer.lowercase", False), flag("normalizer.strip_accents", True)],
+        [*BYTEWISE_ROLES, flag("normalizer.lowercase", False), flag("normalizer.strip_accents", True)],
     ),
     "roles": (
         bert(),
@@ -73,12 +102,13 @@ VARIANTS: dict[str, tuple[list[Typed], list[Key]]] = {
     "modern-bert": (bert(), [("general.name", "A Modern-BERT of ours", "STRING")]),
     "modernbert": (bert(), [("general.name", "ModernBERT Base", "STRING")]),
     "jina": (bert("<mask>"), [("pre", "jina-v2-de", "STRING"), ("general.name", "modern-bert", "STRING")]),
-    "jina-no-mask": (bert(), [("pre", "xjina-v2-code", "STRING"), ("general.name", "modern-bert", "STRING")]),
+    "jina-no-mask": (bert(), [("pre", "xjina-v2-code", "STRING"), ("general.name", "phi-3 modern-bert", "STRING")]),
     "nomic-moe": (bert("<mask>", kind=CONTROL), [("general.architecture", "nomic-bert-moe", "STRING")]),
     "phi": (bert(*PHI, " x"), [("general.name", "Phi-3 mini", "STRING")]),
     "tool-response": (bert("<|tool_response>"), []),
     "plamo": (bert("<|plamo:eos|>"), [role("eos", len(bert()))]),
     "harmony": (bert("<|return|>", "<|call|>", "<|end|>", "<|channel|>", "<|start|>", kind=CONTROL), []),
+    "calls-only": (bert("<|call|>", "<|end|>", kind=CONTROL), []),
     "solar": (bert("<|calls|>", "<|flush|>", "<|end|>", "<|message|>"), []),
     "no-end": (bert("<|return|>", "<|flush|>", "<|end|>", "<|constrain|>", kind=NORMAL), []),
     "named-pad": (bert("<|fim_pad|>", kind=NORMAL), [role("fim_pad", 104)]),

@@ -85,6 +85,20 @@ def test_a_view_that_brings_a_name_counts_only_where_ours_has_it_too():
         ("Qcur-0", 1, 2, "name"),
     ]
     assert pairs(trace("Qcur-0"), theirs) == [("Qcur-0", 0, 2, "name")]
+    assert [(p.ours, p.theirs) for p in align(theirs, trace("Qcur-0")).pairs] == [
+        (2, 0)
+    ]  # either trace may be llama.cpp's
+
+
+def test_a_view_brings_a_name_once():
+    """Cut out of the fused tensor, then reshaped to heads, then rotated: two tensors."""
+    theirs = trace(("Qcur-0", "VIEW"), ("Qcur-0", "RESHAPE"), ("Qcur-0", "ROPE"))
+    assert pairs(trace("Qcur-0", "Qcur-0"), theirs) == [("Qcur-0", 0, 0, "name"), ("Qcur-0", 1, 2, "name")]
+
+
+def test_what_is_stored_in_a_cache_is_not_one_more_tensor():
+    theirs = trace(("Kcur-0", "ROPE"), ("cache_k_l0 (view)", "SET_ROWS", (9, C)), ("Kcur-0 (permuted) (copy)", "CPY"))
+    assert align(trace("Kcur-0"), theirs).theirs_only == ()
 
 
 def test_a_layout_copy_need_not_have_a_partner():

@@ -52,15 +52,14 @@ def test_what_has_no_reference_is_symmetric(pair):
     assert (d.nonfinite_a, d.nonfinite_a_at) == (e.nonfinite_b, e.nonfinite_b_at)
 
 
-@given(finite, st.integers(1, 20))
+@given(finite.filter(lambda x: abs(x) < 3e38), st.integers(1, 20))
 def test_k_steps_of_nextafter_are_k_ulps(x, k):
     """Across zero and through the denormals too."""
     for towards in (F32(np.inf), F32(-np.inf)):
         y = F32(x)
         for _ in range(k):
             y = np.nextafter(y, towards)
-        if np.isfinite(y):
-            assert compare(np.array([x], F32), np.array([y])).max_ulps == k
+        assert compare(np.array([x], F32), np.array([y])).max_ulps == k
 
 
 @given(finite, finite, finite)

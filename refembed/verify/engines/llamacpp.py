@@ -256,6 +256,7 @@ class LlamaCpp:
                 raise
             finally:
                 late.cancel()
+                late.join()
         if "error" in reply:
             raise EngineError(reply["error"] + self.log_lines(begin), hint=reply["hint"])
         return reply["value"]

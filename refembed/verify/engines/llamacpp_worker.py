@@ -33,6 +33,7 @@ POOLINGS = {"native": -1, "none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4} 
 FLASH = {"auto": -1, False: 0, True: 1}  # enum llama_flash_attn_type
 CAUSAL = {None: -1, True: 0, False: 1}  # enum llama_attention_type
 KV_TYPES = {"f32": 0, "f16": 1}  # enum ggml_type
+OVERFLOW = -(2**31)  # llama_tokenize's answer where the count fits no int32
 LOG_LIMIT = 1 << 20  # bytes of log kept on disk; a long-lived worker must not fill it
 
 
@@ -170,7 +171,7 @@ class Session:
             n = self.lib.llama_tokenize(self.need_vocab(), text, len(text), ids, room, add_special, parse_special)
             if n >= 0:
                 return ids[:n]
-            if -n <= room:  # it asks for no more than it had: INT32_MIN, too long a text
+            if n == OVERFLOW or -n <= room:
                 raise EngineError(f"llama_tokenize answers {n} to a text of {len(text)} bytes")
             room = -n
 

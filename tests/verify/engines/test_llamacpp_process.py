@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 
 from refembed.errors import EngineError, RequestError
+from refembed.verify.engines import llamacpp
 from refembed.verify.engines.llamacpp import LlamaCpp
 
-pytestmark = [
-    pytest.mark.oracle,
-    pytest.mark.skipif(sys.platform == "win32", reason="signals"),
-]
+pytestmark = pytest.mark.oracle
 
 TEXT = "Hello, llama!"
+resource = pytest.importorskip("resource", reason="signals and limits are POSIX")
 
 
 def alive(pid):
@@ -33,12 +32,18 @@ def alive(pid):
     return True
 
 
-def gone(pid, seconds=10.0):
-    """Whether a process is gone within some time."""
-    end = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not alive(pid)
+def ended(pid):
+    """Whether a process that is not our child runs no more; until init reaps it, it is a zombie."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return state.strip()[:1] in ("", "Z")
+
+
+def ends(pid, seconds=10.0):
+    """Whether it ends within some time."""
+    limit = time.monotonic() + seconds
+    while not ended(pid) and time.monotonic() < limit:
+        time.sleep(0.05)
+    return ended(pid)
 
 
 def test_an_abort_is_an_error_that_says_what_was_asked_and_what_llamacpp_said(minilm, tmp_path, monkeypatch):
@@ -57,6 +62,12 @@ def test_an_abort_is_an_error_that_says_what_was_asked_and_what_llamacpp_said(mi
         assert not list(tmp_path.iterdir())
         with pytest.raises(EngineError, match=r"asked to tokenize .* this engine is closed"):
             engine.tokenize(TEXT)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux tells the limits of another process")
+def test_the_worker_may_write_no_core_file(minilm):
+    with LlamaCpp(minilm, vocab_only=True) as engine:
+        assert resource.prlimit(engine.worker.pid, resource.RLIMIT_CORE) == (0, 0)
 
 
 def test_a_worker_that_is_killed_is_an_error(minilm):
@@ -104,6 +115,7 @@ def test_the_worker_dies_with_its_parent(minilm, end):
     """However the parent ends, and although the worker is in the middle of work."""
     code = f"""
 import os, signal, sys, threading, time
+from refembed.verify.engines import llamacpp
 from refembed.verify.engines.llamacpp import LlamaCpp
 engine = LlamaCpp({os.fspath(minilm)!r})
 print(engine.worker.pid, flush=True)
@@ -120,20 +132,31 @@ time.sleep(0.3)
         cwd=root,
         env={**os.environ, "PYTHONPATH": root},
     )
-    assert gone(int(run.stdout)), run.stderr
+    assert ends(int(run.stdout)), run.stderr
 
 
-def test_an_interrupted_request_ends_the_worker(minilm):
+def test_an_interrupted_request_ends_the_worker(minilm, monkeypatch):
     """Its answer must not be taken for the next one's."""
-    engine = LlamaCpp(minilm)
-    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+
+    def interrupted(source):
+        raise KeyboardInterrupt
+
+    engine = LlamaCpp(minilm, vocab_only=True)
+    monkeypatch.setattr(llamacpp, "receive", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        engine.embed([[101] * 512] * 500)
-    timer.join()
+        engine.tokenize("hello")
+    monkeypatch.undo()
     assert not alive(engine.worker.pid)
     with pytest.raises(EngineError, match="closed"):
-        engine.tokenize(TEXT)
+        engine.tokenize("world")
+
+
+def test_control_c_is_the_parents_to_handle(minilm):
+    """A terminal sends it to both."""
+    with LlamaCpp(minilm, vocab_only=True) as engine:
+        os.kill(engine.worker.pid, signal.SIGINT)
+        time.sleep(0.1)
+        assert engine.tokenize(TEXT)[0] == 101
 
 
 def test_two_engines_stand_apart(minilm):

@@ -1,0 +1,45 @@
+"""`refembed convert`: a Hugging Face folder to a GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from refembed.errors import RequestError
+
+EPILOG = """\b
+Examples:
+  refembed convert all-MiniLM-L6-v2
+  refembed convert all-MiniLM-L6-v2 --outtype q8_0 --output minilm-q8_0.gguf
+"""
+
+
+@click.command("convert", epilog=EPILOG)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--outtype",
+    type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+    default="f16",
+    show_default=True,
+    help="How matrices are stored; vectors, positions and segments stay F32.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The file to write; default DIR-OUTTYPE.gguf here."
+)
+@click.option("--force", is_flag=True, help="Replace OUTPUT where it is there already.")
+def command(folder: Path, outtype: str, output: Path | None, force: bool) -> None:
+    """Write the model in DIR, as Hugging Face publishes them, as one GGUF file.
+
+    DIR holds config.json, *.safetensors, and tokenizer.json or vocab.txt; modules.json and 1_Pooling say the pooling.
+    The tensors and keys are those that llama.cpp's own converter writes. The file is written whole or not at all.
+    """
+    from refembed.convert import convert
+    from refembed.hub.progress import shown
+
+    target = output or Path(f"{folder.resolve().name}-{outtype}.gguf")
+    if target.exists() and not force:
+        raise RequestError(f"{target} is there already", hint="--force replaces it, --output names another")
+    with shown(None, f"converting {folder}") as advance:
+        convert(folder, target, outtype=outtype, progress=advance)
+    click.echo(f"{target}: {target.stat().st_size:,} bytes", err=True)

@@ -1,0 +1,181 @@
+"""From a name to a verified local GGUF file.
+
+"minilm" ─► models.py: files of known sha256 ─► sources.py fetches ─► convert.py ─► GGUF, kept by cache.py
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from refembed.errors import DownloadError, ModelError, RequestError
+from refembed.hub.cache import at_work, cache_folder, fresh, is_cached, keep, move
+from refembed.hub.models import MODELS, Model
+from refembed.hub.progress import shown
+from refembed.hub.sources import Progress, Unreachable, problem
+
+OUTTYPES = ("f32", "f16", "bf16", "q8_0")  # those of convert.py, which a warm start need not import
+RECIPE = 1  # to be raised when convert() writes another file from the same folder: what is cached is then made anew
+
+# What convert() reads of a folder, and what is fetched of a repository
+PATTERNS = (
+    "config.json", "generation_config.json", "README.md", "modules.json", "*_Pooling/config.json",
+    "model*.safetensors", "model.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+)  # fmt: skip
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str],
+    *,
+    outtype: str = "f32",
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """The GGUF file of a model; what has to be fetched or converted for it is, the first time.
+
+    name_or_path  a file, returned as it is; a folder as Hugging Face publishes them; a name of MODELS, behind which may
+                  stand an outtype: "minilm:q8_0", "minilm-q8_0"; "organisation/model" or "organisation/model:file.gguf"
+                  on Hugging Face, if the extra `hub` is installed. "./minilm" is a path, "minilm" is a name.
+    outtype       "f32", "f16", "bf16" or "q8_0", where there is something to convert
+    offline       make do with what is there; environment variable HF_HUB_OFFLINE says the same
+    progress      called with (what, done, total) in bytes; None: a bar on stderr, or a line where that is no terminal
+
+    ModelError where there is no such model, or none that can be converted; DownloadError where it cannot be had.
+    """
+    if outtype not in OUTTYPES:
+        raise RequestError(f"outtype {outtype!r}", hint="one of " + ", ".join(OUTTYPES))
+    text = os.fspath(name_or_path)
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    model, chosen = find(text)
+    if model:
+        return gguf_of(model, chosen or outtype, offline, progress)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return converted(path, outtype, progress)
+    if path.exists():
+        return path
+    repository = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w./-]+\.gguf))?", text)
+    if repository and not repository[1].endswith(".gguf"):
+        return from_repository(repository[1], repository[2], outtype, offline, progress)
+    raise ModelError(f"{text}: no such file, and no model of that name", hint=suggestion(text))
+
+
+def source_folder(name: str, *, offline: bool = False, progress: Progress | None = None) -> Path:
+    """The files of a known model as published, each held against its sha256; they are fetched the first time.
+
+    ModelError for a name that is not in MODELS; DownloadError where the files cannot be had.
+    """
+    model, _ = find(name)
+    if model is None:
+        raise ModelError(f"no model of the name {name}", hint=suggestion(name))
+    with shown(progress, f"getting {model.name}") as advance:
+        return fetched(model, offline, advance)
+
+
+def find(text: str) -> tuple[Model | None, str | None]:
+    """The model of that name, and the outtype that may stand behind it. ModelError where another word does."""
+    for model in MODELS:
+        for alias in model.aliases:
+            begin, ending = text[: len(alias)].lower(), text[len(alias) :].lower()
+            if begin == alias and not ending:
+                return model, None
+            if begin == alias and ending[0] in ":-" and ending[1:] in OUTTYPES:
+                return model, ending[1:]
+            if begin == alias and ending[0] == ":":
+                hint = "one of " + ", ".join(OUTTYPES)
+                raise ModelError(f"{text}: {model.name} cannot be had as {ending[1:]!r}", hint=hint)
+    return None, None
+
+
+def suggestion(text: str) -> str:
+    """What may have been meant."""
+    names = [alias for model in MODELS for alias in model.aliases]
+    near = difflib.get_close_matches(text.lower(), names, 1)
+    return f"did you mean {near[0]}?" if near else f"known names: {', '.join(names)}; or give the path of a .gguf file"
+
+
+def gguf_of(model: Model, outtype: str, offline: bool, progress: Progress | None) -> Path:
+    """The GGUF of a known model."""
+    path = cache_folder() / "gguf" / f"{model.name}-{outtype}.gguf"
+    made_of = [RECIPE, *(file.sha256 for file in model.files)]
+    if is_cached(path, made_of):
+        return path
+    with shown(progress, f"getting {model.name}") as advance, at_work(path.stem, advance) as work:
+        if not is_cached(path, made_of):  # nor did another process make it meanwhile
+            make(fetched(model, offline, advance), path, work, outtype, made_of, advance)
+    return path
+
+
+def fetched(model: Model, offline: bool, advance: Progress) -> Path:
+    """The folder of a model's files, verified. DownloadError where they cannot be had."""
+    folder = cache_folder() / "models" / model.name
+    if not any(problem(file, folder) for file in model.files):
+        return folder
+    with at_work(model.name, advance) as work:
+        wrong = next(filter(None, (problem(file, folder) for file in model.files)), None)
+        if wrong is None:  # another process was faster
+            return folder
+        tried = [f"nothing was fetched, as offline was asked for; {wrong}"] if offline else []
+        for source in () if offline else model.sources:
+            try:
+                source.fetch(model.files, fresh(work / "files"), advance)
+            except Unreachable as e:
+                tried.append(f"{source.title}: {e}")
+            else:
+                for file in model.files:
+                    move(work / "files" / file.name, folder / file.name)
+                return folder
+    lines = "".join(f"\n  {line}" for line in tried)
+    hint = f"put its files into {folder}, or give the path of a .gguf file; REFEMBED_CACHE names another cache"
+    raise DownloadError(f"{model.name} cannot be had:{lines}", hint=hint)
+
+
+def converted(folder: Path, outtype: str, progress: Progress | None, name: str | None = None) -> Path:
+    """The GGUF of a folder, made anew when one of its files has another size or time of change."""
+    import hashlib
+
+    if not (folder / "config.json").exists():
+        inside = sorted(folder.glob("*.gguf"))
+        hint = f"give the file: {inside[0]}" if inside else "give a .gguf file, or a folder as Hugging Face has them"
+        raise ModelError(f"{folder}: a folder without config.json", hint=hint)
+    files = sorted({file for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()})
+    states = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
+    made_of = [RECIPE, name, *([path, state.st_size, state.st_mtime_ns] for path, state in states)]
+    key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
+    path = cache_folder() / "gguf" / f"{folder.resolve().name}-{key}-{outtype}.gguf"
+    if is_cached(path, made_of):
+        return path
+    with shown(progress, f"converting {folder}") as advance, at_work(path.stem, advance) as work:
+        if not is_cached(path, made_of):
+            make(folder, path, work, outtype, made_of, advance, name)
+    return path
+
+
+def from_repository(name: str, file: str | None, outtype: str, offline: bool, progress: Progress | None) -> Path:
+    """A model of any repository on Hugging Face, by way of huggingface_hub and the cache it keeps."""
+    try:
+        import huggingface_hub as hub
+    except ImportError:
+        what = f"{name}: no such file; to fetch it from Hugging Face, huggingface_hub is needed"
+        raise DownloadError(what, hint="pip install 'refembed[hub]'") from None
+    try:
+        if file:
+            return Path(hub.hf_hub_download(name, file, local_files_only=offline))
+        folder = Path(hub.snapshot_download(name, allow_patterns=list(PATTERNS), local_files_only=offline))
+    except Exception as e:  # its own errors, those of its HTTP library, and the disk's
+        reason = str(e).strip().splitlines() or [type(e).__name__]
+        raise DownloadError(f"{name} cannot be had from Hugging Face: {reason[0]}", hint="check the name") from None
+    return converted(folder, outtype, progress, name.rpartition("/")[2])
+
+
+def make(
+    folder: Path, path: Path, work: Path, outtype: str, made_of: list[Any], advance: Progress, name: str | None = None
+) -> None:
+    """Convert a folder and keep the file."""
+    from refembed.convert import convert
+
+    keep(convert(folder, work / path.name, outtype=outtype, name=name, progress=advance), path, made_of)
