@@ -75,23 +75,13 @@ def in_order(tests: Sequence[Test]) -> list[Test]:
     cases = {t.case.id: i for i, t in enumerate(tests)}
     models = list(dict.fromkeys(t.case.model for t in tests))
 
-    def place(item: tuple[int, Test]) -> tuple[object, ...]:
+    def place(item: tuple[int, Test]) -> tuple[int, bool, bool, str, int]:
         i, t = item
         traced = t.case.kind in ("trace", "local")
-        options = t.case.options
-        return (
-            models.index(t.case.model),
-            traced,
-            options.get("flash_attn", False),
-            "" if traced else cases[t.case.id],
-            i,
-        )
+        neighbours = t.text.id if traced else f"{cases[t.case.id]:06}"
+        return models.index(t.case.model), traced, t.case.options.get("flash_attn", False), neighbours, i
 
-    def by_text(item: tuple[int, Test]) -> tuple[object, ...]:
-        model, traced, flash, case, i = place(item)
-        return model, traced, flash, item[1].text.id if traced else f"{case:06}", i
-
-    return [t for _, t in sorted(enumerate(tests), key=by_text)]
+    return [t for _, t in sorted(enumerate(tests), key=place)]
 
 
 def run(

@@ -1,6 +1,6 @@
 """Names for the arrays that pass between files. Shapes are in the docstrings, in these letters:
 
-T tokens, S sequences, C channels (`{arch}.embedding_length`), H heads, K kv heads, D head width, F ffn width, V vocabulary.
+T tokens, S sequences, C channels (`{arch}.embedding_length`), H heads, K kv heads, D head width, F ffn width, V words.
 The NumPy shape of a GGUF tensor is its `ne` reversed: `ne {in, out}` is `(out, in)`.
 """
 

@@ -3,7 +3,7 @@
     config.json ─► {arch}.* keys          *.safetensors ─► tensors, renamed and stored as `outtype`
     modules.json, 1_Pooling ─► pooling    tokenizer.json or vocab.txt ─► tokenizer.ggml.* (convert_vocab.py)
 
-Mirrors convert_hf_to_gguf.py (llama.cpp: conversion/base.py, conversion/bert.py), and writes the file it writes: the same
+Mirrors convert_hf_to_gguf.py (llama.cpp: conversion/base.py and bert.py), and writes the file that it writes: the same
 names, types, values and bytes in the same order. tests/data says what it wrote. Two things are meant to differ: keys of
 special tokens that it leaves out (convert_vocab.py), and a head of two unnamed classes, of which it makes a file that
 llama.cpp cannot load.

@@ -76,7 +76,7 @@ def read_info(f: GGUFFile, model: Model, numerics: str) -> Info:
         n_layer=hp.n_layer,
         n_head=hp.n_head,
         n_vocab=hp.n_vocab,
-        pooling=resolve_pooling("native", hp.pooling),
+        pooling=hp.pooling or "none",
         tokenizer=md.string("tokenizer.ggml.model"),
         quant_types=dict(Counter(t.type.name for t in f.tensors.values()).most_common()),
         n_params=sum(int(np.prod(t.shape)) for t in f.tensors.values()),

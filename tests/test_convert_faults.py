@@ -156,7 +156,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "no tokenizer": (remove("tokenizer.json"), "no tokenizer.json and no vocab.txt"),
     "a BPE tokenizer": (edit("tokenizer.json", lambda t: t["model"].update(type="BPE")), "tokenizer of type BPE"),
     "a list of tokens": (edit("tokenizer.json", lambda t: t["model"].update(vocab=["a"])), "is not as `transformers`"),
-    "an id as text": (edit("tokenizer.json", lambda t: t["model"]["vocab"].update({"x": "7"})), "is not as .* is no id"),
+    "an id as text": (edit("tokenizer.json", lambda t: t["model"]["vocab"].update({"x": "7"})), "is not as .* no id"),
     "an id twice": (edit("tokenizer.json", lambda t: t["model"]["vocab"].update({"x": 7})), "two tokens have the same"),
     "an id beyond the vocabulary": (
         edit("tokenizer.json", lambda t: t["model"]["vocab"].update({"x": 28})),

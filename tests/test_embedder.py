@@ -136,6 +136,14 @@ def test_a_file_without_a_pooling_key_means_none(tmp_path: Path) -> None:
     assert e.embed("the cat", pooling="mean").shape == (32,)
 
 
+def test_a_reranker_loads_and_embeds_with_another_pooling(tmp_path: Path) -> None:
+    e = Embedder.load(tiny_bert(tmp_path / "t.gguf", pooling=4))
+    assert e.info.pooling == "rank"
+    assert e.embed("the cat", pooling="cls").shape == (32,)
+    with pytest.raises(ModelError, match="reranker"):
+        e.embed("the cat")
+
+
 def test_a_trace_ends_in_the_pooled_vector(e: Embedder) -> None:
     t = e.trace("the cat")
     assert isinstance(t, Trace)

@@ -98,10 +98,8 @@ def run(args: Sequence[str]) -> int:
     """Do what the arguments ask for and return the exit code. Whatever goes wrong ends in one short message."""
     try:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(
-                stream, io.TextIOWrapper
-            ):  # what its encoding lacks is shown as \\u2581; the default is to fail
-                stream.reconfigure(errors="backslashreplace")
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # \\u2581, where it would fail for want of the character
         code = dispatch(args)
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported

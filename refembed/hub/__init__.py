@@ -53,15 +53,15 @@ def resolve(
     model, chosen = find(text)
     if model:
         return gguf_of(model, chosen or outtype, offline, progress)
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises where there is no such user
+    if text and path.is_dir():
         return converted(path, outtype, progress)
-    if path.exists():
+    if text and path.exists():
         return path
     repository = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w./-]+\.gguf))?", text)
     if repository and not repository[1].endswith(".gguf"):
         return from_repository(repository[1], repository[2], outtype, offline, progress)
-    raise ModelError(f"{text}: no such file, and no model of that name", hint=suggestion(text))
+    raise ModelError(f"{text or '(nothing)'}: no such file, and no model of that name", hint=suggestion(text))
 
 
 def source_folder(name: str, *, offline: bool = False, progress: Progress | None = None) -> Path:

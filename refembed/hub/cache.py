@@ -102,14 +102,19 @@ def note_path(path: Path) -> Path:
 
 
 def is_cached(path: Path, made_of: list[Any]) -> bool:
-    """Whether the file is there, whole and made of this. Only one with another time of change than noted is read."""
+    """Whether the file is there, whole and made of this. One with another time of change than noted is read, once."""
     try:
         state = path.stat()
         note = json.loads(note_path(path).read_bytes())
         if note["size"] != state.st_size or note["made_of"] != made_of:
             return False
-        promise = File(path.name, state.st_size, note["sha256"])
-        return bool(note["mtime_ns"] == state.st_mtime_ns or not problem(promise, path.parent))
+        if note["mtime_ns"] == state.st_mtime_ns:
+            return True
+        if problem(File(path.name, state.st_size, note["sha256"]), path.parent):
+            return False
+        with contextlib.suppress(OSError):  # a cache that is read-only is read every time
+            os.utime(path, ns=(state.st_atime_ns, note["mtime_ns"]))
+        return True
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from refembed.errors import DownloadError
 
@@ -138,7 +139,7 @@ class Repository:
             try:
                 request = Request(url, headers={"User-Agent": f"refembed/{__version__}"})
                 with urlopen(request, timeout=TIMEOUT) as response:
-                    return save(response.read, file, path, url, advance)
+                    return save(response.read1, file, path, url, advance)
             except (OSError, HTTPException, Unreachable) as e:
                 passing = not isinstance(e, HTTPError) or e.code >= 500 or e.code == 429
                 if attempt == ATTEMPTS or not passing:
@@ -179,20 +180,21 @@ def save(read: Callable[[int], bytes], file: File, path: Path, source: str, adva
         raise
 
 
-def open_new(path: Path) -> BinaryIO:
-    """A file to write. DownloadError where there can be none."""
+def open_new(path: Path) -> FileIO:
+    """A file to write, without a buffer: a full disk shows at once. DownloadError where there can be none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("wb")
+        return path.open("wb", buffering=0)
     except OSError as e:
         raise cannot_write(path, e) from None
 
 
-def write(out: BinaryIO, block: bytes, path: Path) -> None:
-    """Write all of it: a full disk shows here, not when the file is closed. DownloadError then."""
+def write(out: FileIO, block: bytes, path: Path) -> None:
+    """Write all of it. DownloadError where the disk does not take it."""
+    rest = memoryview(block)
     try:
-        out.write(block)
-        out.flush()
+        while rest:
+            rest = rest[out.write(rest) :]
     except OSError as e:
         raise cannot_write(path, e) from None
 

@@ -79,10 +79,14 @@ def broken(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+# Of programs: stdout buffered, as users have it
+UNWANTED = ("REFEMBED_DEBUG", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "PYTHONUNBUFFERED")
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in UNWANTED}
+
+
 def program(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """`python -m refembed ...` as a program of its own."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("REFEMBED_DEBUG", "COLUMNS", "NO_COLOR")}
-    options["env"] = environment | options.pop("env", {})
+    options["env"] = ENVIRONMENT | options.pop("env", {})
     command = [sys.executable, "-m", "refembed", *map(str, args)]
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)

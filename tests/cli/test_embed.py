@@ -17,7 +17,7 @@ import pytest
 from refembed import Embedder
 from refembed.cli import run
 from refembed.cli.progress import Bar
-from tests.cli.conftest import Cli, program
+from tests.cli.conftest import ENVIRONMENT, Cli, program
 from tests.tiny import tiny_bert
 
 LONG = "hello " * 80  # 82 tokens; the model reads 64
@@ -271,7 +271,9 @@ def test_who_reads_along_gets_each_batch_when_it_is_done(tiny: Path) -> None:
     """A line goes in, its vector comes out, and only then the next line goes in."""
     options = ["-q", "-m", str(tiny), "--numerics", "exact", "--format", "jsonl", "--batch-tokens", "1"]
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-m", "refembed", "embed", *options], stdin=pipe, stdout=pipe) as p:
+    with subprocess.Popen(
+        [sys.executable, "-m", "refembed", "embed", *options], stdin=pipe, stdout=pipe, env=ENVIRONMENT
+    ) as p:
         assert p.stdin
         assert p.stdout
         for i, text in enumerate(("hello", "world")):

@@ -18,7 +18,7 @@ from refembed import errors
 from refembed.cli import COMMANDS, run
 from refembed.cli import options as shared
 from refembed.kernels.ops import NUMERICS
-from tests.cli.conftest import Cli, program
+from tests.cli.conftest import ENVIRONMENT, Cli, program
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and /dev are POSIX's")
 
@@ -204,7 +204,7 @@ def test_control_c_ends_it_with_one_line(tiny: Path) -> None:
     """The program waits for lines that never come; then it is interrupted."""
     command = [sys.executable, "-m", "refembed", "embed", "-m", str(tiny), "--numerics", "exact"]
     pipe = subprocess.PIPE
-    p = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts)
+    p = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=ENVIRONMENT, preexec_fn=heed_interrupts)
     assert p.stderr is not None
     first = p.stderr.readline() + p.stderr.readline()  # it has said which model; now it reads
     time.sleep(0.2)

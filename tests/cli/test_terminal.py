@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from refembed.cli.progress import Bar
+from tests.cli.conftest import ENVIRONMENT
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX's")
 
@@ -22,8 +23,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
 def seen(*args: str | Path, **environment: str) -> tuple[int, str]:
     """Exit code, and all that stdout and stderr put on a terminal of 100 columns."""
     master, terminal = pty.openpty()
-    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "REFEMBED_DEBUG", "FORCE_COLOR")}
-    env |= {"TERM": "xterm-256color", "COLUMNS": "100", **environment}
+    env = ENVIRONMENT | {"TERM": "xterm-256color", "COLUMNS": "100", **environment}
     p = subprocess.Popen(
         [sys.executable, "-m", "refembed", *map(str, args)], stdin=terminal, stdout=terminal, stderr=terminal, env=env
     )

@@ -170,6 +170,7 @@ class Library:
         load.restype, load.argtypes = PTR, (STR,)
         if not load(os.fsencode(file)):
             raise EngineError(f"{file}: this processor cannot run it")
+        self.files.append(file)
 
 
 def wheel_file() -> Path:

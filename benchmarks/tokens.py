@@ -1,4 +1,4 @@
-"""Megabytes of text a second, refembed and llama.cpp in turns: python -m benchmarks tokenize [--model NAME]
+"""Megabytes of text a second, refembed and llama.cpp in turns: python -m benchmarks tokens [--model NAME]
 
 "English" has word frequencies like natural text, out of 20,000 made-up words; "mixed" is the hostile mixture that tests
 use; "one word" is a megabyte without a space. The first two come in texts of 4096 and of about 80 bytes. Cold is the

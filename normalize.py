@@ -1,1 +1,0 @@
-def normalize(x,p=2): return x
