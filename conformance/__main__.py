@@ -143,6 +143,7 @@ def report(file: Path) -> None:
 @click.option(
     "--raise", "may_raise", is_flag=True, help="Write bounds that are looser than before, too. Say why in the commit."
 )
+@click.option("--add", is_flag=True, help="Keep what is worse, stored or measured: for a further machine or BLAS.")
 @click.option("--dry-run", is_flag=True, help="Write nothing.")
 def measure(
     patterns: tuple[str, ...],
@@ -150,6 +151,7 @@ def measure(
     kinds: tuple[str, ...],
     numerics: tuple[str, ...],
     may_raise: bool,
+    add: bool,
     dry_run: bool,
 ) -> None:
     """Measure against live llama.cpp and write the tables of bounds.toml that these tests name."""
@@ -160,7 +162,7 @@ def measure(
         where = environment(asked)
         print_environment(where, console)
         results = run_tests(Session(asked), tests, None, {}, CaseLines(tests, console, False))
-    outcome = measure_bounds(results, bounds_file.load_bounds(), where, today())
+    outcome = measure_bounds(results, bounds_file.load_bounds(), where, today(), add)
     for title, rows in (
         ("no number", outcome.errors),
         ("above limits.toml", outcome.above),

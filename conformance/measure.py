@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from conformance.bounds import Bound, Bounds, bound_for, limit_of
 from conformance.runner import Result
@@ -29,10 +30,15 @@ def collect(results: Iterable[Result]) -> dict[str, dict[str, list[tuple[float, 
     return found
 
 
-def measure(results: Sequence[Result], old: Bounds, environment: dict[str, str], date: str) -> Outcome:
-    """Make new bounds of the results. Tables that no result belongs to stay as they are."""
+def measure(
+    results: Sequence[Result], old: Bounds, environment: dict[str, str], date: str, add: bool = False
+) -> Outcome:
+    """Make new bounds of the results. Tables that no result belongs to stay as they are.
+
+    add  the results are of one more machine: each row keeps what is worse, and provenance names both
+    """
     tables = {name: dict(rows) for name, rows in old.tables.items()}
-    outcome = Outcome(Bounds({"date": date, **environment}, tables))
+    outcome = Outcome(Bounds(provenance(old, {"date": date, **environment}, add), tables))
     for r in results:
         if r.status == "error":
             outcome.errors.append(f"{r.test.numerics} {r.test.id}: {r.note}")
@@ -44,12 +50,23 @@ def measure(results: Sequence[Result], old: Bounds, environment: dict[str, str],
     for table, metrics in collect(results).items():
         tables[table] = {}
         for metric, values in metrics.items():
+            before = old.tables.get(table, {}).get(metric)
+            if add and before:
+                values += [(before.worst, before.at), (before.least, before.at)]
             worst, at = max(values)
             row = Bound(bound_for(table, metric, worst), worst, min(values)[0], at)
             tables[table][metric] = row
-            before = old.tables.get(table, {}).get(metric)
             if before and row.bound > before.bound:
                 outcome.raised.append(f"[{table}] {metric}: {before.bound:.2g} -> {row.bound:.2g}, on {at}")
             if worst > limit_of(table, metric):
                 outcome.above.append(f"[{table}] {metric}: {worst:.3g} on {at}, limit {limit_of(table, metric):.2g}")
     return outcome
+
+
+def provenance(old: Bounds, new: dict[str, str], add: bool) -> dict[str, Any]:
+    """When, with what, against which build; further machines under `also`."""
+    if not add:
+        return dict(new)
+    differs = ", ".join(v for k, v in new.items() if k in ("blas", "cpu") and v != old.measured.get(k))
+    also = [*old.measured.get("also", []), *([f"{new['date']}: {differs}"] if differs else [])]
+    return {**old.measured, "also": list(dict.fromkeys(also))}

@@ -181,7 +181,7 @@ def test_bounds_follow_their_rule() -> None:
 def test_bounds_are_within_the_limits() -> None:
     assert not [(t, m) for t, m, r in rows() if r.bound > limit_of(t, m)]
     assert limit_of("local.f32.exact", "Qcur") == 1e-6
-    assert limit_of("local.f32.fast", "Qcur") <= 2e-6
+    assert limit_of("local.f32.fast", "Qcur") <= 4e-6
     assert limit_of("local.f32.fast", "ffn_gelu") == math.inf
     assert limit_of("embed.f32.flash-off.fast", "one_minus_cos") == 1e-6
 

@@ -128,14 +128,24 @@ def test_measuring_keeps_the_worst_and_tells_what_would_loosen(monkeypatch: pyte
     assert outcome.raised == ["[table.fast] max_abs: 0.001 -> 0.006, on hello"]
 
 
+def test_measuring_one_more_machine_keeps_what_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Bounds({"date": "2026-11-20", "blas": "one"}, {"table.fast": {"max_abs": Bound(1e-3, 5e-4, 1e-5, "empty")}})
+    where = {"blas": "another", "cpu": "other"}
+    kept = measure([judged(1e-4, monkeypatch)], old, where, "2026-11-21", add=True).bounds
+    assert kept.tables["table.fast"]["max_abs"] == Bound(1e-3, 5e-4, 1e-5, "empty")
+    assert kept.measured == {"date": "2026-11-20", "blas": "one", "also": ["2026-11-21: another, other"]}
+    worse = measure([judged(7e-4, monkeypatch)], old, where, "2026-11-21", add=True).bounds
+    assert worse.tables["table.fast"]["max_abs"] == Bound(1.4e-3, 7e-4, 1e-5, "hello")
+
+
 def test_measuring_refuses_what_is_above_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     result = judged(2e-6, monkeypatch)
     case = replace(result.test.case, bounds="local.f32")
     result.test = replace(result.test, case=case)
-    result.measures = [Measure("Qcur", 3e-6)]
+    result.measures = [Measure("Qcur", 5e-6)]
     limit = limit_of("local.f32.fast", "Qcur")
     outcome = measure([result], Bounds({}, {}), {}, "2026-11-21")
-    assert outcome.above == [f"[local.f32.fast] Qcur: 3e-06 on hello, limit {limit:.2g}"]
+    assert outcome.above == [f"[local.f32.fast] Qcur: 5e-06 on hello, limit {limit:.2g}"]
     assert outcome.bounds.tables["local.f32.fast"]["Qcur"].bound == limit
 
 

@@ -146,10 +146,10 @@ def converted(folder: Path, outtype: str, progress: Progress | None, name: str |
     states = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
     made_of = [RECIPE, name, *([path, state.st_size, state.st_mtime_ns] for path, state in states)]
     key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
-    path = cache_folder() / "gguf" / f"{folder.resolve().name}-{key}-{outtype}.gguf"
+    path = cache_folder() / "gguf" / f"{name or folder.resolve().name}-{key}-{outtype}.gguf"
     if is_cached(path, made_of):
         return path
-    with shown(progress, f"converting {folder}") as advance, at_work(path.stem, advance) as work:
+    with shown(progress, f"converting {name or folder}") as advance, at_work(path.stem, advance) as work:
         if not is_cached(path, made_of):
             make(folder, path, work, outtype, made_of, advance, name)
     return path
@@ -167,8 +167,8 @@ def from_repository(name: str, file: str | None, outtype: str, offline: bool, pr
             return Path(hub.hf_hub_download(name, file, local_files_only=offline))
         folder = Path(hub.snapshot_download(name, allow_patterns=list(PATTERNS), local_files_only=offline))
     except Exception as e:  # its own errors, those of its HTTP library, and the disk's
-        reason = str(e).strip().splitlines() or [type(e).__name__]
-        raise DownloadError(f"{name} cannot be had from Hugging Face: {reason[0]}", hint="check the name") from None
+        reason = " ".join(str(e).split())[:300] or type(e).__name__
+        raise DownloadError(f"{name} cannot be had from Hugging Face: {reason}", hint="check the name") from None
     return converted(folder, outtype, progress, name.rpartition("/")[2])
 
 

@@ -15,7 +15,7 @@ NUMERICS = ("exact", "fast")  # `auto` is fast; `ggml` and `cupy` are not there 
 
 
 class See(Protocol):
-    """A tap of one layer: `x = see("kq", x)` shows x as, say, `kq-3`, and returns what to continue with."""
+    """A tap: `x = see("kq", x)` shows x, in layer 3 as `kq-3`, and returns what to go on with (docs/decisions/003)."""
 
     listening: bool  # False: an operation may skip its inner tensors and fuse
 

@@ -2,7 +2,7 @@
 
 A forward pass writes `x = tap("inp_embd", x)` after each step. Who listens decides what that does:
 
-    Silent      hands x back; this is how embedding runs
+    SILENT      hands x back; this is how embedding runs
     Recorder    keeps x and hands it back: a trace
     (replay)    keeps x, and hands back another engine's tensor of that name, so that the next operation runs on that
                 engine's own numbers: `refembed.verify.replay` measures each operation alone with it
@@ -20,36 +20,17 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import Float
 from refembed.errors import RequestError
+from refembed.kernels.ops import NOBODY, See
 
-
-class TapLike(Protocol):
-    """What a forward pass needs of a tap."""
-
-    listening: bool  # False: x comes back untouched, so an operation may skip its inner taps
-
-    def __call__(self, name: str, x: Float) -> Float:
-        """Show x under `name`; return what the forward pass continues with, same shape and dtype."""
-        ...
-
-
-class Silent:
-    """Nobody listens."""
-
-    listening = False
-
-    def __call__(self, name: str, x: Float) -> Float:
-        """Return x."""
-        return x
-
-
-SILENT = Silent()
+TapLike: TypeAlias = See  # listening: bool, and __call__(name, x) -> what the forward pass goes on with
+SILENT = NOBODY  # hands x back
 
 
 class Tap(NamedTuple):

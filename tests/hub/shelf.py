@@ -158,13 +158,13 @@ def held(release: threading.Event) -> Callable[[BaseHTTPRequestHandler, bytes], 
 # What a process of its own runs: the tiny model's promises are its first argument, "stop" is the byte of conversion
 # at which it waits to be killed, "unlocked" makes it believe that the file system has no locks.
 PROGRAM = """
-import json, sys, time
-from pathlib import Path
+import json, signal, sys, time
 from refembed import hub
 from refembed.hub import cache
 from refembed.hub.models import Model
 from refembed.hub.sources import File, Repository
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs behind them without it
 promises, mode = json.loads(sys.argv[1]), sys.argv[2]
 hub.MODELS = (Model("tiny", ("tiny",), "MIT", tuple(File(*p) for p in promises), (Repository("org/tiny", "0123abc"),)),)
 

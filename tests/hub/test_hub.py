@@ -258,6 +258,7 @@ def test_other_repositories_are_fetched_and_converted(
     monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in(folder, calls))
     path = resolve("BAAI/bge-small-en-v1.5", outtype="q8_0", offline=True)
     assert file_type(path) == 7
+    assert path.name.startswith("bge-small-en-v1.5-")
     assert open_gguf(path).metadata["general.name"] == "bge-small-en-v1.5"
     ((name, options),) = calls
     assert (name, options["local_files_only"]) == ("BAAI/bge-small-en-v1.5", True)
@@ -270,7 +271,7 @@ def test_what_huggingface_hub_says_is_passed_on(tmp_path: Path, cache: Path, mon
     error = OSError("401 Client Error.\nsecond line")
     monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in(tmp_path, [], error))
     with pytest.raises(
-        DownloadError, match=r"^org/model cannot be had from Hugging Face: 401 Client Error.\n  hint: check"
+        DownloadError, match=r"^org/model cannot be had from Hugging Face: 401 Client Error. second line\n  hint: ."
     ):
         resolve("org/model")
 
