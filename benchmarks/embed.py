@@ -28,6 +28,13 @@ def texts(count: int, length: int, n_vocab: int) -> list[list[int]]:
     return [[101, *map(int, rng.integers(1000, n_vocab, length - 2)), 102] for _ in range(count)]
 
 
+def in_batches(engine: LlamaCpp, ids: list[list[int]]) -> None:
+    """As many texts at once as fit BATCH tokens; all of a row have one length."""
+    step = BATCH // len(ids[0]) if len(ids[0]) >= 32 else 1
+    for begin in range(0, len(ids), step):
+        engine.embed(ids[begin : begin + step], batched=True)
+
+
 def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", default="minilm")
@@ -36,14 +43,14 @@ def main(argv: list[str] | None = None) -> None:
     path = hub.resolve(args.model)
     ours, loose = Embedder.load(path), Embedder.load(path, batch_invariant=False)
     with (
-        LlamaCpp(path, threads=2, flash_attn=False, n_batch=BATCH) as off,
-        LlamaCpp(path, threads=2, flash_attn=True, n_batch=BATCH) as on,
+        LlamaCpp(path, threads=2, flash_attn=False, n_batch=BATCH, n_seq_max=BATCH // 32) as off,
+        LlamaCpp(path, threads=2, flash_attn=True, n_batch=BATCH, n_seq_max=BATCH // 32) as on,
     ):
         columns: dict[str, Callable[[list[list[int]]], object]] = {
             "refembed": ours.embed,
             "refembed, rows may mix": loose.embed,
-            "llama.cpp": lambda ids: off.embed(ids, batched=True),
-            "llama.cpp, flash": lambda ids: on.embed(ids, batched=True),
+            "llama.cpp": lambda ids: in_batches(off, ids),
+            "llama.cpp, flash": lambda ids: in_batches(on, ids),
         }
         print(f"{'row':<18}" + "".join(f"{name:>26}" for name in columns) + "   tokens/s (ratio to refembed)")
         for row, (count, length) in ROWS.items():

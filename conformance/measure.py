@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from conformance.bounds import Bound, Bounds, bound_for, limit_of
+from conformance.bounds import Bound, Bounds, bound_for, limit_of, round_up
 from conformance.runner import Result
 
 
@@ -54,7 +54,8 @@ def measure(
             if add and before:
                 values += [(before.worst, before.at), (before.least, before.at)]
             worst, at = max(values)
-            row = Bound(bound_for(table, metric, worst), worst, min(values)[0], at)
+            kept = round_up(worst, 3)  # as it is written
+            row = Bound(bound_for(table, metric, kept), kept, min(values)[0], at)
             tables[table][metric] = row
             if before and row.bound > before.bound:
                 outcome.raised.append(f"[{table}] {metric}: {before.bound:.2g} -> {row.bound:.2g}, on {at}")

@@ -174,7 +174,7 @@ def rows() -> list[tuple[str, str, Bound]]:
 
 
 def test_bounds_follow_their_rule() -> None:
-    assert not [(t, m, r) for t, m, r in rows() if not math.isclose(r.bound, bound_for(t, m, r.worst), rel_tol=0.06)]
+    assert not [(t, m, r) for t, m, r in rows() if not math.isclose(r.bound, bound_for(t, m, r.worst), rel_tol=1e-9)]
     assert not [(t, m, r) for t, m, r in rows() if not r.least <= r.worst <= r.bound <= FACTOR * 1.1 * r.worst + 1e-300]
 
 

