@@ -298,6 +298,7 @@ def progress_bar(wanted: bool) -> Iterator[Callable[[int], object]]:
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("embedding"), MofNCompleteColumn(), TextColumn("texts"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)  # redirecting is off, else rich would send stdout there too
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task("embedding", total=None)
         yield lambda n: bar.advance(task, n)
