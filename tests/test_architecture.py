@@ -42,7 +42,7 @@ def test_the_name_normalize_is_the_function_whoever_imports_the_module_first() -
 @pytest.mark.parametrize(
     ("statement", "unwanted"),
     [
-        ("import refembed", {"numba", "gguf", "rich", "click", "refembed.embedder"}),
+        ("import refembed", {"numpy", "numba", "gguf", "rich", "click", "refembed.embedder"}),
         ("from refembed import Embedder", {"numba", "llvmlite", "gguf", "rich"}),
         (
             "from refembed import open_gguf",

@@ -146,7 +146,6 @@ def test_help_imports_no_verb(args: list[str]) -> None:
     assert not imported(*args) & {"numba", "rich", "refembed.embedder", "refembed.gguf", "refembed.cli.embed"}
 
 
-@pytest.mark.xfail(reason="refembed/__init__.py imports refembed.normalize at once, and so NumPy", strict=True)
 def test_help_imports_no_numbers() -> None:
     assert "numpy" not in imported("--help")
 
