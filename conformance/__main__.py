@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -36,7 +37,10 @@ choose = [
     click.option("--model", "models", multiple=True, help="Only cases of this model of models.toml; several add up."),
     click.option("--kind", "kinds", multiple=True, type=click.Choice(list(NUMERICS)), help="Only this kind of check."),
     click.option(
-        "--numerics", multiple=True, type=click.Choice(["exact", "fast"]), help="Only this numerics of refembed."
+        "--numerics",
+        multiple=True,
+        type=click.Choice(["exact", "ggml", "fast"]),
+        help="Only this numerics of refembed.",
     ),
 ]
 
@@ -125,13 +129,17 @@ def list_(
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE|types")
 def report(file: Path) -> None:
-    """Print the tables of a run that was saved with --json."""
+    """Print the tables of a run that was saved with --json, or what becomes of every tensor `types`: bits and speed."""
+    if str(file) == "types":
+        from conformance import types
+
+        sys.exit(DIFFERS if types.report(wide()) else 0)
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         assert data["format"] == "refembed-conformance-1"
-    except (ValueError, KeyError, TypeError, AssertionError):
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
         raise click.ClickException(f"{file}: not written by `python -m conformance run --json`") from None
     console = wide()
     print_environment(data["environment"], console)
@@ -204,9 +212,34 @@ def record_() -> None:
 
 
 @main.command()
-def fetch() -> None:
-    """Make the models ready, and check the file they are made from."""
-    for name, about in load_models().items():
+@click.argument("patterns", nargs=-1)
+@click.option("--texts", type=click.IntRange(1), default=2000, show_default=True, help="Random texts a vocabulary.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random texts.")
+def vocabularies(patterns: tuple[str, ...], texts: int, seed: int) -> None:
+    """Hold the tokenizers against live llama.cpp on real vocabularies; PATTERNS are names with * and ?."""
+    from conformance import vocabularies as real
+
+    logging.getLogger("refembed.tokenizer").setLevel(logging.ERROR)  # that BOS is doubled in some texts is meant
+    if real.why_not():
+        click.echo(real.why_not(), err=True)
+    if not real.names():
+        return
+    rows = real.run(patterns, texts, seed, lambda row: click.echo(f"{row.name}: {row.mismatches} mismatches", err=True))
+    click.echo("\n".join(real.lines(rows)))
+    sys.exit(DIFFERS if any(row.mismatches for row in rows) else 0)
+
+
+@main.command()
+@click.argument("what", nargs=-1, type=click.Choice(["models", "vocabularies"]))
+def fetch(what: tuple[str, ...]) -> None:
+    """Make models and real vocabularies ready (one of them, if named), and check the files they are made from."""
+    if not what or "vocabularies" in what:
+        from conformance.vocab_fetch import fetch as fetch_vocabularies
+
+        click.echo(f"vocabularies: {fetch_vocabularies(lambda step, done, total: None)}")
+    for name, about in load_models().items() if not what or "models" in what else ():
+        if "vocabulary" in about:
+            continue
         folder = source_folder(about["hub"])
         found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         if found != about["source_sha256"]:

@@ -27,6 +27,8 @@ NUMERICS: dict[str, tuple[str, ...]] = {
     "trace": ("exact", "fast"),
     "local": ("exact", "fast"),
     "batch": ("exact", "fast"),
+    "bits": ("ggml",),
+    "operations": ("ggml",),
 }
 
 

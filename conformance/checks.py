@@ -15,7 +15,7 @@ from conformance.cases import Test
 from conformance.oracle import Setting
 from conformance.session import Session
 from refembed import Trace, normalize
-from refembed.verify.align import align
+from refembed.verify.align import align, without_empty_cells
 from refembed.verify.compare import compare
 from refembed.verify.replay import ReplayTap
 
@@ -85,7 +85,7 @@ def batch(s: Session, t: Test) -> Iterator[Measure]:
 
 def trace(s: Session, t: Test) -> Iterator[Measure]:
     """The two runs side by side: how far each tensor has drifted, the propagated error."""
-    ours, theirs = s.trace(t.case.model, t.numerics, t.text), s.oracle.trace(t.case.model, t.text)
+    ours, theirs = s.trace(t.case.model, t.numerics, t.text), s.oracle.trace(Setting(t.case.model), t.text)
     alignment = align(ours, theirs)
     unpaired = [ours.taps[i].name for i in alignment.ours_only] + [theirs.taps[j].name for j in alignment.theirs_only]
     yield Measure("tensors without a partner", len(unpaired), ", ".join(unpaired[:4]), exact=True)
@@ -104,7 +104,7 @@ def propagated(name: str, theirs: Array, ours: Array) -> Measure:
 
 def local(s: Session, t: Test) -> Iterator[Measure]:
     """Every operation on llama.cpp's own inputs: the error it adds itself."""
-    ours, theirs = s.trace(t.case.model, t.numerics, t.text), s.oracle.trace(t.case.model, t.text)
+    ours, theirs = s.trace(t.case.model, t.numerics, t.text), s.oracle.trace(Setting(t.case.model), t.text)
     alignment = align(ours, theirs)
     tap = ReplayTap(ours, theirs, alignment)
     embedder = s.embedder(t.case.model, t.numerics)
@@ -118,6 +118,41 @@ def local(s: Session, t: Test) -> Iterator[Measure]:
         found.append(Measure(class_of(pair.name), value, f"{pair.name} at {d.worst}" if d.worst else pair.name))
     yield from by_class(found)
     yield from by_class(gelu_table(embedder.ops.gelu, theirs))
+
+
+def switches(t: Test) -> dict[str, bool]:
+    """Which of llama.cpp's own switches a case turns on."""
+    return {name: bool(t.case.options.get(name)) for name in ("flash_attn", "repack")}
+
+
+def setting_of(t: Test) -> Setting:
+    """llama.cpp with the same switches."""
+    on = switches(t)
+    return Setting(t.case.model, t.case.options.get("pooling", "native"), on["flash_attn"], on["repack"])
+
+
+def bits(s: Session, t: Test) -> Iterator[Measure]:
+    """The vector is llama.cpp's, bit for bit; `different bits` counts numbers that are not."""
+    theirs = s.oracle.vector(setting_of(t), t.text)
+    embedder, pooling = s.embedder(t.case.model, t.numerics, **switches(t)), t.case.options.get("pooling", "native")
+    ours = embedder.embed(t.text.data, pooling=pooling, normalize=-1)
+    yield Measure("different bits", int((np.asarray(ours).view(np.int32) != theirs.view(np.int32)).sum()), exact=True)
+
+
+def operations(s: Session, t: Test) -> Iterator[Measure]:
+    """Every operation on llama.cpp's own inputs, in units in the last place: 0 is asked of each."""
+    options, pooling = switches(t), t.case.options.get("pooling", "native")
+    ours = s.trace(t.case.model, t.numerics, t.text, pooling, **options)
+    theirs = without_empty_cells(s.oracle.trace(setting_of(t), t.text))
+    alignment = align(ours, theirs)
+    unpaired = [ours.taps[i].name for i in alignment.ours_only] + [theirs.taps[j].name for j in alignment.theirs_only]
+    yield Measure("tensors without a partner", len(unpaired), ", ".join(unpaired[:4]), exact=True)
+    tap = ReplayTap(ours, theirs, alignment)
+    s.embedder(t.case.model, t.numerics, **options).trace(t.text.data, pooling=pooling, tap=tap)
+    yield from by_class(
+        Measure(class_of(d.name), d.difference.max_ulps, f"{d.name} at {d.difference.worst}", exact=True)
+        for d in tap.differences
+    )
 
 
 def gelu_table(gelu: Callable[[Array], Array], theirs: Trace) -> Iterator[Measure]:
@@ -145,6 +180,8 @@ KINDS: dict[str, Callable[[Session, Test], Iterable[Measure]]] = {
     "batch": batch,
     "trace": trace,
     "local": local,
+    "bits": bits,
+    "operations": operations,
 }
 
 

@@ -305,9 +305,9 @@ MUTANTS = (
 
 
 @cache
-def true_embedder(name: str, numerics: str) -> Embedder:
+def true_embedder(name: str, numerics: str, **options: Any) -> Embedder:
     """refembed as it is, loaded once for all mutants."""
-    return session.load(name, numerics)
+    return session.load(name, numerics, **options)
 
 
 @cache
@@ -319,8 +319,9 @@ def selection(numerics: str) -> tuple[Test, ...]:
 def run_mutant(mutant: Mutant | None, numerics: str, oracle: Oracle, bounds: Bounds) -> list[Result]:
     """The selection on a broken refembed; None: on the true one."""
 
-    def loader(name: str, chosen: str) -> Embedder:
-        return mutant.broken(true_embedder(name, chosen)) if mutant else true_embedder(name, chosen)
+    def loader(name: str, chosen: str, **options: Any) -> Embedder:
+        true = true_embedder(name, chosen, **options)
+        return mutant.broken(true) if mutant else true
 
     return run(session.Session(oracle, loader), selection(numerics), bounds, {})
 

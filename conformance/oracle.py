@@ -24,11 +24,12 @@ RECORDED = FOLDER / "expected"
 
 
 class Setting(NamedTuple):
-    """How llama.cpp is opened. One thread and no repacked weights in any case: the most reproducible configuration."""
+    """How llama.cpp is opened: with one thread in any case, and unless a case asks, in its most reproducible way."""
 
     model: str
     pooling: str = "native"
     flash_attn: bool = False
+    repack: bool = False
 
 
 class Oracle(Protocol):
@@ -56,8 +57,8 @@ class Oracle(Protocol):
         """x (D) normalised."""
         ...
 
-    def trace(self, model: str, text: Text) -> Trace:
-        """Every tensor of a run, flash attention off."""
+    def trace(self, setting: Setting, text: Text) -> Trace:
+        """Every tensor of a run."""
         ...
 
 
@@ -68,7 +69,7 @@ class Live:
 
     def __init__(self, engines: int = 2, traces: int = 1) -> None:
         self.engines: OrderedDict[Setting | None, LlamaCpp] = OrderedDict()
-        self.traces: OrderedDict[tuple[str, str], Trace] = OrderedDict()
+        self.traces: OrderedDict[tuple[Setting, str], Trace] = OrderedDict()
         self.vectors: dict[tuple[Setting, str], F32] = {}
         self.room, self.room_for_traces = engines, traces
 
@@ -83,7 +84,7 @@ class Live:
             made = LlamaCpp(None)
         else:
             options: dict[str, Any] = {"pooling": setting.pooling, "flash_attn": setting.flash_attn}
-            made = LlamaCpp(model_path(setting.model), threads=1, extra_buffer_types=False, **options)
+            made = LlamaCpp(model_path(setting.model), threads=1, extra_buffer_types=setting.repack, **options)
         self.engines[setting] = made
         return made
 
@@ -110,13 +111,13 @@ class Live:
         """common_embd_normalize."""
         return self.engine(None).normalize(x, p)
 
-    def trace(self, model: str, text: Text) -> Trace:
+    def trace(self, setting: Setting, text: Text) -> Trace:
         """The evaluation callback."""
-        key = (model, text.id)
+        key = (setting, text.id)
         if key not in self.traces:
             while len(self.traces) >= self.room_for_traces:
                 self.traces.popitem(last=False)
-            self.traces[key] = self.engine(Setting(model)).trace(text.data)
+            self.traces[key] = self.engine(setting).trace(text.data)
         return self.traces[key]
 
     def close(self) -> None:
@@ -159,8 +160,9 @@ class Recorded:
             return f"nothing of {case.model} is on record"
         if case.kind == "tokens":
             return ""
-        native = case.options.get("pooling", "native") in ("native", "mean") and not case.options.get("flash_attn")
-        return "" if case.kind == "embed" and native else f"{case.kind} of this kind is not on record"
+        native = case.options.get("pooling", "native") in ("native", "mean")
+        plain = native and not case.options.get("flash_attn") and not case.options.get("repack")
+        return "" if case.kind in ("embed", "bits") and plain else f"{case.kind} of this kind is not on record"
 
     def row(self, model: str, text: Text) -> int:
         """The text's place in the record, which must be of this very text."""
@@ -187,7 +189,7 @@ class Recorded:
         """Not on record."""
         raise EngineError("common_embd_normalize is not on record")
 
-    def trace(self, model: str, text: Text) -> Trace:
+    def trace(self, setting: Setting, text: Text) -> Trace:
         """Not on record."""
         raise EngineError("tensors are not on record")
 

@@ -11,6 +11,7 @@ from conformance import FOLDER
 from conformance.bounds import Bounds
 from conformance.cases import Test, load_tests
 from conformance.checks import KINDS, Measure
+from conformance.models import why_not
 from conformance.session import Session
 from refembed.errors import RefembedError, RequestError
 
@@ -56,7 +57,7 @@ def judge(result: Result, bounds: Bounds) -> None:
 def run_test(session: Session, test: Test, bounds: Bounds | None) -> Result:
     """Run one test; without bounds it is only measured. What goes wrong becomes part of the result."""
     result, start = Result(test), time.perf_counter()
-    reason = session.oracle.why_not(test.case)
+    reason = session.oracle.why_not(test.case) or why_not(test.case.model)
     if reason:
         result.status, result.note = "skipped", reason
         return result
@@ -77,7 +78,7 @@ def in_order(tests: Sequence[Test]) -> list[Test]:
 
     def place(item: tuple[int, Test]) -> tuple[int, bool, bool, str, int]:
         i, t = item
-        traced = t.case.kind in ("trace", "local")
+        traced = t.case.kind in ("trace", "local", "operations")
         neighbours = t.text.id if traced else f"{cases[t.case.id]:06}"
         return models.index(t.case.model), traced, t.case.options.get("flash_attn", False), neighbours, i
 

@@ -15,12 +15,12 @@ from conformance.oracle import Oracle
 from refembed import Embedder, Trace
 from refembed.arrays import F32
 
-Loader = Callable[[str, str], Embedder]  # model, numerics -> refembed
+Loader = Callable[..., Embedder]  # model, numerics, options of Embedder.load -> refembed
 
 
-def load(model: str, numerics: str) -> Embedder:
+def load(model: str, numerics: str, **options: Any) -> Embedder:
     """refembed as it is."""
-    return Embedder.load(model_path(model), numerics=numerics)
+    return Embedder.load(model_path(model), numerics=numerics, **options)
 
 
 class Session:
@@ -31,17 +31,18 @@ class Session:
 
     def __init__(self, oracle: Oracle, loader: Loader = load) -> None:
         self.oracle, self.loader = oracle, loader
-        self.embedders: dict[tuple[str, str], Embedder] = {}
+        self.embedders: dict[tuple[Any, ...], Embedder] = {}
         self.vectors: dict[tuple[str, str, str, int, str], F32] = {}
-        self.traces: OrderedDict[tuple[str, str, str], Trace] = OrderedDict()
+        self.traces: OrderedDict[tuple[Any, ...], Trace] = OrderedDict()
         self.arranged: dict[tuple[str, str, str], dict[str, F32]] = {}
 
-    def embedder(self, model: str, numerics: str) -> Embedder:
-        """refembed with this model; other models are let go, for they fill memory."""
-        key = (model, "fast" if numerics == "any" else numerics)
+    def embedder(self, model: str, numerics: str, **options: Any) -> Embedder:
+        """refembed with this model; other models are let go, for they fill memory. options: as Embedder.load has."""
+        numerics = "fast" if numerics == "any" else numerics
+        key = (model, numerics, *sorted(options.items()))
         if key not in self.embedders:
             self.embedders = {k: e for k, e in self.embedders.items() if k[0] == model}
-            self.embedders[key] = self.loader(*key)
+            self.embedders[key] = self.loader(model, numerics, **options)
         return self.embedders[key]
 
     def vector(self, model: str, numerics: str, text: Text, pooling: str = "native", normalize: int = 2) -> F32:
@@ -52,13 +53,13 @@ class Session:
             self.vectors[key] = embedder.embed(text.data, pooling=pooling, normalize=normalize)
         return self.vectors[key]
 
-    def trace(self, model: str, numerics: str, text: Text) -> Trace:
+    def trace(self, model: str, numerics: str, text: Text, pooling: str = "native", **options: Any) -> Trace:
         """refembed's tensors; the last two traces are kept."""
-        key = (model, numerics, text.id)
+        key = (model, numerics, text.id, pooling, *sorted(options.items()))
         if key not in self.traces:
             while len(self.traces) >= 2:
                 self.traces.popitem(last=False)
-            self.traces[key] = self.embedder(model, numerics).trace(text.data)
+            self.traces[key] = self.embedder(model, numerics, **options).trace(text.data, pooling=pooling)
         return self.traces[key]
 
     def in_batches(self, case: Case, numerics: str, arrangement: str) -> dict[str, F32]:

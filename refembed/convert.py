@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from refembed.convert_vocab import ID_KEYS, Vocab, load_json, read_json, read_vo
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import shown
+from refembed.quantize import quantize_file
+from refembed.quantize_types import canonical
 from refembed.safetensors import Entry, SafetensorsFile
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # what is being done, how far, of how much; in bytes
@@ -188,16 +191,17 @@ def convert(
     """Convert a model that Hugging Face's `transformers` or sentence-transformers saved. Returns out_path.
 
     folder    config.json, safetensors, tokenizer.json or vocab.txt; modules.json and 1_Pooling where there are any
-    outtype   "f32", "f16", "bf16" or "q8_0": how matrices are stored; vectors, positions and segments stay F32
+    outtype   "f32", "f16", "bf16" or "q8_0": how matrices are stored; vectors, positions and segments stay F32.
+              Or a type of quantize.py, "q4_k_m" for example: the file that llama-quantize makes of the one in F32
     name      GGUF `general.name`; the model card, config.json or the folder say it otherwise
     progress  called with ("converting", bytes of weights done, bytes in all)
 
     ModelError where the folder holds no whole model of ARCHITECTURES, RequestError where the file cannot be written.
     The weights pass through memory one tensor at a time, and the file is written whole or not at all.
     """
-    source = Path(folder)
+    source, outtype = Path(folder), outtype.lower()
     if outtype not in OUTTYPES:
-        raise RequestError(f"outtype {outtype!r}", hint="one of " + ", ".join(OUTTYPES))
+        return convert_and_quantize(source, Path(out_path), outtype, name, progress)
     config = read_config(source)
     plan = plan_tensors(config, open_weights(source), outtype)
     writer = GGUFWriter(None)
@@ -222,6 +226,22 @@ def convert(
     if progress:
         progress("converting", total, total)
     return written
+
+
+def convert_and_quantize(
+    folder: Path, out_path: Path, outtype: str, name: str | None, progress: Progress | None
+) -> Path:
+    """Convert to F32, beside the place of the output, and quantise that."""
+    canonical(outtype)
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix=".refembed-", dir=out_path.parent)
+    except OSError as e:
+        hint = "check the folder and the disk"
+        raise RequestError(f"{out_path} cannot be written: {e.strerror or e}", hint=hint) from None
+    with scratch as work:
+        full = convert(folder, Path(work) / "f32.gguf", outtype="f32", name=name, progress=progress)
+        quantize_file(full, out_path, outtype, progress=progress)
+    return out_path
 
 
 def read_config(folder: Path) -> Config:

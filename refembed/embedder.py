@@ -91,23 +91,45 @@ class Embedder:
     The same text gives the same bits alone, in any batch and in any order (docs/batch-invariance.md).
     """
 
-    def __init__(self, info: Info, tokenizer: Tokenizer, model: Model, ops: Ops) -> None:
+    def __init__(
+        self, info: Info, tokenizer: Tokenizer, model: Model, ops: Ops, batch_tokens: int = BATCH_TOKENS
+    ) -> None:
+        """batch_tokens: texts run together up to so many tokens; a longer text, or with 0 every text, runs alone."""
         self.info, self.tokenizer, self.model, self.ops = info, tokenizer, model, ops
+        self.batch_tokens = batch_tokens
 
     @classmethod
-    def load(cls, model: str | Path = "minilm", *, numerics: str = "auto", batch_invariant: bool = True) -> Embedder:
+    def load(
+        cls,
+        model: str | Path = "minilm",
+        *,
+        numerics: str = "auto",
+        batch_invariant: bool = True,
+        profile: str = "avx2",
+        flash_attn: bool = True,
+        repack: bool = True,
+        n_ubatch: int = 0,
+    ) -> Embedder:
         """Open a model: a GGUF file, or a name that `refembed.hub` knows (fetched and converted once).
 
-        numerics         "exact" float64; "fast" float32; "auto" is fast
-        batch_invariant  False lets BLAS choose kernels by the size of the batch (`load_ops`)
+        numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
+        batch_invariant  False lets BLAS choose kernels by the size of the batch (`fast` only; `load_ops`)
+
+        For `ggml`, which llama.cpp to equal:
+        profile     its build: "avx2" (the wheel that refembed is checked against), "avx512"
+        flash_attn  with flash attention, as llama.cpp runs unless told otherwise
+        repack      with weights interleaved at load time, likewise (`--no-repack` turns it off there)
+        n_ubatch    texts that fit into so many tokens run together, as llama.cpp runs those that one call brings;
+                    there a text's bits depend on its company. 0: every text alone
         Raises GGUFError, ModelError, DownloadError, RequestError.
         """
         from refembed.hub import resolve
 
-        ops = load_ops(numerics, batch_invariant=batch_invariant)
+        ops = load_ops(numerics, batch_invariant=batch_invariant, profile=profile, flash_attn=flash_attn, repack=repack)
         f = open_gguf(resolve(str(model)))
         loaded = load_model(f)
-        return cls(read_info(f, loaded, ops.name), load_tokenizer(f), loaded, ops)
+        batch_tokens = n_ubatch if ops.name == "ggml" else BATCH_TOKENS
+        return cls(read_info(f, loaded, ops.name), load_tokenizer(f), loaded, ops, batch_tokens)
 
     def tokenize(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of a text. parse_special: `[SEP]` in it is the token, as in llama-embedding and llama-server."""
@@ -162,9 +184,9 @@ class Embedder:
         check_options(self.info, normalize, dimensions)
         ids = [self.ids_of(t, i, truncate) for i, t in enumerate(inputs)]
         vectors: list[F32] = [np.empty(0, np.float32)] * len(ids)
-        for group in groups(ids):
+        for group in groups(ids, self.batch_tokens):
             hidden = self.forward([ids[i] for i in group])
-            pooled = pool(hidden, pack([ids[i] for i in group]).offsets, how)
+            pooled = pool(hidden, pack([ids[i] for i in group]).offsets, how, self.ops.mean)
             for i, vector in zip(group, pooled, strict=True):
                 vectors[i] = finish(vector, normalize, dimensions)
         if alone:
@@ -211,9 +233,9 @@ class Embedder:
         recorder = Recorder(meta | {"tokens": ids, "pooling": how})
         listener: TapLike = tap or recorder
         if how == "none":  # llama.cpp then gives the last tensor the pooled one's name
-            self.forward([ids], Renamed(listener, "result_embd", "result_embd_pooled"))
+            self.forward([ids], Renamed(listener, self.model.output, "result_embd_pooled"))
         else:
-            pooled = pool(self.forward([ids], listener), np.array([0, len(ids)]), how)
+            pooled = pool(self.forward([ids], listener), np.array([0, len(ids)]), how, self.ops.mean)
             listener("result_embd_pooled", cast(Float, pooled))
         return recorder.trace
 
@@ -265,12 +287,12 @@ def check_options(info: Info, normalize: int, dimensions: int | None) -> None:
         raise RequestError(f"dimensions {dimensions}: the model's vectors have {info.n_embd_out} numbers")
 
 
-def groups(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Cut inputs into runs of at most BATCH_TOKENS tokens, in order; a longer input runs alone."""
+def groups(ids: Sequence[Sequence[int]], limit: int) -> Iterator[list[int]]:
+    """Cut inputs into runs of at most `limit` tokens, in order; a longer input runs alone."""
     group: list[int] = []
     tokens = 0
     for i, sequence in enumerate(ids):
-        if group and tokens + len(sequence) > BATCH_TOKENS:
+        if group and tokens + len(sequence) > limit:
             yield group
             group, tokens = [], 0
         group.append(i)

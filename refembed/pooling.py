@@ -6,7 +6,7 @@ ones that only sentence-transformers has (models/Pooling.py). Every token counts
 llama.cpp's own `mean` rounds otherwise: it multiplies each state by 1/n in float32, then adds in float32 in the order
 of its matrix product, which is one order for a text alone and another for several. And it pools each micro-batch
 (n_ubatch) by itself, so with a KV cache a longer text gets the mean of its last piece only. Here is what the formulas
-mean; the `ggml` numerics, once there, rounds as llama.cpp does.
+mean; the `ggml` numerics brings a `mean` of its own, which rounds as llama.cpp does.
 """
 
 from __future__ import annotations
@@ -93,12 +93,15 @@ def unknown(name: object) -> NoReturn:
     raise RequestError(f"pooling {name!r}: there is no such pooling", hint=hint)
 
 
-def pool(hidden: Float, offsets: I64 | Sequence[int], how: str) -> Float | list[Float]:
+def pool(
+    hidden: Float, offsets: I64 | Sequence[int], how: str, mean: Callable[[Float, I64], Float] | None = None
+) -> Float | list[Float]:
     """Vectors of S texts from the states of their T tokens.
 
     hidden   (T, C)   float32 or float64 (or float16), all texts end to end
     offsets  (S+1)    text s is rows offsets[s]:offsets[s+1]; the first is 0, the last T
     how               a row of POOLERS, or an alias of one; "native" is `resolve_pooling`'s
+    mean              how the numerics takes "mean" (`Ops.mean`); None: as the formula says
     returns  (S, C)   in the dtype of hidden; "none": a list of S views (T_s, C)
     Raises RequestError for a text of no tokens, offsets that do not fit, and an unknown pooling.
     """
@@ -110,6 +113,8 @@ def pool(hidden: Float, offsets: I64 | Sequence[int], how: str) -> Float | list[
     texts = [hidden[i:j] for i, j in itertools.pairwise(bounds)]  # S of (T_s, C)
     if how == "none":
         return texts
+    if how == "mean" and mean is not None:
+        return mean(hidden, np.array(bounds))
     pooled = np.empty((len(texts), hidden.shape[1]), hidden.dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN pass through; the embedder refuses them
         for s, x in enumerate(texts):

@@ -38,7 +38,7 @@ def test_texts_and_cases_fit_the_schema() -> None:
 
 def test_every_folder_of_cases_has_cases() -> None:
     folders = {c.id.split("/")[0] for c in load_cases()}
-    assert folders == {"tokenizer", "forward", "embed", "pooling", "normalize", "batch"}
+    assert folders == {"tokenizer", "forward", "embed", "pooling", "normalize", "batch", "ggml"}
 
 
 @pytest.mark.parametrize("case", load_cases(), ids=lambda c: c.id)
@@ -166,7 +166,7 @@ def test_every_bound_that_is_named_exists_and_every_table_is_used() -> None:
 
 
 def test_cases_without_bounds_are_those_of_exact_kinds() -> None:
-    assert {c.kind for c in load_cases() if not c.bounds} == {"tokens", "normalize", "batch"}
+    assert {c.kind for c in load_cases() if not c.bounds} == {"tokens", "normalize", "batch", "ggml"}
 
 
 def rows() -> list[tuple[str, str, Bound]]:

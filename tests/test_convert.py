@@ -185,8 +185,8 @@ def test_progress_ends_at_the_total(tmp_path: Path) -> None:
 
 
 def test_an_outtype_that_is_none_is_a_request_error(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"(?s)q4_0.*f32, f16, bf16, q8_0"):
-        convert(small(tmp_path / "x"), tmp_path / "out.gguf", outtype="q4_0")
+    with pytest.raises(RequestError, match=r"(?s)q9_0.*F32, F16, BF16, Q4_0"):
+        convert(small(tmp_path / "x"), tmp_path / "out.gguf", outtype="q9_0")
 
 
 def test_a_place_that_cannot_be_written_is_a_request_error(tmp_path: Path) -> None:

@@ -166,8 +166,8 @@ def test_exact_and_fast_agree_to_rounding(tiny: Path) -> None:
 
 
 def test_what_is_no_model_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="numerics 'ggml'"):
-        Embedder.load("x.gguf", numerics="ggml")
+    with pytest.raises(RequestError, match="numerics 'cupy'"):
+        Embedder.load("x.gguf", numerics="cupy")
     (tmp_path / "x.gguf").write_bytes(b"hello")
     with pytest.raises(Exception, match=r"x\.gguf"):
         Embedder.load(tmp_path / "x.gguf")

@@ -35,6 +35,7 @@ COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.
     "info": "Say what a model file is.",
     "trace": "Show every tensor of one text's run.",
     "convert": "Turn a Hugging Face folder into a GGUF file.",
+    "quantize": "Store a model's weights in fewer bits.",
 }
 
 EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_PIPE = 1, 70, 130, 141

@@ -12,6 +12,7 @@ EPILOG = """\b
 Examples:
   refembed convert all-MiniLM-L6-v2
   refembed convert all-MiniLM-L6-v2 --outtype q8_0 --output minilm-q8_0.gguf
+  refembed convert all-MiniLM-L6-v2 --outtype q4_k_m
 """
 
 
@@ -19,10 +20,11 @@ Examples:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--outtype",
-    type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+    metavar="TYPE",
     default="f16",
     show_default=True,
-    help="How matrices are stored; vectors, positions and segments stay F32.",
+    help="How matrices are stored: f32, f16, bf16, q8_0, or a type of `refembed quantize`; vectors, positions and "
+    "segments stay F32.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The file to write; default DIR-OUTTYPE.gguf here."
@@ -32,7 +34,8 @@ def command(folder: Path, outtype: str, output: Path | None, force: bool) -> Non
     """Write the model in DIR, as Hugging Face publishes them, as one GGUF file.
 
     DIR holds config.json, *.safetensors, and tokenizer.json or vocab.txt; modules.json and 1_Pooling say the pooling.
-    The tensors and keys are those that llama.cpp's own converter writes. The file is written whole or not at all.
+    The tensors and keys are those that llama.cpp's own converter writes, in other types those that llama-quantize makes
+    of them. The file is written whole or not at all.
     """
     from refembed.convert import convert
     from refembed.hub.progress import shown

@@ -22,7 +22,7 @@ from refembed.cli.options import (
     json_option,
     model_option,
     normalize_option,
-    numerics_option,
+    numerics_options,
     pooling_option,
     quiet_option,
     truncate_option,
@@ -105,14 +105,14 @@ class Job:
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), help="Default: by the name of --output, else text.")
 @json_option
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE: it appears whole, or not at all.")
-@numerics_option
+@numerics_options
 @click.option(
     "--batch-tokens", type=click.IntRange(1), default=BATCH_TOKENS, show_default=True, help="Tokens computed at a time."
 )
 @quiet_option
 def command(
     texts: tuple[str, ...], file: str | None, model: str, pooling: str, normalize: int, dimensions: int | None,
-    truncate: bool, compare: bool, form: str | None, as_json: bool, output: str | None, numerics: str,
+    truncate: bool, compare: bool, form: str | None, as_json: bool, output: str | None, numerics: dict[str, Any],
     batch_tokens: int, quiet: bool,
 ) -> None:  # fmt: skip
     """Turn each TEXT into a vector.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refembed.cli.show import escape
 
@@ -27,11 +27,11 @@ def open_tokenizer(model: str) -> Tokenizer:
     return load_tokenizer(open_model(model))
 
 
-def open_embedder(model: str, numerics: str) -> Embedder:
-    """Everything that embedding needs."""
+def open_embedder(model: str, numerics: dict[str, Any]) -> Embedder:
+    """Everything that embedding needs; `numerics` as Embedder.load takes it."""
     from refembed.embedder import Embedder
 
-    return Embedder.load(model, numerics=numerics)
+    return Embedder.load(model, **numerics)
 
 
 def spell_model(model: str, info: Info) -> str:

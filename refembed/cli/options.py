@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ import click
 
 POOLINGS = "native, none, mean, cls, last, max, mean_sqrt_len, weightedmean"
 NORMS = {"none": -1, "max": 0, "taxicab": 1, "l1": 1, "euclid": 2, "l2": 2}
-NUMERICS = ("auto", "exact", "fast")
+NUMERICS = ("auto", "exact", "ggml", "fast")
+PROFILES = ("avx2", "avx512")
 
 
 def read_norm(ctx: click.Context, param: click.Parameter, value: str) -> int:
@@ -66,12 +68,44 @@ model_option: Decorator = click.option(
     "-m", "--model", default="minilm", show_default=True, metavar="MODEL", help="A GGUF file, or the name of a model."
 )
 
-numerics_option: Decorator = click.option(
-    "--numerics",
-    type=click.Choice(NUMERICS),
-    default="auto",
-    show_default=True,
-    help="How numbers are computed: exact is float64 by the textbook, fast is float32; auto is fast.",
+
+def numerics_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--numerics, and which llama.cpp its `ggml` equals; the command gets `numerics`, as Embedder.load takes them."""
+
+    @functools.wraps(command)
+    def gathered(*args: Any, numerics: str, **options: Any) -> Any:
+        given = {name: options.pop(name) for name in ("profile", "flash_attn", "repack")}
+        asked = {name: value for name, value in given.items() if value is not None}
+        if asked and numerics != "ggml":
+            spelt = ", ".join("--" + name.replace("_", "-") for name in asked)
+            raise click.UsageError(f"{spelt}: only --numerics ggml has a choice there.")
+        return command(*args, numerics={"numerics": numerics, **asked}, **options)
+
+    for add in reversed(NUMERICS_OPTIONS):
+        gathered = add(gathered)
+    return gathered
+
+
+NUMERICS_OPTIONS: tuple[Decorator, ...] = (
+    click.option(
+        "--numerics",
+        type=click.Choice(NUMERICS),
+        default="auto",
+        show_default=True,
+        help="How numbers are computed: exact is float64 by the textbook, ggml rounds where llama.cpp's CPU backend "
+        "does, bit for bit, fast is float32; auto is fast.",
+    ),
+    click.option(
+        "--profile", type=click.Choice(PROFILES), help="Which build of llama.cpp ggml equals.  [default: avx2]"
+    ),
+    click.option(
+        "--flash-attn/--no-flash-attn",
+        default=None,
+        help="ggml: as llama.cpp with its flash attention on, the default.",
+    ),
+    click.option(
+        "--repack/--no-repack", default=None, help="ggml: as llama.cpp with its weights interleaved, the default."
+    ),
 )
 
 pooling_option: Decorator = click.option(

@@ -14,7 +14,7 @@ from refembed.cli.options import (
     TextCommand,
     json_option,
     model_option,
-    numerics_option,
+    numerics_options,
     pooling_option,
     quiet_option,
     truncate_option,
@@ -39,7 +39,7 @@ FIRST = 4  # values shown of each tensor
 @click.command("trace", cls=TextCommand, epilog=EPILOG)
 @click.argument("text", nargs=-1, metavar="TEXT")
 @model_option
-@numerics_option
+@numerics_options
 @pooling_option
 @truncate_option
 @click.option(
@@ -49,8 +49,8 @@ FIRST = 4  # values shown of each tensor
 @json_option
 @quiet_option
 def command(
-    text: tuple[str, ...], model: str, numerics: str, pooling: str, truncate: bool, patterns: tuple[str, ...],
-    save: str | None, as_json: bool, quiet: bool,
+    text: tuple[str, ...], model: str, numerics: dict[str, Any], pooling: str, truncate: bool,
+    patterns: tuple[str, ...], save: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Show each tensor of the run of TEXT: name, shape, mean, std, min, max, and its first values.
 

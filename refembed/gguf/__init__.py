@@ -3,7 +3,7 @@
     cursor    bounds-checked reads          strings   lazy arrays of strings
     metadata  keys and values               quants    ONE table of tensor types
     tensor    tensor table, mapped data     reader    the file as a whole
-    writer    the way back
+    split     a model in several files      writer    the way back
 
 The format: ggml/include/gguf.h of llama.cpp.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from refembed.gguf.metadata import Metadata
 from refembed.gguf.quants import BY_ID, BY_NAME, QUANT_TYPES, QuantType
-from refembed.gguf.reader import GGUFFile, open_gguf
+from refembed.gguf.reader import GGUFFile
+from refembed.gguf.split import open_gguf
 from refembed.gguf.strings import StringArray
 from refembed.gguf.tensor import Tensor
 from refembed.gguf.writer import GGUFWriter

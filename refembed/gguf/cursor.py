@@ -13,6 +13,8 @@ from refembed.errors import GGUFError
 
 ByteOrder: TypeAlias = Literal["<", ">"]  # as in struct and NumPy: little, big
 
+MOST = 2**30  # bytes of a string, items of an array: GGUF_MAX_STRING_LENGTH and GGUF_MAX_ARRAY_ELEMENTS (gguf.cpp)
+
 TRUNCATED = "the file looks truncated or damaged; compare its size and sha256 with the publisher's"
 DAMAGED = "the file looks damaged; compare its sha256 with the publisher's"
 
@@ -66,7 +68,11 @@ class Cursor:
 
     def string(self, what: str) -> memoryview:
         """The next string: its uint64 length, then that many bytes, which are returned."""
-        return self.take(self.u64(f"length of {what}"), what)
+        start = self.pos
+        n = self.u64(f"length of {what}")
+        if n > MOST and n <= self.left:
+            raise self.fail(f"length of {what}", f"{n:,} bytes; at most {MOST:,} are allowed", start)
+        return self.take(n, what)
 
     def count(self, what: str, each: int, most: int | None = None) -> int:
         """The next uint64: how many of something follow that takes `each` bytes or more.
@@ -101,5 +107,11 @@ class Cursor:
                 at = pos - n
                 raise self.fail(f"{what}[{len(ends)}]", f"needs {n:,} bytes, {size - at:,} left", at, TRUNCATED)
             append(pos)
-        self.pos = pos
-        return np.frombuffer(ends, np.int64) if ends else np.empty(0, np.int64)
+        begin, self.pos = self.pos, pos
+        if not ends:
+            return np.empty(0, np.int64)
+        positions = np.frombuffer(ends, np.int64)
+        if pos - begin > MOST and np.diff(positions, prepend=begin).max() > MOST + 8:
+            i = int(np.diff(positions, prepend=begin).argmax())
+            raise self.fail(f"length of {what}[{i}]", f"more than {MOST:,} bytes", begin)
+        return positions

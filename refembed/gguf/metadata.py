@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from refembed.gguf.cursor import Cursor, shown
+from refembed.gguf.cursor import MOST, Cursor, shown
 from refembed.gguf.strings import StringArray
 
 MAX_KEYS = 65_536  # far above any model; bounds what a hostile file can cost
@@ -228,7 +228,7 @@ def read_array_head(cursor: Cursor, what: str, depth: int) -> tuple[ValueType, i
     if depth > MAX_DEPTH:
         raise cursor.fail(what, f"arrays nested more than {MAX_DEPTH} deep", start)
     item = read_type(cursor, f"the items of {what}")
-    return item, cursor.count(f"number of items of {what}", item.size)
+    return item, cursor.count(f"number of items of {what}", item.size, MOST)
 
 
 def skip_value(cursor: Cursor, kind: ValueType, what: str, depth: int = 1) -> StringArray | None:

@@ -1,4 +1,4 @@
-"""Opening a GGUF file: bytes -> metadata and mapped tensors.
+"""One GGUF file: bytes -> metadata and mapped tensors. split.py opens files, and models of several files.
 
     magic "GGUF" | version | number of tensors | number of keys | keys and values | tensor table | padding | data
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
 from refembed.errors import GGUFError
 from refembed.gguf.cursor import ByteOrder, Cursor
 from refembed.gguf.metadata import MAX_KEYS, Metadata, read_metadata
-from refembed.gguf.tensor import LEAST_INFO, MAX_TENSORS, Tensor, place, read_infos
+from refembed.gguf.tensor import LEAST_INFO, MAX_TENSORS, Tensor, Tensors, place, read_infos
 
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
@@ -38,22 +38,24 @@ OTHER_MAGICS = (
 
 
 class GGUFFile:
-    """An open GGUF file. Use as a context manager, or call close().
+    """An open GGUF file, or with `open_gguf` a model of several. Use as a context manager, or call close().
 
     What was taken from it (tensors, metadata) stays valid after close; the mapping goes when the last of it does.
     Nobody may shorten the file while it is mapped, as the system would end the program; GGUFWriter never does.
     """
 
     path: Path
-    size: int  # bytes of the file
+    paths: tuple[Path, ...]  # of the file; of a split model all shards, in order
+    size: int  # bytes of the file, or of all shards together
     version: int  # 2 or 3
     byteorder: ByteOrder  # "<" little-endian, ">" big-endian
     alignment: int  # bytes: GGUF `general.alignment`, 32 where absent
-    data_offset: int  # byte where the tensors' data begins
-    trailing: int  # bytes behind the last tensor's padding: 0 in an ordinary file
+    data_offset: int  # byte where the tensors' data begins; of a split model, in the first shard
+    trailing: int  # bytes behind the last tensor's padding, of all shards together: 0 in ordinary files
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.paths = (self.path,)
         data = map_file(self.path)
         self.size = len(data)
         cursor = Cursor(data, str(self.path))
@@ -68,7 +70,7 @@ class GGUFFile:
         self.data_offset = cursor.pos + (-cursor.pos % self.alignment if n_tensors else 0)
         tensors, end = place(cursor, infos, self.data_offset, self.alignment, table)
         self.trailing = max(self.size - end, 0)
-        self._tensors: Mapping[str, Tensor] | None = MappingProxyType(tensors)
+        self._tensors: Tensors | None = tensors
 
     @property
     def metadata(self) -> Metadata:
@@ -82,7 +84,17 @@ class GGUFFile:
         """Name -> tensor, in file order."""
         if self._tensors is None:
             raise self._closed()
-        return self._tensors
+        return MappingProxyType(self._tensors)
+
+    def join(self, shards: Sequence[GGUFFile]) -> None:
+        """Take in the tensors of a split model's other shards, in order. split.py has checked that they belong here."""
+        if self._tensors is None:
+            raise self._closed()
+        for shard in shards:
+            self._tensors.update(shard.tensors)
+            self.paths += shard.paths
+            self.size += shard.size
+            self.trailing += shard.trailing
 
     def close(self) -> None:
         """Let go of the file. Closing twice does nothing."""
@@ -101,17 +113,6 @@ class GGUFFile:
 
     def _closed(self) -> GGUFError:
         return GGUFError("reading", path=str(self.path), offset=0, found="the file is closed", hint="open it again")
-
-
-def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
-    """Open a GGUF file and check everything but the weights. GGUFError if it is not one, or one shard of several."""
-    file = GGUFFile(path)
-    shards = file.metadata.uint("split.count", 1)
-    if shards > 1:
-        at, found = file.metadata.offset("split.count"), f"{shards}: this file is one shard of a split model"
-        hint = "join the shards first: llama-gguf-split --merge FIRST-SHARD.gguf WHOLE.gguf"
-        raise GGUFError("reading split.count", path=str(file.path), offset=at, found=found, hint=hint)
-    return file
 
 
 def map_file(path: Path) -> memoryview:

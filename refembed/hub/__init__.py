@@ -17,7 +17,10 @@ from refembed.hub.models import MODELS, Model
 from refembed.hub.progress import shown
 from refembed.hub.sources import Progress, Unreachable, problem
 
-OUTTYPES = ("f32", "f16", "bf16", "q8_0")  # those of convert.py, which a warm start need not import
+OUTTYPES = (  # what convert.py can make, which a warm start need not import
+    "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l",
+    "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k", "iq4_nl", "iq4_xs",
+)  # fmt: skip
 RECIPE = 1  # to be raised when convert() writes another file from the same folder: what is cached is then made anew
 
 # What convert() reads of a folder, and what is fetched of a repository
@@ -40,7 +43,7 @@ def resolve(
     name_or_path  a file, returned as it is; a folder as Hugging Face publishes them; a name of MODELS, behind which may
                   stand an outtype: "minilm:q8_0", "minilm-q8_0"; "organisation/model" or "organisation/model:file.gguf"
                   on Hugging Face, if the extra `hub` is installed. "./minilm" is a path, "minilm" is a name.
-    outtype       "f32", "f16", "bf16" or "q8_0", where there is something to convert
+    outtype       one of OUTTYPES, where there is something to convert: "f32", "f16", "q8_0", "q4_k_m" ...
     offline       make do with what is there; environment variable HF_HUB_OFFLINE says the same
     progress      called with (what, done, total) in bytes; None: a bar on stderr, or a line where that is no terminal
 

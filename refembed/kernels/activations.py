@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from refembed.arrays import Float
@@ -21,3 +23,49 @@ def gelu(x: Float) -> Float:
     in a table of float16 (x rounded to float16, y rounded to float16), which is coarser still: docs/numerics.md.
     """
     return 0.5 * x * (1 + np.tanh(SQRT_2_OVER_PI * x * (1 + 0.044715 * x * x)))
+
+
+def gelu_erf(x: Float) -> Float:
+    """The Gaussian error linear unit itself: x times the share of a normal distribution that lies below x.
+
+        y = x Phi(x) = x/2 erfc(-x / sqrt(2))      Hendrycks & Gimpel 2016, equation 1
+
+    x        any shape
+    returns  x's shape and dtype
+
+    erfc, not 1 + erf: for x below -4 the sum would cancel.
+    """
+    tails = np.frompyfunc(math.erfc, 1, 1)(x * -math.sqrt(0.5))  # NumPy has no erfc; Python objects, one a number
+    return 0.5 * x * np.asarray(tails, np.float64).astype(x.dtype)
+
+
+def silu(x: Float) -> Float:
+    """The sigmoid linear unit.
+
+        y = x / (1 + e^-x)      Elfwing, Uchibe & Doya 2017; "swish" with beta = 1
+
+    x        any shape
+    returns  x's shape and dtype
+
+    Where e^-x is infinite, y is -0, the limit.
+    """
+    with np.errstate(over="ignore"):
+        return x / (1 + np.exp(-x))
+
+
+def geglu(gate: Float, up: Float) -> Float:
+    """A gated linear unit with GELU, the tanh form: gelu(gate) * up.      Shazeer 2020
+
+    gate, up  (T, F)
+    returns   (T, F)
+    """
+    return gelu(gate) * up
+
+
+def swiglu(gate: Float, up: Float) -> Float:
+    """A gated linear unit with SiLU: silu(gate) * up.      Shazeer 2020
+
+    gate, up  (T, F)
+    returns   (T, F)
+    """
+    return silu(gate) * up

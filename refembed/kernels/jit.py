@@ -8,6 +8,7 @@ depends on that row alone.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -118,64 +119,141 @@ def softmax(x, scale):
 
 
 @njit()
-def scores(q, kt, out):
-    """One query q (D) against keys kt (D, n): out (n), each element summed in order of D."""
+def softmax_rows(x, begin, end):
+    """`softmax` of rows begin:end of x (T, n), in place."""
+    for t in range(begin, end):
+        softmax(x[t], f32(1))
+
+
+@njit()
+def scores(q, kt, low, high, out):
+    """One query q (D) against keys low:high of kt (D, n): out, each summed in order of D, four terms at once."""
     out[:] = f32(0)
-    for d in range(len(q)):
-        a = q[d]
+    fours = len(q) // 4 * 4
+    for d in range(0, fours, 4):
+        a0, a1, a2, a3 = q[d], q[d + 1], q[d + 2], q[d + 3]
+        k0, k1, k2, k3 = kt[d, low:high], kt[d + 1, low:high], kt[d + 2, low:high], kt[d + 3, low:high]
         for j in range(len(out)):
-            out[j] += a * kt[d, j]
+            out[j] = (((out[j] + a0 * k0[j]) + a1 * k1[j]) + a2 * k2[j]) + a3 * k3[j]
+    for d in range(fours, len(q)):
+        a, k0 = q[d], kt[d, low:high]
+        for j in range(len(out)):
+            out[j] += a * k0[j]
 
 
 @njit()
 def mix(p, v, out):
-    """Shares p (n) of values v (n, D): out (D), each element summed in order of n."""
+    """Shares p (n) of values v (n, D): out (D), each element summed in order of n, four terms at once."""
     out[:] = f32(0)
-    for j in range(len(p)):
+    fours = len(p) // 4 * 4
+    for j in range(0, fours, 4):
+        a0, a1, a2, a3 = p[j], p[j + 1], p[j + 2], p[j + 3]
+        v0, v1, v2, v3 = v[j], v[j + 1], v[j + 2], v[j + 3]
+        for d in range(len(out)):
+            out[d] = (((out[d] + a0 * v0[d]) + a1 * v1[d]) + a2 * v2[d]) + a3 * v3[d]
+    for j in range(fours, len(p)):
         a = p[j]
         for d in range(len(out)):
             out[d] += a * v[j, d]
 
 
+@njit(inline="always")
+def reach(i, n, causal, window, kind):
+    """The keys begin, end that query i of n sees; kind 0 standard, 1 chunked, 2 symmetric, as in `Mask`."""
+    begin, end = 0, i + 1 if causal else n
+    if window > 0:
+        if kind == 0:
+            begin = max(0, i - window + 1)
+        elif kind == 1:
+            begin = i // window * window
+        else:
+            begin, end = max(0, i - window // 2), min(end, i + window // 2 + 1)
+    return begin, end
+
+
 @njit()
-def attention(q, k, v, n_head, offsets, scale, out, begin, end):
-    """Scaled dot-product attention, one row of scores at a time. q, k, v, out (T, H D); sequences begin:end."""
+def tanh(x):
+    """Hyperbolic tangent of every number of a row, in place."""
+    for j in range(len(x)):
+        x[j] = math.tanh(x[j])
+
+
+@njit()
+def shares(x, i, begin, scale, soft_cap, slope, bias):
+    """Scores x (n) of query i and the keys from `begin` on to what each key gets, in place.
+
+    slope  ALiBi's, or 0
+    bias   (n) added to the scores, or (0)
+    """
+    if soft_cap > 0:
+        for j in range(len(x)):
+            x[j] = x[j] * scale / soft_cap
+        tanh(x)
+        for j in range(len(x)):
+            x[j] *= soft_cap
+        scale = f32(1)
+    if len(bias) > 0:
+        for j in range(len(x)):
+            x[j] = x[j] * scale + bias[j]
+        scale = f32(1)
+    if slope > 0:
+        for j in range(len(x)):
+            x[j] = x[j] * scale - slope * f32(abs(i - begin - j))
+        scale = f32(1)
+    softmax(x, scale)
+
+
+@njit()
+def attention(q, k, v, n_head, group, offsets, scale, causal, window, kind, soft_cap, slopes, bias, out, begin, end):
+    """Scaled dot-product attention, one row of scores at a time: head h of sequence s, for s H + h in begin:end.
+
+    q, out (T, H D); k, v (T, H/group D); slopes (H), 0 for none; bias (H, L, L), or (0, 0, 0)
+    """
+    none = np.empty(0, np.float32)
     D = q.shape[1] // n_head
-    for s in range(begin, end):
-        rows = slice(offsets[s], offsets[s + 1])
-        n = offsets[s + 1] - offsets[s]
+    for unit in range(begin, end):
+        s, h = unit // n_head, unit % n_head
+        first, n = offsets[s], offsets[s + 1] - offsets[s]
+        theirs, mine = slice(h // group * D, (h // group + 1) * D), slice(h * D, (h + 1) * D)
         kt, vh = np.empty((D, n), q.dtype), np.empty((n, D), q.dtype)
         row, mixed = np.empty(n, q.dtype), np.empty(D, q.dtype)
-        for h in range(n_head):
-            columns = slice(h * D, (h + 1) * D)
-            kt[:] = k[rows, columns].T
-            vh[:] = v[rows, columns]
-            for t in range(offsets[s], offsets[s + 1]):
-                scores(q[t, columns], kt, row)
-                softmax(row, scale)
-                mix(row, vh, mixed)
-                out[t, columns] = mixed
+        kt[:] = k[first : first + n, theirs].T
+        vh[:] = v[first : first + n, theirs]
+        for i in range(n):
+            low, high = reach(i, n, causal, window, kind)
+            seen = row[: high - low]
+            scores(q[first + i, mine], kt, low, high, seen)
+            more = bias[h, i, low:high] if len(bias) > 0 else none
+            shares(seen, i, low, scale, soft_cap, slopes[h], more)
+            mix(seen, vh[low:high], mixed)
+            out[first + i, mine] = mixed
 
 
 @njit()
 def scores_of(q, kt, out):
     """`scores` for every query: q (T, D), out (T, n). For traces: the row-at-a-time kernel above keeps no scores."""
     for t in range(len(q)):
-        scores(q[t], kt, out[t])
+        scores(q[t], kt, 0, kt.shape[1], out[t])
 
 
 @njit()
-def softmax_of(x, scale):
-    """`softmax` for every row of x (T, n), in place."""
-    for t in range(len(x)):
-        softmax(x[t], scale)
+def shares_of(x, scale, causal, window, kind, soft_cap, slope):
+    """`shares` for every row of x (n, n), in place; 0 for keys that a query does not see."""
+    n, none = x.shape[1], np.empty(0, np.float32)
+    for i in range(len(x)):
+        low, high = reach(i, n, causal, window, kind)
+        shares(x[i, low:high], i, low, scale, soft_cap, slope, none)
+        x[i, :low] = f32(0)
+        x[i, high:] = f32(0)
 
 
 @njit()
-def mix_of(p, v, out):
-    """`mix` for every row of p (T, n): out (T, D)."""
-    for t in range(len(p)):
-        mix(p[t], v, out[t])
+def mix_of(p, v, causal, window, kind, out):
+    """`mix` for every row of p (n, n), over the keys it sees: out (n, D)."""
+    n = p.shape[1]
+    for i in range(len(p)):
+        low, high = reach(i, n, causal, window, kind)
+        mix(p[i, low:high], v[low:high], out[i])
 
 
 @njit(fastmath={"contract"})  # a + b c may become one fused operation: for every element, or for none

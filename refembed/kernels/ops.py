@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from refembed.arrays import I64, Float
 from refembed.errors import RequestError
 from refembed.gguf import Tensor
 
-NUMERICS = ("exact", "fast")  # `auto` is fast; `ggml` and `cupy` are not there yet
+NUMERICS = ("exact", "ggml", "fast")  # `auto` is fast; `cupy` is not there yet
 
 
 class See(Protocol):
@@ -37,14 +38,43 @@ class Nobody:
 NOBODY = Nobody()
 
 
+@dataclass(frozen=True)
+class Mask:
+    """Which keys of its own text a query sees, and what distance costs. Positions count from 0 in each text."""
+
+    causal: bool = False  # query i sees keys j <= i
+    window: int = 0  # 0: no window; else as `kind` says
+    kind: Literal["standard", "chunked", "symmetric"] = "standard"  # enum llama_swa_type
+    max_bias: float = 0.0  # ALiBi (Press et al. 2022): slope(head) * -|i - j| is added to a score; 0 for none
+
+
+EVERYONE = Mask()  # bidirectional
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding (Su et al. 2021) with llama.cpp's extensions (ggml_rope_ext)."""
+
+    n_dims: int  # leading channels of a head that turn; the rest stay
+    pairs: Literal["norm", "neox"]  # channel 2i with 2i+1, or i with i + n_dims/2
+    freq_base: float  # theta_i = pos * freq_base^(-2i/n_dims)
+    freq_scale: float = 1.0  # linear scaling: 1 / factor
+    n_ctx_orig: int = 0  # context of the original training, for YaRN
+    ext_factor: float = 0.0  # YaRN (Peng et al. 2023): how far to mix; 0 is off
+    attn_factor: float = 1.0  # magnitude of the turned vector
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    factors: Tensor | None = None  # (n_dims/2) `rope_freqs.weight` and its kin: theta_i is divided by them
+
+
 class Ops(Protocol):
     """The operations, in one numerics. x is (T, C), row-major: the tokens of all sequences, end to end.
 
-    Every operation treats a row (attention: a sequence) in the same way whatever stands beside it, so the bits of a
-    text's embedding do not depend on its batch.
+    In `exact` and `fast` every operation treats a row (attention: a sequence) in the same way whatever stands beside
+    it, so the bits of a text's embedding do not depend on its batch. In `ggml` they depend on it as in llama.cpp.
     """
 
-    name: str  # "exact", "fast"
+    name: str  # one of NUMERICS
     dtype: type[np.floating[Any]]  # of every activation
 
     def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
@@ -59,29 +89,109 @@ class Ops(Protocol):
         """Mean 0, variance 1, times w (C), plus b (C). `see` is shown `norm`, and `norm_w` where there is a bias."""
         ...
 
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+        """x over its root mean square, times w, over the last axis of w's length; `see` is shown `norm`."""
+        ...
+
     def gelu(self, x: Float) -> Float:
         """The tanh form of GELU, any shape."""
         ...
 
+    def gelu_erf(self, x: Float) -> Float:
+        """GELU itself (Hendrycks & Gimpel 2016): x Phi(x)."""
+        ...
+
+    def silu(self, x: Float) -> Float:
+        """x / (1 + e^-x)."""
+        ...
+
+    def geglu(self, gate: Float, up: Float) -> Float:
+        """gelu(gate) * up, the tanh form (Shazeer 2020)."""
+        ...
+
+    def swiglu(self, gate: Float, up: Float) -> Float:
+        """silu(gate) * up."""
+        ...
+
+    def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
+        """Turn every head of x (T, H, D) by its token's position pos (T)."""
+        ...
+
     def attention(
-        self, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, see: See = NOBODY
+        self,
+        q: Float,
+        k: Float,
+        v: Float,
+        n_head: int,
+        offsets: I64,
+        scale: float,
+        see: See = NOBODY,
+        *,
+        n_head_kv: int | None = None,
+        mask: Mask = EVERYONE,
+        soft_cap: float = 0.0,
+        cached: bool = False,
+        bias: Float | None = None,
     ) -> Float:
-        """Scaled dot-product attention, each sequence on its own: q, k, v (T, H D), offsets (S+1) -> (T, H D)."""
+        """Scaled dot-product attention, each sequence on its own: q (T, H D), k, v (T, K D), offsets (S+1) -> (T, H D).
+
+        n_head_kv  K heads of keys and values, each shared by H/K query heads; None: H
+        soft_cap   scores become c tanh(score / c); 0 for none
+        cached     llama.cpp runs this model with a KV cache, which rounds keys and values (`ggml` asks, others do not)
+        bias       (H, L, L), L the longest sequence: added to the score of query i and key j of each text (T5)
+        """
+        ...
+
+    def softmax(self, x: Float) -> Float:
+        """exp(x) / sum(exp(x)) over the last axis of x (T, n)."""
+        ...
+
+    def tanh(self, x: Float) -> Float:
+        """tanh, any shape."""
+        ...
+
+    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
+        """Each token through the experts chosen for it (T, k): x (T, C), or (T, k, C); w (X, N, C) -> (T, k, N)."""
+        ...
+
+    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
+        """Convolution of each channel along each sequence: x (T, C), w (C, n): y_t = sum w_i x_(t-n+1+ahead+i).
+
+        ahead  how many of the n tokens are after the one whose sum it is; 0 looks back only
+        """
+        ...
+
+    def mean(self, x: Float, offsets: I64) -> Float:
+        """Mean pooling: x (T, C), offsets (S+1) -> (S, C)."""
         ...
 
 
-def load_ops(numerics: str, *, batch_invariant: bool = True) -> Ops:
+def load_ops(
+    numerics: str,
+    *,
+    batch_invariant: bool = True,
+    profile: str = "avx2",
+    flash_attn: bool = True,
+    repack: bool = True,
+) -> Ops:
     """Operations of the numerics of that name; `auto` is `fast`.
 
     batch_invariant  False lets BLAS choose its kernel by the height of the batch (`fast` only): where this machine's
                      BLAS keeps rows apart anyway it changes nothing, elsewhere it is quicker and costs the promise
                      above.
+    profile, flash_attn, repack  which llama.cpp to equal (`ggml` only): its build, and its own two switches, which are
+                     both on unless its user says otherwise
     Raises RequestError for an unknown name.
     """
     if numerics == "exact":
         from refembed.kernels.exact import Exact
 
         return Exact()
+    if numerics == "ggml":
+        from refembed.kernels.ggml.ops import Ggml
+        from refembed.kernels.ggml.profile import load_profile
+
+        return Ggml(load_profile(profile, flash_attn=flash_attn, repack=repack))
     if numerics in ("fast", "auto"):
         from refembed.kernels.fast import Fast  # imports Numba: 0.3 s that only this numerics pays
 

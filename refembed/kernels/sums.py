@@ -7,13 +7,14 @@ Pooling, norms and distances promise the same bits alone and in company, and lla
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from refembed.arrays import F64
+from refembed.arrays import F64, I64, Float
 
 
 def ordered_sum(x: npt.NDArray[Any]) -> F64:
@@ -22,3 +23,11 @@ def ordered_sum(x: npt.NDArray[Any]) -> F64:
     if len(x) and math.prod(x.shape[1:]) == 1:  # then the terms lie together, and `reduce` would add in pairs
         return np.add.accumulate(x, axis=0, dtype=np.float64)[-1]
     return np.add.reduce(x, axis=0, dtype=np.float64)
+
+
+def means(x: Float, offsets: I64) -> Float:
+    """The mean of each text's rows, added in double and in order: x (T, C), offsets (S+1) -> (S, C) in x's dtype."""
+    out = np.empty((len(offsets) - 1, x.shape[1]), x.dtype)
+    for s, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        out[s] = ordered_sum(x[begin:end]) / (end - begin)
+    return out

@@ -10,13 +10,64 @@ from refembed.arrays import Float
 from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
 from refembed.kernels.ops import Ops
-from refembed.model import bert
+from refembed.model import (
+    bert,
+    eurobert,
+    gemma,
+    gemma2,
+    gemma3,
+    gemma_embedding,
+    granite,
+    jina_bert_v2,
+    jina_bert_v3,
+    lfm2,
+    llama,
+    llama_embed,
+    minicpm,
+    mistral3,
+    modern_bert,
+    neo_bert,
+    nomic_bert,
+    nomic_bert_moe,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3vl,
+    smollm3,
+    t5encoder,
+)
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams, read_hparams
 from refembed.model.trace import SILENT, TapLike
 from refembed.model.weights import bind
 
-ARCHITECTURES: dict[str, ModuleType] = {"bert": bert}  # general.architecture -> the file that computes it
+# general.architecture -> the file that computes it: TRAITS, Weights, forward
+ARCHITECTURES: dict[str, ModuleType] = {
+    "bert": bert,
+    "eurobert": eurobert,
+    "gemma": gemma,
+    "gemma2": gemma2,
+    "gemma3": gemma3,
+    "gemma-embedding": gemma_embedding,
+    "granite": granite,
+    "jina-bert-v2": jina_bert_v2,
+    "jina-bert-v3": jina_bert_v3,
+    "lfm2": lfm2,
+    "llama": llama,
+    "llama-embed": llama_embed,
+    "minicpm": minicpm,
+    "mistral3": mistral3,
+    "modern-bert": modern_bert,
+    "neo-bert": neo_bert,
+    "nomic-bert": nomic_bert,
+    "nomic-bert-moe": nomic_bert_moe,
+    "phi3": phi3,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "qwen3vl": qwen3vl,
+    "smollm3": smollm3,
+    "t5encoder": t5encoder,
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +77,11 @@ class Model:
     hparams: Hparams
     weights: Any  # the architecture's Weights
     module: ModuleType
+
+    @property
+    def output(self) -> str:
+        """llama.cpp's name for what `forward` returns."""
+        return str(self.module.TRAITS.output)
 
     def forward(self, batch: Batch, ops: Ops, tap: TapLike = SILENT) -> Float:
         """Token ids (T) of S texts -> hidden states (T, C), in the dtype of `ops`."""
@@ -39,6 +95,7 @@ def load_model(f: GGUFFile) -> Model:
     if arch not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise ModelError(f"{f.path}: refembed does not compute architecture {arch!r}", hint=f"it computes {known}")
-    module, hp = ARCHITECTURES[arch], read_hparams(f)
-    weights = bind(module.Weights, f.tensors, hp.sizes, hp.n_layer, str(f.path))
+    module = ARCHITECTURES[arch]
+    hp = read_hparams(f, module.TRAITS)
+    weights = bind(module.Weights, f.tensors, hp.sizes, hp.n_layer, str(f.path), hp.layers)
     return Model(hp, weights, module)

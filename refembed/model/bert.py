@@ -18,9 +18,11 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops
 from refembed.model.batch import Batch
-from refembed.model.hparams import Hparams
+from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import TapLike, at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
+
+TRAITS = Traits(norm="layer", encoder=True, output="result_embd")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
 
 POOLING_NAMES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type; -1 is "unspecified"
+SCALINGS = ("none", "linear", "yarn", "longrope")  # enum llama_rope_scaling_type
+MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
+LARGEST = 1 << 20  # of layers, heads and channels; far beyond any model
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What an architecture fixes, or assumes where a file is silent: llama.cpp's load_arch_hparams."""
+
+    norm: Literal["layer", "rms"]  # whose epsilon the file must have
+    rope: Literal["none", "norm", "neox"] = "none"  # which channels turn together (llama_model_rope_type)
+    window: Literal["none", "standard", "symmetric"] = "none"  # what {arch}.attention.sliding_window means
+    window_pattern: int = 1  # every so-manyth layer, from the last of the first so many, sees past the window
+    window_dense_first: bool = False  # ... from the first of the first so many
+    window_required: bool = False  # a file without a window is no model of this architecture
+    window_default: int = 0  # the window of a file that names none; then one of 0 is an error too
+    freq_base_swa: float | None = 10000.0  # RoPE's base in layers with a window; None: that of the others
+    scaled_swa: bool = False  # layers with a window are scaled as the others are, not left alone
+    turns_whole_heads: bool = True  # rope.dimension_count is the width of a head, or llama.cpp refuses the file
+    heads: Literal["free", "fill", "equal", "own"] = "free"  # fill: H D is C; own: K is H; equal: both
+    experts: Literal["none", "all", "every n"] = "none"  # in which layers, if any; every n: {arch}.moe_every_n_layers
+    needs_token_types: bool = False  # tokenizer.ggml.token_type_count must be there and not 0
+    short_conv: bool = False  # layers without heads of keys are convolutions (lfm2)
+    mrope: bool = False  # {arch}.rope.dimension_sections must be there (qwen3vl)
+    runs_alone: bool = False  # llama.cpp runs each text of a batch by itself (split_seq of a hybrid memory)
+    encoder: bool = False  # without a cache: every token sees all, whatever {arch}.attention.causal says
+    output: str = "result_norm"  # llama.cpp's name for the hidden states
 
 
 @dataclass(frozen=True)
@@ -20,52 +50,325 @@ class Hparams:
     n_ctx: int  # (P) {arch}.context_length: the longest text the model was trained on, in tokens
     n_layer: int  # {arch}.block_count
     n_head: int  # (H) {arch}.attention.head_count
+    n_head_kv: int  # (K) {arch}.attention.head_count_kv, else H
+    n_embd_head: int  # (D) width of a head: {arch}.attention.key_length, else C/H
     n_ff: int  # (F) {arch}.feed_forward_length
     n_token_types: int  # tokenizer.ggml.token_type_count
     n_cls_out: int  # (R) length of {arch}.classifier.output_labels, 1 where there are none
-    norm_eps: float  # {arch}.attention.layer_norm_epsilon
+    norm_eps: float  # {arch}.attention.layer_norm_epsilon, or layer_norm_rms_epsilon
     pooling: str | None  # {arch}.pooling_type; None where the key is absent
+    causal: bool  # {arch}.attention.causal, else true; llama.cpp's encoders see all whatever it says
+
+    n_swa: int  # {arch}.attention.sliding_window in tokens; 0: none
+    swa_layers: tuple[bool, ...]  # which layers have the window: {arch}.attention.sliding_window_pattern
+
+    n_rot: int  # channels of a head that turn: {arch}.rope.dimension_count, else D; 0 without RoPE
+    rope_pairs: Literal["norm", "neox"]  # the architecture's
+    rope_freq_base: float  # {arch}.rope.freq_base, else 10000
+    rope_freq_base_swa: float  # {arch}.rope.freq_base_swa: of layers with a window
+    rope_scaling: str  # {arch}.rope.scaling.type: one of SCALINGS, else linear
+    rope_factor: float  # {arch}.rope.scaling.factor, else 1; not for layers with a window
+    rope_factor_swa: float  # ... unless the architecture says so; llama.cpp then does not ask for the type
+    rope_attn_factor: float  # {arch}.rope.scaling.attn_factor, else 1
+    n_ctx_orig: int  # {arch}.rope.scaling.original_context_length, else P
+
+    n_expert: int = 0  # (X) {arch}.expert_count, else 0: no mixture of experts
+    n_expert_used: int = 0  # {arch}.expert_used_count: experts of a token
+    moe_layers: tuple[bool, ...] = ()  # which layers are mixtures of experts
+
+    soft_cap: float = 0.0  # {arch}.attn_logit_softcapping, else 50 (gemma2): c tanh(score / c)
+    n_buckets: int = 0  # {arch}.attention.relative_buckets_count (t5encoder)
+    hidden_activation: str = ""  # {arch}.hidden_activation (modern-bert)
+    dense_2_feat_out: int = 0  # {arch}.dense_2_feat_out (gemma-embedding): rows of the first matrix after pooling
+    dense_3_feat_in: int = 0  # {arch}.dense_3_feat_in: columns of the second
+    labels: tuple[str, ...] = ()  # {arch}.classifier.output_labels: what a reranker's outputs stand for
+    pooling_cls: str | None = None  # {arch}.classifier.pooling_type: what a reranker's head stands on (`heads`)
+
+    # None where the key is absent: granite then leaves the step out, minicpm has numbers of its own
+    embedding_scale: float | None = None  # {arch}.embedding_scale: of rows of token_embd
+    residual_scale: float | None = None  # {arch}.residual_scale: of what a layer adds
+    attention_scale: float = 0.0  # {arch}.attention.scale: of scores; 0 is 1/sqrt(D)
+    rope_finetuned: bool = True  # {arch}.rope.scaling.finetuned: false turns RoPE off (granite)
+    n_ff_shexp: int = 0  # {arch}.expert_shared_feed_forward_length: of the expert that every token takes
+    yarn_beta_fast: float = 32.0  # {arch}.rope.scaling.yarn_beta_fast (mistral3)
+    yarn_beta_slow: float = 1.0  # {arch}.rope.scaling.yarn_beta_slow
+    yarn_log_mul: float = 0.0  # {arch}.rope.scaling.yarn_log_multiplier
+    attn_temp_scale: float = 0.0  # {arch}.attention.temperature_scale (mistral3): how queries grow with the place
+    rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen3vl): pairs of each of four streams
+    n_deepstack_layers: int = 0  # {arch}.n_deepstack_layers (qwen3vl): layers that images are added behind
+    n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): width of the convolution
+    conv_layers: tuple[bool, ...] = ()  # which layers are convolutions
+    n_embd_out: int = 0  # {arch}.embedding_length_out, else C: length of a vector
 
     @property
     def sizes(self) -> dict[str, int]:
         """Letter -> number, for the shapes that architectures declare."""
-        sizes = {"V": self.n_vocab, "C": self.n_embd, "P": self.n_ctx, "F": self.n_ff, "3C": 3 * self.n_embd}
-        return sizes | {"types": self.n_token_types, "R": self.n_cls_out}
+        C, HD, KD = self.n_embd, self.n_head * self.n_embd_head, self.n_head_kv * self.n_embd_head
+        sizes = {"V": self.n_vocab, "C": C, "P": self.n_ctx, "F": self.n_ff, "D": self.n_embd_head}
+        sizes |= {"HD": HD, "KD": KD, "HD+2KD": HD + 2 * KD, "3C": 3 * C, "rot/2": self.n_rot // 2}
+        sizes |= {"2F": 2 * self.n_ff, "C+2KD": C + 2 * KD, "H": self.n_head, "buckets": self.n_buckets}
+        sizes |= {"dense_2": self.dense_2_feat_out, "dense_3": self.dense_3_feat_in}
+        sizes |= {"shexp": self.n_ff_shexp, "conv": self.n_shortconv_l_cache, "out": self.n_embd_out}
+        return sizes | {"types": self.n_token_types, "R": self.n_cls_out, "X": self.n_expert, "1": 1}
 
     @property
-    def n_embd_head(self) -> int:
-        """(D) width of a head."""
-        return self.n_embd // self.n_head
+    def layers(self) -> dict[str, frozenset[int]]:
+        """Kind of layer -> their numbers, for declarations that are for some layers only."""
+        moe = frozenset(il for il in range(self.n_layer) if self.moe_layers[il])
+        every = frozenset(range(self.n_layer))
+        conv = frozenset(il for il in every if self.conv_layers[il])
+        kinds = {"moe": moe, "dense": every - moe, "shared": moe if self.n_ff_shexp else frozenset()}
+        return kinds | {"conv": conv, "attention": every - conv}
 
 
-def read_hparams(f: GGUFFile) -> Hparams:
+class Keys:
+    """The keys of one architecture in one file."""
+
+    def __init__(self, f: GGUFFile) -> None:
+        self.md, self.path = f.metadata, f.path
+        self.arch = f.metadata.string("general.architecture")
+
+    def uint(self, key: str, default: Any = None, least: int = 0, most: int = LARGEST) -> int:
+        """{arch}.key, required where there is no default: a number, or one a layer if all are the same."""
+        full = f"{self.arch}.{key}"
+        if full in self.md and self.md.type_name(full).startswith("ARRAY"):
+            values = sorted({int(n) for n in self.md.ints(full)})
+            if len(values) != 1:
+                raise ModelError(f"{self.path}: {full} is {values}: layers that differ are not computed yet")
+            value = values[0]
+        else:
+            value = self.md.uint(full) if default is None else self.md.uint(full, default)
+        if not least <= value <= most:
+            raise ModelError(f"{self.path}: {full} is {value}", hint=f"{least} to {most} make sense")
+        return value
+
+    def float(self, key: str, default: Any = None, sound: Callable[[Any], bool] = math.isfinite) -> Any:
+        """{arch}.key, a finite number, required where there is no default."""
+        full = f"{self.arch}.{key}"
+        value = self.md.float(full) if default is None else self.md.float(full, default)
+        if not sound(value):
+            raise ModelError(f"{self.path}: {full} is {value}")
+        return value
+
+
+def positive(x: float) -> bool:
+    """Whether x can be the base of a power or a divisor."""
+    return 0 < x < math.inf
+
+
+def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     """Read and check the record. A missing or mistyped key is a GGUFError, an impossible value a ModelError."""
-    md = f.metadata
-    arch = md.string("general.architecture")
-    number = md.uint(f"{arch}.pooling_type", None)
-    if number is not None and number not in POOLING_NAMES and number not in (-1, 2**32 - 1):
-        known = ", ".join(f"{i} {name}" for i, name in POOLING_NAMES.items())
-        raise ModelError(f"{f.path}: {arch}.pooling_type is {number}", hint=f"llama.cpp knows {known}")
+    keys, md = Keys(f), f.metadata
+    arch = keys.arch
+    n_embd, n_head = keys.uint("embedding_length", least=1), keys.uint("attention.head_count", least=1)
+    if n_embd % n_head and f"{arch}.attention.key_length" not in md:
+        raise ModelError(f"{f.path}: {n_embd} channels do not divide into {n_head} heads")
+    n_ctx, n_layer = keys.uint("context_length", most=2**32 - 1), keys.uint("block_count", least=1)
+    norm = "layer_norm_rms_epsilon" if traits.norm == "rms" else "layer_norm_epsilon"
+    n_swa = read_window(keys, traits)
+    n_head_kv, conv_layers = read_head_count_kv(keys, n_layer, n_head, traits)
+    freq_base = keys.float("rope.freq_base", 10000.0, positive)
+    factor = keys.float("rope.scaling.factor", keys.float("rope.scale_linear", 0.0)) or 1.0
     hp = Hparams(
         arch=arch,
         n_vocab=len(md.strings("tokenizer.ggml.tokens")),
-        n_embd=md.uint(f"{arch}.embedding_length"),
-        n_ctx=md.uint(f"{arch}.context_length"),
-        n_layer=md.uint(f"{arch}.block_count"),
-        n_head=md.uint(f"{arch}.attention.head_count"),
-        n_ff=md.uint(f"{arch}.feed_forward_length"),
+        n_embd=n_embd,
+        n_ctx=n_ctx,
+        n_layer=n_layer,
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        n_embd_head=keys.uint("attention.key_length", n_embd // n_head, least=1),
+        n_ff=keys.uint("feed_forward_length"),
         n_token_types=md.uint("tokenizer.ggml.token_type_count", 0),
         n_cls_out=len(md.strings(f"{arch}.classifier.output_labels", ())) or 1,
-        norm_eps=md.float(f"{arch}.attention.layer_norm_epsilon"),
-        pooling=None if number is None else POOLING_NAMES.get(number),
+        norm_eps=keys.float(f"attention.{norm}"),
+        pooling=read_pooling(keys),
+        causal=not traits.encoder and md.flag(f"{arch}.attention.causal", True),
+        n_swa=n_swa,
+        swa_layers=read_pattern(keys, n_layer, traits) if n_swa else (False,) * n_layer,
+        n_rot=keys.uint("rope.dimension_count", keys.uint("attention.key_length", n_embd // n_head))
+        if traits.rope != "none"
+        else 0,
+        rope_pairs="norm" if traits.rope == "norm" else "neox",
+        rope_freq_base=freq_base,
+        rope_freq_base_swa=keys.float("rope.freq_base_swa", traits.freq_base_swa or freq_base, positive),
+        rope_scaling=md.string(f"{arch}.rope.scaling.type", "linear"),
+        rope_factor=factor,
+        rope_factor_swa=factor if traits.scaled_swa else 1.0,
+        rope_attn_factor=keys.float("rope.scaling.attn_factor", 1.0),
+        n_ctx_orig=keys.uint("rope.scaling.original_context_length", n_ctx, most=2**32 - 1),
+        n_expert=keys.uint("expert_count", 0, most=MAX_EXPERTS),
+        n_expert_used=keys.uint("expert_used_count", 0),
+        moe_layers=read_moe_layers(keys, n_layer, traits),
+        soft_cap=keys.float("attn_logit_softcapping", 50.0, positive) if arch == "gemma2" else 0.0,
+        n_buckets=read_buckets(keys) if arch == "t5encoder" else 0,
+        hidden_activation=md.string(f"{arch}.hidden_activation", ""),
+        dense_2_feat_out=keys.uint("dense_2_feat_out", 0),
+        dense_3_feat_in=keys.uint("dense_3_feat_in", 0),
+        labels=tuple(md.strings(f"{arch}.classifier.output_labels", ())),
+        pooling_cls=read_pooling(keys, "classifier.pooling_type"),
+        conv_layers=conv_layers,
+        **read_rare(keys, n_embd, traits),
     )
-    for key, value in (
-        ("block_count", hp.n_layer),
-        ("attention.head_count", hp.n_head),
-        ("embedding_length", hp.n_embd),
-    ):
-        if not 1 <= value <= 1 << 20:
-            raise ModelError(f"{f.path}: {arch}.{key} is {value}")
-    if hp.n_embd % hp.n_head:
-        raise ModelError(f"{f.path}: {hp.n_embd} channels do not divide into {hp.n_head} heads")
+    check(hp, keys)
+    check_experts(hp, keys, traits)
+    check_heads(hp, keys, traits)
+    check_rare(hp, keys)
+    if traits.rope != "none" and traits.turns_whole_heads and hp.n_rot != hp.n_embd_head:
+        hint = f"this architecture turns whole heads, {hp.n_embd_head} channels"
+        raise ModelError(f"{f.path}: {arch}.rope.dimension_count is {hp.n_rot}", hint=hint)
     return hp
+
+
+def read_head_count_kv(keys: Keys, n_layer: int, n_head: int, traits: Traits) -> tuple[int, tuple[bool, ...]]:
+    """{arch}.attention.head_count_kv, else H; and which layers are convolutions: where they may be, those that have 0.
+
+    Layers with attention must have as many heads each.
+    """
+    key = f"{keys.arch}.attention.head_count_kv"
+    if not traits.short_conv or key not in keys.md or not keys.md.type_name(key).startswith("ARRAY"):
+        return keys.uint("attention.head_count_kv", n_head, least=1), (False,) * n_layer
+    counts = [int(n) for n in keys.md.ints(key)]
+    if len(counts) != n_layer:
+        raise ModelError(f"{keys.path}: {key} has {len(counts)} numbers for {n_layer} layers")
+    heads = sorted(set(counts) - {0})
+    if len(heads) != 1 or not 0 < heads[0] <= LARGEST:
+        raise ModelError(f"{keys.path}: {key} is {heads}: layers with attention that differ are not computed")
+    return heads[0], tuple(n == 0 for n in counts)
+
+
+def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
+    """What few architectures have, by its name in `Hparams`. None of it says anything to the others."""
+    md, arch = keys.md, keys.arch
+    scales = {
+        name: keys.float(name) if f"{arch}.{name}" in md else None for name in ("embedding_scale", "residual_scale")
+    }
+    yarn = {
+        "yarn_beta_fast": keys.float("rope.scaling.yarn_beta_fast", 32.0, positive),
+        "yarn_beta_slow": keys.float("rope.scaling.yarn_beta_slow", 1.0, positive),
+        "yarn_log_mul": keys.float("rope.scaling.yarn_log_multiplier", 0.0),
+    }
+    sections: tuple[int, ...] = ()
+    if traits.mrope:
+        sections = tuple(int(n) for n in md.ints(f"{arch}.rope.dimension_sections"))
+        if len(sections) != 4 or min(sections) < 0 or not 0 < sum(sections[:3]) <= sum(sections) <= LARGEST:
+            hint = "four streams of positions, the first three with pairs of channels"
+            raise ModelError(f"{keys.path}: {arch}.rope.dimension_sections is {list(sections)}", hint=hint)
+    return {
+        **scales,
+        **yarn,
+        "attention_scale": keys.float("attention.scale", 0.0),
+        "rope_finetuned": md.flag(f"{arch}.rope.scaling.finetuned", True),
+        "n_ff_shexp": keys.uint("expert_shared_feed_forward_length", 0),
+        "attn_temp_scale": keys.float("attention.temperature_scale", 0.0),
+        "rope_sections": sections,
+        "n_deepstack_layers": keys.uint("n_deepstack_layers", 0),
+        "n_shortconv_l_cache": keys.uint("shortconv.l_cache", least=2) if traits.short_conv else 0,
+        "n_embd_out": keys.uint("embedding_length_out", 0) or n_embd,
+    }
+
+
+def read_pooling(keys: Keys, key: str = "pooling_type") -> str | None:
+    """{arch}.pooling_type by name; None where it is absent or -1, "unspecified"."""
+    number = keys.md.uint(f"{keys.arch}.{key}", None)
+    if number is not None and number not in POOLING_NAMES and number not in (-1, 2**32 - 1):
+        known = ", ".join(f"{i} {name}" for i, name in POOLING_NAMES.items())
+        raise ModelError(f"{keys.path}: {keys.arch}.{key} is {number}", hint=f"llama.cpp knows {known}")
+    return None if number is None else POOLING_NAMES.get(number)
+
+
+def read_window(keys: Keys, traits: Traits) -> int:
+    """{arch}.attention.sliding_window; 0: none."""
+    if traits.window == "none":
+        return 0
+    if traits.window_default:
+        return keys.uint("attention.sliding_window", traits.window_default, least=1, most=2**32 - 1)
+    if traits.window_required:
+        return keys.uint("attention.sliding_window", least=1, most=2**32 - 1)
+    return keys.uint("attention.sliding_window", 0, most=2**32 - 1)
+
+
+def read_buckets(keys: Keys) -> int:
+    """{arch}.attention.relative_buckets_count: half of them for either direction, half of those for one distance each.
+
+    Below 4, and from 512 on, llama.cpp's logarithm of a distance divides by zero.
+    """
+    return keys.uint("attention.relative_buckets_count", least=4, most=511)
+
+
+def read_pattern(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:
+    """Which layers have the window: one flag a layer, or a period whose last layer has none (load_swa_pattern).
+
+    With window_dense_first it is the first layer of a period that has none.
+    """
+    key = f"{keys.arch}.attention.sliding_window_pattern"
+    if key in keys.md and keys.md.type_name(key).startswith("ARRAY"):
+        flags = tuple(bool(flag) for flag in keys.md[key])  # type: ignore[union-attr]  # an array, as its type says
+        if len(flags) != n_layer:
+            raise ModelError(f"{keys.path}: {key} has {len(flags)} flags for {n_layer} layers")
+        return flags
+    period = keys.uint("attention.sliding_window_pattern", traits.window_pattern)
+    dense = 0 if traits.window_dense_first else period - 1
+    return tuple(period == 0 or il % period != dense for il in range(n_layer))
+
+
+def read_moe_layers(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:
+    """Which layers are mixtures of experts: with n = {arch}.moe_every_n_layers, layers 1, n + 1, 2n + 1 ..."""
+    if traits.experts == "all":
+        return (keys.uint("expert_count", 0) > 0,) * n_layer
+    n = keys.uint("moe_every_n_layers", 0, most=2**32 - 1) if traits.experts == "every n" else 0
+    return tuple(n > 0 and il % n == 1 for il in range(n_layer))
+
+
+def check(hp: Hparams, keys: Keys) -> None:
+    """Refuse what no formula has a meaning for, and what is not computed yet."""
+    where = f"{keys.path}: {hp.arch}"
+    if hp.n_head % hp.n_head_kv:
+        raise ModelError(f"{where}: {hp.n_head} query heads cannot share {hp.n_head_kv} heads of keys evenly")
+    if keys.uint("attention.value_length", hp.n_embd_head) != hp.n_embd_head:
+        raise ModelError(f"{where}: heads of keys and of values that differ in width are not computed")
+    if hp.n_rot > hp.n_embd_head or hp.n_rot % 2:
+        hint = f"an even number, at most the {hp.n_embd_head} of a head"
+        raise ModelError(f"{where}.rope.dimension_count is {hp.n_rot}", hint=hint)
+    if hp.rope_scaling not in SCALINGS:
+        raise ModelError(f"{where}.rope.scaling.type is {hp.rope_scaling!r}", hint=f"one of {', '.join(SCALINGS)}")
+
+
+def check_experts(hp: Hparams, keys: Keys, traits: Traits) -> None:
+    """Refuse experts where the architecture has none, numbers that do not go together, and missing kinds of token."""
+    where, n, used = f"{keys.path}: {hp.arch}", hp.n_expert, hp.n_expert_used
+    if n and traits.experts == "none":
+        raise ModelError(f"{where}: a mixture of experts; that is not computed yet")
+    if used > n or (n and not used) or (any(hp.moe_layers) and not n):
+        raise ModelError(f"{where}: {used} experts of {n} for a token", hint="see expert_count and expert_used_count")
+    if keys.uint("expert_group_count", 0) > 1:
+        raise ModelError(f"{where}: experts in groups are not computed")
+    if traits.needs_token_types and not hp.n_token_types:
+        hint = "llama.cpp refuses it too: a model of this architecture says how many kinds of token it has"
+        raise ModelError(f"{where}: tokenizer.ggml.token_type_count is missing or 0", hint=hint)
+
+
+def check_heads(hp: Hparams, keys: Keys, traits: Traits) -> None:
+    """Refuse heads that llama.cpp's graph of this architecture has no room for, and those that differ by layer."""
+    where = f"{keys.path}: {hp.arch}"
+    width = hp.n_head * hp.n_embd_head
+    if traits.heads in ("fill", "equal") and width != hp.n_embd:
+        raise ModelError(f"{where}: {hp.n_head} heads of {hp.n_embd_head} channels do not make up {hp.n_embd}")
+    if traits.heads in ("equal", "own") and hp.n_head_kv != hp.n_head:
+        raise ModelError(f"{where}: {hp.n_head_kv} heads of keys for {hp.n_head} query heads; they must be as many")
+    sizes = {"attention.key_length": hp.n_embd_head, "attention.value_length": hp.n_embd_head}
+    for key, size in (sizes | {"rope.dimension_count": hp.n_rot}).items():
+        if keys.uint(f"{key}_swa", size) != size:
+            raise ModelError(f"{where}.{key}_swa: layers with a window whose heads differ are not computed")
+
+
+def check_rare(hp: Hparams, keys: Keys) -> None:
+    """Refuse what some file of one architecture may ask for, and llama.cpp aborts on or refembed does not compute."""
+    if hp.arch == "modern-bert" and hp.hidden_activation == "relu":
+        hint = "llama.cpp aborts on it; reglu is the gated one"
+        raise ModelError(f"{keys.path}: modern-bert.hidden_activation is 'relu', which gates nothing", hint=hint)
+    for key in ("dense_2_feat_in", "dense_3_feat_out"):
+        if (width := keys.uint(key, 0)) not in (0, hp.n_embd):
+            raise ModelError(f"{keys.path}: {hp.arch}.{key} is {width}, but the model has {hp.n_embd} channels")
+    if keys.uint("decision.block_count", 0):
+        raise ModelError(f"{keys.path}: {hp.arch}: a decision model, whose last layers score answers; not computed")

@@ -12,14 +12,17 @@ such a file too. Weights stay mapped and as the file has them; `Ops` decides how
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import field, fields
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from refembed.errors import ModelError
 from refembed.gguf import Tensor
 
 Presence = Literal["required", "optional", "absent"]
+Layers: TypeAlias = Mapping[str, Collection[int]]
+NO_KINDS: Layers = {}  # all layers are alike
 Declaration = TypeVar("Declaration")
 
 
@@ -31,34 +34,44 @@ class Affine(NamedTuple):
 
 
 def affine(
-    shape: str, *, bias: Presence = "required", presence: Presence = "required", unless: str = "", name: str = ""
-) -> Any:
+    shape: str, *, bias: Presence = "required", presence: Presence = "required", unless: str = "", name: str = "",
+    layers: str = "",
+) -> Any:  # fmt: skip
     """Declare `<name>.weight` of that shape, rows first ("F C" is (F, C)), and `<name>.bias` (its first letter).
 
+    A shape may leave a choice: "F|2F C" is (F, C) or (2F, C).
     unless  where the tensor of that name is there, this one must not be; where it is not, this one must
     name    the GGUF name, where it is not the field's
+    layers  the kind of layers that have it, a key of `Hparams.layers`; "": all
     """
-    facts = {"kind": "affine", "shape": shape, "bias": bias, "presence": presence, "unless": unless}
+    facts = {"kind": "affine", "shape": shape, "bias": bias, "presence": presence, "unless": unless, "layers": layers}
     return field(metadata=facts | ({"name": name} if name else {}))
 
 
-def tensor(shape: str, *, presence: Presence = "required") -> Any:
-    """Declare `<name>.weight` alone."""
-    return field(metadata={"kind": "tensor", "shape": shape, "bias": "absent", "presence": presence, "unless": ""})
+def tensor(
+    shape: str, *, presence: Presence = "required", first: Presence | None = None, name: str = "", layers: str = ""
+) -> Any:
+    """Declare `<name>.weight` alone.
+
+    first  its presence in layer 0, where that is another than in the rest
+    """
+    facts = {"kind": "tensor", "shape": shape, "bias": "absent", "presence": presence, "unless": "", "layers": layers}
+    return field(metadata=facts | {"first": first} | ({"name": name} if name else {}))
 
 
-def blocks(block: type) -> Any:
-    """Declare `blk.0` ... `blk.{n_layer - 1}`, each a `block`."""
-    return field(metadata={"kind": "blocks", "block": block})
+def blocks(block: type, *, name: str = "") -> Any:
+    """Declare `blk.0` ... `blk.{n_layer - 1}`, each a `block`. name: the GGUF name, where it is not the field's."""
+    return field(metadata={"kind": "blocks", "block": block} | ({"name": name} if name else {}))
 
 
 class Binder:
     """Takes tensors out of a file one by one and notes what is wrong on the way."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], sizes: Mapping[str, int], layers: Layers) -> None:
         self.tensors = tensors
         self.left = dict(tensors)
         self.sizes = sizes
+        self.layers = layers
         self.faults: list[str] = []
 
     def take(self, name: str, shape: str, presence: Presence) -> Tensor | None:
@@ -68,14 +81,20 @@ class Binder:
             if found is not None:
                 self.left[name] = found
             return None
-        want = tuple(self.sizes[letter] for letter in shape.split())
+        choices = list(itertools.product(*([self.sizes[c] for c in letter.split("|")] for letter in shape.split())))
+        want = " or ".join(str(choice) for choice in choices)
         if found is None:
             if presence == "required":
                 self.faults.append(f"missing    {name} {want}")
             return None
-        if found.shape != want:
+        if found.shape not in choices:
             self.faults.append(f"mis-shaped {name}: {found.shape}, but the metadata ask for ({shape}) = {want}")
         return found
+
+    def rows(self, shape: str, weight: Tensor | None) -> str:
+        """The letter of a weight's rows, which are its bias's too; of several the one that the weight has."""
+        letters = shape.split()[0].split("|")
+        return next((c for c in letters if weight and weight.shape[:1] == (self.sizes[c],)), letters[0])
 
     def fill(self, declaration: type[Declaration], prefix: str, n_layer: int) -> Declaration:
         """An instance of the declaration, filled with the tensors below `prefix`."""
@@ -86,21 +105,33 @@ class Binder:
                 values[f.name] = tuple(self.fill(m["block"], f"{name}.{i}.", n_layer) for i in range(n_layer))
                 continue
             replaced = m["unless"] and f"{prefix}{m['unless']}.weight" in self.tensors
-            weight = self.take(f"{name}.weight", m["shape"], "absent" if replaced else m["presence"])
-            bias = self.take(f"{name}.bias", m["shape"].split()[0], m["bias"] if weight else "absent")
+            presence = "absent" if replaced else presence_of(m, prefix, self.layers)
+            weight = self.take(f"{name}.weight", m["shape"], presence)
+            bias = self.take(f"{name}.bias", self.rows(m["shape"], weight), m["bias"] if weight else "absent")
             values[f.name] = weight if m["kind"] == "tensor" else Affine(weight, bias) if weight else None
         return declaration(**values)
 
 
+def presence_of(facts: Mapping[str, Any], prefix: str, layers: Layers) -> Presence:
+    """Whether the weight below `prefix` must be there."""
+    if facts.get("layers") and int(prefix.split(".")[-2]) not in layers[facts["layers"]]:
+        return "absent"
+    first: Presence | None = facts.get("first") if prefix.endswith("blk.0.") else None
+    presence: Presence = facts["presence"]
+    return first or presence
+
+
 def bind(
-    declaration: type[Declaration], tensors: Mapping[str, Tensor], sizes: Mapping[str, int], n_layer: int, path: str
-) -> Declaration:
+    declaration: type[Declaration], tensors: Mapping[str, Tensor], sizes: Mapping[str, int], n_layer: int, path: str,
+    layers: Layers = NO_KINDS,
+) -> Declaration:  # fmt: skip
     """Fill a declaration with a file's tensors.
 
-    sizes  what the letters of the declared shapes stand for
+    sizes   what the letters of the declared shapes stand for
+    layers  kind of layer -> their numbers, where not all layers have the same tensors (`Hparams.layers`)
     Raises one ModelError that lists every tensor that is missing, mis-shaped, or that the architecture does not read.
     """
-    binder = Binder(tensors, sizes)
+    binder = Binder(tensors, sizes, layers)
     filled = binder.fill(declaration, "", n_layer)
     faults = binder.faults + [f"unexpected {name} {t.shape}" for name, t in binder.left.items()]
     if faults:
@@ -111,14 +142,19 @@ def bind(
     return filled
 
 
-def declared(declaration: type, n_layer: int, prefix: str = "") -> Iterator[tuple[str, str, Presence]]:
+def declared(
+    declaration: type, n_layer: int, prefix: str = "", layers: Layers = NO_KINDS
+) -> Iterator[tuple[str, str, Presence]]:
     """Name, shape and presence of every tensor that a declaration may read, in order. For writers of models."""
     for f in fields(declaration):
         m, name = f.metadata, prefix + f.metadata.get("name", f.name)
         if m["kind"] == "blocks":
             for i in range(n_layer):
-                yield from declared(m["block"], n_layer, f"{name}.{i}.")
+                yield from declared(m["block"], n_layer, f"{name}.{i}.", layers)
             continue
-        yield f"{name}.weight", m["shape"], m["presence"]
+        presence = presence_of(m, prefix, layers)
+        if presence == "absent":
+            continue
+        yield f"{name}.weight", m["shape"], presence
         if m["bias"] != "absent":
             yield f"{name}.bias", m["shape"].split()[0], "optional" if m["presence"] == "optional" else m["bias"]

@@ -100,7 +100,7 @@ def by_name(attributes: I32, ids: Mapping[bytes, int], metadata: Metadata, where
     def contains(text: str, *parts: str) -> bool:
         return any(part in text for part in parts)
 
-    jina = contains(pre, "jina-v2-de", "jina-v2-es", "jina-v2-code")
+    jina = contains(pre, "jina-v2-de", "jina-v2-es", "jina-v2-code", "mmbert")
     if jina or contains(architecture, "nomic-bert-moe", "jina-bert-v3"):
         if b"<mask>" in ids:
             attributes[ids[b"<mask>"]] |= A.LSTRIP

@@ -5,9 +5,11 @@ Mirrors llama_vocab::impl::tokenize, token_to_piece and detokenize.
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +18,20 @@ from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.special import Fragment, partition, specials
 from refembed.tokenizer.vocab import Vocab
 
+if TYPE_CHECKING:
+    from refembed.tokenizer.explain import Stage
+
+log = logging.getLogger(__name__)
+
 WORD_START = "▁".encode()  # U+2581, what a space is in most vocabularies
+
+# Kind -> the special tokens of which llama.cpp warns when the text already had the one that add_special adds
+DOUBLED = {
+    "llama": ("bos",),
+    "t5": ("bos",),
+    "plamo2": ("bos",),
+    **dict.fromkeys(("gpt2", "whitespace", "hybriddna", "gemma4"), ("bos", "eos")),
+}
 
 
 class Tokenizer(ABC):
@@ -25,6 +40,7 @@ class Tokenizer(ABC):
     def __init__(self, vocab: Vocab, where: str) -> None:
         """`where` names the file in errors."""
         self.vocab, self.where = vocab, where
+        self._warned: set[str] = set()
         self._specials = {parse: specials(vocab, parse) for parse in (False, True)}
 
     def encode(self, text: str | bytes, add_special: bool = True, parse_special: bool = False) -> list[int]:
@@ -39,7 +55,23 @@ class Tokenizer(ABC):
         """
         fragments = partition(as_bytes(text), self._specials[bool(parse_special)])
         ids = self.encode_fragments(fragments)
-        return [*self.front(), *ids, *self.back()] if add_special else ids
+        if not add_special:
+            return ids
+        ids = [*self.front(), *ids, *self.back()]
+        self.warn_doubled(ids)
+        return ids
+
+    def encode_pair(self, query: str | bytes, document: str | bytes, caller: str = "server") -> list[int]:
+        """Token ids of a query and a document together, as a reranker reads them: `pairs.encode_pair`."""
+        from refembed.tokenizer.pairs import encode_pair
+
+        return encode_pair(self, query, document, caller)
+
+    def stages(self, text: str | bytes, add_special: bool = True, parse_special: bool = False) -> list[Stage]:
+        """What each stage makes of a text on its way to ids: `explain.stages`. Arguments and errors as `encode`."""
+        from refembed.tokenizer.explain import stages
+
+        return stages(self, text, add_special, parse_special)
 
     def encode_fragments(self, fragments: Sequence[Fragment]) -> list[int]:
         """Each raw fragment on its own, special tokens as they are."""
@@ -56,6 +88,15 @@ class Tokenizer(ABC):
     def back(self) -> list[int]:
         """What add_special puts behind."""
         return [self.role("eos")] if self.vocab.add_eos else []
+
+    def warn_doubled(self, ids: Sequence[int]) -> None:
+        """Log, once, that a special token which was added stands there twice. As in llama.cpp nothing is removed."""
+        vocab = self.vocab
+        for role in DOUBLED.get(vocab.kind, ()):
+            beside = ids[1:2] if role == "bos" else ids[-2:-1]
+            if role not in self._warned and getattr(vocab, f"add_{role}") and beside == [getattr(vocab, role)]:
+                self._warned.add(role)
+                log.warning("%s: %s was added to a text that has it already: there are two", self.where, role.upper())
 
     def role(self, name: str) -> int:
         """The id of a special token that is needed now. ModelError where the model names none."""

@@ -6,6 +6,7 @@ so it wins also over one that begins further left. The search is on bytes: no ca
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from refembed.tokenizer.vocab import Vocab
 Fragment: TypeAlias = "bytes | int"  # raw text, or the id of a special token
 
 C_SPACES = b"\t\n\v\f\r "  # C's isspace
+BEGINNING = 4  # bytes of a special token that are searched first
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,38 @@ class Special:
     rstrip: bool
 
 
-def specials(vocab: Vocab, parse_special: bool) -> tuple[Special, ...]:
-    """The tokens to cut out, longest first (in bytes), then by id.
+class Specials(tuple[Special, ...]):
+    """The tokens to cut out of a text, in the order they are searched: longest first (in bytes), then by id.
 
-    User-defined tokens are cut out always; control and unknown tokens only with parse_special.
+    Some vocabularies have thousands, `<unused0>` and so on; most texts have none. So the few different beginnings are
+    searched first, and only tokens whose beginning occurs are searched themselves.
     """
+
+    by_beginning: dict[bytes, list[int]]  # the first bytes -> places in this tuple
+
+    def __new__(cls, specials: Iterable[Special] = ()) -> Specials:
+        """Index them."""
+        self = super().__new__(cls, specials)
+        self.by_beginning = {}
+        for place, special in enumerate(self):
+            self.by_beginning.setdefault(special.text[:BEGINNING], []).append(place)
+        return self
+
+    def that_may_occur(self, text: bytes) -> list[Special]:
+        """Those whose beginning is in the text, in order."""
+        places = [place for begin, there in self.by_beginning.items() if begin in text for place in there]
+        return [self[place] for place in sorted(places)]
+
+
+def specials(vocab: Vocab, parse_special: bool) -> Specials:
+    """The tokens to cut out: user-defined tokens always, control and unknown tokens only with parse_special."""
     wanted = Attribute.USER_DEFINED | Attribute.CONTROL | Attribute.UNKNOWN
     bits = vocab.attributes
     chosen = (bits & wanted) != 0
     if not parse_special:
         chosen &= (bits & (Attribute.CONTROL | Attribute.UNKNOWN)) == 0
     ids = sorted(np.flatnonzero(chosen).tolist(), key=lambda i: -len(vocab.tokens[i]))
-    return tuple(
+    return Specials(
         Special(i, vocab.tokens[i], bool(bits[i] & Attribute.LSTRIP), bool(bits[i] & Attribute.RSTRIP)) for i in ids
     )
 
@@ -48,7 +70,7 @@ def specials(vocab: Vocab, parse_special: bool) -> tuple[Special, ...]:
 def partition(text: bytes, specials: tuple[Special, ...]) -> list[Fragment]:
     """Text -> fragments in order, none of them empty. `specials` as the function of that name gives them."""
     fragments: list[Fragment] = [text] if text else []
-    for special in specials:
+    for special in specials.that_may_occur(text) if isinstance(specials, Specials) else specials:
         if special.text in text:
             fragments = [part for f in fragments for part in (cut(f, special) if isinstance(f, bytes) else (f,))]
     return fragments

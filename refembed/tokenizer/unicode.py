@@ -34,7 +34,7 @@ def category(cp: int) -> str:
 
     L letter, M mark, N number, P punctuation, S symbol, Z separator, C control (Cc, Cf, Co, Cs), U unassigned (Cn)
     """
-    return _categories()[cp]
+    return categories()[cp]
 
 
 def lower(cp: int) -> int:
@@ -87,8 +87,8 @@ codecs.register_error("refembed.structural", decode_structurally)
 
 
 @functools.cache
-def _categories() -> str:
-    """One letter for each of the 1,114,112 code points."""
+def categories() -> str:
+    """`category` of each of the 1,114,112 code points, in one string."""
     return "".join(letter * int(count, 16) for count, letter in re.findall("([0-9a-f]+)([A-Z])", CATEGORY_RUNS))
 
 

@@ -1,6 +1,6 @@
 """Two traces of one text -> which tensor of one is which tensor of the other.
 
-Traces carry llama.cpp's names, and those need four rules:
+Traces carry llama.cpp's names, and those need five rules:
 
 1. A name repeats (`Qcur-0` is the product, then the sum with its bias): the k-th pairs with the k-th.
 2. llama.cpp's callback also shows nodes that compute nothing: views, and copies that only change the layout. They are
@@ -11,6 +11,8 @@ Traces carry llama.cpp's names, and those need four rules:
 4. A node that nobody named is `node_K`, and K shifts with every option. Such a node pairs by place: with a tensor of
    the same shape that has no partner by name, between the same matched neighbours, in order. So `l_out-3` of ours, the
    output of layer 3, finds its node in BERT's graph, which has no name for it.
+5. Decoders run with a KV cache, read in blocks of 256 cells, and compute the next token's logits unasked. Scores of
+   cells that hold no token are cut off (`without_empty_cells`), `result_output` is left out: no embedding needs them.
 
 Mirrors how nodes get their names: ggml_build_forward_expand in ggml/src/ggml.c, graph_get_cb in src/llama-context.cpp.
 """
@@ -18,7 +20,7 @@ Mirrors how nodes get their names: ggml_build_forward_expand in ggml/src/ggml.c,
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,9 @@ COPIES = frozenset({"CONT", "CPY", "DUP"})  # the same numbers in another order 
 STORES = frozenset({"SET_ROWS", "CPY"})  # may write into a KV cache
 UNNAMED = re.compile(r"node_\d+$")
 DERIVED = re.compile(r" \((view|reshaped|permuted|transposed|cont|copy.*)\)$")  # what ggml appends to a source's name
+SCORES = re.compile(r"kq(_\w+)?-\d+$")  # kq, kq_soft_max ...: (H, T, cells)
+BLOCK = 256  # cells of a KV cache that are read at a time (llama_kv_cache::get_n_kv)
+LOGITS = "result_output"
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def align(ours: Trace, theirs: Trace) -> Alignment:
     Taps pair only when their shapes are the same but for axes of length 1; a pair by name whose shapes differ is left
     unpaired on both sides, which is a finding.
     """
-    a, b = side(ours), side(theirs)
+    a, b = side(without_empty_cells(ours)), side(without_empty_cells(theirs))
     partner: dict[int, int] = {}
     for name in a.named:
         for i, j in zip(*occurrences(a, b, name), strict=False):
@@ -91,6 +96,21 @@ def align(ours: Trace, theirs: Trace) -> Alignment:
     return Alignment(tuple(pairs), leftover(a, set(partner)), leftover(b, set(partner.values())))
 
 
+def without_empty_cells(trace: Trace) -> Trace:
+    """The trace, place by place, its scores cut to the keys of its own tokens: (H, T, cells) -> (H, T, T).
+
+    A text alone in a cleared cache lies in the first T cells; no query sees the others.
+    """
+    taps = [cut(tap) if SCORES.match(tap.name) else tap for tap in trace.taps]
+    return trace if all(a is b for a, b in zip(taps, trace.taps, strict=True)) else replace(trace, taps=taps)
+
+
+def cut(tap: Tap) -> Tap:
+    """The tap, (..., T, cells) cut to (..., T, T) if it is wider than high by what a cache's blocks explain."""
+    T, cells = tap.array.shape[-2:] if tap.array.ndim > 1 else (0, 0)
+    return tap._replace(array=tap.array[..., :T]) if cells > T and cells % BLOCK == 0 else tap
+
+
 def side(trace: Trace) -> Side:
     """Sort a trace's taps into named and unnamed; what rules 2 and 3 leave out in any case is in neither."""
     named: dict[str, list[int]] = {}
@@ -100,7 +120,7 @@ def side(trace: Trace) -> Side:
         if UNNAMED.match(tap.name):
             if i in alive and tap.op not in VIEWS | COPIES and not all_rows(trace, i):
                 unnamed.append(i)
-        elif not DERIVED.search(tap.name):
+        elif not DERIVED.search(tap.name) and tap.name != LOGITS:
             named.setdefault(tap.name, []).append(i)
     return Side(trace.taps, {name: without_repeated_views(trace, places) for name, places in named.items()}, unnamed)
 

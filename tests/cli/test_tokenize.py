@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from refembed.tokenizer import load_tokenizer
 from tests.cli.conftest import Cli, program
 from tests.tiny import VOCAB
+from tests.tokenizer.llama_server import with_keys
+from tests.tokenizer.test_compare import serving, tokenizing
 
 
 @pytest.fixture
@@ -74,6 +77,105 @@ def test_json_is_utf_8_whatever_the_terminal_is(tiny: Path) -> None:
 
 def test_a_long_text_is_no_error(tokenize: Cli) -> None:
     assert len(json.loads(tokenize("--ids", "hello " * 99).out)) == 101
+
+
+# -- --explain and --compare ----------------------------------------------------------------------------------------
+
+
+def test_explain_prints_a_line_a_stage(tokenize: Cli) -> None:
+    r = tokenize("--explain", "Hello [SEP]")
+    assert (r.code, r.err) == (0, "")
+    assert [line.split("  (")[0].rstrip() for line in r.out.splitlines()] == [
+        'text            "Hello [SEP]"',
+        'special tokens  "Hello " [SEP]',
+        'normalised      "hello" [SEP]',
+        'pre-tokens      "hello" [SEP]',
+        "pieces          ▁hello [SEP]",
+        "added           [CLS] [SEP]",
+        "ids             [2, 12, 3, 3]",
+    ]
+    assert all(line.endswith(")") for line in r.out.splitlines())
+
+
+def test_explain_minds_the_switches(tokenize: Cli) -> None:
+    lines = tokenize("--explain", "--no-special", "--no-parse-special", "a [SEP]", "\x1b[0m").out.splitlines()
+    assert lines[0] == "[0] a [SEP]"
+    assert lines[2].startswith('special tokens  "a [SEP]"')
+    assert not any(line.startswith("added") for line in lines)
+    assert any(line.startswith('text            "\\x1b[0m"') for line in lines)
+
+
+def test_explain_as_json(tokenize: Cli) -> None:
+    [line] = tokenize("--explain", "--json", "hello [SEP]").out.splitlines()
+    stages = {s["name"]: s["parts"] for s in json.loads(line)["stages"]}
+    assert stages["special tokens"] == ["hello ", {"id": 3, "token": "[SEP]"}]
+    assert stages["ids"] == [2, 12, 3, 3]
+
+
+@pytest.fixture
+def other(tiny: Path, tmp_path: Path) -> Path:
+    """The tiny model, but it keeps capitals."""
+    return with_keys(tiny, tmp_path / "cased.gguf", ("normalizer.lowercase", False, "BOOL"))
+
+
+def test_compare_ends_with_0_where_all_texts_agree(tokenize: Cli, tiny: Path, other: Path) -> None:
+    for same in (tiny, other):
+        r = tokenize("--compare", str(same), "hello", "world")
+        assert (r.code, r.out) == (0, f"2 texts: the same ids from {same}\n")
+    assert json.loads(tokenize("--json", "--compare", str(other), stdin=b"hello\n").out) == {
+        "texts": 1,
+        "difference": None,
+    }
+
+
+def test_compare_ends_with_3_at_the_first_difference_and_its_cause(tokenize: Cli, tiny: Path, other: Path) -> None:
+    r = tokenize("--compare", str(other), "hello", "the Hello world", "Hello")
+    assert (r.code, r.err) == (3, "")
+    assert r.out.splitlines() == [
+        "text 2: the Hello world",
+        "ids differ from place 2 on, after '[CLS] the'",
+        f"  refembed ({tiny})",
+        "    2 [CLS]  5 ▁the  >12 ▁hello<  13 ▁world  3 [SEP]",
+        f"  {other}",
+        "    2 [CLS]  5 ▁the  >1 [UNK]<  13 ▁world  3 [SEP]",
+        "cause: normalisation: the texts that are tokenized are not the same",
+        "  'thehellowor', not 'theHellowor'",
+    ]
+
+
+def test_compare_as_json(tokenize: Cli, other: Path) -> None:
+    r = tokenize("--json", "--compare", str(other), "Hello")
+    found = json.loads(r.out)
+    assert r.code == 3
+    assert found["difference"]["at"] == 1
+    assert [c["stage"] for c in found["difference"]["causes"]] == ["normalised"]
+    assert found["difference"]["ours"] == {"ids": [2, 12, 3], "pieces": ["[CLS]", "▁hello", "[SEP]"]}
+
+
+def test_compare_with_a_server(tokenize: Cli, tiny: Path, other: Path) -> None:
+    with serving(tokenizing(load_tokenizer(tiny))) as url:
+        assert tokenize("--compare", url, "Hello").code == 0
+    with serving(tokenizing(load_tokenizer(other))) as url:
+        assert tokenize("--compare", url, "Hello").code == 3
+    gone = tokenize("--compare", url, "Hello")
+    assert (gone.code, gone.raw) == (1, b"")
+    assert "/tokenize cannot be reached" in gone.err
+
+
+@pytest.mark.parametrize("what", ["no.gguf", "no.json"])
+def test_compare_with_what_is_not_there(tokenize: Cli, what: str) -> None:
+    r = tokenize("--compare", what, "Hello")
+    assert (r.code, r.raw) == (2, b"")
+    assert f"{what}: no such file" in r.err
+
+
+def test_one_question_at_a_time(tokenize: Cli) -> None:
+    r = tokenize("--ids", "--explain", "hello")
+    assert (r.code, r.raw) == (1, b"")
+    assert "exclude each other" in r.err
+
+
+# -- detokenize -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("args", [["2", "12", "13", "3"], ["[2, 12, 13, 3]"], ["2,12", "13,3"], ["[2", "12]", "13 3"]])

@@ -15,6 +15,7 @@ from refembed.errors import GGUFError
 from refembed.gguf import StringArray, open_gguf
 from tests.gguf import files
 from tests.gguf.files import ARRAY, INT32, STRING, UINT8, keys
+from tests.gguf.shards import samples, shard_name, write_samples
 
 SAMPLES = [(order, nested) for order in "<>" for nested in (False, True)]
 LOOK_UPS = ("uint", "float", "flag", "string", "raw_string", "strings", "ints", "floats")
@@ -43,10 +44,16 @@ def read_all(path, data):
     """Write and open a file; read all that it offers. False where opening was refused."""
     path.unlink(missing_ok=True)  # never shorten a file that an earlier failure may keep mapped
     path.write_bytes(data)
-    f = outcome(open_gguf, path)
+    return read_model([path])
+
+
+def read_model(paths):
+    """Open a file, or the first of several; read all that it offers. False where opening was refused."""
+    f = outcome(open_gguf, paths[0])
     if isinstance(f, GGUFError):
-        assert str(f).startswith(f"{path}: reading ")
-        assert 0 <= f.offset <= max(len(data), 2**31)  # the data may claim to begin an alignment away
+        named = [path for path in paths if str(f).startswith(f"{path}: reading ")]
+        assert len(named) == 1
+        assert 0 <= f.offset <= max(named[0].stat().st_size, 2**31)  # the data may claim to begin an alignment away
         return False
     for i, key in enumerate(f.metadata):
         value = f.metadata[key]
@@ -130,6 +137,78 @@ def test_any_two_numbers_may_be_wrong(path, which, edges):
 @given(st.binary(max_size=200))
 def test_a_header_may_be_followed_by_anything(path, rest):
     read_all(path, b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + rest)
+
+
+# Models in several files: damage to any of them.
+
+
+def read_shards(folder, shards):
+    """Write and open a split model; read all that it offers. False where opening was refused."""
+    write_samples(folder, shards)
+    return read_model([folder / shard_name(i, len(shards)) for i in range(len(shards))])
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_shard_cut_short_at_any_byte_is_a_gguf_error(tmp_path, which):
+    """Every length from nothing to the last tensor's last byte; what is cut behind that is padding."""
+    good = [data for data, _ in samples(3)]
+    data = good[which]
+    for n in range(len(data)):
+        good[which] = data[:n]
+        assert read_shards(tmp_path, good) == (n >= len(data) - 30), n  # the last tensor has 34 bytes of 64
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("which", range(2))
+def test_any_one_byte_of_a_shard_may_be_wrong(tmp_path, order, which):
+    """Every byte of a shard's header, set to 0, 1 and 255, and its lowest bit turned."""
+    good = [data for data, _ in samples(2, order)]
+    data = good[which]
+    for at in range(len(data) - 96):
+        for byte in {0, 1, 255, data[at] ^ 1} - {data[at]}:
+            good[which] = data[:at] + bytes([byte]) + data[at + 1 :]
+            read_shards(tmp_path, good)
+
+
+@pytest.mark.parametrize("which", range(2))
+def test_any_number_of_a_shard_may_be_wrong(tmp_path, which):
+    """Each structural number, those of the split among them, set to every edge it can hold."""
+    good = [data for data, _ in samples(2)]
+    data, marks = samples(2)[which]
+    for at, width in marks:
+        for edge in EDGES:
+            if edge < 256**width:
+                good[which] = data[:at] + edge.to_bytes(width, "little") + data[at + width :]
+                read_shards(tmp_path, good)
+
+
+@given(st.data())
+def test_any_bytes_of_any_shards_may_be_wrong(tmp_path_factory, data):
+    """Some bytes overwritten, cut out or put in, in any of three shards, or shards in other places."""
+    folder = tmp_path_factory.getbasetemp() / "shards"
+    good = [raw for raw, _ in samples(3)]
+    shards = [good[i] for i in data.draw(st.lists(st.integers(0, 2), min_size=3, max_size=3))]
+    if data.draw(st.booleans()):
+        shards = good
+    for _ in range(data.draw(st.integers(0, 3))):
+        which = data.draw(st.integers(0, 2))
+        raw = shards[which]
+        at = data.draw(st.integers(0, len(raw)))
+        changed = raw[:at] + data.draw(st.binary(max_size=9)) + raw[at + data.draw(st.integers(0, 9)) :]
+        shards = [changed if i == which else s for i, s in enumerate(shards)]
+    read_shards(folder, shards)
+
+
+def test_a_huge_number_of_shards_costs_neither_memory_nor_time(tmp_path):
+    """65,535 shards, and none but the first is there."""
+    data, _ = samples(1)[0]
+    data = data.replace(b"split.count\x02\0\0\0\1\0", b"split.count\x02\0\0\0\xff\xff")
+    path = tmp_path / shard_name(0, 65_535)
+    path.write_bytes(data)
+    began = time.process_time()
+    with pytest.raises(GGUFError, match=r"65534 of 65535 are missing: model-00002-of-65535.gguf, .* \.\.\.$"):
+        open_gguf(path)
+    assert time.process_time() - began < 5
 
 
 # Size: a claim costs nothing, and the whole file costs less than twice its own size.

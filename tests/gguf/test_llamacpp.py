@@ -6,6 +6,7 @@ for the reasons listed here.
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 
@@ -15,7 +16,7 @@ from refembed.errors import GGUFError
 from refembed.gguf import open_gguf
 from refembed.gguf.metadata import VALUE_TYPES
 from tests.gguf import files, llamacpp, test_metadata, test_reader
-from tests.gguf.files import F32, I8, Q8_0, UINT8, UINT32, keys, tensors
+from tests.gguf.files import ARRAY, F32, I8, Q8_0, STRING, UINT8, UINT32, keys, tensors
 from tests.gguf.test_damage import EDGES
 
 pytestmark = pytest.mark.oracle
@@ -26,15 +27,12 @@ STRICTER = {
     "is not UTF-8": "names are str here; llama.cpp compares bytes, gguf-py raises",
     "at most 65,535 are allowed": "the GGUF specification's limit on keys",
     "no numbers, yet dimensions no array can have": "NumPy could not give such a tensor its shape",
-    "reading split.count": "llama_model_loader joins shards; refembed takes whole files only",
+    "reading split.": "llama.cpp asks for the shards of a model one layer up, in llama_model_loader; see test_split",
 }
 
 
 def laxer(f):
-    """Why refembed takes a file that llama.cpp refuses: arrays in arrays, big-endian. gguf-py takes these as well.
-
-    (llama.cpp also refuses strings and arrays above 2^30; such files are too big to try here.)
-    """
+    """Why refembed takes a file that llama.cpp refuses: arrays in arrays, big-endian. gguf-py takes these as well."""
     nested = any(f.metadata.type_name(key).startswith("ARRAY[ARRAY") for key in f.metadata)
     return f.byteorder == ">" or nested
 
@@ -146,6 +144,25 @@ def test_every_structural_number_at_every_edge_is_judged_alike(tmp_path):
     both, neither, _ = compare(tmp_path, corpus)
     assert both > 20
     assert neither > 1000
+
+
+LARGE = {
+    "string": keys((b"a", STRING, struct.pack("<Q", 2**30 + 1))),
+    "array": keys((b"a", ARRAY, struct.pack("<IQ", UINT8, 2**30 + 1))),
+    "string in an array": keys((b"a", ARRAY, struct.pack("<IQQ", STRING, 1, 2**30 + 1))),
+}
+
+
+def test_strings_and_arrays_above_2_to_the_30_are_refused_as_by_llamacpp(tmp_path):
+    """The bytes are there: a hole in the file stands for them."""
+    paths = []
+    for name, data in LARGE.items():
+        paths.append(tmp_path / name)
+        paths[-1].write_bytes(data)
+        os.truncate(paths[-1], len(data) + 2**30 + 1)
+        with pytest.raises(GGUFError, match="1,073,741,824"):
+            open_gguf(paths[-1])
+    assert llamacpp.verdicts(paths) == [None] * len(LARGE)
 
 
 def random_damage(seed, cut, changed):

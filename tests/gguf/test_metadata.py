@@ -263,7 +263,7 @@ MALFORMED = {
     ),
     "shard": (
         keys((b"split.count", 2, K("<H", 3))),
-        r"reading split.count at byte 0x2f: 3: this file is one shard of a split model\n  hint: join .*gguf-split",
+        r"reading split.no at byte 0x18: no such key among 1\n  hint: did you mean split.count",
     ),
     "split.count is text": (
         keys((b"split.count", STRING, text(b"3"))),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from refembed import convert, hub
+from refembed import convert, hub, quantize_types
 from refembed.errors import DownloadError, ModelError, RequestError
 from refembed.gguf import open_gguf
 from refembed.hub import resolve, source_folder
@@ -38,7 +38,9 @@ def test_the_default_model_is_pinned() -> None:
 
 
 def test_the_outtypes_are_those_that_can_be_converted_to() -> None:
-    assert tuple(convert.OUTTYPES) == hub.OUTTYPES
+    assert hub.OUTTYPES[:4] == tuple(convert.OUTTYPES)
+    assert {t.upper() for t in hub.OUTTYPES} <= set(quantize_types.TYPES)
+    assert len(set(hub.OUTTYPES)) == len(hub.OUTTYPES)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,7 @@ def test_the_outtypes_are_those_that_can_be_converted_to() -> None:
         ("TINY:q8_0", "f32", 7),
         ("tiny-BF16", "f32", 32),
         ("org/tiny:f16", "q8_0", 1),
+        ("tiny:q4_0", "f32", 2),
     ],
 )
 def test_a_name_may_end_in_the_type_of_its_weights(
@@ -61,14 +64,14 @@ def test_a_name_may_end_in_the_type_of_its_weights(
 
 
 def test_the_types_share_what_was_fetched(shelf: Shelf) -> None:
-    assert len({resolve(f"tiny:{outtype}") for outtype in hub.OUTTYPES}) == 4
+    assert len({resolve(f"tiny:{outtype}") for outtype in convert.OUTTYPES}) == 4
     assert set(shelf.asked.values()) == {1}
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tiny:q4_0", r"(?s)tiny cannot be had as 'q4_0'.*f32, f16, bf16, q8_0"),
+        ("tiny:q9_0", r"(?s)tiny cannot be had as 'q9_0'.*f32, f16, bf16, q8_0"),
         ("tinny", r"(?s)tinny: no such file, and no model of that name.*did you mean tiny\?"),
         ("something else", r"(?s)no model of that name.*known names: tiny"),
         ("missing.gguf", r"missing.gguf: no such file"),
@@ -85,8 +88,8 @@ def test_a_name_that_is_none_is_one_clear_error(name: str, message: str, shelf: 
 
 
 def test_an_outtype_that_is_none_is_a_request_error(shelf: Shelf) -> None:
-    with pytest.raises(RequestError, match=r"(?s)outtype 'q4_0'.*one of f32, f16, bf16, q8_0"):
-        resolve("tiny", outtype="q4_0")
+    with pytest.raises(RequestError, match=r"(?s)outtype 'q9_0'.*one of f32, f16, bf16, q8_0"):
+        resolve("tiny", outtype="q9_0")
 
 
 def test_only_known_models_have_published_files(shelf: Shelf) -> None:

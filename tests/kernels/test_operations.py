@@ -11,34 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refembed.gguf import BY_NAME, Tensor
 from refembed.kernels import jit
 from refembed.kernels.ops import Ops, load_ops
 from refembed.model.trace import Recorder, at_layer
-
-# worst error of one operation, relative to its largest result. Measured here over the cases below, times about 2
-BOUND = {"exact": 4e-15, "fast": 4e-7}
+from tests.kernels.longhand import close, random, stored
 
 
 @pytest.fixture(scope="module", params=["exact", "fast"])
 def ops(request: pytest.FixtureRequest) -> Ops:
     return load_ops(request.param)
-
-
-def stored(x: Any, name: str = "w") -> Tensor:
-    """x as a float32 tensor of a file."""
-    x = np.asarray(x, np.float32)
-    return Tensor(name, x.shape, BY_NAME["F32"], np.ascontiguousarray(x).reshape(-1).view(np.uint8), 0, "<")
-
-
-def close(got: Any, want: Any, ops: Ops, times: float = 1) -> None:
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() <= times * BOUND[ops.name] * np.abs(want).max()
-
-
-def random(seed: int, *shape: int, scale: float = 1.0) -> np.ndarray[Any, Any]:
-    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
 
 
 @pytest.mark.parametrize(("T", "C", "N"), [(1, 1, 1), (1, 5, 3), (3, 7, 2), (17, 33, 9), (5, 384, 20)])

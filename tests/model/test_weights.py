@@ -20,7 +20,7 @@ from tests.tiny import tiny_bert
 def bound(path: Path, change: Any) -> bert.Weights:
     """Bind the file's tensors after `change` has had its way with them."""
     f = open_gguf(path)
-    hp, tensors = read_hparams(f), dict(f.tensors)
+    hp, tensors = read_hparams(f, bert.TRAITS), dict(f.tensors)
     change(tensors)
     return bind(bert.Weights, tensors, hp.sizes, hp.n_layer, "x.gguf")
 

@@ -254,7 +254,7 @@ def test_a_tokenizer_outlives_its_file(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer.encode("hello")) == "[CLS] hello[SEP]"
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "no_vocab", ""])
+@pytest.mark.parametrize("kind", ["gpt3", "llama-spm", "test", ""])
 def test_another_kind_is_an_error_that_names_it_and_what_there_is(make: Make, kind: str) -> None:
     with pytest.raises(ModelError, match=rf"vocab\.gguf: tokenizer\.ggml\.model is '{kind}'\n  hint: .*bert"):
         make(None, ("model", kind, "STRING"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refembed.model.trace import Tap, Trace
-from refembed.verify.align import align
+from refembed.verify.align import align, without_empty_cells
 
 T, C = 7, 6
 
@@ -216,3 +216,28 @@ def test_a_trace_aligns_with_itself(names):
 def test_unnamed_nodes_that_compute_nothing_take_no_place(op):
     theirs = trace("a", ("node_1", op), ("node_2", "ADD"), "b")
     assert pairs(trace("a", "sum", "b"), theirs)[1] == ("sum", 0, 2, "place")
+
+
+def test_cells_of_a_cache_that_hold_no_token_are_cut_off():
+    """With a KV cache scores have a column for each of 256 cells; the first T are the text's."""
+    theirs = trace(
+        ("kq-0", "MUL_MAT", (2, T, 256)), ("kq_soft_max-0", "SOFT_MAX", (2, T, 512)), ("kqv-0", "", (2, T, 3))
+    )
+    ours = trace(("kq-0", "", (2, T, T)), ("kq_soft_max-0", "", (2, T, T)), ("kqv-0", "", (2, T, 3)))
+    assert [(p.ours, p.theirs) for p in align(ours, theirs).pairs] == [(0, 0), (1, 1), (2, 2)]
+    cut = without_empty_cells(theirs)
+    assert [t.array.shape for t in cut.taps] == [(2, T, T), (2, T, T), (2, T, 3)]
+    assert without_empty_cells(ours) is ours
+
+
+def test_only_scores_are_cut():
+    """A value as wide as a block of cells is what it is."""
+    wide = trace(("kqv-0", "", (2, T, 256)), ("ffn_up-0", "", (T, 256)))
+    assert without_empty_cells(wide) is wide
+
+
+def test_logits_are_left_out():
+    """llama.cpp computes them for every decoder; no embedding depends on them."""
+    theirs = trace(("result_norm", "MUL"), ("result_output", "MUL_MAT", (T, 99)), ("result_embd_pooled", "MUL_MAT"))
+    found = align(trace("result_norm", "result_embd_pooled"), theirs)
+    assert (found.ours_only, found.theirs_only) == ((), ())

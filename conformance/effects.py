@@ -1,0 +1,146 @@
+"""What each place where llama.cpp rounds does to a vector: the error budget of an embedding.
+
+alone     exact arithmetic with this one effect of the `ggml` numerics, against exact arithmetic
+without   the `ggml` numerics with this one effect exact, against the `ggml` numerics
+
+python -m conformance effects minilm-q8_0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conformance.cases import load_texts
+from conformance.checks import worst_cosine
+from conformance.models import model_path
+from refembed import Embedder
+from refembed.arrays import F32, Float
+from refembed.gguf import Tensor
+from refembed.kernels.exact import Exact
+from refembed.kernels.ggml.codes import KINDS, quantise
+from refembed.kernels.ggml.floats import rounded
+from refembed.kernels.ggml.ops import Ggml
+from refembed.kernels.ops import NOBODY, load_ops
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One place, and the operations that have it."""
+
+    name: str
+    about: str
+    methods: tuple[str, ...]
+    flash_attn: bool = False
+
+
+# fmt: off
+EFFECTS = (
+    Effect("activations", "activations rounded to the type that their weights ask for", ("rounded",)),
+    Effect("products",    "the same, and sums in float32, in llama.cpp's order",      ("linear",)),
+    Effect("attention",   "scores, softmax and mix in float32",                      ("attention",)),
+    Effect("flash",       "flash attention: keys, values and, below 64 tokens, the running sum in float16",
+           ("attention",), flash_attn=True),
+    Effect("gelu",        "GELU from a table of float16",                            ("gelu",)),
+    Effect("norm",        "norms in float32",                                        ("layer_norm", "rms_norm")),
+    Effect("mean",        "the mean as a float32 product",                           ("mean",)),
+)  # fmt: skip
+# fmt: on
+
+
+def round_activations(x: Float, w: Tensor) -> F32:
+    """Activations as a product with that weight takes them."""
+    x = np.ascontiguousarray(x, np.float32)
+    if w.type.dot not in KINDS:
+        return rounded(x, w.type.dot)
+    q = quantise(x, w.type.dot)
+    return (q.codes * q.d[..., None].astype(np.float64)).reshape(x.shape).astype(np.float32)
+
+
+class Mixed:
+    """Operations of one numerics, those of an effect from another."""
+
+    def __init__(self, base: Any, other: Any, effect: Effect) -> None:
+        self.base, self.other, self.methods = base, other, effect.methods
+        self.name, self.dtype = base.name, base.dtype
+
+    def __getattr__(self, name: str) -> Any:
+        if "rounded" in self.methods and name == "linear":
+            return self.rounding if isinstance(self.base, Exact) else self.not_rounding
+        if name not in self.methods:
+            return getattr(self.base, name)
+        theirs, mine, foreign = getattr(self.other, name), self.base.dtype, self.other.dtype
+
+        def call(*args: Any, **options: Any) -> Any:
+            """The other's operation on the base's numbers."""
+            args = tuple(a.astype(foreign) if isinstance(a, np.ndarray) and a.dtype == mine else a for a in args)
+            return theirs(*args, **options).astype(mine)
+
+        return call
+
+    def rounding(self, x: Float, w: Tensor, b: Tensor | None = None, see: Any = NOBODY, product: str = "") -> Float:
+        """An exact product of rounded activations."""
+        y: Float = self.base.linear(round_activations(x, w).astype(np.float64), w, b, see, product)
+        return y
+
+    def not_rounding(self, x: Float, w: Tensor, b: Tensor | None = None, see: Any = NOBODY, product: str = "") -> Float:
+        """A product in float32 of activations as they are."""
+        y: Float = self.other.linear(x.astype(np.float64), w, b, see, product).astype(np.float32)
+        return y
+
+
+@dataclass(frozen=True)
+class Size:
+    """How far vectors move: 1 - cos, and the largest component's change."""
+
+    median: float
+    worst: float
+    max_abs: float
+
+
+def size(a: Sequence[F32], b: Sequence[F32]) -> Size:
+    """Over texts."""
+    cosines = [worst_cosine(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(a, b, strict=True)]
+    return Size(
+        float(np.median(cosines)), max(cosines), max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
+    )
+
+
+def budget(model: str, each: Callable[[str], object] = lambda name: None) -> Iterator[tuple[str, str, Size, Size]]:
+    """Name, description, and size alone and without, of every effect on one model."""
+    texts = [t.data for t in load_texts().values() if (t.n_tokens or 0) < 300 and len(t.data) < 2000]
+    embedder = Embedder.load(model_path(model), numerics="exact")
+
+    def vectors(ops: Any) -> list[F32]:
+        """Of all texts, each alone."""
+        embedder.ops, embedder.batch_tokens = ops, 0
+        return [embedder.embed(t) for t in texts]
+
+    exact = load_ops("exact")
+    ggml = {flash: load_ops("ggml", flash_attn=flash, repack=False) for flash in (False, True)}
+    truth = vectors(exact)
+    theirs = {flash: vectors(ops) for flash, ops in ggml.items()}
+    for effect in EFFECTS:
+        each(effect.name)
+        base = ggml[effect.flash_attn]
+        alone = vectors(Mixed(exact, base, effect))
+        without = vectors(Mixed(base, exact, effect))
+        yield effect.name, effect.about, size(truth, alone), size(theirs[effect.flash_attn], without)
+    for flash in (False, True):
+        name = "everything, flash attention " + ("on" if flash else "off")
+        yield name, "the two numerics", size(truth, theirs[flash]), size(truth, theirs[flash])
+
+
+def markdown(model: str) -> Iterator[str]:
+    """The budget of a model as a table."""
+    yield f"| {model} | alone: median, worst, largest component | without: median, worst, largest component |"
+    yield "|---|---|---|"
+    for name, about, alone, without in budget(model):
+        cells = [f"{s.median:.1e}, {s.worst:.1e}, {s.max_abs:.1e}" for s in (alone, without)]
+        yield f"| {name}: {about} | {cells[0]} | {cells[1]} |"
+
+
+assert Ggml.dtype is np.float32  # `not_rounding` counts on it

@@ -1,0 +1,38 @@
+"""Mixture of experts: every token through a few matrices of many (Shazeer et al. 2017).
+
+Mirrors ggml_mul_mat_id. Which experts a token takes, and what each weighs, is the architecture's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from refembed.arrays import I64, Float
+from refembed.gguf import Tensor
+
+
+def experts(x: Float, w: Tensor, chosen: I64, product: Callable[[Float, Tensor], Float]) -> Float:
+    """Multiply each token by the matrices of its experts.
+
+    x        (T, C), one row for all its experts; or (T, k, C), one for each
+    w        (X, N, C)
+    chosen   (T, k)   numbers of experts, 0 to X - 1
+    product  x (n, C), W (N, C) -> x Wᵀ (n, N), each row by itself
+    returns  (T, k, N)
+    """
+    T, k = chosen.shape
+    rows = np.broadcast_to(x[:, None] if x.ndim == 2 else x, (T, k, x.shape[-1]))
+    out = np.empty((T, k, w.shape[1]), x.dtype)
+    for e in np.unique(chosen):
+        t, rank = np.nonzero(chosen == e)
+        out[t, rank] = product(rows[t, rank], expert(w, int(e)))
+    return out
+
+
+def expert(w: Tensor, e: int) -> Tensor:
+    """Matrix e (N, C) of w (X, N, C), as stored."""
+    nbytes = w.nbytes // w.shape[0]
+    raw = w.raw[e * nbytes : (e + 1) * nbytes]
+    return Tensor(f"{w.name}[{e}]", w.shape[1:], w.type, raw, w.offset + e * nbytes, w.byteorder)

@@ -1,0 +1,86 @@
+"""Attention to the last bit of llama.cpp's CPU backend (llama-graph.cpp build_attn_mha, llama-kv-cache.cpp).
+
+All sequences of one call are one ubatch of llama.cpp: one matrix of scores over all its tokens, where foreign keys are
+masked with -inf. A masked key weighs exactly nothing, yet it takes a place in a sum, and so moves the others to other
+lanes: who wants a text's own bits passes that text alone.
+
+    flash_attn  K, V rounded to float16, one fused operation: attention_flash.py; never where scores have a bias
+    otherwise   product, softmax, product: attention_classic.py; with a KV cache K, V, Q and shares in float16
+
+A model with a KV cache (`cached`) is taken to start with it empty and to put the whole ubatch into its first cells.
+Whether layers with a window keep a cache of their own (llama-kv-cache-iswa.cpp) then makes no difference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refembed.arrays import F32, I64
+from refembed.kernels.ggml.attention_classic import classic
+from refembed.kernels.ggml.attention_flash import flash
+from refembed.kernels.ggml.attention_scores import Scoring, kq_scale, mask_of, slopes_of
+from refembed.kernels.ggml.floats import rounded
+from refembed.kernels.ggml.profile import Profile
+from refembed.kernels.ops import EVERYONE, NOBODY, Mask, See
+
+CELLS = 256  # the cache is read in multiples of so many cells (llama_kv_cache::get_n_kv)
+
+
+def attention(
+    q: F32,
+    k: F32,
+    v: F32,
+    n_head: int,
+    offsets: I64,
+    scale: float,
+    see: See = NOBODY,
+    *,
+    profile: Profile,
+    n_head_kv: int | None = None,
+    mask: Mask = EVERYONE,
+    soft_cap: float = 0.0,
+    cached: bool = False,
+    bias: F32 | None = None,
+) -> F32:
+    """Scaled dot-product attention of one ubatch: q (T, H D), k, v (T, K D), offsets (S+1) -> (T, H D).
+
+    see        shown what llama.cpp's graph shows: without flash attention kq, kq_soft_max (H, T, N), v_cont (K, D, N)
+               where there is no cache, kqv (H, T, D), and kq_scaled_1, kq_tanh, kq_scaled_2 with a soft cap; with
+               flash attention, which is one node, nothing. N is T; with a cache the cells that are read
+    n_head_kv  K heads of keys and values, each shared by H/K query heads; None: H
+    soft_cap   scores become c tanh(score / c); 0 for none
+    cached     the model runs with a KV cache of float16
+    bias       (H, L, L) added to the scores after the soft cap, by the places of query and key in their texts
+    """
+    T, fused = len(q), profile.flash_attn and bias is None
+    N = max(CELLS, -(-T // CELLS) * CELLS) if cached and not fused else T
+    qh = heads(q, n_head, T)  # (H, T, D)
+    kh, vh = (heads(x, n_head_kv or n_head, N) for x in (k, v))  # (K, N, D)
+    if cached or fused:
+        kh, vh = rounded(kh, "F16"), rounded(vh, "F16")
+    hidden = mask_of(tuple(offsets.tolist()), mask, N)  # (T, N)
+    if profile.flash_attn:
+        hidden = rounded(hidden, "F16")  # which ALiBi's distances above 2048 notice
+    slopes = slopes_of(n_head, mask.max_bias)
+    more = None if bias is None else spread(np.asarray(bias, np.float32), offsets, N)
+    scoring = Scoring(kq_scale(scale, qh.shape[2]), np.float32(soft_cap), hidden, slopes, more)
+    if fused:
+        return flash(qh, kh, vh, scoring, profile)
+    return classic(qh, kh, vh, scoring, "F16" if cached else "F32", profile, see)
+
+
+def spread(bias: F32, offsets: I64, n: int) -> F32:
+    """(H, L, L) by places in a text -> (H, T, n) by places in the ubatch; 0 for empty cells."""
+    T = int(offsets[-1])
+    pos = np.arange(T) - np.repeat(offsets[:-1], np.diff(offsets))
+    out = np.zeros((len(bias), T, n), np.float32)
+    out[:, :, :T] = bias[:, pos[:, None], pos]
+    return out
+
+
+def heads(x: F32, n_head: int, n: int) -> F32:
+    """(T, H D) -> (H, n, D), with zeros behind the T rows there are."""
+    T = len(x)
+    out = np.zeros((n_head, n, x.shape[1] // n_head), np.float32)
+    out[:, :T] = x.reshape(T, n_head, -1).transpose(1, 0, 2)
+    return out

@@ -1,0 +1,92 @@
+"""Attention without flash attention, as build_attn_mha strings it together (llama-graph.cpp):
+
+    kq          = k q                               ggml_mul_mat
+    kq          = c tanh(kq / c)                    three operations, only with a soft cap
+    kq          = kq + bias                         only with a bias
+    kq_soft_max = softmax(scale kq + slope mask)    the scale after the product, in float32
+    kqv         = vᵀ kq_soft_max                    ggml_mul_mat
+
+A cache keeps K and V in float16, and ggml_mul_mat then rounds queries and shares to float16 as well. Which order a
+product is summed in follows from its type and sizes (`floats.order_of`), the number of keys among them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from refembed.arrays import F32
+from refembed.kernels.fast import share
+from refembed.kernels.ggml.attention_scores import Scoring
+from refembed.kernels.ggml.floats import multiply, order_of, pack, rounded
+from refembed.kernels.ggml.lanes import tanhf
+from refembed.kernels.ggml.profile import Profile
+from refembed.kernels.ggml.rows import soft_max
+from refembed.kernels.jit import njit
+from refembed.kernels.ops import See
+
+
+def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profile, see: See) -> F32:
+    """q (H, T, D), k, v (K, N, D) -> (T, H D). kind: the type of K and V, "F32" or "F16" (their values are rounded).
+
+    All heads at once where somebody looks, else one head of keys after the other: scores (H, T, N) are many.
+    """
+    (H, T, D), K = q.shape, len(k)
+    out = np.empty((T, H, D), np.float32)
+    part = K if see.listening else 1  # heads of keys at a time
+    for g in range(0, K, part):
+        hs = slice(g * H // K, (g + part) * H // K)
+        bias = None if scoring.bias is None else scoring.bias[hs]
+        some = replace(scoring, slopes=scoring.slopes[hs], bias=bias)
+        kqv = some_heads(q[hs], k[g : g + part], v[g : g + part], some, kind, H == 1, profile, see)
+        out[:, hs] = kqv.transpose(1, 0, 2)
+    return out.reshape(T, -1)
+
+
+def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: bool, profile: Profile, see: See) -> F32:
+    """q (h, T, D), k, v (g, N, D) -> kqv (h, T, D). Queries are a permuted view, unless the model has one head only."""
+    vt = v.transpose(0, 2, 1)  # (g, D, N): how a cache keeps it
+    if kind == "F32":
+        vt = see("v_cont", vt)
+    kq = see("kq", product(q, k, kind, profile, contiguous=only_head))  # (h, T, N)
+    if c := scoring.soft_cap:
+        kq = see("kq_scaled_1", kq * (np.float32(1) / c))
+        kq = see("kq_tanh", tanh(kq))
+        kq = see("kq_scaled_2", kq * c)
+    if scoring.bias is not None:
+        kq = see("kq_plus_kq_b", kq + scoring.bias)
+    shares = np.array(kq, np.float32, order="C")
+    args = (shares, scoring.scale, scoring.mask, scoring.slopes, profile.lanes)
+    share(soft_max_rows, *args, rows=len(kq), size=kq.size * 8)
+    shares = see("kq_soft_max", shares)  # (h, T, N)
+    return see("kqv", product(shares, vt, kind, profile))  # (h, T, D)
+
+
+def product(x: F32, w: F32, kind: str, profile: Profile, contiguous: bool = True) -> F32:
+    """x (h, n, k) times w (g, m, k) transposed, each of g shared by h/g: (h, n, m)."""
+    (h, n, k), (g, m, _) = x.shape, w.shape
+    order = order_of(kind, n, (m, k), profile, contiguous)
+    out = np.empty((h, n, m), np.float32)
+    for i in range(g):
+        packed = pack(w[i], order)
+        for j in range(i * h // g, (i + 1) * h // g):
+            out[j] = multiply(rounded(x[j], kind), packed, order, m)
+    return out
+
+
+@njit()
+def soft_max_rows(x, scale, mask, slopes, lanes, begin, end):
+    """softmax of every row of heads begin:end of x (h, T, N), in place."""
+    for h in range(begin, end):
+        for t in range(x.shape[1]):
+            soft_max(x[h, t], scale, mask[t], slopes[h], lanes)
+
+
+@njit()
+def tanh(x):
+    """libm's tanhf of every element."""
+    out = np.empty(x.shape, np.float32)
+    for i in range(x.size):
+        out.flat[i] = tanhf(x.flat[i])
+    return out

@@ -1,0 +1,204 @@
+"""Flash attention to the last bit of ggml_flash_attn_ext on a CPU (ggml-cpu/ops.cpp, simd-gemm.h), float16 K and V.
+
+One walk over the keys keeps a running maximum M, sum S and mixture A (Milakov & Gimelshein 2018; Dao et al. 2022):
+
+    s_j = c tanh(scale q k_j / c) + slope mask_j
+    M'  = max(M, s_j)
+    S'  = e^(M - M') S + e^(s_j - M')
+    A'  = e^(M - M') A + e^(s_j - M') v_j               the result is A / S
+
+    fewer than 64 queries   key by key; q, and A after each of its two steps, rounded to float16
+    64 and more             64 keys at a time; all in float32 but K and V
+
+The third way of ggml, one query and 512 keys or more, needs a cache that was filled before: no embedding comes to it.
+(With one thread it has the bits of the first; more threads split the keys and merge what each has found.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refembed.arrays import F32
+from refembed.kernels.fast import share
+from refembed.kernels.ggml.attention_scores import Scoring
+from refembed.kernels.ggml.floats import multiply, pack, rounded, vec_dot
+from refembed.kernels.ggml.lanes import expf, fma, half, tanhf
+from refembed.kernels.ggml.profile import Profile
+from refembed.kernels.ggml.rows import register_sum, v_expf
+from refembed.kernels.jit import njit
+
+f32 = np.float32
+TILE = 64  # ggml_fa_tile_config: queries, and keys, of a tile
+ROWS = 4  # queries that go through a product together
+
+
+def flash(q: F32, k: F32, v: F32, scoring: Scoring, profile: Profile) -> F32:
+    """q (H, T, D), k, v (K, N, D) of float16 values -> (T, H D)."""
+    H, T, D = q.shape
+    scale = scoring.scale / scoring.soft_cap if scoring.soft_cap else scoring.scale
+    many = TILE <= T and (profile.fa_tail or D % profile.lanes == 0)
+    return (tiles if many else keys)(q, k, v, scale, scoring, profile).reshape(T, H * D)
+
+
+def keys(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: Profile) -> F32:
+    """The way of few queries: (T, H, D)."""
+    (H, T, D), (K, N, _) = q.shape, k.shape
+    order = vec_dot(D, profile.lanes, 0, True)  # vec_dot_f16
+    kq = np.empty((H, T, N), np.float32)
+    for g in range(K):
+        packed = pack(k[g], order)
+        for h in range(g * H // K, (g + 1) * H // K):
+            kq[h] = multiply(rounded(q[h], "F16"), packed, order, N)
+    out = np.empty((T, H, D), np.float32)
+    args = (kq, v, scoring.mask, scoring.slopes, scale, scoring.soft_cap, profile.fa_sum_fma, out)
+    share(key_by_key, *args, rows=H, size=H * T * N * D)
+    return out
+
+
+@njit()
+def key_by_key(kq, v, mask, slopes, scale, soft_cap, sum_fma, out, begin, end):
+    """Heads begin:end of out (T, H, D) from products kq (H, T, N) and values v (K, N, D)."""
+    H, T, N = kq.shape
+    K, _, D = v.shape
+    A = np.empty(D, np.float32)
+    for h in range(begin, end):
+        values = v[h * K // H]
+        for t in range(T):
+            A[:] = f32(0)
+            M, S = f32(-np.inf), f32(0)
+            for j in range(N):
+                bias = slopes[h] * mask[t, j]
+                if bias == f32(-np.inf):
+                    continue  # as if the key were not there
+                s = kq[h, t, j] * scale
+                if soft_cap != f32(0):
+                    s = soft_cap * tanhf(s)
+                s = s + bias
+                shrink, weight = f32(1), f32(1)
+                if s > M:
+                    shrink = expf(M - s)
+                    M = s
+                    for d in range(D):
+                        A[d] = half(A[d] * shrink)
+                else:
+                    weight = expf(s - M)
+                for d in range(D):
+                    A[d] = half(fma(values[j, d], weight, A[d]))
+                S = fma(S, shrink, weight) if sum_fma else S * shrink + weight
+            inverse = f32(1) / S if S else f32(0)
+            for d in range(D):
+                out[t, h, d] = A[d] * inverse
+
+
+def tiles(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: Profile) -> F32:
+    """The way of many queries: (T, H, D)."""
+    (H, T, D), (K, N, _) = q.shape, k.shape
+    rows, tiled = -(-T // ROWS) * ROWS, -(-N // TILE)  # both filled up, keys with masked ones
+    queries = np.zeros((H, rows, D), np.float32)
+    queries[:, :T] = q
+    kt = np.zeros((K, tiled, D, TILE), np.float32)  # a tile's keys side by side
+    vt = np.zeros((K, tiled, TILE, D), np.float32)
+    for x, y in ((kt.transpose(0, 1, 3, 2), k), (vt, v)):
+        for c in range(0, N, TILE):
+            x[:, c // TILE, : min(TILE, N - c)] = y[:, c : c + TILE]
+    mask = np.full((rows, tiled * TILE), -np.inf, np.float32)
+    mask[:T, :N] = scoring.mask
+    out = np.empty((rows, H, D), np.float32)
+    args = (queries, kt, vt, mask, scoring.slopes, scale, scoring.soft_cap, profile.lanes, out)
+    share(tile_by_tile, *args, rows=H, size=H * T * N * D)
+    return out[:T]
+
+
+@njit()
+def tile_by_tile(q, k, v, mask, slopes, scale, soft_cap, lanes, out, begin, end):
+    """Heads begin:end of out (T, H, D). q (H, T, D), T a multiple of ROWS; k (K, C, D, TILE), v (K, C, TILE, D)."""
+    H, T, D = q.shape
+    K, C = k.shape[:2]
+    A = np.empty((TILE, D), np.float32)
+    M, S = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    kq = np.empty((ROWS, TILE), np.float32)
+    for h in range(begin, end):
+        g = h * K // H
+        for first in range(0, T, TILE):
+            n = min(TILE, T - first)
+            A[:], M[:], S[:] = f32(0), f32(-np.inf), f32(0)
+            for c in range(C):
+                bias = mask[first : first + n, c * TILE : (c + 1) * TILE]
+                if all_masked(bias):
+                    continue
+                for t in range(0, n, ROWS):
+                    kq[:] = f32(0)
+                    gemm(q[h, first + t : first + t + ROWS], k[g, c], kq)
+                    for r in range(ROWS):
+                        absorb(kq[r], bias[t + r], slopes[h], scale, soft_cap, lanes, M, S, A, t + r)
+                    gemm(kq, v[g, c], A[t : t + ROWS])
+            for t in range(n):
+                inverse = f32(1) / S[t] if S[t] else f32(0)
+                for d in range(D):
+                    out[first + t, h, d] = A[t, d] * inverse
+
+
+@njit()
+def all_masked(bias):
+    """No query of the tile sees any of these keys."""
+    for row in bias:
+        for b in row:
+            if b != f32(-np.inf):
+                return False
+    return True
+
+
+@njit()
+def absorb(kq, bias, slope, scale, soft_cap, lanes, M, S, A, t):
+    """Turn a row of products (TILE) into weights, in place; bring M[t], S[t] and A[t] up to date."""
+    high = f32(-np.inf)
+    for j in range(TILE):
+        s = kq[j] * scale
+        if soft_cap != f32(0):
+            s = tanhf(s) * soft_cap
+        kq[j] = s + slope * bias[j]
+        high = max(high, kq[j])
+    if high == f32(-np.inf):
+        kq[:] = f32(0)
+        return
+    high = max(M[t], high)
+    if high > M[t]:
+        shrink = expf(M[t] - high)
+        S[t] *= shrink
+        for d in range(A.shape[1]):
+            A[t, d] *= shrink
+    M[t] = high
+    for j in range(TILE):
+        kq[j] = v_expf(kq[j] - high, lanes)
+    total = 0.0
+    for j in range(0, TILE, lanes):
+        total += np.float64(register_sum(kq, j, lanes))
+    S[t] = f32(np.float64(S[t]) + total)
+
+
+@njit()
+def gemm(a, b, c):
+    """c (4, P) += a (4, n) b (n, P), n a multiple of 4 or not: one FMA after the other, in order of n (simd_gemm)."""
+    n = a.shape[1]
+    c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
+    whole = n // 4 * 4
+    for i in range(0, whole, 4):
+        b0, b1, b2, b3 = b[i], b[i + 1], b[i + 2], b[i + 3]
+        a00, a01, a02, a03 = a[0, i], a[0, i + 1], a[0, i + 2], a[0, i + 3]
+        a10, a11, a12, a13 = a[1, i], a[1, i + 1], a[1, i + 2], a[1, i + 3]
+        a20, a21, a22, a23 = a[2, i], a[2, i + 1], a[2, i + 2], a[2, i + 3]
+        a30, a31, a32, a33 = a[3, i], a[3, i + 1], a[3, i + 2], a[3, i + 3]
+        for j in range(c.shape[1]):
+            w0, w1, w2, w3 = b0[j], b1[j], b2[j], b3[j]
+            c0[j] = fma(a03, w3, fma(a02, w2, fma(a01, w1, fma(a00, w0, c0[j]))))
+            c1[j] = fma(a13, w3, fma(a12, w2, fma(a11, w1, fma(a10, w0, c1[j]))))
+            c2[j] = fma(a23, w3, fma(a22, w2, fma(a21, w1, fma(a20, w0, c2[j]))))
+            c3[j] = fma(a33, w3, fma(a32, w2, fma(a31, w1, fma(a30, w0, c3[j]))))
+    for i in range(whole, n):
+        a0, a1, a2, a3 = a[0, i], a[1, i], a[2, i], a[3, i]
+        for j in range(c.shape[1]):
+            w = b[i, j]
+            c0[j] = fma(a0, w, c0[j])
+            c1[j] = fma(a1, w, c1[j])
+            c2[j] = fma(a2, w, c2[j])
+            c3[j] = fma(a3, w, c3[j])

@@ -1,0 +1,44 @@
+"""Products with the matrices of a token's experts, as ggml_mul_mat_id computes them on a CPU (ggml-cpu.c, repack.cpp).
+
+Rows are gathered expert by expert, but its dispatch is poorer than ggml_mul_mat's: tinyBLAS is not asked, interleaved
+weights have no GEMM, so every row is a dot product of its own, whatever comes along with it. One exception: an expert
+with eight rows and more takes the tiled kernel, as there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from refembed.arrays import F32, I64
+from refembed.gguf import Tensor
+from refembed.kernels import experts as definition
+from refembed.kernels.ggml import floats, quantised
+from refembed.kernels.ggml.profile import Profile
+
+
+def mul_mat_id(x: F32, w: Tensor, chosen: I64, profile: Profile, kept: dict[Any, Any]) -> F32:
+    """x (T, C) or (T, k, C) through experts chosen (T, k) of w (X, N, C): (T, k, N)."""
+
+    def product(rows: F32, expert: Tensor) -> F32:
+        return one_expert(np.ascontiguousarray(rows, np.float32), expert, profile, kept)
+
+    return definition.experts(x, w, chosen, product)
+
+
+def one_expert(x: F32, w: Tensor, profile: Profile, kept: dict[Any, Any]) -> F32:
+    """x (n, C), the rows that one expert has to do with, times w (N, C) transposed: (n, N)."""
+    type = w.type.name
+    if type in ("F32", "F16", "BF16"):
+        order = floats.order_of(type, 1, w.shape, profile)
+        if (w.name, order) not in kept:
+            kept[w.name, order] = floats.pack(w.dequantize(), order)
+        return floats.multiply(floats.rounded(x, type), kept[w.name, order], order, w.shape[0])
+    quantised.check(x, w)
+    how = quantised.RECIPES[type]
+    if quantised.repacked(w, profile):
+        _, how = quantised.REPACKED[type]
+    elif len(x) >= 8 and profile.tiled and type in quantised.TILED:
+        how = quantised.TILED[type]
+    return np.ascontiguousarray(quantised.product(x, w, how, kept))

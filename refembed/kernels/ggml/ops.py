@@ -1,0 +1,157 @@
+"""The `ggml` numerics: float32 that rounds where llama.cpp's CPU backend rounds, so that its bits are llama.cpp's.
+
+All sequences of one call are one micro-batch, as llama.cpp would run them: the order of some sums depends on how many
+rows there are, so a text's bits depend on its batch exactly as they do there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from refembed.arrays import F32, I64, Float
+from refembed.gguf import Tensor
+from refembed.kernels.fast import share
+from refembed.kernels.ggml import attention, conv, experts, floats, quantised, rows
+from refembed.kernels.ggml import rope as rotary
+from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
+from refembed.kernels.ggml.profile import Profile, load_profile
+from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+
+FLOATS = ("F32", "F16", "BF16")
+
+
+class Ggml:
+    """`Ops` of one build of llama.cpp."""
+
+    name = "ggml"
+    dtype: type[np.floating[Any]] = np.float32
+
+    def __init__(self, profile: Profile | None = None) -> None:
+        self.profile = profile or load_profile()
+        self.decoded: dict[str, F32] = {}
+        self.packed: dict[tuple[str, floats.Order], tuple[F32, F32]] = {}
+        self.kept: dict[Any, Any] = {}  # quantised weights, as their products read them
+
+    def weight(self, w: Tensor) -> F32:
+        """A bias or a norm's weights, decoded."""
+        if w.name not in self.decoded:
+            self.decoded[w.name] = w.dequantize().copy()
+        return self.decoded[w.name]
+
+    def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
+        """Rows of w, decoded alone."""
+        return w.rows(np.asarray(ids, np.int64))
+
+    def product(self, x: F32, w: Tensor) -> F32:
+        """x Wᵀ (T, N) by the kernel that llama.cpp picks for this type and this many rows."""
+        if w.type.name not in FLOATS:
+            return quantised.mul_mat(x, w, self.profile, self.kept)
+        order = floats.order_of(w.type.name, len(x), w.shape, self.profile)
+        if (w.name, order) not in self.packed:
+            self.packed[w.name, order] = floats.pack(w.dequantize(), order)
+        return floats.multiply(floats.rounded(x, w.type.name), self.packed[w.name, order], order, w.shape[0])
+
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
+        """y = x Wᵀ, rounded, + b."""
+        y = self.product(np.ascontiguousarray(x, np.float32), w)
+        return y if b is None else see(product, y) + self.weight(b)
+
+    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+        """Norm, times w, plus b: three roundings."""
+        out = np.empty_like(x)
+        share(rows.layer_norm, x, np.float32(eps), self.profile.lanes, out, rows=len(x), size=x.size)
+        y = see("norm", out) * self.weight(w)
+        return y if b is None else see("norm_w", y) + self.weight(b)
+
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+        """Norm over the last axis, times w."""
+        flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+        out = np.empty_like(flat)
+        share(rows.rms_norm, flat, np.float32(eps), out, rows=len(flat), size=flat.size)
+        y = see("norm", out.reshape(x.shape))
+        return y if w is None else y * self.weight(w)
+
+    def gelu(self, x: Float) -> Float:
+        """The tanh form, from the table of float16 numbers."""
+        return rows.gelu(x)
+
+    def gelu_erf(self, x: Float) -> Float:
+        """GELU with libm's erff."""
+        flat = np.ascontiguousarray(x).reshape(-1)
+        out = np.empty_like(flat)
+        rows.gelu_erf(flat, out)
+        return out.reshape(x.shape)
+
+    def silu(self, x: Float) -> Float:
+        """x / (1 + e^-x), with llama.cpp's own e^x."""
+        flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+        out = np.empty_like(flat)
+        share(rows.silu, flat, self.profile.lanes, out, rows=len(flat), size=flat.size)
+        return out.reshape(x.shape)
+
+    def geglu(self, gate: Float, up: Float) -> Float:
+        """gelu(gate) * up; 0 where gate is at most -10, whatever up is."""
+        return np.where(gate <= -10, np.float32(0), rows.gelu(gate) * up)
+
+    def swiglu(self, gate: Float, up: Float) -> Float:
+        """silu(gate) * up."""
+        return self.silu(gate) * up
+
+    def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
+        """Turn every head of x (T, H, D) by its token's position."""
+        return rotary.rope(np.ascontiguousarray(x, np.float32), pos, rope)
+
+    def attention(
+        self,
+        q: Float,
+        k: Float,
+        v: Float,
+        n_head: int,
+        offsets: I64,
+        scale: float,
+        see: See = NOBODY,
+        *,
+        n_head_kv: int | None = None,
+        mask: Mask = EVERYONE,
+        soft_cap: float = 0.0,
+        cached: bool = False,
+        bias: Float | None = None,
+    ) -> Float:
+        """One score matrix over the whole micro-batch, or flash attention, as the profile says."""
+        return attention.attention(
+            q, k, v, n_head, offsets, scale, see,
+            n_head_kv=n_head_kv, mask=mask, soft_cap=soft_cap, cached=cached, bias=bias, profile=self.profile,
+        )  # fmt: skip
+
+    def softmax(self, x: Float) -> Float:
+        """e^x / sum(e^x), as attention has it: the last few of a row by libm, their sum in double."""
+        y, none = np.array(x, np.float32, order="C"), np.empty((len(x), 0), np.float32)
+        none.flags.writeable = False  # as masks are, for which the kernel is compiled
+        soft_max_rows(y[None], np.float32(1), none, np.ones(1, np.float32), self.profile.lanes, 0, 1)
+        return y
+
+    def tanh(self, x: Float) -> Float:
+        """libm's tanhf."""
+        return tanh(np.ascontiguousarray(x, np.float32))
+
+    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
+        """Each token through the experts chosen for it, row by row."""
+        return experts.mul_mat_id(x, w, chosen, self.profile, self.kept)
+
+    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
+        """A chain of fused products for each number; llama.cpp runs such models one text a micro-batch."""
+        out = np.empty_like(x)
+        for begin, end in itertools.pairwise(offsets.tolist()):
+            conv.short_conv(np.ascontiguousarray(x, np.float32), self.weight(w), begin, end, ahead, out)
+        return out
+
+    def mean(self, x: Float, offsets: I64) -> Float:
+        """The product of the states with a matrix of shares: 1/n where a token is the text's, 0 elsewhere."""
+        shares = np.zeros((len(offsets) - 1, len(x)), np.float32)  # (S, T)
+        for s, (begin, end) in enumerate(itertools.pairwise(offsets)):
+            shares[s, begin:end] = np.float32(1) / np.float32(end - begin)
+        return floats.mul_mat(shares, np.ascontiguousarray(x.T), "F32", self.profile)

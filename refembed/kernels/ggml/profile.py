@@ -1,0 +1,45 @@
+"""Which llama.cpp the `ggml` numerics equals: what differs between its builds for x86, as rows of a table.
+
+Thread count, OpenMP, mmap and batch splitting change nothing; the order of a sum does, and it follows the width of the
+registers a build uses and a few choices of its compiler and version (docs/numerics.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from refembed.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One build of llama.cpp's CPU backend, and the two switches a caller has."""
+
+    name: str
+    lanes: int  # floats in a register: 8 (AVX2) or 16 (AVX-512)
+    expf: Literal["avx2", "avx512"]  # which form of ggml_v_expf
+    tail: int  # GCC's way with what a dot product leaves over: chunks of so many products, the rest by FMA
+    fa_sum_fma: bool  # flash attention: S = S*ms + vs in one rounding
+    fa_tail: bool  # flash attention tiles heads of any width; else only whole registers, and takes others key by key
+    pad_k: bool  # tinyBLAS takes float rows of any length, the last lanes padded; else it leaves them to vec_dot
+    tiled: bool  # the tiled K-quant kernel, for 8 rows and more
+    bf16: Literal["avx2", "avx512f", "vdpbf16"]  # how a BF16 dot product runs
+    flash_attn: bool = True  # llama.cpp's own default on a CPU (AUTO)
+    repack: bool = False  # weights interleaved at load: use_extra_bufts, llama.cpp's default for whoever does not ask
+
+
+# fmt: off
+PROFILES = {p.name: p for p in (
+    #                 lanes expf      tail FA fma FA tail pad_k tiled  bf16
+    Profile("avx2",   8,   "avx2",   4,   False, True,  True,  True,  "avx2"),     # xllamacpp 2026.10.11549
+    Profile("avx512", 16,  "avx512", 8,   False, False, False, False, "vdpbf16"),  # node-llama-cpp 3.22.1, zen4
+)}
+# fmt: on
+
+
+def load_profile(name: str = "avx2", *, flash_attn: bool = True, repack: bool = False) -> Profile:
+    """The row of that name, with the caller's switches. RequestError for an unknown name."""
+    if name not in PROFILES:
+        raise RequestError(f"profile {name!r}: there is no such profile", hint=f"one of {', '.join(PROFILES)}")
+    return replace(PROFILES[name], flash_attn=flash_attn, repack=repack)

@@ -1,0 +1,116 @@
+"""What layers of several architectures share: the mask and the rotation of a layer, queries, keys and values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from refembed.arrays import I64, Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Mask, Ops, Rope, See
+from refembed.model.hparams import Hparams
+from refembed.model.weights import Affine, affine
+
+
+@dataclass(frozen=True)
+class QkvBlock:
+    """Tensors that make queries, keys and values: either attn_qkv, or attn_q, attn_k and attn_v (create_tensor_qkv)."""
+
+    attn_qkv: Affine | None = affine("HD+2KD C", bias="optional", presence="optional")
+    attn_q: Affine = affine("HD C", bias="optional", unless="attn_qkv")
+    attn_k: Affine = affine("KD C", bias="optional", unless="attn_qkv")
+    attn_v: Affine = affine("KD C", bias="optional", unless="attn_qkv")
+
+
+class Qkv:
+    """Queries, keys and values of x (T, C), by one matrix or by three. Each is computed when it is asked for, once."""
+
+    def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, see: See) -> None:
+        self.x, self.blk, self.hp, self.ops, self.see = x, blk, hp, ops, see
+        self.parts: list[Float] = []  # of the one matrix
+        if blk.attn_qkv is not None:
+            name = "wqkv_b" if blk.attn_qkv.bias else "wqkv"
+            qkv = see(name, ops.linear(x, *blk.attn_qkv, see, "wqkv"))  # (T, HD+2KD)
+            HD, KD = hp.sizes["HD"], hp.sizes["KD"]
+            self.parts = [np.ascontiguousarray(part) for part in np.split(qkv, [HD, HD + KD], axis=1)]
+
+    def queries(self) -> Float:
+        """(T, H, D)."""
+        q = self.parts[0] if self.parts else self.project("Qcur", self.blk.attn_q)
+        return q.reshape(len(q), self.hp.n_head, self.hp.n_embd_head)
+
+    def keys(self) -> Float:
+        """(T, K, D)."""
+        k = self.parts[1] if self.parts else self.project("Kcur", self.blk.attn_k)
+        return k.reshape(len(k), self.hp.n_head_kv, self.hp.n_embd_head)
+
+    def values(self) -> Float:
+        """(T, K, D)."""
+        v = self.parts[2] if self.parts else self.project("Vcur", self.blk.attn_v)
+        return v.reshape(len(v), self.hp.n_head_kv, self.hp.n_embd_head)
+
+    def project(self, name: str, affine: Affine) -> Float:
+        """One of the three products, and its sum with the bias, under one name."""
+        return self.see(name, self.ops.linear(self.x, *affine, self.see, name))
+
+
+def attend(
+    q: Float, k: Float, v: Float, scale: float, il: int, hp: Hparams, offsets: I64, ops: Ops, see: See,
+    cached: bool = True, soft_cap: float = 0.0,
+) -> Float:  # fmt: skip
+    """A decoder's attention: q (T, H, D), k, v (T, K, D) -> (T, H D), heads side by side.
+
+    cached  llama.cpp keeps keys and values in a cache (`Ops.attention`); only llama-embed does not
+    """
+    T = len(q)
+    a = ops.attention(
+        q.reshape(T, -1), k.reshape(T, -1), v.reshape(T, -1), hp.n_head, offsets, scale, see,
+        n_head_kv=hp.n_head_kv, mask=mask_of(hp, il), cached=cached, soft_cap=soft_cap,
+    )  # fmt: skip
+    return see("kqv_out", a)
+
+
+def mask_of(hp: Hparams, il: int) -> Mask:
+    """What layer il lets a decoder's token see."""
+    return Mask(causal=hp.causal, window=hp.n_swa if hp.swa_layers[il] else 0)
+
+
+def rope_of(hp: Hparams, il: int, factors: Tensor | None = None) -> Rope:
+    """How layer il turns queries and keys: scaling is for layers that see all; those with a window have a base alone.
+
+    factors  (n_rot/2) `rope_freqs.weight`, where the model has it
+    Mirrors llama_model::get_rope_freq_base and _scale, and what llama-context.cpp makes of YaRN's keys.
+    """
+    swa, factor = hp.swa_layers[il], hp.rope_factor if hp.rope_scaling != "none" else 1.0
+    yarn = hp.rope_scaling == "yarn"
+    return Rope(
+        n_dims=hp.n_rot,
+        pairs=hp.rope_pairs,
+        freq_base=hp.rope_freq_base_swa if swa else hp.rope_freq_base,
+        freq_scale=1 / (hp.rope_factor_swa if swa else factor),
+        n_ctx_orig=hp.n_ctx_orig,
+        ext_factor=1.0 if yarn else 0.0,
+        attn_factor=hp.rope_attn_factor * (yarn_magnitude(factor, hp.yarn_log_mul) if yarn else 1.0),
+        factors=factors,
+    )
+
+
+def yarn_magnitude(factor: float, log_mul: float = 0.0) -> float:
+    """YaRN makes vectors longer by 1 + 0.1 ln(factor), but only where factor > 1; the rotation itself does it always.
+
+    So 1, or what takes the rotation's own factor back: in float32 and in the order of llama-context.cpp, whose 1 is
+    1 - 2^-24 for some factors.
+    log_mul  where it is not 0, the length is the quotient of two such: for 1, and for this multiple of the logarithm
+    """
+    f32 = np.float32
+    with np.errstate(over="ignore"):
+        ln = np.log(f32(1) / (f32(1) / f32(factor)))
+    own, divisor = ((f32(0.1) * f32(m) * ln + f32(1) if ln > 0 else f32(1)) for m in (1.0, log_mul))
+    return float((own / divisor if log_mul else own) * (f32(1) / (f32(1) + f32(0.1) * ln)))
+
+
+def factors_of(hp: Hparams, freqs: Tensor | None, long: Tensor | None, short: Tensor | None) -> Tensor | None:
+    """Which frequency factors hold (llama_model::get_rope_factors), for a context as long as the model's own."""
+    return freqs or (long if hp.n_ctx > hp.n_ctx_orig else short)

@@ -1,0 +1,78 @@
+"""EuroBERT, and embedders made from it (jina-embeddings-v5-text-nano).
+
+Boizard et al. 2025, "EuroBERT: Scaling Multilingual Encoders for European Languages": Llama's layers, in which every
+token sees all. Mirrors llama.cpp's src/models/eurobert.cpp; taps carry that graph's names.
+
+          ids ─► token_embd ─► x
+    n_layer ×    x ─► norm ─► attention ─► + x ─► y ─► norm ─► silu(gate) * up ─► down ─► + y ─► x
+          x ─► norm
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from refembed.arrays import Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Ops
+from refembed.model.batch import Batch
+from refembed.model.blocks import Qkv, QkvBlock, rope_of
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.trace import TapLike, at_layer
+from refembed.model.weights import blocks, tensor
+
+TRAITS = Traits(
+    norm="rms", rope="neox", turns_whole_heads=False, heads="fill", encoder=True, output="result_embd"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Block(QkvBlock):
+    """Tensors of one layer, `blk.{i}.*`."""
+
+    attn_norm: Tensor = tensor("C")
+    attn_output: Tensor = tensor("C C")
+    ffn_norm: Tensor = tensor("C")
+    ffn_gate: Tensor = tensor("F C")
+    ffn_up: Tensor = tensor("F C")
+    ffn_down: Tensor = tensor("C F")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
+
+    token_embd: Tensor = tensor("V C")
+    blk: tuple[Block, ...] = blocks(Block)
+    output_norm: Tensor = tensor("C")
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C). attn_norm and l_out are unnamed in llama.cpp's graph."""
+    eps, scale, T = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head), len(batch.ids)
+    x = tap("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+
+    for il, blk in enumerate(w.blk):
+        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        rope = rope_of(hp, il)
+
+        # self-attention: every token looks at all tokens of its own text
+        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, see)
+        q = see("Qcur", ops.rope(qkv.queries(), batch.pos, rope)).reshape(T, -1)  # (T, C)
+        k = see("Kcur", ops.rope(qkv.keys(), batch.pos, rope)).reshape(T, -1)  # (T, K D)
+        v = qkv.values().reshape(T, -1)  # (T, K D)
+        a = ops.attention(q, k, v, hp.n_head, batch.offsets, scale, see, n_head_kv=hp.n_head_kv)  # (T, C)
+        a = see("kqv_out", ops.linear(see("kqv_out", a), blk.attn_output))  # (T, C)
+        x = see("ffn_inp", a + x)
+
+        # feed-forward: every token on its own
+        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
+        gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+        h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        x = see("l_out", h + x)
+
+    return tap("result_embd", ops.rms_norm(x, w.output_norm, eps, tap))

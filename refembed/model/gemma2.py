@@ -1,0 +1,90 @@
+"""Gemma 2: 2B, 9B, 27B, and embedders made from them (bge-multilingual-gemma2).
+
+Gemma Team 2024, "Gemma 2: Improving Open Language Models at a Practical Size". Norms stand before and after attention
+and feed-forward; scores are capped, c tanh(s / c); every other layer, from the first on, looks back through a window.
+Mirrors llama.cpp's src/models/gemma2.cpp; taps carry that graph's names.
+
+          ids ─► token_embd ─► * sqrt(C) ─► x
+    n_layer ×    x ─► norm ─► attention ─► norm ─► + x ─► y ─► norm ─► gelu(gate) * up ─► down ─► norm ─► + y ─► x
+          x ─► norm
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from refembed.arrays import Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Ops
+from refembed.model.batch import Batch
+from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.trace import TapLike, at_layer
+from refembed.model.weights import blocks, tensor
+
+TRAITS = Traits(
+    norm="rms", rope="neox", window="standard", window_pattern=2, window_default=4096, freq_base_swa=None,
+    scaled_swa=True, turns_whole_heads=False,
+)  # fmt: skip
+N_LAYER_27B = 46  # the one size whose scores are scaled by the width of C/H channels instead of a head's
+
+
+@dataclass(frozen=True)
+class Block(QkvBlock):
+    """Tensors of one layer, `blk.{i}.*`."""
+
+    attn_norm: Tensor = tensor("C")
+    attn_output: Tensor = tensor("C HD")
+    post_attention_norm: Tensor = tensor("C")
+    ffn_norm: Tensor = tensor("C")
+    ffn_gate: Tensor = tensor("F C")
+    ffn_up: Tensor = tensor("F C")
+    ffn_down: Tensor = tensor("C F")
+    post_ffw_norm: Tensor = tensor("C")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of the architecture; no output.weight. A shape is rows first: GGUF's `ne` reversed."""
+
+    token_embd: Tensor = tensor("V C")
+    blk: tuple[Block, ...] = blocks(Block)
+    output_norm: Tensor = tensor("C")
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
+    eps = hp.norm_eps
+    width = hp.n_embd // hp.n_head if hp.n_layer == N_LAYER_27B else hp.n_embd_head
+    scale = ops.dtype(1) / np.sqrt(ops.dtype(width))  # of queries; in float32 it takes two roundings
+    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = tap("inp_scaled", x * math.sqrt(hp.n_embd))
+
+    for il, blk in enumerate(w.blk):
+        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        rope = rope_of(hp, il)
+
+        # self-attention: every token looks back, in layers 0, 2, 4 ... no further than the window
+        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, see)
+        q = see("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
+        q = see("Qcur_scaled", q * scale)
+        k = see("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
+        a = attend(q, k, qkv.values(), 1.0, il, hp, batch.offsets, ops, see, soft_cap=hp.soft_cap)  # (T, H D)
+        a = see("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
+        a = see("attn_post_norm", ops.rms_norm(a, blk.post_attention_norm, eps, see))
+        x = see("sa_out", a + x)
+
+        # feed-forward: every token on its own
+        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
+        gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+        h = see("ffn_geglu", ops.geglu(gate, up))  # (T, F)
+        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        h = tap("ffn_post_norm", ops.rms_norm(h, blk.post_ffw_norm, eps, tap))  # these two have no layer number
+        x = see("l_out", h + x)
+
+    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))

@@ -1,0 +1,88 @@
+"""Gemma 3 (text): 270M, 1B, 4B, 12B, 27B, and embedders made from them.
+
+Gemma Team 2025, "Gemma 3 Technical Report". Norms stand before and after attention and feed-forward; queries and keys
+are normalised head by head. Five layers of six look back through a sliding window and turn by another base. Mirrors
+llama.cpp's src/models/gemma3.cpp; taps carry that graph's names.
+
+          ids ─► token_embd ─► * sqrt(C) ─► x
+    n_layer ×    x ─► norm ─► attention ─► norm ─► + x ─► y ─► norm ─► gelu(gate) * up ─► down ─► norm ─► + y ─► x
+          x ─► norm
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from refembed.arrays import Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Ops
+from refembed.model.batch import Batch
+from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.trace import TapLike, at_layer
+from refembed.model.weights import blocks, tensor
+
+TRAITS = Traits(norm="rms", rope="neox", window="standard", window_pattern=6, turns_whole_heads=False)
+N_LAYER_27B = 62  # the one size whose scores are scaled by the width of C/H channels instead of a head's
+
+
+@dataclass(frozen=True)
+class Block(QkvBlock):
+    """Tensors of one layer, `blk.{i}.*`."""
+
+    attn_norm: Tensor = tensor("C")
+    attn_q_norm: Tensor = tensor("D")
+    attn_k_norm: Tensor = tensor("D")
+    attn_output: Tensor = tensor("C HD")
+    post_attention_norm: Tensor = tensor("C")
+    ffn_norm: Tensor = tensor("C")
+    ffn_gate: Tensor = tensor("F C")
+    ffn_up: Tensor = tensor("F C")
+    ffn_down: Tensor = tensor("C F")
+    post_ffw_norm: Tensor = tensor("C")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
+
+    token_embd: Tensor = tensor("V C")
+    blk: tuple[Block, ...] = blocks(Block)
+    output_norm: Tensor = tensor("C")
+    output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
+    eps = hp.norm_eps
+    scale = 1 / math.sqrt(hp.n_embd // hp.n_head if hp.n_layer == N_LAYER_27B else hp.n_embd_head)
+    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = tap("inp_scaled", x * math.sqrt(hp.n_embd))
+
+    for il, blk in enumerate(w.blk):
+        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        rope = rope_of(hp, il)
+
+        # self-attention: every token looks back, in five layers of six no further than the window
+        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, see)
+        q = see("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, see))  # (T, H, D)
+        q = see("Qcur_scaled", see("Qcur", ops.rope(q, batch.pos, rope)) * scale)
+        k = see("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, see))  # (T, K, D)
+        k = see("Kcur", ops.rope(k, batch.pos, rope))
+        a = attend(q, k, qkv.values(), 1.0, il, hp, batch.offsets, ops, see)  # (T, H D)
+        a = see("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
+        a = see("attn_post_norm", ops.rms_norm(a, blk.post_attention_norm, eps, see))
+        x = see("sa_out", a + x)
+
+        # feed-forward: every token on its own
+        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
+        gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+        h = see("ffn_geglu", ops.geglu(gate, up))  # (T, F)
+        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        h = see("ffn_post_norm", ops.rms_norm(h, blk.post_ffw_norm, eps, tap))  # its `norm` has no layer number
+        x = see("l_out", h + x)
+
+    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))

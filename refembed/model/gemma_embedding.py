@@ -1,0 +1,96 @@
+"""EmbeddingGemma.
+
+Schechter Vera et al. 2025, "EmbeddingGemma": Gemma 3 in which every token sees all, in five layers of six those around
+it. Mirrors llama.cpp's src/models/gemma-embedding.cpp; taps carry that graph's names. dense_2 and dense_3 multiply the
+pooled vector: `refembed.heads`.
+
+          ids ─► token_embd ─► * sqrt(C) ─► x
+    n_layer ×    x ─► norm ─► attention ─► norm ─► + x ─► y ─► norm ─► gelu(gate) * up ─► down ─► norm ─► + y ─► x
+          x ─► norm
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from refembed.arrays import Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Mask, Ops
+from refembed.model.batch import Batch
+from refembed.model.blocks import Qkv, QkvBlock, rope_of
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.trace import TapLike, at_layer
+from refembed.model.weights import blocks, tensor
+
+TRAITS = Traits(
+    norm="rms", rope="neox", window="symmetric", window_pattern=6, window_required=True, turns_whole_heads=False,
+    encoder=True,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Block(QkvBlock):
+    """Tensors of one layer, `blk.{i}.*`."""
+
+    attn_norm: Tensor = tensor("C")
+    attn_q_norm: Tensor = tensor("D")
+    attn_k_norm: Tensor = tensor("D")
+    attn_output: Tensor = tensor("C HD")
+    post_attention_norm: Tensor = tensor("C")
+    ffn_norm: Tensor = tensor("C")
+    ffn_gate: Tensor = tensor("F C")
+    ffn_up: Tensor = tensor("F C")
+    ffn_down: Tensor = tensor("C F")
+    post_ffw_norm: Tensor = tensor("C")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
+
+    token_embd: Tensor = tensor("V C")
+    blk: tuple[Block, ...] = blocks(Block)
+    output_norm: Tensor = tensor("C")
+    output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
+    dense_2: Tensor | None = tensor("dense_2 C", presence="optional")  # after pooling: dense_3 (dense_2 x)
+    dense_3: Tensor | None = tensor("C dense_3", presence="optional")
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
+    eps, T = hp.norm_eps, len(batch.ids)
+    scale = ops.dtype(1) / np.sqrt(ops.dtype(hp.n_embd_head))  # of queries; in float32 it takes two roundings
+    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = tap("inp_scaled", x * math.sqrt(hp.n_embd))
+
+    for il, blk in enumerate(w.blk):
+        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        rope = rope_of(hp, il)
+        mask = Mask(window=hp.n_swa if hp.swa_layers[il] else 0, kind="symmetric")
+
+        # self-attention: in five layers of six a token sees n_swa/2 tokens to either side, in the sixth all
+        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, see)
+        q = see("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, see))  # (T, H, D)
+        q = see("Qcur_scaled", see("Qcur", ops.rope(q, batch.pos, rope)) * scale).reshape(T, -1)  # (T, H D)
+        k = see("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, see))  # (T, K, D)
+        k = see("Kcur", ops.rope(k, batch.pos, rope)).reshape(T, -1)  # (T, K D)
+        v = qkv.values().reshape(T, -1)  # (T, K D)
+        a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1.0, see, n_head_kv=hp.n_head_kv, mask=mask)  # (T, H D)
+        a = see("attn_out", ops.linear(see("kqv_out", a), blk.attn_output))  # (T, C)
+        a = see("attn_post_norm", ops.rms_norm(a, blk.post_attention_norm, eps, see))
+        x = see("sa_out", a + x)
+
+        # feed-forward: every token on its own
+        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
+        gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+        h = see("ffn_geglu", ops.geglu(gate, up))  # (T, F)
+        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        h = tap("ffn_post_norm", ops.rms_norm(h, blk.post_ffw_norm, eps, tap))  # these two have no layer number
+        x = see("l_out", h + x)
+
+    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))

@@ -1,0 +1,91 @@
+"""Granite 3 and 4 (IBM), dense, with experts (`granite` files of Granite MoE) and with an expert that all tokens take.
+
+IBM Granite Team 2024, "Granite 3.0 Language Models": Llama with numbers in four places. What goes in, what each half of
+a layer adds, and the scores are multiplied by them (after muP, Yang et al. 2022); logit_scale is for the next token
+alone. Mirrors llama.cpp's src/models/granite.cpp; taps carry that graph's names.
+
+          ids ─► token_embd ─► * embedding_scale ─► x
+    n_layer ×    x ─► norm ─► attention ─► * r ─► + x ─► y ─► norm ─► silu(gate) * up ─► down ─► * r ─► + y ─► x
+          x ─► norm                                                                     r: residual_scale
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from refembed.arrays import Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Ops, See
+from refembed.model import llama
+from refembed.model.batch import Batch
+from refembed.model.blocks import Qkv, attend, factors_of, rope_of
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.llama import feed_forward
+from refembed.model.trace import TapLike, at_layer
+from refembed.model.weights import blocks, tensor
+
+TRAITS = Traits(norm="rms", rope="norm", experts="all")
+
+
+@dataclass(frozen=True)
+class Block(llama.Block):
+    """Tensors of one layer, `blk.{i}.*`: Llama's, and an expert that every token takes."""
+
+    ffn_gate_shexp: Tensor = tensor("shexp C", layers="shared")
+    ffn_up_shexp: Tensor = tensor("shexp C", layers="shared")
+    ffn_down_shexp: Tensor = tensor("C shexp", layers="shared")
+
+
+@dataclass(frozen=True)
+class Weights(llama.Weights):
+    """Every tensor of the architecture: Llama's. A shape is rows first: GGUF's `ne` reversed."""
+
+    blk: tuple[Block, ...] = blocks(Block)
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C). Products with residual_scale are unnamed in llama.cpp's graph."""
+    eps, scale = hp.norm_eps, hp.attention_scale or 1 / math.sqrt(hp.n_embd_head)
+    factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
+    x = ops.get_rows(w.token_embd, batch.ids)  # (T, C)
+    if hp.embedding_scale:
+        x = tap("inp_rows", x) * hp.embedding_scale  # unnamed in llama.cpp's graph
+    x = tap("embd", x)
+
+    for il, blk in enumerate(w.blk):
+        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        rope = rope_of(hp, il, factors)
+
+        # self-attention: every token looks back
+        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, see)
+        q = qkv.queries()  # (T, H, D)
+        q = see("Qcur", ops.rope(q, batch.pos, rope)) if hp.rope_finetuned else q
+        v = qkv.values()  # (T, K, D)
+        k = qkv.keys()  # (T, K, D)
+        k = see("Kcur", ops.rope(k, batch.pos, rope)) if hp.rope_finetuned else k
+        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, see)  # (T, H D)
+        a = see("attn_out", ops.linear(a, *blk.attn_output, see, ""))  # (T, C)
+        if hp.residual_scale:
+            a = see("attn_scaled", a * hp.residual_scale)
+        x = see("ffn_inp", a + x)
+
+        # feed-forward: every token on its own
+        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
+        h = feed_forward(y, blk, il, hp, ops, see)  # (T, C)
+        if hp.moe_layers[il] and hp.n_ff_shexp:
+            h = see("ffn_out", h + shared_expert(y, blk, ops, see))
+        if hp.residual_scale:
+            h = see("ffn_scaled", h * hp.residual_scale)
+        x = see("l_out", h + x)
+
+    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))
+
+
+def shared_expert(y: Float, blk: Block, ops: Ops, see: See) -> Float:
+    """The expert that every token takes: (T, C) -> (T, C)."""
+    gate = see("ffn_gate", ops.linear(y, blk.ffn_gate_shexp))  # (T, shexp)
+    up = see("ffn_up", ops.linear(y, blk.ffn_up_shexp))  # (T, shexp)
+    h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, shexp)
+    return see("ffn_shexp", ops.linear(h, blk.ffn_down_shexp))

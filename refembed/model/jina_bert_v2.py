@@ -1,0 +1,112 @@
+"""Jina BERT v2: jina-embeddings-v2 in all languages and for code, jina-reranker-v1.
+
+Günther et al. 2023, "Jina Embeddings 2: 8192-Token General-Purpose Text Embeddings for Long Documents": BERT with ALiBi
+(Press et al. 2022) for positions and a gated feed-forward part; the model for code also normalises queries and keys,
+and adds a layer's input once more. Mirrors llama.cpp's src/models/jina-bert-v2.cpp, whose graph is that of bert.cpp;
+taps carry its names.
+
+          ids ─► token_embd + token_types[0] ─► norm ─► x
+    n_layer ×    x ─► attention ─► + x ─► norm (─► + x ─► norm) ─► y ─► gelu(gate) * up ─► down ─► + y ─► norm ─► x
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refembed.arrays import Float
+from refembed.errors import ModelError
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Mask, Ops, See
+from refembed.model.batch import Batch
+from refembed.model.blocks import Qkv, QkvBlock
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.trace import TapLike, at_layer
+from refembed.model.weights import Affine, affine, blocks, tensor
+
+TRAITS = Traits(norm="layer", heads="fill", encoder=True, output="result_embd")
+ALIBI = Mask(max_bias=8.0)
+
+
+@dataclass(frozen=True)
+class Block(QkvBlock):
+    """Tensors of one layer, `blk.{i}.*`. Without ffn_gate, ffn_up may hold both: the gate's rows first."""
+
+    attn_q_norm: Affine | None = affine("C", bias="optional", presence="optional")
+    attn_k_norm: Affine | None = affine("C", bias="optional", presence="optional")
+    attn_output: Affine = affine("C C")
+    attn_output_norm: Affine = affine("C")
+    attn_norm_2: Affine | None = affine("C", bias="optional", presence="optional")
+    ffn_gate: Tensor | None = tensor("F C", presence="optional")
+    ffn_up: Affine = affine("F|2F C", bias="optional")
+    ffn_down: Affine = affine("C F")
+    layer_output_norm: Affine = affine("C")
+
+    def __post_init__(self) -> None:
+        """Refuse what llama.cpp loads and aborts on: two gates, norms behind one matrix, or of too many channels."""
+        if self.ffn_gate and self.ffn_up and self.ffn_up.weight.shape != self.ffn_gate.shape:
+            raise ModelError(f"{self.ffn_up.weight.name} holds a gate, and {self.ffn_gate.name} is one")
+        if self.attn_qkv and (norm := self.attn_q_norm or self.attn_k_norm):
+            raise ModelError(f"{norm.weight.name} cannot norm a part of what {self.attn_qkv.weight.name} makes")
+        if self.attn_k_norm and self.attn_k and self.attn_k.weight.shape[:1] != self.attn_k_norm.weight.shape:
+            raise ModelError(f"{self.attn_k_norm.weight.name} is for as many heads of keys as there are of queries")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
+
+    token_embd: Tensor = tensor("V C")
+    token_types: Tensor = tensor("types C")
+    token_embd_norm: Affine = affine("C")
+    blk: tuple[Block, ...] = blocks(Block)
+    cls: Affine | None = affine("1 C", bias="optional", presence="optional")  # a reranker's head
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C). attn_out_norm and l_out (but for the last) are unnamed in llama.cpp."""
+    eps, T, scale = hp.norm_eps, len(batch.ids), 1 / math.sqrt(hp.n_embd_head)
+    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = tap("inp_embd", x + ops.get_rows(w.token_types, [0]))  # every token is of kind 0
+    x = tap("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, eps, at_layer(tap, 0)))
+
+    for il, blk in enumerate(w.blk):
+        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+
+        # self-attention: every token looks at all tokens of its own text, at those far away less
+        qkv = Qkv(x, blk, hp, ops, see)
+        q = qkv.queries().reshape(T, -1)  # (T, C)
+        if blk.attn_q_norm is not None:
+            q = see("Qcur", ops.layer_norm(q, *blk.attn_q_norm, eps, see))  # all heads at once
+        k = qkv.keys().reshape(T, -1)
+        if blk.attn_k_norm is not None:
+            k = see("Kcur", ops.layer_norm(k, *blk.attn_k_norm, eps, see))
+        v = qkv.values().reshape(T, -1)
+        more: dict[str, Any] = {"n_head_kv": hp.n_head_kv, "mask": ALIBI}
+        a = see("kqv_out", ops.attention(q, k, v, hp.n_head, batch.offsets, scale, see, **more))  # (T, C)
+        a = see("kqv_out", ops.linear(a, *blk.attn_output, see, ""))
+        y = ops.layer_norm(a + x, *blk.attn_output_norm, eps, see)
+        if blk.attn_norm_2 is not None:
+            y = see("attn_out_norm", y)
+            y = ops.layer_norm(y + x, *blk.attn_norm_2, eps, see)
+        y = see("ffn_inp", y)
+
+        h = feed_forward(y, blk, ops, see)  # (T, C)
+        x = ops.layer_norm(h + y, *blk.layer_output_norm, eps, see)
+        x = tap("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)
+
+    return x
+
+
+def feed_forward(y: Float, blk: Block, ops: Ops, see: See) -> Float:
+    """Every token on its own: gated by ffn_gate, by the first half of ffn_up, or not at all."""
+    F = blk.ffn_down.weight.shape[1]
+    gate = None if blk.ffn_gate is None else see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+    up = see("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(y, *blk.ffn_up, see, "ffn_up"))
+    if gate is None and up.shape[1] != F:
+        gate, up = (np.ascontiguousarray(half) for half in np.split(up, 2, axis=1))
+    h = see("ffn_gelu", ops.gelu(up)) if gate is None else see("ffn_geglu", ops.geglu(gate, up))
+    return see("ffn_out", ops.linear(h, *blk.ffn_down, see, "ffn_down"))

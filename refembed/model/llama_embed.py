@@ -1,0 +1,23 @@
+"""llama-embed: Llama as an embedder without a cache, such as llama-embed-nemotron.
+
+The graph is Llama's; keys and values of one run are used as they are. A file that sees all says so by
+llama-embed.attention.causal = false; without the key tokens look back only. Mirrors llama.cpp's
+src/models/llama-embed.cpp.
+"""
+
+from __future__ import annotations
+
+from refembed.arrays import Float
+from refembed.kernels.ops import Ops
+from refembed.model import llama
+from refembed.model.batch import Batch
+from refembed.model.hparams import Hparams
+from refembed.model.llama import TRAITS, Weights
+from refembed.model.trace import TapLike
+
+__all__ = ["TRAITS", "Weights", "forward"]
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C)."""
+    return llama.forward(w, hp, batch, ops, tap, cached=False)

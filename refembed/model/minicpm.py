@@ -1,0 +1,36 @@
+"""MiniCPM 1 and 2, and embedders made from them.
+
+Hu et al. 2024, "MiniCPM": the graph is Granite's. A file that gives no scales has those of the first models: what goes
+in is multiplied by 12, what a layer adds by 1.4 / sqrt(n_layer). Mirrors llama.cpp's src/models/minicpm.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from refembed.arrays import Float
+from refembed.kernels.ops import Ops
+from refembed.model import granite, llama
+from refembed.model.batch import Batch
+from refembed.model.hparams import Hparams
+from refembed.model.trace import TapLike
+
+TRAITS = granite.TRAITS
+Weights = llama.Weights
+EMBEDDING_SCALE = 12.0
+
+
+def forward(w: granite.Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C)."""
+    scaled = EMBEDDING_SCALE if hp.embedding_scale is None else hp.embedding_scale
+    added = residual_scale(hp.n_layer) if hp.residual_scale is None else hp.residual_scale
+    fixed = {"attention_scale": 0.0, "rope_finetuned": True, "n_ff_shexp": 0}  # keys that only Granite reads
+    hp = replace(hp, embedding_scale=scaled, residual_scale=added, **fixed)
+    return granite.forward(w, hp, batch, ops, tap)
+
+
+def residual_scale(n_layer: int) -> float:
+    """1.4 / sqrt(n_layer), a float32."""
+    return float(np.float32(1.4) / np.sqrt(np.float32(n_layer)))

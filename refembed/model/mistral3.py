@@ -1,0 +1,62 @@
+"""Mistral 3, Ministral 3 and Mistral Small 3 (text).
+
+Mistral AI 2025, "Ministral 3": Llama with YaRN keys of its own, and queries that grow with their place in a long text,
+so that attention stays as sharp (Nakanishi 2025, "Scalable-Softmax", as Llama 4 has it). Mirrors llama.cpp's
+src/models/mistral3.cpp; taps carry that graph's names.
+
+          ids ─► token_embd ─► x
+    n_layer ×    x ─► norm ─► attention ─► + x ─► y ─► norm ─► silu(gate) * up ─► down ─► + y ─► x
+          x ─► norm                                       or ─► experts
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from refembed.arrays import I64, Float
+from refembed.kernels.ops import Ops
+from refembed.model.batch import Batch
+from refembed.model.blocks import Qkv, attend, factors_of, rope_of
+from refembed.model.hparams import Hparams
+from refembed.model.llama import TRAITS, Weights, feed_forward
+from refembed.model.trace import TapLike, at_layer
+
+__all__ = ["TRAITS", "Weights", "forward"]
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C)."""
+    eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
+    factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
+    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+
+    for il, blk in enumerate(w.blk):
+        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        rope = replace(rope_of(hp, il, factors), beta_fast=hp.yarn_beta_fast, beta_slow=hp.yarn_beta_slow)
+
+        # self-attention: every token looks back
+        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, see)
+        q = see("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
+        if hp.attn_temp_scale:
+            q = see("Qcur_attn_temp_scaled", q * temperature(batch.pos, hp).astype(ops.dtype)[:, None, None])
+        v = qkv.values()  # (T, K, D)
+        k = see("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
+        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, see)  # (T, H D)
+        a = see("attn_out", ops.linear(a, *blk.attn_output, see, ""))  # (T, C)
+        x = see("ffn_inp", a + x)
+
+        # feed-forward: every token on its own
+        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
+        h = feed_forward(y, blk, il, hp, ops, see)  # (T, C)
+        x = see("l_out", h + x)
+
+    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))
+
+
+def temperature(pos: I64, hp: Hparams) -> Float:
+    """What queries at these places (T) are multiplied by: 1 in the original context, then growing as its logarithm."""
+    return hp.attn_temp_scale * np.log(np.floor(pos / hp.n_ctx_orig) + 1) + 1

@@ -1,0 +1,109 @@
+"""ModernBERT, and embedders and rerankers made from it (gte-modernbert, granite-embedding-r2).
+
+Warner et al. 2024, "Smarter, Better, Faster, Longer": BERT with norms before each part, RoPE, gated feed-forward, no
+biases. Two layers of three see a window around each token and turn by another base. Mirrors llama.cpp's
+src/models/modern-bert.cpp; taps carry that graph's names.
+
+          ids ─► token_embd ─► norm ─► x
+    n_layer ×    x ─► norm ─► attention ─► + x ─► y ─► norm ─► up ─► gelu(half) * half ─► down ─► + y ─► x
+          x ─► norm
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from refembed.arrays import Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Mask, Ops, See
+from refembed.model.batch import Batch
+from refembed.model.blocks import rope_of
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.trace import TapLike, at_layer
+from refembed.model.weights import Affine, affine, blocks, tensor
+
+TRAITS = Traits(
+    norm="layer", rope="neox", window="symmetric", window_pattern=3, window_dense_first=True,
+    turns_whole_heads=False, heads="equal", encoder=True, output="final_norm_out",
+)  # fmt: skip
+
+# modern-bert.hidden_activation -> how the feed-forward part is gated; any other name, or none: GELU itself
+TANH_FORM = ("geglu", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh")
+GATES = dict.fromkeys(TANH_FORM, "geglu") | dict.fromkeys(("silu", "swish", "swiglu"), "swiglu") | {"reglu": "reglu"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tensors of one layer, `blk.{i}.*`."""
+
+    attn_norm: Tensor | None = tensor("C", first="optional")  # layer 0 has none: token_embd_norm stands before it
+    attn_qkv: Tensor = tensor("3C C")
+    attn_output: Tensor = tensor("C C")
+    ffn_norm: Tensor = tensor("C")
+    ffn_up: Tensor = tensor("2F C")
+    ffn_down: Tensor = tensor("C F")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
+
+    token_embd: Tensor = tensor("V C")
+    token_embd_norm: Tensor = tensor("C")
+    blk: tuple[Block, ...] = blocks(Block)
+    output_norm: Tensor = tensor("C")
+    cls: Tensor | None = tensor("C C", presence="optional")  # a reranker's head; embedding needs it not
+    cls_norm: Tensor | None = tensor("C", presence="optional", name="cls.norm")
+    cls_output: Affine | None = affine("R C", bias="optional", presence="optional", name="cls.output")
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C). ffn_out and l_out are unnamed in llama.cpp's graph."""
+    eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
+    x = tap("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = tap("inp_norm-0", ops.layer_norm(x, w.token_embd_norm, None, eps, at_layer(tap, 0)))
+
+    for il, blk in enumerate(w.blk):
+        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        rope = rope_of(hp, il)
+        mask = Mask(window=hp.n_swa if hp.swa_layers[il] else 0, kind="symmetric")
+
+        # self-attention: in two layers of three a token sees n_swa/2 tokens to either side, in the third all
+        y = x if blk.attn_norm is None else see("attn_norm", ops.layer_norm(x, blk.attn_norm, None, eps, see))  # (T, C)
+        qkv = see("wqkv", ops.linear(y, blk.attn_qkv))  # (T, 3C)
+        q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, 3, axis=1))  # 3 x (T, C)
+        q = see("Qcur", ops.rope(heads(q, hp), batch.pos, rope)).reshape(v.shape)
+        k = see("Kcur", ops.rope(heads(k, hp), batch.pos, rope)).reshape(v.shape)
+        a = see("kqv_out", ops.attention(q, k, v, hp.n_head, batch.offsets, scale, see, mask=mask))  # (T, C)
+        a = see("kqv_out", ops.linear(a, blk.attn_output))  # (T, C)
+        x = see("ffn_inp", a + x)
+
+        # feed-forward: every token on its own
+        y = see("ffn_norm", ops.layer_norm(x, blk.ffn_norm, None, eps, see))  # (T, C)
+        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, 2F)
+        h = gated(up, hp.hidden_activation, ops, see)  # (T, F)
+        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        x = see("l_out", h + x)
+
+    return tap("final_norm_out", ops.layer_norm(x, w.output_norm, None, eps, tap))
+
+
+def heads(x: Float, hp: Hparams) -> Float:
+    """(T, C) -> (T, H, D)."""
+    return x.reshape(len(x), hp.n_head, hp.n_embd_head)
+
+
+def gated(x: Float, activation: str, ops: Ops, see: See) -> Float:
+    """The first half of x (T, 2F), activated, times the second: (T, F) (llm_ffn_op_type_from_string)."""
+    gate, up = (np.ascontiguousarray(half) for half in np.split(x, 2, axis=1))  # 2 x (T, F)
+    match GATES.get(activation):
+        case "geglu":
+            return see("ffn_geglu", ops.geglu(gate, up))
+        case "swiglu":
+            return see("ffn_swiglu", ops.swiglu(gate, up))
+        case "reglu":
+            return see("ffn_reglu", np.where(gate > 0, gate * up, x.dtype.type(0)))
+    return see("ffn_geglu_erf", ops.gelu_erf(gate) * up)

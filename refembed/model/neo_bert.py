@@ -1,0 +1,84 @@
+"""NeoBERT.
+
+Le Breton et al. 2025, "NeoBERT: A Next-Generation BERT": norms before each part, RoPE on neighbouring channels, SwiGLU,
+no biases. llama.cpp cuts the one QKV matrix into three blocks, where the published model cuts it head by head. Mirrors
+llama.cpp's src/models/neo-bert.cpp; taps carry that graph's names.
+
+          ids ─► token_embd ─► x
+    n_layer ×    x ─► norm ─► attention ─► + x ─► y ─► norm ─► up ─► silu(half) * half ─► down ─► + y ─► x
+          x ─► norm
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from refembed.arrays import Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Ops
+from refembed.model.batch import Batch
+from refembed.model.blocks import rope_of
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.trace import TapLike, at_layer
+from refembed.model.weights import Affine, affine, blocks, tensor
+
+TRAITS = Traits(
+    norm="rms", rope="norm", turns_whole_heads=False, heads="fill", encoder=True, output="result_embd"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tensors of one layer, `blk.{i}.*`."""
+
+    attn_norm: Tensor = tensor("C")
+    attn_qkv: Tensor = tensor("C+2KD C")
+    attn_output: Tensor = tensor("C C")
+    ffn_norm: Tensor = tensor("C")
+    ffn_up: Tensor = tensor("2F C")
+    ffn_down: Tensor = tensor("C F")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
+
+    token_embd: Tensor = tensor("V C")
+    blk: tuple[Block, ...] = blocks(Block)
+    output_norm: Tensor = tensor("C", name="enc.output_norm")
+    cls: Affine | None = affine("C C", bias="optional", presence="optional")  # a reranker's head
+    cls_output: Affine | None = affine("R C", bias="optional", presence="optional", name="cls.output")
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C). attn_norm, ffn_out and l_out are unnamed in llama.cpp's graph."""
+    eps, scale, D = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head), hp.n_embd_head
+    C, KD = hp.n_embd, hp.n_head_kv * hp.n_embd_head
+    x = tap("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+
+    for il, blk in enumerate(w.blk):
+        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        rope = rope_of(hp, il)
+
+        # self-attention: every token looks at all tokens of its own text
+        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
+        qkv = see("wqkv", ops.linear(y, blk.attn_qkv))  # (T, C+2KD)
+        q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, [C, C + KD], axis=1))
+        q = see("Qcur", ops.rope(q.reshape(len(q), -1, D), batch.pos, rope)).reshape(q.shape)  # (T, H, D)
+        k = see("Kcur", ops.rope(k.reshape(len(k), -1, D), batch.pos, rope)).reshape(k.shape)  # (T, K, D)
+        a = ops.attention(q, k, v, hp.n_head, batch.offsets, scale, see, n_head_kv=hp.n_head_kv)  # (T, C)
+        a = see("kqv_out", ops.linear(see("kqv_out", a), blk.attn_output))  # (T, C)
+        x = see("ffn_inp", a + x)
+
+        # feed-forward: every token on its own
+        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
+        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, 2F)
+        gate, up = (np.ascontiguousarray(half) for half in np.split(up, 2, axis=1))  # 2 x (T, F)
+        h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        x = see("l_out", h + x)
+
+    return tap("result_embd", ops.rms_norm(x, w.output_norm, eps, tap))

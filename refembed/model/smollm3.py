@@ -1,0 +1,81 @@
+"""SmolLM3.
+
+Bakouch et al. 2025, "SmolLM3": Llama in which every fourth layer turns nothing (NoPE: Yang et al. 2025, "RoPE to NoPE
+and Back Again"). Mirrors llama.cpp's src/models/smollm3.cpp; taps carry that graph's names.
+
+          ids ─► token_embd ─► x
+    n_layer ×    x ─► norm ─► attention ─► + x ─► y ─► norm ─► silu(gate) * up ─► down ─► + y ─► x
+          x ─► norm
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from refembed.arrays import Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Ops
+from refembed.model.batch import Batch
+from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.trace import TapLike, at_layer
+from refembed.model.weights import blocks, tensor
+
+TRAITS = Traits(norm="rms", rope="norm")
+NO_ROPE_LAYER_STEP = 4  # layers 3, 7, 11 ... do not turn
+
+
+@dataclass(frozen=True)
+class Block(QkvBlock):
+    """Tensors of one layer, `blk.{i}.*`."""
+
+    attn_norm: Tensor = tensor("C")
+    attn_output: Tensor = tensor("C HD")
+    ffn_norm: Tensor = tensor("C")
+    ffn_gate: Tensor = tensor("F C")
+    ffn_up: Tensor = tensor("F C")
+    ffn_down: Tensor = tensor("C F")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
+
+    token_embd: Tensor = tensor("V C")
+    blk: tuple[Block, ...] = blocks(Block)
+    output_norm: Tensor = tensor("C")
+    output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C)."""
+    eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
+    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+
+    for il, blk in enumerate(w.blk):
+        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        turns = (il + 1) % NO_ROPE_LAYER_STEP != 0
+        rope = rope_of(hp, il)
+
+        # self-attention: every token looks back
+        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, see)
+        q = qkv.queries()  # (T, H, D)
+        q = see("Qcur", ops.rope(q, batch.pos, rope)) if turns else q
+        v = qkv.values()  # (T, K, D)
+        k = qkv.keys()  # (T, K, D)
+        k = see("Kcur", ops.rope(k, batch.pos, rope)) if turns else k
+        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, see)  # (T, H D)
+        a = see("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
+        x = see("ffn_inp", a + x)
+
+        # feed-forward: every token on its own
+        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
+        gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+        h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        x = see("l_out", h + x)
+
+    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))

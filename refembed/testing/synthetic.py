@@ -1,0 +1,186 @@
+"""Small models with random weights: every architecture that refembed computes, without its real weights.
+
+    synthetic("tiny.gguf", "gemma3", H=6, K=2, window=8)
+
+Sizes are odd on purpose: a formula that mixes up two of them fails. llama.cpp loads the files as refembed does, so the
+two can be compared tensor by tensor; with float32 weights what differs is rounding alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refembed.arrays import F32
+from refembed.errors import RequestError
+from refembed.gguf import GGUFWriter
+from refembed.gguf.quants import quant_type
+from refembed.kernels.quantize import quantize
+from refembed.model import ARCHITECTURES
+from refembed.model.weights import Layers, declared
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "and", "it", "was", "in", "of", "to", "is"]
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
+
+
+def synthetic(
+    path: str | Path,
+    arch: str,
+    *,
+    seed: int = 0,
+    n_layer: int = 3,
+    C: int = 36,
+    H: int = 6,
+    K: int | None = None,
+    D: int = 10,
+    F: int = 50,
+    P: int = 128,
+    V: int = 101,
+    X: int = 0,
+    n_used: int = 2,
+    n_buckets: int = 32,
+    conv: int = 3,
+    wide: bool = False,
+    window: int = 8,
+    pooling: int | None = None,
+    optional: Collection[str] = (),
+    keys: Mapping[str, tuple[Any, str]] | None = None,
+    type_name: str = "F32",
+) -> Path:
+    """Write a model of that architecture and return its path.
+
+    seed       of the weights
+    C H K D F  channels, heads, heads of keys (None: H), width of a head (BERT and its kin: C/H), feed-forward width
+    P V        longest text, words: at least those of `vocabulary`
+    X n_used   experts, and how many of them a token takes; in all layers or, nomic-bert-moe, in every second
+    n_buckets  of distances (t5encoder)
+    conv       width of a convolution (lfm2); there layers 1, 4, 7 ... have attention, unless a key says otherwise
+    wide       where feed-forward's up may hold the gate as well (jina-bert-v2), it does
+    window     {arch}.attention.sliding_window, where the architecture has one
+    pooling    {arch}.pooling_type; None leaves the key out
+    optional   which optional tensors to write, by the end of their names: {"attn_q.bias", "output.weight"};
+               "attn_qkv.weight" replaces attn_q, attn_k and attn_v
+    keys       more keys, or others: {"rope.freq_base": (1e6, "FLOAT32")}, without the architecture
+    type_name  of matrices whose rows are whole blocks of it; the rest is F32
+    Raises RequestError for an architecture that refembed does not compute.
+    """
+    if arch not in ARCHITECTURES:
+        raise RequestError(f"there is no architecture {arch!r}", hint=f"one of {', '.join(sorted(ARCHITECTURES))}")
+    module, K = ARCHITECTURES[arch], K or H
+    if arch == "bert" or module.TRAITS.heads in ("fill", "equal"):
+        D = C // H
+    rms = module.TRAITS.norm == "rms"
+    facts: dict[str, tuple[Any, str]] = {
+        "block_count": (n_layer, "UINT32"),
+        "context_length": (P, "UINT32"),
+        "embedding_length": (C, "UINT32"),
+        "feed_forward_length": (F, "UINT32"),
+        "attention.head_count": (H, "UINT32"),
+        f"attention.layer_norm_{'rms_' if rms else ''}epsilon": (1e-6, "FLOAT32"),
+    }
+    if module.TRAITS.rope != "none" or module.TRAITS.heads == "own":
+        facts |= {f"attention.{x}_length": (D, "UINT32") for x in ("key", "value")}
+        facts |= {"attention.head_count_kv": (K, "UINT32"), "rope.dimension_count": (D, "UINT32")}
+    if module.TRAITS.window != "none":
+        facts["attention.sliding_window"] = (window, "UINT32")
+    if arch == "t5encoder":
+        facts["attention.relative_buckets_count"] = (n_buckets, "UINT32")
+    if arch == "granite":
+        facts["logit_scale"] = (8.0, "FLOAT32")
+    if module.TRAITS.mrope:
+        facts["rope.dimension_sections"] = ([-(-D // 6)] * 3 + [0], "ARRAY[INT32]")
+    if module.TRAITS.short_conv:
+        facts["shortconv.l_cache"] = (conv, "UINT32")
+        facts["attention.head_count_kv"] = ([K if il % 3 == 1 else 0 for il in range(n_layer)], "ARRAY[UINT32]")
+    if X:
+        facts |= {"expert_count": (X, "UINT32"), "expert_used_count": (n_used, "UINT32")}
+        facts |= {"moe_every_n_layers": (2, "UINT32")} if module.TRAITS.experts == "every n" else {}
+    if pooling is not None:
+        facts["pooling_type"] = (pooling, "UINT32")
+    w = GGUFWriter(arch)
+    name = "synthetic " + ("phi 3" if arch == "phi3" else arch)  # of "phi3" llama.cpp expects that model's tokens
+    w.add("general.name", name, "STRING")
+    facts |= dict(keys or {})
+    for key, (value, kind) in facts.items():
+        w.add(f"{arch}.{key}", value, kind)
+    add_vocabulary(w, V)
+    sizes = {"V": V, "C": C, "P": P, "F": F, "D": D, "HD": H * D, "KD": K * D, "HD+2KD": (H + 2 * K) * D, "3C": 3 * C}
+    sizes |= {"2F": 2 * F, "C+2KD": C + 2 * K * D, "H": H, "buckets": n_buckets}
+    sizes |= {f"dense_{i}": facts.get(f"dense_{i}_feat_{end}", (0, ""))[0] for i, end in ((2, "out"), (3, "in"))}
+    sizes |= {"types": 2, "rot/2": D // 2, "X": X, "1": 1, "F|2F": F << wide}
+    sizes |= {"R": len(facts.get("classifier.output_labels", ([""], ""))[0])}
+    sizes |= {"conv": conv, "out": facts.get("embedding_length_out", (C, ""))[0]}
+    sizes |= {"shexp": facts.get("expert_shared_feed_forward_length", (0, ""))[0]}
+    n = facts.get("moe_every_n_layers", (1, ""))[0]
+    moe = {il for il in range(n_layer) if X and (module.TRAITS.experts == "all" or il % n == 1)}
+    heads_kv = facts.get("attention.head_count_kv", (K, ""))[0]
+    convolutions = {il for il in range(n_layer) if isinstance(heads_kv, list) and not heads_kv[il]}
+    layers = {"moe": moe, "dense": set(range(n_layer)) - moe, "shared": moe if sizes["shexp"] else set()}
+    layers |= {"conv": convolutions, "attention": set(range(n_layer)) - convolutions}
+    add_tensors(w, module.Weights, n_layer, sizes, optional, seed, type_name, layers)
+    return w.write(path)
+
+
+def vocabulary(V: int) -> list[str]:
+    """Word pieces: special ones, words, letters at the beginning and inside of words, and words to make up V."""
+    pieces = [*SPECIAL, *(f"▁{word}" for word in WORDS), *(f"▁{c}" for c in LETTERS if c != "a"), *LETTERS[:26]]
+    return pieces[:V] + [f"▁word{i}" for i in range(V - len(pieces))]
+
+
+def add_vocabulary(w: GGUFWriter, V: int) -> None:
+    """WordPiece, the tokenizer that needs least; llama.cpp takes it for any architecture."""
+    pieces = vocabulary(V)
+    w.add("tokenizer.ggml.model", "bert", "STRING")
+    w.add("tokenizer.ggml.tokens", [p.encode() for p in pieces], "ARRAY[STRING]")
+    w.add("tokenizer.ggml.token_type", [3] * len(SPECIAL) + [1] * (V - len(SPECIAL)), "ARRAY[INT32]")
+    w.add("tokenizer.ggml.token_type_count", 2, "UINT32")
+    for name, i in (("padding", 0), ("unknown", 1), ("bos", 2), ("seperator", 3), ("mask", 4)):
+        w.add(f"tokenizer.ggml.{name}_token_id", i, "UINT32")
+
+
+def add_tensors(
+    w: GGUFWriter,
+    declaration: type,
+    n_layer: int,
+    sizes: Mapping[str, int],
+    optional: Collection[str],
+    seed: int,
+    type_name: str,
+    layers: Layers,
+) -> None:
+    """Every tensor that the architecture declares, the optional ones where they are asked for."""
+    rng = np.random.default_rng(seed)
+    fused = "attn_qkv.weight" in optional
+    for name, letters, presence in declared(declaration, n_layer, "", layers):
+        end = name.split("blk.")[-1].split(".", 1)[1] if "blk." in name else name
+        replaced = fused and end.split(".")[0] in ("attn_q", "attn_k", "attn_v")
+        if replaced or (presence == "optional" and end not in optional):
+            continue
+        shape = tuple(sizes[letter] for letter in letters.split())
+        add_tensor(w, name, weights(rng, end, shape), type_name)
+
+
+def weights(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> F32:
+    """Numbers of a size that keeps activations near 1."""
+    x = rng.standard_normal(shape)
+    if name.startswith("rope_f"):
+        return np.asarray(1 + 7 * rng.random(shape), np.float32)  # RoPE divides by them
+    if "norm.weight" in name:
+        return np.asarray(1 + 0.3 * x, np.float32)
+    if name.endswith(".bias"):
+        return np.asarray(0.3 * x, np.float32)
+    return np.asarray(x if "embd" in name or "token_types" in name else x * 1.5 / math.sqrt(shape[-1]), np.float32)
+
+
+def add_tensor(w: GGUFWriter, name: str, x: F32, type_name: str) -> None:
+    """Store x as that type where it is a matrix of whole blocks, as F32 otherwise, as token types always are."""
+    whole = x.ndim >= 2 and x.shape[-1] % quant_type(type_name).weights == 0
+    if type_name == "F32" or not whole or name == "token_types.weight":
+        w.add_tensor(name, x, x.shape, "F32")
+    else:
+        w.add_tensor(name, quantize(x, type_name), x.shape, type_name)

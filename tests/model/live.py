@@ -1,0 +1,70 @@
+"""One model file in both engines: every tensor paired, and how far apart pairs are, alone and in the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refembed.gguf import open_gguf
+from refembed.kernels.ops import Ops, load_ops
+from refembed.model import Model, load_model
+from refembed.model.batch import pack
+from refembed.model.trace import Recorder, TapLike, Trace
+from refembed.pooling import pool
+from refembed.verify.align import align, without_empty_cells
+from refembed.verify.compare import compare
+from refembed.verify.engines.llamacpp import LlamaCpp
+from refembed.verify.replay import LocalDifference, replay
+
+
+class Both:
+    """A file in refembed, without its tokenizer, and in live llama.cpp: flash attention off, cache of float32."""
+
+    def __init__(self, path: Path, pooling: str = "mean", **options: Any) -> None:
+        self.model: Model = load_model(open_gguf(path))
+        self.pooling = pooling
+        self.engine = LlamaCpp(path, **{"pooling": pooling, "flash_attn": False, "type_kv": "f32", **options})
+
+    def __enter__(self) -> Both:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+
+    def vectors(self, ids: Sequence[int], ops: Ops, tap: TapLike) -> Any:
+        """Our run, pooled; the last tensor bears llama.cpp's name for it."""
+        if self.pooling == "none":
+            return self.model.forward(pack([ids]), ops, renamed(tap, {self.model.output: "result_embd_pooled"}))
+        pooled = pool(self.model.forward(pack([ids]), ops, tap), np.array([0, len(ids)]), self.pooling)
+        return tap("result_embd_pooled", pooled)  # type: ignore[arg-type]
+
+    def compare(self, ids: Sequence[int], numerics: str) -> tuple[Trace, list[LocalDifference], dict[str, float]]:
+        """Our trace, the local differences, and the propagated ones as rel_peak by name; no tensor may be left over."""
+        ops, recorder = load_ops(numerics), Recorder()
+        theirs = self.engine.trace(ids)
+        self.vectors(ids, ops, recorder)
+        ours, found, cut = recorder.trace, align(recorder.trace, theirs), without_empty_cells(theirs)
+        assert [ours.taps[i].name for i in found.ours_only] == []
+        assert [theirs.taps[i].name for i in found.theirs_only] == []
+        assert len(found.pairs) == len(ours.taps)
+        propagated: dict[str, float] = {}
+        for p in found.pairs:
+            x, y = ours.taps[p.ours].array, cut.taps[p.theirs].array
+            peak = compare(y.reshape(x.shape), x).rel_peak
+            propagated[p.name] = max(propagated.get(p.name, 0.0), peak)
+        return ours, replay(lambda tap: self.vectors(ids, ops, tap), theirs), propagated
+
+
+def renamed(tap: TapLike, names: dict[str, str]) -> TapLike:
+    """The tap, with some names changed."""
+
+    class Renamed:
+        listening = tap.listening
+
+        def __call__(self, name: str, x: Any) -> Any:
+            return tap(names.get(name, name), x)
+
+    return Renamed()

@@ -1,0 +1,230 @@
+"""Decoders on small random models against live llama.cpp: every tensor, every optional one there and not there.
+
+With float32 weights and a float32 cache only rounding is left. Largest error of one operation on llama.cpp's own
+inputs, over the largest value: measured 5.5e-7 (xllamacpp 2026.10.11549, AVX-512 CPU); of a whole run 6.5e-6. Its RoPE
+multiplies angles up in float32: 1.5e-6 at place 40. Its GELU comes from a table of float16 numbers, 2^-11 in and 2^-11
+out: alone 9.1e-4, in whole runs 6.7e-4 (in a deep one more: rounding grows from layer to layer).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refembed import Embedder
+from refembed.errors import EngineError, ModelError
+from refembed.gguf import GGUFWriter, open_gguf
+from refembed.kernels.ops import load_ops
+from refembed.model import load_model
+from refembed.model.batch import pack
+from refembed.testing.synthetic import synthetic
+from refembed.verify.align import align
+from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.model.live import Both
+
+LOCAL, LOCAL_ROPE, LOCAL_GELU = 1e-6, 3e-6, 1.2e-3
+WHOLE, WHOLE_GELU = 1.5e-5, 1.5e-3
+
+QKV_BIAS = {"attn_q.bias", "attn_k.bias", "attn_v.bias"}
+YARN = {
+    "rope.scaling.type": ("yarn", "STRING"),
+    "rope.scaling.factor": (4.0, "FLOAT32"),
+    "rope.scaling.original_context_length": (32, "UINT32"),
+}
+LINEAR = {"rope.scaling.type": ("linear", "STRING"), "rope.scaling.factor": (8.0, "FLOAT32")}
+GLOBAL = {"rope.freq_base": (1e6, "FLOAT32")}
+LOCAL_BASE = {"rope.freq_base_swa": (5e2, "FLOAT32")}
+
+EVERY_BIAS = QKV_BIAS | {"attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"}
+LONG = {"rope_factors_long.weight", "rope_factors_short.weight"}
+LONGROPE = {"rope.scaling.type": ("longrope", "STRING")}
+STRETCHED = {"rope.scaling.original_context_length": (32, "UINT32")}
+SEES_ALL = {"attention.causal": (False, "BOOL")}
+PATTERN = "attention.sliding_window_pattern"
+FLAGS = {PATTERN: ([False, True, True], "ARRAY[BOOL]")}
+
+# fmt: off
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama":                       ("llama", {"K": 2}),
+    "llama, mqa, three heads":     ("llama", {"H": 3, "K": 1, "D": 14, "optional": {"output.weight"}}),
+    "llama, one head, one layer":  ("llama", {"H": 1, "n_layer": 1, "D": 8}),
+    "llama, fused qkv":            ("llama", {"K": 3, "optional": {"attn_qkv.weight"}}),
+    "llama, fused qkv with bias":  ("llama", {"K": 3, "optional": {"attn_qkv.weight", "attn_qkv.bias"}}),
+    "llama, every bias":           ("llama", {"optional": EVERY_BIAS}),
+    "llama, frequency factors":    ("llama", {"optional": {"rope_freqs.weight"}, "keys": GLOBAL}),
+    "llama, linear":               ("llama", {"keys": LINEAR}),
+    "llama, old linear key":       ("llama", {"keys": {"rope.scale_linear": (2.0, "FLOAT32")}}),
+    "llama, a factor, but none":   ("llama", {"keys": LINEAR | {"rope.scaling.type": ("none", "STRING")}}),
+    "llama, yarn":                 ("llama", {"keys": YARN, "D": 24}),
+    "llama, yarn that shrinks":    ("llama", {"keys": YARN | {"rope.scaling.factor": (0.5, "FLOAT32")}}),
+    "llama, yarn, magnitude":      ("llama", {"keys": YARN | {"rope.scaling.attn_factor": (1.3, "FLOAT32")},
+                                              "optional": {"rope_freqs.weight"}}),
+    "llama, long factors":         ("llama", {"keys": LONGROPE | STRETCHED, "P": 256, "optional": LONG}),
+    "llama, short factors":        ("llama", {"keys": LONGROPE, "P": 256, "optional": LONG}),
+    "llama, sees all":             ("llama", {"keys": SEES_ALL}),
+    "qwen2":                       ("qwen2", {"K": 2, "D": 6, "optional": QKV_BIAS}),
+    "qwen2, no biases, linear":    ("qwen2", {"D": 6, "keys": LINEAR | GLOBAL}),
+    "qwen2, sees all":             ("qwen2", {"K": 3, "D": 6, "keys": SEES_ALL,
+                                              "optional": {*QKV_BIAS, "output.weight", "output.bias"}}),
+    "qwen3":                       ("qwen3", {"K": 2, "keys": GLOBAL}),
+    "qwen3, fused qkv, odd heads": ("qwen3", {"H": 5, "K": 1, "D": 12, "optional": {"attn_qkv.weight"}}),
+    "qwen3, reranker, yarn":       ("qwen3", {"H": 7, "keys": YARN, "optional": {"cls.output.weight", *QKV_BIAS}}),
+    "gemma3":                      ("gemma3", {"K": 2, "n_layer": 7, "keys": GLOBAL}),
+    "gemma3, mqa, window 1":       ("gemma3", {"H": 3, "K": 1, "window": 1}),
+    "gemma3, a window over all":   ("gemma3", {"window": 200, "optional": {"output.weight"}}),
+    "gemma3, no window":           ("gemma3", {"window": 0, "keys": GLOBAL}),
+    "gemma3, every other layer":   ("gemma3", {"keys": {PATTERN: (2, "UINT32")} | LINEAR | GLOBAL}),
+    "gemma3, pattern 0, base":     ("gemma3", {"keys": {PATTERN: (0, "UINT32")} | LOCAL_BASE}),
+    "gemma3, flags, yarn":         ("gemma3", {"keys": YARN | FLAGS, "D": 24, "optional": {"attn_qkv.weight"}}),
+    "gemma3, heads turn in part":  ("gemma3", {"keys": {"rope.dimension_count": (6, "UINT32")}}),
+    "gemma3, sees all":            ("gemma3", {"keys": SEES_ALL}),
+    "gemma3, 62 layers":           ("gemma3", {"n_layer": 62, "C": 30, "H": 3, "D": 4, "F": 8}),
+}
+# fmt: on
+
+
+def some_ids(seed: int, n: int, V: int = 101) -> list[int]:
+    return [int(i) for i in np.random.default_rng(seed).integers(0, V, n)]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_tensor_of_every_variant_is_llama_cpps(variant: str, tmp_path: Path) -> None:
+    arch, sizes = VARIANTS[variant]
+    path = synthetic(tmp_path / "m.gguf", arch, seed=len(variant), **sizes)
+    with Both(path, "last") as both:
+        for length, numerics in ((41, "exact"), (23, "fast"), (1, "fast")):
+            _, local, whole = both.compare(some_ids(length, length), numerics)
+            for d in local:
+                bound = {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
+                assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] ({length} tokens, {numerics}): {d.difference}"
+            worst = max(whole, key=lambda name: whole[name])
+            if "62 layers" not in variant:
+                assert whole[worst] <= (WHOLE_GELU if arch == "gemma3" else WHOLE), f"{worst}: {whole[worst]}"
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("pooling", ["none", "mean", "cls", "last"])
+@pytest.mark.parametrize("arch", ["gemma3", "llama", "qwen2", "qwen3"])
+def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
+    """The file's own pooling through the public path: the vector, and the name of the last tensor."""
+    number = {"none": 0, "mean": 1, "cls": 2, "last": 3}[pooling]
+    path = synthetic(tmp_path / "m.gguf", arch, K=2, D=6, pooling=number)
+    e, ids = Embedder.load(path, numerics="exact"), some_ids(1, 20)
+    with LlamaCpp(path, type_kv="f32") as engine:
+        (want,), theirs = engine.embed([ids]), engine.trace(ids)
+    (got,) = e.embed([ids], normalize=-1)
+    assert np.abs(got - want).max() <= (WHOLE_GELU if arch == "gemma3" else WHOLE) * np.abs(want).max()
+    ours = e.trace(ids)
+    assert ours.taps[-1].name == "result_embd_pooled"
+    found = align(ours, theirs)
+    assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
+    assert ("result_norm" in ours) == ("result_norm" in theirs) == (pooling != "none")
+
+
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+@pytest.mark.parametrize("arch", ["gemma3", "llama", "qwen2", "qwen3"])
+def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
+    path = synthetic(tmp_path / "m.gguf", arch, K=2, D=6, n_layer=6)
+    model, ops = load_model(open_gguf(path)), load_ops(numerics)
+    texts = [some_ids(n, n) for n in (9, 1, 33, 2, 17)]
+    together = model.forward(pack(texts), ops)
+    for text, part in zip(texts, np.split(together, np.cumsum([len(t) for t in texts])[:-1]), strict=True):
+        assert model.forward(pack([text]), load_ops(numerics)).tobytes() == part.tobytes()
+    reverse = model.forward(pack(texts[::-1]), ops)
+    assert reverse[-9:].tobytes() == together[:9].tobytes()
+
+
+def test_a_token_changes_nothing_before_it_and_nothing_beyond_the_windows(tmp_path: Path) -> None:
+    """Three layers with windows of 4 carry a token's influence 9 places, no further; none of it goes back."""
+    path = synthetic(tmp_path / "m.gguf", "gemma3", window=4)
+    model, ops, ids = load_model(open_gguf(path)), load_ops("exact"), some_ids(0, 40)
+    changed = [*ids[:20], (ids[20] + 1) % 101, *ids[21:]]
+    differs = (model.forward(pack([ids]), ops) != model.forward(pack([changed]), ops)).any(axis=1)
+    assert np.flatnonzero(differs).tolist() == list(range(20, 30))
+
+
+def test_the_table_of_tokens_is_never_decoded_whole(tmp_path: Path) -> None:
+    """262,144 rows of Gemma 3 would take 670 MB: rows are decoded when a token asks for them."""
+    for arch in ("gemma3", "llama", "qwen2", "qwen3"):
+        model = load_model(open_gguf(synthetic(tmp_path / f"{arch}.gguf", arch, D=6, optional={"output.weight"})))
+        for ops in (load_ops("exact"), load_ops("fast")):
+            model.forward(pack([[5, 6]]), ops)
+            assert not {"token_embd.weight", "output.weight"} & set(ops.decoded)  # type: ignore[attr-defined]
+
+
+def without(path: Path, name: str, target: Path, keys: dict[str, tuple[Any, str]] | None = None) -> Path:
+    """A copy of the file that lacks a tensor, or has other keys."""
+    f = open_gguf(path)
+    arch = f.metadata.string("general.architecture")
+    w, keys = GGUFWriter(arch), {f"{arch}.{key}": value for key, value in (keys or {}).items()}
+    for key in f.metadata:
+        if key != "general.architecture" and key not in keys:
+            value, kind = f.metadata[key], f.metadata.type_name(key)
+            w.add(key, value.to_bytes() if kind == "ARRAY[STRING]" else value, kind)
+    for key, (value, kind) in keys.items():
+        w.add(key, value, kind)
+    for t in f.tensors.values():
+        if t.name != name:
+            w.add_tensor(t.name, t.raw, t.shape, t.type.name)
+    return w.write(target)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("gemma3", "blk.0.post_ffw_norm.weight"),
+        ("gemma3", "blk.1.attn_k_norm.weight"),
+        ("llama", "output_norm.weight"),
+        ("qwen2", "blk.2.attn_v.weight"),
+        ("qwen3", "blk.0.attn_q_norm.weight"),
+    ],
+)
+def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
+    """A file with a tensor too few is no model to either."""
+    less = without(synthetic(tmp_path / "m.gguf", arch, D=6), name, tmp_path / "less.gguf")
+    with pytest.raises(EngineError):
+        LlamaCpp(less)
+    with pytest.raises(ModelError, match=f"missing    {name}"):
+        load_model(open_gguf(less))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"attention.head_count_kv": (4, "UINT32")}, "6 query heads cannot share 4 heads of keys evenly"),
+        ({"attention.head_count_kv": ([6, 3, 6], "ARRAY[UINT32]")}, r"head_count_kv is \[3, 6\]: layers that differ"),
+        ({"attention.value_length": (12, "UINT32")}, "heads of keys and of values that differ in width"),
+        (
+            {"rope.dimension_count": (12, "UINT32")},
+            "rope.dimension_count is 12\n  hint: an even number, at most the 10",
+        ),
+        ({"rope.dimension_count": (7, "UINT32")}, "rope.dimension_count is 7"),
+        ({"rope.scaling.type": ("su", "STRING")}, "rope.scaling.type is 'su'\n  hint: one of none, linear, yarn"),
+        ({"rope.freq_base": (0.0, "FLOAT32")}, "rope.freq_base is 0.0"),
+        ({"expert_count": (8, "UINT32")}, "a mixture of experts"),
+        ({"attention.sliding_window_pattern": ([True], "ARRAY[BOOL]")}, "has 1 flags for 3 layers"),
+        ({"block_count": (0, "UINT32")}, "block_count is 0"),
+        ({"attention.head_count": (0, "UINT32")}, "head_count is 0"),
+        ({"attention.layer_norm_rms_epsilon": (float("nan"), "FLOAT32")}, "layer_norm_rms_epsilon is nan"),
+    ],
+)
+def test_impossible_sizes_are_named(keys: dict[str, tuple[Any, str]], message: str, tmp_path: Path) -> None:
+    path = without(synthetic(tmp_path / "m.gguf", "gemma3"), "", tmp_path / "odd.gguf", keys)
+    with pytest.raises(ModelError, match=message):
+        load_model(open_gguf(path))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
+def test_only_gemma_turns_heads_in_part(arch: str, tmp_path: Path) -> None:
+    """llama.cpp refuses, or aborts on, a rope.dimension_count that is not the width of a head."""
+    path = synthetic(tmp_path / "m.gguf", arch, D=6, keys={"rope.dimension_count": (4, "UINT32")})
+    with pytest.raises(ModelError, match=f"{arch}.rope.dimension_count is 4\n  hint: this architecture turns whole"):
+        load_model(open_gguf(path))
+    with pytest.raises(EngineError):
+        LlamaCpp(path).embed([[1, 2]])

@@ -1,0 +1,439 @@
+"""Encoders that normalise after each part, on small random models against live llama.cpp: every tensor, every option.
+
+`ggml` gives llama.cpp's bits. With float32 weights `exact` and `fast` differ by rounding alone. Largest error of one
+operation on llama.cpp's own inputs, over the largest value: measured 6.4e-7 (xllamacpp 2026.10.11549, AVX-512 CPU); of
+a whole run 2.5e-6. llama.cpp's GELU comes from a table of float16 numbers: alone 7.1e-4, in whole runs 2.5e-3. There it
+may also turn round two experts that are nearly as likely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refembed import Embedder
+from refembed.errors import EngineError, ModelError
+from refembed.gguf import GGUFWriter, open_gguf
+from refembed.kernels.ops import load_ops
+from refembed.model import ARCHITECTURES, Model, load_model
+from refembed.model import moe as moe_module
+from refembed.model.batch import pack
+from refembed.model.moe import moe
+from refembed.model.trace import Recorder, Trace, at_layer
+from refembed.model.weights import bind
+from refembed.testing.synthetic import synthetic
+from refembed.verify.align import align
+from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.model.bits import Bits, some_ids, unequal
+from tests.model.live import Both
+from tests.model.test_decoders import without
+from tests.model.test_encoders_pre import Fault, broken
+
+LOCAL, LOCAL_GELU = 1e-6, 1.2e-3
+WHOLE, WHOLE_GELU = 8e-6, 4e-3
+
+ARCHS = ("jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe")
+TYPES, GATE, HEAD = {"token_types.weight"}, {"ffn_gate.weight"}, {"cls.weight", "cls.bias"}
+QKV_BIAS = {"attn_q.bias", "attn_k.bias", "attn_v.bias"}
+FUSED, FUSED_BIAS = {"attn_qkv.weight"}, {"attn_qkv.weight", "attn_qkv.bias"}
+UP_BIAS = {"ffn_up.bias"}
+FFN_BIAS = {"ffn_up.bias", "ffn_down.bias"}
+BIASES = FFN_BIAS | {"attn_output.bias"}
+QK_NORM = {f"attn_{x}_norm.{part}" for x in "qk" for part in ("weight", "bias")}
+NORM_2 = {"attn_norm_2.weight", "attn_norm_2.bias"}
+BASE = {"rope.freq_base": (1e3, "FLOAT32")}
+LINEAR = {"rope.scaling.type": ("linear", "STRING"), "rope.scaling.factor": (8.0, "FLOAT32")}
+YARN = {
+    "rope.scaling.type": ("yarn", "STRING"),
+    "rope.scaling.factor": (4.0, "FLOAT32"),
+    "rope.scaling.original_context_length": (32, "UINT32"),
+}
+IN_PART = {"rope.dimension_count": (4, "UINT32")}
+LOOKS_BACK = {"attention.causal": (True, "BOOL")}  # which encoders ignore
+WIDE = {"C": 96, "F": 64, "H": 3}  # whole blocks of 32 weights in every row
+WIDER = {"C": 256, "F": 256, "H": 4, "n_layer": 2, "X": 6, "optional": FUSED_BIAS}  # and of 256
+
+
+def every(n: int) -> dict[str, tuple[Any, str]]:
+    return {"moe_every_n_layers": (n, "UINT32")}
+
+
+def kv(n: int) -> dict[str, tuple[Any, str]]:
+    return {"attention.head_count_kv": (n, "UINT32")}
+
+
+# fmt: off
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "nomic-bert":                       ("nomic-bert", {"optional": TYPES | FUSED, "keys": BASE}),
+    "nomic-bert, biases, grouped":      ("nomic-bert", {"K": 2, "optional": QKV_BIAS | BIASES, "keys": LOOKS_BACK}),
+    "nomic-bert, mqa, in part, linear": ("nomic-bert", {"C": 30, "H": 3, "K": 1, "keys": IN_PART | LINEAR,
+                                                        "optional": FUSED_BIAS | TYPES}),
+    "nomic-bert, one head, yarn":       ("nomic-bert", {"C": 24, "H": 1, "n_layer": 1, "keys": YARN}),
+    "nomic-bert, Q8_0":                 ("nomic-bert", {**WIDE, "K": 1, "type_name": "Q8_0", "optional": TYPES}),
+    "moe":                              ("nomic-bert-moe", {"X": 8, "n_layer": 4, "keys": BASE,
+                                                            "optional": TYPES | FUSED_BIAS | BIASES}),
+    "moe, one of five":                 ("nomic-bert-moe", {"X": 5, "n_used": 1, "K": 3, "optional": QKV_BIAS}),
+    "moe, four of nineteen":            ("nomic-bert-moe", {"X": 19, "n_used": 4, "C": 30, "H": 5, "keys": IN_PART}),
+    "moe, all of three":                ("nomic-bert-moe", {"X": 3, "n_used": 3, "F": 17, "keys": YARN}),
+    "moe, every third layer":           ("nomic-bert-moe", {"X": 4, "n_layer": 5, "keys": every(3) | LINEAR}),
+    "moe, every layer, that is none":   ("nomic-bert-moe", {"X": 4, "n_layer": 2, "keys": every(1)}),
+    "moe, no experts":                  ("nomic-bert-moe", {"n_layer": 2, "optional": FFN_BIAS}),
+    "moe, Q8_0":                        ("nomic-bert-moe", {**WIDE, "X": 6, "type_name": "Q8_0", "optional": FUSED}),
+    "moe, Q4_0":                        ("nomic-bert-moe", {**WIDE, "X": 6, "type_name": "Q4_0"}),
+    "moe, Q4_K":                        ("nomic-bert-moe", {**WIDER, "type_name": "Q4_K"}),
+    "jina-bert-v2":                     ("jina-bert-v2", {"optional": GATE | QKV_BIAS}),
+    "jina-bert-v2, for code":           ("jina-bert-v2", {"wide": True, "optional": QKV_BIAS | QK_NORM | NORM_2}),
+    "jina-bert-v2, reranker, biases":   ("jina-bert-v2", {"wide": True, "optional": HEAD | FUSED_BIAS | UP_BIAS}),
+    "jina-bert-v2, no gate, 12 heads":  ("jina-bert-v2", {"C": 48, "H": 12, "optional": UP_BIAS}),
+    "jina-bert-v2, grouped, norms":     ("jina-bert-v2", {"K": 2, "keys": kv(2), "optional": GATE | UP_BIAS | {
+                                          "attn_q_norm.weight", "attn_norm_2.weight"}}),
+    "jina-bert-v2, k norm, odd heads":  ("jina-bert-v2", {"C": 35, "H": 5, "n_layer": 1, "optional": GATE | NORM_2 | {
+                                          "attn_k_norm.weight"}}),
+    "jina-bert-v2, Q4_0":               ("jina-bert-v2", {**WIDE, "type_name": "Q4_0", "optional": GATE | QKV_BIAS}),
+    "jina-bert-v3":                     ("jina-bert-v3", {"optional": TYPES | FUSED_BIAS | BIASES, "keys": BASE}),
+    "jina-bert-v3, no biases, linear":  ("jina-bert-v3", {"K": 2, "keys": LINEAR | LOOKS_BACK}),
+    "jina-bert-v3, odd heads, yarn":    ("jina-bert-v3", {"C": 42, "H": 7, "K": 1, "keys": YARN, "optional": QKV_BIAS}),
+    "jina-bert-v3, Q8_0":               ("jina-bert-v3", {**WIDE, "type_name": "Q8_0",
+                                                          "optional": FUSED_BIAS | BIASES}),
+}
+# fmt: on
+QUANTISED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
+
+
+def model_of(variant: str, folder: Path) -> Path:
+    """The file of a variant; long enough for every text of these tests."""
+    arch, sizes = VARIANTS[variant]
+    return synthetic(folder / "m.gguf", arch, seed=len(variant), **{"P": 256, **sizes})
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """A variant in both engines, flash attention off."""
+    with Both(model_of(request.param, tmp_path_factory.mktemp("variant")), "cls") as engines:
+        yield engines
+
+
+@pytest.mark.oracle
+def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) -> None:
+    """Nothing is left over on either side, and no operation is further off than rounding."""
+    variant = request.node.callspec.params["both"]
+    if variant in QUANTISED:
+        pytest.skip("llama.cpp rounds activations to 8 bits: `ggml` alone can follow")
+    for length, numerics in ((41, "exact"), (23, "fast"), (1, "fast")):
+        _, local, whole = both.compare(some_ids(length), numerics)
+        for d in local:
+            bound = {"GEGLU": LOCAL_GELU, "GELU": LOCAL_GELU}.get(d.op, LOCAL)
+            assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] ({length} tokens, {numerics}): {d.difference}"
+        worst = max((name for name in whole if "argsort" not in name), key=lambda name: whole[name])
+        assert whole[worst] <= (WHOLE if variant.startswith("nomic") else WHOLE_GELU), f"{worst}: {whole[worst]}"
+
+
+@pytest.mark.oracle
+def test_bits_are_llama_cpps(both: Both) -> None:
+    """Of texts alone and in a batch, and of every tensor by itself."""
+    bits = Bits(Path(both.engine.options["path"]), "cls")
+    assert bits.differing(both.engine) == {}
+    for n in (1, 33, 70):
+        assert bits.wrong(both.engine.trace(some_ids(n))) == []
+
+
+@pytest.mark.oracle
+def test_bits_are_llama_cpps_with_flash_attention_and_repacked_weights(both: Both) -> None:
+    bits = Bits(Path(both.engine.options["path"]), "mean", flash_attn=True, repack=True)
+    with bits.engine() as engine:
+        assert bits.differing(engine) == {}
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+@pytest.mark.parametrize("type_name", ["F16", "BF16", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4"])
+@pytest.mark.parametrize("repack", [False, True])
+def test_experts_of_other_types_have_llama_cpps_bits(type_name: str, repack: bool, tmp_path: Path) -> None:
+    path = synthetic(tmp_path / "m.gguf", "nomic-bert-moe", **WIDE, X=6, P=256, type_name=type_name)
+    bits = Bits(path, repack=repack)
+    with bits.engine() as engine:
+        assert bits.differing(engine) == {}
+        assert bits.wrong(engine.trace(some_ids(70))) == []
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+@pytest.mark.parametrize("type_name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "TQ1_0", "TQ2_0"])
+def test_experts_in_wide_blocks_have_llama_cpps_bits(type_name: str, tmp_path: Path) -> None:
+    path = synthetic(tmp_path / "m.gguf", "nomic-bert-moe", **WIDER, P=256, type_name=type_name)
+    bits = Bits(path)
+    with bits.engine() as engine:
+        assert bits.differing(engine) == {}
+        assert bits.wrong(engine.trace(some_ids(70))) == []
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_alibi_beyond_2048_tokens_is_rounded_as_llama_cpp_rounds_it(flash_attn: bool, tmp_path: Path) -> None:
+    """Flash attention's mask is of float16, which has no odd numbers up there."""
+    sizes = {"n_layer": 1, "C": 8, "H": 2, "F": 8, "P": 4096}
+    bits = Bits(synthetic(tmp_path / "m.gguf", "jina-bert-v2", **sizes), "last", flash_attn=flash_attn)
+    with LlamaCpp(bits.path, pooling="last", flash_attn=flash_attn, n_ctx=2560) as engine:
+        (want,) = engine.embed([some_ids(2200)])
+    assert unequal(bits.vectors([some_ids(2200)])[0], want) == 0
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("pooling", ["none", "mean"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
+    """The file's own pooling through the public path: the vector's bits, and the name of the last tensor."""
+    path = synthetic(tmp_path / "m.gguf", arch, X=4 * ("moe" in arch), pooling={"none": 0, "mean": 1}[pooling])
+    e, ids = Embedder.load(path, numerics="ggml", flash_attn=False, repack=False), some_ids(20)
+    with LlamaCpp(path) as engine:
+        (want,), theirs = engine.embed([ids]), engine.trace(ids)
+    (got,) = e.embed([ids], normalize=-1)
+    assert unequal(got, want) == 0
+    ours = e.trace(ids)
+    assert ours.taps[-1].name == "result_embd_pooled"
+    found = align(ours, theirs)
+    assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
+    assert ("result_embd" in ours) == ("result_embd" in theirs) == (pooling != "none")
+
+
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
+    model = load_model(open_gguf(synthetic(tmp_path / "m.gguf", arch, X=6 * ("moe" in arch))))
+    ops, texts = load_ops(numerics), [some_ids(n) for n in (9, 1, 33, 2, 17)]
+    together = model.forward(pack(texts), ops)
+    for text, part in zip(texts, np.split(together, np.cumsum([len(t) for t in texts])[:-1]), strict=True):
+        assert model.forward(pack([text]), load_ops(numerics)).tobytes() == part.tobytes()
+    reverse = model.forward(pack(texts[::-1]), ops)
+    assert reverse[-9:].tobytes() == together[:9].tobytes()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_token_sees_every_other(arch: str, tmp_path: Path) -> None:
+    model = load_model(open_gguf(synthetic(tmp_path / "m.gguf", arch, n_layer=1)))
+    ops, ids = load_ops("exact"), some_ids(40)
+    changed = [*ids[:20], (ids[20] + 1) % 101, *ids[21:]]
+    assert (model.forward(pack([ids]), ops) != model.forward(pack([changed]), ops)).any(axis=1).all()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize(("X", "n_used"), [(8, 2), (5, 3), (4, 1)])
+def test_experts_of_a_decoder_have_llama_cpps_bits(X: int, n_used: int, gated: bool, tmp_path: Path) -> None:
+    """Gated by SiLU, weights made to add up to 1: what llama and granite ask of `moe`, on their own inputs."""
+    path = mixtral(tmp_path / "m.gguf", X, n_used, gated)
+    f, ops = open_gguf(path), load_ops("ggml", flash_attn=False, repack=False)
+    with LlamaCpp(path, pooling="last", flash_attn=False) as engine:
+        theirs = engine.trace(some_ids(29))
+    router, up, down = (f.tensors[f"blk.0.{name}.weight"] for name in ("ffn_gate_inp", "ffn_up_exps", "ffn_down_exps"))
+    gate = f.tensors["blk.0.ffn_gate_exps.weight"] if gated else None
+    seen = Recorder()
+    see = at_layer(seen, 0)
+    moe(theirs["ffn_norm-0"], router, up, down, n_used, "silu", ops, see, gate=gate, norm_weights=True)
+    names = {name for name in theirs if name.startswith("ffn_moe") and "(" not in name and "topk" not in name}
+    assert names == {tap.name for tap in seen.trace.taps} - {"ffn_moe_sum-0"}
+    for tap in seen.trace.taps:
+        if "sum-0" not in tap.name:
+            assert unequal(tap.array, theirs[tap.name].astype(np.float32)) == 0, tap.name
+
+
+# fmt: off
+FAULTS = [
+    Fault("neighbours turn together", "nomic-bert", "rope_of(hp, il)", "replace(rope_of(hp, il), pairs='norm')",
+          "Qcur-0[0]"),
+    Fault("the usual base", "nomic-bert", "rope_of(hp, il)", "replace(rope_of(hp, il), freq_base=1e4)", "Qcur-0[0]"),
+    Fault("up is the gate", "nomic-bert", "ops.swiglu(gate, up)", "ops.swiglu(up, gate)", "ffn_swiglu-0[0]"),
+    Fault("the residual is taken behind the norm", "nomic-bert", "(a + x, *blk.attn_output_norm, eps, see)",
+          "(a, *blk.attn_output_norm, eps, see) + x", "norm-0[1]"),
+    Fault("kind 1", "nomic-bert", "w.token_types, [0]", "w.token_types, [1]", "inp_embd[0]"),
+    Fault("a bias that llama.cpp leaves unused", "nomic-bert, biases, grouped", "ops.linear(y, blk.ffn_up.weight)",
+          "ops.linear(y, *blk.ffn_up)", "ffn_up-0[0]"),
+    Fault("tokens look back only", "nomic-bert", "w, hp, batch", "w, replace(hp, causal=True), batch",
+          "kq_soft_max-0[0]"),
+    Fault("weights that add up to 1", "moe", '"gelu", ops, see)', '"gelu", ops, see, norm_weights=True)',
+          "ffn_moe_weighted-1[0]"),
+    Fault("one expert fewer", "moe", "hp.n_expert_used,", "hp.n_expert_used - 1,", "ffn_moe_weights-1[0]"),
+    Fault("SiLU", "moe", '"gelu", ops', '"silu", ops', "ffn_moe_down-1[0]"),
+    Fault("no bias", "moe", "ops.linear(h, *blk.ffn_down", "ops.linear(h, blk.ffn_down.weight, None", "ffn_out-0[0]"),
+    Fault("heads look equally far", "jina-bert-v2", "max_bias=8.0", "max_bias=4.0", "kq_soft_max-0[0]"),
+    Fault("positions do not matter", "jina-bert-v2", ", mask=ALIBI", "", "kq_soft_max-0[0]"),
+    Fault("up is the gate", "jina-bert-v2", "ops.geglu(gate, up)", "ops.geglu(up, gate)", "ffn_geglu-0[0]"),
+    Fault("the second half is the gate, as published", "jina-bert-v2, for code", "gate, up = (", "up, gate = (",
+          "ffn_geglu-0[0]"),
+    Fault("the layer's input is added once", "jina-bert-v2, for code", "y + x, *blk.attn_norm_2", "y, *blk.attn_norm_2",
+          "norm-0[4]"),
+    Fault("RMS norm for layer norm", "jina-bert-v2, for code", "ops.layer_norm(q, *blk.attn_q_norm, eps, see)",
+          "ops.rms_norm(q, blk.attn_q_norm.weight, eps, see)", "norm-0[1]"),
+    Fault("keys are not normed", "jina-bert-v2, for code", "ops.layer_norm(k, *blk.attn_k_norm, eps, see)", "k",
+          "Kcur-0[2]"),
+    Fault("scores scaled by all channels", "jina-bert-v2", "math.sqrt(hp.n_embd_head)", "math.sqrt(hp.n_embd)",
+          "kq_soft_max-0[0]"),
+    Fault("no gate, but SiLU", "jina-bert-v2, no gate, 12 heads", "ops.gelu(up)", "ops.silu(up)", "ffn_gelu-0[0]"),
+    Fault("neighbours turn together", "jina-bert-v3", "rope_of(hp, il)", "replace(rope_of(hp, il), pairs='norm')",
+          "Qcur-0[0]"),
+    Fault("GELU itself", "jina-bert-v3", "ops.gelu(h)", "ops.gelu_erf(h)", "ffn_gelu-0[0]"),
+    Fault("keys stay where they are", "jina-bert-v3", "ops.rope(qkv.keys(), batch.pos, rope)", "qkv.keys()",
+          "Kcur-0[0]"),
+    Fault("another epsilon", "jina-bert-v3", "hp.norm_eps", "1e-5", "norm-0[0]"),
+]
+
+SAME = "import moe"
+MOE_FAULTS = [  # in moe.py
+    Fault("the least likely experts", "moe", "np.argsort(-p,", "np.argsort(p,", "ffn_moe_argsort-1[0]"),
+    Fault("probabilities before the softmax", "moe", "np.take_along_axis(p,", "np.take_along_axis(logits,",
+          "ffn_moe_weights-1[0]"),
+    Fault("no softmax", "moe", "ops.softmax(logits)", "logits", "ffn_moe_probs-1[0]"),
+    Fault("weights before down", "moe", "ops.experts(h, down", "ops.experts(h * weights[:, :, None], down",
+          "ffn_moe_down-1[0]"),
+    Fault("added from the other end", "moe, four of nineteen", "y[:, rank]", "y[:, -rank]", "ffn_moe_sum-1[0]"),
+    Fault("the first expert alone", "moe", "out + y", "out + 0 * y", "ffn_moe_out-1[0]"),
+]
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """variant -> our model, and llama.cpp's trace of 33 tokens; each made once."""
+
+    @cache
+    def make(variant: str) -> tuple[Bits, Trace]:
+        bits = Bits(model_of(variant, tmp_path_factory.mktemp("fault")))
+        with bits.engine() as engine:
+            return bits, engine.trace(some_ids(33))
+
+    return make
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("fault", FAULTS + MOE_FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
+def test_a_fault_is_found_where_it_is(fault: Fault, traced: Any) -> None:
+    bits, theirs = traced(fault.variant)
+    model, faulty = bits.model, Bits(bits.path)
+    if fault in FAULTS:
+        module = broken(model.module, fault.right, fault.wrong)
+    else:
+        module = broken(model.module, SAME, SAME)
+        module.__dict__["moe"] = broken(moe_module, fault.right, fault.wrong).moe
+    faulty.model = Model(model.hparams, model.weights, module)
+    assert faulty.wrong(theirs)[0].split()[0] == fault.first
+
+
+def with_token_types(path: Path, target: Path, n: int) -> Path:
+    """A copy of the file that knows n kinds of token."""
+    f = open_gguf(path)
+    w = GGUFWriter(f.metadata.string("general.architecture"))
+    for key in f.metadata:
+        value, kind = f.metadata[key], f.metadata.type_name(key)
+        if key == "tokenizer.ggml.token_type_count":
+            w.add(key, n, kind)
+        elif key != "general.architecture":
+            w.add(key, value.to_bytes() if kind == "ARRAY[STRING]" else value, kind)
+    for t in f.tensors.values():
+        w.add_tensor(t.name, t.raw, t.shape, t.type.name)
+    return w.write(target)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_model_without_kinds_of_token_is_refused(arch: str, tmp_path: Path) -> None:
+    path = with_token_types(synthetic(tmp_path / "m.gguf", arch), tmp_path / "none.gguf", 0)
+    message = r"mis-shaped token_types.weight: \(2, 36\)" if arch == "jina-bert-v2" else "count is missing or 0"
+    with pytest.raises(ModelError, match=message):
+        load_model(open_gguf(path))
+    with pytest.raises(EngineError):
+        LlamaCpp(path)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("nomic-bert", "blk.0.ffn_gate.weight"),
+        ("nomic-bert", "token_embd_norm.bias"),
+        ("nomic-bert-moe", "blk.1.ffn_gate_inp.weight"),
+        ("nomic-bert-moe", "blk.1.ffn_down_exps.weight"),
+        ("nomic-bert-moe", "blk.2.ffn_up.weight"),
+        ("jina-bert-v2", "blk.1.attn_output.bias"),
+        ("jina-bert-v2", "token_types.weight"),
+        ("jina-bert-v3", "blk.2.layer_output_norm.bias"),
+    ],
+)
+def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
+    """A file with a tensor too few is no model to either."""
+    less = without(synthetic(tmp_path / "m.gguf", arch, X=4 * ("moe" in arch)), name, tmp_path / "less.gguf")
+    with pytest.raises(EngineError):
+        LlamaCpp(less)
+    with pytest.raises(ModelError, match=f"1 tensors do not fit the architecture\n  missing    {name}"):
+        load_model(open_gguf(less))
+
+
+NARROW = {"feed_forward_length": (40, "UINT32")}
+WIDER_HEADS = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")}
+BOTH_GATES = {"wide": True, "optional": GATE}
+FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("arch", "sizes", "message"),
+    [
+        ("nomic-bert", {"keys": WIDER_HEADS}, "6 heads of 8 channels do not make up 36"),
+        ("nomic-bert-moe", {"X": 4, "n_used": 5}, "5 experts of 4 for a token"),
+        ("nomic-bert-moe", {"X": 4, "n_used": 0}, "0 experts of 4 for a token"),
+        ("nomic-bert-moe", {"X": 4, "odd": every(3)}, "missing    blk.1.ffn_up.weight"),
+        ("nomic-bert-moe", {"keys": every(2)}, "0 experts of 0 for a token"),
+        ("jina-bert-v2", BOTH_GATES, "blk.0.ffn_up.weight holds a gate, and blk.0.ffn_gate.weight is one"),
+        ("jina-bert-v2", FEW_KEYS, "blk.0.attn_k_norm.weight is for as many heads of keys as there are of queries"),
+        ("jina-bert-v2", {"optional": FUSED | QK_NORM}, "blk.0.attn_q_norm.weight cannot norm a part"),
+        ("jina-bert-v2", {"odd": NARROW}, r"mis-shaped blk.0.ffn_up.weight: \(50, 36\), .* \(40, 36\) or \(80, 36\)"),
+        ("jina-bert-v3", {"keys": kv(4)}, "6 query heads cannot share 4 heads of keys evenly"),
+    ],
+)
+def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: str, tmp_path: Path) -> None:
+    odd = sizes.get("odd", {})  # keys that the tensors do not follow
+    path = synthetic(tmp_path / "m.gguf", arch, **{key: size for key, size in sizes.items() if key != "odd"})
+    path = without(path, "", tmp_path / "odd.gguf", odd)
+    with pytest.raises(ModelError, match=message):
+        load_model(open_gguf(path))
+    with pytest.raises(EngineError), LlamaCpp(path) as engine:
+        engine.embed([[1, 2]])
+
+
+def test_a_bias_has_as_many_numbers_as_its_weight_has_rows(tmp_path: Path) -> None:
+    """Where rows may be F or 2 F."""
+    path = synthetic(tmp_path / "m.gguf", "jina-bert-v2", wide=True, optional=UP_BIAS, n_layer=1)
+    f = open_gguf(path)
+    tensors = dict(f.tensors) | {"blk.0.ffn_up.bias": f.tensors["blk.0.ffn_up.bias"]}
+    bias = tensors["blk.0.ffn_up.bias"]
+    tensors["blk.0.ffn_up.bias"] = replace(bias, shape=(50,), raw=bias.raw[:200])
+    hp = load_model(f).hparams
+    with pytest.raises(ModelError, match=r"mis-shaped blk.0.ffn_up.bias: \(50,\), but the metadata ask for \(2F\)"):
+        bind(ARCHITECTURES["jina-bert-v2"].Weights, tensors, hp.sizes, 1, "m.gguf", hp.layers)
+
+
+def mixtral(path: Path, X: int, n_used: int, gated: bool) -> Path:
+    """A llama of one layer whose feed-forward part is a mixture of experts."""
+    C, F, H, rng = 32, 24, 2, np.random.default_rng(X)
+    like = open_gguf(synthetic(path.with_suffix(".dense"), "llama", n_layer=1, C=C, F=F, H=H, D=16))
+    w = GGUFWriter("llama")
+    for key in like.metadata:
+        if key != "general.architecture":
+            value, kind = like.metadata[key], like.metadata.type_name(key)
+            w.add(key, value.to_bytes() if kind == "ARRAY[STRING]" else value, kind)
+    w.add("llama.expert_count", X, "UINT32")
+    w.add("llama.expert_used_count", n_used, "UINT32")
+    for t in like.tensors.values():
+        if "ffn_" not in t.name or "norm" in t.name:
+            w.add_tensor(t.name, t.raw, t.shape, t.type.name)
+    shapes = {"ffn_gate_inp": (X, C), "ffn_up_exps": (X, F, C), "ffn_gate_exps": (X, F, C), "ffn_down_exps": (X, C, F)}
+    for name, shape in shapes.items():
+        if gated or name != "ffn_gate_exps":
+            x = rng.standard_normal(shape).astype(np.float32) / np.float32(4)
+            w.add_tensor(f"blk.0.{name}.weight", x, shape, "F32")
+    return w.write(path)

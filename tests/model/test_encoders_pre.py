@@ -1,0 +1,413 @@
+"""Encoders that normalise before each part, on small random models against live llama.cpp: every tensor, every option.
+
+`ggml` gives llama.cpp's bits. With float32 weights `exact` and `fast` differ by rounding alone. Largest error of one
+operation on llama.cpp's own inputs, over the largest value: measured 7.2e-7 (xllamacpp 2026.10.11549, AVX-512
+CPU); of a whole run 7.1e-6. llama.cpp's RoPE multiplies angles up in float32, and its tanh form of GELU comes
+from a table of float16 numbers: alone 1.6e-6 at place 40, and 7.6e-4, in whole runs 1.4e-3.
+
+A model needs layers with a window and layers without, or llama.cpp aborts: it fills the masks of both kinds, and a mask
+that no layer reads has no memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from refembed import Embedder
+from refembed.errors import EngineError, ModelError
+from refembed.gguf import open_gguf
+from refembed.kernels.ops import Mask, load_ops
+from refembed.model import ARCHITECTURES, Model, load_model
+from refembed.model.batch import pack
+from refembed.model.trace import Trace
+from refembed.testing.synthetic import synthetic
+from refembed.verify.align import align
+from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.model.bits import LENGTHS, TOGETHER, Bits, some_ids, unequal
+from tests.model.live import Both
+from tests.model.test_decoders import without
+
+LOCAL, LOCAL_ROPE, LOCAL_GELU = 1e-6, 3e-6, 1.2e-3
+WHOLE, WHOLE_GELU = 1.5e-5, 2e-3
+
+FAST = ("gelu_accurate", "gelu_python_tanh", "gelu_pytorch_tanh", "swish", "gelu")
+SLOW = ("gelu_erf", "gelu_python", "gelu_quick", "gelu_new", "gelu_fast", "swiglu", "GEGLU", "")
+ACTIVATIONS = (*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
+ARCHS = ("eurobert", "gemma-embedding", "llama-embed", "modern-bert", "neo-bert")
+PATTERN, ACTIVATION = "attention.sliding_window_pattern", "hidden_activation"
+QKV_BIAS = {"attn_q.bias", "attn_k.bias", "attn_v.bias"}
+FUSED, FUSED_BIAS = {"attn_qkv.weight"}, {"attn_qkv.weight", "attn_qkv.bias"}
+BASE = {"rope.freq_base": (1e6, "FLOAT32")}
+BASES = BASE | {"rope.freq_base_swa": (5e2, "FLOAT32")}
+LINEAR = {"rope.scaling.type": ("linear", "STRING"), "rope.scaling.factor": (8.0, "FLOAT32")}
+NO_SCALING = LINEAR | {"rope.scaling.type": ("none", "STRING")}
+YARN = {
+    "rope.scaling.type": ("yarn", "STRING"),
+    "rope.scaling.factor": (4.0, "FLOAT32"),
+    "rope.scaling.original_context_length": (32, "UINT32"),
+}
+LONGROPE = {
+    "rope.scaling.type": ("longrope", "STRING"),
+    "rope.scaling.original_context_length": (32, "UINT32"),
+}
+IN_PART = {"rope.dimension_count": (4, "UINT32")}
+SEES_ALL = {"attention.causal": (False, "BOOL")}
+LOOKS_BACK = {"attention.causal": (True, "BOOL")}  # which these encoders ignore
+FLAGS = {PATTERN: ([False, True, True, False], "ARRAY[BOOL]")}
+OTHER_FLAGS = {PATTERN: ([1, 0, 1], "ARRAY[UINT32]")}
+EVERY_OTHER = {PATTERN: (2, "UINT32")}
+HEAD = {"cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias"}
+LLAMA_BIAS = QKV_BIAS | {"attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"}
+LONG = {"rope_factors_long.weight", "rope_factors_short.weight"}
+WIDE = {"C": 96, "F": 64, "H": 3, "D": 32}  # whole blocks of 32 weights in every row
+
+
+def activation(name: str) -> dict[str, tuple[Any, str]]:
+    return {ACTIVATION: (name, "STRING")}
+
+
+# fmt: off
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "modern-bert":                         ("modern-bert", {"n_layer": 4, "keys": BASE | NO_SCALING}),
+    "modern-bert, layer 0 normed":         ("modern-bert", {"optional": {"attn_norm.weight"}, "keys": BASES}),
+    "modern-bert, swiglu, window 3":       ("modern-bert", {"window": 3, "keys": activation("silu")}),
+    "modern-bert, geglu, every other":     ("modern-bert", {"window": 5, "keys": EVERY_OTHER | activation("geglu")}),
+    "modern-bert, reglu, window over all": ("modern-bert", {"window": 400, "keys": activation("reglu") | LOOKS_BACK}),
+    "modern-bert, no window, reranker":    ("modern-bert", {"window": 0, "n_layer": 2,
+                                                            "optional": (HEAD | {"cls.norm.weight"}) - {"cls.bias"}}),
+    "modern-bert, flags, yarn":            ("modern-bert", {"n_layer": 4, "C": 72, "H": 3, "keys": FLAGS | YARN}),
+    "modern-bert, in part, linear":        ("modern-bert", {"keys": IN_PART | LINEAR | BASES, "window": 1}),
+    "modern-bert, Q8_0":                   ("modern-bert", {**WIDE, "type_name": "Q8_0"}),
+    "neo-bert":                            ("neo-bert", {"keys": NO_SCALING}),
+    "neo-bert, grouped, reranker":         ("neo-bert", {"K": 2, "optional": HEAD, "keys": BASE | LOOKS_BACK}),
+    "neo-bert, mqa, in part, linear":      ("neo-bert", {"C": 30, "H": 3, "K": 1, "keys": IN_PART | LINEAR}),
+    "neo-bert, one head, yarn":            ("neo-bert", {"C": 24, "H": 1, "n_layer": 1, "keys": YARN}),
+    "neo-bert, Q4_0":                      ("neo-bert", {**WIDE, "K": 1, "type_name": "Q4_0"}),
+    "eurobert":                            ("eurobert", {"K": 3}),
+    "eurobert, biases, yarn":              ("eurobert", {"C": 72, "H": 3, "K": 1, "optional": QKV_BIAS, "keys": YARN}),
+    "eurobert, fused, in part":            ("eurobert", {"K": 2, "optional": FUSED, "keys": IN_PART | LOOKS_BACK}),
+    "eurobert, fused with bias, linear":   ("eurobert", {"optional": FUSED_BIAS, "keys": LINEAR | BASE}),
+    "eurobert, Q8_0":                      ("eurobert", {**WIDE, "K": 1, "type_name": "Q8_0"}),
+    "gemma-embedding":                     ("gemma-embedding", {"K": 2, "n_layer": 7, "keys": BASE | LOOKS_BACK}),
+    "gemma-embedding, mqa, window 1":      ("gemma-embedding", {"H": 3, "K": 1, "window": 1, "keys": EVERY_OTHER}),
+    "gemma-embedding, flags, yarn":        ("gemma-embedding", {"D": 24, "H": 3, "keys": YARN | OTHER_FLAGS,
+                                                                "optional": FUSED}),
+    "gemma-embedding, bases, in part":     ("gemma-embedding", {"keys": BASES | EVERY_OTHER | IN_PART | LINEAR,
+                                                                "optional": {"output.weight", *QKV_BIAS}}),
+    "gemma-embedding, heads of 96":        ("gemma-embedding", {"H": 2, "K": 1, "D": 96, "keys": EVERY_OTHER}),
+    "gemma-embedding, Q8_0":               ("gemma-embedding", {**WIDE, "K": 1, "keys": EVERY_OTHER,
+                                                                "type_name": "Q8_0"}),
+    "llama-embed":                         ("llama-embed", {"K": 2}),
+    "llama-embed, sees all":               ("llama-embed", {"keys": SEES_ALL | LINEAR,
+                                                            "optional": {*LLAMA_BIAS, "output.weight"}}),
+    "llama-embed, fused, factors":         ("llama-embed", {"H": 3, "K": 1, "D": 14, "keys": BASE,
+                                                            "optional": FUSED_BIAS | {"rope_freqs.weight"}}),
+    "llama-embed, yarn":                   ("llama-embed", {"D": 24, "H": 3, "keys": YARN | SEES_ALL}),
+    "llama-embed, long factors":           ("llama-embed", {"P": 512, "keys": LONGROPE, "optional": LONG}),
+    "llama-embed, Q4_0":                   ("llama-embed", {**WIDE, "K": 1, "type_name": "Q4_0"}),
+}
+# fmt: on
+QUANTISED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
+
+
+def model_of(variant: str, folder: Path) -> Path:
+    """The file of a variant; long enough for every text of these tests."""
+    arch, sizes = VARIANTS[variant]
+    return synthetic(folder / "m.gguf", arch, seed=len(variant), **{"P": 256, **sizes})
+
+
+def tanh_form(variant: str) -> bool:
+    return "gemma" in variant or "geglu" in variant
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """A variant in both engines, flash attention off."""
+    with Both(model_of(request.param, tmp_path_factory.mktemp("variant")), "cls") as engines:
+        yield engines
+
+
+@pytest.mark.oracle
+def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) -> None:
+    """Nothing is left over on either side, and no operation is further off than rounding."""
+    variant = request.node.callspec.params["both"]
+    if variant in QUANTISED:
+        pytest.skip("llama.cpp rounds activations to 8 bits: `ggml` alone can follow")
+    for length, numerics in ((41, "exact"), (23, "fast"), (1, "fast")):
+        _, local, whole = both.compare(some_ids(length), numerics)
+        for d in local:
+            bound = {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
+            assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] ({length} tokens, {numerics}): {d.difference}"
+        worst = max(whole, key=lambda name: whole[name])
+        assert whole[worst] <= (WHOLE_GELU if tanh_form(variant) else WHOLE), f"{worst}: {whole[worst]}"
+
+
+@pytest.mark.oracle
+def test_bits_are_llama_cpps(both: Both) -> None:
+    """Of texts alone and in a batch, and of every tensor by itself."""
+    bits = Bits(Path(both.engine.options["path"]), "cls")
+    assert bits.differing(both.engine) == {}
+    for n in (1, 33, 70):
+        assert bits.wrong(both.engine.trace(some_ids(n))) == []
+
+
+@pytest.mark.oracle
+def test_bits_are_llama_cpps_with_flash_attention_and_repacked_weights(both: Both) -> None:
+    bits = Bits(Path(both.engine.options["path"]), "mean", flash_attn=True, repack=True)
+    with bits.engine() as engine:
+        assert bits.differing(engine) == {}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("pooling", ["none", "last"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
+    """The file's own pooling through the public path: the vector's bits, and the name of the last tensor."""
+    number = {"none": 0, "last": 3}[pooling]
+    path = synthetic(tmp_path / "m.gguf", arch, keys=EVERY_OTHER if arch == "gemma-embedding" else {}, pooling=number)
+    e, ids = Embedder.load(path, numerics="ggml", flash_attn=False, repack=False), some_ids(20)
+    with LlamaCpp(path) as engine:
+        (want,), theirs = engine.embed([ids]), engine.trace(ids)
+    (got,) = e.embed([ids], normalize=-1)
+    assert unequal(got, want) == 0
+    ours = e.trace(ids)
+    assert ours.taps[-1].name == "result_embd_pooled"
+    found = align(ours, theirs)
+    assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
+    output = ARCHITECTURES[arch].TRAITS.output
+    assert (output in ours) == (output in theirs) == (pooling != "none")
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_names_of_activations_mean_what_they_mean_in_llama_cpp(name: str, tmp_path: Path) -> None:
+    """GELU itself is meant by what llama.cpp does not know; its tanh form has names of its own."""
+    path = synthetic(tmp_path / "m.gguf", "modern-bert", n_layer=2, keys=activation(name))
+    with Both(path) as both:
+        both.compare([1, 2, 3], "exact")  # tensors must have the same names: ffn_geglu, ffn_geglu_erf ...
+
+
+@pytest.mark.oracle
+def test_the_matrices_after_pooling_are_bound(tmp_path: Path) -> None:
+    """dense_3 (dense_2 x) of EmbeddingGemma, applied by hand to the mean, is llama.cpp's vector."""
+    sizes = {"dense_2_feat_in": 36, "dense_2_feat_out": 50, "dense_3_feat_in": 50, "dense_3_feat_out": 36}
+    keys = EVERY_OTHER | {key: (n, "UINT32") for key, n in sizes.items()}
+    path = synthetic(
+        tmp_path / "m.gguf", "gemma-embedding", keys=keys, optional={"dense_2.weight", "dense_3.weight"}, window=4
+    )
+    bits = Bits(path)
+    with bits.engine() as engine:
+        (want,) = engine.embed([some_ids(33)])
+    w, (pooled,) = bits.model.weights, bits.vectors([some_ids(33)])
+    assert (w.dense_2.shape, w.dense_3.shape) == ((50, 36), (36, 50))
+    got = bits.ops.linear(bits.ops.linear(pooled[None], w.dense_2), w.dense_3)
+    assert unequal(got, want) == 0
+
+
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
+    path = synthetic(tmp_path / "m.gguf", arch, keys=EVERY_OTHER if arch == "gemma-embedding" else {}, window=6)
+    model, ops = load_model(open_gguf(path)), load_ops(numerics)
+    texts = [some_ids(n) for n in (9, 1, 33, 2, 17)]
+    together = model.forward(pack(texts), ops)
+    for text, part in zip(texts, np.split(together, np.cumsum([len(t) for t in texts])[:-1]), strict=True):
+        assert model.forward(pack([text]), load_ops(numerics)).tobytes() == part.tobytes()
+    reverse = model.forward(pack(texts[::-1]), ops)
+    assert reverse[-9:].tobytes() == together[:9].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arch", "keys", "reach"),
+    [
+        ("modern-bert", {PATTERN: (0, "UINT32")}, range(14, 27)),
+        ("gemma-embedding", {}, range(14, 27)),
+        ("modern-bert", {}, range(40)),
+        ("neo-bert", {}, range(40)),
+        ("eurobert", {}, range(40)),
+        ("llama-embed", {}, range(20, 40)),
+        ("llama-embed", SEES_ALL, range(40)),
+    ],
+)
+def test_a_token_changes_what_sees_it(arch: str, keys: Any, reach: range, tmp_path: Path) -> None:
+    """Three layers with windows of 4 carry a token's influence 6 places either way; one layer without a window, all."""
+    model = load_model(open_gguf(synthetic(tmp_path / "m.gguf", arch, keys=keys, window=4)))
+    ops, ids = load_ops("exact"), some_ids(40)
+    changed = [*ids[:20], (ids[20] + 1) % 101, *ids[21:]]
+    differs = (model.forward(pack([ids]), ops) != model.forward(pack([changed]), ops)).any(axis=1)
+    assert np.flatnonzero(differs).tolist() == list(reach)
+
+
+class Fault(NamedTuple):
+    """A line of an architecture's file written wrongly, and the first tensor that then is not llama.cpp's."""
+
+    name: str
+    variant: str  # of VARIANTS
+    right: str  # stands once in the file
+    wrong: str  # may use dataclasses.replace and Mask
+    first: str  # "name[k]", as in trace[name, k]
+
+
+HEAD_BY_HEAD = "(qkv.reshape(len(qkv), -1, 3, D)[:, :, i].copy().reshape(len(qkv), -1) for i in range(3))"
+BLOCKS = "(np.ascontiguousarray(part) for part in np.split(qkv, [C, C + KD], axis=1))"
+HALVES = "for half in np.split({}, 2, axis=1))"
+OTHER_PAIRS = "replace(rope_of(hp, il), pairs='{}')"
+
+# fmt: off
+FAULTS = [
+    Fault("a window too wide by one", "modern-bert", "window=hp", "window=2 + hp", "kq_soft_max-1[0]"),
+    Fault("a window that looks back", "modern-bert", '"symmetric")', '"standard")', "kq_soft_max-1[0]"),
+    Fault("the last of each period sees all", "modern-bert", "hp.swa_layers[il]", "il % 3 < 2", "kq_soft_max-0[0]"),
+    Fault("one base for all layers", "modern-bert", "rope_of(hp, il)", "rope_of(hp, 0)", "Qcur-1[0]"),
+    Fault("neighbours turn together", "modern-bert", "rope_of(hp, il)", OTHER_PAIRS.format("norm"), "Qcur-0[0]"),
+    Fault("the second half is the gate", "modern-bert", HALVES.format("x"),
+          "for half in np.split(x, 2, axis=1)[::-1])", "ffn_geglu_erf-0[0]"),
+    Fault("GELU's tanh form", "modern-bert", "ops.gelu_erf(gate)", "ops.gelu(gate)", "ffn_geglu_erf-0[0]"),
+    Fault("RMS norm for layer norm", "modern-bert", "ops.layer_norm(x, w.output_norm, None, eps, tap)",
+          "ops.rms_norm(x, w.output_norm, eps, tap)", "norm[0]"),
+    Fault("the residual is taken behind the norm", "modern-bert", "a + x)", "a + y)", "ffn_inp-1[0]"),
+    Fault("scores scaled by all channels", "modern-bert", "math.sqrt(hp.n_embd_head)", "math.sqrt(hp.n_embd)",
+          "kq_soft_max-0[0]"),
+    Fault("the residual of the embeddings", "modern-bert", '("inp_norm-0", ', '("inp_norm-0", x + ', "inp_norm-0[0]"),
+    Fault("QKV cut head by head, as published", "neo-bert", BLOCKS, HEAD_BY_HEAD, "Qcur-0[0]"),
+    Fault("halves turn together", "neo-bert", "rope_of(hp, il)", OTHER_PAIRS.format("neox"), "Qcur-0[0]"),
+    Fault("the second half is the gate", "neo-bert", HALVES.format("up"),
+          "for half in np.split(up, 2, axis=1)[::-1])", "ffn_swiglu-0[0]"),
+    Fault("layer norm for RMS norm", "neo-bert", "ops.rms_norm(x, blk.ffn_norm, eps, see)",
+          "ops.layer_norm(x, blk.ffn_norm, None, eps, see)", "norm-0[1]"),
+    Fault("a bias is missing", "eurobert, biases, yarn", "Qkv(y, blk, hp",
+          "Qkv(y, replace(blk, attn_v=blk.attn_v._replace(bias=None)), hp", "v_cont-0[0]"),
+    Fault("tokens look back only", "eurobert", "n_head_kv=", "mask=Mask(causal=True), n_head_kv=", "kq_soft_max-0[0]"),
+    Fault("up is the gate", "eurobert", "ops.swiglu(gate, up)", "ops.swiglu(up, gate)", "ffn_swiglu-0[0]"),
+    Fault("YaRN without its magnitude", "eurobert, biases, yarn", "rope_of(hp, il)",
+          "replace(rope_of(hp, il), attn_factor=0.9)", "Qcur-0[2]"),
+    Fault("embeddings are not scaled", "gemma-embedding", "x * math.sqrt(hp.n_embd)", "x", "inp_scaled[0]"),
+    Fault("the first of each period sees all", "gemma-embedding", "hp.swa_layers[il]", "il % 6", "kq_soft_max-0[0]"),
+    Fault("one base for all layers", "gemma-embedding", "rope_of(hp, il)", "rope_of(hp, 0)", "Qcur-5[1]"),
+    Fault("the scale rounded once", "gemma-embedding, heads of 96", "ops.dtype(1) / np.sqrt(ops.dtype(hp.n_embd_head))",
+          "ops.dtype(1 / math.sqrt(hp.n_embd_head))", "Qcur_scaled-0[0]"),
+    Fault("the residual is taken behind the norm", "gemma-embedding", "a + x)", "a + y)", "sa_out-0[0]"),
+    Fault("GELU itself", "gemma-embedding", "ops.geglu(gate, up)", "ops.gelu_erf(gate) * up", "ffn_geglu-0[0]"),
+    Fault("tokens see all", "llama-embed", "w, hp, batch", "w, replace(hp, causal=False), batch", "kq_soft_max-0[0]"),
+    Fault("halves turn together", "llama-embed", "w, hp,", "w, replace(hp, rope_pairs='neox'),", "Qcur-0[1]"),
+    Fault("no epsilon", "llama-embed", "w, hp, batch", "w, replace(hp, norm_eps=0.0), batch", "norm-0[0]"),
+]
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """variant -> our model, and llama.cpp's trace of 33 tokens; each made once."""
+
+    @cache
+    def make(variant: str) -> tuple[Bits, Trace]:
+        bits = Bits(model_of(variant, tmp_path_factory.mktemp("fault")))
+        with bits.engine() as engine:
+            return bits, engine.trace(some_ids(33))
+
+    return make
+
+
+def broken(module: ModuleType, right: str, wrong: str) -> ModuleType:
+    """A copy of the module with one piece of its text replaced."""
+    source = Path(str(module.__file__)).read_text()
+    assert source.count(right) == 1
+    copy = ModuleType(module.__name__)
+    copy.__dict__.update(replace=dataclasses.replace, Mask=Mask)
+    exec(compile(source.replace(right, wrong), "fault", "exec"), copy.__dict__)
+    return copy
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
+def test_a_fault_is_found_where_it_is(fault: Fault, traced: Any) -> None:
+    bits, theirs = traced(fault.variant)
+    model = bits.model
+    module = broken(model.module, fault.right, fault.wrong)
+    faulty = Bits(bits.path)
+    faulty.model = Model(model.hparams, model.weights, module)
+    assert faulty.wrong(theirs)[0].split()[0] == fault.first
+
+
+@pytest.mark.oracle
+def test_a_cache_would_be_found(tmp_path: Path) -> None:
+    """llama-embed's keys and values are not rounded to float16."""
+    bits = Bits(synthetic(tmp_path / "m.gguf", "llama-embed", P=256))
+    module = broken(bits.model.module, "cached=False", "cached=True")
+    bits.model = Model(bits.model.hparams, bits.model.weights, module)
+    with bits.engine() as engine:
+        assert len(bits.differing(engine)) == len(LENGTHS) + len(TOGETHER)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("modern-bert", "blk.1.attn_norm.weight"),
+        ("modern-bert", "token_embd_norm.weight"),
+        ("neo-bert", "enc.output_norm.weight"),
+        ("eurobert", "blk.0.attn_k.weight"),
+        ("gemma-embedding", "blk.2.post_ffw_norm.weight"),
+        ("llama-embed", "output_norm.weight"),
+    ],
+)
+def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
+    """A file with a tensor too few is no model to either."""
+    less = without(synthetic(tmp_path / "m.gguf", arch), name, tmp_path / "less.gguf")
+    with pytest.raises(EngineError):
+        LlamaCpp(less)
+    with pytest.raises(ModelError, match=f"1 tensors do not fit the architecture\n  missing    {name}"):
+        load_model(open_gguf(less))
+
+
+DENSE = "dense_2_feat_in"
+WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"rope.dimension_count": (8, "UINT32")}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("arch", "sizes", "message"),
+    [
+        ("modern-bert", {"keys": activation("relu")}, "hidden_activation is 'relu', which gates nothing"),
+        ("modern-bert", {"keys": WIDER}, "6 heads of 8 channels do not make up 36"),
+        ("neo-bert", {"keys": WIDER}, "6 heads of 8 channels do not make up 36"),
+        ("eurobert", {"keys": WIDER}, "6 heads of 8 channels do not make up 36"),
+        ("gemma-embedding", {"keys": {DENSE: (30, "UINT32")}}, f"{DENSE} is 30, but the model has 36 channels"),
+        ("gemma-embedding", {"optional": {"dense_2.weight"}, "keys": {"dense_2_feat_out": (9, "UINT32")}}, "dense_2"),
+        ("llama-embed", {"keys": IN_PART}, "rope.dimension_count is 4\n  hint: this architecture turns whole heads"),
+        ("llama-embed", {"keys": {"expert_count": (4, "UINT32")}}, "a mixture of experts"),
+    ],
+)
+def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: str, tmp_path: Path) -> None:
+    path = synthetic(tmp_path / "m.gguf", arch, **sizes)
+    if message == "dense_2":  # a matrix whose size no key tells
+        path = without(path, "", tmp_path / "odd.gguf", {"dense_2_feat_out": (0, "UINT32")})
+    with pytest.raises(ModelError, match=message):
+        load_model(open_gguf(path))
+    with pytest.raises(EngineError), LlamaCpp(path) as engine:
+        engine.embed([[1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("arch", "keys", "message"),
+    [
+        ("modern-bert", {"attention.head_count_kv": (2, "UINT32")}, "2 heads of keys for 6 query heads"),
+        ("modern-bert", {"decision.block_count": (1, "UINT32")}, "a decision model"),
+        ("gemma-embedding", {"attention.sliding_window": (0, "UINT32")}, "sliding_window is 0"),
+        ("gemma-embedding", {"attention.key_length_swa": (8, "UINT32")}, "layers with a window whose heads differ"),
+        ("eurobert", {"rope.dimension_count_swa": (4, "UINT32")}, "layers with a window whose heads differ"),
+        ("eurobert", {"rope.dimension_count": (8, "UINT32")}, "an even number, at most the 6 of a head"),
+    ],
+)
+def test_what_nobody_writes_is_refused_by_name(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
+    path = without(synthetic(tmp_path / "m.gguf", arch), "", tmp_path / "odd.gguf", keys)
+    with pytest.raises(ModelError, match=message):
+        load_model(open_gguf(path))
