@@ -3,13 +3,14 @@
 # make check         lint, types, import contract
 # make conformance   the suite against live llama.cpp, with its report
 # make bench         speed beside the native engines
-# make test-slow     fuzzing and long sweeps, minutes
+# make test-slow     fuzzing and long sweeps, a quarter of an hour and more
+# make vocabularies  real vocabularies against live llama.cpp, 20,000 texts each
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check conformance bench test-slow clean
+.PHONY: demo test check conformance bench test-slow vocabularies clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -32,6 +33,10 @@ bench: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow --hypothesis-profile=ci
+
+vocabularies: $(VENV)/.test
+	$(BIN)/python -m conformance fetch vocabularies
+	$(BIN)/python -m conformance vocabularies --texts 20000
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

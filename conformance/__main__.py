@@ -201,6 +201,17 @@ def mutants(numerics: str) -> None:
     sys.exit(DIFFERS if unnoticed else 0)
 
 
+@main.command()
+@click.argument("models", nargs=-1, required=True)
+def effects(models: tuple[str, ...]) -> None:
+    """Print what each place where llama.cpp rounds does to a vector, as Markdown tables; MODELS are of models.toml."""
+    from conformance.effects import markdown
+
+    for model in check_models(models):
+        for line in markdown(model):
+            click.echo(line)
+
+
 @main.command("record")
 def record_() -> None:
     """Write down what live llama.cpp answers, for machines without its wheel."""

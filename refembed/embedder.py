@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
@@ -20,12 +20,15 @@ from refembed._version import __version__
 from refembed.arrays import F32, Float
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFFile, open_gguf
+from refembed.heads import check_dense, check_rank, pooled, width
 from refembed.kernels.ops import Ops, load_ops
+from refembed.lora import Adapter, adapted, load_adapter
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
 from refembed.model.trace import SILENT, Recorder, TapLike, Trace
 from refembed.normalize import normalize as normalize_rows
-from refembed.pooling import pool, resolve_pooling
+from refembed.pooling import resolve_pooling
+from refembed.semantics import check_semantics, original
 from refembed.tokenizer import Tokenizer, load_tokenizer
 
 Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 bytes, or token ids ready made
@@ -41,7 +44,7 @@ class Info:
     name: str  # general.name
     architecture: str  # general.architecture
     n_embd: int  # {arch}.embedding_length
-    n_embd_out: int  # length of a vector
+    n_embd_out: int  # length of a vector: {arch}.embedding_length_out, else n_embd
     n_ctx: int  # {arch}.context_length: the longest text, in tokens
     n_layer: int
     n_head: int
@@ -52,6 +55,8 @@ class Info:
     n_params: int
     file_size: int  # bytes
     numerics: str
+    n_cls_out: int = 1  # outputs of a reranker for one pair
+    labels: tuple[str, ...] = ()  # {arch}.classifier.output_labels: what they stand for, where the file says so
 
     @property
     def sha256(self) -> str:
@@ -71,7 +76,7 @@ def read_info(f: GGUFFile, model: Model, numerics: str) -> Info:
         name=md.string("general.name", f.path.stem),
         architecture=hp.arch,
         n_embd=hp.n_embd,
-        n_embd_out=hp.n_embd,
+        n_embd_out=hp.n_embd_out,
         n_ctx=hp.n_ctx,
         n_layer=hp.n_layer,
         n_head=hp.n_head,
@@ -82,6 +87,8 @@ def read_info(f: GGUFFile, model: Model, numerics: str) -> Info:
         n_params=sum(int(np.prod(t.shape)) for t in f.tensors.values()),
         file_size=f.size,
         numerics=numerics,
+        n_cls_out=hp.n_cls_out,
+        labels=hp.labels,
     )
 
 
@@ -92,11 +99,15 @@ class Embedder:
     """
 
     def __init__(
-        self, info: Info, tokenizer: Tokenizer, model: Model, ops: Ops, batch_tokens: int = BATCH_TOKENS
-    ) -> None:
-        """batch_tokens: texts run together up to so many tokens; a longer text, or with 0 every text, runs alone."""
+        self, info: Info, tokenizer: Tokenizer, model: Model, ops: Ops, batch_tokens: int = BATCH_TOKENS,
+        adapters: Sequence[Adapter] = (),
+    ) -> None:  # fmt: skip
+        """batch_tokens: texts run together up to so many tokens; a longer text, or with 0 every text, runs alone.
+
+        adapters  what `ops` adds to the weights, for whoever wants to know
+        """
         self.info, self.tokenizer, self.model, self.ops = info, tokenizer, model, ops
-        self.batch_tokens = batch_tokens
+        self.batch_tokens, self.adapters = batch_tokens, tuple(adapters)
 
     @classmethod
     def load(
@@ -109,11 +120,19 @@ class Embedder:
         flash_attn: bool = True,
         repack: bool = True,
         n_ubatch: int = 0,
+        lora: Sequence[str | Path] = (),
+        memory_budget: int | None = None,
+        semantics: str = "llama.cpp",
     ) -> Embedder:
         """Open a model: a GGUF file, or a name that `refembed.hub` knows (fetched and converted once).
 
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
         batch_invariant  False lets BLAS choose kernels by the size of the batch (`fast` only; `load_ops`)
+        lora             adapter files, "FILE" or "FILE:SCALE" (`refembed.lora`)
+        semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
+                         (`refembed.semantics`, docs/differences.md)
+        memory_budget    bytes of decoded matrices that `fast` and `exact` keep; None: 128 MiB. Others are decoded
+                         as they are used, a panel at a time. Changes memory and speed, no bits (`kernels/panels.py`)
 
         For `ggml`, which llama.cpp to equal:
         profile     its build: "avx2" (the wheel that refembed is checked against), "avx512"
@@ -125,11 +144,26 @@ class Embedder:
         """
         from refembed.hub import resolve
 
-        ops = load_ops(numerics, batch_invariant=batch_invariant, profile=profile, flash_attn=flash_attn, repack=repack)
+        check_semantics(semantics, numerics)
+        ops = load_ops(
+            numerics, batch_invariant=batch_invariant, profile=profile, flash_attn=flash_attn, repack=repack,
+            memory_budget=memory_budget,
+        )  # fmt: skip
         f = open_gguf(resolve(str(model)))
         loaded = load_model(f)
-        batch_tokens = n_ubatch if ops.name == "ggml" else BATCH_TOKENS
-        return cls(read_info(f, loaded, ops.name), load_tokenizer(f), loaded, ops, batch_tokens)
+        check_dense(loaded, str(f.path))
+        adapters = [
+            load_adapter(spec, f, i) for i, spec in enumerate([lora] if isinstance(lora, (str, Path)) else lora)
+        ]
+        if adapters:
+            side = load_ops(numerics, batch_invariant=batch_invariant, profile=profile, repack=False)
+            ops = adapted(ops, side, adapters)
+        together = 0 if loaded.runs_alone else n_ubatch
+        batch_tokens = together if ops.name == "ggml" else BATCH_TOKENS
+        tokenizer = load_tokenizer(f)
+        if semantics == "original":
+            loaded = original(loaded, f, tokenizer.vocab.sep)
+        return cls(read_info(f, loaded, ops.name), tokenizer, loaded, ops, batch_tokens, adapters)
 
     def tokenize(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of a text. parse_special: `[SEP]` in it is the token, as in llama-embedding and llama-server."""
@@ -145,7 +179,7 @@ class Embedder:
         texts: str | bytes,
         *,
         pooling: str = ...,
-        normalize: int = ...,
+        normalize: int | None = ...,
         dimensions: int | None = ...,
         truncate: bool = ...,
     ) -> F32: ...
@@ -155,7 +189,7 @@ class Embedder:
         texts: Sequence[Input],
         *,
         pooling: str = ...,
-        normalize: int = ...,
+        normalize: int | None = ...,
         dimensions: int | None = ...,
         truncate: bool = ...,
     ) -> F32 | list[F32]: ...
@@ -164,15 +198,17 @@ class Embedder:
         texts: str | bytes | Sequence[Input],
         *,
         pooling: str = "native",
-        normalize: int = 2,
+        normalize: int | None = None,
         dimensions: int | None = None,
         truncate: bool = False,
     ) -> F32 | list[F32]:
         """Vectors of texts.
 
         texts       one text, or a list; a text is characters, UTF-8 bytes, or a list of token ids
-        pooling     "native" (the model's own), none, mean, cls, last, max, mean_sqrt_len, weightedmean
-        normalize   -1 as it is, 0 largest magnitude 32760, 1 taxicab, 2 Euclid, p: llama.cpp's embd_normalize
+        pooling     "native" (the model's own), none, mean, cls, last, max, mean_sqrt_len, weightedmean; "rank": a
+                    reranker's outputs (R) for texts that are pairs already; `rerank` makes pairs
+        normalize   -1 as it is, 0 largest magnitude 32760, 1 taxicab, 2 Euclid, p: llama.cpp's embd_normalize; None is
+                    2, but -1 where pooling is rank: scores have no direction
         dimensions  keep the first so many numbers of each vector (Matryoshka), before normalising
         truncate    cut a text that is too long instead of refusing it; its last special token stays
         returns     (S, D) float32; (D) for one text. pooling "none": a list of (T_i, D); (T, D) for one text
@@ -181,19 +217,72 @@ class Embedder:
         alone = isinstance(texts, (str, bytes))
         inputs = [texts] if isinstance(texts, (str, bytes)) else list(texts)
         how = resolve_pooling(pooling, self.model.hparams.pooling)
-        check_options(self.info, normalize, dimensions)
+        norm = default_norm(how) if normalize is None else normalize
+        self.check_options(how, norm, dimensions)
         ids = [self.ids_of(t, i, truncate) for i, t in enumerate(inputs)]
-        vectors: list[F32] = [np.empty(0, np.float32)] * len(ids)
-        for group in groups(ids, self.batch_tokens):
-            hidden = self.forward([ids[i] for i in group])
-            pooled = pool(hidden, pack([ids[i] for i in group]).offsets, how, self.ops.mean)
-            for i, vector in zip(group, pooled, strict=True):
-                vectors[i] = finish(vector, normalize, dimensions)
+        vectors = self.vectors(ids, how, norm, dimensions)
         if alone:
             return vectors[0]
         if how == "none":
             return vectors
-        return np.stack(vectors) if vectors else np.empty((0, dimensions or self.info.n_embd_out), np.float32)
+        return np.stack(vectors) if vectors else np.empty((0, dimensions or self.width(how)), np.float32)
+
+    def vectors(
+        self, ids: Sequence[Sequence[int]], how: str, normalize: int = -1, dimensions: int | None = None
+    ) -> list[F32]:
+        """What token ids (S lists, checked) come to: S arrays (D), or, where nothing is pooled, (T_s, D)."""
+        vectors: list[F32] = [np.empty(0, np.float32)] * len(ids)
+        for group in groups(ids, self.batch_tokens):
+            texts = [ids[i] for i in group]
+            found = pooled(self.forward(texts), pack(texts).offsets, how, self.model, self.ops)
+            for i, vector in zip(group, found, strict=True):
+                vectors[i] = finish(vector, normalize, dimensions)
+        return vectors
+
+    def rerank(
+        self,
+        query: str | bytes,
+        documents: Sequence[str | bytes],
+        *,
+        all_labels: bool = False,
+        caller: str = "server",
+        truncate: bool = False,
+    ) -> F32:
+        """How well each document answers the query, as a reranker's head says it: raw, never rescaled.
+
+        documents   each is read together with the query, alone among them
+        all_labels  a head may have several outputs, R of them (`info.labels`). False: the first, which is what
+                    llama-server calls relevance_score; of Qwen3-Reranker it is P(yes). True: all, as llama-embedding
+                    prints them
+        caller      "server" or "cli": whose form of a pair (`refembed.tokenizer.pairs`)
+        truncate    cut a pair that is too long instead of refusing it; its last token stays
+        returns     (N) float32 in the order of the documents, (N, R) with all_labels
+        Raises ModelError or RequestError for a model without a head, RequestError for a pair that cannot be taken.
+        """
+        if isinstance(documents, (str, bytes)):
+            raise RequestError("rerank takes a list of documents, not one", hint="rerank(query, [document])")
+        check_rank(self.model)
+        ids = [self.pair_of(query, document, i, caller, truncate) for i, document in enumerate(documents)]
+        found = self.vectors(ids, "rank")
+        scores = np.stack(found) if found else np.empty((0, self.info.n_cls_out), np.float32)  # (N, R)
+        return scores if all_labels else np.ascontiguousarray(scores[:, 0])
+
+    def pair_of(self, query: str | bytes, document: str | bytes, index: int, caller: str, truncate: bool) -> list[int]:
+        """Token ids of a query and one document, not too many."""
+        ids = self.tokenizer.encode_pair(query, document, caller)
+        return self.fitting(ids, f"document {index} and the query", truncate, keep_last=True)
+
+    def width(self, how: str) -> int:
+        """Numbers of a vector under a pooling (`resolve_pooling`)."""
+        return width(self.model.hparams, how)
+
+    def check_options(self, how: str, normalize: int, dimensions: int | None) -> None:
+        """Refuse what no vector could satisfy before any work is done."""
+        if how == "rank":
+            check_rank(self.model)
+        normalize_rows(np.ones((1, 1), np.float32), normalize)
+        if dimensions is not None and not 1 <= dimensions <= self.width(how):
+            raise RequestError(f"dimensions {dimensions}: the model's vectors have {self.width(how)} numbers")
 
     def embed_iter(
         self, texts: Iterable[Input], *, batch_tokens: int = BATCH_TOKENS, progress: bool = False, **options: Any
@@ -232,11 +321,11 @@ class Embedder:
         meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
         recorder = Recorder(meta | {"tokens": ids, "pooling": how})
         listener: TapLike = tap or recorder
-        if how == "none":  # llama.cpp then gives the last tensor the pooled one's name
-            self.forward([ids], Renamed(listener, self.model.output, "result_embd_pooled"))
-        else:
-            pooled = pool(self.forward([ids], listener), np.array([0, len(ids)]), how, self.ops.mean)
-            listener("result_embd_pooled", cast(Float, pooled))
+        if how == "rank":
+            check_rank(self.model)
+        # where nothing is pooled, llama.cpp gives the last hidden states the pooled vector's name
+        first = Without(listener, self.model.output) if how == "none" else listener
+        pooled(self.forward([ids], first), np.array([0, len(ids)]), how, self.model, self.ops, listener)
         return recorder.trace
 
     def ids_of(self, text: Input, index: int, truncate: bool) -> list[int]:
@@ -245,26 +334,31 @@ class Embedder:
             ids, made = self.tokenize(text), True
         else:
             ids, made = check_ids(text, index, self.info.n_vocab), False
+        vocab = self.tokenizer.vocab
+        return self.fitting(ids, f"input {index}", truncate, keep_last=made and ids[-1:] in ([vocab.sep], [vocab.eos]))
+
+    def fitting(self, ids: list[int], what: str, truncate: bool, keep_last: bool) -> list[int]:
+        """The ids, if there are some and not too many, or else cut. keep_last: the closing special token stays."""
         if not ids:
-            raise RequestError(f"input {index}: no tokens", hint="this model adds no special tokens; give it some text")
-        limit, vocab = self.info.n_ctx, self.tokenizer.vocab
+            raise RequestError(f"{what}: no tokens", hint="this model adds no special tokens; give it some text")
+        limit = self.info.n_ctx
         if len(ids) > limit and not truncate:
             hint = f"cut it into pieces, or pass truncate=True (--truncate) to keep its first {limit} tokens"
-            raise RequestError(f"input {index}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
-        if len(ids) > limit:  # the closing special token, where the tokenizer set one, stays
-            ids = ids[: limit - 1] + ids[-1:] if made and ids[-1] in (vocab.sep, vocab.eos) else ids[:limit]
+            raise RequestError(f"{what}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
+        if len(ids) > limit:
+            ids = ids[: limit - 1] + ids[-1:] if keep_last else ids[:limit]
         return ids
 
 
-class Renamed:
-    """A tap that shows one tensor under another name."""
+class Without:
+    """A tap that does not show one tensor."""
 
-    def __init__(self, tap: TapLike, old: str, new: str) -> None:
-        self.tap, self.old, self.new, self.listening = tap, old, new, tap.listening
+    def __init__(self, tap: TapLike, name: str) -> None:
+        self.tap, self.name, self.listening = tap, name, tap.listening
 
     def __call__(self, name: str, x: Float) -> Float:
         """Show x."""
-        return self.tap(self.new if name == self.old else name, x)
+        return x if name == self.name else self.tap(name, x)
 
 
 def check_ids(ids: Sequence[Any], index: int, n_vocab: int) -> list[int]:
@@ -280,11 +374,9 @@ def check_ids(ids: Sequence[Any], index: int, n_vocab: int) -> list[int]:
     return [int(i) for i in checked]
 
 
-def check_options(info: Info, normalize: int, dimensions: int | None) -> None:
-    """Refuse what no vector could satisfy before any work is done."""
-    normalize_rows(np.ones((1, 1), np.float32), normalize)
-    if dimensions is not None and not 1 <= dimensions <= info.n_embd_out:
-        raise RequestError(f"dimensions {dimensions}: the model's vectors have {info.n_embd_out} numbers")
+def default_norm(how: str) -> int:
+    """How vectors are normalised that nobody asked about: Euclid, but scores of a reranker not at all."""
+    return -1 if how == "rank" else 2
 
 
 def groups(ids: Sequence[Sequence[int]], limit: int) -> Iterator[list[int]]:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import I64, Float
-from refembed.errors import ModelError, RequestError
+from refembed.errors import RequestError
 from refembed.kernels.sums import ordered_sum
 from refembed.model.hparams import POOLING_NAMES
 
@@ -64,18 +64,14 @@ def resolve_pooling(name: str, native: str | None) -> str:
     name    a row of POOLERS, one of ALIASES, or "native": what the model's file says
     native  the name for `{arch}.pooling_type` (POOLING_TYPES); None, or "unspecified", where the file has no such key,
             which llama.cpp takes for "none"
-    Raises RequestError for any other name, and for "rank" (ModelError where "rank" is the model's own).
+    returns such a row, or "rank": the outputs of the model's classifier head, `refembed.heads`
+    Raises RequestError for any other name.
     """
     asked = canonical(name)
     how = (native or "unspecified") if asked == "native" else asked
     if asked == "native" and how == "unspecified":
         return "none"
-    if how == "rank":
-        hint = f"choose another pooling: {', '.join(POOLERS)}"
-        if asked == "native":
-            raise ModelError("the model is a reranker (pooling_type 4): classifier heads are not there yet", hint=hint)
-        raise RequestError("pooling 'rank' needs a classifier head, and those are not there yet", hint=hint)
-    if how not in POOLERS:
+    if how not in POOLERS and how != "rank":
         unknown(how)
     return how
 
@@ -87,7 +83,7 @@ def canonical(name: str) -> str:
 
 def unknown(name: object) -> NoReturn:
     """Raise RequestError with the nearest name there is."""
-    known = [*POOLERS, *ALIASES, "native"]
+    known = [*POOLERS, *ALIASES, "rank", "native"]
     near = difflib.get_close_matches(str(name).lower(), known, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
     raise RequestError(f"pooling {name!r}: there is no such pooling", hint=hint)
@@ -106,6 +102,8 @@ def pool(
     Raises RequestError for a text of no tokens, offsets that do not fit, and an unknown pooling.
     """
     how = canonical(how)
+    if how == "rank":
+        raise RequestError("pooling 'rank' needs a classifier head, not states alone", hint="refembed.heads.pooled")
     if how not in POOLERS:
         unknown(how)
     hidden = check_hidden(hidden)

@@ -1,5 +1,7 @@
 """Vectors of the `ggml` numerics are llama.cpp's, bit for bit: alone, in company, and whichever switches are on."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,19 @@ def test_a_traced_run_has_the_bits_of_a_silent_one():
 def test_an_unknown_profile_is_refused():
     with pytest.raises(RequestError, match="avx2, avx512"):
         Embedder.load("minilm", numerics="ggml", profile="sse2")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("REFEMBED_NODE_LLAMA_CPP" not in os.environ, reason="REFEMBED_NODE_LLAMA_CPP names no folder")
+@pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"])
+@pytest.mark.parametrize("flash_attn", [False, True])
+@pytest.mark.parametrize("repack", [False, True])
+def test_the_avx512_profile_has_the_bits_of_such_a_build(outtype, flash_attn, repack):
+    """The zen4 plug-in of npm's @node-llama-cpp/linux-x64@3.22.1, its bins/linux-x64; the machine must have AVX-512."""
+    path = hub.resolve("minilm", outtype=outtype)
+    ids = texts((3, 7, 8, 20, 64, 100))
+    build = {"lib": os.environ["REFEMBED_NODE_LLAMA_CPP"], "cpu": "zen4"}
+    with LlamaCpp(path, flash_attn=flash_attn, extra_buffer_types=repack, **build) as engine:
+        theirs = engine.embed(ids)
+    ours = Embedder.load(path, numerics="ggml", profile="avx512", flash_attn=flash_attn, repack=repack)
+    assert different(ours.embed(ids, normalize=-1), theirs) == 0

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 
 from refembed import RefembedError
-from refembed.errors import ModelError, RequestError
+from refembed.errors import RequestError
 from refembed.pooling import ALIASES, POOLERS, POOLING_TYPES, pool, resolve_pooling
 from refembed.testing import PoolingContract
 from refembed.testing.strategies import PackedBatch, batches, hidden_states
@@ -232,11 +232,11 @@ def test_what_is_no_name_is_refused(name: Any) -> None:
         pool(HIDDEN, OFFSETS, name)
 
 
-def test_a_classifier_head_is_refused_not_guessed() -> None:
-    with pytest.raises(RequestError, match=r"'rank' needs a classifier head.*\n  hint: choose another"):
-        resolve_pooling("rank", "mean")
-    with pytest.raises(ModelError, match=r"the model is a reranker.*\n  hint: choose another"):
-        resolve_pooling("native", "rank")
+def test_rank_is_a_heads_business() -> None:
+    """tests/test_heads.py has what the head makes of it."""
+    assert resolve_pooling("rank", "mean") == resolve_pooling("native", "rank") == "rank"
+    with pytest.raises(RequestError, match=r"'rank' needs a classifier head, not states alone"):
+        pool(HIDDEN, OFFSETS, "rank")
 
 
 def test_native_must_be_resolved_before_pooling() -> None:

@@ -30,6 +30,7 @@ from refembed.errors import RefembedError
 
 COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.py` has the click command, `command`
     "embed": "Turn texts into vectors.",
+    "rerank": "Say how well documents answer a query.",
     "tokenize": "Show the tokens of texts.",
     "detokenize": "Turn token ids back into text.",
     "info": "Say what a model file is.",

@@ -15,11 +15,12 @@ from typing import Any
 import click
 
 from refembed.cli.formats import FORMATS, Item, Run, Writer
-from refembed.cli.models import open_embedder, spell_model
+from refembed.cli.models import note_adapters, open_embedder, spell_model
 from refembed.cli.options import (
     TextCommand,
     file_option,
     json_option,
+    lora_option,
     model_option,
     normalize_option,
     numerics_options,
@@ -31,7 +32,7 @@ from refembed.cli.output import open_output
 from refembed.cli.progress import Bar
 from refembed.cli.show import is_terminal, note, table
 from refembed.cli.texts import Texts
-from refembed.embedder import BATCH_TOKENS, Embedder, check_options
+from refembed.embedder import BATCH_TOKENS, Embedder, default_norm
 from refembed.errors import RequestError
 from refembed.hub.models import MODELS
 from refembed.pooling import resolve_pooling
@@ -106,14 +107,15 @@ class Job:
 @json_option
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE: it appears whole, or not at all.")
 @numerics_options
+@lora_option
 @click.option(
     "--batch-tokens", type=click.IntRange(1), default=BATCH_TOKENS, show_default=True, help="Tokens computed at a time."
 )
 @quiet_option
 def command(
-    texts: tuple[str, ...], file: str | None, model: str, pooling: str, normalize: int, dimensions: int | None,
+    texts: tuple[str, ...], file: str | None, model: str, pooling: str, normalize: int | None, dimensions: int | None,
     truncate: bool, compare: bool, form: str | None, as_json: bool, output: str | None, numerics: dict[str, Any],
-    batch_tokens: int, quiet: bool,
+    lora: tuple[str, ...], batch_tokens: int, quiet: bool,
 ) -> None:  # fmt: skip
     """Turn each TEXT into a vector.
 
@@ -123,11 +125,12 @@ def command(
     form = form or ("json" if as_json else format_of(output))
     check_request(form, output, compare, pooling)
     source = Texts(texts, file)
-    embedder = open_embedder(model, numerics)
+    embedder = open_embedder(model, numerics, lora)
     options = {"pooling": pooling, "normalize": normalize, "dimensions": dimensions, "truncate": truncate}
-    check_options(embedder.info, normalize, dimensions)
     job = Job(embedder, source, options, batch_tokens)
-    run = Run(model, job.how, normalize, dimensions or embedder.info.n_embd_out)
+    norm = default_norm(job.how) if normalize is None else normalize
+    embedder.check_options(job.how, norm, dimensions)
+    run = Run(model, job.how, norm, dimensions or embedder.width(job.how))
     describe(embedder, run, pooling, quiet)
     if not quiet:
         second_thoughts(texts)
@@ -161,8 +164,9 @@ def describe(embedder: Embedder, run: Run, asked: str, quiet: bool) -> None:
     info = embedder.info
     norm = NORM_NAMES.get(run.normalize, f"{run.normalize}-norm")
     whose = " (the model's own)" if run.pooling == info.pooling else ""
-    cut = f" of {info.n_embd_out}" if run.dimension != info.n_embd_out else ""
+    cut = f" of {whole}" if run.dimension != (whole := embedder.width(run.pooling)) else ""
     note(spell_model(run.model, info), quiet=quiet)
+    note_adapters(embedder, quiet)
     note(
         f"pooling {run.pooling}{whose}, normalize {run.normalize} ({norm}), {run.dimension}{cut} dimensions, "
         f"numerics {info.numerics}",

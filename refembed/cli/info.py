@@ -15,7 +15,7 @@ from refembed.cli.options import json_option
 from refembed.cli.show import escape, print_json, spell_shape, table
 from refembed.errors import RefembedError
 from refembed.gguf import GGUFFile, Metadata, StringArray, Tensor
-from refembed.model import load_model
+from refembed.model import Model, load_model
 from refembed.pooling import POOLING_TYPES, resolve_pooling
 from refembed.tokenizer import load_tokenizer
 
@@ -141,10 +141,19 @@ def verdict(f: GGUFFile) -> str:
     try:
         model = load_model(f)
         load_tokenizer(f)
-        resolve_pooling("native", model.hparams.pooling)
+        check_heads(model, f)
     except RefembedError as e:
         return f"no: {str(e).splitlines()[0].removeprefix(f'{f.path}: ')}"
     return "yes"
+
+
+def check_heads(model: Model, f: GGUFFile) -> None:
+    """Refuse what embedding would: a reranker without a head, dense layers of another width."""
+    from refembed.heads import check_dense, check_rank
+
+    check_dense(model, str(f.path))
+    if model.hparams.pooling == "rank":
+        check_rank(model)
 
 
 def digest(f: GGUFFile) -> str:

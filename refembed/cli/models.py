@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from refembed.cli.show import escape
+from refembed.cli.show import escape, note
 
 if TYPE_CHECKING:
     from refembed.embedder import Embedder, Info
@@ -27,11 +28,22 @@ def open_tokenizer(model: str) -> Tokenizer:
     return load_tokenizer(open_model(model))
 
 
-def open_embedder(model: str, numerics: dict[str, Any]) -> Embedder:
-    """Everything that embedding needs; `numerics` as Embedder.load takes it."""
+def open_embedder(model: str, numerics: dict[str, Any], lora: Sequence[str] = ()) -> Embedder:
+    """Everything that embedding needs; `numerics` and `lora` as Embedder.load takes them."""
     from refembed.embedder import Embedder
 
-    return Embedder.load(model, **numerics)
+    return Embedder.load(model, **numerics, lora=lora)
+
+
+def note_adapters(embedder: Embedder, quiet: bool) -> None:
+    """Say on stderr which LoRA adapters are at work, and what of them is not."""
+    for a in embedder.adapters:
+        task = f", task {escape(a.task)}" if a.task else ""
+        note(f"lora {a.path} * {a.scale:g}: {len(a.pairs)} matrices{task}", quiet=quiet)
+        if a.prompt_prefix:
+            note(f"note: its texts are to begin with {escape(a.prompt_prefix, 80)!r}; nothing adds that", quiet=quiet)
+        if a.idle:
+            note(f"warning: {a.path}: llama.cpp, and so refembed, never applies {', '.join(map(escape, a.idle))}")
 
 
 def spell_model(model: str, info: Info) -> str:

@@ -9,14 +9,17 @@ from typing import Any
 
 import click
 
-POOLINGS = "native, none, mean, cls, last, max, mean_sqrt_len, weightedmean"
+POOLINGS = "native, none, mean, cls, last, max, mean_sqrt_len, weightedmean, rank"
 NORMS = {"none": -1, "max": 0, "taxicab": 1, "l1": 1, "euclid": 2, "l2": 2}
 NUMERICS = ("auto", "exact", "ggml", "fast")
 PROFILES = ("avx2", "avx512")
+SEMANTICS = ("llama.cpp", "original")
 
 
-def read_norm(ctx: click.Context, param: click.Parameter, value: str) -> int:
-    """llama.cpp's `--embd-normalize`: a whole number from -1, or a name for one."""
+def read_norm(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """llama.cpp's `--embd-normalize`: a whole number from -1, or a name for one. None where it was not given."""
+    if value is None:
+        return None
     number = norm_of(value)
     if number is None or number < -1:
         raise click.BadParameter(f"{value!r} is neither a whole number from -1 nor one of {', '.join(NORMS)}.")
@@ -70,20 +73,28 @@ model_option: Decorator = click.option(
 
 
 def numerics_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--numerics, and which llama.cpp its `ggml` equals; the command gets `numerics`, as Embedder.load takes them."""
+    """--numerics, which llama.cpp its `ggml` equals, and --semantics.
+
+    The command gets all of them as `numerics`, as Embedder.load takes them.
+    """
 
     @functools.wraps(command)
-    def gathered(*args: Any, numerics: str, **options: Any) -> Any:
+    def gathered(*args: Any, numerics: str, semantics: str, **options: Any) -> Any:
         given = {name: options.pop(name) for name in ("profile", "flash_attn", "repack")}
         asked = {name: value for name, value in given.items() if value is not None}
         if asked and numerics != "ggml":
             spelt = ", ".join("--" + name.replace("_", "-") for name in asked)
             raise click.UsageError(f"{spelt}: only --numerics ggml has a choice there.")
-        return command(*args, numerics={"numerics": numerics, **asked}, **options)
+        if (memory_budget := options.pop("memory_budget")) is not None:
+            if numerics == "ggml":
+                raise click.UsageError("--memory-budget: --numerics ggml has no choice there.")
+            asked["memory_budget"] = memory_budget << 20
+        return command(*args, numerics={"numerics": numerics, "semantics": semantics, **asked}, **options)
 
+    decorated: Callable[..., Any] = gathered
     for add in reversed(NUMERICS_OPTIONS):
-        gathered = add(gathered)
-    return gathered
+        decorated = add(decorated)
+    return decorated
 
 
 NUMERICS_OPTIONS: tuple[Decorator, ...] = (
@@ -106,6 +117,19 @@ NUMERICS_OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--repack/--no-repack", default=None, help="ggml: as llama.cpp with its weights interleaved, the default."
     ),
+    click.option(
+        "--semantics",
+        type=click.Choice(SEMANTICS),
+        default="llama.cpp",
+        show_default=True,
+        help="Which model: llama.cpp's graph of it, or the original, as Hugging Face runs it (exact and fast only).",
+    ),
+    click.option(
+        "--memory-budget",
+        type=click.IntRange(0),
+        metavar="MIB",
+        help="fast, exact: how much memory decoded weights may take; 0 decodes all as they are used.  [default: 128]",
+    ),
 )
 
 pooling_option: Decorator = click.option(
@@ -120,9 +144,16 @@ normalize_option: Decorator = click.option(
     "--normalize",
     "--embd-normalize",
     callback=read_norm,
-    default="2",
     metavar="[INT]",
-    help="-1 none, 0 max (largest magnitude 32760), 1 taxicab, 2 euclid (the default), p: the p-norm.",
+    help="-1 none (the default of pooling rank), 0 max (largest magnitude 32760), 1 taxicab, 2 euclid (the default), "
+    "p: the p-norm.",
+)
+
+lora_option: Decorator = click.option(
+    "--lora",
+    multiple=True,
+    metavar="FILE[:SCALE]",
+    help="Add a LoRA adapter, a GGUF file made for this model, SCALE times (1 if not given); repeatable.",
 )
 
 truncate_option: Decorator = click.option(

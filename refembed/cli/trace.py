@@ -13,6 +13,7 @@ from refembed.cli.models import open_embedder, spell_model
 from refembed.cli.options import (
     TextCommand,
     json_option,
+    lora_option,
     model_option,
     numerics_options,
     pooling_option,
@@ -40,6 +41,7 @@ FIRST = 4  # values shown of each tensor
 @click.argument("text", nargs=-1, metavar="TEXT")
 @model_option
 @numerics_options
+@lora_option
 @pooling_option
 @truncate_option
 @click.option(
@@ -49,7 +51,7 @@ FIRST = 4  # values shown of each tensor
 @json_option
 @quiet_option
 def command(
-    text: tuple[str, ...], model: str, numerics: dict[str, Any], pooling: str, truncate: bool,
+    text: tuple[str, ...], model: str, numerics: dict[str, Any], lora: tuple[str, ...], pooling: str, truncate: bool,
     patterns: tuple[str, ...], save: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Show each tensor of the run of TEXT: name, shape, mean, std, min, max, and its first values.
@@ -62,7 +64,7 @@ def command(
     texts = list(Texts(text, None))
     if len(texts) > 1:
         raise RequestError(f"trace takes one text, not the {len(texts)} lines of standard input")
-    embedder = open_embedder(model, numerics)
+    embedder = open_embedder(model, numerics, lora)
     trace = embedder.trace(texts[0], pooling=pooling, truncate=truncate)
     note(spell_model(model, embedder.info), quiet=quiet)
     how = f"pooling {trace.meta['pooling']}, numerics {trace.meta['numerics']}, {len(trace.meta['tokens'])} tokens"

@@ -127,12 +127,16 @@ class Metadata(Mapping[str, Value]):
         return self._field(key).offset
 
     def uint(self, key: str, default: T | Missing = MISSING) -> int | T:
-        """An integer of any width that is not negative. (llama.cpp asks for one exact width, nearly always UINT32.)"""
+        """A UINT32: llama.cpp refuses a model whose numbers have another width, and so does refembed."""
+        return self._look_up(key, default, "UINT32", lambda t, v: t == "UINT32")
+
+    def integer(self, key: str, default: T | Missing = MISSING) -> int | T:
+        """An integer of any width that is not negative, for keys whose width somebody else judges."""
         return self._look_up(key, default, "an integer, 0 or more", lambda t, v: t in INTEGERS and v >= 0)
 
     def float(self, key: str, default: T | Missing = MISSING) -> Float | T:
-        """A FLOAT32 or FLOAT64."""
-        return self._look_up(key, default, "FLOAT32 or FLOAT64", lambda t, v: t in FLOATS)
+        """A FLOAT32."""
+        return self._look_up(key, default, "FLOAT32", lambda t, v: t == "FLOAT32")
 
     def flag(self, key: str, default: T | Missing = MISSING) -> bool | T:
         """A BOOL."""

@@ -172,7 +172,7 @@ def read_alignment(metadata: Metadata, cursor: Cursor) -> int:
     key = "general.alignment"
     if key not in metadata:
         return DEFAULT_ALIGNMENT
-    alignment = metadata.uint(key)
+    alignment = metadata.integer(key)
     if metadata.type_name(key) != "UINT32" or alignment & (alignment - 1) or not alignment:
         found = f"{metadata.type_name(key)} {alignment}, not a UINT32 that is a power of two"
         raise cursor.fail(key, found, metadata.offset(key))

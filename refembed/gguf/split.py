@@ -40,7 +40,7 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
 
 def read(file: GGUFFile, key: str) -> int:
     """A number of the split. GGUFError where it is absent or of a type that llama.cpp does not take."""
-    value, found = file.metadata.uint(key), file.metadata.type_name(key)
+    value, found = file.metadata.integer(key), file.metadata.type_name(key)
     if found != TYPES[key]:
         raise failure(file, key, f"{found} {value}, not {TYPES[key]}", "llama.cpp wants this very type; split it again")
     return value

@@ -6,17 +6,21 @@
 
 Queries of sequence s see the keys of sequence s and no others, so a text's attention cannot depend on its neighbours.
 With fewer heads of keys than of queries (Ainslie et al. 2023), query head h uses key head h K // H.
+Of a text of thousands of tokens, only some queries' scores are in memory at a time.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from refembed.arrays import F64, I64, Float
 from refembed.kernels.ops import EVERYONE, NOBODY, Mask, See
+
+SCORES = 1 << 22  # numbers, 32 MB in float64: a long text's queries are taken some at a time
 
 
 def softmax(x: Float) -> Float:
@@ -63,16 +67,49 @@ def attention(
         qh, kh, vh = (heads(x[begin:end], h) for x, h in ((q, n_head), (k, n_head // group), (v, n_head // group)))
         vt = vh.transpose(0, 2, 1)  # (K, D, T_s)
         vt = vt if cached else see("v_cont", vt)  # llama.cpp stores v transposed for the second product
-        kq = see("kq", qh @ shared(kh, group).transpose(0, 2, 1))  # (H, T_s, T_s)
-        scores, n = capped(kq * scale, soft_cap, see), end - begin
-        if bias is not None:
-            scores = see("kq_plus_kq_b", scores + bias[:, :n, :n])
-        if mask != EVERYONE:
-            scores = scores + cost(n_head, int(n), mask)
-        p = see("kq_soft_max", softmax(scores))  # (H, T_s, T_s)
-        kqv = see("kqv", p @ shared(vt, group).transpose(0, 2, 1))  # (H, T_s, D)
-        out[begin:end] = kqv.transpose(1, 0, 2).reshape(end - begin, -1)  # (T_s, H D)
+        keys, values = shared(kh, group).transpose(0, 2, 1), shared(vt, group).transpose(0, 2, 1)
+        parts, result = queries_at_once(n_head, int(end - begin)), heads(out[begin:end], n_head)  # a view of out
+        for some in [parts] if see.listening else [[part] for part in parts]:
+            y = of_some(qh, keys, values, some, scale, mask, soft_cap, bias, see)
+            result[:, some[0].start : some[-1].stop] = y
     return out
+
+
+def queries_at_once(n_head: int, n: int) -> list[slice]:
+    """A text's queries in parts whose scores, H numbers for each of n keys, fit into SCORES."""
+    step = max(SCORES // (n_head * n), 1)
+    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
+
+
+def of_some(
+    q: Float, keys: Float, values: Float, parts: list[slice], scale: float, mask: Mask, soft_cap: float,
+    bias: Float | None, see: See,
+) -> Float:  # fmt: skip
+    """Attention of the queries in these parts: q (H, T_s, D), keys (H, D, T_s), values (H, T_s, D) -> (H, parts, D).
+
+    Step by step over all parts where somebody looks, part by part where nobody does: each step computes each part by
+    itself, so the bits are the same.
+    """
+    H, n, _ = q.shape
+
+    def each(step: Callable[[slice, Float], Float], x: Float) -> Float:
+        """A step, each part by itself; x holds the rows of `parts`, one after the other."""
+        first = parts[0].start
+        done = [step(s, np.ascontiguousarray(x[:, s.start - first : s.stop - first])) for s in parts]
+        return done[0] if len(done) == 1 else np.concatenate(done, axis=1)
+
+    scores = see("kq", each(lambda s, x: x @ keys, q[:, parts[0].start : parts[-1].stop]))  # (H, parts, T_s)
+    scores = each(lambda s, x: x * scale, scores)
+    if soft_cap:  # c tanh(scores / c), a step at a time as llama.cpp shows it
+        scores = see("kq_scaled_1", each(lambda s, x: x / soft_cap, scores))
+        scores = see("kq_tanh", each(lambda s, x: np.tanh(x), scores))
+        scores = see("kq_scaled_2", each(lambda s, x: x * soft_cap, scores))
+    if bias is not None:
+        scores = see("kq_plus_kq_b", each(lambda s, x: x + bias[:, s, :n], scores))
+    if mask != EVERYONE:
+        scores = each(lambda s, x: x + cost(H, n, mask, s), scores)
+    p = see("kq_soft_max", each(lambda s, x: softmax(x), scores))
+    return see("kqv", each(lambda s, x: x @ values, p))  # (H, parts, D)
 
 
 def shared(x: Float, group: int) -> Float:
@@ -80,22 +117,17 @@ def shared(x: Float, group: int) -> Float:
     return x if group == 1 else np.repeat(x, group, axis=0)
 
 
-def capped(scores: Float, soft_cap: float, see: See) -> Float:
-    """c tanh(scores / c), a step at a time as llama.cpp shows it."""
-    if not soft_cap:
-        return scores
-    turned = see("kq_tanh", np.tanh(see("kq_scaled_1", scores / soft_cap)))
-    return see("kq_scaled_2", turned * soft_cap)
+def cost(n_head: int, n: int, mask: Mask, queries: slice) -> F64:
+    """What a mask adds to the scores of some queries of a text of n tokens, (H, queries, n), or (1, ...): -inf hides.
 
-
-def cost(n_head: int, n: int, mask: Mask) -> F64:
-    """What a mask adds to the scores of a text of n tokens, (H, n, n) or (1, n, n): -inf hides a key."""
-    begin, end = reach(n, mask)  # (n)
-    j = np.arange(n)
-    hidden = np.where((begin[:, None] <= j) & (j < end[:, None]), 0.0, -np.inf)[None]  # (1, n, n)
+    Distance costs by ALiBi, where the mask has it.
+    """
+    begin, end = (x[queries, None] for x in reach(n, mask))  # (queries, 1)
+    i, j = np.arange(n)[queries, None], np.arange(n)
+    hidden = np.where((begin <= j) & (j < end), 0.0, -np.inf)[None]  # (1, queries, n)
     if not mask.max_bias:
         return hidden
-    return hidden - slopes(n_head, mask.max_bias)[:, None, None] * np.abs(j[:, None] - j)
+    return hidden - slopes(n_head, mask.max_bias)[:, None, None] * np.abs(j - i)
 
 
 def reach(n: int, mask: Mask) -> tuple[I64, I64]:

@@ -10,28 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from refembed.arrays import F64, I64, Float
+from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels import activations, attention, conv, experts, norms, sums
 from refembed.kernels import rope as rotary
 from refembed.kernels.matmul import matmul, rows_stand_alone
 from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.kernels.panels import Store
 
 
 class Exact:
-    """`Ops` in float64. Weights are decoded once and kept, in 8 bytes each."""
+    """`Ops` in float64. Weights are decoded to 8 bytes each, and kept while the memory budget lasts (panels.py)."""
 
     name = "exact"
     dtype: type[np.floating[Any]] = np.float64
 
-    def __init__(self) -> None:
-        self.decoded: dict[str, F64] = {}
+    def __init__(self, *, memory_budget: int | None = None) -> None:
+        """As `load_ops` takes it."""
+        self.store = Store(np.float64, memory_budget)
+        self.decoded = self.store.kept
 
-    def weight(self, w: Tensor) -> F64:
-        """The decoded tensor, kept for the next call."""
-        if w.name not in self.decoded:
-            self.decoded[w.name] = w.dequantize().astype(np.float64)
-        return self.decoded[w.name]
+    def weight(self, w: Tensor) -> Float:
+        """A small tensor (bias, norm, convolution) in float64."""
+        return self.store.whole(w)
 
     def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
         """Rows of w, decoded alone."""
@@ -39,13 +40,14 @@ class Exact:
 
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
         """y = x Wᵀ + b."""
-        weight = self.weight(w)  # (N, C)
-        if rows_stand_alone(*weight.shape, np.float64):
-            y = matmul(x, weight)  # (T, N)
-        else:
-            from refembed.kernels import jit
+        y = np.empty((len(x), w.shape[0]))  # (T, N)
+        for begin, end, part in self.store.panels(w):
+            if rows_stand_alone(*part.shape, np.float64):
+                matmul(x, part, y[:, begin:end])
+            else:
+                from refembed.kernels import jit
 
-            y = jit.matmul(x, weight)
+                y[:, begin:end] = jit.matmul(x, part)
         return y if b is None else see(product, y) + self.weight(b)
 
     def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:

@@ -1,16 +1,15 @@
 """The `fast` numerics: float32, BLAS for matrices, fused Numba for the rest.
 
-Weights that are float32 in the file are used where they lie, mapped; others are decoded once and kept. Every kernel
-works row by row (attention: sequence by sequence), so the cores can share the rows without changing a bit.
+Weights that are float32 in the file are used where they lie, mapped; others are decoded, and kept while the memory
+budget lasts (panels.py). Every kernel works row by row (attention: sequence by sequence), so the cores can share the
+rows without changing a bit.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,33 +20,12 @@ from refembed.kernels import attention, conv, experts, jit, jit_decoder, sums
 from refembed.kernels import rope as rotary
 from refembed.kernels.matmul import matmul, rows_stand_alone
 from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.kernels.panels import Store, panels
+from refembed.kernels.threads import cores, share, workers
+
+__all__ = ["KINDS", "Fast", "cores", "share", "workers"]
 
 KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # Mask.kind, as jit.reach counts them
-WORTH_SHARING = 1 << 18  # elements; below this a second core costs more to wake than it saves
-
-
-@cache
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@cache
-def workers() -> ThreadPoolExecutor:
-    """One thread a core, made when first needed. Kernels release the GIL."""
-    return ThreadPoolExecutor(cores(), thread_name_prefix="refembed")
-
-
-def share(kernel: Callable[..., Any], *arguments: Any, rows: int, size: int) -> None:
-    """Run kernel(*arguments, begin, end) over rows 0:rows, in as many parts as there are cores where it is worth it."""
-    parts = min(cores(), rows) if size >= WORTH_SHARING else 1
-    if parts == 1:
-        kernel(*arguments, 0, rows)
-        return
-    edges = [rows * i // parts for i in range(parts + 1)]
-    jobs = [workers().submit(kernel, *arguments, a, b) for a, b in itertools.pairwise(edges)]
-    for job in jobs:
-        job.result()
 
 
 class Sight(NamedTuple):
@@ -60,24 +38,39 @@ class Sight(NamedTuple):
     soft_cap: np.float32
 
 
+def add(out: F32, part: F32) -> None:
+    """out += part, by all cores."""
+    share(jit.add, part, out, rows=len(out), size=out.size)
+
+
+def pack(w: F32, columns: F32) -> F32:
+    """Rows of W as `jit.matmul_rows` reads them, put into `columns`."""
+    share(jit.pack_rows, w, columns, rows=len(columns), size=columns.size)
+    return columns
+
+
+def fours(x: F32, columns: F32, out: F32, begin: int, end: int) -> None:
+    """`jit.matmul_rows`, its rows counted in fours."""
+    jit.matmul_rows(x, columns, out, 4 * begin, 4 * end)
+
+
 class Fast:
     """`Ops` in float32."""
 
     name = "fast"
     dtype: type[np.floating[Any]] = np.float32
 
-    def __init__(self, *, batch_invariant: bool = True) -> None:
+    def __init__(self, *, batch_invariant: bool = True, memory_budget: int | None = None) -> None:
+        """As `load_ops` takes them."""
         self.batch_invariant = batch_invariant
-        self.decoded: dict[str, F32] = {}
-        self.packed: dict[str, Float] = {}
+        self.store = Store(np.float32, memory_budget)
+        self.decoded = self.store.kept
+        self.packed: dict[str, Float] = {}  # for the kernel of our own
         self.turned: dict[Rope, tuple[F32, F32]] = {}
 
     def weight(self, w: Tensor) -> F32:
-        """The tensor in float32: the mapped bytes themselves where they are float32, else decoded once and kept."""
-        if w.name not in self.decoded:
-            x = w.dequantize()
-            self.decoded[w.name] = x.copy() if x.ndim == 1 else x  # small ones writable: one compiled kernel serves all
-        return self.decoded[w.name]
+        """A small tensor (bias, norm, convolution) in float32."""
+        return self.store.whole(w)
 
     def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
         """Rows of w, decoded alone."""
@@ -85,27 +78,46 @@ class Fast:
 
     def product(self, x: Float, w: Tensor) -> Float:
         """x Wᵀ (T, N), with rows that stand alone unless the caller gave that up."""
-        weight = self.weight(w)  # (N, C)
-        if not self.batch_invariant:
-            return x @ weight.T
-        if rows_stand_alone(*weight.shape, np.float32):
-            return matmul(x, weight)
-        return self.in_order(x, w, weight)
+        edges = panels(*w.shape)
+        if self.batch_invariant and not all(rows_stand_alone(b - a, w.shape[1], np.float32) for a, b in edges):
+            return self.in_order(x, w)
+        out = np.empty((len(x), w.shape[0]), np.float32)
+        for begin, end, part in self.store.panels(w):
+            if self.batch_invariant:
+                matmul(x, part, out[:, begin:end], add)
+            else:
+                np.matmul(x, part.T, out=out[:, begin:end])
+        return out
 
-    def in_order(self, x: Float, w: Tensor, weight: F32) -> Float:
+    def in_order(self, x: Float, w: Tensor) -> Float:
         """x Wᵀ by the kernel of our own, where BLAS mixes rows: each element summed in order of k."""
-        if w.name not in self.packed:
-            self.packed[w.name] = jit.pack(weight)
-        panels = self.packed[w.name]
-        rows = np.zeros((-(-len(x) // 4) * 4, panels.shape[1]), np.float32)
-        rows[: len(x), : x.shape[1]] = x
-        out = np.empty((len(rows), len(panels) * jit.PANEL), np.float32)
+        (n, k), high = w.shape, -(-len(x) // 4) * 4
+        rows = np.zeros((high, -(-k // 4) * 4), np.float32)
+        rows[: len(x), :k] = x
+        out = np.empty((high, -(-n // jit.PANEL) * jit.PANEL), np.float32)
+        for begin, columns in self.columns(w):
+            part = out[:, begin : begin + len(columns) * jit.PANEL]
+            share(fours, rows, columns, part, rows=high // 4, size=part.size)
+        return np.ascontiguousarray(out[: len(x), :n])
 
-        def fours(begin: int, end: int) -> None:
-            jit.matmul_rows(rows, panels, out, 4 * begin, 4 * end)
-
-        share(fours, rows=len(rows) // 4, size=out.size)
-        return out[: len(x), : len(weight)]
+    def columns(self, w: Tensor) -> Iterator[tuple[int, Float]]:
+        """The first row of each panel of W, and the panel packed for `jit.matmul_rows`; valid until the next."""
+        n, k = w.shape
+        shape = (-(-n // jit.PANEL), -(-k // 4) * 4, jit.PANEL)
+        whole = self.packed.get(w.name)
+        if whole is None and self.store.reserve(4 * math.prod(shape)):
+            whole = np.empty(shape, np.float32)
+            for begin, end, part in self.store.panels(w, keep=False):
+                pack(part, whole[begin // jit.PANEL : -(-end // jit.PANEL)])
+            self.packed[w.name] = whole
+        if whole is not None:
+            for begin, end in panels(n, k):
+                yield begin, whole[begin // jit.PANEL : -(-end // jit.PANEL)]
+            return
+        for begin, end, part in self.store.panels(w, keep=False):
+            count = -(-(end - begin) // jit.PANEL)
+            space = self.store.workspace("packed", count * shape[1] * jit.PANEL, np.float32)
+            yield begin, pack(part, space.reshape(count, *shape[1:]))
 
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
         """y = x Wᵀ + b."""

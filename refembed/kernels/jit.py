@@ -18,8 +18,10 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from refembed.arrays import Float
+from refembed.kernels.matmul import BLOCK
 
 f32 = np.float32
+SUMMED = 128  # terms of attention's sums that are added one after the other
 
 
 def njit(**options: Any) -> Any:
@@ -125,9 +127,9 @@ def softmax_rows(x, begin, end):
         softmax(x[t], f32(1))
 
 
-@njit()
-def scores(q, kt, low, high, out):
-    """One query q (D) against keys low:high of kt (D, n): out, each summed in order of D, four terms at once."""
+@njit(inline="always")
+def sum_scores(q, kt, low, high, out):
+    """q (D) times keys low:high of kt (D, n): out, each element summed in order of D, four terms at once."""
     out[:] = f32(0)
     fours = len(q) // 4 * 4
     for d in range(0, fours, 4):
@@ -141,8 +143,8 @@ def scores(q, kt, low, high, out):
             out[j] += a * k0[j]
 
 
-@njit()
-def mix(p, v, out):
+@njit(inline="always")
+def sum_values(p, v, out):
     """Shares p (n) of values v (n, D): out (D), each element summed in order of n, four terms at once."""
     out[:] = f32(0)
     fours = len(p) // 4 * 4
@@ -155,6 +157,30 @@ def mix(p, v, out):
         a = p[j]
         for d in range(len(out)):
             out[d] += a * v[j, d]
+
+
+@njit()
+def scores(q, kt, low, high, out):
+    """One query q (D) against keys low:high of kt (D, n): out (high - low). D is summed in blocks of SUMMED."""
+    sum_scores(q[:SUMMED], kt, low, high, out)
+    if len(q) > SUMMED:
+        part = np.empty_like(out)
+        for d in range(SUMMED, len(q), SUMMED):
+            sum_scores(q[d : d + SUMMED], kt[d:], low, high, part)
+            for j in range(len(out)):
+                out[j] += part[j]
+
+
+@njit()
+def mix(p, v, out):
+    """Shares p (n) of values v (n, D): out (D). n is summed in blocks of SUMMED."""
+    sum_values(p[:SUMMED], v, out)
+    if len(p) > SUMMED:
+        part = np.empty_like(out)
+        for j in range(SUMMED, len(p), SUMMED):
+            sum_values(p[j : j + SUMMED], v[j:], part)
+            for d in range(len(out)):
+                out[d] += part[d]
 
 
 @njit(inline="always")
@@ -258,45 +284,69 @@ def mix_of(p, v, causal, window, kind, out):
 
 @njit(fastmath={"contract"})  # a + b c may become one fused operation: for every element, or for none
 def matmul_rows(x, panels, out, begin, end):
-    """x (T, k) times panels (n/P, k, P): out (T, n); rows begin:end; both and k multiples of 4. Sums run in order of k.
+    """x (T, k) times panels (n/P, k, P): out (T, n); rows begin:end; both and k multiples of 4.
 
-    Four rows and four steps of k at a time: a value of W that is in a register is used four times.
+    Sums run in order of k, in blocks of BLOCK. Four rows and four steps of k at a time: a value of W that is in a
+    register is used four times.
     """
     K, P = x.shape[1], panels.shape[2]
+    part = np.empty((4, P), x.dtype)
+    c0, c1, c2, c3 = part[0], part[1], part[2], part[3]
     for p in range(panels.shape[0]):
         for t in range(begin, end, 4):
             x0, x1, x2, x3 = x[t], x[t + 1], x[t + 2], x[t + 3]
-            c0, c1 = out[t, p * P : p * P + P], out[t + 1, p * P : p * P + P]
-            c2, c3 = out[t + 2, p * P : p * P + P], out[t + 3, p * P : p * P + P]
-            for j in range(P):
-                c0[j] = 0
-                c1[j] = 0
-                c2[j] = 0
-                c3[j] = 0
-            for k in range(0, K, 4):
-                w0, w1, w2, w3 = panels[p, k], panels[p, k + 1], panels[p, k + 2], panels[p, k + 3]
-                a00, a01, a02, a03 = x0[k], x0[k + 1], x0[k + 2], x0[k + 3]
-                a10, a11, a12, a13 = x1[k], x1[k + 1], x1[k + 2], x1[k + 3]
-                a20, a21, a22, a23 = x2[k], x2[k + 1], x2[k + 2], x2[k + 3]
-                a30, a31, a32, a33 = x3[k], x3[k + 1], x3[k + 2], x3[k + 3]
-                for j in range(P):
-                    b0, b1, b2, b3 = w0[j], w1[j], w2[j], w3[j]
-                    c0[j] = (((c0[j] + a00 * b0) + a01 * b1) + a02 * b2) + a03 * b3
-                    c1[j] = (((c1[j] + a10 * b0) + a11 * b1) + a12 * b2) + a13 * b3
-                    c2[j] = (((c2[j] + a20 * b0) + a21 * b1) + a22 * b2) + a23 * b3
-                    c3[j] = (((c3[j] + a30 * b0) + a31 * b1) + a32 * b2) + a33 * b3
+            whole = out[t : t + 4, p * P : p * P + P]
+            for first in range(0, K, BLOCK):
+                part[:] = 0
+                for k in range(first, min(first + BLOCK, K), 4):
+                    w0, w1, w2, w3 = panels[p, k], panels[p, k + 1], panels[p, k + 2], panels[p, k + 3]
+                    a00, a01, a02, a03 = x0[k], x0[k + 1], x0[k + 2], x0[k + 3]
+                    a10, a11, a12, a13 = x1[k], x1[k + 1], x1[k + 2], x1[k + 3]
+                    a20, a21, a22, a23 = x2[k], x2[k + 1], x2[k + 2], x2[k + 3]
+                    a30, a31, a32, a33 = x3[k], x3[k + 1], x3[k + 2], x3[k + 3]
+                    for j in range(P):
+                        b0, b1, b2, b3 = w0[j], w1[j], w2[j], w3[j]
+                        c0[j] = (((c0[j] + a00 * b0) + a01 * b1) + a02 * b2) + a03 * b3
+                        c1[j] = (((c1[j] + a10 * b0) + a11 * b1) + a12 * b2) + a13 * b3
+                        c2[j] = (((c2[j] + a20 * b0) + a21 * b1) + a22 * b2) + a23 * b3
+                        c3[j] = (((c3[j] + a30 * b0) + a31 * b1) + a32 * b2) + a33 * b3
+                if first == 0:
+                    whole[:] = part
+                else:
+                    whole += part
 
 
 PANEL = 128  # columns of W that `matmul_rows` works on at a time: k x 128 floats stay in the second cache
 
 
+@njit()
+def pack_rows(w, panels, begin, end):
+    """w (n, k) into panels begin:end of (n/PANEL, k, PANEL), both rounded up, the rest zeros; 16 by 16 at a time."""
+    n, k = w.shape
+    for p in range(begin, end):
+        first, m = p * PANEL, min(PANEL, n - p * PANEL)
+        if m < PANEL or k < panels.shape[1]:
+            panels[p] = 0
+        for j0 in range(0, m, 16):
+            for c0 in range(0, k, 16):
+                for c in range(c0, min(c0 + 16, k)):
+                    for j in range(j0, min(j0 + 16, m)):
+                        panels[p, c, j] = w[first + j, c]
+
+
+@njit()
+def add(part, out, begin, end):
+    """out += part, both (T, n); rows begin:end."""
+    for t in range(begin, end):
+        for j in range(out.shape[1]):
+            out[t, j] += part[t, j]
+
+
 def pack(w: Float) -> Float:
     """w (n, k) as `matmul_rows` reads it: (n/PANEL, k, PANEL), both rounded up, the rest zeros."""
     n, k = w.shape
-    panels = np.zeros((-(-n // PANEL), -(-k // 4) * 4, PANEL), w.dtype)
-    for p in range(len(panels)):
-        part = w[p * PANEL : (p + 1) * PANEL]
-        panels[p, :k, : len(part)] = part.T
+    panels = np.empty((-(-n // PANEL), -(-k // 4) * 4, PANEL), w.dtype)
+    pack_rows(w, panels, 0, len(panels))
     return panels
 
 

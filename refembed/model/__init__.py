@@ -7,7 +7,6 @@ from types import ModuleType
 from typing import Any
 
 from refembed.arrays import Float
-from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
 from refembed.kernels.ops import Ops
 from refembed.model import (
@@ -18,6 +17,7 @@ from refembed.model import (
     gemma3,
     gemma_embedding,
     granite,
+    granite_moe,
     jina_bert_v2,
     jina_bert_v3,
     lfm2,
@@ -39,6 +39,7 @@ from refembed.model import (
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams, read_hparams
 from refembed.model.trace import SILENT, TapLike
+from refembed.model.unsupported import refusal
 from refembed.model.weights import bind
 
 # general.architecture -> the file that computes it: TRAITS, Weights, forward
@@ -50,6 +51,7 @@ ARCHITECTURES: dict[str, ModuleType] = {
     "gemma3": gemma3,
     "gemma-embedding": gemma_embedding,
     "granite": granite,
+    "granitemoe": granite_moe,
     "jina-bert-v2": jina_bert_v2,
     "jina-bert-v3": jina_bert_v3,
     "lfm2": lfm2,
@@ -83,6 +85,11 @@ class Model:
         """llama.cpp's name for what `forward` returns."""
         return str(self.module.TRAITS.output)
 
+    @property
+    def runs_alone(self) -> bool:
+        """Whether llama.cpp runs each text in a micro-batch of its own, whatever comes with it."""
+        return bool(self.module.TRAITS.runs_alone)
+
     def forward(self, batch: Batch, ops: Ops, tap: TapLike = SILENT) -> Float:
         """Token ids (T) of S texts -> hidden states (T, C), in the dtype of `ops`."""
         hidden: Float = self.module.forward(self.weights, self.hparams, batch, ops, tap)
@@ -93,8 +100,7 @@ def load_model(f: GGUFFile) -> Model:
     """Read sizes, bind tensors. Raises ModelError for an unknown architecture or tensors that do not fit."""
     arch = f.metadata.string("general.architecture")
     if arch not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise ModelError(f"{f.path}: refembed does not compute architecture {arch!r}", hint=f"it computes {known}")
+        raise refusal(str(f.path), arch, ARCHITECTURES)
     module = ARCHITECTURES[arch]
     hp = read_hparams(f, module.TRAITS)
     weights = bind(module.Weights, f.tensors, hp.sizes, hp.n_layer, str(f.path), hp.layers)

@@ -22,7 +22,7 @@ from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import TapLike, at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
-TRAITS = Traits(norm="layer", encoder=True, output="result_embd")
+TRAITS = Traits(norm="layer", encoder=True, needs_token_types=True, output="result_embd")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops
@@ -56,7 +58,8 @@ class Weights:
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
     eps = hp.norm_eps
-    scale = 1 / math.sqrt(hp.n_embd // hp.n_head if hp.n_layer == N_LAYER_27B else hp.n_embd_head)
+    width = hp.n_embd // hp.n_head if hp.n_layer == N_LAYER_27B else hp.n_embd_head
+    scale = ops.dtype(1) / np.sqrt(ops.dtype(width))  # of queries; in float32 it takes two roundings
     x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
     x = tap("inp_scaled", x * math.sqrt(hp.n_embd))
 

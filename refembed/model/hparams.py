@@ -118,7 +118,8 @@ class Hparams:
         every = frozenset(range(self.n_layer))
         conv = frozenset(il for il in every if self.conv_layers[il])
         kinds = {"moe": moe, "dense": every - moe, "shared": moe if self.n_ff_shexp else frozenset()}
-        return kinds | {"conv": conv, "attention": every - conv}
+        longrope = every if self.rope_scaling == "longrope" else frozenset()
+        return kinds | {"conv": conv, "attention": every - conv, "longrope": longrope, "not longrope": every - longrope}
 
 
 class Keys:
@@ -223,17 +224,18 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
 def read_head_count_kv(keys: Keys, n_layer: int, n_head: int, traits: Traits) -> tuple[int, tuple[bool, ...]]:
     """{arch}.attention.head_count_kv, else H; and which layers are convolutions: where they may be, those that have 0.
 
-    Layers with attention must have as many heads each.
+    Layers with attention must have as many heads each; and llama.cpp aborts where there are none of either kind.
     """
     key = f"{keys.arch}.attention.head_count_kv"
-    if not traits.short_conv or key not in keys.md or not keys.md.type_name(key).startswith("ARRAY"):
+    if not traits.short_conv:
         return keys.uint("attention.head_count_kv", n_head, least=1), (False,) * n_layer
     counts = [int(n) for n in keys.md.ints(key)]
     if len(counts) != n_layer:
         raise ModelError(f"{keys.path}: {key} has {len(counts)} numbers for {n_layer} layers")
     heads = sorted(set(counts) - {0})
-    if len(heads) != 1 or not 0 < heads[0] <= LARGEST:
-        raise ModelError(f"{keys.path}: {key} is {heads}: layers with attention that differ are not computed")
+    if len(heads) != 1 or not 0 < heads[0] <= LARGEST or 0 not in counts:
+        hint = "0 for a convolution, and one other number for all layers with attention; both must be there"
+        raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=hint)
     return heads[0], tuple(n == 0 for n in counts)
 
 
@@ -352,6 +354,8 @@ def check_heads(hp: Hparams, keys: Keys, traits: Traits) -> None:
     """Refuse heads that llama.cpp's graph of this architecture has no room for, and those that differ by layer."""
     where = f"{keys.path}: {hp.arch}"
     width = hp.n_head * hp.n_embd_head
+    if traits.rope != "none" and not hp.n_rot:
+        raise ModelError(f"{where}.rope.dimension_count is 0: nothing turns", hint="llama.cpp never ends on it")
     if traits.heads in ("fill", "equal") and width != hp.n_embd:
         raise ModelError(f"{where}: {hp.n_head} heads of {hp.n_embd_head} channels do not make up {hp.n_embd}")
     if traits.heads in ("equal", "own") and hp.n_head_kv != hp.n_head:
@@ -370,5 +374,13 @@ def check_rare(hp: Hparams, keys: Keys) -> None:
     for key in ("dense_2_feat_in", "dense_3_feat_out"):
         if (width := keys.uint(key, 0)) not in (0, hp.n_embd):
             raise ModelError(f"{keys.path}: {hp.arch}.{key} is {width}, but the model has {hp.n_embd} channels")
+    if not hp.causal and any(hp.conv_layers) and hp.n_shortconv_l_cache % 2 == 0:
+        hint = "llama.cpp aborts on it; an odd one has as many tokens on either side"
+        raise ModelError(f"{keys.path}: {hp.arch}.shortconv.l_cache is {hp.n_shortconv_l_cache}", hint=hint)
+    if sum(hp.rope_sections) > hp.n_embd_head:
+        hint = f"llama.cpp aborts on more pairs than the {hp.n_embd_head} channels of a head"
+        raise ModelError(f"{keys.path}: {hp.arch}.rope.dimension_sections is {list(hp.rope_sections)}", hint=hint)
+    if (key := f"{hp.arch}.deepstack_mapping") in keys.md and (keys.md.ints(key) >= 0).any():
+        raise ModelError(f"{keys.path}: {key}: pictures that enter behind several layers are not computed")
     if keys.uint("decision.block_count", 0):
         raise ModelError(f"{keys.path}: {hp.arch}: a decision model, whose last layers score answers; not computed")

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from refembed.arrays import Float
-from refembed.errors import ModelError
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Mask, Ops, See
 from refembed.model.batch import Batch
@@ -94,9 +93,12 @@ def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, see: Se
     qkv = Qkv(y, blk, hp, ops, see)
     q = see("model.layers.{}.self_attn.q_layernorm", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, see))
     q = see("Qcur_roped", ops.rope(q, batch.pos, rope))  # (T, H, D)
-    v = qkv.values()  # (T, K, D)
+    if not hp.n_swa:  # in the order of llama.cpp's graph, which depends on the kind of its cache
+        v = qkv.values()  # (T, K, D)
     k = see("model.layers.{}.self_attn.k_layernorm", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, see))
     k = see("Kcur_roped", ops.rope(k, batch.pos, rope))  # (T, K, D)
+    if hp.n_swa:
+        v = qkv.values()  # (T, K, D)
     a = ops.attention(
         q.reshape(T, -1), k.reshape(T, -1), v.reshape(T, -1), hp.n_head, batch.offsets, 1 / math.sqrt(hp.n_embd_head),
         see, n_head_kv=hp.n_head_kv, mask=Mask(causal=hp.causal, window=hp.n_swa), cached=True,

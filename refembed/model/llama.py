@@ -48,9 +48,9 @@ class Weights:
     """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
 
     token_embd: Tensor = tensor("V C")
-    rope_freqs: Tensor | None = tensor("rot/2", presence="optional")  # Llama 3.1
-    rope_factors_long: Tensor | None = tensor("rot/2", presence="optional")  # with rope.scaling.type longrope
-    rope_factors_short: Tensor | None = tensor("rot/2", presence="optional")
+    rope_freqs: Tensor | None = tensor("rot/2", presence="optional", layers="not longrope")  # Llama 3.1
+    rope_factors_long: Tensor | None = tensor("rot/2", presence="optional", layers="longrope")  # rope.scaling.type
+    rope_factors_short: Tensor | None = tensor("rot/2", presence="optional", layers="longrope")
     blk: tuple[Block, ...] = blocks(Block)
     output_norm: Tensor = tensor("C")
     output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not

@@ -11,7 +11,7 @@ contexts and one for short. Mirrors llama.cpp's src/models/phi3.cpp; taps carry 
 Two things depart from the published models, in llama.cpp and so here:
 
 - Which factors hold goes by the size of the context, not by the length of a text. refembed takes the context to be the
-  model's own, phi3.context_length: a Phi-3-mini-128k uses its long factors for the shortest text, as llama.cpp does with
+  model's own, phi3.context_length: a Phi-3-mini-128k uses its long factors for the shortest text, as in llama.cpp with
   `-c 0`. With a context no longer than rope.scaling.original_context_length llama.cpp uses the short ones.
 - phi3.attention.sliding_window is ignored.
 """

@@ -113,9 +113,11 @@ class Binder:
 
 
 def presence_of(facts: Mapping[str, Any], prefix: str, layers: Layers) -> Presence:
-    """Whether the weight below `prefix` must be there."""
-    if facts.get("layers") and int(prefix.split(".")[-2]) not in layers[facts["layers"]]:
-        return "absent"
+    """Whether the weight below `prefix` must be there. One that is no layer's goes with layers of its kind, if any."""
+    if kind := facts.get("layers"):
+        il = int(prefix.split(".")[-2]) if prefix else min(layers[kind], default=-1)
+        if il not in layers[kind]:
+            return "absent"
     first: Presence | None = facts.get("first") if prefix.endswith("blk.0.") else None
     presence: Presence = facts["presence"]
     return first or presence

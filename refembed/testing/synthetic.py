@@ -90,7 +90,7 @@ def synthetic(
         facts["attention.sliding_window"] = (window, "UINT32")
     if arch == "t5encoder":
         facts["attention.relative_buckets_count"] = (n_buckets, "UINT32")
-    if arch == "granite":
+    if arch in ("granite", "granitemoe"):
         facts["logit_scale"] = (8.0, "FLOAT32")
     if module.TRAITS.mrope:
         facts["rope.dimension_sections"] = ([-(-D // 6)] * 3 + [0], "ARRAY[INT32]")
@@ -119,9 +119,10 @@ def synthetic(
     n = facts.get("moe_every_n_layers", (1, ""))[0]
     moe = {il for il in range(n_layer) if X and (module.TRAITS.experts == "all" or il % n == 1)}
     heads_kv = facts.get("attention.head_count_kv", (K, ""))[0]
-    convolutions = {il for il in range(n_layer) if isinstance(heads_kv, list) and not heads_kv[il]}
+    convolutions = {il for il, count in enumerate(heads_kv) if not count} if isinstance(heads_kv, list) else set()
     layers = {"moe": moe, "dense": set(range(n_layer)) - moe, "shared": moe if sizes["shexp"] else set()}
     layers |= {"conv": convolutions, "attention": set(range(n_layer)) - convolutions}
+    layers |= {"longrope": {0}, "not longrope": {0}}  # what is asked for is written
     add_tensors(w, module.Weights, n_layer, sizes, optional, seed, type_name, layers)
     return w.write(path)
 

@@ -221,8 +221,9 @@ def seams(ranks: dict[bytes, int]) -> Callable[[str], list[str]]:
 
     A line is one piece to Gemma 4. Its merges join U+2581 only to what is before it in `▁▁`, and in `>▁</`.
     """
-    joined = {"▁"}
-    for line in ranks:
-        if b" " + WORD_START in line and not TOO_HIGH.search(line):
-            joined.update(re.findall("(.) ▁", decode(line), re.DOTALL))
+    lines, joined = b"\n".join(ranks), {"▁"}
+    for found in re.finditer(b" " + WORD_START, lines):
+        left = lines[max(0, found.start() - 4) : found.start()]  # ends in the character before
+        if not TOO_HIGH.search(left):
+            joined.update(decode(left)[-1:])
     return re.compile(f"(?<=[^{re.escape(''.join(sorted(joined)))}])(?=▁)").split

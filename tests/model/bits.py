@@ -43,7 +43,7 @@ class Bits:
 
     def engine(self, **options: Any) -> LlamaCpp:
         """The live side."""
-        switches = {"flash_attn": self.flash_attn, "extra_buffer_types": self.repack}
+        switches: dict[str, Any] = {"flash_attn": self.flash_attn, "extra_buffer_types": self.repack}
         return LlamaCpp(self.path, pooling=self.pooling, n_ctx=512, **switches, **options)
 
     def vectors(self, texts: Sequence[Sequence[int]], tap: TapLike = SILENT) -> list[Float]:

@@ -174,12 +174,12 @@ def test_experts_in_wide_blocks_have_llama_cpps_bits(type_name: str, tmp_path: P
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("flash_attn", [False, True])
+@pytest.mark.parametrize("flash_attn", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_alibi_beyond_2048_tokens_is_rounded_as_llama_cpp_rounds_it(flash_attn: bool, tmp_path: Path) -> None:
     """Flash attention's mask is of float16, which has no odd numbers up there."""
     sizes = {"n_layer": 1, "C": 8, "H": 2, "F": 8, "P": 4096}
-    bits = Bits(synthetic(tmp_path / "m.gguf", "jina-bert-v2", **sizes), "last", flash_attn=flash_attn)
-    with LlamaCpp(bits.path, pooling="last", flash_attn=flash_attn, n_ctx=2560) as engine:
+    bits = Bits(synthetic(tmp_path / "m.gguf", "jina-bert-v2", **sizes), "none", flash_attn=flash_attn)
+    with LlamaCpp(bits.path, pooling="none", flash_attn=flash_attn, n_ctx=2560) as engine:
         (want,) = engine.embed([some_ids(2200)])
     assert unequal(bits.vectors([some_ids(2200)])[0], want) == 0
 
@@ -254,15 +254,15 @@ FAULTS = [
     Fault("kind 1", "nomic-bert", "w.token_types, [0]", "w.token_types, [1]", "inp_embd[0]"),
     Fault("a bias that llama.cpp leaves unused", "nomic-bert, biases, grouped", "ops.linear(y, blk.ffn_up.weight)",
           "ops.linear(y, *blk.ffn_up)", "ffn_up-0[0]"),
-    Fault("tokens look back only", "nomic-bert", "w, hp, batch", "w, replace(hp, causal=True), batch",
+    Fault("tokens look back only", "nomic-bert", "scale, il, hp,", "scale, il, replace(hp, causal=True),",
           "kq_soft_max-0[0]"),
     Fault("weights that add up to 1", "moe", '"gelu", ops, see)', '"gelu", ops, see, norm_weights=True)',
           "ffn_moe_weighted-1[0]"),
-    Fault("one expert fewer", "moe", "hp.n_expert_used,", "hp.n_expert_used - 1,", "ffn_moe_weights-1[0]"),
+    Fault("one expert fewer", "moe", "hp.n_expert_used,", "hp.n_expert_used - 1,", "ffn_moe_out-1[0]"),
     Fault("SiLU", "moe", '"gelu", ops', '"silu", ops', "ffn_moe_down-1[0]"),
     Fault("no bias", "moe", "ops.linear(h, *blk.ffn_down", "ops.linear(h, blk.ffn_down.weight, None", "ffn_out-0[0]"),
     Fault("heads look equally far", "jina-bert-v2", "max_bias=8.0", "max_bias=4.0", "kq_soft_max-0[0]"),
-    Fault("positions do not matter", "jina-bert-v2", ", mask=ALIBI", "", "kq_soft_max-0[0]"),
+    Fault("positions do not matter", "jina-bert-v2", '"mask": ALIBI', '"mask": Mask()', "kq_soft_max-0[0]"),
     Fault("up is the gate", "jina-bert-v2", "ops.geglu(gate, up)", "ops.geglu(up, gate)", "ffn_geglu-0[0]"),
     Fault("the second half is the gate, as published", "jina-bert-v2, for code", "gate, up = (", "up, gate = (",
           "ffn_geglu-0[0]"),
@@ -271,7 +271,7 @@ FAULTS = [
     Fault("RMS norm for layer norm", "jina-bert-v2, for code", "ops.layer_norm(q, *blk.attn_q_norm, eps, see)",
           "ops.rms_norm(q, blk.attn_q_norm.weight, eps, see)", "norm-0[1]"),
     Fault("keys are not normed", "jina-bert-v2, for code", "ops.layer_norm(k, *blk.attn_k_norm, eps, see)", "k",
-          "Kcur-0[2]"),
+          "kq-0[0]"),
     Fault("scores scaled by all channels", "jina-bert-v2", "math.sqrt(hp.n_embd_head)", "math.sqrt(hp.n_embd)",
           "kq_soft_max-0[0]"),
     Fault("no gate, but SiLU", "jina-bert-v2, no gate, 12 heads", "ops.gelu(up)", "ops.silu(up)", "ffn_gelu-0[0]"),
@@ -386,7 +386,7 @@ FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
         ("nomic-bert", {"keys": WIDER_HEADS}, "6 heads of 8 channels do not make up 36"),
         ("nomic-bert-moe", {"X": 4, "n_used": 5}, "5 experts of 4 for a token"),
         ("nomic-bert-moe", {"X": 4, "n_used": 0}, "0 experts of 4 for a token"),
-        ("nomic-bert-moe", {"X": 4, "odd": every(3)}, "missing    blk.1.ffn_up.weight"),
+        ("nomic-bert-moe", {"X": 4, "odd": every(1)}, "missing    blk.1.ffn_up.weight"),
         ("nomic-bert-moe", {"keys": every(2)}, "0 experts of 0 for a token"),
         ("jina-bert-v2", BOTH_GATES, "blk.0.ffn_up.weight holds a gate, and blk.0.ffn_gate.weight is one"),
         ("jina-bert-v2", FEW_KEYS, "blk.0.attn_k_norm.weight is for as many heads of keys as there are of queries"),

@@ -3,7 +3,8 @@
 `ggml` gives llama.cpp's bits. With float32 weights `exact` and `fast` differ by rounding alone. Largest error of one
 operation on llama.cpp's own inputs, over the largest value: measured 7.2e-7 (xllamacpp 2026.10.11549, AVX-512
 CPU); of a whole run 7.1e-6. llama.cpp's RoPE multiplies angles up in float32, and its tanh form of GELU comes
-from a table of float16 numbers: alone 1.6e-6 at place 40, and 7.6e-4, in whole runs 1.4e-3.
+from a table of float16 numbers: alone 1.6e-6 at place 40, and 7.6e-4, in whole runs 1.4e-3. With quantised
+weights it rounds activations to 8 bits, which moves a product by up to 1.5e-2.
 
 A model needs layers with a window and layers without, or llama.cpp aborts: it fills the masks of both kinds, and a mask
 that no layer reads has no memory.
@@ -35,7 +36,7 @@ from tests.model.bits import LENGTHS, TOGETHER, Bits, some_ids, unequal
 from tests.model.live import Both
 from tests.model.test_decoders import without
 
-LOCAL, LOCAL_ROPE, LOCAL_GELU = 1e-6, 3e-6, 1.2e-3
+LOCAL, LOCAL_ROPE, LOCAL_GELU, LOCAL_8_BITS = 1e-6, 3e-6, 1.2e-3, 3e-2
 WHOLE, WHOLE_GELU = 1.5e-5, 2e-3
 
 FAST = ("gelu_accurate", "gelu_python_tanh", "gelu_pytorch_tanh", "swish", "gelu")
@@ -112,6 +113,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
                                                             "optional": FUSED_BIAS | {"rope_freqs.weight"}}),
     "llama-embed, yarn":                   ("llama-embed", {"D": 24, "H": 3, "keys": YARN | SEES_ALL}),
     "llama-embed, long factors":           ("llama-embed", {"P": 512, "keys": LONGROPE, "optional": LONG}),
+    "llama-embed, experts":                ("llama-embed", {"K": 3, "X": 5, "keys": SEES_ALL}),
     "llama-embed, Q4_0":                   ("llama-embed", {**WIDE, "K": 1, "type_name": "Q4_0"}),
 }
 # fmt: on
@@ -139,15 +141,16 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) -> None:
     """Nothing is left over on either side, and no operation is further off than rounding."""
     variant = request.node.callspec.params["both"]
-    if variant in QUANTISED:
-        pytest.skip("llama.cpp rounds activations to 8 bits: `ggml` alone can follow")
     for length, numerics in ((41, "exact"), (23, "fast"), (1, "fast")):
         _, local, whole = both.compare(some_ids(length), numerics)
         for d in local:
             bound = {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
+            if variant in QUANTISED and d.op == "MUL_MAT" and d.name.split("-")[0] not in ("kq", "kqv"):
+                bound = LOCAL_8_BITS
             assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] ({length} tokens, {numerics}): {d.difference}"
         worst = max(whole, key=lambda name: whole[name])
-        assert whole[worst] <= (WHOLE_GELU if tanh_form(variant) else WHOLE), f"{worst}: {whole[worst]}"
+        if variant not in QUANTISED:
+            assert whole[worst] <= (WHOLE_GELU if tanh_form(variant) else WHOLE), f"{worst}: {whole[worst]}"
 
 
 @pytest.mark.oracle
@@ -223,6 +226,13 @@ def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_p
         assert model.forward(pack([text]), load_ops(numerics)).tobytes() == part.tobytes()
     reverse = model.forward(pack(texts[::-1]), ops)
     assert reverse[-9:].tobytes() == together[:9].tobytes()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_file_can_make_llama_embed_look_back_and_no_other(arch: str, tmp_path: Path) -> None:
+    """llama.cpp runs a model without memory as an encoder, whatever attention.causal says."""
+    looks_back = load_model(open_gguf(synthetic(tmp_path / "m.gguf", arch, keys=LOOKS_BACK)))
+    assert looks_back.hparams.causal == (arch == "llama-embed")
 
 
 @pytest.mark.parametrize(
@@ -383,7 +393,8 @@ WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"r
         ("gemma-embedding", {"keys": {DENSE: (30, "UINT32")}}, f"{DENSE} is 30, but the model has 36 channels"),
         ("gemma-embedding", {"optional": {"dense_2.weight"}, "keys": {"dense_2_feat_out": (9, "UINT32")}}, "dense_2"),
         ("llama-embed", {"keys": IN_PART}, "rope.dimension_count is 4\n  hint: this architecture turns whole heads"),
-        ("llama-embed", {"keys": {"expert_count": (4, "UINT32")}}, "a mixture of experts"),
+        ("llama-embed", {"optional": {"rope_factors_long.weight"}}, "unexpected rope_factors_long.weight"),
+        ("llama-embed", {"optional": {"rope_freqs.weight"}, "keys": LONGROPE}, "unexpected rope_freqs.weight"),
     ],
 )
 def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: str, tmp_path: Path) -> None:
@@ -404,6 +415,7 @@ def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: s
         ("gemma-embedding", {"attention.sliding_window": (0, "UINT32")}, "sliding_window is 0"),
         ("gemma-embedding", {"attention.key_length_swa": (8, "UINT32")}, "layers with a window whose heads differ"),
         ("eurobert", {"rope.dimension_count_swa": (4, "UINT32")}, "layers with a window whose heads differ"),
+        ("eurobert", {"rope.dimension_count": (0, "UINT32")}, "nothing turns\n  hint: llama.cpp never ends on it"),
         ("eurobert", {"rope.dimension_count": (8, "UINT32")}, "an even number, at most the 6 of a head"),
     ],
 )

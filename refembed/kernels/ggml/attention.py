@@ -41,6 +41,7 @@ def attention(
     soft_cap: float = 0.0,
     cached: bool = False,
     bias: F32 | None = None,
+    first: int = 0,
 ) -> F32:
     """Scaled dot-product attention of one ubatch: q (T, H D), k, v (T, K D), offsets (S+1) -> (T, H D).
 
@@ -51,14 +52,18 @@ def attention(
     soft_cap   scores become c tanh(score / c); 0 for none
     cached     the model runs with a KV cache of float16
     bias       (H, L, L) added to the scores after the soft cap, by the places of query and key in their texts
+    first      cell of the cache where the ubatch begins: behind the texts that came before it in the same call
     """
     T, fused = len(q), profile.flash_attn and bias is None
-    N = max(CELLS, -(-T // CELLS) * CELLS) if cached and not fused else T
+    N = max(CELLS, -(-(first + T) // CELLS) * CELLS) if cached and not fused else first + T
     qh = heads(q, n_head, T)  # (H, T, D)
-    kh, vh = (heads(x, n_head_kv or n_head, N) for x in (k, v))  # (K, N, D)
+    kh, vh = (heads(x, n_head_kv or n_head, N, first) for x in (k, v))  # (K, N, D)
     if cached or fused:
         kh, vh = rounded(kh, "F16"), rounded(vh, "F16")
-    hidden = mask_of(tuple(offsets.tolist()), mask, N)  # (T, N)
+    hidden = mask_of(tuple(offsets.tolist()), mask, N - first)
+    if first:
+        hidden = np.pad(hidden, ((0, 0), (first, 0)), constant_values=-np.inf)  # (T, N)
+        hidden.flags.writeable = False
     if profile.flash_attn:
         hidden = rounded(hidden, "F16")  # which ALiBi's distances above 2048 notice
     slopes = slopes_of(n_head, mask.max_bias)
@@ -78,9 +83,9 @@ def spread(bias: F32, offsets: I64, n: int) -> F32:
     return out
 
 
-def heads(x: F32, n_head: int, n: int) -> F32:
-    """(T, H D) -> (H, n, D), with zeros behind the T rows there are."""
+def heads(x: F32, n_head: int, n: int, first: int = 0) -> F32:
+    """(T, H D) -> (H, n, D): rows from `first` on, zeros before and behind them."""
     T = len(x)
     out = np.zeros((n_head, n, x.shape[1] // n_head), np.float32)
-    out[:, :T] = x.reshape(T, n_head, -1).transpose(1, 0, 2)
+    out[:, first : first + T] = x.reshape(T, n_head, -1).transpose(1, 0, 2)
     return out

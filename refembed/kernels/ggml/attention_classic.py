@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from refembed.arrays import F32
+from refembed.arrays import F32, Float
 from refembed.kernels.fast import share
 from refembed.kernels.ggml.attention_scores import Scoring
 from refembed.kernels.ggml.floats import multiply, order_of, pack, rounded
@@ -44,11 +44,27 @@ def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profil
     return out.reshape(T, -1)
 
 
+class Cells:
+    """A tap that shows the scores of the T cells in use; a cache has some more, empty ones, whose shares are 0."""
+
+    def __init__(self, see: See, T: int) -> None:
+        self.see, self.T, self.listening = see, T, see.listening
+
+    def __call__(self, name: str, x: Float) -> Float:
+        """Show x (h, T, N) without what belongs to empty cells."""
+        if not self.listening or x.shape[-1] == self.T:
+            return self.see(name, x)
+        y = x.copy()
+        y[..., : self.T] = self.see(name, x[..., : self.T].copy())
+        return y
+
+
 def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: bool, profile: Profile, see: See) -> F32:
     """q (h, T, D), k, v (g, N, D) -> kqv (h, T, D). Queries are a permuted view, unless the model has one head only."""
     vt = v.transpose(0, 2, 1)  # (g, D, N): how a cache keeps it
     if kind == "F32":
         vt = see("v_cont", vt)
+    shown, see = see, Cells(see, q.shape[1])
     kq = see("kq", product(q, k, kind, profile, contiguous=only_head))  # (h, T, N)
     if c := scoring.soft_cap:
         kq = see("kq_scaled_1", kq * (np.float32(1) / c))
@@ -60,7 +76,7 @@ def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: b
     args = (shares, scoring.scale, scoring.mask, scoring.slopes, profile.lanes)
     share(soft_max_rows, *args, rows=len(kq), size=kq.size * 8)
     shares = see("kq_soft_max", shares)  # (h, T, N)
-    return see("kqv", product(shares, vt, kind, profile))  # (h, T, D)
+    return shown("kqv", product(shares, vt, kind, profile))  # (h, T, D)
 
 
 def product(x: F32, w: F32, kind: str, profile: Profile, contiguous: bool = True) -> F32:

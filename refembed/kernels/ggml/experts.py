@@ -41,4 +41,6 @@ def one_expert(x: F32, w: Tensor, profile: Profile, kept: dict[Any, Any]) -> F32
         _, how = quantised.REPACKED[type]
     elif len(x) >= 8 and profile.tiled and type in quantised.TILED:
         how = quantised.TILED[type]
+    elif len(x) >= 8 and not profile.tiled and w.shape[0] % 8 == 0 and type in quantised.CODEBOOK:
+        how = quantised.CODEBOOK[type]
     return np.ascontiguousarray(quantised.product(x, w, how, kept))

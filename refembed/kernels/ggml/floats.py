@@ -36,6 +36,7 @@ class Order:
     tree: I64  # (A-1, 2) then acc[a] += acc[b], pair by pair
     rest: int  # elements rest:k are left over ...
     chunk: int  # ... and added in chunks of so many rounded products, the last few by FMA; 0: one by one in double
+    second: int = 0  # acc[second] is added to acc[0] in double, before the rest; 0: there is none
 
 
 def pairwise(lanes: int, adjacent: bool = False) -> list[tuple[int, int]]:
@@ -68,16 +69,16 @@ def vdpbf16(k: int, registers: int) -> Order:
     whole = k // step * step
     pairs = np.arange(whole).reshape(-1, 16 * registers, 2)[:, :, ::-1]  # (steps, lanes, 2)
     elements = pairs.transpose(1, 0, 2).reshape(16 * registers, -1)
-    tree = pairwise(16) if registers == 1 else [*pairwise(16), *((16 + a, 16 + b) for a, b in pairwise(16)), (0, 16)]
-    return Order(elements, np.array(tree), whole, 0)
+    tree = [(16 * r + a, 16 * r + b) for r in range(registers) for a, b in pairwise(16)]
+    return Order(elements, np.array(tree), whole, 0, 16 * (registers - 1))
 
 
 @lru_cache(512)
 def two_registers(k: int) -> Order:
     """vec_dot_bf16 on AVX-512 without BF16 instructions: two registers of 16, each summed by itself."""
     whole = k // 32 * 32
-    tree = [*pairwise(16), *((16 + a, 16 + b) for a, b in pairwise(16)), (0, 16)]
-    return Order(np.arange(whole).reshape(-1, 32).T, np.array(tree), whole, 0)
+    tree = [*pairwise(16), *((16 + a, 16 + b) for a, b in pairwise(16))]
+    return Order(np.arange(whole).reshape(-1, 32).T, np.array(tree), whole, 0, 16)
 
 
 def order_of(kind: str, n: int, shape: tuple[int, ...], profile: Profile, contiguous: bool = True) -> Order:
@@ -118,7 +119,7 @@ def pack(w: F32, order: Order) -> tuple[F32, F32]:
 
 
 @njit()
-def products(x, x_rest, w, w_rest, tree, chunk, out, begin, end):
+def products(x, x_rest, w, w_rest, tree, chunk, second, out, begin, end):
     """out (T, m) = every row of x with every row of w. x (T, A, n), w as `pack` gives it; row groups begin:end."""
     panels, A, _, P = w.shape
     acc = np.empty((A, ROWS, P), np.float32)
@@ -132,11 +133,10 @@ def products(x, x_rest, w, w_rest, tree, chunk, out, begin, end):
                     for j in range(P):
                         acc[a, r, j] += acc[b, r, j]
             for r in range(ROWS):
-                if x_rest.shape[1]:
-                    if chunk:
-                        leftover(x_rest[t + r], w_rest[p], chunk, acc[0, r])
-                    else:
-                        leftover_double(x_rest[t + r], w_rest[p], acc[0, r])
+                if chunk:
+                    leftover(x_rest[t + r], w_rest[p], chunk, acc[0, r])
+                elif x_rest.shape[1] or second:
+                    leftover_double(x_rest[t + r], w_rest[p], acc[0, r], acc[second, r], second > 0)
                 out[t + r, p * P : p * P + P] = acc[0, r]
 
 
@@ -183,10 +183,15 @@ def leftover(x, w, chunk, sums):
 
 
 @njit()
-def leftover_double(x, w, sums):
-    """What is left of a float16 or bfloat16 row: products in float32, their sum in double, rounded once."""
+def leftover_double(x, w, sums, more, two):
+    """What is left of a float16 or bfloat16 row: products in float32, their sum in double, rounded once.
+
+    two  `more` is a second sum, that of a second register
+    """
     for j in range(len(sums)):
         total = np.float64(sums[j])
+        if two:
+            total += np.float64(more[j])
         for i in range(len(x)):
             total += np.float64(x[i] * w[i, j])
         sums[j] = np.float32(total)
@@ -201,7 +206,7 @@ def multiply(x: F32, packed: tuple[F32, F32], order: Order, m: int) -> F32:
     gathered = np.ascontiguousarray(padded[:, order.elements])  # (T, A, n)
     rest = np.ascontiguousarray(padded[:, order.rest : k])
     out = np.empty((groups * ROWS, len(packed[0]) * PANEL), np.float32)
-    args: tuple[Any, ...] = (gathered, rest, *packed, order.tree, order.chunk, out)
+    args: tuple[Any, ...] = (gathered, rest, *packed, order.tree, order.chunk, order.second, out)
     share(products, *args, rows=groups, size=T * k * m // 64)
     return out[:T, :m]
 

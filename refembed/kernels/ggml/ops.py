@@ -35,6 +35,7 @@ class Ggml:
         self.decoded: dict[str, F32] = {}
         self.packed: dict[tuple[str, floats.Order], tuple[F32, F32]] = {}
         self.kept: dict[Any, Any] = {}  # quantised weights, as their products read them
+        self.first = 0  # cell of the KV cache where a micro-batch begins; not 0 behind others of the same call (lfm2)
 
     def weight(self, w: Tensor) -> F32:
         """A bias or a norm's weights, decoded."""
@@ -125,6 +126,7 @@ class Ggml:
         return attention.attention(
             q, k, v, n_head, offsets, scale, see,
             n_head_kv=n_head_kv, mask=mask, soft_cap=soft_cap, cached=cached, bias=bias, profile=self.profile,
+            first=self.first,
         )  # fmt: skip
 
     def softmax(self, x: Float) -> Float:
@@ -143,7 +145,7 @@ class Ggml:
         return experts.mul_mat_id(x, w, chosen, self.profile, self.kept)
 
     def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
-        """A chain of fused products for each number; llama.cpp runs such models one text a micro-batch."""
+        """One sum after the other; llama.cpp runs such models one text a micro-batch."""
         out = np.empty_like(x)
         for begin, end in itertools.pairwise(offsets.tolist()):
             conv.short_conv(np.ascontiguousarray(x, np.float32), self.weight(w), begin, end, ahead, out)

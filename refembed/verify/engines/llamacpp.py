@@ -58,6 +58,7 @@ class LlamaCpp:
     type_kv             of the KV cache of decoders; llama.cpp's default is f16
     causal              None: as the model says
     n_seq_max           texts that fit in one call with batched=True
+    lora                (adapter file, scale) each, applied to every run
     lib, cpu            another build: a folder of libllama and libggml, and which of its CPU backends ("haswell")
     vocab_only          tokenize only: loads in milliseconds
     timeout             seconds that one request may take
@@ -78,6 +79,7 @@ class LlamaCpp:
         type_kv: str | None = None,
         causal: bool | None = None,
         n_seq_max: int = 32,
+        lora: Sequence[tuple[str | Path, float]] = (),
         lib: str | Path | None = None,
         cpu: str | None = None,
         vocab_only: bool = False,
@@ -96,6 +98,7 @@ class LlamaCpp:
             "type_kv": type_kv,
             "causal": causal,
             "n_seq_max": n_seq_max,
+            "lora": [(os.fspath(Path(file).absolute()), float(scale)) for file, scale in lora],
             "lib": None if lib is None else os.fspath(Path(lib).absolute()),
             "cpu": cpu,
             "vocab_only": vocab_only,

@@ -91,6 +91,7 @@ class Session:
         self.lib.llama_backend_init()
         self.graph = Graph(self.lib)
         self.contexts: dict[bool, int] = {}
+        self.adapters: list[int] = []  # LoRA, one a file
         self.model = self.vocab = None
         if options["path"] is not None:
             self.load(options["path"])
@@ -106,6 +107,34 @@ class Session:
         if not self.model:
             raise EngineError(f"{path}: llama.cpp cannot load this model")
         self.vocab = self.lib.llama_model_get_vocab(self.model)
+        init = self.declared("llama_adapter_lora_init", ct.c_void_p, ct.c_void_p, ct.c_char_p)
+        for file, _ in self.options.get("lora", ()):
+            adapter = init(self.model, os.fsencode(file))
+            if not adapter:
+                raise EngineError(f"{file}: llama.cpp refuses this adapter")
+            self.adapters.append(adapter)
+
+    def declared(self, name: str, result: Any, *arguments: Any) -> Any:
+        """A function that only few sessions need, and that not every build has under this name; an error when used."""
+        if name not in self.lib:
+            return lambda *_: self.refuse(f"this llama.cpp build does not export {name}")
+        function = self.lib[name]
+        function.restype, function.argtypes = result, arguments
+        return function
+
+    def refuse(self, message: str) -> None:
+        """Raise EngineError."""
+        raise EngineError(message)
+
+    def adapt(self, context: int) -> None:
+        """Put the adapters on a context."""
+        n = len(self.adapters)
+        if n:
+            scales = (ct.c_float * n)(*(scale for _, scale in self.options["lora"]))
+            arguments = (ct.c_void_p, ct.POINTER(ct.c_void_p), ct.c_size_t, ct.POINTER(ct.c_float))
+            put = self.declared("llama_set_adapters_lora", ct.c_int32, *arguments)
+            if put(context, (ct.c_void_p * n)(*self.adapters), n, scales):
+                raise EngineError("llama_set_adapters_lora failed")
 
     def context(self, watched: bool = False) -> int:
         """The context for this kind of run, made when first needed."""
@@ -117,6 +146,7 @@ class Session:
             made = self.lib.llama_init_from_model(self.model, self.context_params(watched))
             if not made:
                 raise EngineError(f"llama.cpp made no context from {self.options}")
+            self.adapt(made)
             self.contexts[watched] = made
         return self.contexts[watched]
 

@@ -108,7 +108,12 @@ def asked(ggml: Graphs, case: Case, flash: bool) -> dict[str, np.ndarray]:
     mask, scale = mask_matrix(case.mask, tuple(offsets.tolist()), n), float(np.float32(1) / np.sqrt(np.float32(D)))
     args = (q.reshape(T, H, D), *kv, mask, scale, case.mask.max_bias, case.soft_cap)
     shown = {"kqv_out": ggml.flash(*args)} if flash else ggml.classic(*args)
-    return {**shown, "kqv_out": shown["kqv_out"].reshape(T, H * D)}
+    return {**used(shown, T), "kqv_out": shown["kqv_out"].reshape(T, H * D)}
+
+
+def used(shown: dict[str, np.ndarray], T: int) -> dict[str, np.ndarray]:
+    """Scores of the T cells in use, where ggml shows those of the whole cache."""
+    return {n: x[..., :T] if n.startswith("kq") and not n.startswith("kqv") else x for n, x in shown.items()}
 
 
 class Shown(dict):

@@ -35,10 +35,13 @@ class Init(ct.Structure):
     _fields_ = [("size", ct.c_size_t), ("buffer", ct.c_void_p), ("no_alloc", ct.c_bool)]
 
 
-def run(calls):
-    """The result of each call, float32, in the shape ggml gives it (rows first, axes of length 1 in front dropped)."""
+def run(calls, lib="", cpu=""):
+    """The result of each call, float32, in the shape ggml gives it (rows first, axes of length 1 in front dropped).
+
+    lib, cpu  another build: a folder of shared libraries, and which of its CPU plug-ins
+    """
     done = subprocess.run(
-        [sys.executable, "-c", "from tests.kernels.ggml import live; live.main()"],
+        [sys.executable, "-c", "from tests.kernels.ggml import live; live.main()", str(lib), cpu],
         input=pickle.dumps(calls),
         capture_output=True,
         timeout=300,
@@ -48,10 +51,24 @@ def run(calls):
     return pickle.loads(done.stdout)
 
 
-def library():
-    import xllamacpp
+class Folder:
+    """The functions of a build whose CPU code is a plug-in."""
 
-    lib = ct.CDLL(str(Path(xllamacpp.__file__).parent / "xllamacpp.abi3.so"))
+    def __init__(self, folder, cpu):
+        self.parts = [ct.CDLL(str(Path(folder) / f"lib{name}.so")) for name in ("ggml-base", f"ggml-cpu-{cpu}")]
+        self.ggml_cpu_init()
+
+    def __getattr__(self, name):
+        return next(getattr(part, name) for part in self.parts if hasattr(part, name))
+
+
+def library(folder, cpu):
+    if folder:
+        lib = Folder(folder, cpu)
+    else:
+        import xllamacpp
+
+        lib = ct.CDLL(str(Path(xllamacpp.__file__).parent / "xllamacpp.abi3.so"))
     for name in ("ggml_init", "ggml_new_tensor_4d", "ggml_get_data", "ggml_new_graph"):
         getattr(lib, name).restype = ct.c_void_p
     lib.ggml_init.argtypes = [Init]
@@ -100,5 +117,5 @@ def call(lib, name, arguments):
 def main():
     """The other side of `run`."""
     calls = pickle.load(sys.stdin.buffer)
-    lib = library()
+    lib = library(*sys.argv[1:])
     sys.stdout.buffer.write(pickle.dumps([call(lib, *one) for one in calls]))

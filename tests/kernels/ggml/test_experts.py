@@ -5,6 +5,9 @@ Interleaved weights are tried in whole models (tests/model/test_encoders_post.py
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +23,12 @@ from refembed.kernels.ggml.profile import load_profile
 from refembed.kernels.ggml.quantised import TILED, mul_mat
 from tests.kernels.ggml import live
 from tests.kernels.ggml.graph_cases import noise
-from tests.kernels.ggml.quantised_cases import TYPES, differing
+from tests.kernels.ggml.quantised_cases import TYPES, checksum, differing
 from tests.kernels.ggml.quantised_cases import Case as Block
 from tests.kernels.ggml.quantised_cases import weights as random_blocks
 
-AVX2 = load_profile("avx2")
+RECORDED = Path(__file__).with_name("experts_avx512.txt")  # checksums of node-llama-cpp 3.22.1's answers, zen4 plug-in
+AVX2, AVX512 = load_profile("avx2"), load_profile("avx512")
 X = 9  # experts
 FLOATS = {"F32": np.float32, "F16": np.float16}
 
@@ -70,16 +74,33 @@ def rows(c: Case) -> np.ndarray:
     return noise(3, *((c.T, c.used, c.C) if c.own else (c.T, c.C)))
 
 
-@pytest.fixture(scope="module")
-def answers() -> dict[Case, np.ndarray]:
-    """What the wheel makes of every case."""
+def asked(lib: str = "", cpu: str = "") -> dict[Case, np.ndarray]:
+    """What a build makes of every case; the pinned wheel where none is named."""
     some = [c for type in (*FLOATS, "BF16", *TYPES) for c in cases(type)]
     calls = []
     for c in some:
         w, x = stored(c), rows(c)
         x = x if c.own else x[:, None]
         calls.append(("ggml_mul_mat_id", [live.Typed(c.type, w.raw, w.shape), x, chosen(c).astype(np.int32)]))
-    return dict(zip(some, live.run(calls), strict=True))
+    return dict(zip(some, live.run(calls, lib, cpu), strict=True))
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[Case, np.ndarray]:
+    """What the wheel makes of every case."""
+    return asked()
+
+
+def described(c: Case) -> str:
+    return f"{c.type} T={c.T} used={c.used} N={c.N} C={c.C}{' own' * c.own}"
+
+
+@pytest.mark.parametrize("type", [*FLOATS, "BF16", *TYPES])
+def test_avx512_has_the_recorded_bits(type: str) -> None:
+    """The profile avx512: node-llama-cpp's ggml 0.25.1. Recorded by this file itself: <folder of libraries> zen4."""
+    recorded = dict(reversed(line.split(" ", 1)) for line in RECORDED.read_text().splitlines()[1:])
+    mine = {described(c): checksum(mul_mat_id(rows(c), stored(c), chosen(c), AVX512, {})) for c in cases(type)}
+    assert mine == {name: recorded[name] for name in mine}
 
 
 @pytest.mark.oracle
@@ -128,3 +149,10 @@ def test_rows_of_another_length_are_refused() -> None:
     w = stored(Case("Q8_0", 1, 1, 8, 64))
     with pytest.raises(ModelError, match=r"its shape is \(8, 64\); the activations' is \(1, 32\)"):
         mul_mat_id(np.ones((1, 32), np.float32), w, np.zeros((1, 1), np.int64), AVX2, {})
+
+
+if __name__ == "__main__":
+    folder, cpu = sys.argv[1:]
+    plugin = Path(folder) / f"libggml-cpu-{cpu}.so"
+    head = f"# node-llama-cpp 3.22.1, {plugin.name}, sha256 {hashlib.sha256(plugin.read_bytes()).hexdigest()}\n"
+    RECORDED.write_text(head + "".join(f"{checksum(y)} {described(c)}\n" for c, y in asked(folder, cpu).items()))

@@ -78,7 +78,8 @@ def in_order(x, w, order):
         acc[a] = f32(acc[a] + acc[b])
     total, rest = acc[0], list(zip(x[order.rest :], w[order.rest :], strict=True))
     if order.chunk == 0:
-        return f32(math.fsum([np.float64(total), *(np.float64(f32(a * b)) for a, b in rest)]))
+        registers = [acc[0], *([acc[order.second]] if order.second else [])]
+        return f32(math.fsum([*map(np.float64, registers), *(np.float64(f32(a * b)) for a, b in rest)]))
     whole = len(rest) // order.chunk * order.chunk
     for a, b in rest[:whole]:
         total = f32(total + f32(a * b))

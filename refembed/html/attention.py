@@ -1,0 +1,172 @@
+"""A map of attention whose layer and head a reader chooses: a canvas, a few lines of script, and words for all of it.
+
+Vaswani et al. 2017, "Attention Is All You Need": row i of softmax(Q Kᵀ / sqrt(D)) says how much of each token's value
+goes into token i. Weights are kept in 8 bits, so a number shown is right to 0.002.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refembed.html.page import esc
+from refembed.html.picture import WHITE_TO_BLUE
+
+Array = npt.NDArray[Any]
+
+MOST_TOKENS = 512  # of a text; the map shows its beginning
+MOST_CELLS = 3_000_000  # bytes kept of all heads; beyond that, of layers that were not chosen, their mean alone
+
+SCRIPT = """
+(function () {
+  "use strict";
+  var figure = document.getElementById("ID");
+  var data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
+  var layer = figure.querySelector("select.layer"), head = figure.querySelector("select.head");
+  var canvas = figure.querySelector("canvas"), out = figure.querySelector("output");
+  var n = data.tokens.length, cell = Math.max(1, Math.min(28, Math.floor(640 / n)));
+  var drawing = canvas.getContext("2d"), map = null;
+  function bytes(text) {
+    var raw = atob(text), found = new Uint8Array(raw.length);
+    for (var i = 0; i < raw.length; i++) { found[i] = raw.charCodeAt(i); }
+    return found;
+  }
+  function colour(a) {
+    var x = Math.sqrt(a) * (data.ramp.length - 1), i = Math.min(Math.floor(x), data.ramp.length - 2), f = x - i;
+    return data.ramp[i].map(function (c, k) { return Math.round(c + f * (data.ramp[i + 1][k] - c)); });
+  }
+  function draw() {
+    map = bytes(data.maps[layer.value][head.value]);
+    var small = document.createElement("canvas");
+    small.width = small.height = n;
+    var image = new ImageData(n, n);
+    for (var i = 0; i < n * n; i++) {
+      var c = colour(map[i] / 255);
+      image.data.set([c[0], c[1], c[2], 255], 4 * i);
+    }
+    small.getContext("2d").putImageData(image, 0, 0);
+    canvas.width = canvas.height = n * cell;
+    drawing.imageSmoothingEnabled = false;
+    drawing.drawImage(small, 0, 0, n * cell, n * cell);
+    canvas.setAttribute("aria-label", "Attention, layer " + layer.value + ", " + head.selectedOptions[0].text + ". " + most());
+    figure.dataset.drawn = layer.value + "/" + head.value;
+    out.textContent = most();
+  }
+  function say(i, j) {
+    return "\\u201c" + data.tokens[i] + "\\u201d (" + i + ") looks at \\u201c" + data.tokens[j] + "\\u201d (" + j + "): " +
+      (map[i * n + j] / 255).toFixed(3);
+  }
+  function most() {
+    var best = 0;
+    for (var i = 1; i < n * n; i++) { if (map[i] > map[best]) { best = i; } }
+    return "Largest: " + say(Math.floor(best / n), best % n);
+  }
+  function heads() {
+    var names = Object.keys(data.maps[layer.value]), kept = head.value;
+    head.textContent = "";
+    names.forEach(function (name) {
+      var option = document.createElement("option");
+      option.value = name;
+      option.textContent = name === "mean" ? "mean of all heads" : "head " + name;
+      head.appendChild(option);
+    });
+    head.value = names.indexOf(kept) < 0 ? names[0] : kept;
+    draw();
+  }
+  canvas.addEventListener("mousemove", function (event) {
+    var box = canvas.getBoundingClientRect();
+    var j = Math.floor((event.clientX - box.left) / box.width * n), i = Math.floor((event.clientY - box.top) / box.height * n);
+    if (i >= 0 && j >= 0 && i < n && j < n) { out.textContent = say(i, j); }
+  });
+  canvas.addEventListener("mouseleave", function () { out.textContent = most(); });
+  layer.addEventListener("change", heads);
+  head.addEventListener("change", draw);
+  layer.value = data.layer;
+  heads();
+  if (data.head in data.maps[data.layer]) { head.value = data.head; draw(); }
+}());
+"""
+
+
+def attention_map(
+    id: str, layers: Mapping[int, Array], tokens: Sequence[str], *, layer: int, head: int | None = None
+) -> str:
+    """The map, with its controls.
+
+    id      of the figure, unlike any other on the page
+    layers  layer -> (H, T, T); row i is where token i looks
+    tokens  (T) pieces
+    layer   shown first, and kept with all its heads; head: shown first, None is the mean of all
+    """
+    T = min(len(tokens), MOST_TOKENS)
+    cells = sum(a.shape[0] * T * T for a in layers.values())
+    maps = {str(il): heads_of(a[:, :T, :T], cells <= MOST_CELLS or il == layer) for il, a in sorted(layers.items())}
+    first = "mean" if head is None else str(head)
+    data = {
+        "tokens": [esc_script(t) for t in tokens[:T]], "maps": maps, "layer": str(layer), "head": first,
+        "ramp": WHITE_TO_BLUE,
+    }  # fmt: skip
+    options = "".join(f'<option value="{il}">layer {il}</option>' for il in sorted(layers))
+    cut = f" Only the first {T} of {len(tokens)} tokens are shown." if T < len(tokens) else ""
+    rows = table_of(layers[layer], tokens, head) if T <= 40 else ""
+    words = f"Attention of layer {layer}: {strongest(layers[layer], tokens, head)}"
+    return (
+        f'<figure id="{id}"><div class="controls"><label>Layer <select class="layer">{options}</select></label>'
+        f'<label>Head <select class="head"></select></label><output aria-live="polite"></output></div>'
+        f'<canvas class="map" role="img" width="100" height="100" aria-label="{esc(words)}"></canvas>'
+        "<figcaption>Each row is a token that looks, each column a token that is looked at, both in reading order from "
+        f"the top left; darker is more, and every row adds up to 1.{cut} Point at a cell to read its number. "
+        f"{esc(words)}.</figcaption>{rows}"
+        f'<script type="application/json">{json.dumps(data).replace("<", chr(92) + "u003c")}</script>'
+        f"<script>{SCRIPT.replace('ID', id)}</script></figure>"
+    )
+
+
+def esc_script(text: str) -> str:
+    """A piece as the script shows it: by textContent, so without markup, but with invisible characters visible."""
+    from refembed.html.page import visible
+
+    return "".join(map(visible, text))
+
+
+def heads_of(a: Array, every: bool) -> dict[str, str]:
+    """ "mean", and each head where asked for, as base64 of T x T bytes."""
+    maps = {"mean": packed(a.mean(axis=0))}
+    return maps | {str(h): packed(x) for h, x in enumerate(a)} if every else maps
+
+
+def packed(x: Array) -> str:
+    """Numbers from 0 to 1 as bytes."""
+    bits = np.rint(np.clip(np.nan_to_num(np.asarray(x, np.float64)), 0, 1) * 255).astype(np.uint8)
+    return base64.b64encode(bits.tobytes()).decode()
+
+
+def shown(a: Array, head: int | None) -> Array:
+    """One head, or the mean of all: (T, T)."""
+    found: Array = a.mean(axis=0) if head is None else a[head]
+    return found
+
+
+def strongest(a: Array, tokens: Sequence[str], head: int | None) -> str:
+    """The largest weight in words."""
+    x = np.nan_to_num(shown(a, head))
+    i, j = np.unravel_index(int(x.argmax()), x.shape)
+    who = "the mean of all heads" if head is None else f"head {head}"
+    return f"in {who}, “{tokens[i]}” looks most at “{tokens[j]}”, with weight {x[i, j]:.3f}"
+
+
+def table_of(a: Array, tokens: Sequence[str], head: int | None) -> str:
+    """What each token looks at most, for those who cannot see the map."""
+    from refembed.html.page import table
+
+    x = shown(a, head)
+    rows = []
+    for i, piece in enumerate(tokens):
+        best = np.argsort(-np.nan_to_num(x[i]), kind="stable")[:3]
+        rows.append((esc(piece), ", ".join(f"{esc(tokens[j])} {x[i, j]:.2f}" for j in best)))
+    return f"<details><summary>The same in words</summary>{table(('token', 'looks most at'), rows)}</details>"

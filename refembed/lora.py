@@ -1,0 +1,210 @@
+"""LoRA: for some of a model's matrices, W x becomes W x + scale B (A x).
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models". An adapter is a GGUF file of its own: general.type
+"adapter", adapter.type "lora", the architecture of its model, and for a tensor `name` of that model two more,
+
+    name.lora_a  (r, C)      name.lora_b  (N, r)      W (N, C)      scale = user's scale * adapter.lora.alpha / r
+
+Of an alpha of 0 the user's scale is left alone. `token_embd.weight` has lora_a (V, r): its rows are looked up as W's
+are. jina-embeddings-v3 is published as a model and one such file a task. Mirrors llama.cpp's src/llama-adapter.cpp, and
+build_lora_mm, build_lora_mm_id and build_inp_embd in src/llama-graph.cpp.
+
+An "activated" LoRA (adapter.alora.*) works on every token, as in llama-embedding; llama-server waits for its signal.
+Several adapters are added up in the order in which llama.cpp, built with GCC's library, walks them: last first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from refembed.arrays import I64, Float
+from refembed.errors import ModelError, RequestError
+from refembed.gguf import GGUFFile, Tensor, open_gguf
+from refembed.kernels.ops import NOBODY, Ops, See
+
+A, B = ".lora_a", ".lora_b"
+EMBEDDING = "token_embd.weight"
+
+
+class Pair(NamedTuple):
+    """The two factors of what is added to one matrix."""
+
+    a: Tensor  # (r, C); for a mixture of experts (X, r, C); for token_embd (V, r)
+    b: Tensor  # (N, r); (X, N, r); (C, r)
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.b.shape[-1]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter file, and how strongly it is asked for."""
+
+    path: Path
+    scale: float  # the user's
+    alpha: float  # adapter.lora.alpha
+    task: str  # adapter.lora.task_name, where it has one: jina-embeddings-v3's "retrieval.query"
+    prompt_prefix: str  # adapter.lora.prompt_prefix: what a text should begin with; nothing adds it
+    pairs: Mapping[str, Pair]  # by the name of the model's tensor
+    idle: tuple[str, ...]  # tensors that are there, and that llama.cpp never applies
+
+
+def read_spec(spec: str | Path) -> tuple[Path, float]:
+    """`file.gguf:0.5` is that file at scale 0.5, `file.gguf` at scale 1. RequestError where that is no finite number.
+
+    A file that is there under the whole name is meant by it.
+    """
+    whole = str(spec)
+    name, colon, number = whole.rpartition(":")
+    if isinstance(spec, Path) or not colon or Path(whole).exists() or "/" in number or "\\" in number:
+        return Path(whole), 1.0
+    try:
+        scale = float(number)
+    except ValueError:
+        raise RequestError(f"lora {whole!r}: {number!r} is no number", hint="FILE, or FILE:SCALE") from None
+    if not math.isfinite(scale):
+        raise RequestError(f"lora {whole!r}: a scale must be finite")
+    return Path(name), scale
+
+
+def load_adapter(spec: str | Path, model: GGUFFile, index: int = 0) -> Adapter:
+    """Open an adapter for a model, checked as llama.cpp checks it.
+
+    spec   `read_spec`
+    index  its place among several: their tensors must not share names
+    Raises RequestError where there is no such file, GGUFError where it is none, ModelError where it does not fit.
+    """
+    path, scale = read_spec(spec)
+    if not path.is_file():
+        raise RequestError(f"lora {path}: no such file", hint="FILE, or FILE:SCALE")
+    f = open_gguf(path)
+    check_kind(f, model)
+    md, pairs = f.metadata, pair_up(f)
+    for name, pair in pairs.items():
+        check_shapes(f, name, pair, model.tensors)
+    own = {n: Pair(*(replace(t, name=f"lora {index}: {t.name}") for t in pair)) for n, pair in pairs.items()}
+    return Adapter(
+        path=path,
+        scale=scale,
+        alpha=md.float("adapter.lora.alpha", 0.0),
+        task=md.string("adapter.lora.task_name", ""),
+        prompt_prefix=md.string("adapter.lora.prompt_prefix", ""),
+        pairs={name: pair for name, pair in own.items() if is_applied(name, model.tensors)},
+        idle=tuple(name for name in own if not is_applied(name, model.tensors)),
+    )
+
+
+def check_kind(f: GGUFFile, model: GGUFFile) -> None:
+    """Refuse what is no LoRA adapter, or one for another architecture."""
+    arch = model.metadata.string("general.architecture")
+    for key, want in (("general.type", "adapter"), ("general.architecture", arch), ("adapter.type", "lora")):
+        found = f.metadata.string(key, "")
+        if found != want:
+            hint = "an adapter made by convert_lora_to_gguf.py from the LoRA of this very model"
+            raise ModelError(f"{f.path}: {key} is {found!r}, not {want!r}", hint=hint)
+
+
+def pair_up(f: GGUFFile) -> dict[str, Pair]:
+    """The model's tensor -> its two factors. Norms in an adapter are ignored, as llama.cpp ignores them."""
+    halves: dict[str, dict[str, Tensor]] = {}
+    for name, t in f.tensors.items():
+        end = name[-len(A) :]
+        if end in (A, B):
+            halves.setdefault(name.removesuffix(end), {})[end] = t
+        elif not name.endswith("_norm.weight"):
+            raise ModelError(f"{f.path}: tensor {name!r} is neither {A} nor {B}", hint="llama.cpp refuses it too")
+    for name, found in halves.items():
+        if len(found) < 2:
+            raise ModelError(f"{f.path}: {name}: there is {next(iter(found))} alone", hint="llama.cpp refuses it too")
+    return {name: Pair(found[A], found[B]) for name, found in halves.items()}
+
+
+def check_shapes(f: GGUFFile, name: str, pair: Pair, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse factors that do not make a matrix of the shape of the model's."""
+    if name not in tensors:
+        hint = "is this the adapter of another model?"
+        raise ModelError(f"{f.path}: the model has no tensor {name!r} to adapt", hint=hint)
+    shape = tensors[name].shape
+    *experts, N, C = shape if len(shape) > 1 else (1, *shape)
+    r = pair.rank
+    want = ((N, r), (C, r)) if name.endswith(EMBEDDING) else ((*experts, r, C), (*experts, N, r))
+    found = pair.a.shape, pair.b.shape
+    if found != want or not r:
+        hint = "is this the adapter of another model?"
+        message = f"{f.path}: {name}: lora_a {found[0]} and lora_b {found[1]} make no {shape}"
+        raise ModelError(message, hint=hint)
+
+
+def is_applied(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether llama.cpp's graphs ask for adapters of this tensor: token_embd, and matrices of layers.
+
+    Kinds of token, positions, heads and dense layers are loaded, and left alone.
+    """
+    matrix = "blk." in name and len(tensors[name].shape) > 1
+    return name == EMBEDDING or (matrix and not name.endswith(("attn_rel_b.weight", "shortconv.conv.weight")))
+
+
+class Adapted:
+    """`Ops` that knows adapters: products with matrices that have one are those plus what it adds; all else is as ever.
+
+    base  the operations of the model
+    side  those of the adapters' own tensors, which llama.cpp never repacks
+    """
+
+    def __init__(self, base: Ops, side: Ops, adapters: Sequence[Adapter]) -> None:
+        self.base, self.side, self.name, self.dtype = base, side, base.name, base.dtype
+        self.pairs: dict[str, list[tuple[Any, Pair]]] = {}  # tensor -> (scale, factors), in the order of addition
+        self.biases: dict[str, Float] = {}
+        for adapter in reversed([a for a in adapters if a.scale]):
+            for name, pair in adapter.pairs.items():
+                self.pairs.setdefault(name, []).append((self.scale_of(adapter, pair), pair))
+
+    def __getattr__(self, name: str) -> Any:  # whatever takes no matrix
+        if name == "base":
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    def scale_of(self, adapter: Adapter, pair: Pair) -> Any:
+        """The user's scale * alpha / r, rounded at each step as the numerics rounds."""
+        scale, alpha = self.dtype(adapter.scale), self.dtype(adapter.alpha)
+        return scale * alpha / self.dtype(pair.rank) if adapter.alpha else scale
+
+    def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
+        """Rows of w, plus scale B a of the same rows of A."""
+        x = self.base.get_rows(w, ids)
+        for scale, pair in self.pairs.get(w.name, ()) if w.name == EMBEDDING else ():
+            x = x + self.side.linear(self.side.get_rows(pair.a, ids), pair.b) * scale
+        return x
+
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
+        """y = x Wᵀ + scale (x Aᵀ) Bᵀ + b."""
+        if w.name not in self.pairs:
+            return self.base.linear(x, w, b, see, product)
+        y = self.base.linear(x, w)
+        for scale, pair in self.pairs[w.name]:
+            y = y + self.side.linear(self.side.linear(x, pair.a), pair.b) * scale
+        return y if b is None else see(product, y) + self.bias(b)
+
+    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
+        """y = x W_eᵀ + scale (x A_eᵀ) B_eᵀ for each chosen e."""
+        y = self.base.experts(x, w, chosen)
+        for scale, pair in self.pairs.get(w.name, ()):
+            y = y + self.side.experts(self.side.experts(x, pair.a, chosen), pair.b, chosen) * scale
+        return y
+
+    def bias(self, b: Tensor) -> Float:
+        """The decoded bias, kept."""
+        if b.name not in self.biases:
+            self.biases[b.name] = b.dequantize().astype(self.dtype)
+        return self.biases[b.name]
+
+
+def adapted(base: Ops, side: Ops, adapters: Sequence[Adapter]) -> Ops:
+    """`base` with adapters; itself where none has a scale other than 0."""
+    return cast(Ops, Adapted(base, side, adapters)) if any(a.scale for a in adapters) else base

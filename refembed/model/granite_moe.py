@@ -1,0 +1,23 @@
+"""Granite 3 with experts: 1B-A400M and 3B-A800M.
+
+The graph is Granite's, and RoPE is always on. Mirrors llama.cpp's src/models/granite-moe.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from refembed.arrays import Float
+from refembed.kernels.ops import Ops
+from refembed.model import granite
+from refembed.model.batch import Batch
+from refembed.model.granite import TRAITS, Weights
+from refembed.model.hparams import Hparams
+from refembed.model.trace import TapLike
+
+__all__ = ["TRAITS", "Weights", "forward"]
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+    """Token ids (T) -> hidden states (T, C)."""
+    return granite.forward(w, replace(hp, rope_finetuned=True), batch, ops, tap)

@@ -1,0 +1,45 @@
+"""Architectures that llama.cpp runs and refembed does not, so that a file of one is refused by what it is.
+
+llama.cpp embeds with nearly all of them (`llama-embedding` takes the last norm of any decoder); few were trained for
+it. Names are values of general.architecture (llama.cpp's src/llama-arch.cpp).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+from refembed.errors import ModelError
+
+# why not -> which
+UNSUPPORTED = {
+    "its layers keep a state from token to token": """
+        arwkv7 bailingmoe3 deepseek4 falcon-h1 glm5-next granitehybrid jamba kimi-k3 kimi-linear lfm2moe mamba mamba2
+        minimax-01 nemotron_h nemotron_h_moe plamo2 qwen35 qwen35moe qwen3next qwen4exp rwkv6 rwkv6qwen2 rwkv7""",
+    "it is a diffusion model, which writes a text in any order": "dream llada llada-moe rnd1",
+    "it drafts for another model, whose states it needs": "dflash eagle3 gemma4-assistant",
+    "it is a model of pictures or of sound": "clip pockettts qwen3tts wavtokenizer-dec",
+    "it is an encoder with a decoder; its encoder alone, t5encoder, is computed": "t5",
+    "it decides between answers": "clef",
+    "its layers or experts are of a kind that is not computed": """
+        afmoe apertus arcee arctic baichuan bailingmoe bailingmoe2 bitnet bloom chameleon chatglm codeshell cogvlm
+        cohere2 cohere2moe command-r dbrx deci deepseek deepseek2 deepseek2-ocr deepseek32 dots1 dots3note ernie4_5
+        ernie4_5-moe exaone exaone-moe exaone4 falcon gemma3n gemma4 glm-dsa glm4 glm4moe gpt-oss gpt2 gptj gptneox
+        granite_swa graniteswitch grok grovemoe hrm_text hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 hy_v4 internlm2
+        jais jais2 laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4 mpt muse-glimmer
+        nanbeige nemotron olmo olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phimoe plamo plamo3 plm qwen
+        qwen2moe qwen2vl qwen3moe qwen3vlmoe refact seed_oss smallthinker spark2_5 stablelm starcoder starcoder2 step35
+        talkie xverse""",
+}
+
+
+def refusal(path: str, arch: str, computed: Collection[str]) -> ModelError:
+    """The error for a file of an architecture that refembed does not compute: why, or which name is near."""
+    for why, names in UNSUPPORTED.items():
+        if arch in names.split():
+            return ModelError(
+                f"{path}: refembed does not compute architecture {arch!r}", hint=f"llama.cpp knows it: {why}"
+            )
+    near = difflib.get_close_matches(arch, computed, 1, 0.6)
+    hint = f"it computes {', '.join(sorted(computed))}" + (f"; is it {near[0]!r}?" if near else "")
+    return ModelError(f"{path}: refembed does not compute architecture {arch!r}", hint=hint)

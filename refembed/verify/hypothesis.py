@@ -1,0 +1,29 @@
+"""What a hypothesis is: one named thing that an engine may do otherwise, as a reversible change of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from refembed.verify.reference import Reference
+
+Stage: TypeAlias = Literal["text", "tokens", "batch", "model", "weights", "pooling", "vector"]
+Change: TypeAlias = Callable[[Reference], Reference]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One row of the tables in `hypotheses_*`."""
+
+    id: str  # "gelu-erf"
+    stage: Stage
+    says: str  # what the engine does, to be read after "the engine": "computes GELU in its erf form"
+    change: Change
+    family: str = ""  # hypotheses of one family exclude each other: no pair is made of them
+    advice: str = ""  # what to do about it
+
+
+def both(first: Change, second: Change) -> Change:
+    """One change after the other."""
+    return lambda reference: second(first(reference))

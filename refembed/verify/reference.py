@@ -1,0 +1,206 @@
+"""One way to compute vectors of texts: the model as it is, or with something changed on the way.
+
+    text ─ text ─► encode ─► ids ─ tokens ─► batch ─► model, ops ─► hidden ─ rows ─► pooler ─► vector ─ vector ─►
+
+Each `─ name ─►` is a place where a hypothesis may put a function of its own (`hypotheses`). A Reference is frozen; a
+change makes another one, and changes of changes add up, so two hypotheses together are one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from refembed.arrays import F64, Float
+from refembed.embedder import Embedder, Info, Without, groups
+from refembed.heads import dense, pooled, run
+from refembed.kernels.ops import Ops, load_ops
+from refembed.model import Model
+from refembed.model.batch import Batch, pack
+from refembed.model.trace import SILENT, TapLike
+from refembed.pooling import resolve_pooling
+from refembed.tokenizer import Tokenizer
+
+Item: TypeAlias = "str | list[int]"
+Vectors: TypeAlias = "list[F64]"  # (D) of a text, or (T, D) where nothing is pooled
+
+WORLDS: dict[str, dict[str, Any]] = {  # arithmetic -> how `load_ops` makes it
+    "fast": {"numerics": "fast"},
+    "exact": {"numerics": "exact"},
+    "ggml": {"numerics": "ggml", "flash_attn": True},
+    "ggml, no flash": {"numerics": "ggml", "flash_attn": False},
+}
+TOGETHER = 2048  # tokens of one forward pass where a text's bits do not depend on its company
+
+
+class Worlds:
+    """The arithmetics, each made when first asked for; and hidden states that were computed before."""
+
+    def __init__(self) -> None:
+        self.ops: dict[str, Ops] = {}
+        self.hidden: dict[Any, tuple[Any, Float]] = {}
+
+    def __getitem__(self, name: str) -> Ops:
+        """Operations of a row of WORLDS."""
+        if name not in self.ops:
+            self.ops[name] = load_ops(**WORLDS[name])
+        return self.ops[name]
+
+
+class ChangedOps:
+    """Operations, some replaced by functions that are given the true operations first."""
+
+    def __init__(self, ops: Ops, replaced: dict[str, Callable[..., Any]]) -> None:
+        self.ops, self.replaced = ops, replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(self.replaced[name], self.ops) if name in self.replaced else getattr(self.ops, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """How vectors come about. Functions in tuples run in order, the latest change last."""
+
+    info: Info
+    tokenizer: Tokenizer
+    model: Model
+    worlds: Worlds
+    pooling: str
+    encode: Callable[[Tokenizer, str], list[int]]
+    text: tuple[Callable[[str], str], ...] = ()
+    tokens: tuple[Callable[[list[int]], list[int]], ...] = ()
+    batch: tuple[Callable[[Batch], Batch], ...] = ()
+    ops: tuple[Callable[[Ops], Ops], ...] = ()
+    pooler: Callable[[Float, list[int]], Float] | None = None  # hidden (T, C), ids (T) -> (C), in place of `pooling`
+    vector: tuple[Callable[[F64], F64], ...] = ()
+    together: Callable[[list[list[int]]], list[list[int]]] | None = None  # ids of texts that share a batch
+
+    def add(self, **functions: Any) -> Reference:
+        """Another reference, with these functions at the end of their tuples: add(text=str.lower)."""
+        return replace(self, **{name: (*getattr(self, name), f) for name, f in functions.items()})
+
+    def ids_of(self, item: Item) -> list[int]:
+        """Token ids of an input, at most as many as the model reads."""
+        if isinstance(item, str):
+            for change in self.text:
+                item = change(item)
+            ids = self.encode(self.tokenizer, item)
+        else:
+            ids = list(item)
+        for alter in self.tokens:
+            ids = alter(ids)
+        return self.cut(ids)
+
+    def cut(self, ids: list[int]) -> list[int]:
+        """As `Embedder.embed(truncate=True)`: the closing special token stays."""
+        limit, vocab = self.info.n_ctx, self.tokenizer.vocab
+        if len(ids) <= limit:
+            return ids
+        return ids[: limit - 1] + ids[-1:] if ids[-1] in (vocab.sep, vocab.eos) else ids[:limit]
+
+    def ops_of(self, world: str) -> Ops:
+        """The operations of a world, changed."""
+        ops = self.worlds[world]
+        for change in self.ops:
+            ops = change(ops)
+        return ops
+
+    def forward(self, ids: Sequence[Sequence[int]], world: str, tap: TapLike = SILENT) -> Float:
+        """Hidden states (T, C) of texts that run together."""
+        batch = pack(ids)
+        for change in self.batch:
+            batch = change(batch)
+        return self.model.forward(batch, self.ops_of(world), tap)
+
+    def hidden(self, ids: Sequence[list[int]], world: str) -> list[Float]:
+        """Hidden states (T_s, C) of each text, remembered from before where nothing on the way has changed."""
+        kept, key = self.worlds.hidden, (id(self.model), self.ops, self.batch, world)
+        missing = [i for i in dict.fromkeys(map(tuple, ids)) if (key, i) not in kept]
+        limit = 0 if world.startswith("ggml") else TOGETHER
+        for group in groups(missing, limit):
+            states = self.forward([missing[i] for i in group], world)
+            ends = np.cumsum([len(missing[i]) for i in group])
+            for i, part in zip(group, np.split(states, ends[:-1]), strict=True):
+                kept[key, missing[i]] = self.model, part
+        return [kept[key, tuple(i)][1] for i in ids]
+
+    def vectors(self, items: Sequence[Item], world: str) -> Vectors:
+        """Vectors of texts, not normalised, in double."""
+        ids = [self.ids_of(item) for item in items]
+        if self.together is None:
+            return [self.finish(h, i, world) for h, i in zip(self.hidden(ids, world), ids, strict=True)]
+        filled = self.together(ids)
+        states = self.forward(filled, world)
+        parts = np.split(states, np.cumsum([len(i) for i in filled])[:-1])
+        return [self.finish(h, i, world) for h, i in zip(parts, ids, strict=True)]
+
+    def finish(self, hidden: Float, ids: list[int], world: str) -> F64:
+        """Pool and post-process the states of one text; ids are its own tokens, what follows them is padding."""
+        ops = self.ops_of(world)
+        with np.errstate(all="ignore"):
+            if self.pooler is None:
+                own = np.ascontiguousarray(hidden[: len(ids)])
+                found = pooled(own, np.array([0, len(own)]), self.pooling, self.model, ops)[0]
+            else:
+                row = np.asarray(self.pooler(hidden, ids))[None].astype(ops.dtype)
+                found = run(dense(self.model, ops, SILENT), row, SILENT)[0]
+            vector: F64 = np.asarray(found, np.float64)
+            for change in self.vector:
+                vector = change(vector)
+        return vector
+
+    def show(self, ids: list[int], world: str, tap: TapLike) -> None:
+        """Run one text with a tap, up to the pooled vector, as `Embedder.trace` does."""
+        first = Without(tap, self.model.output) if self.pooling == "none" else tap
+        states = self.forward([ids], world, first)
+        pooled(states, np.array([0, len(ids)]), self.pooling, self.model, self.ops_of(world), tap)
+
+
+def own_encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids as llama-embedding and llama-server make them."""
+    return tokenizer.encode(text, add_special=True, parse_special=True)
+
+
+def reference_of(embedder: Embedder, pooling: str = "native") -> Reference:
+    """The model of an embedder, unchanged. pooling as `Embedder.embed` takes it."""
+    how = resolve_pooling(pooling, embedder.model.hparams.pooling)
+    return Reference(embedder.info, embedder.tokenizer, embedder.model, Worlds(), how, own_encode)
+
+
+def spy(reference: Reference) -> frozenset[str]:
+    """Names of the operations that the model asks for."""
+    seen: set[str] = set()
+
+    class Spy:
+        """Operations that note which of them are used."""
+
+        def __init__(self, ops: Ops) -> None:
+            self.ops = ops
+
+        def __getattr__(self, name: str) -> Any:
+            seen.add(name)
+            return getattr(self.ops, name)
+
+    reference.add(ops=lambda ops: cast(Ops, Spy(ops))).forward([[0, 1]], "fast")
+    return frozenset(seen)
+
+
+def tensor_names(reference: Reference) -> Iterator[str]:
+    """Names of all tensors that the model is made of."""
+    from dataclasses import fields, is_dataclass
+
+    def walk(value: Any) -> Iterator[str]:
+        if hasattr(value, "raw") and hasattr(value, "name"):
+            yield value.name
+        elif isinstance(value, tuple):
+            for part in value:
+                yield from walk(part)
+        elif is_dataclass(value):
+            for f in fields(value):
+                yield from walk(getattr(value, f.name))
+
+    yield from walk(reference.model.weights)

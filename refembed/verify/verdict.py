@@ -1,0 +1,95 @@
+"""What a verification ends with: one of four words, the cause in a sentence, and the evidence for both."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from refembed.verify.compare import Difference
+from refembed.verify.local import Row
+
+Kind = Literal["identical", "within rounding", "differs", "unexplained"]
+EXIT = {"identical": 0, "within rounding": 0, "differs": 3, "unexplained": 3}  # exit codes of `refembed verify`
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Something that the engine does otherwise, alone or together with others."""
+
+    id: str  # "gelu-erf", or "no-eos + scaled-sum": what a program may look for
+    says: str  # to be read after "the engine"
+    left: float | None = None  # 1 - cos that it leaves of the difference, worst text; None where that is not measured
+    by_size: bool = False  # it makes a difference of this size; that it is the one cannot be shown
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """One text, end to end."""
+
+    text: str
+    tokens: int
+    distance: float  # 1 - cos to the nearest arithmetic; of token vectors the worst row
+    bound: float  # what is within rounding for this text
+    nearest: str  # that arithmetic, a row of `reference.WORLDS`
+    length: float  # |engine's| / |reference's|, not normalised
+    difference: Difference | None  # of the vectors themselves, both normalised where the engine normalises
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the direction is within rounding."""
+        return self.distance <= self.bound
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the verdict stands on. Fields stay empty where there was nothing to look at."""
+
+    texts: tuple[TextRow, ...] = ()
+    tensors: tuple[Row, ...] = ()  # of the traced text, in the order of the run
+    traced: str = ""  # that text
+    ids: tuple[tuple[str, list[int], list[int]], ...] = ()  # texts whose tokens differ: text, ours, theirs
+    tried: int = 0  # hypotheses and pairs
+    trials: tuple[tuple[str, float], ...] = ()  # what helped most, and what it leaves
+    length: str = ""  # what the engine does to lengths
+    remarks: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)  # model, engine, numbers of texts and tokens
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer. `cause` is one sentence, empty where nothing differs; ties are in `causes`, best first."""
+
+    kind: Kind
+    cause: str
+    causes: tuple[Cause, ...]
+    first_wrong_tensor: str | None  # of an engine that shows its tensors: llama.cpp's name, "Qcur-0"
+    noise_floor: dict[str, float]  # "spread", "bound": 1 - cos, median and worst text; "builds"
+    evidence: Evidence
+
+    @property
+    def exit_code(self) -> int:
+        """0 agrees, 3 differs."""
+        return EXIT[self.kind]
+
+    @property
+    def tie(self) -> bool:
+        """Whether several causes cannot be told apart."""
+        return len(self.causes) > 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as JSON has it: numbers that are not finite as text."""
+        found: dict[str, Any] = plain(asdict(self))
+        return {"format": "refembed-verdict-1", **found, "tie": self.tie, "exit_code": self.exit_code}
+
+
+def plain(value: Any) -> Any:
+    """Dictionaries, lists, text and finite numbers."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, bool) or value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)
+    return value.item() if hasattr(value, "item") else str(value)

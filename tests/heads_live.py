@@ -1,0 +1,85 @@
+"""A model with its head, and with LoRA adapters, in any numerics and in live llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from refembed.arrays import Float
+from refembed.embedder import Without
+from refembed.gguf import open_gguf
+from refembed.heads import pooled
+from refembed.kernels.ops import load_ops
+from refembed.lora import adapted, load_adapter
+from refembed.model.batch import pack
+from refembed.model.trace import SILENT, Recorder, TapLike, Trace
+from refembed.verify.align import COPIES, LOGITS, VIEWS, align
+from refembed.verify.engines.llamacpp import LlamaCpp
+from refembed.verify.replay import LocalDifference, replay
+from tests.model.bits import Bits
+
+
+@dataclass
+class Headed(Bits):
+    """As Bits, through the model's head; lora is (file, scale) each."""
+
+    lora: tuple[tuple[Path, float], ...] = ()
+    numerics: str = "ggml"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.numerics != "ggml":
+            self.ops = load_ops(self.numerics)
+        f = open_gguf(self.path)
+        adapters = [load_adapter(f"{file}:{scale}", f, i) for i, (file, scale) in enumerate(self.lora)]
+        self.ops = adapted(self.ops, load_ops(self.numerics, repack=False), adapters)
+
+    def engine(self, **options: object) -> LlamaCpp:
+        """The live side."""
+        return super().engine(lora=self.lora, **options)
+
+    def vectors(self, texts: Sequence[Sequence[int]], tap: TapLike = SILENT) -> list[Float]:
+        """What comes out of the head for texts that run together."""
+        batch = pack(texts)
+        first = Without(tap, self.model.output) if self.pooling == "none" else tap
+        hidden = self.model.forward(batch, self.ops, first)
+        return list(pooled(hidden, batch.offsets, self.pooling, self.model, self.ops, tap))
+
+    def local(self, theirs: Trace) -> list[LocalDifference]:
+        """Each operation on llama.cpp's own inputs; what an adapter adds is part of the product it is added to."""
+        return replay(lambda tap: self.vectors([theirs.meta["tokens"]], tap), without_lora(theirs))
+
+    def wrong(self, theirs: Trace) -> list[str]:
+        """As Bits has it."""
+        return super().wrong(without_lora(theirs))
+
+    def unpaired(self, theirs: Trace) -> list[str]:
+        """Tensors without a partner: named ones of the whole run, and behind the hidden states all that is computed."""
+        theirs, record = without_lora(theirs), Recorder()
+        self.vectors([theirs.meta["tokens"]], record)
+        ours, found = record.trace, align(record.trace, theirs)
+        last = (self.model.output, "result_embd_pooled")[self.pooling == "none"]
+        begin = min(i for i, t in enumerate(theirs.taps) if t.name == last)
+        paired = {p.theirs for p in found.pairs}
+        nodes = [
+            (i, t) for i, t in enumerate(theirs.taps) if i > begin and t.op not in VIEWS | COPIES and t.name != LOGITS
+        ]
+        head = [f"{t.name} {t.op}" for i, t in nodes if i not in paired]
+        named = [theirs.taps[i].name for i in found.theirs_only if i <= begin]
+        return [ours.taps[i].name for i in found.ours_only] + named + head
+
+
+def without_lora(trace: Trace) -> Trace:
+    """The trace with the inner nodes of W x + scale B (A x) named as views are, so that only the sum is left to pair.
+
+    They have no names of their own, and four in a row have the same shape.
+    """
+    nodes, inner = trace.meta["nodes"], set()
+    for i, node in enumerate(nodes):
+        factor = any(isinstance(s, str) and s.endswith((".lora_a", ".lora_b")) for s in node["sources"])
+        if factor or (trace.taps[i].op == "SCALE" and set(node["sources"]) & inner):
+            inner.add(i)
+        elif trace.taps[i].op == "ADD" and node["sources"][1] in inner:
+            inner.add(node["sources"][0])
+    return replace(trace, taps=[t._replace(name="lora (view)") if i in inner else t for i, t in enumerate(trace.taps)])

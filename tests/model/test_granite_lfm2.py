@@ -1,0 +1,486 @@
+"""Granite, MiniCPM, Mistral 3, SmolLM 3, Qwen3-VL's text, LFM2, and Llama with experts, against live llama.cpp.
+
+`ggml` gives llama.cpp's bits. With float32 weights and a float32 cache `exact` and `fast` differ by rounding alone.
+Largest error of one operation on llama.cpp's own inputs, over the largest value: measured 4.6e-7 (xllamacpp
+2026.10.11549, AVX-512 CPU), of RoPE, whose angles llama.cpp multiplies up in float32, 1.6e-6; of a whole run 6.0e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import gguf
+import numpy as np
+import pytest
+
+from refembed import Embedder
+from refembed.arrays import Float
+from refembed.errors import EngineError, ModelError
+from refembed.gguf import GGUFWriter, open_gguf
+from refembed.kernels.ops import load_ops
+from refembed.kernels.rope import angles
+from refembed.model import ARCHITECTURES, Model, load_model
+from refembed.model.batch import pack
+from refembed.model.blocks import rope_of
+from refembed.model.qwen3vl import still
+from refembed.model.trace import SILENT, TapLike, Trace
+from refembed.model.unsupported import UNSUPPORTED
+from refembed.testing.synthetic import synthetic
+from refembed.verify.align import align
+from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.model.bits import Bits, some_ids, unequal
+from tests.model.faults import Fault, broken
+from tests.model.live import Both
+from tests.model.test_decoders import without
+
+LOCAL, LOCAL_ROPE, WHOLE = 1e-6, 3e-6, 1.5e-5
+
+ARCHS = ("granite", "granitemoe", "lfm2", "minicpm", "mistral3", "qwen3vl", "smollm3")
+QKV_BIAS = {"attn_q.bias", "attn_k.bias", "attn_v.bias"}
+EVERY_BIAS = QKV_BIAS | {"attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"}
+FUSED_BIAS = {"attn_qkv.weight", "attn_qkv.bias"}
+GATED = {"ffn_gate_exps.weight"}
+LONG = {"rope_factors_long.weight", "rope_factors_short.weight"}
+WIDE = {"C": 96, "F": 64, "H": 3, "D": 32}  # whole blocks of 32 weights in every row
+
+
+def floats(**keys: float) -> dict[str, tuple[Any, str]]:
+    """Keys with FLOAT32 values; __ stands for a dot."""
+    return {key.replace("__", "."): (value, "FLOAT32") for key, value in keys.items()}
+
+
+def heads_kv(*counts: int) -> dict[str, tuple[Any, str]]:
+    return {"attention.head_count_kv": (list(counts), "ARRAY[UINT32]")}
+
+
+def sections(*counts: int) -> dict[str, tuple[Any, str]]:
+    return {"rope.dimension_sections": (list(counts), "ARRAY[INT32]")}
+
+
+SCALES = floats(embedding_scale=12.0, residual_scale=0.22, attention__scale=0.3)
+NO_ROPE = {"rope.scaling.finetuned": (False, "BOOL")}
+BASE = floats(rope__freq_base=1e6)
+LINEAR = {"rope.scaling.type": ("linear", "STRING")} | floats(rope__scaling__factor=4.0)
+TRAINED = {"rope.scaling.original_context_length": (32, "UINT32")}
+YARN = {"rope.scaling.type": ("yarn", "STRING")} | floats(rope__scaling__factor=12.0) | TRAINED  # 1 is 1 - 2^-24
+BETAS = floats(rope__scaling__yarn_beta_fast=8.0, rope__scaling__yarn_beta_slow=2.0)
+LOG_MUL = floats(rope__scaling__yarn_log_multiplier=0.7)
+TEMPERATURE = floats(attention__temperature_scale=0.1)
+LONGROPE = {"rope.scaling.type": ("longrope", "STRING")} | TRAINED
+SHARED = {"expert_shared_feed_forward_length": (30, "UINT32")}
+SEES_ALL = {"attention.causal": (False, "BOOL")}
+LABELS = {"classifier.output_labels": (["no"], "ARRAY[STRING]")}
+
+# fmt: off
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "granite":                       ("granite", {"K": 2}),
+    "granite, scales":               ("granite", {"K": 3, "keys": SCALES | BASE, "optional": EVERY_BIAS}),
+    "granite, no rope, fused":       ("granite", {"H": 5, "K": 1, "keys": SCALES | NO_ROPE, "optional": FUSED_BIAS}),
+    "granite, factors, sees all":    ("granite", {"optional": {"rope_freqs.weight", "output.weight"},
+                                                  "keys": SEES_ALL | floats(residual_scale=0.5)}),
+    "granite, long factors":         ("granite", {"keys": LONGROPE, "optional": LONG}),
+    "granite, Q8_0":                 ("granite", {**WIDE, "K": 1, "keys": SCALES, "type_name": "Q8_0"}),
+    "granite, experts, shared":      ("granite", {"X": 5, "n_used": 3, "keys": SCALES | SHARED, "optional": GATED}),
+    "granitemoe":                    ("granitemoe", {"X": 4, "K": 2, "keys": SCALES | NO_ROPE, "optional": GATED}),
+    "granitemoe, shared, Q8_0":      ("granitemoe", {**WIDE, "X": 6, "n_used": 1, "optional": GATED,
+                                                     "type_name": "Q8_0", "keys": SCALES |
+                                                     {"expert_shared_feed_forward_length": (32, "UINT32")}}),
+    "minicpm":                       ("minicpm", {"K": 2}),
+    "minicpm, its own scales":       ("minicpm", {"n_layer": 5, "keys": SCALES | NO_ROPE, "optional": EVERY_BIAS}),
+    "minicpm, none, yarn":           ("minicpm", {"D": 24, "H": 3, "keys": YARN |
+                                                  floats(embedding_scale=0.0, residual_scale=0.0)}),
+    "minicpm, experts":              ("minicpm", {"X": 3, "keys": SHARED, "optional": GATED}),
+    "minicpm, Q4_0":                 ("minicpm", {**WIDE, "type_name": "Q4_0"}),
+    "mistral3":                      ("mistral3", {"K": 2, "keys": BASE}),
+    "mistral3, yarn, temperature":   ("mistral3", {"D": 24, "H": 3, "keys": YARN | TEMPERATURE}),
+    "mistral3, betas, log mul":      ("mistral3", {"D": 24, "H": 3, "K": 1, "optional": EVERY_BIAS | {"output.weight"},
+                                                   "keys": YARN | BETAS | LOG_MUL | TEMPERATURE}),
+    "mistral3, yarn that shrinks":   ("mistral3", {"D": 24, "H": 3, "optional": FUSED_BIAS | {"rope_freqs.weight"},
+                                                   "keys": YARN | LOG_MUL | floats(rope__scaling__factor=0.5)}),
+    "mistral3, betas without yarn":  ("mistral3", {"keys": BETAS | LOG_MUL | LINEAR}),
+    "mistral3, experts":             ("mistral3", {"X": 4, "optional": GATED, "keys": TEMPERATURE | TRAINED}),
+    "mistral3, Q8_0":                ("mistral3", {**WIDE, "K": 1, "keys": YARN, "type_name": "Q8_0"}),
+    "smollm3":                       ("smollm3", {"K": 2, "n_layer": 5}),
+    "smollm3, biases, yarn":         ("smollm3", {"D": 24, "H": 3, "n_layer": 4, "keys": YARN,
+                                                  "optional": QKV_BIAS | {"output.weight"}}),
+    "smollm3, fused, sees all":      ("smollm3", {"H": 7, "K": 1, "n_layer": 4, "optional": FUSED_BIAS,
+                                                  "keys": LINEAR | SEES_ALL | BASE}),
+    "smollm3, Q8_0":                 ("smollm3", {**WIDE, "K": 1, "n_layer": 4, "type_name": "Q8_0"}),
+    "qwen3vl":                       ("qwen3vl", {"K": 2, "keys": BASE}),
+    "qwen3vl, pairs that rest":      ("qwen3vl", {"D": 32, "H": 3, "K": 1, "optional": QKV_BIAS, "keys":
+                                                  sections(8, 4, 4, 0) | {"n_deepstack_layers": (2, "UINT32")}}),
+    "qwen3vl, a fourth stream":      ("qwen3vl", {"D": 24, "keys": sections(1, 2, 0, 4) | YARN | LABELS,
+                                                  "optional": {"cls.output.weight", "attn_qkv.weight"}}),
+    "qwen3vl, Q8_0":                 ("qwen3vl", {**WIDE, "keys": sections(6, 5, 5, 0), "type_name": "Q8_0"}),
+    "lfm2":                          ("lfm2", {"K": 2, "window": 0}),
+    "lfm2, window":                  ("lfm2", {"K": 1, "window": 5, "keys": BASE | floats(rope__freq_base_swa=50.0)}),
+    "lfm2, sees all":                ("lfm2", {"window": 0, "conv": 5, "keys": SEES_ALL, "n_layer": 2}),
+    "lfm2, sees all in a window":    ("lfm2", {"window": 7, "keys": SEES_ALL | LINEAR, "optional": {"output.weight"}}),
+    "lfm2, attention at both ends":  ("lfm2", {"C": 40, "H": 5, "n_layer": 4, "conv": 4, "optional": FUSED_BIAS,
+                                               "keys": heads_kv(1, 0, 0, 1), "K": 1}),
+    "lfm2, conv 9, in part, yarn":   ("lfm2", {"C": 96, "H": 4, "K": 2, "conv": 9, "optional": QKV_BIAS, "window": 0,
+                                               "keys": YARN | {"rope.dimension_count": (14, "UINT32")}}),
+    "lfm2, conv 2":                  ("lfm2", {"conv": 2, "window": 200}),
+    "lfm2, Q8_0":                    ("lfm2", {**WIDE, "K": 1, "type_name": "Q8_0", "window": 0}),
+    "llama, experts":                ("llama", {"X": 8, "K": 2, "optional": GATED}),
+    "llama, experts without gates":  ("llama", {"X": 3, "n_used": 3, "optional": {"attn_output.bias"}}),
+    "llama, one expert":             ("llama", {"X": 1, "n_used": 1, "optional": GATED}),
+    "llama, experts, Q4_0":          ("llama", {**WIDE, "X": 4, "optional": GATED, "type_name": "Q4_0"}),
+    "llama-embed, experts":          ("llama-embed", {"X": 4, "optional": GATED, "keys": SEES_ALL}),
+}
+# fmt: on
+SLOW = {  # what others show in part
+    "granite, factors, sees all",
+    "granite, long factors",
+    "granitemoe, shared, Q8_0",
+    "minicpm, none, yarn",
+    "minicpm, experts",
+    "minicpm, Q4_0",
+    "mistral3, yarn that shrinks",
+    "mistral3, betas without yarn",
+    "mistral3, experts",
+    "smollm3, fused, sees all",
+    "lfm2, sees all in a window",
+    "lfm2, conv 9, in part, yarn",
+    "lfm2, conv 2",
+    "llama, experts without gates",
+    "llama, one expert",
+    "llama-embed, experts",
+}  # fmt: skip
+CASES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
+QUANTISED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
+
+
+class Apart(Bits):
+    """Bits, with texts of one call run apart where llama.cpp does: each behind the last one's cells of the cache."""
+
+    def vectors(self, texts: Sequence[Sequence[int]], tap: TapLike = SILENT) -> list[Float]:
+        """Pooled vectors of texts that come in one call."""
+        if not self.model.runs_alone:
+            return super().vectors(texts, tap)
+        found, ops = [], self.ops
+        for text in texts:
+            found += super().vectors([text], tap)
+            ops.first += len(text)  # type: ignore[attr-defined]  # of `Ggml`
+        ops.first = 0  # type: ignore[attr-defined]
+        return found
+
+
+def model_of(variant: str, folder: Path) -> Path:
+    """The file of a variant; long enough for every text of these tests."""
+    arch, sizes = VARIANTS[variant]
+    return synthetic(folder / "m.gguf", arch, seed=len(variant), **{"P": 256, **sizes})
+
+
+@pytest.fixture(scope="module", params=CASES)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """A variant in both engines: flash attention off, cache of float32."""
+    with Both(model_of(request.param, tmp_path_factory.mktemp("variant")), "last") as engines:
+        yield engines
+
+
+@pytest.mark.oracle
+def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) -> None:
+    """Nothing is left over on either side, and no operation is further off than rounding."""
+    variant = request.node.callspec.params["both"]
+    if variant in QUANTISED:
+        pytest.skip("llama.cpp rounds activations to 8 bits: `ggml` alone can follow")
+    for length, numerics in ((41, "exact"), (23, "fast"), (1, "fast")):
+        _, local, whole = both.compare(some_ids(length), numerics)
+        for d in local:
+            bound = LOCAL_ROPE if d.op == "ROPE" else LOCAL
+            assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] ({length} tokens, {numerics}): {d.difference}"
+        worst = max(whole, key=lambda name: whole[name])
+        assert whole[worst] <= WHOLE, f"{worst}: {whole[worst]}"
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("flash_attn", [False, True], ids=["classic", "flash, repacked"])
+def test_bits_are_llama_cpps(both: Both, flash_attn: bool) -> None:
+    """Of texts alone and in a batch; without flash attention of every tensor by itself. The cache is of float16."""
+    path = Path(both.engine.options["path"])
+    bits = Apart(path, "mean" if flash_attn else "last", flash_attn=flash_attn, repack=flash_attn)
+    with bits.engine() as engine:
+        assert bits.differing(engine) == {}
+        for n in () if flash_attn else (1, 33, 70):
+            assert bits.wrong(engine.trace(some_ids(n))) == []
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("pooling", ["none", "mean"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
+    """The file's own pooling through the public path: the vector's bits, and the name of the last tensor."""
+    number = {"none": 0, "mean": 1}[pooling]
+    path = synthetic(tmp_path / "m.gguf", arch, D=6, pooling=number)
+    e, ids = Embedder.load(path, numerics="ggml", flash_attn=False, repack=False), some_ids(20)
+    with LlamaCpp(path, extra_buffer_types=False, flash_attn=False) as engine:
+        (want,), theirs = engine.embed([ids]), engine.trace(ids)
+    (got,) = e.embed([ids], normalize=-1)
+    assert unequal(got, want) == 0
+    ours = e.trace(ids)
+    found = align(ours, theirs)
+    assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
+    assert ("result_norm" in ours) == ("result_norm" in theirs) == (pooling != "none")
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("pooling", ["none", "mean"])
+@pytest.mark.parametrize("bias", [False, True], ids=["matrix", "matrix and bias"])
+def test_lfm2s_matrix_after_pooling_is_applied(bias: bool, pooling: str, tmp_path: Path) -> None:
+    """dense_2 on the pooled vector, or on each token's (ColBERT): llama.cpp's bits through the public path."""
+    optional = {"dense_2.weight", "dense_2.bias"} if bias else {"dense_2.weight"}
+    keys = {"embedding_length_out": (17, "UINT32")}
+    number = {"none": 0, "mean": 1}[pooling]
+    path = synthetic(tmp_path / "m.gguf", "lfm2", keys=keys, optional=optional, pooling=number)
+    e = Embedder.load(path, numerics="ggml")
+    with LlamaCpp(path, flash_attn=True) as engine:
+        (want,) = engine.embed([some_ids(33)])
+    (got,) = e.embed([some_ids(33)], normalize=-1)
+    assert got.shape[-1] == e.info.n_embd_out == 17
+    assert unequal(got, want) == 0
+
+
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
+    experts: dict[str, Any] = {"X": 4, "optional": GATED} if arch == "granitemoe" else {}
+    path = synthetic(tmp_path / "m.gguf", arch, K=2, D=6, n_layer=4, **experts)
+    model, ops = load_model(open_gguf(path)), load_ops(numerics)
+    texts = [some_ids(n) for n in (9, 1, 33, 2, 17)]
+    together = model.forward(pack(texts), ops)
+    for text, part in zip(texts, np.split(together, np.cumsum([len(t) for t in texts])[:-1]), strict=True):
+        assert model.forward(pack([text]), load_ops(numerics)).tobytes() == part.tobytes()
+    reverse = model.forward(pack(texts[::-1]), ops)
+    assert reverse[-9:].tobytes() == together[:9].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("keys", "conv", "reach"),
+    [
+        (heads_kv(0, 0, 2), 3, range(20, 28)),  # twice 2 by convolution, 4 - 1 by attention
+        (heads_kv(0, 0, 2), 5, range(20, 32)),
+        (heads_kv(0, 0, 2) | SEES_ALL, 3, range(26)),
+        (heads_kv(2, 0, 0), 3, range(20, 28)),
+    ],
+)
+def test_a_token_reaches_as_far_as_convolutions_and_windows(keys: Any, conv: int, reach: range, tmp_path: Path) -> None:
+    """A window looks back only; what all see, where they do, reaches the first token too."""
+    path = synthetic(tmp_path / "m.gguf", "lfm2", K=2, window=4, conv=conv, keys=keys)
+    model, ops, ids = load_model(open_gguf(path)), load_ops("exact"), some_ids(40)
+    changed = [*ids[:20], (ids[20] + 1) % 101, *ids[21:]]
+    differs = (model.forward(pack([ids]), ops) != model.forward(pack([changed]), ops)).any(axis=1)
+    assert np.flatnonzero(differs).tolist() == list(reach)
+
+
+def test_equal_positions_are_plain_rope_where_no_pair_is_the_fourth_streams() -> None:
+    """Of Qwen3-VL's 64 pairs two are: 61 and 62 stand still in llama.cpp, where the published model turns all."""
+    assert still((2, 2, 2, 0), 5) is None
+    factors = still((24, 20, 20, 0), 64)
+    assert factors is not None
+    assert np.flatnonzero(np.isinf(factors.dequantize())).tolist() == [61, 62]
+
+
+def test_pairs_that_rest_have_no_angle(tmp_path: Path) -> None:
+    path = model_of("qwen3vl, pairs that rest", tmp_path)
+    hp = load_model(open_gguf(path)).hparams
+    theta = angles(np.arange(100), rope_of(hp, 0, still(hp.rope_sections, hp.n_rot // 2)))  # (100, 16)
+    assert np.flatnonzero((theta[1:] == 0).all(axis=0)).tolist() == [13, 14]
+
+
+OTHER_PAIRS = "replace(rope_of(hp, il, factors), pairs='neox')"
+
+# fmt: off
+FAULTS = [
+    Fault("embeddings are not scaled", "granite, scales", 'tap("inp_rows", x) * hp.embedding_scale',
+          'tap("inp_rows", x)', "embd[0]"),
+    Fault("attention is not scaled before it is added", "granite, scales", "a * hp.residual_scale", "a",
+          "attn_scaled-0[0]"),
+    Fault("feed-forward is not scaled before it is added", "granite, scales", "h * hp.residual_scale", "h",
+          "ffn_scaled-0[0]"),
+    Fault("the sum is scaled", "granite, scales", 'see("ffn_inp", a + x)', 'see("ffn_inp", (a + x) * 0.22)',
+          "ffn_inp-0[0]"),
+    Fault("the usual scale of scores", "granite, scales", "hp.attention_scale or 1", "1", "kq_soft_max-0[0]"),
+    Fault("halves turn together", "granite, scales", "rope_of(hp, il, factors)", OTHER_PAIRS, "Qcur-0[2]"),
+    Fault("heads turn nevertheless", "granite, no rope, fused", "if hp.rope_finetuned else q", "", "Qcur-0[0]"),
+    Fault("no expert is shared", "granite, experts, shared", "h + shared_expert(y, blk, ops, see)", "h",
+          "ffn_out-0[0]"),
+    Fault("no shares of 12", "minicpm", "EMBEDDING_SCALE = 12.0", "EMBEDDING_SCALE = 1.0", "embd[0]"),
+    Fault("one scale for any depth", "minicpm", "/ np.sqrt(np.float32(n_layer))", "", "attn_scaled-0[0]"),
+    Fault("granite's scale of scores", "minicpm, its own scales", "attention_scale=0.0, ", "", "kq_soft_max-0[0]"),
+    Fault("granite's switch for RoPE", "minicpm, its own scales", "rope_finetuned=True, ", "", "kq-0[0]"),
+    Fault("YaRN's usual betas", "mistral3, betas, log mul",
+          ", beta_fast=hp.yarn_beta_fast, beta_slow=hp.yarn_beta_slow", "", "Qcur-0[2]"),
+    Fault("YaRN without the multiple", "mistral3, betas, log mul", "rope_of(hp, il, factors)",
+          "rope_of(replace(hp, yarn_log_mul=0.0), il, factors)", "Qcur-0[2]"),
+    Fault("a place late", "mistral3, yarn, temperature", "np.floor(pos / hp", "np.floor((pos + 1) / hp",
+          "Qcur_attn_temp_scaled-0[0]"),
+    Fault("the first layer of four does not turn", "smollm3", "(il + 1) %", "il %", "kq-0[0]"),
+    Fault("every layer turns", "smollm3", "_STEP != 0", "_STEP != 9", "kq-3[0]"),
+    Fault("all pairs turn", "qwen3vl, pairs that rest", "still(hp.rope_sections, hp.n_rot // 2)", "None", "Qcur-0[2]"),
+    Fault("sections one after the other", "qwen3vl, a fourth stream", "sector < 3 * np.array(sections)[sector % 3]",
+          "sector < sum(sections[:3])", "Qcur-0[0]"),
+    Fault("one norm for queries and keys", "qwen3vl", "blk.attn_k_norm", "blk.attn_q_norm", "Kcur_normed-0[0]"),
+    Fault("gates change places", "lfm2", "b, c, u = ", "c, b, u = ", "conv_gated-0[0]"),
+    Fault("the convolution sees a token ahead", "lfm2", "0 if hp.causal", "1 if hp.causal",
+          "model.layers.{}.conv.conv-0[0]"),
+    Fault("the convolution looks back only", "lfm2, sees all", "0 if hp.causal else", "0 if True else",
+          "model.layers.{}.conv.conv-0[0]"),
+    Fault("a window too wide by one", "lfm2, window", "window=hp.n_swa", "window=hp.n_swa + 1", "kq_soft_max-1[0]"),
+    Fault("a base of its own in a window", "lfm2, window", "rope_of(hp, 0)", "replace(rope_of(hp, 0), freq_base=50.0)",
+          "Qcur_roped-1[0]"),
+    Fault("the residual is taken behind the norm", "lfm2", "ops, see) + x)", "ops, see) + y)", "ffn_inp-0[0]"),
+    Fault("up is the gate", "lfm2", "ops.swiglu(gate, up)", "ops.swiglu(up, gate)", "ffn_swiglu-0[0]"),
+    Fault("weights of experts as they are", "llama, experts", "norm_weights=True", "norm_weights=False",
+          "ffn_moe_weighted-0[0]"),
+    Fault("experts without their gates", "llama, experts", "gate=blk.ffn_gate_exps", "gate=None", "ffn_moe_down-0[0]"),
+]
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """variant -> our model, and llama.cpp's trace of 33 tokens; each made once."""
+
+    @cache
+    def make(variant: str) -> tuple[Bits, Trace]:
+        bits = Bits(model_of(variant, tmp_path_factory.mktemp("fault")), "last")
+        with bits.engine() as engine:
+            return bits, engine.trace(some_ids(33))
+
+    return make
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
+def test_a_fault_is_found_where_it_is(fault: Fault, traced: Any) -> None:
+    bits, theirs = traced(fault.variant)
+    model = bits.model
+    faulty = Bits(bits.path, "last")
+    faulty.model = Model(model.hparams, model.weights, broken(model.module, fault.right, fault.wrong))
+    assert faulty.wrong(theirs)[0].split()[0] == fault.first
+
+
+@pytest.mark.oracle
+def test_texts_of_one_call_lie_behind_each_other_in_the_cache(tmp_path: Path) -> None:
+    """LFM2's texts run apart; that a later one begins behind the earlier ones' cells moves its sums to other lanes."""
+    bits = Apart(synthetic(tmp_path / "m.gguf", "lfm2", P=256, window=0), "last")
+    texts = [some_ids(n) for n in (100, 5, 40, 1, 90, 70)]
+    with bits.engine() as engine:
+        theirs = engine.embed(texts, batched=True)
+    assert [unequal(x, y) for x, y in zip(bits.vectors(texts), theirs, strict=True)] == [0] * 6
+    alone = [unequal(bits.vectors([text])[0], y) for text, y in zip(texts, theirs, strict=True)]
+    assert alone[0] == 0
+    assert sum(alone) > 0
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("granite", "blk.1.ffn_norm.weight"),
+        ("granitemoe", "blk.0.ffn_gate_inp.weight"),
+        ("lfm2", "blk.0.shortconv.conv.weight"),
+        ("lfm2", "blk.1.attn_q_norm.weight"),
+        ("lfm2", "token_embd_norm.weight"),
+        ("llama", "blk.2.ffn_down_exps.weight"),
+        ("minicpm", "output_norm.weight"),
+        ("mistral3", "blk.0.attn_k.weight"),
+        ("qwen3vl", "blk.2.attn_k_norm.weight"),
+        ("smollm3", "blk.1.ffn_gate.weight"),
+    ],
+)
+def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
+    """A file with a tensor too few is no model to either."""
+    experts: dict[str, Any] = {"X": 4} if arch in ("granitemoe", "llama") else {}
+    less = without(synthetic(tmp_path / "m.gguf", arch, D=6, **experts), name, tmp_path / "less.gguf")
+    with pytest.raises(EngineError):
+        LlamaCpp(less)
+    with pytest.raises(ModelError, match=f"1 tensors do not fit the architecture\n  missing    {name}"):
+        load_model(open_gguf(less))
+
+
+WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"rope.dimension_count": (8, "UINT32")}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("arch", "sizes", "message"),
+    [
+        ("granite", {"keys": {"rope.dimension_count": (4, "UINT32")}}, "rope.dimension_count is 4\n  hint: this arch"),
+        ("smollm3", {"optional": {"attn_output.bias"}}, None),
+        ("qwen3vl", {"keys": sections(6, 5, 0, 0)}, r"dimension_sections is \[6, 5, 0, 0\]\n  hint: llama.cpp aborts"),
+        ("qwen3vl", {"keys": sections(0, 0, 0, 5)}, r"dimension_sections is \[0, 0, 0, 5\]\n  hint: four streams"),
+        ("qwen3vl", {"keys": sections(2, 2, 1)}, r"dimension_sections is \[2, 2, 1\]\n  hint: four streams"),
+        ("lfm2", {"keys": WIDER}, "6 heads of 8 channels do not make up 36"),
+        ("lfm2", {"conv": 4, "keys": SEES_ALL}, "shortconv.l_cache is 4\n  hint: llama.cpp aborts"),
+        ("lfm2", {"conv": 1}, "shortconv.l_cache is 1\n  hint: 2 to"),
+        ("lfm2", {"keys": heads_kv(0, 3)}, "head_count_kv has 2 numbers for 3 layers"),
+        ("lfm2", {"keys": heads_kv(0, 0, 0)}, r"head_count_kv is \[0\]\n  hint: 0 for a convolution"),
+        ("lfm2", {"K": 3, "keys": heads_kv(3, 3, 3)}, r"head_count_kv is \[3\]\n  hint: 0 for a convolution"),
+        ("llama", {"X": 2, "n_used": 3}, "3 experts of 2 for a token"),
+    ],
+)
+def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: str | None, tmp_path: Path) -> None:
+    path = synthetic(tmp_path / "m.gguf", arch, **{"D": 10, **sizes})
+    if message is None:  # a tensor that this architecture does not read
+        path, message = with_one_more(path, tmp_path / "more.gguf"), "unexpected blk.0.attn_output.bias"
+    with pytest.raises(ModelError, match=message):
+        load_model(open_gguf(path))
+    with pytest.raises(EngineError), LlamaCpp(path) as engine:
+        engine.embed([[1, 2]])
+
+
+def with_one_more(path: Path, target: Path) -> Path:
+    """A copy of the file with a bias behind the matrix of layer 0's output."""
+    f = open_gguf(path)
+    w = GGUFWriter(f.metadata.string("general.architecture"))
+    for key in f.metadata:
+        if key != "general.architecture":
+            value, kind = cast(Any, f.metadata[key]), f.metadata.type_name(key)
+            w.add(key, value.to_bytes() if kind == "ARRAY[STRING]" else value, kind)
+    for t in f.tensors.values():
+        w.add_tensor(t.name, t.raw, t.shape, t.type.name)
+    w.add_tensor("blk.0.attn_output.bias", np.zeros(36, np.float32), (36,), "F32")
+    return w.write(target)
+
+
+@pytest.mark.parametrize(
+    ("arch", "keys", "message"),
+    [
+        ("lfm2", heads_kv(3, 0, 6), r"head_count_kv is \[0, 3, 6\]\n  hint: 0 for a convolution"),
+        ("smollm3", heads_kv(3, 0, 3), r"head_count_kv is \[0, 3\]: layers that differ"),
+        ("granite", {"deepstack_mapping": ([0, -1, 1], "ARRAY[INT32]")}, "pictures that enter behind several layers"),
+        ("granite", floats(residual_scale=float("nan")), "residual_scale is nan"),
+        ("mistral3", floats(rope__scaling__yarn_beta_fast=0.0), "yarn_beta_fast is 0.0"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
+    path = without(synthetic(tmp_path / "m.gguf", arch), "", tmp_path / "odd.gguf", keys)
+    with pytest.raises(ModelError, match=message):
+        load_model(open_gguf(path))
+
+
+def test_every_architecture_is_computed_or_refused_by_what_it_is() -> None:
+    """Those that gguf-py knows; and none is in two places."""
+    refused = [name for names in UNSUPPORTED.values() for name in names.split()]
+    assert len(refused) == len(set(refused))
+    assert set(refused) & set(ARCHITECTURES) == set()
+    assert set(gguf.MODEL_ARCH_NAMES.values()) <= {*refused, *ARCHITECTURES}
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("mamba", "does not compute architecture 'mamba'\n  hint: llama.cpp knows it: its layers keep a state"),
+        ("t5", "its encoder alone, t5encoder, is computed"),
+        ("clip", "a model of pictures or of sound"),
+        ("smolm3", "does not compute architecture 'smolm3'\n  hint: it computes bert, .*; is it 'smollm3'?"),
+    ],
+)
+def test_a_file_of_another_architecture_is_refused(arch: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_model(open_gguf(GGUFWriter(arch).write(tmp_path / "m.gguf")))

@@ -1,0 +1,83 @@
+"""A model of two billion weights: its file stays mapped and quantised. Slow: writes and reads 1.1 GB."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.memory import measure
+from refembed.gguf import GGUFWriter, open_gguf
+from refembed.gguf.quants import quant_type
+from refembed.testing.synthetic import add_vocabulary
+
+C, H, K, D, F, V, LAYERS = 2048, 32, 8, 64, 8192, 32000, 32
+LAYER = {
+    "attn_norm": (C,), "attn_q": (H * D, C), "attn_k": (K * D, C), "attn_v": (K * D, C), "attn_output": (C, H * D),
+    "ffn_norm": (C,), "ffn_gate": (F, C), "ffn_up": (F, C), "ffn_down": (C, F),
+}  # fmt: skip
+FACTS: dict[str, tuple[Any, str]] = {
+    "block_count": (LAYERS, "UINT32"),
+    "context_length": (2048, "UINT32"),
+    "embedding_length": (C, "UINT32"),
+    "feed_forward_length": (F, "UINT32"),
+    "attention.head_count": (H, "UINT32"),
+    "attention.head_count_kv": (K, "UINT32"),
+    "attention.key_length": (D, "UINT32"),
+    "attention.value_length": (D, "UINT32"),
+    "rope.dimension_count": (D, "UINT32"),
+    "attention.layer_norm_rms_epsilon": (1e-5, "FLOAT32"),
+}
+BEYOND = 1500  # MiB that a process may take beyond the size of the file
+
+
+def random_blocks(seed: int, shape: tuple[int, ...]) -> Any:
+    """Q4_K blocks of any bits, scaled so that a weight is about 1/sqrt(width) and weights are about 0 in the mean.
+
+    w = d scale q - dmin min, with scale and min 0 to 63 (31 in the mean) and q 0 to 15 (7.5): dmin = 7.5 d.
+    """
+    rng, kind = np.random.default_rng(seed), quant_type("Q4_K")
+    count = int(np.prod(shape)) // kind.weights
+    blocks = np.frombuffer(rng.bytes(count * kind.nbytes), kind.block).copy()
+    d = 1 / (330 * np.sqrt(shape[-1]))  # the standard deviation of scale q - 7.5 min is about 330
+    blocks["d"], blocks["dmin"] = d, 7.5 * d
+    return blocks
+
+
+def write_large(path: Path) -> Path:
+    """A llama of 2.0e9 weights in Q4_K, one tensor in memory at a time."""
+    w = GGUFWriter("llama")
+    for key, (value, kind) in FACTS.items():
+        w.add(f"llama.{key}", value, kind)
+    add_vocabulary(w, V)
+    shapes = {"token_embd": (V, C), "output_norm": (C,)}
+    shapes |= {f"blk.{il}.{name}": shape for il in range(LAYERS) for name, shape in LAYER.items()}
+    for i, (name, shape) in enumerate(shapes.items()):
+        if len(shape) == 2:
+            w.add_tensor(f"{name}.weight", partial(random_blocks, i, shape), shape, "Q4_K")
+        else:
+            w.add_tensor(f"{name}.weight", np.ones(shape, np.float32), shape, "F32")
+    return w.write(path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_two_billion_weights_run_in_little_more_than_their_file(tmp_path: Path) -> None:
+    path = write_large(tmp_path / "large.gguf")
+    try:
+        with open_gguf(path) as f:
+            assert sum(int(np.prod(t.shape)) for t in f.tensors.values()) > 2e9
+        size = path.stat().st_size >> 20
+        kept, none = (measure(engine, str(path), 64) for engine in ("fast", "fast, budget 0"))
+        print(f"\nfile {size} MiB; fast {kept}; budget 0 {none}")
+        assert kept["vector"] == none["vector"]
+        assert np.isfinite(kept["vector"]).all()
+        for found in (kept, none):
+            assert found["peak"] < size + BEYOND
+            assert found["own"] < BEYOND
+    finally:
+        path.unlink()
