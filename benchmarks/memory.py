@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 TOKENS = 512
-ENGINES = {
+ENGINES: dict[str, dict[str, Any]] = {
     "fast": {"numerics": "fast"},
     "fast, budget 0": {"numerics": "fast", "memory_budget": 0},
     "fast, budget 4 GiB": {"numerics": "fast", "memory_budget": 4 << 30},
@@ -67,7 +67,7 @@ def embed_once(engine: str, model: str, tokens: int) -> dict[str, Any]:
     if engine == "llama.cpp":
         from refembed.verify.engines.llamacpp import LlamaCpp
 
-        options = {"n_ctx": tokens, "n_batch": tokens, "flash_attn": "auto", "extra_buffer_types": True}
+        options: dict[str, Any] = {"n_ctx": tokens, "n_batch": tokens, "flash_attn": "auto", "extra_buffer_types": True}
         with LlamaCpp(model, pooling="mean", threads=2, **options) as llama, Watch(llama.worker.pid) as watch:
             for _ in range(2):
                 vector = llama.embed([some_ids(tokens, llama.n_vocab)])[0]
@@ -78,11 +78,11 @@ def embed_once(engine: str, model: str, tokens: int) -> dict[str, Any]:
             e = Embedder.load(model, **ENGINES[engine])
             for _ in range(2):
                 vector = e.embed([some_ids(tokens, e.info.n_vocab)], pooling="mean", normalize=-1)[0]
-    return watch.most | {"vector": [float(x) for x in vector[:4]]}
+    return watch.most | {"vector": [float(x) for x in vector]}
 
 
 def measure(engine: str, model: str, tokens: int = TOKENS) -> dict[str, Any]:
-    """`embed_once` in a fresh process: peak, own and mapped in MiB, and the first numbers of the vector."""
+    """`embed_once` in a fresh process: peak, own and mapped in MiB, and the vector."""
     command = [sys.executable, "-m", "benchmarks.memory", "--one", engine, "--model", model, "--tokens", str(tokens)]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:

@@ -212,6 +212,20 @@ def effects(models: tuple[str, ...]) -> None:
             click.echo(line)
 
 
+@main.command("verify-mutants")
+@click.argument("names", nargs=-1)
+@click.option("--write", "write_", is_flag=True, help="Put the table into docs/verify.md.")
+def verify_mutants(names: tuple[str, ...], write_: bool) -> None:
+    """Break engines in every way that verify_faults.py knows, and see whether `refembed verify` names the fault."""
+    from conformance import verify_mutants as faults
+
+    outcomes = faults.run_all(names, lambda outcome: click.echo(faults.line(outcome)))
+    click.echo(faults.summary(outcomes))
+    if write_:
+        faults.write(outcomes)
+    sys.exit(0 if faults.good(outcomes) else DIFFERS)
+
+
 @main.command("record")
 def record_() -> None:
     """Write down what live llama.cpp answers, for machines without its wheel."""

@@ -67,6 +67,9 @@ class Model_:  # noqa: N801
     def __init__(self, model: Model, before: Callable[[Batch], Batch], after: Callable[[Batch, Float], Float]) -> None:
         self.model, self.before, self.after, self.hparams = model, before, after, model.hparams
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
     def forward(self, batch: Batch, ops: Ops, tap: TapLike = SILENT) -> Float:
         """The true forward pass between the two."""
         return self.after(batch, self.model.forward(self.before(batch), ops, tap))

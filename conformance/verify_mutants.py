@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from conformance import mutants as old
-from conformance.mutants import blocks, hidden, hparams, model, ops, tokenizer, weights
+from conformance.mutants import blocks, model, ops
 from refembed import Embedder
 from refembed.arrays import F32, Float
 from refembed.gguf import GGUFWriter, Tensor
@@ -310,3 +310,131 @@ def noisy(true: Any, x: Float, *rest: Any) -> Float:
     y = true.linear(x, *rest)
     y[:, 7] = 0
     return cast(Float, y)
+
+
+# -- running them ----------------------------------------------------------------------------------------------------
+
+DOC = Path(__file__).parents[1] / "docs" / "verify.md"
+BEGIN, END = "<!-- mutants: begin -->", "<!-- mutants: end -->"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `verify` said of a fault."""
+
+    fault: Fault
+    verdict: Verdict
+    seconds: float
+
+    @property
+    def visible(self) -> bool:
+        """Whether the fault shows: beyond the floor, or in a tensor."""
+        return self.verdict.kind in ("differs", "unexplained")
+
+    @property
+    def named(self) -> bool:
+        """Whether the first cause is a name of it, alone or within a tie of at most three."""
+        found = [c.id for c in self.verdict.causes]
+        return bool(found) and len(found) <= 3 and any(w in found for w in self.fault.wanted)
+
+    @property
+    def tensor_named(self) -> bool:
+        """Whether the first wrong tensor is the one it should be."""
+        return not self.fault.tensor or self.verdict.first_wrong_tensor == self.fault.tensor
+
+
+def models(folder: Path) -> dict[str, Embedder]:
+    """What is broken: MiniLM, and small decoders with random weights."""
+    from refembed.testing.synthetic import synthetic
+
+    size: dict[str, Any] = {"P": 256, "pooling": 3, "V": 300}
+    qwen3 = cased(synthetic(folder / "qwen3.gguf", "qwen3", K=2, **size), folder / "qwen3-cased.gguf")
+    gemma3 = synthetic(folder / "gemma3.gguf", "gemma3", K=2, n_layer=6, window=8, **size)
+    minilm = Embedder.load("minilm", numerics="fast")
+    decoders = {n: Embedder.load(p, numerics="fast") for n, p in (("qwen3", qwen3), ("gemma3", gemma3))}
+    return {"minilm": minilm, "minilm-512": minilm, **decoders}
+
+
+def cased(path: Path, target: Path) -> Path:
+    """The file with a tokenizer that knows capitals from small letters."""
+    from refembed.gguf import StringArray, open_gguf
+
+    f = open_gguf(path)
+    w = GGUFWriter(f.metadata.string("general.architecture"))
+    for key in f.metadata:
+        if key != "general.architecture":
+            value = f.metadata[key]
+            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
+    w.add("tokenizer.ggml.normalizer.lowercase", False, "BOOL")
+    for t in f.tensors.values():
+        w.add_tensor(t.name, t.dequantize(), t.shape, "F32")
+    w.write(target)
+    return target
+
+
+def run_fault(fault: Fault, embedder: Embedder) -> Outcome:
+    """Verify one broken engine; it claims to normalise."""
+    begin = time.perf_counter()
+    scaled = fault.id in ("summed",)
+    verdict = verify(embedder, Wired(embedder, fault), normalize=None if scaled else 2)
+    return Outcome(fault, verdict, time.perf_counter() - begin)
+
+
+def run_all(names: Sequence[str] = (), told: Callable[[Outcome], object] = lambda outcome: None) -> list[Outcome]:
+    """All faults, or those named, in order."""
+    from conformance.verify_faults import FAULTS
+
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+        known = models(Path(folder))
+        for fault in FAULTS:
+            if not names or fault.id in names:
+                outcomes.append(run_fault(fault, known[fault.model]))
+                told(outcomes[-1])
+    return outcomes
+
+
+def line(o: Outcome) -> str:
+    """One outcome, for a terminal."""
+    good = "ok  " if o.named or not o.visible else "MISS"
+    causes = ", ".join(c.id for c in o.verdict.causes) or o.verdict.kind
+    tensor = f"{o.verdict.first_wrong_tensor or '-'}" + ("" if o.tensor_named else f" (wanted {o.fault.tensor})")
+    return f"{good} {o.fault.id:26} {o.verdict.kind:16} {causes[:70]:70} {tensor:30} {o.seconds:5.1f} s"
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """The two numbers."""
+    visible = [o for o in outcomes if o.visible and not o.fault.unlisted]
+    named, traced = sum(o.named for o in visible), [o for o in outcomes if o.fault.tensor]
+    quiet, unlisted = len([o for o in outcomes if not o.visible]), [o for o in outcomes if o.fault.unlisted]
+    return (
+        f"{len(outcomes)} faults. {len(visible)} show beyond the noise floor; of these the cause is named for {named} "
+        f"({100 * named / max(len(visible), 1):.1f} %). {quiet} stay within rounding. The first wrong tensor is named for "
+        f"{sum(o.tensor_named for o in traced)} of {len(traced)}. {len(unlisted)} have no hypothesis: "
+        f"{sum(o.named for o in unlisted)} are called unexplained."
+    )
+
+
+def good(outcomes: Sequence[Outcome]) -> bool:
+    """Whether 95 % of the causes that show are named, all first wrong tensors, and nothing that has no hypothesis."""
+    visible = [o for o in outcomes if o.visible and not o.fault.unlisted]
+    enough = sum(o.named for o in visible) >= 0.95 * len(visible)
+    return enough and all(o.tensor_named and (o.named or not o.fault.unlisted) for o in outcomes)
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """The table of docs/verify.md."""
+    rows = ["| fault | what is broken | verdict | named as | first wrong tensor |", "|---|---|---|---|---|"]
+    for o in outcomes:
+        causes = ", ".join(f"`{c.id}`" for c in o.verdict.causes[:3]) or "-"
+        missed = "" if o.named or not o.visible else " (missed)"
+        rows.append(f"| {o.fault.id} | {o.fault.about} | {o.verdict.kind} | {causes}{missed} | "
+                    f"{o.verdict.first_wrong_tensor or '-'} |")  # fmt: skip
+    return "\n".join([summary(outcomes), "", *rows])
+
+
+def write(outcomes: Sequence[Outcome]) -> None:
+    """Put the table into docs/verify.md, between its two marks."""
+    text = DOC.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    DOC.write_text(f"{head}{BEGIN}\n{markdown(outcomes)}\n{END}{rest.split(END)[1]}", encoding="utf-8")

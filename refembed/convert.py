@@ -1,4 +1,4 @@
-"""Hugging Face folder -> GGUF: BERT and DistilBERT, with their heads for classification.
+"""Hugging Face folder -> GGUF. Here BERT and DistilBERT, with their heads; convert_models.py has the others.
 
     config.json ─► {arch}.* keys          *.safetensors ─► tensors, renamed and stored as `outtype`
     modules.json, 1_Pooling ─► pooling    tokenizer.json or vocab.txt ─► tokenizer.ggml.* (convert_vocab.py)
@@ -202,12 +202,10 @@ def convert(
     source, outtype = Path(folder), outtype.lower()
     if outtype not in OUTTYPES:
         return convert_and_quantize(source, Path(out_path), outtype, name, progress)
-    config = read_config(source)
-    plan = plan_tensors(config, open_weights(source), outtype)
+    arch, plan, add_keys = prepare(source, outtype)
     writer = GGUFWriter(None)
-    add_general(writer, source, name, plan)
-    add_parameters(writer, config, outtype)
-    add_vocab(writer, read_vocab(source, config.raw), config)
+    add_general(writer, source, name, plan, arch)
+    add_keys(writer)
     total, done = sum(p.entry.raw.nbytes for p in plan), 0
 
     def data_of(planned: Planned) -> Callable[[], Any]:
@@ -226,6 +224,21 @@ def convert(
     if progress:
         progress("converting", total, total)
     return written
+
+
+def prepare(folder: Path, outtype: str) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
+    """`general.architecture`, the tensors to write, and what adds the keys."""
+    from refembed import convert_models
+
+    if convert_models.knows(folder):
+        return convert_models.prepare(folder, outtype)
+    config = read_config(folder)
+
+    def add_keys(writer: GGUFWriter) -> None:
+        add_parameters(writer, config, outtype)
+        add_vocab(writer, read_vocab(folder, config.raw), config)
+
+    return "bert", plan_tensors(config, open_weights(folder), outtype), add_keys
 
 
 def convert_and_quantize(
@@ -251,8 +264,10 @@ def read_config(folder: Path) -> Config:
     names = raw.get("architectures")
     architecture = str(names[0]) if isinstance(names, list) and names else "unknown"
     if architecture not in ARCHITECTURES:
-        found = f"{path}: architecture {shown(architecture)}"
-        raise ModelError(found, hint="refembed converts " + ", ".join(ARCHITECTURES))
+        from refembed import convert_models
+
+        known = ", ".join((*ARCHITECTURES, *convert_models.ARCHITECTURES))
+        raise ModelError(f"{path}: architecture {shown(architecture)}", hint=f"refembed converts {known}")
     family = ARCHITECTURES[architecture]
     raw = family.defaults | {key: value for key, value in raw.items() if value is not None}
     for key, allowed in (
@@ -361,7 +376,7 @@ def stored_type(name: str, shape: tuple[int, ...], wanted: str) -> str:
     return "F16" if wanted == "Q8_0" and shape[-1] % 32 else wanted
 
 
-def add_general(writer: GGUFWriter, folder: Path, name: str | None, plan: list[Planned]) -> None:
+def add_general(writer: GGUFWriter, folder: Path, name: str | None, plan: list[Planned], arch: str = "bert") -> None:
     """`general.*`: what gguf-py makes of the model card, config.json and the folder's name."""
     import gguf
 
@@ -372,7 +387,7 @@ def add_general(writer: GGUFWriter, folder: Path, name: str | None, plan: list[P
         raise ModelError(f"{folder}: README.md or config.json: {e}", hint="correct or remove the model card") from None
     card.name = card.name or folder.resolve().name
     card.size_label = card.size_label or gguf.size_label(count, 0, 0, 0)
-    notes = gguf.GGUFWriter(None, "bert")  # never writes: it is the list that set_gguf_meta_model adds to
+    notes = gguf.GGUFWriter(None, arch)  # never writes: it is the list that set_gguf_meta_model adds to
     notes.add_type(gguf.GGUFType.MODEL)
     card.set_gguf_meta_model(notes)
     for key, item in notes.kv_data[0].items():

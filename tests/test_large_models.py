@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.memory import measure
+from benchmarks.memory import FIELDS, measure
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.gguf.quants import quant_type
 from refembed.testing.synthetic import add_vocabulary
+from refembed.verify.compare import compare
 
 C, H, K, D, F, V, LAYERS = 2048, 32, 8, 64, 8192, 32000, 32
 LAYER = {
@@ -65,6 +66,7 @@ def write_large(path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.oracle
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_two_billion_weights_run_in_little_more_than_their_file(tmp_path: Path) -> None:
     path = write_large(tmp_path / "large.gguf")
@@ -72,10 +74,13 @@ def test_two_billion_weights_run_in_little_more_than_their_file(tmp_path: Path) 
         with open_gguf(path) as f:
             assert sum(int(np.prod(t.shape)) for t in f.tensors.values()) > 2e9
         size = path.stat().st_size >> 20
-        kept, none = (measure(engine, str(path), 64) for engine in ("fast", "fast, budget 0"))
-        print(f"\nfile {size} MiB; fast {kept}; budget 0 {none}")
+        kept, none, llama = (measure(engine, str(path), 64) for engine in ("fast", "fast, budget 0", "llama.cpp"))
         assert kept["vector"] == none["vector"]
-        assert np.isfinite(kept["vector"]).all()
+        difference = compare(np.array(llama["vector"]), np.array(kept["vector"]))
+        print(f"\nfile {size} MiB", *({k: r[k] for k in FIELDS} for r in (kept, none, llama)), difference)
+        assert (
+            difference.cosine < 3e-4
+        )  # measured 7.6e-5: llama.cpp rounds activations to 8 bits in each of 224 products
         for found in (kept, none):
             assert found["peak"] < size + BEYOND
             assert found["own"] < BEYOND

@@ -3,7 +3,7 @@
     exit 0     done
     exit 1     the request cannot be met: usage, an input, another engine
     exit 2     the model cannot be used
-    exit 3     two engines differ (`verify`)
+    exit 3     two engines or runs differ (`verify`, `diff`); `doctor` found errors in a file
     exit 70    a fault in refembed itself
     exit 130   interrupted; 141 where the reader of stdout went away
 
@@ -35,6 +35,11 @@ COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.
     "detokenize": "Turn token ids back into text.",
     "info": "Say what a model file is.",
     "trace": "Show every tensor of one text's run.",
+    "explain": "Follow a text through the model, step by step, for learners.",
+    "verify": "Compare an engine with the reference, and say why it differs.",
+    "diff": "Compare two traces, tensor by tensor.",
+    "doctor": "Look for mistakes in a model file, and say what to do.",
+    "serve": "Answer clients of llama-server, OpenAI, Ollama and TEI over HTTP.",
     "convert": "Turn a Hugging Face folder into a GGUF file.",
     "quantize": "Store a model's weights in fewer bits.",
 }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refembed.html.page import esc
+from refembed.html.page import esc, table, visible
 from refembed.html.picture import WHITE_TO_BLUE
 
 Array = npt.NDArray[Any]
@@ -53,13 +53,15 @@ SCRIPT = """
     canvas.width = canvas.height = n * cell;
     drawing.imageSmoothingEnabled = false;
     drawing.drawImage(small, 0, 0, n * cell, n * cell);
-    canvas.setAttribute("aria-label", "Attention, layer " + layer.value + ", " + head.selectedOptions[0].text + ". " + most());
+    var who = "layer " + layer.value + ", " + head.selectedOptions[0].text;
+    canvas.setAttribute("aria-label", "Attention, " + who + ". " + most());
     figure.dataset.drawn = layer.value + "/" + head.value;
     out.textContent = most();
   }
   function say(i, j) {
-    return "\\u201c" + data.tokens[i] + "\\u201d (" + i + ") looks at \\u201c" + data.tokens[j] + "\\u201d (" + j + "): " +
-      (map[i * n + j] / 255).toFixed(3);
+    var from = "\\u201c" + data.tokens[i] + "\\u201d (" + i + ")";
+    var to = "\\u201c" + data.tokens[j] + "\\u201d (" + j + ")";
+    return from + " looks at " + to + ": " + (map[i * n + j] / 255).toFixed(3);
   }
   function most() {
     var best = 0;
@@ -80,7 +82,8 @@ SCRIPT = """
   }
   canvas.addEventListener("mousemove", function (event) {
     var box = canvas.getBoundingClientRect();
-    var j = Math.floor((event.clientX - box.left) / box.width * n), i = Math.floor((event.clientY - box.top) / box.height * n);
+    var j = Math.floor((event.clientX - box.left) / box.width * n);
+    var i = Math.floor((event.clientY - box.top) / box.height * n);
     if (i >= 0 && j >= 0 && i < n && j < n) { out.textContent = say(i, j); }
   });
   canvas.addEventListener("mouseleave", function () { out.textContent = most(); });
@@ -112,7 +115,7 @@ def attention_map(
         "ramp": WHITE_TO_BLUE,
     }  # fmt: skip
     options = "".join(f'<option value="{il}">layer {il}</option>' for il in sorted(layers))
-    cut = f" Only the first {T} of {len(tokens)} tokens are shown." if T < len(tokens) else ""
+    cut = f" Only the first {T} of {len(tokens)} tokens are shown." if len(tokens) > T else ""
     rows = table_of(layers[layer], tokens, head) if T <= 40 else ""
     words = f"Attention of layer {layer}: {strongest(layers[layer], tokens, head)}"
     return (
@@ -129,8 +132,6 @@ def attention_map(
 
 def esc_script(text: str) -> str:
     """A piece as the script shows it: by textContent, so without markup, but with invisible characters visible."""
-    from refembed.html.page import visible
-
     return "".join(map(visible, text))
 
 
@@ -155,15 +156,13 @@ def shown(a: Array, head: int | None) -> Array:
 def strongest(a: Array, tokens: Sequence[str], head: int | None) -> str:
     """The largest weight in words."""
     x = np.nan_to_num(shown(a, head))
-    i, j = np.unravel_index(int(x.argmax()), x.shape)
+    i, j = divmod(int(x.argmax()), len(x))
     who = "the mean of all heads" if head is None else f"head {head}"
     return f"in {who}, “{tokens[i]}” looks most at “{tokens[j]}”, with weight {x[i, j]:.3f}"
 
 
 def table_of(a: Array, tokens: Sequence[str], head: int | None) -> str:
     """What each token looks at most, for those who cannot see the map."""
-    from refembed.html.page import table
-
     x = shown(a, head)
     rows = []
     for i, piece in enumerate(tokens):

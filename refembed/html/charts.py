@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +23,12 @@ class Line:
 
     name: str
     y: Sequence[float | None]
+    joined: bool = True  # False: marks alone, for places that do not follow from each other
 
 
 def plot(
-    lines: Sequence[Line], alt: str, *, x_labels: Sequence[str], y_name: str, log: bool = False, titles: Sequence[str] = ()
+    lines: Sequence[Line], alt: str, *, x_labels: Sequence[str], y_name: str, log: bool = False,
+    titles: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """Lines over places 0 ... n - 1.
 
@@ -53,8 +55,8 @@ def bounds(values: Sequence[float], log: bool) -> tuple[float, float]:
     """Lowest and highest number of an axis; exponents where it is logarithmic."""
     if log:
         powers = [math.log10(v) for v in values if v > 0] or [-1.0]
-        low, high = math.floor(min(powers)), math.ceil(max(powers))
-        return low - 0.5, max(high, low + 1) + 0.1
+        first, last = math.floor(min(powers)), math.ceil(max(powers))
+        return first - 0.5, max(last, first + 1) + 0.1
     low, high = min([*values, 0.0]), max([*values, 0.0])
     return low, high if high > low else low + 1
 
@@ -84,18 +86,15 @@ def nice(step: float) -> float:
 
 
 def x_axis(x: Sequence[float], labels: Sequence[str]) -> str:
-    """As many labels as there is room for, the last one among them."""
+    """As many labels as there is room for; an empty label is none."""
+    there = [i for i, label in enumerate(labels) if label]
     longest = max((len(label) for label in labels), default=1)
     room = max(1, int((WIDTH - LEFT - RIGHT) / (7.5 * min(longest, 16) + 12)))
-    step = max(1, -(-len(labels) // room))
+    step, foot = max(1, -(-len(there) // room)), HEIGHT - BOTTOM
     parts = []
-    for i in range(0, len(labels), step):
-        parts.append(
-            f'<text x="{x[i]:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{esc(clip(labels[i]))}</text>'
-        )
-        parts.append(
-            f'<line x1="{x[i]:.1f}" x2="{x[i]:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 5}" stroke="#57606a"/>'
-        )
+    for i in there[::step]:
+        parts.append(f'<text x="{x[i]:.1f}" y="{foot + 18}" text-anchor="middle">{esc(clip(labels[i]))}</text>')
+        parts.append(f'<line x1="{x[i]:.1f}" x2="{x[i]:.1f}" y1="{foot}" y2="{foot + 5}" stroke="#57606a"/>')
     return "".join(parts)
 
 
@@ -104,9 +103,8 @@ def clip(label: str, most: int = 16) -> str:
     return label if len(label) <= most else label[: most - 1] + "…"
 
 
-def draw(line: Line, x: Sequence[float], y_of: object, k: int, titles: Sequence[str]) -> str:
+def draw(line: Line, x: Sequence[float], y_of: Callable[[float], float], k: int, titles: Sequence[str]) -> str:
     """One line, broken where values are missing, with a mark at each value."""
-    assert callable(y_of)
     colour, mark, dash = (c[k % len(c)] for c in (COLOURS, MARKS, DASHES))
     points = [(x[i], y_of(v), i, v) if v is not None and math.isfinite(v) else None for i, v in enumerate(line.y)]
     path, pen = [], "M"
@@ -115,7 +113,7 @@ def draw(line: Line, x: Sequence[float], y_of: object, k: int, titles: Sequence[
             pen = "M"
             continue
         path.append(f"{pen}{p[0]:.1f} {p[1]:.1f}")
-        pen = "L"
+        pen = "L" if line.joined else "M"
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     parts = [f'<path d="{" ".join(path)}" fill="none" stroke="{colour}" stroke-width="1.6"{dashed}/>'] if path else []
     size = 3.2 if len(line.y) < 120 else 1.8

@@ -49,8 +49,8 @@ svg { max-width: 100%; height: auto; display: block; }
 svg text { font: 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: var(--ink); }
 img.map, canvas.map { image-rendering: pixelated; border: 1px solid var(--line); display: block; max-width: 100%; }
 .tokens { line-height: 2.1; margin: .4rem 0; overflow-wrap: anywhere; }
-.token { border: 1px solid var(--line); border-radius: 3px; padding: .12rem .28rem; margin: 0 .08rem; white-space: pre-wrap;
-  font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .85rem; }
+.token { border: 1px solid var(--line); border-radius: 3px; padding: .12rem .28rem; margin: 0 .08rem;
+  white-space: pre-wrap; font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .85rem; }
 .token.odd { border: 2px solid var(--bad); background: #ffebe9; }
 .token small { color: var(--soft); }
 .scale { display: flex; align-items: center; gap: .5rem; font-size: .85rem; color: var(--soft); margin: .3rem 0; }
@@ -64,12 +64,14 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
 @media print { nav, .controls { display: none; } body { max-width: none; } details { break-inside: avoid; } }
 """
 
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # no network, ever
+
 FRAME = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <link rel="icon" href="data:,">
 <title>{title}</title>
 <style>{style}</style>
@@ -119,7 +121,7 @@ def page(title: str, lead: str, sections: Iterable[Section]) -> str:
     links = "".join(f'<li><a href="#{s.id}">{esc(s.heading)}</a></li>' for s in parts)
     bodies = "\n".join(f'<section id="{s.id}">\n<h2>{esc(s.heading)}</h2>\n{s.body}\n</section>' for s in parts)
     return FRAME.format(
-        title=esc(title), lead=lead, links=links, sections=bodies, style=STYLE, version=esc(__version__)
+        title=esc(title), policy=POLICY, lead=lead, links=links, sections=bodies, style=STYLE, version=esc(__version__)
     )
 
 
@@ -132,12 +134,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, marked: Sequen
     right = [h.startswith(">") for h in heads]
     cls = [' class="number"' if r else "" for r in right]
     top = "".join(f'<th scope="col"{c}>{esc(h.removeprefix(">"))}</th>' for h, c in zip(heads, cls, strict=True))
-    body = "".join(
-        f"<tr{' class="marked"' if i in marked else ''}>" + "".join(f"<td{c}>{x}</td>" for x, c in zip(row, cls, strict=True)) + "</tr>"
-        for i, row in enumerate(rows)
-    )  # fmt: skip
-    title = f"<caption hidden>{esc(caption)}</caption>" if caption else ""
-    return f'<div class="wide"><table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = []
+    for i, row in enumerate(rows):
+        cells = "".join(f"<td{c}>{x}</td>" for x, c in zip(row, cls, strict=True))
+        body.append(f'<tr class="marked">{cells}</tr>' if i in marked else f"<tr>{cells}</tr>")
+    label = f' aria-label="{esc(caption)}"' if caption else ""
+    head = f"<thead><tr>{top}</tr></thead>"
+    return f'<div class="wide"><table{label}>{head}<tbody>{"".join(body)}</tbody></table></div>'
 
 
 def figure(picture: str, caption: str) -> str:

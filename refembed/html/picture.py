@@ -88,7 +88,7 @@ def shrunk(x: Array) -> Array:
     padded = np.zeros((-(-x.shape[0] // rows) * rows, -(-x.shape[1] // columns) * columns))
     padded[: x.shape[0], : x.shape[1]] = x
     cells = padded.reshape(padded.shape[0] // rows, rows, -1, columns).swapaxes(1, 2)
-    cells = cells.reshape(*cells.shape[:2], -1)
-    rank = np.where(np.isnan(cells), np.inf, np.abs(cells))
-    picked: Array = np.take_along_axis(cells, rank.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+    flat = cells.reshape(*cells.shape[:2], -1)
+    rank = np.where(np.isnan(flat), np.inf, np.abs(flat))
+    picked: Array = np.take_along_axis(flat, rank.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     return picked

@@ -46,6 +46,7 @@ def synthetic(
     n_buckets: int = 32,
     conv: int = 3,
     wide: bool = False,
+    types: int = 2,
     window: int = 8,
     pooling: int | None = None,
     optional: Collection[str] = (),
@@ -61,6 +62,7 @@ def synthetic(
     n_buckets  of distances (t5encoder)
     conv       width of a convolution (lfm2); there layers 1, 4, 7 ... have attention, unless a key says otherwise
     wide       where feed-forward's up may hold the gate as well (jina-bert-v2), it does
+    types      kinds of token; XLM-RoBERTa has one
     window     {arch}.attention.sliding_window, where the architecture has one
     pooling    {arch}.pooling_type; None leaves the key out
     optional   which optional tensors to write, by the end of their names: {"attn_q.bias", "output.weight"};
@@ -108,11 +110,11 @@ def synthetic(
     facts |= dict(keys or {})
     for key, (value, kind) in facts.items():
         w.add(f"{arch}.{key}", value, kind)
-    add_vocabulary(w, V)
+    add_vocabulary(w, V, types)
     sizes = {"V": V, "C": C, "P": P, "F": F, "D": D, "HD": H * D, "KD": K * D, "HD+2KD": (H + 2 * K) * D, "3C": 3 * C}
     sizes |= {"2F": 2 * F, "C+2KD": C + 2 * K * D, "H": H, "buckets": n_buckets}
     sizes |= {f"dense_{i}": facts.get(f"dense_{i}_feat_{end}", (0, ""))[0] for i, end in ((2, "out"), (3, "in"))}
-    sizes |= {"types": 2, "rot/2": D // 2, "X": X, "1": 1, "F|2F": F << wide}
+    sizes |= {"types": types, "rot/2": D // 2, "X": X, "1": 1, "F|2F": F << wide}
     sizes |= {"R": len(facts.get("classifier.output_labels", ([""], ""))[0])}
     sizes |= {"conv": conv, "out": facts.get("embedding_length_out", (C, ""))[0]}
     sizes |= {"shexp": facts.get("expert_shared_feed_forward_length", (0, ""))[0]}
@@ -133,13 +135,13 @@ def vocabulary(V: int) -> list[str]:
     return pieces[:V] + [f"▁word{i}" for i in range(V - len(pieces))]
 
 
-def add_vocabulary(w: GGUFWriter, V: int) -> None:
+def add_vocabulary(w: GGUFWriter, V: int, types: int = 2) -> None:
     """WordPiece, the tokenizer that needs least; llama.cpp takes it for any architecture."""
     pieces = vocabulary(V)
     w.add("tokenizer.ggml.model", "bert", "STRING")
     w.add("tokenizer.ggml.tokens", [p.encode() for p in pieces], "ARRAY[STRING]")
     w.add("tokenizer.ggml.token_type", [3] * len(SPECIAL) + [1] * (V - len(SPECIAL)), "ARRAY[INT32]")
-    w.add("tokenizer.ggml.token_type_count", 2, "UINT32")
+    w.add("tokenizer.ggml.token_type_count", types, "UINT32")
     for name, i in (("padding", 0), ("unknown", 1), ("bos", 2), ("seperator", 3), ("mask", 4)):
         w.add(f"tokenizer.ggml.{name}_token_id", i, "UINT32")
 

@@ -95,6 +95,54 @@ def compare(a: Array, b: Array) -> Difference:
     )
 
 
+@dataclass(frozen=True)
+class Share:
+    """Where a difference lies: one row or head, and how much of sum (a - b)^2 is there."""
+
+    index: int
+    share: float  # of the whole sum, 0 to 1
+    nmse: float  # within it
+
+
+def worst_rows(a: Array, b: Array, n: int = 3) -> tuple[Share, ...]:
+    """The n rows (axis -2: tokens) with the largest sums of (a - b)^2, worst first; none where nothing differs.
+
+    a, b  (..., T, C), of one shape; a is the reference. RequestError otherwise.
+    """
+    return shares(a, b, -2, n)
+
+
+def worst_heads(a: Array, b: Array, n_head: int, n: int = 3) -> tuple[Share, ...]:
+    """The n heads with the largest sums of (a - b)^2, worst first.
+
+    a, b    (T, H D), heads side by side, or (H, ...), a head on the first axis, or (T, H, D)
+    n_head  H. RequestError where neither shape fits.
+    """
+    x, y = np.asarray(a), np.asarray(b)
+    if x.ndim == 3 and x.shape[0] == n_head:
+        return shares(x, y, 0, n)
+    if x.ndim == 3 and x.shape[1] == n_head:
+        return shares(x, y, 1, n)
+    if x.ndim != 2 or x.shape[-1] % n_head:
+        raise RequestError(f"an array of shape {x.shape} has no {n_head} heads")
+    apart = (len(x), n_head, -1)
+    return shares(x.reshape(apart), y.reshape(apart), 1, n) if y.shape == x.shape else shares(x, y, 1, n)
+
+
+def shares(a: Array, b: Array, axis: int, n: int) -> tuple[Share, ...]:
+    """The n places of one axis that hold most of sum (a - b)^2; what is not finite on both sides is left out."""
+    x, y = np.asarray(a), np.asarray(b)
+    if x.shape != y.shape or x.ndim < 2:
+        raise RequestError(f"cannot compare the rows of shapes {x.shape} and {y.shape}")
+    fine = np.isfinite(x) & np.isfinite(y)
+    p, q = (np.moveaxis(np.where(fine, v, 0).astype(np.float64), axis, 0).reshape(x.shape[axis], -1) for v in (x, y))
+    unit = max(np.abs(p).max(initial=0), np.abs(q).max(initial=0)) or 1.0
+    off, size = (((p - q) / unit) ** 2).sum(axis=1), ((p / unit) ** 2).sum(axis=1)
+    total = off.sum()
+    order = [int(i) for i in np.argsort(-off, kind="stable")[:n] if off[i] > 0]
+    return tuple(Share(i, float(off[i] / total), ratio(off[i], size[i])) for i in order)
+
+
 def ulps(a: Array, b: Array) -> I64:
     """How many steps of float32 lie between a and b, elementwise; +0 and -0 are one number. Wider types are rounded."""
     return np.abs(steps(a) - steps(b))

@@ -78,7 +78,7 @@ def text_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypothe
         if any(change(t) != t for t in texts):
             family = "prefix" if id.startswith("prefix") else id
             found.append(Hypothesis(id, "text", says, partial(added, "text", change), family))
-    return found + vocabulary_hypotheses(reference)
+    return vocabulary_hypotheses(reference) + found
 
 
 def added(name: str, function: object, reference: Reference) -> Reference:

@@ -86,7 +86,7 @@ class ReportData:
     tokens: Sequence[TokensBeside] = ()
     traced: Sequence[str] = ()  # pieces (T) of the text that `tensors`, `attention` and `contributions` are about
     attention: Sequence[Attention] = ()
-    contributions: Sequence[float] = ()  # (T) share of each token in the pooled vector, see pooled_contributions
+    contributions: Sequence[float] = ()  # (T) share of each token in the pooled vector, `refembed.verify.contributions`
     their_contributions: Sequence[float] = ()
     hypotheses: Sequence[tuple[str, float, bool]] = ()  # (what was tried, 1 - cos that it left, whether that explains)
     environment: dict[str, Any] = field(default_factory=dict)  # builds, versions, CPU, sha256, options: label -> value

@@ -54,6 +54,7 @@ class Findings:
     company: Company | None = None
     traces: Comparison | None = None
     traced: Item = ""
+    traced_ids: tuple[int, ...] = ()
 
     @property
     def agree(self) -> bool:
@@ -159,6 +160,7 @@ def look_inside(engine: Engine, found: Findings, progress: Callable[[str], objec
         found.remarks.append(f"the engine's tokens of the traced text differ: {list(told)[:12]}, ours {ids[:12]}")
         found.ids.append((str(found.traced), ids, [int(i) for i in told]))
         ids = [int(i) for i in told]
+    found.traced_ids = tuple(ids)
     found.traces = compare_traces(found.reference, ids, theirs)
     first = found.traces.first_wrong
     if first is not None and found.agree and not found.ids:
@@ -362,12 +364,14 @@ def verdict_of(
     found: Findings, kind: Any, causes: Sequence[Cause], length: Length | None, diagnosis: Diagnosis | None = None
 ) -> Verdict:
     """All of it in one record."""
-    first = found.traces.first_wrong if found.traces else None
+    wrong = kind in ("differs", "unexplained") and not found.agree
+    first = None if found.traces is None else found.traces.first_odd if wrong else found.traces.first_wrong
     name = "inp_tokens" if found.ids and found.traces and kind in ("differs", "unexplained") else str(first) if first else None
     evidence = Evidence(
         texts=tuple(text_row(found, i, length) for i in range(len(found.items))),
         tensors=tuple(found.traces.rows) if found.traces else (),
         traced=str(found.traced),
+        traced_ids=found.traced_ids,
         ids=tuple(found.ids),
         tried=diagnosis.tried if diagnosis else 0,
         trials=tuple((t.id, t.left) for t in diagnosis.best) if diagnosis else (),

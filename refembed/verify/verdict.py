@@ -47,6 +47,7 @@ class Evidence:
     texts: tuple[TextRow, ...] = ()
     tensors: tuple[Row, ...] = ()  # of the traced text, in the order of the run
     traced: str = ""  # that text
+    traced_ids: tuple[int, ...] = ()  # and its tokens, as the engine has them
     ids: tuple[tuple[str, list[int], list[int]], ...] = ()  # texts whose tokens differ: text, ours, theirs
     tried: int = 0  # hypotheses and pairs
     trials: tuple[tuple[str, float], ...] = ()  # what helped most, and what it leaves

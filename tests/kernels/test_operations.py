@@ -26,9 +26,7 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 def test_linear_is_the_sum_of_products_plus_bias(ops: Ops, T: int, C: int, N: int) -> None:
     x, w, b = random(1, T, C), random(2, N, C), random(3, N)
     want = [[math.fsum(float(x[t, c]) * float(w[n, c]) for c in range(C)) for n in range(N)] for t in range(T)]
-    close(
-        ops.linear(x.astype(ops.dtype), stored(w, f"w{T}{C}{N}")), want, ops, times=2
-    )  # 384 sums in order of k: 4.6e-7
+    close(ops.linear(x.astype(ops.dtype), stored(w, f"w{T}{C}{N}")), want, ops, times=2)
     biased = ops.linear(x.astype(ops.dtype), stored(w, f"v{T}{C}{N}"), stored(b, f"b{T}{C}{N}"))
     close(biased, np.array(want) + b.astype(np.float64), ops, times=2)
 
@@ -87,7 +85,9 @@ def plain_attention(q: Any, k: Any, v: Any, H: int, offsets: Any, scale: float) 
     return out
 
 
-@pytest.mark.parametrize(("lengths", "H", "D"), [([1], 1, 1), ([4], 2, 3), ([1, 7, 2], 3, 5), ([40], 2, 32)])
+@pytest.mark.parametrize(
+    ("lengths", "H", "D"), [([1], 1, 1), ([4], 2, 3), ([1, 7, 2], 3, 5), ([40], 2, 32), ([5], 2, 301), ([150], 1, 3)]
+)
 def test_attention_looks_at_its_own_text_only(ops: Ops, lengths: list[int], H: int, D: int) -> None:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     q, k, v = (random(s, offsets[-1], H * D).astype(np.float64) for s in (10, 11, 12))
@@ -95,6 +95,35 @@ def test_attention_looks_at_its_own_text_only(ops: Ops, lengths: list[int], H: i
     mine = [np.ascontiguousarray(x, ops.dtype) for x in (q, k, v)]
     got = ops.attention(*mine, H, offsets, 1 / math.sqrt(D))
     close(got, want, ops, times=2)
+
+
+def test_a_large_value_swallows_those_of_its_block_of_keys_and_no_others() -> None:
+    """1024 keys of one share each, 2^-10: beside the first value's share float32 has no room for another's."""
+    ops = load_ops("fast")
+    q = np.zeros((1024, 8), np.float32)
+    v = np.ones((1024, 8), np.float32)
+    v[0] = 2**24
+    lost = (2**14 + 1023 / 1024) - ops.attention(q, q, v, 2, np.array([0, 1024]), 1.0).astype(np.float64)
+    assert (np.abs(lost) <= 128 / 1024 + 2**-9).all()  # and the last sums round
+
+
+def test_a_wide_heads_score_is_summed_in_blocks() -> None:
+    ops = load_ops("fast")
+    k = np.ones((3, 512), np.float32)
+    q = k.copy()
+    q[:, 0] = 2**24
+    see = at_layer(Recorder(), 0)
+    ops.attention(q, k, k, 1, np.array([0, 3]), 1.0, see)
+    lost = 2**24 + 511 - see.tap.trace["kq-0"].astype(np.int64)
+    assert (lost >= 0).all()
+    assert (lost <= 128).all()
+
+
+@pytest.mark.parametrize(("n", "D"), [(300, 32), (130, 200)])
+def test_a_traced_long_attention_gives_the_bits_of_a_silent_one(ops: Ops, n: int, D: int) -> None:
+    x, see = random(16, n, 2 * D).astype(ops.dtype), at_layer(Recorder(), 3)
+    offsets = np.array([0, n])
+    assert np.array_equal(ops.attention(x, x, x, 2, offsets, 0.1), ops.attention(x, x, x, 2, offsets, 0.1, see))
 
 
 def test_attention_survives_scores_of_any_size(ops: Ops) -> None:

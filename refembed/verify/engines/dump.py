@@ -156,7 +156,8 @@ def compare_shown(ours: Trace, theirs: Trace) -> list[ShownDifference]:
         whole = np.asarray(ours.taps[pair.ours].array).reshape(tap.array.shape)
         at = np.ix_(*places(tap.array.shape))
         a, b = whole[at].astype(np.float64), tap.array[at]
-        gap = np.where(np.isfinite(a) & np.isfinite(b), np.abs(a - b), np.where(same(a, b), 0.0, np.inf))
+        fine = np.isfinite(a) & np.isfinite(b)
+        gap = np.where(fine, np.abs(np.where(fine, a, 0) - np.where(fine, b, 0)), np.where(same(a, b), 0.0, np.inf))
         worst = np.unravel_index(int(gap.argmax()), gap.shape)
         place = tuple(int(axis[i]) for axis, i in zip(places(tap.array.shape), worst, strict=True))
         printed = theirs.meta["nodes"][pair.theirs]["sum"]

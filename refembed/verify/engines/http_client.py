@@ -21,7 +21,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from refembed._version import __version__
 from refembed.errors import EngineError, RequestError
@@ -45,11 +45,8 @@ class NotJsonError(EngineError):
 class Stay(urllib.request.HTTPRedirectHandler):
     """Follows no redirect: a POST would arrive as a GET without its body."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> NoReturn:
-        """RefusedError, with the address."""
-        raise RefusedError(
-            f"{req.full_url} answered {code} and sends elsewhere: {newurl}", code, hint="use that address"
-        )
+    def redirect_request(self, *_: Any) -> None:
+        """None: it stays an error."""
 
 
 class Client:
@@ -147,7 +144,9 @@ def late(url: str, timeout: float) -> EngineError:
 
 
 def refusal(url: str, e: urllib.error.HTTPError, deadline: float, timeout: float) -> RefusedError:
-    """The error for a status of 400 and above, with what the body says."""
+    """The error for a status of 300 and above, with what the body says."""
+    if location := e.headers.get("Location"):
+        return RefusedError(f"{url} answered {e.code} and sends elsewhere: {location}", e.code, hint="use that address")
     try:
         said = told(e.headers.get("Content-Type", ""), read(e, url, deadline, timeout))
     except (OSError, http.client.HTTPException, AttributeError):

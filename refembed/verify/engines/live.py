@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refembed.arrays import F32
+from refembed.embedder import groups
 from refembed.model.trace import Trace
 from refembed.verify.engines.base import Item, Plain, checked
 from refembed.verify.engines.llamacpp import LlamaCpp
@@ -15,7 +16,7 @@ from refembed.verify.engines.llamacpp import LlamaCpp
 class LiveLlamaCpp(Plain):
     """A GGUF file in llama.cpp, from the pinned wheel or from a folder of libllama and libggml (`lib`).
 
-    batched   all texts of one `embed` in one llama_decode; otherwise one call a text
+    batched   as many texts of one `embed` as fit in one llama_decode; otherwise one call a text
     others    as `LlamaCpp` has them; flash attention is off unless asked for
 
     EngineError when the wheel is absent, or llama.cpp refuses or aborts.
@@ -71,7 +72,15 @@ class LiveLlamaCpp(Plain):
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """One (D), or (T, D) with pooling none, for each item, not normalised."""
-        return checked(self.engine.embed(list(items), batched=self.batched), items, self.name) if items else []
+        if not (items and self.batched):
+            return checked(self.engine.embed(list(items)), items, self.name) if items else []
+        ids = [self.tokenize(i) if isinstance(i, str) else list(i) for i in items]
+        limit, most = int(self.engine.options["n_ctx"] or min(self.engine.n_ctx_train, 2048)), self.engine.options["n_seq_max"]
+        found: list[F32] = []
+        for group in groups(ids, limit):  # as many texts a call as fit
+            for i in range(0, len(group), most):
+                found += self.engine.embed([items[j] for j in group[i : i + most]], batched=True)
+        return checked(found, items, self.name)
 
     def tokenize(self, text: str) -> list[int]:
         """Ids with special tokens added, and those spelled in the text parsed, as llama-server embeds it."""

@@ -25,6 +25,7 @@ import numpy as np
 from refembed.arrays import F32
 from refembed.errors import EngineError, RequestError
 from refembed.model.trace import Trace
+from refembed.tokenizer import load_tokenizer
 from refembed.verify.engines.base import Item, Plain, checked
 from refembed.verify.engines.dump import is_dump, read_dump
 from refembed.verify.engines.http_shapes import embeddings, in_order
@@ -38,10 +39,11 @@ FLOAT = r"[-+]?(?:\d+\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
 ROW = re.compile(rf"{FLOAT}(?: +{FLOAT})+$")  # its format raw
 
 
-def open_recording(path: str | Path, *, texts: Sequence[str] | None = None) -> Plain:
+def open_recording(path: str | Path, *, texts: Sequence[str] | None = None, gguf: str | Path | None = None) -> Plain:
     """The engine behind a file (table above).
 
     texts   what was embedded, in order, where the file does not tell; without, the first `embed` says what they are
+    gguf    lends refembed's tokenizer to a trace that tells its ids but not its text, to see whether it is of a text
 
     RequestError when there is no such file; EngineError when nothing in it can be compared.
     """
@@ -54,7 +56,7 @@ def open_recording(path: str | Path, *, texts: Sequence[str] | None = None) -> P
         raise EngineError(f"{path}: {'empty' if path.is_file() else 'not a file'}: no recorded run")
     ending = path.suffix.lower()
     if ending == ".npz" and is_trace(path):
-        return RecordedTrace(path)
+        return RecordedTrace(path, gguf)
     if ending in (".npz", ".npy"):
         return RecordedVectors(path, *from_numpy(path), texts=texts)
     try:
@@ -62,7 +64,7 @@ def open_recording(path: str | Path, *, texts: Sequence[str] | None = None) -> P
     except UnicodeDecodeError as e:
         raise EngineError(f"{path}: neither text nor .npz, .npy: byte {e.start} is no UTF-8") from None
     if is_dump(content):
-        return RecordedDump(path, content)
+        return RecordedDump(path, content, gguf)
     reader = {".jsonl": from_jsonl, ".json": from_json}.get(ending, from_text)
     return RecordedVectors(path, *reader(content, path), texts=texts)
 
@@ -120,9 +122,9 @@ class RecordedTrace(Plain):
     name = "recorded"
     can_trace = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, gguf: str | Path | None = None) -> None:
         super().__init__()
-        self.path, self.recorded = path, Trace.load(path)
+        self.path, self.recorded, self.gguf = path, Trace.load(path), gguf
         if not len(self.recorded):
             raise EngineError(f"{path}: an empty trace, no tensor in it")
         meta = self.recorded.meta
@@ -156,8 +158,11 @@ class RecordedTrace(Plain):
 
     def is_it(self, item: Item) -> bool:
         """True if this is the text that was run; EngineError if it is known to be another."""
-        mine = self.text if isinstance(item, str) else self.ids
-        if mine is not None and key(mine) != key(item):
+        asked: Item = item
+        if isinstance(item, str) and self.text is None and self.ids is not None and self.gguf is not None:
+            asked = load_tokenizer(self.gguf).encode(item, add_special=True, parse_special=True)
+        mine = self.text if isinstance(asked, str) else self.ids
+        if mine is not None and key(mine) != key(asked):
             raise EngineError(f"{self.path} is a run of {mine!r:.80}, not of {item!r:.80}")
         return True
 
@@ -165,9 +170,9 @@ class RecordedTrace(Plain):
 class RecordedDump(RecordedTrace):
     """What llama.cpp's eval-callback printed: traces that show a few elements of each tensor, and no vector."""
 
-    def __init__(self, path: Path, content: str) -> None:
+    def __init__(self, path: Path, content: str, gguf: str | Path | None = None) -> None:
         Plain.__init__(self)
-        self.path, self.recorded = path, read_dump(content, str(path))
+        self.path, self.recorded, self.gguf = path, read_dump(content, str(path)), gguf
         meta = self.recorded.meta
         self.text, self.ids = None, meta.get("tokens")
         self.can_take_ids = self.ids is not None

@@ -1,0 +1,166 @@
+"""The list of faults for `verify_mutants`: what is broken, what counts as naming it, and which tensor is wrong first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from conformance import mutants as old
+from conformance.mutants import batch, blocks, hparams, ops, weights
+from conformance.verify_mutants import (
+    Fault, answers, drifting, half, ids, keep_capitals, layer, mask, no_bias, no_mean, noisy, once_cached, one_behind,
+    one_plus, padded_batch, pooled_rows, qk_norm_last, repeat_heads, rope, scaled_by_width, shuffled, skip_qk_norm,
+    stored, summed, swap_bias, table, taxicab, texts, unscaled, with_mean,
+)  # fmt: skip
+
+PROMPT = "Represent this sentence for searching relevant passages: "
+SEP = 102
+
+# fmt: off
+FAULTS: tuple[Fault, ...] = (
+    # the text and its tokens
+    Fault("lower-cased", "the server lower-cases texts (a cased model)", ("lower-case",), model="qwen3",
+          wire=texts(lambda t: t.lower())),
+    Fault("cased-tokenizer", "capitals and accents are kept", ("tokenizer-case-accents",), broken=keep_capitals),
+    Fault("prompt-added", "the server puts a prompt in front", (f"prefix {PROMPT!r}",), wire=texts(lambda t: PROMPT + t)),
+    Fault("query-prefix", "'query: ' in front", ("prefix 'query: '",), wire=texts(lambda t: "query: " + t)),
+    Fault("prefix-eaten", "a known prefix is taken off", ("prefix-removed",),
+          wire=texts(lambda t: t[7:] if t.startswith("query: ") else t)),
+    Fault("mojibake", "UTF-8 decoded as Latin-1", ("latin-1",), wire=texts(lambda t: t.encode().decode("latin-1"))),
+    Fault("ascii", "what is not ASCII is dropped", ("ascii-only",),
+          wire=texts(lambda t: t.encode("ascii", errors="ignore").decode("ascii"))),
+    Fault("cut-characters", "texts are cut after 100 characters", ("cut-100-characters",), wire=texts(lambda t: t[:100])),
+    Fault("specials-as-text", "special tokens in a text are not parsed", ("specials-unparsed",),
+          broken=old.tokenizer(lambda encode, text, **options: encode(text, add_special=True))),
+    Fault("sep-missing", "no [SEP]", ("no-eos",), wire=ids(lambda i: i[:-1]), tensor=""),
+    Fault("cls-missing", "no [CLS]", ("no-bos",), wire=ids(lambda i: i[1:])),
+    Fault("both-missing", "add_special_tokens=False", ("no-specials",), wire=ids(lambda i: i[1:-1] or i)),
+    Fault("sep-twice", "[SEP] added by client and server", ("two-eos",), wire=ids(lambda i: [*i, SEP])),
+    Fault("eos-missing", "no closing token under last pooling", ("no-eos",), model="qwen3", wire=ids(lambda i: i[:-1] or i)),
+    Fault("truncated-64", "texts cut to 64 tokens, [SEP] kept", ("cut-64-closed",),
+          wire=ids(lambda i: i if len(i) <= 64 else [*i[:63], SEP])),
+    Fault("truncated-128", "texts cut after 128 tokens", ("cut-128",), wire=ids(lambda i: i[:128])),
+    Fault("truncated-left", "the last 100 tokens are kept", ("cut-front-100",), wire=ids(lambda i: i[-100:])),
+    Fault("padded-16", "padding to 16 without attention mask", ("padding-16-pooled",),
+          wire=ids(lambda i: i + [0] * (16 - len(i)))),
+    Fault("ids-off-by-one", "a vocabulary file with one line too many", ("ids-plus-one",), wire=ids(lambda i: [n + 1 for n in i])),
+    # the model: BERT
+    Fault("gelu-erf", "F.gelu with its default", ("gelu-erf",), broken=ops(gelu=old.gelu_erf), tensor="ffn_gelu-0"),
+    Fault("gelu-quick", "quick GELU", ("gelu-quick",), broken=ops(gelu=old.gelu_quick), tensor="ffn_gelu-0"),
+    Fault("relu", "ReLU", ("relu",), broken=ops(gelu=lambda _, x: np.where(x > 0, x, 0).astype(x.dtype)), tensor="ffn_gelu-0"),
+    Fault("eps-1e-5", "torch's LayerNorm epsilon", ("eps-1e-05",), broken=hparams(norm_eps=1e-5), tensor="norm-0"),
+    Fault("eps-1e-3", "TensorFlow's LayerNorm epsilon", ("eps-0.001",), broken=hparams(norm_eps=1e-3), tensor="norm-0"),
+    Fault("variance-unbiased", "torch.var with its default", ("variance-unbiased",),
+          broken=ops(layer_norm=old.layer_norm_unbiased), tensor="norm-0"),
+    Fault("rms-for-layer", "RMSNorm in LayerNorm's place", ("rms-for-layer",), broken=ops(layer_norm=no_mean), tensor="norm-0"),
+    Fault("causal", "a causal mask on an encoder", ("causal",), broken=mask(lambda m: replace(m, causal=True)),
+          tensor="kq_soft_max-0"),
+    Fault("scale-missing", "scores not scaled", ("scale-missing",), broken=ops(attention=unscaled), tensor="kq_soft_max-0"),
+    Fault("scale-sqrt-C", "scores over sqrt(C)", ("scale-sqrt-C",), broken=ops(attention=scaled_by_width),
+          tensor="kq_soft_max-0"),
+    Fault("heads-interleaved", "reshape in the wrong order", ("heads-interleaved",),
+          broken=ops(attention=old.interleaved_heads), tensor="v_cont-0"),
+    Fault("value-bias-missing", "no bias of V", ("attn_v-bias-missing",), broken=no_bias("attn_v"), tensor="Vcur-0[1]"),
+    Fault("key-bias-missing", "no bias of K, which softmax hides", ("attn_k-bias-missing",), broken=no_bias("attn_k"),
+          tensor="Kcur-0[1]"),
+    Fault("output-bias-missing", "no bias behind attention", ("attn_output-bias-missing",), broken=no_bias("attn_output"),
+          tensor="kqv_out-0[1]"),
+    Fault("ffn-bias-missing", "no bias of ffn_down", ("ffn_down-bias-missing",), broken=no_bias("ffn_down"),
+          tensor="ffn_out-0"),
+    Fault("position-off", "positions from 1", ("position+1",), tensor="inp_embd",
+          broken=batch(lambda b: replace(b, pos=b.pos + 1))),
+    Fault("position-roberta", "positions from 2, as in RoBERTa", ("position+2",), tensor="inp_embd",
+          broken=batch(lambda b: replace(b, pos=b.pos + 2))),
+    Fault("segment-1", "segment 1", ("segment-1",), broken=ops(get_rows=old.segment_1), tensor="inp_embd"),
+    Fault("segment-missing", "no segment vector", ("segment-missing",), broken=weights(lambda w: replace(w, token_types=None)),
+          tensor="inp_embd"),
+    Fault("last-layer-missing", "range(n_layer - 1)", ("last-layer-missing",), broken=layer(slice(0, -1))),
+    Fault("first-layer-missing", "layers from 1", ("first-layer-missing",), broken=layer(slice(1, None))),
+    Fault("weights-F16", "the file as F16", ("weights-F16",), broken=stored("F16")),
+    Fault("weights-Q8_0", "the file as Q8_0", ("weights-Q8_0",), broken=stored("Q8_0")),
+    Fault("weights-Q4_0", "the file as Q4_0", ("weights-Q4_0",), broken=stored("Q4_0")),
+    Fault("weights-Q4_K_M", "the file as Q4_K_M", ("weights-Q4_K_M",), broken=stored("Q4_K_M")),
+    Fault("half-inputs", "matrices in float16", ("inputs-float16", "hidden-float16"),
+          broken=ops(linear=lambda true, x, *rest: true.linear(half(x), *rest))),
+    # pooling
+    Fault("pooling-cls", "the first token", ("pooling-cls",), broken=hparams(pooling="cls")),
+    Fault("pooling-max", "max pooling", ("pooling-max",), wire=pooled_rows(lambda h, i: h.max(axis=0))),
+    Fault("pooling-last", "the last token", ("pooling-last",), wire=pooled_rows(lambda h, i: h[-1])),
+    Fault("mean-without-specials", "the mean of word tokens", ("pooling-mean-without-specials",),
+          wire=pooled_rows(lambda h, i: h[[n for n, t in enumerate(i) if t not in (101, 102)] or slice(None)].mean(axis=0))),
+    Fault("summed", "the sum, not the mean", ("scaled-sum",), wire=summed),
+    # the wire
+    Fault("scaled", "everything times 0.5", ("scaled", "scaled-unit"), wire=answers(lambda v: v * 0.5)),
+    Fault("taxicab", "the wrong norm", ("scaled-taxicab",), wire=taxicab),
+    Fault("not-normalised", "raw vectors where the server is to normalise", ("raw",), wire=answers(lambda v: v, normalize=-1)),
+    Fault("cut-after-norm", "128 dimensions, not normalised again", ("dimension-cut",), wire=answers(lambda v: v[:128])),
+    Fault("reversed", "answers in reverse", ("order-reversed",), wire=shuffled(lambda items: range(len(items))[::-1])),
+    Fault("sorted", "answers sorted by length", ("order-by-length",),
+          wire=shuffled(lambda items: sorted(range(len(items)), key=lambda i: len(str(items[i])))),),
+    Fault("one-behind", "each answer is the last question's", ("stale",), wire=one_behind),
+    Fault("cached", "the first answer for ever", ("order-same",), wire=once_cached),
+    Fault("accumulating", "a buffer never cleared", ("state",), wire=drifting),
+    Fault("batch-padding", "padding of a batch attended", ("padding-attended",), wire=padded_batch(False)),
+    Fault("batch-padding-pooled", "and pooled", ("padding-pooled",), wire=padded_batch(True)),
+    Fault("across-texts", "no walls between texts of a batch", ("across-texts",), broken=ops(attention=old.across_texts)),
+    Fault("positions-in-batch", "positions counted through the batch", ("positions-in-batch",), model="minilm-512",
+          broken=batch(lambda b: replace(b, pos=np.minimum(np.arange(len(b.ids)), 511)))),
+    Fault("sigmoid", "a sigmoid over the vector", ("sigmoid",), wire=answers(
+        lambda v: 1 / (1 + np.exp(-v.astype(np.float64))), normalize=-1)),
+    Fault("int8", "8-bit vectors", ("vector-int8",), wire=answers(lambda v: np.rint(v / np.abs(v).max() * 127), normalize=-1)),
+    Fault("byte-order", "floats with the bytes of another machine", ("vector-byte-order",),
+          wire=answers(lambda v: np.nan_to_num(v.byteswap(), posinf=0, neginf=0))),
+    Fault("negated", "the sign turned", ("vector-negated",), wire=answers(lambda v: -v)),
+    # two at once
+    Fault("cls-and-sep", "the first token, and no [SEP]", ("no-eos + pooling-cls",), broken=hparams(pooling="cls"),
+          wire=ids(lambda i: i[:-1])),
+    Fault("prefix-and-scale", "a prefix, and lengths of 2", ("prefix 'passage: ' + scaled-unit",),
+          wire=lambda e, items: [2 * v for v in e.true(["passage: " + t for t in items])]),
+    # a decoder with queries and keys normalised, and RoPE
+    Fault("qwen3-bidirectional", "no causal mask", ("bidirectional",), model="qwen3",
+          broken=mask(lambda m: replace(m, causal=False)), tensor="kq_soft_max-0"),
+    Fault("qwen3-rope-pairs", "neighbours turned together", ("rope-pairs",), model="qwen3", tensor="Qcur-0[1]",
+          broken=rope(lambda r: replace(r, pairs="norm"))),
+    Fault("qwen3-rope-base", "another base", ("rope-base-1e+06",), model="qwen3", tensor="Qcur-0[1]",
+          broken=rope(lambda r: replace(r, freq_base=1e6))),
+    Fault("qwen3-no-rope", "no RoPE", ("rope-missing",), model="qwen3", tensor="Qcur-0[1]",
+          broken=ops(rope=lambda true, x, pos, how: x)),
+    Fault("qwen3-rope-scaled", "positions over 4", ("rope-scaled-4",), model="qwen3", tensor="Qcur-0[1]",
+          broken=rope(lambda r: replace(r, freq_scale=0.25))),
+    Fault("qwen3-qk-norm", "no norms of queries and keys", ("qk-norm-missing",), model="qwen3", tensor="Qcur_normed-0",
+          broken=ops(rms_norm=skip_qk_norm)),
+    Fault("qwen3-qk-norm-last", "RoPE before the norms", ("qk-norm-after-rope",), model="qwen3", tensor="Qcur_normed-0",
+          broken=qk_norm_last()),
+    Fault("qwen3-gate", "gate and up exchanged", ("gate-order",), model="qwen3", tensor="ffn_swiglu-0",
+          broken=ops(swiglu=lambda true, gate, up: true.swiglu(up, gate))),
+    Fault("qwen3-gelu", "GELU on the gate", ("gelu",), model="qwen3", tensor="ffn_swiglu-0",
+          broken=ops(swiglu=lambda true, gate, up: true.geglu(gate, up))),
+    Fault("qwen3-heads", "heads of keys repeated in turn", ("kv-heads-tiled",), model="qwen3", tensor="kq-0",
+          broken=ops(attention=repeat_heads)),
+    Fault("qwen3-mean", "mean pooling", ("pooling-mean",), model="qwen3", broken=hparams(pooling="mean")),
+    Fault("qwen3-layer-norm", "LayerNorm in RMSNorm's place", ("layer-for-rms",), model="qwen3", tensor="norm-0",
+          broken=ops(rms_norm=with_mean)),
+    # a decoder with a window
+    Fault("gemma3-one-plus", "1 + w once more", ("norm-one-plus",), model="gemma3", broken=ops(rms_norm=one_plus),
+          tensor="attn_norm-0"),
+    Fault("gemma3-window", "a window one too wide", ("window+1",), model="gemma3", tensor="kq_soft_max-0",
+          broken=mask(lambda m: replace(m, window=m.window + 1) if m.window else m)),
+    Fault("gemma3-no-window", "no window", ("window-missing",), model="gemma3", tensor="kq_soft_max-0",
+          broken=mask(lambda m: replace(m, window=0))),
+    Fault("gemma3-embedding-scale", "embeddings not scaled", ("embedding-scale",), model="gemma3", tensor="embd",
+          broken=table("token_embd", lambda x: (x / math.sqrt(x.shape[1])).astype(x.dtype))),
+    Fault("gemma3-silu", "SiLU on the gate", ("silu",), model="gemma3", tensor="ffn_geglu-0",
+          broken=ops(geglu=lambda true, gate, up: true.swiglu(gate, up))),
+    # what no hypothesis is about: the right answer is `unexplained`, at the right tensor
+    Fault("unlisted-bias-swap", "biases of Q and K exchanged", ("unexplained",), broken=blocks(swap_bias), tensor="Qcur-0[1]",
+          unlisted=True),
+    Fault("unlisted-channel", "one channel of every product lost", ("unexplained",), broken=ops(linear=noisy),
+          tensor="Qcur-0", unlisted=True),
+)
+# fmt: on
+SAMPLE = (  # what the fast tier runs: every stage once
+    "prompt-added", "sep-missing", "truncated-64", "gelu-erf", "scale-missing", "key-bias-missing", "pooling-cls", "scaled",
+    "cut-after-norm", "reversed", "batch-padding", "qwen3-rope-pairs", "gemma3-window",
+)  # fmt: skip

@@ -1,0 +1,171 @@
+"""`refembed explain`: the journey of one text through a model, for learners."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from typing import Any
+
+import click
+import numpy as np
+
+from refembed.cli.models import open_embedder, spell_model
+from refembed.cli.options import (
+    TextCommand,
+    file_option,
+    json_option,
+    lora_option,
+    model_option,
+    numerics_options,
+    pooling_option,
+    quiet_option,
+    truncate_option,
+)
+from refembed.cli.show import escape, note, print_json, table
+from refembed.cli.texts import Texts
+from refembed.explain.journey import FIRST, Journey, Step, explain, normalised
+from refembed.explain.words import as_object, spell_numbers, spell_parts, spell_shape
+from refembed.similarity import cosine
+
+EPILOG = """\b
+Examples:
+  refembed explain "Hello, world!"
+  refembed explain "Hello, world!" --layer -1 --token 2
+  refembed explain "a cat" "a dog" "a car" --html page.html
+  refembed explain -m qwen3.gguf --pooling last "Hello, world!"
+
+Every number is the model's own. The first text is followed step by step; further ones are compared with it.
+"""
+
+SHOWN_PARTS = 24  # of a tokenizer's stage
+SHOWN_TOKENS = 60  # of the table of shares
+
+
+@click.command("explain", cls=TextCommand, epilog=EPILOG)
+@click.argument("text", nargs=-1, metavar="TEXT...")
+@file_option
+@model_option
+@click.option("--html", metavar="FILE", help="Write an illustrated page that stands alone: no network, one file.")
+@click.option(
+    "--layer", type=int, default=0, show_default=True, metavar="N", help="Show layer N in full; -1: the last."
+)
+@click.option("--head", type=int, metavar="N", help="--html: the head that the map of attention shows first.")
+@click.option(
+    "--token", type=int, metavar="N", help="Whose numbers are shown.  [default: the first that is not special]"
+)
+@pooling_option
+@numerics_options
+@lora_option
+@truncate_option
+@json_option
+@quiet_option
+def command(
+    text: tuple[str, ...], file: str | None, model: str, html: str | None, layer: int, head: int | None,
+    token: int | None, pooling: str, numerics: dict[str, Any], lora: tuple[str, ...], truncate: bool, as_json: bool,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Show how TEXT becomes a vector: characters, tokens, each step of a layer, pooling, normalisation.
+
+    Each step has its formula, where it comes from (paper, GGUF tensors and keys), its shape and a few real numbers.
+    """
+    texts = list(Texts(text, file))
+    embedder = open_embedder(model, numerics, lora)
+    if head is not None and not 0 <= head < embedder.info.n_head:
+        raise click.UsageError(f"--head {head}: the model has heads 0 to {embedder.info.n_head - 1}.")
+    journey = explain(embedder, texts, pooling=pooling, layer=layer, token=token, truncate=truncate)
+    note(spell_model(model, embedder.info), quiet=quiet)
+    if html:
+        from refembed.explain.page import journey_page
+        from refembed.html.page import write_page
+
+        path = write_page(html, journey_page(journey, head))
+        note(f"page written to {path}", quiet=quiet)
+    if as_json:
+        print_json(as_object(journey))
+    elif not html:
+        show(journey)
+
+
+def show(j: Journey) -> None:
+    """The journey as text."""
+    heading(1, "From characters to token ids", j.tokenizer)
+    for stage in j.stages:
+        parts = [escape(p) for p in spell_parts(stage, j.special)]
+        more = f" ... ({len(parts)} in all)" if len(parts) > SHOWN_PARTS else ""
+        line("  " + stage.name, " | ".join(parts[:SHOWN_PARTS]) + more or "(nothing)", stage.rule)
+    heading(2, "From ids to vectors", f"each id picks a row; T is {j.n_tokens}")
+    steps(j.before)
+    heading(3, f"Layer {j.layer} of {len(j.layers)}, step by step", "tokens look at each other, then each on its own")
+    steps(j.inside)
+    heading(4, "Through all layers", "entropy: how widely tokens look, 0 is at one token")
+    heads = [">layer", ">mean |x|", ">cos(out, in)", ">entropy, bits", ">to itself", ">to the first token"]
+    table(heads, [layer_cells(x) for x in j.layers])
+    heading(5, "Pooling: " + j.pooling.title.lower(), f"{j.pooling.formula}    {j.pooling.source}  {j.pooling.reads}")
+    steps(j.behind)
+    shares(j)
+    unit = normalised(j)
+    if j.pooled is not None and unit is not None and len(unit) > 1:
+        heading(6, "Normalisation", "y = p / |p|,  |p| = sqrt(Σ p²)    llama.cpp's embd_normalize 2")
+        click.echo(f"  |p| {np.linalg.norm(j.pooled):.6g}   p {spell_numbers(j.pooled[:FIRST])} ...")
+        click.echo(f"  |y| {np.linalg.norm(unit):.6g}   y {spell_numbers(unit[:FIRST])} ...")
+    if j.vectors is not None:
+        heading(7, "Similarity", "cos(a, b) = a · b / (|a| |b|)")
+        n = len(j.vectors)
+        rows = [[str(i + 1), *(f"{float(cosine(a, b)):.3f}" for b in j.vectors), escape(j.texts[i], 60)]
+                for i, a in enumerate(j.vectors)]  # fmt: skip
+        table([">", *(f">{i + 1}" for i in range(n)), "text"], rows)
+    for remark in j.notes:
+        click.echo(f"\nNote: {remark}")
+
+
+def shares(j: Journey) -> None:
+    """The shares of the tokens in the vector."""
+    if j.shares is None:
+        return
+    click.echo("\n  share of each token in the vector, q[t] · p / |p|²; they add up to 1")
+    order = list(range(j.n_tokens))
+    if j.n_tokens > SHOWN_TOKENS:
+        order = sorted(np.argsort(-np.abs(j.shares), kind="stable")[:SHOWN_TOKENS].tolist())
+        click.echo(f"  the {SHOWN_TOKENS} largest of {j.n_tokens}")
+    table([">place", "token", ">share"], [(str(i), escape(j.pieces[i]), f"{j.shares[i]:.4f}") for i in order])
+
+
+def heading(n: int, title: str, about: str) -> None:
+    """A part's title."""
+    click.echo(f"\n{n}. {title}" if n > 1 else f"{n}. {title}")
+    line("  ", about)
+
+
+def steps(found: list[Step]) -> None:
+    """Steps, four short lines each."""
+    for s in found:
+        more = " ..." if np.prod(s.shape) > FIRST else ""
+        click.echo(f"\n  {s.name}  {spell_shape(s.shape)}  {s.title}".rstrip())
+        if s.formula:
+            line("    ", s.formula)
+        click.echo(f"    {escape(s.whose)}: {spell_numbers(s.numbers)}{more}")
+        if origin := "; ".join(x for x in (s.source, s.reads) if x):
+            line("    ", origin)
+
+
+def line(label: str, text: str, rule: str = "") -> None:
+    """Text behind a label, folded to the terminal's width; a rule on a line of its own."""
+    width = max(shutil.get_terminal_size().columns, 60)
+    indent = " " * (len(label) if not label.strip() else 18)
+    begin = label if not label.strip() else f"{label:16}  "
+    click.echo(
+        textwrap.fill(text, width, initial_indent=begin, subsequent_indent=indent, break_on_hyphens=False) or begin
+    )
+    if rule:
+        click.echo(textwrap.fill(f"({rule})", width, initial_indent=indent, subsequent_indent=indent + " "))
+
+
+def layer_cells(x: Any) -> list[str]:
+    """A layer's row."""
+    rest = ((x.entropy, ".2f"), (x.to_self, ".1%"), (x.to_first, ".1%"))
+    return [
+        str(x.layer),
+        f"{x.norm:.4g}",
+        f"{x.kept:.4f}",
+        *("-" if v is None else format(v, form) for v, form in rest),
+    ]

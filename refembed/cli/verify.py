@@ -1,0 +1,135 @@
+"""`refembed verify`: is this engine right, and if not, where does it go wrong first, and why?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from refembed.cli.options import json_option, quiet_option
+from refembed.cli.show import decode, is_terminal, note, print_json
+from refembed.cli.texts import Texts
+from refembed.errors import RequestError
+
+EPILOG = """\b
+Examples:
+  refembed verify minilm --against llamacpp
+  refembed verify model.gguf --against http://localhost:8080 --texts texts.txt
+  refembed verify minilm --against ./all-MiniLM-L6-v2
+  refembed verify minilm --against run.npz
+  refembed verify minilm --against mymodule:embed --json
+
+\b
+--against  what it stands for
+  llamacpp           live llama.cpp, from the wheel xllamacpp
+  http://...         llama-server, Ollama, TEI, or anything with OpenAI's /v1/embeddings
+  FOLDER             sentence-transformers or transformers
+  FILE.onnx          ONNX Runtime
+  FILE.npz, .jsonl   a run or vectors that were recorded
+  module:function    a Python function: list of texts -> list of vectors
+
+\b
+exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 3 differs
+"""
+
+
+@click.command("verify", epilog=EPILOG)
+@click.argument("model", metavar="MODEL")
+@click.option("--against", required=True, metavar="ENGINE", help="What to compare with; see below.")
+@click.option("--texts", metavar="FILE", help="Texts to compare on, one a line; - is standard input.  [default: built in]")
+@click.option("--pooling", default="native", show_default=True, metavar="NAME", help="How the reference pools.")
+@click.option(
+    "--normalize",
+    type=click.Choice(["-1", "2"]),
+    default=None,
+    help="What the engine is to do to lengths: 2 normalise, -1 leave alone.  [default: either; a server normalises]",
+)
+@click.option("--flash-attn/--no-flash-attn", default=None, help="llamacpp: with flash attention.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="llamacpp: threads.")
+@click.option("--batched/--single", default=None, help="llamacpp: all texts in one call, or one text a call.")
+@click.option("--batch", type=click.IntRange(1), default=None, help="Servers: texts in one request.")
+@click.option("--model-name", default=None, metavar="NAME", help="Servers: what to send as `model`.")
+@click.option("--api-key", default=None, metavar="KEY", help="Servers: sent as bearer token.")
+@click.option("--trace/--no-trace", default=True, show_default=True, help="Compare tensors where the engine shows them.")
+@click.option("--html", metavar="FILE", help="Write a report as one HTML file.")
+@json_option
+@quiet_option
+def command(
+    model: str, against: str, texts: str | None, pooling: str, normalize: str | None, trace: bool, html: str | None,
+    as_json: bool, quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Compare an engine with the reference that MODEL is, and say what differs and why.
+
+    MODEL is a GGUF file or the name of a model. The bounds are the noise floor: how far sound arithmetics are apart on
+    this model and these texts.
+    """
+    from refembed.hub import resolve
+    from refembed.verify.engines.base import open_engine
+    from refembed.verify.run import verify
+
+    items = [decode(t) for t in Texts((), texts)] if texts else None
+    target = Path(html) if html else None
+    if target is not None and not target.absolute().parent.is_dir():
+        raise RequestError(f"{html}: there is no such folder", hint="--html takes a file to write")
+    path = Path(resolve(model))
+    engine = open_engine(against, path, **chosen(against, pooling, options))
+    try:
+        verdict = verify(
+            path,
+            engine,
+            items,
+            pooling=pooling,
+            normalize=None if normalize is None else int(normalize),
+            trace=trace,
+            progress=lambda message: note(f"{message} ...", quiet=quiet or as_json),
+        )
+        if target is not None:
+            write_html(target, verdict, engine, path, pooling)
+            note(f"wrote {target}", quiet=quiet)
+    finally:
+        engine.close()
+    if as_json:
+        print_json(verdict.as_dict())
+    else:
+        show(verdict)
+    click.get_current_context().exit(verdict.exit_code)
+
+
+def chosen(against: str, pooling: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options that were given, for the engine to take or to refuse; llama.cpp pools as the reference does."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if against.lower() in ("llamacpp", "llama.cpp"):
+        given["pooling"] = pooling
+    return given
+
+
+def show(verdict: Any) -> None:
+    """The report: coloured on a terminal, plain text elsewhere."""
+    import sys
+
+    from refembed.verify.report import footer, paragraph, tables, text_report
+
+    if not is_terminal(sys.stdout):
+        click.echo(text_report(verdict))
+        return
+    from refembed.cli.show import rich_table
+
+    colour = {"identical": "green", "within rounding": "green", "differs": "red", "unexplained": "yellow"}[verdict.kind]
+    word, rest = paragraph(verdict).split(":", 1)
+    click.echo(click.style(word, fg=colour, bold=True) + ":" + rest)
+    for title, heads, rows in tables(verdict):
+        click.echo("\n" + click.style(title, bold=True))
+        names, right = [h.removeprefix(">") for h in heads], [h.startswith(">") for h in heads]
+        rich_table(names, right, rows, alarming="")
+    click.echo("")
+    for line in footer(verdict):
+        click.echo(line)
+
+
+def write_html(target: Path, verdict: Any, engine: Any, model: Path, pooling: str) -> None:
+    """Hand the findings to the report's writer."""
+    from refembed.verify.html_data import report_data
+    from refembed.verify.html_report import write_report
+
+    write_report(target, report_data(verdict, engine, model, pooling))

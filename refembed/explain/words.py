@@ -1,0 +1,60 @@
+"""Spelling of what a journey holds: for the terminal, for JSON, and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from refembed.explain.journey import Journey, Step
+from refembed.tokenizer.explain import Stage
+
+
+def spell_parts(stage: Stage, special: Mapping[int, bytes]) -> list[str]:
+    """The parts of a stage: texts, special tokens by their names; ids as numbers."""
+    if stage.name == "ids":
+        return [str(p) for p in stage.parts]
+    return [(p if isinstance(p, bytes) else special.get(p, b"?")).decode("utf-8", "replace") for p in stage.parts]
+
+
+def spell_shape(shape: Sequence[int]) -> str:
+    """(3, 32), as NumPy has it."""
+    return f"({', '.join(map(str, shape))})"
+
+
+def spell_numbers(numbers: Iterable[float]) -> str:
+    """Numbers in four digits."""
+    return " ".join(f"{v:.4g}" for v in numbers)
+
+
+def as_object(j: Journey) -> dict[str, Any]:
+    """A journey as JSON."""
+    return {
+        "text": j.text,
+        "model": j.about,
+        "stages": [{"name": s.name, "parts": spell_parts(s, j.special), "rule": s.rule} for s in j.stages],
+        "ids": j.ids,
+        "pieces": j.pieces,
+        "layer": j.layer,
+        "token": j.token,
+        "steps": {
+            "before": list(map(step_object, j.before)),
+            "layer": list(map(step_object, j.inside)),
+            "behind": list(map(step_object, j.behind)),
+        },
+        "layers": [vars(x) for x in j.layers],
+        "pooling": {"title": j.pooling.title, "formula": j.pooling.formula, "reads": j.pooling.reads},
+        "pooled": None if j.pooled is None else j.pooled.tolist(),
+        "shares": None if j.shares is None else j.shares.tolist(),
+        "vector": j.vector.tolist(),
+        "texts": j.texts,
+        "vectors": None if j.vectors is None else j.vectors.tolist(),
+        "notes": j.notes,
+    }
+
+
+def step_object(s: Step) -> dict[str, Any]:
+    """A step as JSON."""
+    return {
+        "name": s.name, "shape": list(s.shape), "numbers": list(s.numbers), "of": s.whose, "title": s.title,
+        "formula": s.formula, "source": s.source, "reads": s.reads,
+    }  # fmt: skip

@@ -1,0 +1,146 @@
+"""The process: sockets, the loop, loading the model meanwhile, and a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from refembed.errors import EngineError
+from refembed.server.app import App
+from refembed.server.state import Settings, State
+
+if TYPE_CHECKING:
+    from refembed.embedder import Embedder
+
+log = logging.getLogger("refembed.server")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; SIGTERM and SIGINT end it with exit code 0, after the requests that are under way."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Note the signals instead of letting them end the process. A second one does not wait any longer."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """The first signal ends politely, the second at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def serve(
+    settings: Settings,
+    load: Callable[[], Embedder],
+    hosts: Sequence[str] = ("127.0.0.1",),
+    port: int = 8080,
+    *,
+    warmup: bool = True,
+    ssl_key: str | None = None,
+    ssl_cert: str | None = None,
+    announce: Callable[[str], object] = log.info,
+) -> None:
+    """Listen, load the model, answer until SIGTERM or SIGINT.
+
+    load      makes the Embedder; meanwhile requests are answered 503
+    hosts     addresses, or paths of Unix sockets that end in .sock
+    port      0: any free one
+    announce  is told each address, and when the model is ready
+
+    EngineError where an address cannot be had; whatever `load` raises.
+    """
+    sockets = [listener(host, port) for host in hosts]
+    state = State(settings)
+    config = uvicorn.Config(
+        App(state), lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=5,
+        ssl_keyfile=ssl_key, ssl_certfile=ssl_cert, backlog=512,
+    )  # fmt: skip
+    server = Server(config)
+    for s in sockets:
+        announce(f"listening on {address(s, bool(ssl_key))}")
+    try:
+        asyncio.run(run(server, sockets, state, load, warmup, announce))
+    finally:
+        state.close()
+        for s in sockets:
+            if s.family == getattr(socket, "AF_UNIX", None):
+                Path(s.getsockname()).unlink(missing_ok=True)
+            s.close()
+
+
+async def run(
+    server: Server,
+    sockets: list[socket.socket],
+    state: State,
+    load: Callable[[], Embedder],
+    warmup: bool,
+    announce: Callable[[str], object],
+) -> None:
+    """Serve, and load in a thread of its own; a model that cannot be loaded ends the server."""
+
+    def prepare() -> None:
+        embedder = load()
+        if warmup:  # compiles what is compiled on first use
+            embedder.vectors([[0, 0]], "none")
+        state.ready(embedder)
+
+    async def loading() -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, prepare)
+            announce("the model is loaded")
+        finally:
+            if not state.loaded:
+                server.should_exit = True
+
+    task = asyncio.ensure_future(loading())
+    await server.serve(sockets=sockets)
+    if task.done():
+        task.result()  # raises what loading raised
+    else:
+        task.cancel()
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """A socket that listens. EngineError where the address cannot be had."""
+    try:
+        if host.endswith(".sock"):
+            s = socket.socket(socket.AF_UNIX)
+            Path(host).unlink(missing_ok=True)
+            s.bind(host)
+        else:
+            family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            s = socket.socket(family)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind(where)
+        s.listen(512)
+    except OSError as e:
+        hint = "is another server running? --port 0 takes any free port"
+        raise EngineError(f"cannot listen on {host}, port {port}: {e.strerror or e}", hint=hint) from None
+    s.set_inheritable(False)
+    return s
+
+
+def address(s: socket.socket, tls: bool) -> str:
+    """As a client would write it."""
+    name = s.getsockname()
+    if isinstance(name, str):
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"{'https' if tls else 'http'}://{host}:{name[1]}"

@@ -1,0 +1,132 @@
+"""A verdict as people read it: the word first, one paragraph, then the tables it stands on. Plain text, any width."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from refembed.verify.verdict import TextRow, Verdict
+
+WIDTH = 100
+ROWS = 24  # of a table; texts that differ come first
+HELP = {
+    "identical": "Every vector is the reference's, bit for bit.",
+    "within rounding": "What differs is what sound arithmetics differ by.",
+    "differs": "It computes something else, and this is what:",
+    "unexplained": "It computes something else, and no hypothesis says what.",
+}
+Table = tuple[str, list[str], list[list[str]]]  # title, heads (">" set flush right), rows
+
+
+def paragraph(v: Verdict) -> str:
+    """The verdict in one paragraph of sentences."""
+    facts, e = v.evidence.facts, v.evidence
+    who = f"{facts.get('engine', 'the engine')} on {facts.get('name') or facts.get('model', 'this model')}"
+    said = [f"{v.kind.upper()}: {who}. {HELP[v.kind]}"]
+    if v.cause:
+        said.append(f"{v.cause[0].upper()}{v.cause[1:]}.")
+    if v.tie:
+        said.append("These texts cannot tell the two apart." if len(v.causes) == 2 else "These texts cannot tell them apart.")
+    left = v.causes[0].left if v.causes else None
+    worst = max(e.texts, key=lambda t: t.distance / t.bound, default=None)
+    if worst is not None:
+        wrong = sum(not t.agrees for t in e.texts)
+        said.append(
+            f"{wrong} of {len(e.texts)} texts are beyond the noise floor; the worst is {worst.distance:.2g} away (1 - cos), "
+            f"where rounding makes {worst.bound:.2g} at most."
+        )
+        if left is not None and wrong and not v.causes[0].by_size:
+            said.append(f"With the reference changed so, {left:.2g} is left.")
+    if v.first_wrong_tensor:
+        said.append(f"The first wrong tensor is {v.first_wrong_tensor}.")
+    return " ".join(said)
+
+
+def tables(v: Verdict) -> Iterator[Table]:
+    """The evidence, a table at a time."""
+    e = v.evidence
+    if e.ids:
+        rows = [[shown(t), first_apart(ours, theirs)] for t, ours, theirs in e.ids[:ROWS]]
+        yield "tokens that differ", ["text", "where"], rows
+    order = sorted(e.texts, key=lambda t: -t.distance / t.bound)
+    if order:
+        heads = ["text", ">tokens", ">1-cos", ">bound", ">length", ">ulps", ">largest", "nearest", ""]
+        yield "texts", heads, [text_cells(t) for t in order[:ROWS]]
+    if e.tensors:
+        yield f"tensors of {shown(e.traced)}", ["tensor", "operation", ">local", ">bound", ">propagated", ""], tensor_rows(v)
+    if e.trials:
+        rows = [[id, f"{left:.2g}"] for id, left in e.trials]
+        yield f"what helped most, of {e.tried} hypotheses and pairs", ["hypothesis", ">1-cos left"], rows
+
+
+def text_cells(t: TextRow) -> list[str]:
+    """One text."""
+    d = t.difference
+    ulps, largest = (str(d.max_ulps), f"{d.max_abs:.2g}") if d else ("-", "-")
+    return [
+        shown(t.text), str(t.tokens), f"{t.distance:.2g}", f"{t.bound:.2g}", f"{t.length:.4g}", ulps, largest, t.nearest,
+        "" if t.agrees else "beyond",
+    ]  # fmt: skip
+
+
+def tensor_rows(v: Verdict) -> list[list[str]]:
+    """The tensors around the first wrong one, or the nearest to their bounds."""
+    rows = list(v.evidence.tensors)
+    at = next((i for i, r in enumerate(rows) if str(r) == v.first_wrong_tensor), None)
+    worst = sorted(rows, key=lambda r: -r.local / r.bound)[:8]
+    chosen = rows[max(0, at - 3) : at + 6] if at is not None else [r for r in rows if any(r is w for w in worst)]
+    return [
+        [str(r), r.op or "-", f"{r.local:.2g}", f"{r.bound:.2g}", f"{r.propagated:.2g}",
+         "first wrong" if str(r) == v.first_wrong_tensor else "beyond" if r.wrong else ""]
+        for r in chosen
+    ]  # fmt: skip
+
+
+def first_apart(ours: Sequence[int], theirs: Sequence[int]) -> str:
+    """Where two lists of ids part."""
+    at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    tail = lambda ids: " ".join(map(str, ids[at : at + 4])) or "(end)"  # noqa: E731
+    return f"token {at}: ours {tail(ours)}, theirs {tail(theirs)} ({len(ours)} and {len(theirs)} in all)"
+
+
+def shown(text: str, limit: int = 34) -> str:
+    """A text on one line, cut short."""
+    flat = "".join(c if c.isprintable() else " " for c in text)
+    return repr(flat if len(flat) <= limit else flat[: limit - 3] + "...")
+
+
+def footer(v: Verdict) -> list[str]:
+    """What was compared, how bounds came about, and remarks."""
+    facts, f = v.evidence.facts, v.noise_floor
+    lines = [f"note: {r}" for r in v.evidence.remarks]
+    if v.evidence.length:
+        lines.append(f"lengths: the engine {v.evidence.length}")
+    lines.append(
+        f"noise floor: 1 - cos between exact, fast and ggml arithmetic is {f['spread_median']:.2g} for half of these texts, "
+        f"{f['spread_worst']:.2g} for the worst; llama.cpp's builds differ by up to {f['builds']:.2g} for such weights"
+    )
+    if facts:
+        types = ", ".join(f"{n} {t}" for t, n in facts["quant_types"].items())
+        lines.append(f"model: {facts['model']} ({facts['architecture']}; {types}); pooling {facts['pooling']}")
+        lines.append(f"refembed {facts['refembed']}, {facts['texts']} texts, {facts['tokens']} tokens")
+    return lines
+
+
+def text_report(v: Verdict) -> str:
+    """All of it as plain text."""
+    parts = [textwrap.fill(paragraph(v), WIDTH)]
+    for title, heads, rows in tables(v):
+        parts.append("\n".join([title, *aligned(heads, rows)]))
+    parts.append("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False) for line in footer(v)))
+    return "\n\n".join(parts)
+
+
+def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns two spaces apart."""
+    right, heads = [h.startswith(">") for h in heads], [h.removeprefix(">") for h in heads]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    lines = []
+    for row in (heads, *rows):
+        cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        lines.append("  " + "  ".join(cells).rstrip())
+    return lines
