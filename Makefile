@@ -4,13 +4,14 @@
 # make conformance   the suite against live llama.cpp, with its report
 # make bench         speed beside the native engines
 # make test-slow     fuzzing and long sweeps, a quarter of an hour and more
+# make test-peers    against PyTorch, in a virtual environment of its own: gigabytes the first time
 # make vocabularies  real vocabularies against live llama.cpp, 20,000 texts each
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check conformance bench test-slow vocabularies clean
+.PHONY: demo test check conformance bench test-slow test-peers vocabularies clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -34,6 +35,14 @@ bench: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow --hypothesis-profile=ci
 
+test-peers: .venv-peers/.done
+	.venv-peers/bin/python -m pytest -m peers
+
+.venv-peers/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test,peers]"
+	touch $@
+
 vocabularies: $(VENV)/.test
 	$(BIN)/python -m conformance fetch vocabularies
 	$(BIN)/python -m conformance vocabularies --texts 20000
@@ -50,4 +59,4 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

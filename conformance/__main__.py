@@ -255,6 +255,20 @@ def vocabularies(patterns: tuple[str, ...], texts: int, seed: int) -> None:
 
 
 @main.command()
+@click.argument("patterns", nargs=-1)
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all numbers there.")
+@click.option("--write", is_flag=True, help="Add bounds that are missing, and make docs/architectures.md anew.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes that measure; default: one a core.")
+def architectures(patterns: tuple[str, ...], json_file: Path | None, write: bool, jobs: int | None) -> None:
+    """Hold every architecture and optional tensor against live llama.cpp; PATTERNS are `gemma3`, `*/reranker*`."""
+    from conformance.architectures_report import report
+
+    with opened("live") as asked:
+        where = environment(asked)
+    sys.exit(DIFFERS if report(patterns, json_file, write, jobs, where, today(), wide()) else 0)
+
+
+@main.command()
 @click.argument("what", nargs=-1, type=click.Choice(["models", "vocabularies"]))
 def fetch(what: tuple[str, ...]) -> None:
     """Make models and real vocabularies ready (one of them, if named), and check the files they are made from."""

@@ -3,27 +3,31 @@
 A variant is a row of architectures.json: a small model with random weights (`refembed.testing.synthetic`). llama.cpp
 runs it three ways, and refembed, through its public `Embedder`, in each numerics:
 
-    unaligned   tensors of a trace, on either side, that have no partner                            0
-    local       each operation on llama.cpp's own inputs     `exact`, `fast`: within the bound of its kind; `ggml`: 0 bits
-    whole       each tensor of the run as it is, max |ours - theirs| / max |theirs|                 within its bound
-    1 - cos     of the vector                                                         within its bound, and the floor
-    vectors     numbers that have other bits than llama.cpp's, with flash attention and without     `ggml`: 0
-    batch       numbers that have other bits in a batch: than alone (`exact`, `fast`), than llama.cpp's in the same
-                batch (`ggml`)                                                                      0
+    unaligned   0: tensors of a trace, on either side, that have no partner
+    local       each operation on llama.cpp's own inputs: `exact`, `fast` within the bound of its kind; `ggml` 0 bits
+    whole       each tensor of the run as it is, max |ours - theirs| / max |theirs|: within the bound of its kin
+    1 - cos     of the vector: within its bound, and the floor
+    vectors     `ggml` 0: numbers that have other bits than llama.cpp's, with flash attention and without
+    batch       0: numbers that have other bits in a batch than alone (`exact`, `fast`), or than llama.cpp's in the same
+                batch (`ggml`)
 
 The floor is llama.cpp's own: how far it is from itself on these very texts with flash attention, with weights
-interleaved, in a batch, with a cache of float32, and where its graph has GELU, which it looks up in a table of float16
-numbers, with weights of float16. Nothing of refembed is in it; the rule is that of refembed/verify/floor.py.
+interleaved, in a batch, with a cache of float32; with quantised weights, on the same ones in float32; where its graph
+has GELU, which it looks up in a table of float16 numbers, with weights of float16. Nothing of refembed is in it; the
+rule is that of refembed/verify/floor.py.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -34,17 +38,17 @@ from conformance import FOLDER
 from conformance.bounds import Bound, Bounds, bound_for, load_bounds
 from refembed import Embedder
 from refembed.arrays import F32
-from refembed.errors import RequestError
+from refembed.errors import RefembedError, RequestError
+from refembed.gguf import GGUFWriter, StringArray, open_gguf
 from refembed.heads import pooled
 from refembed.model import ARCHITECTURES
 from refembed.model.batch import pack
 from refembed.model.trace import Recorder, Trace
 from refembed.testing.synthetic import synthetic
 from refembed.verify.align import align, without_empty_cells
-from refembed.verify.compare import compare
 from refembed.verify.engines.llamacpp import LlamaCpp
 from refembed.verify.floor import BOUND, BUILDS, LEAST, OTHER_TYPES, distance
-from refembed.verify.replay import LocalDifference, replay
+from refembed.verify.replay import LocalDifference, ReplayTap
 
 DATA, BOUNDS = FOLDER / "architectures.json", FOLDER / "architectures-bounds.toml"
 NUMERICS = ("exact", "fast", "ggml")
@@ -118,6 +122,7 @@ class Row:
     batch: int = 0
     distance: float = 0.0  # 1 - cos, the worst text
     floor: float = 0.0  # up to which it is rounding
+    broke: str = ""  # why there is no number: an engine refused the file, or aborted
     failed: list[str] = field(default_factory=list)  # sentences
 
     @property
@@ -212,17 +217,37 @@ def measure(v: Variant, folder: Path) -> list[Row]:
     encoder = ARCHITECTURES[v.arch].TRAITS.encoder  # without a cache there is nothing to keep in float32
     wide = off if encoder else ask(path, v, v.traced, flash_attn=False, type_kv="f32")
     runs = [off, on, wide]
-    if v.type_name == "F32" and any(tap.op in GELU for trace in off.traces for tap in trace.taps):
+    if v.type_name != "F32":
+        runs.append(ask(decoded(path, folder / "float.gguf"), v, (), flash_attn=False))
+    elif any(tap.op in GELU for trace in off.traces for tap in trace.taps):
         runs.append(ask(v.write(folder / "half.gguf", type_name="F16"), v, (), flash_attn=False))
     floor = floor_of(v, runs)
     rows = [floating(v, path, numerics, wide, floor) for numerics in ("exact", "fast")]
     return [*rows, to_the_bit(v, path, off, on)]
 
 
+def decoded(path: Path, to: Path) -> Path:
+    """The same model with its weights in float32."""
+    f = open_gguf(path)
+    w = GGUFWriter(f.metadata.string("general.architecture"))
+    for key in f.metadata:
+        if key != "general.architecture":
+            value: Any = f.metadata[key]
+            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
+    for t in f.tensors.values():
+        w.add_tensor(t.name, t.dequantize(), t.shape, "F32")
+    return w.write(to)
+
+
+def apart(y: F32, x: F32) -> float:
+    """1 - cos of two vectors; of two scores half the square of how far they are."""
+    return distance(np.asarray(y, np.float64), np.asarray(x, np.float64))
+
+
 def floor_of(v: Variant, runs: Sequence[Theirs]) -> float:
     """How far llama.cpp is from itself: 1 - cos of the texts' worst; BOUND times that is rounding, for us as for it."""
-    spread = [distance(y, x) for a, b in combinations(runs, 2) for x, y in zip(a.alone, b.alone, strict=True)]
-    spread += [distance(y, r.alone[LENGTHS.index(n)]) for r in runs for n, y in zip(TOGETHER, r.together, strict=True)]
+    spread = [apart(y, x) for a, b in combinations(runs, 2) for x, y in zip(a.alone, b.alone, strict=True)]
+    spread += [apart(y, r.alone[LENGTHS.index(n)]) for r in runs for n, y in zip(TOGETHER, r.together, strict=True)]
     builds = BUILDS.get(v.type_name, OTHER_TYPES)
     return max(BOUND * max(*spread, builds / 10), LEAST)
 
@@ -234,7 +259,7 @@ def floating(v: Variant, path: Path, numerics: str, theirs: Theirs, floor: float
         for d in traced(e, v, trace, row):
             worse(row.local, kind_of(d, v), d.difference.rel_peak, place(d, trace))
     ours = alone(e, v, LENGTHS)
-    row.distance = max(distance(x, y) for x, y in zip(ours, theirs.alone, strict=True))
+    row.distance = max(apart(x, y) for x, y in zip(ours, theirs.alone, strict=True))
     batch = e.embed([some_ids(n) for n in TOGETHER], pooling=v.pooling, normalize=-1)
     row.batch = sum(unequal(x, ours[LENGTHS.index(n)]) for n, x in zip(TOGETHER, batch, strict=True))
     return row
@@ -265,16 +290,31 @@ def traced(e: Embedder, v: Variant, theirs: Trace, row: Row) -> list[LocalDiffer
     for p in found.pairs:
         x, tap = ours.taps[p.ours].array, cut.taps[p.theirs]
         y = tap.array if tap.array.size == x.size else theirs.taps[p.theirs].array  # `ggml` has the empty cells too
-        error = compare(y.reshape(x.shape), x).rel_peak if not any(o in p.name for o in ORDERS) else 0.0
-        if error > row.whole or not row.whole_at:
+        error = peak(x, y.reshape(x.shape)) if not any(o in p.name for o in ORDERS) else 0.0
+        if not error <= row.whole or not row.whole_at:
             row.whole, row.whole_at = error, f"{p.name}[{p.k}], {len(ids)} tokens"
-    return replay(lambda tap: e.trace(ids, pooling=v.pooling, tap=tap), theirs)
+    again = ReplayTap(ours, theirs, found)
+    e.trace(ids, pooling=v.pooling, tap=again)
+    return again.differences
+
+
+def peak(x: Any, y: Any) -> float:
+    """max |x - y| / max |y|, 0/0 is 0; infinite where anything is not finite."""
+    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    gap, most = float(np.abs(a - b).max(initial=0)), float(np.abs(b).max(initial=0))
+    return 0.0 if gap == 0 else gap / most if np.isfinite(gap) and most else math.inf
 
 
 def kind_of(d: LocalDifference, v: Variant) -> str:
-    """llama.cpp's operation, and of a product with a matrix that is not of float32 its type: `MUL_MAT Q8_0`."""
-    product = d.op.startswith("MUL_MAT") and not d.name.startswith("kq") and v.type_name != "F32"
-    return f"{d.op} {v.type_name}" if product else d.op
+    """llama.cpp's operation; of a product with weights that are not of float32, and of sums, their type as well.
+
+    `MUL_MAT Q8_0`. A sum's product may have no name of its own. A score is one number, of which sums may leave little:
+    `MUL_MAT of a head`.
+    """
+    if d.op == "MUL_MAT" and d.name.startswith("cls"):
+        return f"{d.op} of a head"
+    weights = d.op.startswith(("MUL_MAT", "ADD")) and d.name.split("-")[0] not in ("kq", "kqv")
+    return f"{d.op} {v.type_name}" if weights and v.type_name != "F32" else d.op
 
 
 def place(d: LocalDifference, theirs: Trace) -> str:
@@ -298,7 +338,7 @@ def unequal(x: Any, y: Any) -> int:
 
 def errors_of(row: Row) -> Iterator[tuple[str, str, float, str]]:
     """What is held to a measured bound: table, row, value and place."""
-    if row.numerics == "ggml":
+    if row.numerics == "ggml" or row.broke:
         return
     for kind, (error, at) in row.local.items():
         yield f"architectures.local.{row.numerics}", kind, error, f"{row.arch}/{row.variant}: {at}"
@@ -308,6 +348,9 @@ def errors_of(row: Row) -> Iterator[tuple[str, str, float, str]]:
 
 def judge(row: Row, bounds: Bounds) -> Row:
     """Fill in what fails."""
+    if row.broke:
+        row.failed = [row.broke]
+        return row
     failed = [f"{name} has no partner" for name in row.unaligned] + [f"{at} has other bits" for at in row.wrong]
     failed += [f"{row.vectors} numbers of vectors have other bits"] if row.vectors else []
     failed += [f"{row.batch} numbers change with the batch"] if row.batch else []
@@ -342,8 +385,21 @@ def load_own_bounds() -> Bounds:
     return load_bounds(BOUNDS)
 
 
-def run(variants: Sequence[Variant], bounds: Bounds) -> Iterator[list[Row]]:
-    """The rows of each variant, judged."""
-    for v in variants:
-        with TemporaryDirectory(prefix="refembed-") as folder:
-            yield [judge(row, bounds) for row in measure(v, Path(folder))]
+def run(variants: Sequence[Variant], bounds: Bounds, jobs: int = 1) -> Iterator[list[Row]]:
+    """The rows of each variant, judged, in order. jobs: processes that measure."""
+    if jobs == 1:
+        found = map(measure_alone, variants)
+        yield from ([judge(row, bounds) for row in rows] for rows in found)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        for rows in pool.map(measure_alone, variants):
+            yield [judge(row, bounds) for row in rows]
+
+
+def measure_alone(v: Variant) -> list[Row]:
+    """`measure`, in a folder of its own; where an engine gives up, rows that say so."""
+    with TemporaryDirectory(prefix="refembed-") as folder:
+        try:
+            return measure(v, Path(folder))
+        except RefembedError as e:
+            return [Row(v.arch, v.name, v.kin, numerics, broke=str(e)) for numerics in NUMERICS]

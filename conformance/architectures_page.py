@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from conformance import FOLDER
-from conformance.architectures import Row, Variant, load_data, load_variants, some_ids
+from conformance.architectures import LENGTHS, Row, Variant, load_data, load_variants
 from conformance.architectures_faults import planted
 from refembed.gguf import open_gguf
 from refembed.heads import pooled
@@ -43,7 +43,7 @@ An architecture is one flat file that reads like its paper's figure, `refembed/m
 tensor, against live llama.cpp (wheel xllamacpp {wheel}) on small models with random weights, in which every
 optional tensor is there once and once not:
 
-- `ggml`: **{bits} bits** of {tensors:,} tensors and of all vectors differ from llama.cpp's: each operation on llama.cpp's own
+- `ggml`: **{bits} bits** of {tensors:,} tensors and of all vectors differ from llama.cpp's: operations on its own
   inputs, whole runs with flash attention and without, with weights interleaved or not, texts alone and in a batch.
 - `exact` and `fast`: no tensor is without its partner, no operation is further off than its measured bound, no vector
   further than llama.cpp is from itself, and no bit changes with the batch.
@@ -129,7 +129,7 @@ def section(arch: str) -> list[str]:
     seen, file = see(arch), Path(str(module.__file__)).name
     faults = [(name, first) for a, name, first in planted() if a == arch]
     lines = [f"## {arch}", "", *documented(str(module.__doc__)), ""]
-    links = " · ".join(f"[{title}]({url})" for title, url in about["papers"])
+    links = " · ".join(f"[arXiv:{paper}](https://arxiv.org/abs/{paper})" for paper in about["papers"])
     lines += [f"[refembed/model/{file}](../refembed/model/{file})" + (f" · {links}" if links else ""), ""]
     lines += ["| tensor | shape | bias | is there |", "|---|---|---|---|", *tensors(module.Weights), ""]
     lines += ["| key | |", "|---|---|", *keys(arch, seen), ""]
@@ -182,13 +182,26 @@ def keys(arch: str, seen: Seen) -> Iterator[str]:
     said = dict(COMMENT.findall(inspect.getsource(Hparams)))
     norm = {"rms": "layer_norm_rms_epsilon", "layer": "layer_norm_epsilon"}[ARCHITECTURES[arch].TRAITS.norm]
     yield f"| `{arch}.attention.{norm}` | required |"
+    defaults = {f.name: f.default for f in fields(Hparams)}
     for name in seen.hparams:
         found = re.search(r"\{arch\}\.([\w.]+)", said.get(name, ""))
-        if not found or found[1] in SHOWN or "epsilon" in found[1]:
+        if not found or found[1] in SHOWN or "epsilon" in found[1] or not concerns(arch, name, said[name]):
             continue
-        words = said[name].replace("{arch}.", "").replace("|", "or")
-        words = re.sub(r"^\((\w)\) ", "", words).replace(found[1], "", 1)
-        yield f"| `{arch}.{found[1]}` | {re.sub(r'^[ ,:;]+', '', words)} |"
+        words = re.sub(r"^\(\w\) | \([\w, ]+\)", "", said[name].replace("of {arch}." + found[1], "of it"))
+        words = re.sub(r"(: )?\{arch\}\." + re.escape(found[1]), "", words).replace("{arch}.", "").strip(" ,:;")
+        default = defaults[name]
+        if "else" not in words and isinstance(default, (bool, int, float)):
+            words += f"{', ' if words else ''}else {str(default).lower()}"
+        yield f"| `{arch}.{found[1]}` | {words} |"
+
+
+def concerns(arch: str, name: str, words: str) -> bool:
+    """Whether a field says anything to this architecture: some are others' alone, and patterns are of windows."""
+    others = [a for a in re.findall(r"\(([\w-]+)\)", words) if a in ARCHITECTURES]
+    traits = ARCHITECTURES[arch].TRAITS
+    if name == "swa_layers":
+        return bool(traits.window != "none" and not traits.short_conv)
+    return not others or arch in others or name in ("rope_finetuned", "residual_scale")
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -203,7 +216,8 @@ def glance(rows: Sequence[Row]) -> Iterator[str]:
         places = {"none": "", "norm": "RoPE, neighbours", "neox": "RoPE, halves"}[traits.rope]
         places = {"bert": "learnt", "jina-bert-v2": "ALiBi", "t5encoder": "buckets"}.get(arch, places)
         bits = sum(len(r.wrong) + r.vectors + r.batch for r in mine if r.numerics == "ggml")
-        far = [max((r.distance for r in mine if r.numerics == kind), default=0.0) for kind in ("exact", "fast")]
+        floats = [r for r in mine if r.kin == arch]
+        far = [max((r.distance for r in floats if r.numerics == kind), default=0.0) for kind in ("exact", "fast")]
         mask = "all" if traits.encoder else "back"
         window = {"none": "", "standard": ", window", "symmetric": ", window"}[traits.window]
         yield (
@@ -242,17 +256,12 @@ def page(rows: Sequence[Row], where: Mapping[str, str], date: str) -> str:
     ]
     lines += ["| | places | norm | tokens see | variants | tensors | faults | `exact` | `fast` | `ggml` |"]
     lines += ["|---|---|---|---|---|---|---|---|---|---|", *glance(rows), ""]
-    lines += ["`exact`, `fast`: 1 - cos to llama.cpp of the worst variant; `ggml`: bits that differ, of all variants.", ""]
+    lines += [
+        "`exact`, `fast`: 1 - cos of the worst variant; `ggml`: numbers of all variants that differ in a bit.",
+        "",
+    ]
     for arch in ARCHITECTURES:
         lines += section(arch)
     provenance = f"{date}; {where['oracle']}; {where['cpu']}; NumPy {where['numpy']}, {where['blas']}."
-    lines += [MEASURED.format(provenance=provenance, texts=len(some_lengths())) + "\n".join(measured(rows)), ""]
+    lines += [MEASURED.format(provenance=provenance, texts=len(LENGTHS)) + "\n".join(measured(rows)), ""]
     return "\n".join(lines)
-
-
-def some_lengths() -> tuple[int, ...]:
-    """Tokens of the texts that vectors are compared on."""
-    from conformance.architectures import LENGTHS
-
-    assert some_ids(LENGTHS[-1])
-    return LENGTHS

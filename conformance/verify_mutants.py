@@ -29,6 +29,7 @@ from refembed.model.trace import Trace
 from refembed.quantize import quantize_file
 from refembed.verify.engines.base import Item
 from refembed.verify.run import verify
+from refembed.verify.texts import default_texts
 from refembed.verify.verdict import Verdict
 
 Broken = Callable[[Embedder], Embedder]
@@ -114,7 +115,7 @@ def one_behind(e: Wired, items: Sequence[Any]) -> list[F32]:
     """Each answer is that to the question before."""
     e.kept += e.true(items)
     given = e.kept[-len(items) - 1 : -1] or e.kept[:1]
-    return ([e.kept[0]] + given)[-len(items) :]
+    return [e.kept[0], *given][-len(items) :]
 
 
 def once_cached(e: Wired, items: Sequence[Any]) -> list[F32]:
@@ -187,7 +188,9 @@ def rope(other: Callable[[Rope], Rope]) -> Broken:
     return ops(rope=lambda true, x, pos, how: true.rope(x, pos, other(how)))
 
 
-def scaled_by_width(true: Any, q: Any, k: Any, v: Any, H: int, offsets: Any, scale: float, *rest: Any, **more: Any) -> Any:
+def scaled_by_width(
+    true: Any, q: Any, k: Any, v: Any, H: int, offsets: Any, scale: float, *rest: Any, **more: Any
+) -> Any:
     """Scores over sqrt(C) where they should be over sqrt(C/H)."""
     return true.attention(q, k, v, H, offsets, scale / math.sqrt(H), *rest, **more)
 
@@ -208,8 +211,8 @@ def no_mean(_: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See 
 def with_mean(_: Any, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
     """LayerNorm in RMSNorm's place."""
     centre = x - x.mean(axis=-1, keepdims=True, dtype=np.float64)
-    y = (centre / np.sqrt((centre**2).mean(axis=-1, keepdims=True) + eps)).astype(x.dtype)
-    return y if w is None else cast(Float, see("norm", y) * w.dequantize())
+    y: Float = (centre / np.sqrt((centre**2).mean(axis=-1, keepdims=True) + eps)).astype(x.dtype)
+    return y if w is None else see("norm", y) * w.dequantize()
 
 
 def one_plus(true: Any, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
@@ -230,7 +233,7 @@ def qk_norm_last() -> Broken:
         held: list[Any] = []
 
         def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
-            if w is None or "_norm" not in w.name or w.shape[-1] == x.shape[-1] and x.ndim == 2:
+            if w is None or "_norm" not in w.name or (w.shape[-1] == x.shape[-1] and x.ndim == 2):
                 return cast(Float, true.rms_norm(x, w, eps, see))
             held[:] = [w, eps]
             return x
@@ -275,7 +278,7 @@ def stored(type_name: str) -> Broken:
 
 def half(x: Float) -> Float:
     """Through float16."""
-    return cast(Float, x.astype(np.float16).astype(np.float32))
+    return x.astype(np.float16).astype(np.float32)
 
 
 def layer(which: slice) -> Broken:
@@ -297,7 +300,9 @@ def keep_capitals(e: Embedder) -> Embedder:
 
 def table(name: str, change: Callable[[Float], Float]) -> Broken:
     """Rows of one table changed."""
-    return ops(get_rows=lambda true, w, i: change(true.get_rows(w, i)) if w.name.startswith(name) else true.get_rows(w, i))
+    return ops(
+        get_rows=lambda true, w, i: change(true.get_rows(w, i)) if w.name.startswith(name) else true.get_rows(w, i)
+    )
 
 
 def swap_bias(b: Any) -> Any:
@@ -315,6 +320,7 @@ def noisy(true: Any, x: Float, *rest: Any) -> Float:
 # -- running them ----------------------------------------------------------------------------------------------------
 
 DOC = Path(__file__).parents[1] / "docs" / "verify.md"
+LONGEST = 150  # tokens of the longest text
 BEGIN, END = "<!-- mutants: begin -->", "<!-- mutants: end -->"
 
 
@@ -372,11 +378,13 @@ def cased(path: Path, target: Path) -> Path:
     return target
 
 
-def run_fault(fault: Fault, embedder: Embedder) -> Outcome:
-    """Verify one broken engine; it claims to normalise."""
+def run_fault(fault: Fault, embedder: Embedder, longest: int = LONGEST) -> Outcome:
+    """Verify one broken engine; it claims to normalise. longest: tokens of the longest text; 0: only the short ones."""
     begin = time.perf_counter()
     scaled = fault.id in ("summed",)
-    verdict = verify(embedder, Wired(embedder, fault), normalize=None if scaled else 2)
+    count = lambda t: len(embedder.tokenize(t))  # noqa: E731
+    texts = default_texts(count, embedder.info.n_ctx, longest)
+    verdict = verify(embedder, Wired(embedder, fault), texts, normalize=None if scaled else 2)
     return Outcome(fault, verdict, time.perf_counter() - begin)
 
 
@@ -409,8 +417,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     quiet, unlisted = len([o for o in outcomes if not o.visible]), [o for o in outcomes if o.fault.unlisted]
     return (
         f"{len(outcomes)} faults. {len(visible)} show beyond the noise floor; of these the cause is named for {named} "
-        f"({100 * named / max(len(visible), 1):.1f} %). {quiet} stay within rounding. The first wrong tensor is named for "
-        f"{sum(o.tensor_named for o in traced)} of {len(traced)}. {len(unlisted)} have no hypothesis: "
+        f"({100 * named / max(len(visible), 1):.1f} %). {quiet} stay within rounding. The first wrong tensor is named "
+        f"for {sum(o.tensor_named for o in traced)} of {len(traced)}. {len(unlisted)} have no hypothesis: "
         f"{sum(o.named for o in unlisted)} are called unexplained."
     )
 

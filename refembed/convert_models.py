@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from refembed.convert import OUTTYPES, Planned, open_weights, read_pooling, stored_type
+from refembed.convert import OUTTYPES, POOLING, Planned, open_weights, read_pooling, stored_type
 from refembed.convert_tokenizers import VOCABS
 from refembed.convert_vocab import read_json
 from refembed.errors import ModelError
@@ -193,8 +193,8 @@ class Config:
     def rope(self) -> dict[str, Any]:
         """RoPE's settings of layers that see all, whichever way config.json spells them."""
         found = self.raw.get("rope_parameters") or self.raw.get("rope_scaling") or {}
-        found = found.get("full_attention") or found
-        if not isinstance(found, dict):
+        found = found.get("full_attention") or found if isinstance(found, dict) else found
+        if not isinstance(found, dict) or not isinstance(self.raw.get("rope_parameters") or {}, dict):
             raise ModelError(f"{self.path}: rope_parameters is {shown(str(found))}", hint="is the file whole?")
         theta = self.number("global_rope_theta", "rope_theta")
         return {"rope_theta": theta, "rope_type": found.get("type", "default")} | found
@@ -221,7 +221,7 @@ class Config:
 def knows(folder: Path) -> bool:
     """Whether the folder's architecture is one of these."""
     names = read_json(folder / "config.json", required=True).get("architectures")
-    return isinstance(names, list) and bool(names) and names[0] in ARCHITECTURES
+    return isinstance(names, list) and bool(names) and str(names[0]) in ARCHITECTURES
 
 
 def prepare(folder: Path, outtype: str) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
@@ -235,7 +235,11 @@ def prepare(folder: Path, outtype: str) -> tuple[str, list[Planned], Callable[[G
     def add(writer: GGUFWriter) -> None:
         (add_t5_keys if config.recipe.arch == "t5encoder" else add_keys)(writer, config, outtype)
         writer.add("general.quantization_version", 2, "UINT32")
-        add_tokenizer(writer, config)
+        try:
+            add_tokenizer(writer, config)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:  # JSON of another shape
+            found = f"{folder}: tokenizer.json or a file beside it is not as `transformers` writes it: {e!r}"
+            raise ModelError(found, hint="save the tokenizer again with save_pretrained") from None
 
     return config.recipe.arch, plan, add
 
@@ -364,8 +368,8 @@ def add_keys(writer: GGUFWriter, config: Config, outtype: str) -> None:
     for key, value in (
         ("rope.freq_base", rope.get("rope_theta")),
         ("rope.freq_base_swa", swa.get("rope_theta") or config.number("local_rope_theta", "rope_local_base_freq")),
-        ("attention.layer_norm_rms_epsilon", config.number("rms_norm_eps")),
-        ("attention.layer_norm_epsilon", config.number("layer_norm_eps", "norm_eps" if arch == "modern-bert" else "")),
+        ("attention.layer_norm_rms_epsilon", config.number("rms_norm_eps", "norm_eps")),
+        ("attention.layer_norm_epsilon", config.number("layer_norm_eps", *(["norm_eps"] * (arch == "modern-bert")))),
     ):
         if value is not None:
             writer.add(f"{arch}.{key}", float(value), "FLOAT32")
@@ -395,10 +399,18 @@ def add_head_width(writer: GGUFWriter, config: Config) -> None:
         writer.add(f"{config.recipe.arch}.attention.{part}_length", config.sizes["D"], "UINT32")
 
 
+def add_default_width(writer: GGUFWriter, config: Config) -> None:
+    """The same where config.json is silent: Gemma's 256."""
+    if config.raw.get("head_dim") is None:
+        add_head_width(writer, config)
+
+
 def add_pooling(writer: GGUFWriter, config: Config) -> None:
-    """What 1_Pooling says."""
+    """What 1_Pooling says, and what a classifier of ModernBERT stands on."""
     if pooling := read_pooling(config.folder):
         writer.add(f"{config.recipe.arch}.pooling_type", pooling, "UINT32")
+    if under := POOLING.get(str(config.raw.get("classifier_pooling"))):
+        writer.add(f"{config.recipe.arch}.classifier.pooling_type", under, "UINT32")
 
 
 def add_labels(writer: GGUFWriter, config: Config) -> None:
@@ -417,6 +429,7 @@ def add_local_window(writer: GGUFWriter, config: Config) -> None:
         every = dense[1] if len(dense) > 1 else len(kinds)
         if dense != list(range(0, len(kinds), every)):
             raise ModelError(f"{config.path}: layer_types follow no period", hint="GGUF keeps a period alone")
+        every = None if every == 3 else every  # which llama.cpp takes for granted
     if every is not None:
         writer.add("modern-bert.attention.sliding_window_pattern", every, "UINT32")
 
@@ -431,7 +444,7 @@ EXTRAS: dict[str, Callable[[GGUFWriter, Config], None]] = {
     "pooling": add_pooling,
     "labels": add_labels,
     "local-window": add_local_window,
-    "gemma": add_head_width,
+    "gemma": add_default_width,
     "window": key("attention.sliding_window", "UINT32", lambda c: c.size("sliding_window")),
     "unscaled": key("rope.scaling.type", "STRING", lambda c: "none"),
     "vocab": key("vocab_size", "UINT32", lambda c: c.size("vocab_size")),

@@ -112,7 +112,8 @@ def add_unigram(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
     tokenizer = read_json(path, required=True)
     model = tokenizer.get("model") or {}
     if model.get("type") != "Unigram":
-        raise ModelError(f"{path}: a tokenizer of type {shown(str(model.get('type')))}, not Unigram")
+        found = f"{path}: a tokenizer of type {shown(str(model.get('type')))}, not Unigram"
+        raise ModelError(found, hint="refembed converts this architecture's own")
     added = {token["id"]: token for token in tokenizer.get("added_tokens") or []}
     pieces = Pieces.blank(max(size, len(model["vocab"])), path)
     for i, (token, score) in enumerate(model["vocab"]):
@@ -191,7 +192,7 @@ def read_sentencepiece(path: Path, size: int) -> Pieces:
     pieces, count = Pieces.blank(size, path), 0
     for number, value in fields(path.read_bytes()):
         if number == 1:  # SentencePiece
-            facts = {1: b"", 2: 0.0, 3: NORMAL} | dict(fields(value))
+            facts: dict[int, Any] = {1: b"", 2: 0.0, 3: NORMAL} | dict(fields(value))
             pieces.put(count, facts[1].decode(), float(facts[2]), facts[3])
             count += 1
         elif number == 2:  # TrainerSpec

@@ -98,7 +98,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "config is a list": (text("config.json", "[]"), r"config.json: \[\], not a JSON object"),
     "config is nested deeply": (text("config.json", "[" * 100_000), "config.json cannot be read"),
     "no architecture": (edit("config.json", lambda c: c.pop("architectures") and None), "architecture unknown"),
-    "RoBERTa": (edit("config.json", lambda c: c | {"architectures": ["RobertaModel"]}), "(?s)Roberta.*converts Bert"),
+    "CamemBERT": (edit("config.json", lambda c: c | {"architectures": ["CamembertModel"]}), "(?s)Camem.*converts Bert"),
     "a size of zero": (edit("config.json", lambda c: c | {"hidden_size": 0}), "hidden_size is 0, not a size"),
     "a size that is text": (edit("config.json", lambda c: c | {"vocab_size": "28"}), "vocab_size is 28, not a size"),
     "a true size": (edit("config.json", lambda c: c | {"num_hidden_layers": True}), "num_hidden_layers is True"),

@@ -39,7 +39,7 @@ COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.
     "verify": "Compare an engine with the reference, and say why it differs.",
     "diff": "Compare two traces, tensor by tensor.",
     "doctor": "Look for mistakes in a model file, and say what to do.",
-    "serve": "Answer clients of llama-server, OpenAI, Ollama and TEI over HTTP.",
+    "serve": "Answer HTTP clients of llama-server, OpenAI, Ollama, TEI.",
     "convert": "Turn a Hugging Face folder into a GGUF file.",
     "quantize": "Store a model's weights in fewer bits.",
 }

@@ -161,15 +161,17 @@ def words(value: str | None) -> tuple[str, ...]:
 @click.option("--api-key-file", metavar="FILE", help="Such keys, one a line; lines that begin with # are remarks.")
 @click.option("--api-prefix", default="", envvar="LLAMA_ARG_API_PREFIX", help="Put this in front of every path.")
 @click.option("--cors-origins", default="*", show_default=True, help="Pages that may call: *, localhost, or one.")
-@click.option("--cors-methods", default="GET, POST, DELETE, OPTIONS", hidden=True)
-@click.option("--cors-headers", default="*", hidden=True)
-@click.option("--cors-credentials/--no-cors-credentials", default=True, hidden=True)
+@click.option("--cors-methods", default="GET, POST, DELETE, OPTIONS", show_default=True, help="What pages may do.")
+@click.option("--cors-headers", default="*", show_default=True, help="Headers that pages may send.")
+@click.option(
+    "--cors-credentials/--no-cors-credentials", default=True, show_default=True, help="Pages may send a login."
+)
 @click.option("--metrics", is_flag=True, envvar="LLAMA_ARG_ENDPOINT_METRICS", help="Serve /metrics.")
-@click.option("--props", is_flag=True, hidden=True, envvar="LLAMA_ARG_ENDPOINT_PROPS")
+@click.option("--props", is_flag=True, envvar="LLAMA_ARG_ENDPOINT_PROPS", help="Let POST /props succeed.")
 @click.option("--slots/--no-slots", default=True, show_default=True, help="Serve /slots.")
 @click.option("--warmup/--no-warmup", default=True, show_default=True, help="Run once before the first request.")
 @click.option("--ssl-key-file", metavar="FILE", help="With --ssl-cert-file: serve HTTPS.")
-@click.option("--ssl-cert-file", metavar="FILE")
+@click.option("--ssl-cert-file", metavar="FILE", help="With --ssl-key-file.")
 @numerics_options
 @lora_option
 @click.option("-v", "--verbose", "--log-verbose", is_flag=True, help="Tracebacks of failures.")

@@ -37,7 +37,9 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
 @click.command("verify", epilog=EPILOG)
 @click.argument("model", metavar="MODEL")
 @click.option("--against", required=True, metavar="ENGINE", help="What to compare with; see below.")
-@click.option("--texts", metavar="FILE", help="Texts to compare on, one a line; - is standard input.  [default: built in]")
+@click.option(
+    "--texts", metavar="FILE", help="Texts to compare on, one a line; - is standard input.  [default: built in]"
+)
 @click.option("--pooling", default="native", show_default=True, metavar="NAME", help="How the reference pools.")
 @click.option(
     "--normalize",
@@ -51,7 +53,9 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
 @click.option("--batch", type=click.IntRange(1), default=None, help="Servers: texts in one request.")
 @click.option("--model-name", default=None, metavar="NAME", help="Servers: what to send as `model`.")
 @click.option("--api-key", default=None, metavar="KEY", help="Servers: sent as bearer token.")
-@click.option("--trace/--no-trace", default=True, show_default=True, help="Compare tensors where the engine shows them.")
+@click.option(
+    "--trace/--no-trace", default=True, show_default=True, help="Compare tensors where the engine shows them."
+)
 @click.option("--html", metavar="FILE", help="Write a report as one HTML file.")
 @json_option
 @quiet_option

@@ -208,20 +208,22 @@ class Finder:
         inside: list[Step] = []
         behind: list[Step] = []
         seen: dict[tuple[str, int | None], int] = {}
+        axes: set[tuple[str, int]] = set()  # of tensors that the layer has shown
         for i, (tap, owner) in enumerate(zip(trace.taps, owners, strict=True)):
             k = seen.get((tap.name, owner), 0)
             seen[tap.name, owner] = k + 1
             if owner == layer:
-                inside.append(self.step(tap, k, layer))
+                inside.append(self.step(tap, k, layer, turned=(tap.name, 3) in axes))
+                axes.add((tap.name, tap.array.ndim))
             elif owner is None:
                 (behind if last in owners[:i] else before).append(self.step(tap, k, layer))
         return before, inside, behind
 
-    def step(self, tap: Tap, k: int, layer: int) -> Step:
+    def step(self, tap: Tap, k: int, layer: int, turned: bool = False) -> Step:
         """A tap with its line of the table."""
         name = base_of(tap.name)
         bias = self.has_bias(name, layer)
-        line = filled(meaning(name, k, tap.array.ndim, bias), self.embedder, layer)
+        line = filled(meaning(name, k, tap.array.ndim, bias, turned), self.embedder, layer)
         numbers, whose = self.numbers(name, tap.array)
         return Step(tap.name, tap.array.shape, numbers, whose, line.title, line.formula, line.source, line.reads)
 

@@ -82,7 +82,7 @@ def one_step(s: Step) -> str:
     more = " ..." if np.prod(s.shape) > FIRST else ""
     return (
         f"<h3>{esc(s.title or s.name)} <code>{esc(s.name)}</code></h3>{formula}"
-        f'<p class="mono">{esc(spell_shape(s.shape))}; {esc(s.whose)}: {esc(spell_numbers(s.numbers))}{more}</p>{origin}'
+        f'<p class="mono">{spell_shape(s.shape)}; {esc(s.whose)}: {spell_numbers(s.numbers)}{more}</p>{origin}'
     )
 
 
@@ -196,7 +196,8 @@ def closest(x: np.ndarray[tuple[int, ...], np.dtype[np.float64]], texts: Sequenc
 
 def model(j: Journey) -> str:
     """What the model is."""
-    return table(["what", "value"], [(esc(k), esc(f"{v:,}" if isinstance(v, int) else v)) for k, v in j.about.items()])
+    rows = [(esc(k), esc(f"{v:,}" if isinstance(v, int) else v)) for k, v in j.about.items()]
+    return table(["what", "value"], rows, kind="facts")
 
 
 def opt(x: float | None, form: str) -> str:

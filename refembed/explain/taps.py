@@ -246,11 +246,14 @@ TOKENIZERS = {  # tokenizer.ggml.model -> how it is called, and where it comes f
 TURNED = "each pair of channels turned by t · base^(-2i/D), t being the token's place"
 
 
-def meaning(name: str, k: int, ndim: int, biased: bool) -> Meaning:
+def meaning(name: str, k: int, ndim: int, biased: bool, turned: bool = False) -> Meaning:
     """The line of a tensor: name without its layer, the how-manyth of that name in its layer, number of axes.
 
     biased  whether the file has the bias that goes with a repeated Qcur, Kcur or Vcur
+    turned  whether this layer's Qcur was turned before: phi3 then scales it
     """
+    if name == "Qcur" and turned:
+        return TAPS["Qcur_scaled"]
     if name in ("Qcur", "Kcur") and ndim == 3:
         return row(
             f"{'Queries' if name == 'Qcur' else 'Keys'} turned by their place", TURNED, SU, "{arch}.rope.freq_base"

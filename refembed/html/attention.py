@@ -1,7 +1,7 @@
 """A map of attention whose layer and head a reader chooses: a canvas, a few lines of script, and words for all of it.
 
 Vaswani et al. 2017, "Attention Is All You Need": row i of softmax(Q Kᵀ / sqrt(D)) says how much of each token's value
-goes into token i. Weights are kept in 8 bits, so a number shown is right to 0.002.
+goes into token i. Weights are kept in 8 bits, so a number shown is right to 0.01.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ SCRIPT = """
   var layer = figure.querySelector("select.layer"), head = figure.querySelector("select.head");
   var canvas = figure.querySelector("canvas"), out = figure.querySelector("output");
   var n = data.tokens.length, cell = Math.max(1, Math.min(28, Math.floor(640 / n)));
+  var margin = cell >= 14 ? 96 : 0, side = margin + n * cell;  // room for the tokens' names, where they are legible
   var drawing = canvas.getContext("2d"), map = null;
   function bytes(text) {
     var raw = atob(text), found = new Uint8Array(raw.length);
@@ -50,18 +51,36 @@ SCRIPT = """
       image.data.set([c[0], c[1], c[2], 255], 4 * i);
     }
     small.getContext("2d").putImageData(image, 0, 0);
-    canvas.width = canvas.height = n * cell;
+    canvas.width = canvas.height = side;
+    drawing.fillStyle = "#fff";
+    drawing.fillRect(0, 0, side, side);
     drawing.imageSmoothingEnabled = false;
-    drawing.drawImage(small, 0, 0, n * cell, n * cell);
+    drawing.drawImage(small, margin, margin, n * cell, n * cell);
+    if (margin) { names(); }
     var who = "layer " + layer.value + ", " + head.selectedOptions[0].text;
     canvas.setAttribute("aria-label", "Attention, " + who + ". " + most());
     figure.dataset.drawn = layer.value + "/" + head.value;
     out.textContent = most();
   }
+  function names() {
+    drawing.fillStyle = "#1b1f24";
+    drawing.font = "12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace";
+    data.tokens.forEach(function (token, i) {
+      var name = token.length > 11 ? token.slice(0, 10) + "\\u2026" : token, at = margin + (i + 0.5) * cell;
+      drawing.textAlign = "right";
+      drawing.fillText(name, margin - 5, at + 4, margin - 8);
+      drawing.save();
+      drawing.translate(at + 4, margin - 5);
+      drawing.rotate(-Math.PI / 2);
+      drawing.textAlign = "left";
+      drawing.fillText(name, 0, 0, margin - 8);
+      drawing.restore();
+    });
+  }
   function say(i, j) {
     var from = "\\u201c" + data.tokens[i] + "\\u201d (" + i + ")";
     var to = "\\u201c" + data.tokens[j] + "\\u201d (" + j + ")";
-    return from + " looks at " + to + ": " + (map[i * n + j] / 255).toFixed(3);
+    return from + " looks at " + to + ": " + (map[i * n + j] / 255).toFixed(2);
   }
   function most() {
     var best = 0;
@@ -82,8 +101,8 @@ SCRIPT = """
   }
   canvas.addEventListener("mousemove", function (event) {
     var box = canvas.getBoundingClientRect();
-    var j = Math.floor((event.clientX - box.left) / box.width * n);
-    var i = Math.floor((event.clientY - box.top) / box.height * n);
+    var j = Math.floor(((event.clientX - box.left) / box.width * side - margin) / cell);
+    var i = Math.floor(((event.clientY - box.top) / box.height * side - margin) / cell);
     if (i >= 0 && j >= 0 && i < n && j < n) { out.textContent = say(i, j); }
   });
   canvas.addEventListener("mouseleave", function () { out.textContent = most(); });
@@ -158,7 +177,7 @@ def strongest(a: Array, tokens: Sequence[str], head: int | None) -> str:
     x = np.nan_to_num(shown(a, head))
     i, j = divmod(int(x.argmax()), len(x))
     who = "the mean of all heads" if head is None else f"head {head}"
-    return f"in {who}, “{tokens[i]}” looks most at “{tokens[j]}”, with weight {x[i, j]:.3f}"
+    return f"in {who}, “{tokens[i]}” looks most at “{tokens[j]}”, with weight {x[i, j]:.2f}"
 
 
 def table_of(a: Array, tokens: Sequence[str], head: int | None) -> str:

@@ -117,6 +117,7 @@ def draw(line: Line, x: Sequence[float], y_of: Callable[[float], float], k: int,
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     parts = [f'<path d="{" ".join(path)}" fill="none" stroke="{colour}" stroke-width="1.6"{dashed}/>'] if path else []
     size = 3.2 if len(line.y) < 120 else 1.8
+    mark = "tick" if mark == "none" and not line.joined else mark
     for p in points:
         if p is not None and mark != "none":
             where = f" {titles[p[2]]}" if titles else ""
@@ -129,6 +130,10 @@ def shape(mark: str, x: float, y: float, size: float, colour: str, title: str) -
     """A mark with its title."""
     if mark == "circle":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{colour}">{title}</circle>'
+    if mark == "tick":
+        return (
+            f'<rect x="{x - size:.1f}" y="{y - 0.7:.1f}" width="{2 * size}" height="1.4" fill="{colour}">{title}</rect>'
+        )
     side = 2 * size
     return f'<rect x="{x - size:.1f}" y="{y - size:.1f}" width="{side}" height="{side}" fill="{colour}">{title}</rect>'
 
@@ -168,11 +173,8 @@ def strip(pieces: Sequence[str], values: Sequence[float], *, unit: str = "") -> 
     boxes = []
     for piece, value in zip(pieces, values, strict=True):
         share = min(abs(value) / top, 1.0) if math.isfinite(value) else 0.0
-        colour = f"rgba(11,92,173,{0.75 * share:.2f})" if value >= 0 else f"rgba(179,71,0,{0.75 * share:.2f})"
-        ink = "#fff" if share > 0.62 else "#1b1f24"
-        small = f'<small style="color:{ink}"> {value:.3g}{unit}</small>' if len(pieces) <= 40 else ""
-        boxes.append(
-            f'<span class="token" style="background:{colour};color:{ink}" title="{esc(piece)}: {value:.4g}{unit}">'
-            f"{esc(piece)}{small}</span>"
-        )
+        tint = f"rgba({'11,92,173' if value >= 0 else '179,71,0'},{0.5 * share:.2f})"
+        small = f"<small> {value:.3g}{unit}</small>" if len(pieces) <= 40 else ""
+        title = f"{esc(piece)}: {value:.4g}{unit}"
+        boxes.append(f'<span class="token" style="background:{tint}" title="{title}">{esc(piece)}{small}</span>')
     return f'<div class="tokens">{"<wbr>".join(boxes)}</div>'

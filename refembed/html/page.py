@@ -41,6 +41,7 @@ table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1rem; }
 th, td { text-align: left; vertical-align: top; padding: .22rem .8rem .22rem 0; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 td { overflow-wrap: anywhere; min-width: 3rem; }
+table.facts td:first-child { min-width: 10rem; color: var(--soft); }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.marked td { background: #fff1e5; }
 figure { margin: .8rem 0 1.2rem; }
@@ -50,9 +51,11 @@ svg text { font: 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; 
 img.map, canvas.map { image-rendering: pixelated; border: 1px solid var(--line); display: block; max-width: 100%; }
 .tokens { line-height: 2.1; margin: .4rem 0; overflow-wrap: anywhere; }
 .token { border: 1px solid var(--line); border-radius: 3px; padding: .12rem .28rem; margin: 0 .08rem;
-  white-space: pre-wrap; font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .85rem; }
+  white-space: pre-wrap; display: inline-block; line-height: 1.5; max-width: 100%; font-size: .85rem;
+  font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 .token.odd { border: 2px solid var(--bad); background: #ffebe9; }
-.token small { color: var(--soft); }
+.token small { color: #3d444d; }
+td .tokens { margin: 0; line-height: 1.9; }
 .scale { display: flex; align-items: center; gap: .5rem; font-size: .85rem; color: var(--soft); margin: .3rem 0; }
 .scale span.bar { display: inline-block; width: 9rem; height: .8rem; border: 1px solid var(--line); }
 details { margin: .5rem 0; border: 1px solid var(--line); border-radius: 4px; padding: .3rem .8rem; }
@@ -125,11 +128,19 @@ def page(title: str, lead: str, sections: Iterable[Section]) -> str:
     )
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, marked: Sequence[int] = (), caption: str = "") -> str:
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    marked: Sequence[int] = (),
+    caption: str = "",
+    kind: str = "",
+) -> str:
     """A table. Cells are HTML already; a head that begins with `>` is a column of numbers.
 
     marked   rows that are set off
     caption  what the table holds, for those who cannot see where it stands
+    kind     "facts": labels in the first column, and what they say
     """
     right = [h.startswith(">") for h in heads]
     cls = [' class="number"' if r else "" for r in right]
@@ -138,7 +149,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, marked: Sequen
     for i, row in enumerate(rows):
         cells = "".join(f"<td{c}>{x}</td>" for x, c in zip(row, cls, strict=True))
         body.append(f'<tr class="marked">{cells}</tr>' if i in marked else f"<tr>{cells}</tr>")
-    label = f' aria-label="{esc(caption)}"' if caption else ""
+    label = (f' class="{kind}"' if kind else "") + (f' aria-label="{esc(caption)}"' if caption else "")
     head = f"<thead><tr>{top}</tr></thead>"
     return f'<div class="wide"><table{label}>{head}<tbody>{"".join(body)}</tbody></table></div>'
 

@@ -73,7 +73,7 @@ def scale_bar(top: float, signed: bool) -> str:
     """What the colours stand for."""
     colours = RED_TO_BLUE if signed else WHITE_TO_BLUE
     stops = ", ".join(f"rgb{c}" for c in colours)
-    low = f"{-top:.3g}" if signed else "0"
+    low = f"{-top:.3g}" if signed and top else "0"
     return (
         f'<div class="scale"><span>{low}</span><span class="bar" style="background:linear-gradient(90deg,{stops})">'
         f"</span><span>{top:.3g}</span></div>"
@@ -89,6 +89,6 @@ def shrunk(x: Array) -> Array:
     padded[: x.shape[0], : x.shape[1]] = x
     cells = padded.reshape(padded.shape[0] // rows, rows, -1, columns).swapaxes(1, 2)
     flat = cells.reshape(*cells.shape[:2], -1)
-    rank = np.where(np.isnan(flat), np.inf, np.abs(flat))
-    picked: Array = np.take_along_axis(flat, rank.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+    largest = np.abs(flat).argmax(axis=-1)  # NaN counts as the largest
+    picked: Array = np.take_along_axis(flat, largest[..., None], axis=-1)[..., 0]
     return picked

@@ -28,7 +28,7 @@ from refembed.arrays import Float
 
 LEAST, MOST = 8, 1024  # rows of one BLAS call; more at once would be quicker by a few per cent, and slower to probe
 SMALL = 1 << 20  # multiplications; below 1e6 OpenBLAS may take its small-matrix kernels, so small W get taller tiles
-BLOCK = 192  # products of float32 that are added one after the other; `jit.matmul_rows` has the same blocks
+BLOCK = 128  # products of float32 that are added one after the other; `jit.matmul_rows` has the same blocks
 
 Add = Callable[[Float, Float], object]  # out, part: out += part
 

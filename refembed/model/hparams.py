@@ -92,7 +92,7 @@ class Hparams:
     n_ff_shexp: int = 0  # {arch}.expert_shared_feed_forward_length: of the expert that every token takes
     yarn_beta_fast: float = 32.0  # {arch}.rope.scaling.yarn_beta_fast (mistral3)
     yarn_beta_slow: float = 1.0  # {arch}.rope.scaling.yarn_beta_slow
-    yarn_log_mul: float = 0.0  # {arch}.rope.scaling.yarn_log_multiplier
+    yarn_log_mul: float = 0.0  # {arch}.rope.scaling.yarn_log_multiplier (mistral3)
     attn_temp_scale: float = 0.0  # {arch}.attention.temperature_scale (mistral3): how queries grow with the place
     rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen3vl): pairs of each of four streams
     n_deepstack_layers: int = 0  # {arch}.n_deepstack_layers (qwen3vl): layers that images are added behind
@@ -186,7 +186,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         pooling=read_pooling(keys),
         causal=not traits.encoder and md.flag(f"{arch}.attention.causal", True),
         n_swa=n_swa,
-        swa_layers=read_pattern(keys, n_layer, traits) if n_swa else (False,) * n_layer,
+        swa_layers=read_pattern(keys, n_layer, traits) if n_swa and not traits.short_conv else (False,) * n_layer,
         n_rot=keys.uint("rope.dimension_count", keys.uint("attention.key_length", n_embd // n_head))
         if traits.rope != "none"
         else 0,
@@ -248,7 +248,7 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
     yarn = {
         "yarn_beta_fast": keys.float("rope.scaling.yarn_beta_fast", 32.0, positive),
         "yarn_beta_slow": keys.float("rope.scaling.yarn_beta_slow", 1.0, positive),
-        "yarn_log_mul": keys.float("rope.scaling.yarn_log_multiplier", 0.0),
+        "yarn_log_mul": keys.float("rope.scaling.yarn_log_multiplier", 0.0) if arch == "mistral3" else 0.0,
     }
     sections: tuple[int, ...] = ()
     if traits.mrope:

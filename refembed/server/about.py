@@ -46,6 +46,7 @@ class Facts:
     bos: str
     eos: str
     chat_template: str
+    causal: bool  # {arch}.attention.causal; llama.cpp takes true where the key is absent
     modified: float  # seconds since 1970
 
     @classmethod
@@ -67,6 +68,7 @@ class Facts:
             bos,
             eos,
             template if isinstance(template, str) else "",
+            f.metadata.flag(f"{info.architecture}.attention.causal", True),
             info.path.stat().st_mtime,
         )
 

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from refembed.server import about, native, ollama, tei
+from refembed.server import about, native, ollama, openapi, tei
 from refembed.server.errors import (
     ApiError,
     Dialect,
@@ -57,6 +57,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Dialect]] = {
     ("POST", "/v1/reranking"): (native.rerank, llama_body),
     ("POST", "/tokenize"): (native.tokenize, llama_body),
     ("POST", "/detokenize"): (native.detokenize, llama_body),
+    ("GET", "/openapi.json"): (openapi.serve, llama_body),
     # Ollama
     ("POST", "/api/embed"): (ollama.embed, ollama_body),
     ("POST", "/api/embeddings"): (ollama.embed_one, ollama_body),
@@ -109,7 +110,7 @@ class App:
     async def respond(self, request: Request) -> Response:
         """The answer, whatever happens."""
         if request.method == "OPTIONS":
-            return Response("", media_type="text/html", headers=self.preflight())
+            return Response(headers={"content-type": "text/html", **self.preflight()})
         try:
             self.admit(request)
             handler, dialect = self.route(request)

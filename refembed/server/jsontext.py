@@ -25,7 +25,9 @@ def loads(body: bytes) -> Any:
     except RecursionError:
         raise ApiError("the body is nested too deeply") from None
     except ValueError:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        Scanner(body).run()
+        end = Scanner(body).run()
+        if end < len(body):
+            return loads(body[:end])  # what follows a NUL is not read
         raise ApiError("the body is not JSON that can be read") from None
     if b"\\ud" in body or b"\\uD" in body:
         Scanner(body).run()  # half a pair is an error there
@@ -101,10 +103,12 @@ class Scanner:
         self.body = body
         self.pos = self.start = 0  # next byte to read; where the token shown as "last read" begins
 
-    def run(self) -> None:
-        """Read everything; ApiError at the first fault."""
-        if self.body.startswith(b"\xef\xbb\xbf"):
-            self.pos = self.start = 3
+    def run(self) -> int:
+        """Read everything; ApiError at the first fault. Returns where the end is: a NUL counts as one."""
+        if self.body.startswith(b"\xef"):
+            if self.next() != 0xEF or self.next() != 0xBB or self.next() != 0xBF:
+                self.bad("invalid BOM; must be 0xEF 0xBB 0xBF if given", "value", "")
+            self.start = 3
         token = self.token("value")
         if token == "end of input" and self.pos <= 1:
             self.fail(
@@ -114,6 +118,7 @@ class Scanner:
         token = self.token("value", expected="end of input")
         if token != "end of input":
             self.unexpected(token, "value", "end of input")
+        return self.pos - 1
 
     def value(self, token: str) -> None:
         """One value whose first token is read, nested ones on an explicit stack."""
@@ -188,7 +193,7 @@ class Scanner:
             c = self.next()
         if c in MARKS:
             return f"'{chr(c)}'"
-        if c == -1:
+        if c in (-1, 0):
             return "end of input"
         if c == 0x22:
             return self.string(context, expected)

@@ -27,13 +27,15 @@ async def embed(state: State, request: Request) -> Response:
     begin = time.perf_counter_ns()
     body = read_object(await read_body(request))
     given: Any = body.get("input")
-    texts = [given] if isinstance(given, str) and given else given or []
+    texts = [given] if given and isinstance(given, str) else [] if given in (None, "") else given
     if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
         raise ApiError("invalid input type")
     dimensions = field(body, "dimensions", 0)
     if not 0 < dimensions < state.embedder.width(state.how):
         dimensions = None  # as there: a number out of range is no cut
     one_vector(state)
+    if not texts:
+        return reply({"model": field(body, "model", state.settings.name), "embeddings": []})
     ids = await state.off_loop(tokens_of, state, texts, field(body, "truncate", True))
     vectors = await state.vectors(request, Job(ids, state.how, 2, dimensions))
     return reply(

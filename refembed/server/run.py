@@ -66,23 +66,17 @@ def serve(
 
     EngineError where an address cannot be had; whatever `load` raises.
     """
-    sockets = [listener(host, port) for host in hosts]
     state = State(settings)
     config = uvicorn.Config(
         App(state), lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=5,
-        ssl_keyfile=ssl_key, ssl_certfile=ssl_cert, backlog=512,
+        ssl_keyfile=ssl_key, ssl_certfile=ssl_cert,
     )  # fmt: skip
-    server = Server(config)
-    for s in sockets:
-        announce(f"listening on {address(s, bool(ssl_key))}")
-    try:
-        asyncio.run(run(server, sockets, state, load, warmup, announce))
-    finally:
-        state.close()
+    with contextlib.ExitStack() as stack:
+        stack.callback(state.close)
+        sockets = [stack.enter_context(listening(host, port)) for host in hosts]
         for s in sockets:
-            if s.family == getattr(socket, "AF_UNIX", None):
-                Path(s.getsockname()).unlink(missing_ok=True)
-            s.close()
+            announce(f"listening on {address(s, bool(ssl_key))}")
+        asyncio.run(run(Server(config), sockets, state, load, warmup, announce))
 
 
 async def run(
@@ -117,24 +111,38 @@ async def run(
         task.cancel()
 
 
-def listener(host: str, port: int) -> socket.socket:
-    """A socket that listens. EngineError where the address cannot be had."""
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens; a Unix socket's file goes with it. EngineError where the address cannot be had."""
+    local = host.endswith(".sock")
     try:
-        if host.endswith(".sock"):
-            s = socket.socket(socket.AF_UNIX)
-            Path(host).unlink(missing_ok=True)
-            s.bind(host)
-        else:
-            family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            s = socket.socket(family)
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            s.bind(where)
-        s.listen(512)
+        family, _, _, _, where = (
+            (socket.AF_UNIX, 0, 0, "", host) if local else socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        )
+        s = socket.socket(family, socket.SOCK_STREAM)
     except OSError as e:
-        hint = "is another server running? --port 0 takes any free port"
-        raise EngineError(f"cannot listen on {host}, port {port}: {e.strerror or e}", hint=hint) from None
-    s.set_inheritable(False)
-    return s
+        raise taken(host, port, e) from None
+    with s:
+        try:
+            if local:
+                Path(host).unlink(missing_ok=True)
+            else:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind(where)
+            s.listen(512)
+        except OSError as e:
+            raise taken(host, port, e) from None
+        try:
+            yield s
+        finally:
+            if local:
+                Path(host).unlink(missing_ok=True)
+
+
+def taken(host: str, port: int, e: OSError) -> EngineError:
+    """The address cannot be had."""
+    hint = "is another server running? --port 0 takes any free port"
+    return EngineError(f"cannot listen on {host}, port {port}: {e.strerror or e}", hint=hint)
 
 
 def address(s: socket.socket, tls: bool) -> str:

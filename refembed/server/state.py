@@ -85,15 +85,18 @@ class Limits:
             raise ApiError(f"{what}. skipping", "exceed_context_size_error", **more)
 
 
-def limits_of(s: Settings, n_ctx_train: int, causal: bool, how: str) -> Limits:
-    """What the flags come to for a model, as llama_context and llama-server work it out."""
+def limits_of(s: Settings, n_ctx_train: int, capped: bool, splits: bool) -> Limits:
+    """What the flags come to for a model, as llama-server and llama_context work it out.
+
+    capped  a pass is not longer than the context: where the file does not say that attention is not causal
+    splits  a text may take several passes
+    """
     slots = AUTO_SLOTS if s.parallel < 0 else max(s.parallel, 1)
     unified = s.parallel < 0 if s.kv_unified is None else s.kv_unified
-    n_ctx = padded(s.ctx_size or n_ctx_train)
-    slot = n_ctx if unified else padded(n_ctx // slots)
-    n_batch = min(s.batch_size, n_ctx) if causal else s.batch_size
-    n_ubatch = min(n_batch, s.ubatch_size or n_batch)
-    return Limits(min(slot, n_ctx_train), n_ubatch, causal and how in ("last", "rank"), slots)
+    n_ctx = s.ctx_size or n_ctx_train
+    slot = padded(n_ctx) if unified else padded(padded(n_ctx) // slots)
+    n_batch = min(s.batch_size, s.ubatch_size or s.batch_size)
+    return Limits(min(slot, n_ctx_train), min(n_batch, n_ctx) if capped else n_batch, splits, slots)
 
 
 def padded(n: int) -> int:
@@ -121,8 +124,9 @@ class State:
         self.embedder = embedder
         self.how = resolve_pooling(self.settings.pooling, hp.pooling)
         embedder.check_options(self.how, self.settings.embd_normalize, None)
-        self.limits = limits_of(self.settings, embedder.info.n_ctx, hp.causal, self.how)
         self.facts = Facts.of(embedder)
+        splits = hp.causal and self.how in ("last", "rank")
+        self.limits = limits_of(self.settings, embedder.info.n_ctx, self.facts.causal, splits)
         self.worker = Worker(embedder, max(self.settings.batch_size, 1), self.metrics)
         self.loaded = True
 

@@ -1,8 +1,8 @@
 """Does a text's vector depend on its company: on the texts beside it, or on those before it?
 
-The engine is asked for a few short texts together, each alone, and the first once more (A, B, C, D, A). Vectors that are
-those of other texts are order or a stale answer; vectors that are nobody's are a leak, and hypotheses about batches are
-tried on them.
+The engine is asked for a few short texts together, each alone, and the first once more behind another (A, B, C, D, B,
+A). Vectors that are those of other texts are order or a stale answer; vectors that are nobody's are a leak, and
+hypotheses about batches are tried on them.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ def ask(engine: Engine, items: Sequence[Item], places: Sequence[int]) -> Company
     chosen = [items[i] for i in places]
     together = doubles(engine.embed(chosen))
     alone = [doubles(engine.embed([item]))[0] for item in chosen]
+    engine.embed(chosen[1:2])  # so that the first text comes behind another one than before
     return Company(tuple(places), together, alone, doubles(engine.embed(chosen[:1]))[0])
 
 
 def doubles(vectors: Sequence[Any]) -> Vectors:
     """An engine's vectors in float64."""
-    return [np.asarray(v, np.float64) for v in vectors]
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return [np.asarray(v, np.float64) for v in vectors]
 
 
 def whose(vectors: Vectors, floor: Floor) -> list[set[int]]:
@@ -65,18 +67,22 @@ def whose(vectors: Vectors, floor: Floor) -> list[set[int]]:
     return owners
 
 
-def order_of(owners: Sequence[set[int]], lengths: Sequence[int]) -> tuple[str, str] | None:
-    """(id, what the engine does) where every vector is some text's, but not all their own; None otherwise."""
+def order_of(owners: Sequence[set[int]], lengths: Sequence[Sequence[Any]]) -> tuple[str, str] | None:
+    """(id, what the engine does) where every vector is some text's, but not all their own; None otherwise.
+
+    owners   for each vector the texts whose it is (`whose`)
+    lengths  what texts may have been sorted by: their tokens, their characters
+    """
     n = len(owners)
     if n < 2 or not all(owners) or all(i in owners[i] for i in range(n)):
         return None
-    for id, says, order in (
-        ("order-reversed", "gives the vectors in reverse order", range(n)[::-1]),
-        ("order-by-length", "gives the vectors sorted by the lengths of the texts", sorted(range(n), key=lambda i: lengths[i])),
-        ("order-by-length", "gives the vectors sorted by the lengths of the texts, long ones first",
-         sorted(range(n), key=lambda i: -lengths[i])),
-        ("order-ahead", "gives each text the vector of the one behind it", [*range(1, n), 0]),
-    ):  # fmt: skip
+    orders = [("order-reversed", "gives the vectors in reverse order", list(range(n))[::-1])]
+    orders.append(("order-ahead", "gives each text the vector of the one behind it", [*range(1, n), 0]))
+    for keys in lengths:
+        up, down = (sorted(range(n), key=lambda i, k=keys, s=s: s * k[i]) for s in (1, -1))  # type: ignore[misc]
+        says = "gives the vectors sorted by the lengths of the texts"
+        orders += [("order-by-length", says, up), ("order-by-length", f"{says}, long ones first", down)]
+    for id, says, order in orders:
         if all(j in fits for j, fits in zip(order, owners, strict=True)):
             return id, says
     if all(i - 1 in owners[i] for i in range(1, n)):
@@ -86,7 +92,10 @@ def order_of(owners: Sequence[set[int]], lengths: Sequence[int]) -> tuple[str, s
         return "order-same", f"gives every text the vector of text {min(common)}"
     wrong = sum(i not in fits for i, fits in enumerate(owners))
     if len({min(fits) for fits in owners}) == len({min(same_as(owners, i), default=i) for i in range(n)}):
-        return "order-shuffled", f"gives the vectors in another order than the texts: {wrong} of {n} are not their text's"
+        return (
+            "order-shuffled",
+            f"gives the vectors in another order than the texts: {wrong} of {n} are not their text's",
+        )
     if all(min(fits) <= i for i, fits in enumerate(owners)):
         return "stale", f"gives {wrong} of {n} texts the vector of an earlier one (a stale answer)"
     return "order-mixed", f"gives {wrong} of {n} texts the vectors of others"

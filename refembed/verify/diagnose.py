@@ -1,4 +1,4 @@
-"""Why do these vectors differ? Hypotheses are tried, not guessed: the fewest that bring the difference down to the noise.
+"""Why do these vectors differ? Hypotheses are tried, not guessed: the fewest that bring the difference down to noise.
 
     1. every hypothesis, on one short text that agrees (it must stay there) and one that differs, in float32
     2. what is left, and what helped most, on all texts and in every arithmetic: who falls to the floor explains it
@@ -25,7 +25,9 @@ from refembed.verify.reference import Item, Reference, Vectors
 SHORTLIST = 6  # hypotheses that are tried on all texts after each round
 PAIRED = 4  # that pairs are built upon
 TIE = 2.0  # what leaves less than this times the smallest difference left is as good
-FEW = 8  # texts that hypotheses are held against before all
+CLEAR = 1e-3  # of the difference: what leaves less is no coincidence
+FEW, MORE = 8, 24  # texts that a candidate is held against, first and last
+PLAIN = (SCREEN, "ggml")  # the arithmetics that most engines are near to
 CLEARLY = 0.01  # a difference within rounding is explained all the same by what leaves less than this of it
 BY_SIZE = 4.0  # half precision is told by size: within this factor
 
@@ -155,22 +157,46 @@ def left(case: Case, changed: Reference, which: Sequence[int], world: str = SCRE
 def shortlist(scores: dict[Hypothesis, float], n: int) -> list[tuple[Hypothesis, ...]]:
     """The n that left least; what leaves next to nothing always comes along."""
     order = sorted(scores, key=lambda h: scores[h])
+    if order and scores[order[0]] < CLEAR:  # one that leaves nothing: only its like come along
+        order = [h for h in order if scores[h] <= max(100 * scores[order[0]], CLEAR)]
     return [(h,) for k, h in enumerate(order) if scores[h] < 0.9 and (k < n or scores[h] < 1e-4) and k < 4 * n]
 
 
 def confirm(case: Case, candidates: Sequence[tuple[Hypothesis, ...]]) -> list[Trial]:
-    """Candidates on more texts, then on all, in every arithmetic; the floor is measured anew under each."""
-    few = spread_out(case)
-    first = sorted((trial(part(case, few), c, (SCREEN, "ggml")) for c in candidates), key=lambda t: t.left)
-    chosen = [t for k, t in enumerate(first) if k < 3 or t.left <= 4 * TIE * first[0].left + LEAST]
-    return [trial(case, t.hypotheses, EVERYWHERE) for t in chosen[: 2 * SHORTLIST]]
+    """Candidates on some texts, then on more; the floor is measured anew under each.
+
+    Two arithmetics first; the others for those that come near. What does not explain is kept with what it leaves.
+    """
+    few, more = (part(case, which) for which in (spread_out(case, FEW, 150), spread_out(case, MORE, 400)))
+    worlds: dict[str, Sequence[str]] = {}
+    first = []
+    for c in candidates:
+        t, worlds[t_id(c)] = trial(few, c, PLAIN), PLAIN
+        if 1 < t.over < 100:
+            t, worlds[t_id(c)] = trial(few, c, EVERYWHERE), EVERYWHERE
+        first.append(t)
+    best = min((t.mean for t in first if t.over <= 1), default=0.0)
+    near = {t.id for t in first if t.over <= 1 and t.mean <= 4 * TIE * best + LEAST}
+    return [trial(more, t.hypotheses, worlds[t.id]) if t.id in near else t for t in first]
 
 
-def spread_out(case: Case) -> list[int]:
-    """Some texts that differ and some that agree, the short ones first."""
-    order = sorted(range(len(case.items)), key=lambda i: len(case.reference.ids_of(case.items[i])))
-    bad, good = ([i for i in order if case.differs[i] is d] for d in (True, False))
-    return (bad[: FEW - 2] + good[:2]) or order[:FEW]
+def t_id(hypotheses: tuple[Hypothesis, ...]) -> str:
+    """As `Trial.id`."""
+    return " + ".join(h.id for h in hypotheses)
+
+
+def spread_out(case: Case, n: int, tokens: int) -> list[int]:
+    """Up to n texts and so many tokens, short ones first, a third of them such as agree, if there are such."""
+    lengths = [len(case.reference.ids_of(item)) for item in case.items]
+    order = sorted(range(len(case.items)), key=lambda i: lengths[i])
+    chosen: list[int] = []
+    for differs, share in ((True, 2 / 3), (False, 1 / 3)):
+        spent = 0
+        for k, i in enumerate([i for i in order if case.differs[i] is differs][: max(2, round(n * share))]):
+            spent += lengths[i]
+            if k < 2 or spent <= tokens * share:
+                chosen.append(i)
+    return sorted(chosen) or order[:n]
 
 
 def trial(case: Case, hypotheses: tuple[Hypothesis, ...], worlds: Sequence[str]) -> Trial:
@@ -245,5 +271,7 @@ def by_size(case: Case, hypotheses: Sequence[Hypothesis]) -> list[Trial]:
             h.change(case.reference).vectors(case.items, SCREEN), case.floor.worlds[SCREEN], strict=True)])  # fmt: skip
         ratio = float(np.median(case.distances / np.maximum(size, 1e-15)))
         if 1 / BY_SIZE < ratio < BY_SIZE and float(case.distances.max()) < BY_SIZE * float(size.max()):
-            found.append((abs(np.log(ratio)), Trial((h,), float(case.distances.max()), float(case.distances.mean()), 1.0)))
+            found.append(
+                (abs(np.log(ratio)), Trial((h,), float(case.distances.max()), float(case.distances.mean()), 1.0))
+            )
     return [t for _, t in sorted(found, key=lambda f: f[0])][:2]

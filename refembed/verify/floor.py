@@ -31,8 +31,10 @@ BUILDS = {  # 1 - cos, worst text
 }  # fmt: skip
 OTHER_TYPES = 4.5e-4  # types without a row: activations are rounded to 8 bits as for Q4_K
 SCREEN = "fast"  # the arithmetic that hypotheses are tried in first
-EVERYWHERE = ("ggml", "ggml, no flash", "fast")
-SAMPLE = 4  # texts that float64 and batches are measured on too: float32 is 2e-12 away from float64, a batch from alone 8e-9
+EVERYWHERE = ("ggml", "ggml, plain", "fast")
+SAMPLE = (
+    4  # texts that float64 and batches are measured on too: float32 is 2e-12 away from float64, a batch from alone 8e-9
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class Floor:
 
     def distances(self, vectors: Vectors) -> tuple[F64, list[str]]:
         """To the nearest arithmetic, and which that is: (N), N names."""
-        each = {w: np.array([distance(y, x) for y, x in zip(vectors, xs, strict=True)]) for w, xs in self.worlds.items()}
+        each = {
+            w: np.array([distance(y, x) for y, x in zip(vectors, xs, strict=True)]) for w, xs in self.worlds.items()
+        }
         names = list(each)
         table = np.stack([each[w] for w in names])  # (W, N)
         return table.min(axis=0), [names[i] for i in table.argmin(axis=0)]

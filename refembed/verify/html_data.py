@@ -29,7 +29,10 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
     embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
     reference, e, facts = reference_of(embedder, pooling), verdict.evidence, verdict.evidence.facts
     ours, theirs = traces_of(verdict, engine, reference)
-    piece = lambda i: reference.tokenizer.piece(i).decode(errors="replace") if i < reference.info.n_vocab else "?"  # noqa: E731
+
+    def piece(i: int) -> str:
+        return reference.tokenizer.piece(i).decode(errors="replace") if i < reference.info.n_vocab else "?"
+
     return ReportData(
         model=f"{facts.get('name', '')} ({facts.get('model', '')})",
         engine=str(facts.get("engine", engine.name)),
@@ -120,7 +123,11 @@ def shares_of(trace: Trace | None, reference: Reference) -> list[float]:
 def environment_of(verdict: Verdict) -> dict[str, Any]:
     """Builds and options, label -> value."""
     facts = verdict.evidence.facts
-    found = {"refembed": facts.get("refembed", ""), "model": facts.get("model", ""), "pooling": facts.get("pooling", "")}
+    found = {
+        "refembed": facts.get("refembed", ""),
+        "model": facts.get("model", ""),
+        "pooling": facts.get("pooling", ""),
+    }
     found |= {"weights": ", ".join(f"{n} {t}" for t, n in facts.get("quant_types", {}).items())}
     found |= {"Python": platform.python_version(), "NumPy": np.__version__, "machine": platform.platform()}
     found |= {f"engine: {k}": str(v) for k, v in facts.get("about", {}).items()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,10 @@ def texts(data: ReportData) -> str:
     if not data.texts:
         return ""
     numbers = [str(i + 1) for i in range(len(data.texts))]
-    lines = [Line("distance", [t.distance for t in data.texts], joined=False), Line("bound", [t.bound for t in data.texts])]
+    lines = [
+        Line("distance", [t.distance for t in data.texts], joined=False),
+        Line("bound", [t.bound for t in data.texts]),
+    ]
     wrong = [t for t in data.texts if not t.agrees]
     alt = f"Distance of {len(data.texts)} texts; {len(wrong)} are beyond what rounding can do to them."
     drawn = plot(lines, alt, x_labels=numbers, y_name="1 - cos", log=True, titles=[f"text {n}" for n in numbers])
@@ -73,7 +77,9 @@ def texts(data: ReportData) -> str:
     marked = [k for k, i in enumerate(order) if not data.texts[i].agrees]
     heads = [">text", "begins", ">tokens", ">1 - cos", ">bound", "", "note"]
     listed = table(heads, rows, marked=marked, caption="Texts, those that differ first")
-    left_out = f"<p>{len(data.texts) - len(order)} more texts are not listed.</p>" if len(order) < len(data.texts) else ""
+    left_out = (
+        f"<p>{len(data.texts) - len(order)} more texts are not listed.</p>" if len(order) < len(data.texts) else ""
+    )
     summary = f"All {len(rows)} texts, those that differ first" if len(rows) == len(data.texts) else "The first texts"
     if len(rows) > FEW_TEXTS:
         listed = f"<details><summary>{summary}</summary>{listed}{left_out}</details>"
@@ -93,7 +99,7 @@ def layers(data: ReportData) -> str:
     lines = [
         Line("local", [t.local for t in data.tensors]),
         Line("propagated", [t.propagated for t in data.tensors]),
-        Line("bound of local", [t.bound for t in data.tensors]),
+        Line("bound of local", [t.bound for t in data.tensors], joined=False),
     ]
     lines = [line for line in lines if any(y is not None for y in line.y)]
     beyond = [i for i, t in enumerate(data.tensors) if is_beyond(t)]
@@ -141,6 +147,8 @@ def worst(data: ReportData) -> str:
         return f"<p>The shapes of <code>{esc(w.name)}</code> differ: {shapes}.</p>"
     with np.errstate(invalid="ignore"):
         gap = theirs - ours
+    if np.array_equal(ours, theirs, equal_nan=True):
+        return f"<p>Both sides have the same <code>{esc(w.name)}</code>, {ours.shape[0]} x {ours.shape[1]} numbers.</p>"
     finite = np.abs(np.concatenate([ours, theirs]))
     top = float(finite[np.isfinite(finite)].max(initial=0))
     size = f"{ours.shape[0]} rows, {ours.shape[1]} columns"
@@ -263,8 +271,17 @@ def hypotheses(data: ReportData) -> str:
 
 def environment(data: ReportData) -> str:
     """Builds, versions, options."""
-    rows = [(esc(k), esc(v)) for k, v in data.environment.items()]
-    return table(["what", "value"], rows) if rows else ""
+    rows = [(esc(k), esc(v)) for k, v in facts("", data.environment)]
+    return table(["what", "value"], rows, kind="facts") if rows else ""
+
+
+def facts(prefix: str, found: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Labels and values, those of mappings within mappings one by one."""
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            yield from facts(f"{prefix}{key}, ", value)
+        elif value is not None and value != []:
+            yield f"{prefix}{key}", value
 
 
 def is_beyond(t: TensorError) -> bool:

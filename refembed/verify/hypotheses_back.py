@@ -12,14 +12,14 @@ import numpy as np
 from refembed.arrays import F64, Float
 from refembed.pooling import POOLERS
 from refembed.verify.hypotheses_front import closing
-from refembed.verify.hypotheses_model import bfloat16, float16
+from refembed.verify.hypotheses_layers import bfloat16, float16
 from refembed.verify.hypothesis import Change, Hypothesis
 from refembed.verify.reference import Reference
 
 Row = tuple[str, str, Change]
 TITLES = {
     "mean": "the mean of all tokens", "cls": "the first token", "last": "the last token",
-    "max": "the largest of each channel", "mean_sqrt_len": "the sum over sqrt(T)",
+    "max": "the largest of each channel",
     "weightedmean": "the mean weighted by position",
 }  # fmt: skip
 
@@ -124,10 +124,9 @@ def centred(x: F64) -> F64:
     return x - x.mean(axis=-1, keepdims=True)
 
 
-def bytes_swapped(x: F64) -> F64:
-    """Read with its bytes the wrong way round; what is no number counts as 0."""
-    swapped = unit(x).astype(np.float32).byteswap()
-    return np.nan_to_num(swapped.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+def to_decimals(n: int, x: F64) -> F64:
+    """The normalised vector to n decimals."""
+    return np.round(unit(x), n)
 
 
 def int8(x: F64) -> F64:
@@ -136,7 +135,7 @@ def int8(x: F64) -> F64:
     return np.round(x / np.where(largest > 0, largest, 1) * 127)
 
 
-VECTOR: tuple[tuple[str, str, Callable[[F64], F64]], ...] = (
+VECTOR: tuple[tuple[str, str, Callable[[F64], Any]], ...] = (
     ("vector-negated", "gives the vector with its sign turned", lambda x: -x),
     ("vector-reversed", "gives the vector backwards", lambda x: x[..., ::-1]),
     ("vector-absolute", "gives magnitudes", np.abs),
@@ -158,9 +157,8 @@ VECTOR: tuple[tuple[str, str, Callable[[F64], F64]], ...] = (
     ("vector-int8-unit", "gives the normalised vector times 127 as whole numbers", lambda x: np.round(unit(x) * 127)),
     ("vector-binary", "gives the signs of the vector", lambda x: np.where(x > 0, 1.0, -1.0)),
     ("vector-bits", "gives 1 for positive numbers of the vector, 0 for others", lambda x: (x > 0) * 1.0),
-    *((f"vector-{n}-decimals", f"gives {n} decimals of the normalised vector", lambda x, n=n: np.round(unit(x), n))
+    *((f"vector-{n}-decimals", f"gives {n} decimals of the normalised vector", partial(to_decimals, n))
       for n in (5, 4, 3, 2)),
-    ("vector-byte-order", "gives numbers with their bytes the wrong way round", bytes_swapped),
     ("vector-squared", "gives squares", lambda x: x * np.abs(x)),
     ("vector-zeroed-half", "sets the second half of the vector to 0",
      lambda x: np.where(np.arange(x.shape[-1]) < x.shape[-1] // 2, x, 0.0)),

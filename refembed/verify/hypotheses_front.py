@@ -9,8 +9,8 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from refembed.tokenizer import Tokenizer
 from refembed.tokenizer.vocab import Vocab
 from refembed.verify.hypothesis import Change, Hypothesis
 from refembed.verify.reference import Item, Reference
@@ -89,7 +89,9 @@ def added(name: str, function: object, reference: Reference) -> Reference:
 def vocabulary_hypotheses(reference: Reference) -> list[Hypothesis]:
     """Normaliser flags the other way round, and special tokens in a text taken as text."""
     vocab, found = reference.tokenizer.vocab, []
-    rows = [("specials-unparsed", "takes special tokens spelt out in a text as text", unparsed)]
+    rows: list[tuple[str, str, Change]] = [
+        ("specials-unparsed", "takes special tokens spelt out in a text as text", unparsed)
+    ]
     if vocab.kind == "bert":
         lower, strip = vocab.lowercase, vocab.strip_accents
         case = "does not lower-case" if lower else "lower-cases"
@@ -113,7 +115,7 @@ def unparsed(reference: Reference) -> Reference:
     return replace(reference, encode=lambda t, text: t.encode(text, add_special=True, parse_special=False))
 
 
-def other_vocab(**flags: bool) -> Change:
+def other_vocab(**flags: Any) -> Change:
     """The tokenizer made anew with other flags."""
 
     def change(reference: Reference) -> Reference:
@@ -146,7 +148,9 @@ def token_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypoth
     elif vocab.bos is not None:
         rows.append(("extra-bos", f"puts {open_name} in front", lambda ids: [vocab.bos or 0, *ids]))
     if has_end and ends is not None:
-        rows.append(("no-eos", f"leaves out {end_name} at the end", lambda ids: ids[:-1] if ids[-1:] == [ends] else ids))
+        rows.append(
+            ("no-eos", f"leaves out {end_name} at the end", lambda ids: ids[:-1] if ids[-1:] == [ends] else ids)
+        )
         rows.append(("two-eos", f"puts {end_name} at the end twice", lambda ids: [*ids, ends]))
     elif ends is not None:
         rows.append(("extra-eos", f"puts {end_name} at the end", lambda ids: [*ids, ends]))
@@ -155,16 +159,17 @@ def token_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypoth
         rows.append(("no-specials", f"leaves out {open_name} and {end_name}", lambda ids: ids[n:-1] or ids))
     for role in ("eot", "eom", "pad", "unk", "mask", "bos", "sep", "eos"):
         other = getattr(vocab, role, None)
-        if other is not None and other != ends:
-            if has_end:
-                rows.append((f"{role}-for-eos", f"ends a text with {role.upper()} in place of {end_name}",
-                             lambda ids, o=other: [*ids[:-1], o]))  # type: ignore[misc]
-            elif role in ("eot", "eom", "sep"):
-                rows.append((f"extra-{role}", f"puts {role.upper()} at the end",
-                             lambda ids, o=other: [*ids, o]))  # type: ignore[misc]
-            if opens and role in ("pad", "unk", "eos"):
-                rows.append((f"{role}-for-bos", f"begins a text with {role.upper()} in place of {open_name}",
-                             lambda ids, o=other: [o, *ids[1:]]))  # type: ignore[misc]
+        if other is None or other == ends:
+            continue
+        name = role.upper()
+        if has_end:
+            says = f"ends a text with {name} in place of {end_name}"
+            rows.append((f"{role}-for-eos", says, partial(ended, other, 1)))
+        elif role in ("eot", "eom", "sep"):
+            rows.append((f"extra-{role}", f"puts {name} at the end", partial(ended, other, 0)))
+        if opens and role in ("pad", "unk", "eos"):
+            says = f"begins a text with {name} in place of {open_name}"
+            rows.append((f"{role}-for-bos", says, partial(begun, other)))
     rows += [
         ("reversed-tokens", "reads the tokens backwards", lambda ids: ids[::-1]),
         ("ids-plus-one", "counts token ids from 1", lambda ids: [min(i + 1, len(vocab) - 1) for i in ids]),
@@ -175,6 +180,16 @@ def token_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypoth
     ]  # fmt: skip
     found = [Hypothesis(id, "tokens", says, partial(added, "tokens", f)) for id, says, f in rows]
     return found + padding_hypotheses(reference)
+
+
+def ended(other: int, drop: int, ids: list[int]) -> list[int]:
+    """Another token at the end, in place of so many."""
+    return [*ids[: len(ids) - drop], other]
+
+
+def begun(other: int, ids: list[int]) -> list[int]:
+    """Another token in place of the first."""
+    return [other, *ids[1:]]
 
 
 def fronts(reference: Reference) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -13,39 +14,11 @@ import numpy as np
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.attention import slopes
-from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Ops, Rope, See
-from refembed.model import Model
-from refembed.model.batch import Batch
+from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.verify.changes import Row, hparams, named, remembering, replaced
+from refembed.verify.hypotheses_layers import half_rows, layer_rows, place_rows, rope_rows
 from refembed.verify.hypothesis import Change, Hypothesis
-from refembed.verify.reference import ChangedOps, Reference, spy, tensor_names
-
-
-def replaced(**functions: Callable[..., Any]) -> Change:
-    """Operations replaced by functions that are given the true operations first. One object, so that runs are kept."""
-
-    def change(ops: Ops) -> Ops:
-        return cast(Ops, ChangedOps(ops, functions))
-
-    return lambda reference: reference.add(ops=change)
-
-
-def remembering(make: Callable[[], dict[str, Callable[..., Any]]]) -> Change:
-    """Operations that remember what came before: made anew for every run."""
-
-    def change(ops: Ops) -> Ops:
-        return cast(Ops, ChangedOps(ops, make()))
-
-    return lambda reference: reference.add(ops=change)
-
-
-def hparams(**values: Any) -> Change:
-    """Other hyperparameters."""
-    return lambda r: replace(r, model=replace(r.model, hparams=replace(r.model.hparams, **values)))
-
-
-def batch(function: Callable[[Batch], Batch]) -> Change:
-    """Something else in the batch."""
-    return lambda reference: reference.add(batch=function)
+from refembed.verify.reference import Reference, spy, tensor_names
 
 
 def model_hypotheses(reference: Reference) -> list[Hypothesis]:
@@ -57,8 +30,6 @@ def model_hypotheses(reference: Reference) -> list[Hypothesis]:
     ]  # fmt: skip
     return [Hypothesis(id, "model", says, change, family) for id, says, change, family in rows]
 
-
-Row = tuple[str, str, Change, str]
 
 # -- activations -----------------------------------------------------------------------------------------------------
 
@@ -87,9 +58,12 @@ def activation_rows(used: frozenset[str]) -> Iterator[Row]:
     for op in ("gelu", "gelu_erf", "silu"):
         for other, (title, f) in ACTIVATIONS.items():
             if op in used and other != op:
-                yield other.replace("_", "-"), f"has {title} where the reference has {title_of(op)}", replaced(
-                    **{op: f}
-                ), "activation"
+                yield (
+                    other.replace("_", "-"),
+                    f"has {title} where the reference has {title_of(op)}",
+                    replaced(**{op: f}),
+                    "activation",
+                )
     for op, own in GATED.items():
         if op not in used:
             continue
@@ -121,7 +95,12 @@ def norm_rows(reference: Reference, used: frozenset[str], names: set[str]) -> It
     if "layer_norm" in used:
         yield "variance-unbiased", "divides the variance by C - 1 in LayerNorm", replaced(
             layer_norm=layer_norm_of(lambda x: x.std(-1, ddof=1, keepdims=True))), "norm"  # fmt: skip
-        yield "rms-for-layer", "has RMSNorm where the reference has LayerNorm", replaced(layer_norm=rms_for_layer), "norm"
+        yield (
+            "rms-for-layer",
+            "has RMSNorm where the reference has LayerNorm",
+            replaced(layer_norm=rms_for_layer),
+            "norm",
+        )
         yield "eps-outside", "adds epsilon to the deviation, not to the variance", replaced(
             layer_norm=eps_outside), "norm"  # fmt: skip
     if "rms_norm" in used:
@@ -138,11 +117,6 @@ def norm_rows(reference: Reference, used: frozenset[str], names: set[str]) -> It
             norm_behind_rope), "qk norm"  # fmt: skip
         change = replaced(rms_norm=without_norm("attn_q_norm", "attn_k_norm"))
         yield "qk-norm-missing", "leaves out the norms of queries and keys", change, "qk norm"
-
-
-def named(w: Tensor | None, *names: str) -> bool:
-    """Whether the tensor is one of these, in any layer."""
-    return w is not None and re.sub(r"^blk\.\d+\.", "", w.name).removesuffix(".weight") in names
 
 
 def layer_norm_of(deviation: Callable[[Float], Float]) -> Callable[..., Float]:
@@ -242,7 +216,12 @@ def bias_rows(names: set[str]) -> Iterator[Row]:
         yield "qkv-bias-missing", "leaves out the biases of queries, keys and values", replaced(
             linear=without_bias("attn_q", "attn_k", "attn_v")), "bias"  # fmt: skip
     if any("norm" in n for n in have):
-        yield "norm-bias-missing", "leaves out the biases of LayerNorm", replaced(layer_norm=norm_without_bias), "norm b"
+        yield (
+            "norm-bias-missing",
+            "leaves out the biases of LayerNorm",
+            replaced(layer_norm=norm_without_bias),
+            "norm b",
+        )
     yield "square-transposed", "reads square matrices transposed", replaced(linear=transposed), "transposed"
 
 
@@ -286,17 +265,22 @@ def attention_rows(reference: Reference) -> Iterator[Row]:
     if any(m.window for m in seen):
         yield "window-missing", "has no sliding window", masked(lambda m: replace(m, window=0)), "window"
         for more, spelt in ((1, "one token too wide"), (-1, "one token too narrow")):
-            change = masked(lambda m, more=more: replace(m, window=m.window + more) if m.window else m)
+            change = masked(partial(other_window, 1, more))
             yield f"window{more:+d}", f"has a sliding window {spelt}", change, "window"
         for times, spelt in ((2, "twice as wide"), (0.5, "half as wide")):
-            change = masked(lambda m, times=times: replace(m, window=int(m.window * times)) if m.window else m)
+            change = masked(partial(other_window, times, 0))
             yield f"window-x{times:g}", f"has a sliding window {spelt}", change, "window"
         wide = max(m.window for m in seen)
         yield "window-everywhere", "has the sliding window in every layer", masked(
             lambda m: replace(m, window=wide)), "window"  # fmt: skip
     if any(m.max_bias for m in seen):
         yield "alibi-missing", "leaves out ALiBi", masked(lambda m: replace(m, max_bias=0.0)), "alibi"
-        yield "alibi-half", "has half of ALiBi's exponent", masked(lambda m: replace(m, max_bias=m.max_bias / 2)), "alibi"
+        yield (
+            "alibi-half",
+            "has half of ALiBi's exponent",
+            masked(lambda m: replace(m, max_bias=m.max_bias / 2)),
+            "alibi",
+        )
         yield "alibi-plain", "has ALiBi's slopes without the rule for head counts that are no power of two", replaced(
             attention=plain_alibi), "alibi"  # fmt: skip
     for id, says, factor in (
@@ -317,6 +301,11 @@ def attention_rows(reference: Reference) -> Iterator[Row]:
         yield "soft-cap-missing", "does not cap attention scores", replaced(attention=uncapped), "soft cap"
     if hp.n_buckets:
         yield "position-bias-missing", "leaves out the relative position bias", replaced(attention=unbiased), "position"
+
+
+def other_window(times: float, more: int, mask: Mask) -> Mask:
+    """A window of another width, where there is one."""
+    return replace(mask, window=int(mask.window * times) + more) if mask.window else mask
 
 
 def masks_of(reference: Reference) -> set[Mask]:
@@ -341,7 +330,9 @@ def masked(other: Callable[[Mask], Mask]) -> Change:
 def scaled(factor: float) -> Callable[..., Float]:
     """Scores times a factor."""
 
-    def attention(true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, scale: float, *see: Any, **more: Any) -> Float:
+    def attention(
+        true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, scale: float, *see: Any, **more: Any
+    ) -> Float:
         return cast(Float, true.attention(q, k, v, H, offsets, scale * factor, *see, **more))
 
     return attention
@@ -381,123 +372,6 @@ def plain_alibi(true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, *
         return cast(Float, true.attention(q, k, v, H, offsets, *rest, mask=mask, **more))
     j = np.arange(n)
     bias = (-slope[:, None, None] * np.abs(j[:, None] - j)).astype(q.dtype)
-    return cast(Float, true.attention(q, k, v, H, offsets, *rest, mask=replace(mask, max_bias=0.0), **{**more, "bias": bias}))
-
-
-# -- places ----------------------------------------------------------------------------------------------------------
-
-
-def rope_rows(reference: Reference, used: frozenset[str]) -> Iterator[Row]:
-    """How queries and keys are turned."""
-    if "rope" not in used:
-        return
-    hp = reference.model.hparams
-    other = "neox" if hp.rope_pairs == "norm" else "norm"
-    pairs = {"norm": "neighbouring channels", "neox": "the two halves of a head"}
-    yield "rope-pairs", f"turns {pairs[other]} together in RoPE", turned(lambda r: replace(r, pairs=other)), "rope pairs"
-    yield "rope-missing", "leaves out RoPE", replaced(rope=lambda true, x, pos, rope: x), "rope"
-    yield "rope-backwards", "turns backwards in RoPE", replaced(
-        rope=lambda true, x, pos, rope: true.rope(x, -pos, rope)), "rope"  # fmt: skip
-    for base in (1e4, 1e5, 1.6e5, 5e5, 1e6, 1e7):
-        if not math.isclose(base, hp.rope_freq_base) or not math.isclose(base, hp.rope_freq_base_swa):
-            says = f"has {base:g} as base of RoPE, not {hp.rope_freq_base:g}"
-            if any(hp.swa_layers) and not math.isclose(base, hp.rope_freq_base_swa):
-                says += f" (layers with a window: {hp.rope_freq_base_swa:g})"
-            yield f"rope-base-{base:g}", says, turned(lambda r, base=base: replace(r, freq_base=base)), "rope base"
-    if hp.rope_factor != 1:
-        yield "rope-scaling-missing", "leaves out the scaling of RoPE", turned(
-            lambda r: replace(r, freq_scale=1.0, ext_factor=0.0, attn_factor=1.0)), "rope scaling"  # fmt: skip
-    for factor in (2, 4, 8):
-        yield f"rope-scaled-{factor}", f"scales RoPE by a further 1/{factor}", turned(
-            lambda r, factor=factor: replace(r, freq_scale=r.freq_scale / factor)), "rope scaling"  # fmt: skip
-    yield "rope-factors-missing", "leaves out the frequency factors of RoPE", turned(
-        lambda r: replace(r, factors=None)), "rope factors"  # fmt: skip
-    yield "rope-half", "turns only half of a head's channels in RoPE", turned(
-        lambda r: replace(r, n_dims=r.n_dims // 4 * 2)), "rope dims"  # fmt: skip
-
-
-def turned(other: Callable[[Rope], Rope]) -> Change:
-    """RoPE with other numbers."""
-    return replaced(rope=lambda true, x, pos, rope: true.rope(x, pos, other(rope)))
-
-
-def place_rows(reference: Reference, names: set[str]) -> Iterator[Row]:
-    """Positions, segments, and the scale of embeddings."""
-    if "position_embd.weight" in names:  # RoPE knows only how far apart two tokens are
-        last = reference.model.hparams.n_ctx - 1
-        for more in (1, 2):
-            yield f"position+{more}", f"counts positions from {more}", batch(
-                lambda b, more=more: replace(b, pos=np.minimum(b.pos + more, last))), "position"  # fmt: skip
-        yield "position-zero", "gives every token position 0", batch(lambda b: replace(b, pos=b.pos * 0)), "position"
-        yield "position-backwards", "counts positions from the end", batch(from_the_end), "position"
-        yield "position-missing", "leaves out the position vectors", replaced(
-            get_rows=rows_of("position_embd", lambda x: x * 0)), "position"  # fmt: skip
-    if "token_types.weight" in names:
-        yield "segment-1", "gives every token segment 1", replaced(get_rows=segment(1)), "segment"
-        yield "segment-missing", "leaves out the segment vector", replaced(
-            get_rows=rows_of("token_types", lambda x: x * 0)), "segment"  # fmt: skip
-    C = reference.model.hparams.n_embd
-    scaled = reference.model.hparams.arch.startswith("gemma")
-    factor, says = (C**-0.5, "does not scale embeddings by sqrt(C)") if scaled else (C**0.5, "scales embeddings by sqrt(C)")
-    yield "embedding-scale", says, replaced(get_rows=rows_of("token_embd", lambda x: (x * factor).astype(x.dtype))), "embd"
-
-
-def rows_of(table: str, other: Callable[[Float], Float]) -> Callable[..., Float]:
-    """Rows of one table changed."""
-
-    def get_rows(true: Any, w: Tensor, ids: Sequence[int] | I64) -> Float:
-        x = true.get_rows(w, ids)
-        return other(x) if named(w, table) else cast(Float, x)
-
-    return get_rows
-
-
-def segment(n: int) -> Callable[..., Float]:
-    """Another row of the segment vectors."""
-    return lambda true, w, ids: true.get_rows(w, [n] if named(w, "token_types") else ids)
-
-
-def from_the_end(b: Batch) -> Batch:
-    """Positions counted backwards in each text."""
-    lengths = np.diff(b.offsets)
-    return replace(b, pos=np.repeat(lengths, lengths) - 1 - b.pos)
-
-
-# -- layers and precision --------------------------------------------------------------------------------------------
-
-
-def layer_rows(reference: Reference) -> Iterator[Row]:
-    """A layer too few."""
-    if reference.model.hparams.n_layer > 1:
-        yield "last-layer-missing", "leaves out the last layer", lambda r: replace(r, model=without_layer(r.model, -1)), "layer"
-        yield "first-layer-missing", "leaves out the first layer", lambda r: replace(r, model=without_layer(r.model, 0)), "layer"
-
-
-def without_layer(model: Model, which: int) -> Model:
-    """The model less one layer, first or last."""
-    keep = slice(1, None) if which == 0 else slice(None, -1)
-    hp, blk = model.hparams, model.weights.blk[keep]
-    lists = {n: getattr(hp, n)[keep] for n in ("swa_layers", "moe_layers", "conv_layers")}
-    return replace(model, hparams=replace(hp, n_layer=len(blk), **lists), weights=replace(model.weights, blk=blk))
-
-
-def bfloat16(x: Float) -> Float:
-    """Rounded to 8 bits of mantissa, as bfloat16 has them."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    even = (bits >> 16) & 1
-    return ((bits + 0x7FFF + even) & np.uint32(0xFFFF0000)).view(np.float32).astype(x.dtype)
-
-
-def float16(x: Float) -> Float:
-    """Rounded to float16 and back."""
-    with np.errstate(over="ignore"):
-        return x.astype(np.float16).astype(x.dtype)
-
-
-def half_rows() -> Iterator[Row]:
-    """Numbers of half the width: where exactly an engine rounds cannot be known, so these are told by size too."""
-    for name, round_ in (("float16", float16), ("bfloat16", bfloat16)):
-        inputs = replaced(linear=lambda true, x, *rest, r=round_: true.linear(r(x), *rest))
-        yield f"inputs-{name}", f"multiplies numbers rounded to {name}", inputs, "half"
-        norms = {op: (lambda true, x, *rest, op=op, r=round_: r(getattr(true, op)(x, *rest))) for op in ("layer_norm", "rms_norm")}
-        yield f"hidden-{name}", f"keeps hidden states in {name}", replaced(**norms), "half"
+    return cast(
+        Float, true.attention(q, k, v, H, offsets, *rest, mask=replace(mask, max_bias=0.0), **{**more, "bias": bias})
+    )

@@ -1,4 +1,4 @@
-"""Hypotheses about the weights: the other side may have them in fewer bits, as llama-quantize would have written them."""
+"""Hypotheses about the weights: the other side may have them in fewer bits, as llama-quantize would write them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Lengths of vectors: normalised, raw, or scaled, and by what. Length says nothing about similarity, so it stands apart."""
+"""Lengths of vectors: normalised, raw, or scaled, and by what. Similarity ignores it, so it stands apart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Length:
     factor: float  # median |y| / |x|
 
 
-CONSTANTS: tuple[tuple[str, str, Callable[[F64], F64]], ...] = (
+CONSTANTS: tuple[tuple[str, str, Callable[[F64], Any]], ...] = (
     ("unit", "normalises to length 1", lambda x: normalize(x, 2)),
     ("scaled-max", "scales the largest magnitude to 32760 (embd_normalize 0)", lambda x: normalize(x, 0)),
     ("scaled-max-1", "scales the largest magnitude to 1", lambda x: x / np.abs(x).max(axis=-1, keepdims=True)),
@@ -66,7 +66,11 @@ def length_of(vectors: Vectors, ours: Vectors, tokens: Sequence[int], bound: flo
         ("scaled-n-1", "divides the sum by T - 1, not by T", T / np.maximum(T - 1, 1)),
         ("scaled-n+1", "divides the sum by T + 1, not by T", T / (T + 1)),
         ("scaled-n-2", "divides the sum by T - 2, not by T", T / np.maximum(T - 2, 1)),
-        ("scaled-padded", "divides the sum by one number for all texts, as of a padded batch", T * np.median(ratio / T)),
+        (
+            "scaled-padded",
+            "divides the sum by one number for all texts, as of a padded batch",
+            T * np.median(ratio / T),
+        ),
     ):
         if len(set(tokens)) > 1 and agree(ratio, want, bound):
             return Length("scaled", id, says, factor)
@@ -76,7 +80,9 @@ def length_of(vectors: Vectors, ours: Vectors, tokens: Sequence[int], bound: flo
     if agree(unit, np.full(len(unit), float(np.median(unit))), bound):
         says = f"normalises to length {np.median(unit):.6g}"
         return Length("scaled", "scaled-unit", says, factor)
-    return Length("scaled", "scaled-unevenly", "gives vectors of other lengths, a factor of its own for each text", factor)
+    return Length(
+        "scaled", "scaled-unevenly", "gives vectors of other lengths, a factor of its own for each text", factor
+    )
 
 
 def ratio_of(y: F64, x: F64) -> float:

@@ -20,14 +20,17 @@ from refembed.arrays import Float
 from refembed.errors import RefembedError
 from refembed.model.trace import Recorder, Tap, Trace
 from refembed.verify.align import Alignment, Pair, align, without_empty_cells
-from refembed.verify.compare import Difference, compare
+from refembed.verify.compare import Difference, Share, compare, worst_heads, worst_rows
 from refembed.verify.hypothesis import Hypothesis
 from refembed.verify.reference import Reference
 
-WORLDS = ("exact", "ggml, no flash", "ggml")  # the first shows all tensors
+WORLDS = ("exact", "ggml, plain", "ggml")  # the first shows all tensors
 BOUND = 3.0  # times the floor, in the root of NMSE: an engine may round in another place than all of ours
 LEAST = 1e-5  # root of NMSE: float32 sums in any order stay below 3e-6
-ELEMENTWISE = re.compile(r"ffn_(gelu|geglu|swiglu|silu|relu|act)")  # no sums: an arithmetic's own result, or another function
+HEADS = re.compile(r"(kq|Qcur|kqv)\b|kq_|Qcur_")  # tensors with an axis of heads, where they have three axes
+ELEMENTWISE = re.compile(
+    r"ffn_(gelu|geglu|swiglu|silu|relu|act)"
+)  # no sums: an arithmetic's own result, or another function
 
 
 @dataclass
@@ -45,6 +48,8 @@ class Row:
     propagated: float  # of the two runs as they are
     tight: float  # the bound for an engine that is in one of our arithmetics everywhere else
     difference: Difference | None = None  # local, in full: for those that are wrong
+    worst_tokens: tuple[Share, ...] = ()  # likewise: where most of it lies
+    worst_heads: tuple[Share, ...] = ()
 
     @property
     def wrong(self) -> bool:
@@ -156,7 +161,7 @@ def compare_traces(reference: Reference, ids: list[int], theirs: Trace, worlds: 
     for j, (pair, _) in first.kept.items():
         arrays = [w.kept[j][1] for w in found if j in w.kept and w.kept[j][1].shape == first.kept[j][1].shape]
         mine = [w.ours.taps[w.kept[j][0].ours].array for w in found if j in w.kept]
-        rows.append(row_of(pair, theirs.taps[j], cut.taps[j], arrays, mine))
+        rows.append(row_of(pair, theirs.taps[j], cut.taps[j], arrays, mine, reference.model.hparams.n_head))
     names = [t.name for t in first.ours.taps]
     return Comparison(
         rows,
@@ -165,7 +170,7 @@ def compare_traces(reference: Reference, ids: list[int], theirs: Trace, worlds: 
     )
 
 
-def row_of(pair: Pair, tap: Tap, cut: Tap, arrays: list[Float], mine: list[npt.NDArray[Any]]) -> Row:
+def row_of(pair: Pair, tap: Tap, cut: Tap, arrays: list[Float], mine: list[npt.NDArray[Any]], n_head: int) -> Row:
     """One tensor in every arithmetic, beside the engine's."""
     x = arrays[0]
     y = (tap if tap.array.size == x.size else cut).array.reshape(x.shape)
@@ -177,7 +182,10 @@ def row_of(pair: Pair, tap: Tap, cut: Tap, arrays: list[Float], mine: list[npt.N
     tight = 10 * LEAST if ELEMENTWISE.match(pair.name) else bound
     row = Row(pair.name, pair.k, tap.name, tap.op, x.shape, bad, local, bound, propagated, min(tight, bound))
     if row.wrong:
-        row.difference = compare(np.asarray(x, np.float64), y)
+        wide = np.asarray(x, np.float64)
+        row.difference = compare(wide, y)
+        row.worst_tokens = worst_rows(wide, y) if x.ndim == 2 else ()
+        row.worst_heads = worst_heads(wide, y, n_head) if HEADS.match(row.name) and n_head in x.shape else ()
     return row
 
 
@@ -211,5 +219,3 @@ def explained_by(
         if len(errors) >= len(rows) and all(e <= bounds.get(key, LEAST) for key, e in errors.items()):
             found.append(h)
     return found
-
-

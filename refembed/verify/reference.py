@@ -32,7 +32,7 @@ WORLDS: dict[str, dict[str, Any]] = {  # arithmetic -> how `load_ops` makes it
     "fast": {"numerics": "fast"},
     "exact": {"numerics": "exact"},
     "ggml": {"numerics": "ggml", "flash_attn": True},
-    "ggml, no flash": {"numerics": "ggml", "flash_attn": False},
+    "ggml, plain": {"numerics": "ggml", "flash_attn": False, "repack": False},
 }
 TOGETHER = 2048  # tokens of one forward pass where a text's bits do not depend on its company
 
@@ -81,7 +81,8 @@ class Reference:
 
     def add(self, **functions: Any) -> Reference:
         """Another reference, with these functions at the end of their tuples: add(text=str.lower)."""
-        return replace(self, **{name: (*getattr(self, name), f) for name, f in functions.items()})
+        tuples: dict[str, Any] = {name: (*getattr(self, name), f) for name, f in functions.items()}
+        return replace(self, **tuples)
 
     def ids_of(self, item: Item) -> list[int]:
         """Token ids of an input, at most as many as the model reads."""

@@ -26,14 +26,16 @@ def paragraph(v: Verdict) -> str:
     if v.cause:
         said.append(f"{v.cause[0].upper()}{v.cause[1:]}.")
     if v.tie:
-        said.append("These texts cannot tell the two apart." if len(v.causes) == 2 else "These texts cannot tell them apart.")
+        said.append(
+            "These texts cannot tell the two apart." if len(v.causes) == 2 else "These texts cannot tell them apart."
+        )
     left = v.causes[0].left if v.causes else None
     worst = max(e.texts, key=lambda t: t.distance / t.bound, default=None)
     if worst is not None:
         wrong = sum(not t.agrees for t in e.texts)
         said.append(
-            f"{wrong} of {len(e.texts)} texts are beyond the noise floor; the worst is {worst.distance:.2g} away (1 - cos), "
-            f"where rounding makes {worst.bound:.2g} at most."
+            f"{wrong} of {len(e.texts)} texts are beyond the noise floor; the worst is {worst.distance:.2g} away "
+            f"(1 - cos), where rounding makes {worst.bound:.2g} at most."
         )
         if left is not None and wrong and not v.causes[0].by_size:
             said.append(f"With the reference changed so, {left:.2g} is left.")
@@ -53,7 +55,11 @@ def tables(v: Verdict) -> Iterator[Table]:
         heads = ["text", ">tokens", ">1-cos", ">bound", ">length", ">ulps", ">largest", "nearest", ""]
         yield "texts", heads, [text_cells(t) for t in order[:ROWS]]
     if e.tensors:
-        yield f"tensors of {shown(e.traced)}", ["tensor", "operation", ">local", ">bound", ">propagated", ""], tensor_rows(v)
+        yield (
+            f"tensors of {shown(e.traced)}",
+            ["tensor", "operation", ">local", ">bound", ">propagated", ""],
+            tensor_rows(v),
+        )
     if e.trials:
         rows = [[id, f"{left:.2g}"] for id, left in e.trials]
         yield f"what helped most, of {e.tried} hypotheses and pairs", ["hypothesis", ">1-cos left"], rows
@@ -64,8 +70,8 @@ def text_cells(t: TextRow) -> list[str]:
     d = t.difference
     ulps, largest = (str(d.max_ulps), f"{d.max_abs:.2g}") if d else ("-", "-")
     return [
-        shown(t.text), str(t.tokens), f"{t.distance:.2g}", f"{t.bound:.2g}", f"{t.length:.4g}", ulps, largest, t.nearest,
-        "" if t.agrees else "beyond",
+        shown(t.text), str(t.tokens), f"{t.distance:.2g}", f"{t.bound:.2g}", f"{t.length:.4g}", ulps, largest,
+        t.nearest, "" if t.agrees else "beyond",
     ]  # fmt: skip
 
 
@@ -85,8 +91,8 @@ def tensor_rows(v: Verdict) -> list[list[str]]:
 def first_apart(ours: Sequence[int], theirs: Sequence[int]) -> str:
     """Where two lists of ids part."""
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
-    tail = lambda ids: " ".join(map(str, ids[at : at + 4])) or "(end)"  # noqa: E731
-    return f"token {at}: ours {tail(ours)}, theirs {tail(theirs)} ({len(ours)} and {len(theirs)} in all)"
+    mine, other = (" ".join(map(str, ids[at : at + 4])) or "(end)" for ids in (ours, theirs))
+    return f"token {at}: ours {mine}, theirs {other} ({len(ours)} and {len(theirs)} in all)"
 
 
 def shown(text: str, limit: int = 34) -> str:
@@ -95,15 +101,27 @@ def shown(text: str, limit: int = 34) -> str:
     return repr(flat if len(flat) <= limit else flat[: limit - 3] + "...")
 
 
+def where(v: Verdict) -> list[str]:
+    """Which tokens and heads of the first wrong tensor hold the difference."""
+    row = next((r for r in v.evidence.tensors if str(r) == v.first_wrong_tensor), None)
+    found = []
+    for title, shares in (("tokens", row.worst_tokens), ("heads", row.worst_heads)) if row else ():
+        if shares:
+            spelt = ", ".join(f"{s.index} ({100 * s.share:.0f} %)" for s in shares)
+            found.append(f"worst {title} of {row}: {spelt} of the squared difference")
+    return found + ([f"{row}: {row.difference}"] if row and row.difference else [])
+
+
 def footer(v: Verdict) -> list[str]:
     """What was compared, how bounds came about, and remarks."""
     facts, f = v.evidence.facts, v.noise_floor
-    lines = [f"note: {r}" for r in v.evidence.remarks]
+    lines = [f"note: {r}" for r in v.evidence.remarks] + where(v)
     if v.evidence.length:
         lines.append(f"lengths: the engine {v.evidence.length}")
     lines.append(
-        f"noise floor: 1 - cos between exact, fast and ggml arithmetic is {f['spread_median']:.2g} for half of these texts, "
-        f"{f['spread_worst']:.2g} for the worst; llama.cpp's builds differ by up to {f['builds']:.2g} for such weights"
+        f"noise floor: exact, fast and ggml arithmetic are {f['spread_median']:.2g} apart (1 - cos) on the median "
+        f"text, {f['spread_worst']:.2g} on the worst; llama.cpp's builds differ by up to {f['builds']:.2g} with such "
+        "weights"
     )
     if facts:
         types = ", ".join(f"{n} {t}" for t, n in facts["quant_types"].items())
@@ -117,7 +135,9 @@ def text_report(v: Verdict) -> str:
     parts = [textwrap.fill(paragraph(v), WIDTH)]
     for title, heads, rows in tables(v):
         parts.append("\n".join([title, *aligned(heads, rows)]))
-    parts.append("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False) for line in footer(v)))
+    parts.append(
+        "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False) for line in footer(v))
+    )
     return "\n\n".join(parts)
 
 

@@ -1,10 +1,10 @@
 """Is this engine right, and if not, why? The questions in order, from the cheap to the dear.
 
-    front end   token ids, where the engine tells them; the shape of its vectors
-    end to end  vectors against the noise floor of these very texts
-    company     the same texts together, alone, and once more
-    tensors     where the engine shows them: the first wrong one
-    cause       hypotheses, until one brings the difference down to the noise floor
+front end   token ids, where the engine tells them; the shape of its vectors
+end to end  vectors against the noise floor of these very texts
+company     the same texts together, alone, and once more
+tensors     where the engine shows them: the first wrong one
+cause       hypotheses, until one brings the difference down to the noise floor
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from refembed.verify.verdict import Cause, Evidence, TextRow, Verdict
 
 SMALL, MEDIUM = 30_000_000, 300_000_000  # weights: larger models get shorter texts
 LONGEST = {SMALL: 500, MEDIUM: 80}  # tokens of the longest text used unasked
+TELLING = 0.1  # of a bound: a difference within rounding that is larger is looked into
 TRACED = (5, 64)  # tokens of the text that is traced, where there is one
 
 
@@ -149,9 +150,9 @@ def expects(engine: Engine, normalize: int | None) -> tuple[str, ...]:
 
 def look_inside(engine: Engine, found: Findings, progress: Callable[[str], object]) -> None:
     """Compare tensors on one text: one that differs, if any does, and neither the shortest nor a long one."""
-    order = sorted(range(len(found.items)), key=lambda i: (
-        found.distances[i] <= found.floor.bound[i], not TRACED[0] <= found.tokens[i] <= TRACED[1], found.tokens[i]))  # fmt: skip
-    found.traced = found.items[order[0]]
+    fits = [TRACED[0] <= n <= TRACED[1] for n in found.tokens]
+    right = found.distances <= found.floor.bound
+    found.traced = found.items[min(range(len(found.items)), key=lambda i: (right[i], not fits[i], found.tokens[i]))]
     progress("comparing tensors")
     theirs = engine.trace(found.traced)
     told = theirs.meta.get("tokens")
@@ -165,8 +166,8 @@ def look_inside(engine: Engine, found: Findings, progress: Callable[[str], objec
     first = found.traces.first_wrong
     if first is not None and found.agree and not found.ids:
         found.remarks.append(f"{first} is wrong although the vectors agree")
-        names = explained_by(found.reference, ids, theirs, found.traces.rows,
-                             [h for h in cheap_hypotheses(found.reference, found.items) if h.stage == "model"])  # fmt: skip
+        candidates = [h for h in cheap_hypotheses(found.reference, found.items) if h.stage == "model"]
+        names = explained_by(found.reference, ids, theirs, found.traces.rows, candidates)
         found.remarks += [f"tensors: {h.id}: {h.says}" for h in names]
 
 
@@ -177,8 +178,11 @@ def decide(found: Findings, fine: Sequence[str], progress: Callable[[str], objec
     """From what was measured to a word and a cause."""
     if found.reference.info.n_embd_out != found.vectors[0].shape[-1] and found.reference.pooling != "rank":
         return width_verdict(found, progress)
+    scrambled = scrambled_cause(found)
+    if scrambled:
+        return verdict_of(found, "differs", [scrambled], None)
     owners = [] if found.agree else together.whose(found.vectors, found.floor)
-    order = together.order_of(owners, found.tokens)
+    order = together.order_of(owners, [found.tokens, [len(str(i)) for i in found.items]])
     if order is not None and len(set(found.items)) > 1 and not same_vectors(found):
         return verdict_of(found, "differs", [Cause(*order, left=0.0)], None)
     company = company_cause(found)
@@ -190,6 +194,22 @@ def decide(found: Findings, fine: Sequence[str], progress: Callable[[str], objec
     case = case_of(found, progress)
     diagnosis = diagnose(case)
     return explained(found, diagnosis, fine)
+
+
+def scrambled_cause(found: Findings) -> Cause | None:
+    """Numbers that are not finite, or that are the reference's once their bytes are read the other way round."""
+    if found.agree:
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):  # a signalling NaN
+        swapped = [v.astype(np.float32).byteswap().astype(np.float64) for v in found.vectors]
+    if (found.floor.distances(swapped)[0] <= found.floor.bound).all():
+        return Cause("vector-byte-order", "gives numbers with their bytes the wrong way round", 0.0)
+    bad = [i for i, v in enumerate(found.vectors) if not np.isfinite(v).all()]
+    if bad:
+        return Cause(
+            "not-finite", f"gives NaN or infinity for {len(bad)} of {len(found.vectors)} texts, first {bad[0]}"
+        )
+    return None
 
 
 def same_vectors(found: Findings) -> bool:
@@ -210,17 +230,24 @@ def width_verdict(found: Findings, progress: Callable[[str], object]) -> Verdict
         length = length_now(found, list(found.floor.worlds[found.nearest[0]]))
         how = "after normalising, so that lengths are below 1" if length.id == "unit-first" else "and then normalises" \
             if length.kind == "normalised" else "of a vector that is not normalised"  # fmt: skip
-        cause = Cause("dimension-cut", f"keeps the first {theirs} of {ours} numbers {how}", float(found.distances.max()))
+        cause = Cause(
+            "dimension-cut", f"keeps the first {theirs} of {ours} numbers {how}", float(found.distances.max())
+        )
         return verdict_of(found, "differs", [cause], length)
     says = f"gives vectors of {theirs} numbers, the reference {ours}"
     if theirs < ours:
         diagnosis = diagnose(case_of(found, progress))
         if diagnosis.explained:
-            causes = [Cause(f"dimension-cut + {t.id}", f"{says} (the first ones), and {t.says}", t.left) for t in diagnosis.explained]
+            causes = [
+                Cause(f"dimension-cut + {t.id}", f"{says} (the first ones), and {t.says}", t.left)
+                for t in diagnosis.explained
+            ]
             return verdict_of(found, "differs", causes, None, diagnosis)
     if theirs % ours == 0:
         says += f": {theirs // ours} times as many, as when bytes are read as numbers, or token vectors run together"
-    return verdict_of(found, "differs", [Cause("dimension", f"{says}: another model, or a dense layer more or less")], None)
+    return verdict_of(
+        found, "differs", [Cause("dimension", f"{says}: another model, or a dense layer more or less")], None
+    )
 
 
 def company_cause(found: Findings) -> list[Cause]:
@@ -276,13 +303,18 @@ def agreeing(found: Findings, fine: Sequence[str], progress: Callable[[str], obj
         )  # fmt: skip
     if identical(found):
         return verdict_of(found, "identical", [], length)
-    if float(found.distances.max()) <= LEAST:
+    if (found.distances <= np.maximum(TELLING * found.floor.bound, LEAST)).all() or not floats(found):
         return verdict_of(found, "within rounding", [], length)
     diagnosis = probe(case_of(found, progress))
     near = [Cause(t.id, t.says, t.left) for t in diagnosis.explained]
     if len(near) == 1:
         found.remarks.append(f"all of it is within rounding, but not rounding: the engine {near[0].says}")
     return verdict_of(found, "within rounding", near if len(near) == 1 else [], length, diagnosis)
+
+
+def floats(found: Findings) -> bool:
+    """Whether no weight is quantised; where one is, a last bit flips codes, and small differences say nothing."""
+    return set(found.reference.info.quant_types) <= {"F32", "F16", "BF16"}
 
 
 def scores(found: Findings) -> bool:
@@ -293,7 +325,9 @@ def scores(found: Findings) -> bool:
 def scale_cause(length: Length) -> Cause:
     """A length that is not as it is to be."""
     says = {"raw": "does not normalise", "normalised": "normalises to length 1, where lengths were to stay"}
-    return Cause(length.id, f"{says.get(length.kind, length.says)}; directions agree, so cosine similarity does too", 0.0)
+    return Cause(
+        length.id, f"{says.get(length.kind, length.says)}; directions agree, so cosine similarity does too", 0.0
+    )
 
 
 def explained(found: Findings, diagnosis: Diagnosis, fine: Sequence[str]) -> Verdict:
@@ -305,10 +339,13 @@ def explained(found: Findings, diagnosis: Diagnosis, fine: Sequence[str]) -> Ver
         if far > 0.5:
             says += "; its vectors have nothing to do with the reference's: another model?"
         elif best is not None and best.left < 0.5 * float(found.distances.max()):
-            says += f"; nearest comes that it {best.says}, which leaves 1-cos {best.left:.2g} of {found.distances.max():.2g}"
+            was = float(found.distances.max())
+            says += f"; nearest comes that it {best.says}, which leaves 1-cos {best.left:.2g} of {was:.2g}"
         return verdict_of(found, "unexplained", [Cause("unexplained", says)], None, diagnosis)
     length = length_under(found, diagnosis.explained[0])
+    by_itself = any(h.stage == "vector" for h in diagnosis.explained[0].hypotheses)  # its own length goes with it
     odd = length.kind not in fine and not scores(found) and not diagnosis.by_size and length.id != "scaled-unevenly"
+    odd = odd and not (by_itself and length.kind == "raw")
     causes = []
     for t in told_apart(found, diagnosis.explained):
         id, says = (f"{t.id} + {length.id}", f"{t.says}, and {length.says}") if odd else (t.id, t.says)
@@ -366,7 +403,13 @@ def verdict_of(
     """All of it in one record."""
     wrong = kind in ("differs", "unexplained") and not found.agree
     first = None if found.traces is None else found.traces.first_odd if wrong else found.traces.first_wrong
-    name = "inp_tokens" if found.ids and found.traces and kind in ("differs", "unexplained") else str(first) if first else None
+    name = (
+        "inp_tokens"
+        if found.ids and found.traces and kind in ("differs", "unexplained")
+        else str(first)
+        if first
+        else None
+    )
     evidence = Evidence(
         texts=tuple(text_row(found, i, length) for i in range(len(found.items))),
         tensors=tuple(found.traces.rows) if found.traces else (),
@@ -401,7 +444,11 @@ def text_row(found: Findings, i: int, length: Length | None) -> TextRow:
     difference: Difference | None = None
     if x.shape == y.shape and np.isfinite(y).all():
         a = normalize_rows(x.astype(np.float32), 2) if length is None or length.kind != "raw" else x.astype(np.float32)
-        b = y.astype(np.float32) if length and length.kind in ("raw", "normalised") else normalize_rows(y.astype(np.float32), 2)
+        b = (
+            y.astype(np.float32)
+            if length and length.kind in ("raw", "normalised")
+            else normalize_rows(y.astype(np.float32), 2)
+        )
         difference = compare(a, b)
     size = float(np.linalg.norm(x))
     ratio = float(np.linalg.norm(y)) / size if size else 0.0
@@ -417,5 +464,6 @@ def facts_of(found: Findings, engine: Engine, about: dict[str, Any]) -> dict[str
     return {
         "refembed": __version__, "model": str(info.path), "name": info.name, "architecture": info.architecture,
         "quant_types": info.quant_types, "pooling": found.reference.pooling, "engine": engine.name,
-        "about": {k: v for k, v in about.items() if k != "texts"}, "texts": len(found.items), "tokens": sum(found.tokens),
+        "about": {k: v for k, v in about.items() if k != "texts"}, "texts": len(found.items),
+        "tokens": sum(found.tokens),
     }  # fmt: skip

@@ -71,14 +71,14 @@ def one_giant(k: int, T: int = 3, n: int = 140) -> tuple[Any, Any]:
     return np.ones((T, k), np.float32), w
 
 
-@pytest.mark.parametrize("k", [192, 193, 384, 1536])
+@pytest.mark.parametrize("k", [128, 129, 384, 1536])
 def test_a_large_product_swallows_those_of_its_block_and_no_others(k: int) -> None:
-    """Products are added one after the other for 192 of them at most: all behind the first block arrive."""
+    """Products are added one after the other for 128 of them at most: all behind the first block arrive."""
     x, w = one_giant(k)
     for y in (matmul.matmul(x, w), jit.matmul(x, w)):
         lost = 2**24 + k - 1 - y.astype(np.int64)
         assert (lost >= 0).all()
-        assert (lost <= 192).all()
+        assert (lost <= 128).all()
     assert np.array_equal(matmul.matmul(x.astype(np.float64), w.astype(np.float64))[0, :1], [2**24 + k - 1])
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from refembed.errors import RequestError
-from refembed.verify.compare import compare, ulps
+from refembed.verify.compare import compare, ulps, worst_heads, worst_rows
 
 F32 = np.float32
 SMALLEST = np.nextafter(F32(0), F32(1))  # a denormal
@@ -212,3 +212,32 @@ def test_whole_numbers_can_be_compared():
 def test_shapes_that_differ_are_refused():
     with pytest.raises(RequestError, match=r"cannot compare shapes \(2, 3\) and \(3, 2\)"):
         compare(np.zeros((2, 3)), np.zeros((3, 2)))
+
+
+def test_the_worst_rows_come_first_with_their_share():
+    """Squared differences 0, 9 and 1: row 1 holds nine tenths."""
+    a = np.zeros((3, 4), F32)
+    b = a.copy()
+    b[1, 2], b[2, 0] = 3, 1
+    found = worst_rows(a + 1, b + 1)
+    assert [(s.index, s.share) for s in found] == [(1, 0.9), (2, 0.1)]
+    assert found[0].nmse == 9 / 4
+    assert worst_rows(a, a) == ()
+
+
+def test_the_worst_heads_are_found_side_by_side_and_on_either_axis():
+    """Head 2 of 3, in the three layouts that traces have."""
+    a = np.ones((5, 3, 2), F32)  # (T, H, D)
+    b = a.copy()
+    b[:, 2] = 7
+    assert [s.index for s in worst_heads(a, b, 3)] == [2]
+    assert [s.index for s in worst_heads(a.reshape(5, 6), b.reshape(5, 6), 3)] == [2]
+    assert [s.index for s in worst_heads(a.transpose(1, 0, 2), b.transpose(1, 0, 2), 3)] == [2]
+
+
+def test_rows_of_shapes_that_do_not_fit_are_refused():
+    for a, b in ((np.zeros((2, 3)), np.zeros((3, 2))), (np.zeros(3), np.zeros(3))):
+        with pytest.raises(RequestError, match="cannot compare the rows"):
+            worst_rows(a, b)
+    with pytest.raises(RequestError, match="has no 4 heads"):
+        worst_heads(np.zeros((2, 6)), np.zeros((2, 6)), 4)

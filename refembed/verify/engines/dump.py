@@ -34,7 +34,11 @@ HEAD = re.compile(
 NUMBER = re.compile(r"[-+]?(?:\d+\.\d+|nan|inf)\b")
 SOURCE = re.compile(r"(.+?)\{\d+(?:, \d+)*\}(?:, |\}|$)")
 SUM = re.compile(r"\bsum = ([-+]?(?:\d+\.\d+|nan|inf))")
-TOKENS = re.compile(r"^(?:token ids|Token ids).*?:\s*((?:\d+, ?)*\d+)\s*$", re.MULTILINE)  # llama-debug's -prompt.txt
+TOKENS = re.compile(r"^token ids: ((?:\d+, )*\d+)\s*$", re.MULTILINE)  # llama-debug's -prompt.txt
+PROMPT = re.compile(
+    r'^Input prompt: "(.*?)"\n+Token ids \((\d+)\):\n(.*)', re.MULTILINE | re.DOTALL
+)  # its standard output
+PIECE = re.compile(r"\((\d+)\) ")  # behind each piece, its id
 SHOWN = 3  # places printed at each end of an axis
 HALF = 0.5e-4  # half of the last decimal printed
 
@@ -80,9 +84,9 @@ def is_dump(text: str) -> bool:
 def read_dump(text: str, path: str) -> Trace:
     """The run that a text shows: float64 taps, NaN where nothing was printed. EngineError where there is none.
 
-    meta: "partial" True, "resolution", "tokens" where the text tells them, and "nodes" as `LlamaCpp.trace` has them,
-    each with its printed "sum". Quantised tensors, whose numbers are not printed, are left out; so is a tensor that
-    the end of the text cuts short.
+    meta: "partial" True, "resolution", "text" and "tokens" where they are told, and "nodes" as `LlamaCpp.trace` has
+    them, each with its printed "sum". Quantised tensors, whose numbers are not printed, are left out; so is a tensor
+    that the end of the text cuts short.
     """
     lines = text.splitlines()
     heads = [(i, m) for i, line in enumerate(lines) if (m := HEAD.search(line))]
@@ -111,9 +115,17 @@ def read_dump(text: str, path: str) -> Trace:
     if not taps:
         raise EngineError(f"{path}: no tensor is shown whole in it; the text ends in the first")
     meta: dict[str, Any] = {"engine": "eval-callback", "partial": True, "resolution": HALF, "nodes": nodes}
+    return Trace(taps, meta | told_input(text))
+
+
+def told_input(text: str) -> dict[str, Any]:
+    """The "text" and the "tokens" of the run, as far as llama-debug has printed them around it."""
     if ids := TOKENS.search(text):
-        meta["tokens"] = [int(i) for i in ids[1].split(",")]
-    return Trace(taps, meta)
+        return {"tokens": [int(i) for i in ids[1].split(", ")]}
+    if m := PROMPT.search(text):
+        found = [int(i) for i in PIECE.findall(m[3])[: int(m[2])]]
+        return {"text": m[1], "tokens": found} if len(found) == int(m[2]) else {"text": m[1]}
+    return {}
 
 
 def view_of(head: re.Match[str], sources: list[Any]) -> Any:

@@ -69,8 +69,13 @@ SANDWICH: tuple[Row, ...] = (
 )  # fmt: skip
 
 
-def rows_for(names: list[str]) -> tuple[Row, ...]:
-    """The table for a model whose modules have these names."""
+PERMUTED = ("Llama", "Mistral")  # converters reorder the rows of their Q and K, for llama.cpp's other pairing in RoPE
+
+
+def rows_for(names: list[str], architecture: str) -> tuple[Row, ...]:
+    """The table for a model whose modules have these names, and whose class this is."""
+    if architecture.startswith(PERMUTED):
+        return tuple(row for row in DECODER if not row[0].endswith(("q_proj", "k_proj")))
     if any(n.endswith(".pre_feedforward_layernorm") for n in names):
         rows = [
             (module, take, GEMMA.get(f"{module} {take}", GEMMA.get(module, taps) if take == "out" else taps))
@@ -86,7 +91,7 @@ def watched(model: Any, taps: list[Tap]) -> Iterator[None]:
     """While the block runs, what the model's modules compute is put into `taps`, in the order of execution."""
     modules = dict(model.named_modules())
     last = sum(bool(re.fullmatch(r"encoder\.layer\.\d+", name)) for name in modules) - 1
-    rows, handles = rows_for(list(modules)), []
+    rows, handles = rows_for(list(modules), type(model).__name__), []
     try:
         for name, module in modules.items():
             for pattern, take, given in rows:

@@ -75,7 +75,8 @@ class LiveLlamaCpp(Plain):
         if not (items and self.batched):
             return checked(self.engine.embed(list(items)), items, self.name) if items else []
         ids = [self.tokenize(i) if isinstance(i, str) else list(i) for i in items]
-        limit, most = int(self.engine.options["n_ctx"] or min(self.engine.n_ctx_train, 2048)), self.engine.options["n_seq_max"]
+        limit, most = self.engine.options["n_ctx"], self.engine.options["n_seq_max"]
+        limit = limit or min(self.engine.n_ctx_train, 2048)
         found: list[F32] = []
         for group in groups(ids, limit):  # as many texts a call as fit
             for i in range(0, len(group), most):

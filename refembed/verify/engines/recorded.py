@@ -174,11 +174,12 @@ class RecordedDump(RecordedTrace):
         Plain.__init__(self)
         self.path, self.recorded, self.gguf = path, read_dump(content, str(path)), gguf
         meta = self.recorded.meta
-        self.text, self.ids = None, meta.get("tokens")
+        self.text, self.ids = meta.get("text"), meta.get("tokens")
+        self.can_tokenize = self.text is not None and self.ids is not None
         self.can_take_ids = self.ids is not None
+        known = [i for i in (self.text, self.ids) if i is not None][:1]
         self.about = {k: v for k, v in meta.items() if k != "nodes"} | {"file": str(path)}
-        if self.ids is not None:
-            self.about["texts"] = [self.ids]
+        self.about |= {"texts": known} if known else {}
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """EngineError: six numbers are no vector."""

@@ -53,17 +53,16 @@ def test_rows_of_tokens():
 def test_tensors_are_converted():
     """Like PyTorch's: detach, cpu, numpy."""
 
-    class Tensor(list):
+    class Tensor:
         def detach(self):
             return self
 
-        def cpu(self):
-            return self
+        cpu = detach
 
         def numpy(self):
-            return np.array(self)
+            return np.array([1.0, 2.0])
 
-    assert np.array_equal(CallableEngine(lambda texts: [Tensor([1.0, 2.0])]).embed(["a"])[0], [1.0, 2.0])
+    assert np.array_equal(CallableEngine(lambda texts: [Tensor()]).embed(["a"])[0], [1.0, 2.0])
 
 
 def test_the_whole_list_goes_in_one_call():

@@ -304,6 +304,16 @@ def test_a_web_page_is_no_server_of_embeddings():
             HttpEngine(server.url)
 
 
+@pytest.mark.parametrize("status", [401, 403, 503])
+def test_a_closed_door_is_not_tried_again(status):
+    """No other route will say better; the first refusal is the message."""
+    closed = {f"POST {path}": Answer({"error": f"shut: {path}"}, status) for path in ("/embeddings", "/v1/embeddings")}
+    with stand_in(closed) as server:
+        with pytest.raises(EngineError, match=f"/embeddings answered {status}: shut: /embeddings"):
+            HttpEngine(server.url)
+        assert [asked for asked, *_ in server.seen if asked.startswith("POST")] == ["POST /embeddings"]
+
+
 def test_a_route_that_does_not_exist():
     message = "/v1/embeddings answered 404: an HTML page 'Not Found'"
     with stand_in({}) as server, pytest.raises(EngineError, match=message):

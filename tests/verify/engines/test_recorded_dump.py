@@ -191,6 +191,21 @@ def test_ids_that_the_text_tells(tmp_path, text, tiny):
         engine.trace([2, 3])
 
 
+def test_llama_debugs_prompt_and_ids(tmp_path, text, tiny):
+    """As `print_tokenized_prompt` writes them behind the run: piece(id), one after the other."""
+    path = tmp_path / "run.log"
+    behind = (
+        'Model add_bos: true\nInput prompt: "the (5) "cat""\nToken ids (4):\n[CLS](2)  the(12)  cat(14) [SEP](3) \n\n'
+    )
+    path.write_text(text + behind)
+    engine = open_engine(str(path), tiny)
+    assert engine.about["texts"] == ['the (5) "cat"']
+    assert engine.tokenize('the (5) "cat"') == [2, 12, 14, 3]
+    assert engine.trace([2, 12, 14, 3])
+    with pytest.raises(EngineError, match="not of 'another'"):
+        engine.trace("another")
+
+
 def test_a_text_that_ends_early(text):
     """The last tensor is left out when it is cut; one that is cut in the middle of the text is an error."""
     half = text[: len(text) // 2]

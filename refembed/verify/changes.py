@@ -1,0 +1,49 @@
+"""How a hypothesis changes a reference: other operations, hyperparameters, batches. `hypotheses_*` has the tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias, cast
+
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Ops
+from refembed.model.batch import Batch
+from refembed.verify.hypothesis import Change
+from refembed.verify.reference import ChangedOps
+
+Row: TypeAlias = "tuple[str, str, Change, str]"  # id, what the engine does, the change, family
+
+
+def replaced(**functions: Callable[..., Any]) -> Change:
+    """Operations replaced by functions that are given the true operations first. One object, so that runs are kept."""
+
+    def change(ops: Ops) -> Ops:
+        return cast(Ops, ChangedOps(ops, functions))
+
+    return lambda reference: reference.add(ops=change)
+
+
+def remembering(make: Callable[[], dict[str, Callable[..., Any]]]) -> Change:
+    """Operations that remember what came before: made anew for every run."""
+
+    def change(ops: Ops) -> Ops:
+        return cast(Ops, ChangedOps(ops, make()))
+
+    return lambda reference: reference.add(ops=change)
+
+
+def hparams(**values: Any) -> Change:
+    """Other hyperparameters."""
+    return lambda r: replace(r, model=replace(r.model, hparams=replace(r.model.hparams, **values)))
+
+
+def batch(function: Callable[[Batch], Batch]) -> Change:
+    """Something else in the batch."""
+    return lambda reference: reference.add(batch=function)
+
+
+def named(w: Tensor | None, *names: str) -> bool:
+    """Whether the tensor is one of these, in any layer."""
+    return w is not None and re.sub(r"^blk\.\d+\.", "", w.name).removesuffix(".weight") in names

@@ -1,0 +1,54 @@
+"""Architectures that `transformers` can build: hidden states of tiny random models in float64, layer for layer.
+
+Converted by refembed, computed by refembed as published, and by PyTorch in float64. What is left in `exact` is what
+PyTorch keeps in float32: RoPE's angles, RMS norms, the logarithms of T5's distances. RoBERTa has none of these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refembed import Embedder
+from refembed.convert import convert
+from tests.peers.folders import MODELS, build
+
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
+
+# Largest error of numbers up to 2.7 to 4.6, exact and fast: about three times what was measured on an AMD EPYC
+BOUNDS = {
+    "qwen2": (1e-5, 2e-5),
+    "qwen3": (3e-6, 2e-5),
+    "llama": (6e-6, 2e-5),
+    "gemma3": (2e-6, 4e-6),
+    "gemma-embedding": (2e-6, 4e-6),
+    "modern-bert": (5e-6, 2e-5),
+    "eurobert": (1e-5, 4e-5),
+    "xlm-roberta": (1e-14, 5e-6),
+    "roberta": (1e-14, 5e-6),
+    "t5encoder": (2e-5, 4e-5),
+    "t5encoder-gated": (3e-5, 9e-5),
+}
+DIFFER = ("xlm-roberta", "roberta", "t5encoder", "t5encoder-gated")  # in llama.cpp's graph: docs/differences.md
+TEXTS = [[5], [7, 30], list(range(20, 53)), [11, 11, 99, 4, 5, 6, 3]]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_hidden_states_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    import torch
+
+    model = build(name, tmp_path)
+    path = convert(tmp_path, tmp_path / "model.gguf")
+    exact, fast = (Embedder.load(path, numerics=numerics, semantics="original") for numerics in ("exact", "fast"))
+    graph, far = Embedder.load(path, numerics="exact"), 0.0
+    for ids in TEXTS:
+        with torch.no_grad():
+            wanted: Any = getattr(model, "model", model)(torch.tensor([ids])).last_hidden_state[0].numpy()
+        for e, bound in zip((exact, fast), BOUNDS[name], strict=True):
+            error = np.abs(e.forward([ids]) - wanted).max()
+            assert error < bound, (e.info.numerics, len(ids), error)
+        far = max(far, np.abs(graph.forward([ids]) - wanted).max())
+    assert (far > 1e-4) == (name in DIFFER), far

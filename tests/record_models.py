@@ -1,0 +1,83 @@
+"""Records what llama.cpp's converter makes of tiny models that are no BERT: tests/data/converter-models.json.
+
+    V/bin/pip install torch==2.13.0 transformers==5.23.0 sentencepiece numpy pyyaml     (V as in record_converter.py)
+    V/bin/python -m tests.record_models LLAMA_CPP_SOURCE
+
+The folders are those of tests/peers/folders.py, saved by `transformers`, with weights that follow from their names
+(hf_folders.weights). The record holds the folders' files and shapes, so that the test needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.hf_folders import safetensors, stored, weights
+from tests.record_converter import DATA, convert, fold, provenance
+
+FILE = "converter-models.json"
+OUTTYPES = ("f32", "f16")
+DTYPE = "BF16"  # which most such models are published in
+
+
+def build(record: dict[str, Any], folder: Path) -> Path:
+    """The folder of a record: its small files, and weights by their names and shapes."""
+    folder.mkdir()
+    for name, content in record["files"].items():
+        (folder / name).write_bytes(base64.b64decode(content["base64"]) if "base64" in content else as_json(content))
+    tensors = {
+        name: (DTYPE, tuple(shape), stored(weights(name, tuple(shape)), DTYPE))
+        for name, shape in record["shapes"].items()
+    }
+    (folder / "model.safetensors").write_bytes(safetensors(tensors))
+    return folder
+
+
+def as_json(content: Any) -> bytes:
+    return json.dumps(content["json"], ensure_ascii=False).encode()
+
+
+def take(folder: Path) -> dict[str, Any]:
+    """The record of a folder."""
+    from safetensors import safe_open
+
+    files: dict[str, Any] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".json":
+            files[path.name] = {"json": json.loads(path.read_text())}
+        elif path.suffix == ".model":
+            files[path.name] = {"base64": base64.b64encode(path.read_bytes()).decode()}
+    with safe_open(folder / "model.safetensors", "np") as f:
+        shapes = {name: list(f.get_slice(name).get_shape()) for name in f.keys()}  # noqa: SIM118  # no Mapping
+    return {"files": files, "shapes": shapes}
+
+
+def main() -> None:
+    from tests.peers.folders import MODELS
+    from tests.peers.folders import build as build_with_torch
+
+    source = Path(sys.argv[1]).resolve()
+    sys.path.insert(0, str(source / "gguf-py"))
+    records: dict[str, Any] = {"provenance": provenance(source) | {"patched": "get_vocab_base_pre gives 'default'"}}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in MODELS:
+            saved = Path(scratch) / f"{name}-saved"
+            build_with_torch(name, saved)
+            record = take(saved)
+            folder = build(record, Path(scratch) / name)
+            try:
+                written = {outtype: convert(source, folder, outtype, patched=True) for outtype in OUTTYPES}
+            except Exception as e:
+                print(f"{name}: {e}")
+                continue
+            records[name] = record | {"written": fold(written)}
+    lines = (f" {json.dumps(name)}: {json.dumps(record, ensure_ascii=False)}" for name, record in records.items())
+    (DATA / FILE).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Real servers for tests: refembed's as users start it, and llama-server from the wheel, each in a process of its own.
+
+Run as a program it is the latter: its one argument is JSON, fields of the wheel's CommonParams.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Answer:
+    """Of a server."""
+
+    status: int
+    headers: dict[str, str]  # names in lower case
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Client:
+    """Talks to one server."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+    log: list[str]
+
+    def connect(self) -> http.client.HTTPConnection:
+        at = urlsplit(self.address)
+        return http.client.HTTPConnection(at.hostname, at.port, timeout=60)
+
+    def ask(self, method: str, path: str, body: Any = None, /, **headers: str) -> Answer:
+        """Bytes are sent as they are, anything else as JSON; `x_api_key` is the header X-Api-Key."""
+        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection = self.connect()
+        try:
+            connection.request(method, path, raw, {k.replace("_", "-"): v for k, v in headers.items()})
+            response = connection.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
+    def post(self, path: str, body: Any, /, **headers: str) -> Answer:
+        return self.ask("POST", path, body, **headers)
+
+    def get(self, path: str, /, **headers: str) -> Answer:
+        return self.ask("GET", path, None, **headers)
+
+    def embed(self, text: Any, **options: Any) -> list[list[float]]:
+        """Through /v1/embeddings."""
+        return [d["embedding"] for d in self.post("/v1/embeddings", {"input": text, **options}).json["data"]]
+
+
+@contextmanager
+def refembed(*args: str | Path, wait: bool = True) -> Iterator[Client]:
+    """`refembed serve` on a free port, ended with SIGTERM, which must leave exit code 0."""
+    command = [sys.executable, "-m", "refembed", "serve", "--port", "0", *map(str, args)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            yield watch(process, "the model is loaded" if wait else "listening on ")
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def watch(process: subprocess.Popen[bytes], until: str) -> Client:
+    """A client, once the server has said that it is ready; what it says is kept."""
+    log: list[str] = []
+    there = threading.Event()
+
+    def read() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            log.append(line.decode().rstrip())
+            if log[-1].startswith(until):
+                there.set()
+        there.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    assert there.wait(120), log
+    addresses = [line.removeprefix("listening on ") for line in log if line.startswith("listening on ")]
+    assert addresses, log
+    assert process.poll() is None, log
+    return Client(addresses[0], process, log)
+
+
+@contextmanager
+def llama(path: Path, pooling: str = "UNSPECIFIED", **params: Any) -> Iterator[Client]:
+    """llama-server: one thread, one slot, no flash attention, no repacked weights, unless told otherwise."""
+    about = json.dumps({"path": str(path), "pooling": pooling, "params": params})
+    env = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    with subprocess.Popen(
+        [sys.executable, __file__, about],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=env,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            line = next(line for line in process.stdout if line.startswith(b"@listens "))
+            yield Client(line[9:].decode().strip(), process, [])
+        finally:
+            process.stdin.close()
+
+
+def main() -> None:
+    import xllamacpp
+
+    about = json.loads(sys.argv[1])
+    p = xllamacpp.CommonParams()
+    p.model.path, p.embedding, p.warmup, p.n_gpu_layers = about["path"], True, False, 0
+    p.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{about['pooling']}")
+    p.n_ctx = p.n_batch = p.n_ubatch = 512
+    p.n_parallel = p.cpuparams.n_threads = 1
+    p.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    p.no_extra_bufts = True
+    for name, value in about["params"].items():
+        setattr(p, name, value)
+    server = xllamacpp.Server(p)
+    print("\n@listens " + server.listening_address, flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Hypotheses: the one that was planted is found, two at once too, and what cannot be told apart is a tie."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from refembed import Embedder
+from refembed.verify.hypotheses import cheap_hypotheses
+from refembed.verify.reference import reference_of
+from refembed.verify.run import verify
+from tests.verify.engine import Stub
+
+TEXTS = ["hello world", "Hello, world!", "the cat sat on the mat", "a [SEP] b", "world hello hello", "mat", "café"]
+
+
+@pytest.fixture(scope="module")
+def e(tiny):
+    return Embedder.load(tiny, numerics="fast")
+
+
+def causes(e, answer, **options):
+    """Names of what explains a function of texts."""
+    v = verify(e, Stub(answer, **options), TEXTS)
+    return [c.id for c in v.causes]
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        (lambda e, t: e.embed(t, pooling="cls"), "pooling-cls"),
+        (lambda e, t: e.embed([e.tokenize(x)[:-1] for x in t]), "no-eos"),
+        (lambda e, t: e.embed([e.tokenize(x)[1:] for x in t]), "no-bos"),
+        (lambda e, t: e.embed(["query: " + x for x in t]), "prefix 'query: '"),
+        (lambda e, t: -e.embed(t), "vector-negated"),
+        (lambda e, t: 1 / (1 + np.exp(-e.embed(t, normalize=-1))), "sigmoid"),
+    ],
+)
+def test_a_planted_fault_is_named(e, answer, cause):
+    assert causes(e, lambda t: answer(e, t))[0] == cause
+
+
+def test_two_faults_at_once_are_named(e):
+    found = causes(e, lambda t: e.embed([e.tokenize(x)[:-1] for x in t], pooling="max"))
+    assert found == ["no-eos + pooling-max"]
+
+
+def test_what_cannot_be_told_apart_is_a_tie(e):
+    """Of texts of one word, the last token before [SEP] is the one behind [CLS]."""
+    words = ["hello", "world", "cat"]
+    v = verify(e, Stub(lambda t: [r[1] for r in e.embed(t, pooling="none", normalize=-1)]), words)
+    assert {c.id for c in v.causes} >= {"pooling-second", "pooling-second-to-last"}
+    assert v.tie
+    assert " - or - " in v.cause
+
+
+def test_every_hypothesis_runs_and_leaves_the_reference_alone(e):
+    """Each change makes another reference; the first computes afterwards what it did before."""
+    r = reference_of(e)
+    before = r.vectors(TEXTS[:2], "fast")
+    for h in cheap_hypotheses(r, TEXTS):
+        changed = h.change(r).vectors(TEXTS[:2], "fast")
+        assert len(changed) == 2, h.id
+        assert h.says
+        assert h.stage in ("text", "tokens", "batch", "model", "weights", "pooling", "vector")
+    after = r.vectors(TEXTS[:2], "fast")
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
+
+
+def test_names_of_hypotheses_are_unique(e):
+    names = [h.id for h in cheap_hypotheses(reference_of(e), TEXTS)]
+    assert sorted(names) == sorted(set(names))

@@ -1,0 +1,36 @@
+"""Engines broken on purpose: `verify` names the fault, and the first wrong tensor."""
+
+from __future__ import annotations
+
+import pytest
+
+from conformance.verify_faults import FAULTS, SAMPLE
+from conformance.verify_mutants import good, line, models, run_all, run_fault, summary
+
+
+@pytest.fixture(scope="module")
+def embedders(tmp_path_factory, minilm):
+    return models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_the_fault_is_named(name, embedders):
+    fault = next(f for f in FAULTS if f.id == name)
+    outcome = run_fault(fault, embedders[fault.model], longest=0)
+    assert outcome.named, line(outcome)
+    assert outcome.tensor_named, line(outcome)
+
+
+def test_there_are_enough_faults_and_each_has_one_name():
+    assert len(FAULTS) >= 40
+    assert len({f.id for f in FAULTS}) == len(FAULTS)
+    assert set(SAMPLE) <= {f.id for f in FAULTS}
+    assert sum(bool(f.tensor) for f in FAULTS) >= 20
+
+
+@pytest.mark.slow
+def test_all_faults_are_named():
+    """At least 95 % of those that show, and the first wrong tensor of every engine that shows tensors."""
+    outcomes = run_all()
+    missed = "\n".join(line(o) for o in outcomes if not o.named or not o.tensor_named)
+    assert good(outcomes), f"{summary(outcomes)}\n{missed}"
