@@ -244,12 +244,19 @@ def vocabularies(patterns: tuple[str, ...], texts: int, seed: int) -> None:
     """Hold the tokenizers against live llama.cpp on real vocabularies; PATTERNS are names with * and ?."""
     from conformance import vocabularies as real
 
-    logging.getLogger("refembed.tokenizer").setLevel(logging.ERROR)  # that BOS is doubled in some texts is meant
     if real.why_not():
         click.echo(real.why_not(), err=True)
     if not real.names():
         return
-    rows = real.run(patterns, texts, seed, lambda row: click.echo(f"{row.name}: {row.mismatches} mismatches", err=True))
+    tell = logging.getLogger("refembed.tokenizer")
+    level = tell.level
+    tell.setLevel(logging.ERROR)  # that BOS is doubled in some texts is meant
+    try:
+        rows = real.run(
+            patterns, texts, seed, lambda row: click.echo(f"{row.name}: {row.mismatches} mismatches", err=True)
+        )
+    finally:
+        tell.setLevel(level)
     click.echo("\n".join(real.lines(rows)))
     sys.exit(DIFFERS if any(row.mismatches for row in rows) else 0)
 

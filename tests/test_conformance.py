@@ -166,7 +166,7 @@ def test_every_bound_that_is_named_exists_and_every_table_is_used() -> None:
 
 
 def test_cases_without_bounds_are_those_of_exact_kinds() -> None:
-    assert {c.kind for c in load_cases() if not c.bounds} == {"tokens", "normalize", "batch", "ggml"}
+    assert {c.kind for c in load_cases() if not c.bounds} == {"tokens", "normalize", "batch", "bits", "operations"}
 
 
 def rows() -> list[tuple[str, str, Bound]]:
