@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refembed import Embedder
 from refembed.arrays import F32
 from refembed.gguf import GGUFWriter, Tensor, open_gguf
 from refembed.kernels.ops import load_ops
 from refembed.model.trace import SILENT
+from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.model.live import Both
 
 GEMMA3 = os.environ.get("REFEMBED_GEMMA3", "")
@@ -96,3 +98,14 @@ def test_with_its_weights_decoded_rounding_to_half_precision_is_all_that_is_left
 def decoded(t: Tensor) -> F32:
     """A tensor as float32, when its turn to be written comes."""
     return t.dequantize().copy()
+
+
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_long_texts_have_llama_cpp_s_bits(flash_attn: bool) -> None:
+    """The `ggml` numerics on texts far beyond the window of 512: not a bit differs."""
+    embedder = Embedder.load(GEMMA3, numerics="ggml", flash_attn=flash_attn)
+    with LlamaCpp(Path(GEMMA3), pooling="mean", flash_attn=flash_attn, extra_buffer_types=True) as engine:
+        for n in (1, 700, 2000):
+            ids = [2, *(int(i) for i in np.random.default_rng(n).integers(1000, 200000, n - 1))]
+            (ours,), (theirs,) = embedder.embed([ids], pooling="mean", normalize=-1), engine.embed([ids])
+            assert (ours.view(np.int32) == theirs.view(np.int32)).all(), n
