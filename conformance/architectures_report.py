@@ -16,7 +16,7 @@ from conformance.architectures_page import PAGE, page
 from conformance.bounds import HEADER, write_bounds
 from conformance.toml import write_whole
 from refembed.errors import RequestError
-from refembed.kernels.fast import cores
+from refembed.kernels.threads import cores
 
 OWN_HEADER = """\
 # Written by `python -m conformance architectures --write`, which adds rows and loosens none: delete a row to have it

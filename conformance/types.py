@@ -30,7 +30,7 @@ from refembed.arrays import F32, U8
 from refembed.gguf import QUANT_TYPES
 from refembed.gguf.quants import QuantType
 from refembed.kernels.dequant import FAMILY, decode_compiled, decode_defined
-from refembed.kernels.fast import cores
+from refembed.kernels.threads import cores
 
 WEIGHTS = 1 << 22  # a type; 16 MiB of float32: no core's own cache holds it
 ROUNDS, RUNS = 7, 3

@@ -17,7 +17,6 @@ from dataclasses import replace
 import numpy as np
 
 from refembed.arrays import F32, Float
-from refembed.kernels.fast import share
 from refembed.kernels.ggml.attention_scores import Scoring
 from refembed.kernels.ggml.floats import multiply, order_of, pack, rounded
 from refembed.kernels.ggml.lanes import tanhf
@@ -25,6 +24,7 @@ from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.ggml.rows import soft_max
 from refembed.kernels.jit import njit
 from refembed.kernels.ops import See
+from refembed.kernels.threads import share
 
 
 def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profile, see: See) -> F32:

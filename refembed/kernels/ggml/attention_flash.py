@@ -19,13 +19,13 @@ from __future__ import annotations
 import numpy as np
 
 from refembed.arrays import F32
-from refembed.kernels.fast import share
 from refembed.kernels.ggml.attention_scores import Scoring
-from refembed.kernels.ggml.floats import multiply, pack, rounded, vec_dot
+from refembed.kernels.ggml.floats import chain, multiply, pack, rounded, vec_dot
 from refembed.kernels.ggml.lanes import expf, fma, half, tanhf
 from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.ggml.rows import register_sum, v_expf
 from refembed.kernels.jit import njit
+from refembed.kernels.threads import share
 
 f32 = np.float32
 TILE = 64  # ggml_fa_tile_config: queries, and keys, of a tile
@@ -128,10 +128,10 @@ def tile_by_tile(q, k, v, mask, slopes, scale, soft_cap, lanes, out, begin, end)
                     continue
                 for t in range(0, n, ROWS):
                     kq[:] = f32(0)
-                    gemm(q[h, first + t : first + t + ROWS], k[g, c], kq)
+                    chain(q[h, first + t : first + t + ROWS], k[g, c], kq)
                     for r in range(ROWS):
                         absorb(kq[r], bias[t + r], slopes[h], scale, soft_cap, lanes, M, S, A, t + r)
-                    gemm(kq, v[g, c], A[t : t + ROWS])
+                    chain(kq, v[g, c], A[t : t + ROWS])
             for t in range(n):
                 inverse = f32(1) / S[t] if S[t] else f32(0)
                 for d in range(D):
@@ -174,31 +174,3 @@ def absorb(kq, bias, slope, scale, soft_cap, lanes, M, S, A, t):
     for j in range(0, TILE, lanes):
         total += np.float64(register_sum(kq, j, lanes))
     S[t] = f32(np.float64(S[t]) + total)
-
-
-@njit()
-def gemm(a, b, c):
-    """c (4, P) += a (4, n) b (n, P), n a multiple of 4 or not: one FMA after the other, in order of n (simd_gemm)."""
-    n = a.shape[1]
-    c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
-    whole = n // 4 * 4
-    for i in range(0, whole, 4):
-        b0, b1, b2, b3 = b[i], b[i + 1], b[i + 2], b[i + 3]
-        a00, a01, a02, a03 = a[0, i], a[0, i + 1], a[0, i + 2], a[0, i + 3]
-        a10, a11, a12, a13 = a[1, i], a[1, i + 1], a[1, i + 2], a[1, i + 3]
-        a20, a21, a22, a23 = a[2, i], a[2, i + 1], a[2, i + 2], a[2, i + 3]
-        a30, a31, a32, a33 = a[3, i], a[3, i + 1], a[3, i + 2], a[3, i + 3]
-        for j in range(c.shape[1]):
-            w0, w1, w2, w3 = b0[j], b1[j], b2[j], b3[j]
-            c0[j] = fma(a03, w3, fma(a02, w2, fma(a01, w1, fma(a00, w0, c0[j]))))
-            c1[j] = fma(a13, w3, fma(a12, w2, fma(a11, w1, fma(a10, w0, c1[j]))))
-            c2[j] = fma(a23, w3, fma(a22, w2, fma(a21, w1, fma(a20, w0, c2[j]))))
-            c3[j] = fma(a33, w3, fma(a32, w2, fma(a31, w1, fma(a30, w0, c3[j]))))
-    for i in range(whole, n):
-        a0, a1, a2, a3 = a[0, i], a[1, i], a[2, i], a[3, i]
-        for j in range(c.shape[1]):
-            w = b[i, j]
-            c0[j] = fma(a0, w, c0[j])
-            c1[j] = fma(a1, w, c1[j])
-            c2[j] = fma(a2, w, c2[j])
-            c3[j] = fma(a3, w, c3[j])

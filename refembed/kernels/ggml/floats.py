@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import F32, I64
-from refembed.kernels.fast import share
 from refembed.kernels.ggml.lanes import fma
 from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.jit import njit
+from refembed.kernels.threads import share
 
 PANEL = 64  # outputs that are worked on together: vectors run over outputs, since within one the order is given
 ROWS = 4  # rows of x that are worked on together
@@ -126,6 +126,7 @@ def products(x, x_rest, w, w_rest, tree, chunk, second, out, begin, end):
     for group in range(begin, end):
         t = group * ROWS
         for p in range(panels):
+            acc[:] = np.float32(0)
             for a in range(A):
                 chain(x[t : t + ROWS, a], w[p, a], acc[a])
             for a, b in tree:
@@ -142,11 +143,10 @@ def products(x, x_rest, w, w_rest, tree, chunk, second, out, begin, end):
 
 @njit()
 def chain(x, w, acc):
-    """acc[r, j] = x[r, 0] w[0, j] + x[r, 1] w[1, j] ..., one FMA after the other. x (4, n), w (n, P), acc (4, P)."""
+    """acc[r, j] += x[r, 0] w[0, j] + x[r, 1] w[1, j] ..., one FMA after the other. x (4, n), w (n, P), acc (4, P)."""
     n = x.shape[1]
     x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
     c0, c1, c2, c3 = acc[0], acc[1], acc[2], acc[3]
-    acc[:] = np.float32(0)
     whole = n // 4 * 4
     for i in range(0, whole, 4):
         w0, w1, w2, w3 = w[i], w[i + 1], w[i + 2], w[i + 3]

@@ -14,12 +14,12 @@ import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.fast import share
 from refembed.kernels.ggml import attention, conv, experts, floats, quantised, rows
 from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
 from refembed.kernels.ggml.profile import Profile, load_profile
 from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.kernels.threads import share
 
 FLOATS = ("F32", "F16", "BF16")
 

@@ -17,13 +17,13 @@ import numpy as np
 from refembed.arrays import F32
 from refembed.errors import ModelError
 from refembed.gguf import Tensor
-from refembed.kernels.fast import share
 from refembed.kernels.ggml import blocks as unpack
 from refembed.kernels.ggml import blocks_iquants as iquants
 from refembed.kernels.ggml import chains_jit as jit
 from refembed.kernels.ggml.blocks import Blocks, Ints
 from refembed.kernels.ggml.codes import BLOCK
 from refembed.kernels.ggml.profile import Profile
+from refembed.kernels.threads import share
 
 TILE, QUAD = jit.TILE, jit.QUAD
 PART = 1 << 22  # weights that are unpacked at a time: the whole numbers of a large tensor need several times its bytes
