@@ -156,7 +156,9 @@ class Embedder:
             load_adapter(spec, f, i) for i, spec in enumerate([lora] if isinstance(lora, (str, Path)) else lora)
         ]
         if adapters:
-            side = load_ops(numerics, batch_invariant=batch_invariant, profile=profile, repack=False)
+            side = load_ops(
+                numerics, batch_invariant=batch_invariant, profile=profile, repack=False, memory_budget=memory_budget
+            )
             ops = adapted(ops, side, adapters)
         together = 0 if loaded.runs_alone else n_ubatch
         batch_tokens = together if ops.name == "ggml" else BATCH_TOKENS

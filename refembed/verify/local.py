@@ -20,9 +20,10 @@ from refembed.arrays import Float
 from refembed.errors import RefembedError
 from refembed.model.trace import Recorder, Tap, Trace
 from refembed.verify.align import Alignment, Pair, align, without_empty_cells
-from refembed.verify.compare import Difference, Share, compare, worst_heads, worst_rows
+from refembed.verify.compare import Array, Difference, Share, compare, worst_heads, worst_rows
 from refembed.verify.hypothesis import Hypothesis
 from refembed.verify.reference import Reference
+from refembed.verify.replay import HandBack
 
 WORLDS = ("exact", "ggml, plain", "ggml")  # the first shows all tensors
 BOUND = 3.0  # times the floor, in the root of NMSE: an engine may round in another place than all of ours
@@ -84,26 +85,16 @@ class Comparison:
         return next((row for row in self.rows if row.wrong or (median < LEAST and row.local > row.tight)), None)
 
 
-class Replay:
+class Replay(HandBack):
     """A tap that keeps what it is shown and hands back the engine's tensor."""
 
-    listening = True
-
-    def __init__(self, theirs: Trace, pairs: Sequence[Pair], shown: int) -> None:
-        self.theirs, self.cut = theirs, without_empty_cells(theirs)
-        self.pairs, self.shown, self.place = {p.ours: p for p in pairs}, shown, 0
+    def __init__(self, theirs: Trace, pairs: Sequence[Pair]) -> None:
+        super().__init__(theirs, pairs)
         self.kept: dict[int, tuple[Pair, Float]] = {}  # place in theirs -> (pair, ours)
 
-    def __call__(self, name: str, x: Float) -> Float:
-        """Keep x, return theirs."""
-        pair = self.pairs.get(self.place)
-        self.place += 1
-        if pair is None:
-            return x
-        tap = self.theirs.taps[pair.theirs]
-        tap = tap if tap.array.size == x.size else self.cut.taps[pair.theirs]
+    def take(self, pair: Pair, name: str, x: Float, tap: Tap, y: Array) -> None:
+        """Keep x."""
         self.kept[pair.theirs] = pair, np.array(x)
-        return np.array(tap.array.reshape(x.shape), x.dtype)
 
 
 @dataclass
@@ -120,7 +111,7 @@ def run_world(reference: Reference, ids: list[int], theirs: Trace, world: str) -
     recorder = Recorder()
     reference.show(ids, world, recorder)
     alignment = last_with_last(align(recorder.trace, theirs), recorder.trace, theirs)
-    tap = Replay(theirs, alignment.pairs, len(recorder.trace))
+    tap = Replay(theirs, alignment.pairs)
     with np.errstate(all="ignore"):
         reference.show(ids, world, tap)
     return World(recorder.trace, alignment, tap.kept)

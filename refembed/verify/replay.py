@@ -7,16 +7,16 @@ difference is then that of the operations since the tap before, whatever went wr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from refembed.arrays import Float
 from refembed.errors import RequestError
-from refembed.model.trace import Recorder, TapLike, Trace
-from refembed.verify.align import Alignment, align, without_empty_cells
-from refembed.verify.compare import Difference, compare
+from refembed.model.trace import Recorder, Tap, TapLike, Trace
+from refembed.verify.align import Alignment, Pair, align, without_empty_cells
+from refembed.verify.compare import Array, Difference, compare
 
 
 @dataclass(frozen=True)
@@ -44,29 +44,46 @@ def replay(run: Callable[[TapLike], object], theirs: Trace) -> list[LocalDiffere
     return tap.differences
 
 
-class ReplayTap:
-    """Compares what it is shown with the other engine's tensor and hands that one back; unpaired taps pass through."""
+class HandBack:
+    """A tap that hands back the other engine's tensor where one is paired, and shows each pair to `take`."""
 
     listening = True
 
-    def __init__(self, ours: Trace, theirs: Trace, alignment: Alignment) -> None:
-        self.names = [t.name for t in ours.taps]  # what the run is going to show, in order
-        self.theirs, self.cut = theirs, without_empty_cells(theirs)
-        self.pairs = {p.ours: p for p in alignment.pairs}
-        self.place = 0
-        self.differences: list[LocalDifference] = []
+    def __init__(self, theirs: Trace, pairs: Iterable[Pair]) -> None:
+        self.theirs = without_empty_cells(theirs)
+        self.pairs, self.place = {p.ours: p for p in pairs}, 0
 
     def __call__(self, name: str, x: Float) -> Float:
-        """Compare x, keep the difference, return theirs in x's shape and dtype."""
-        expected = self.names[self.place] if self.place < len(self.names) else None
-        if name != expected:
-            raise RequestError(f"the forward pass shows {name!r} where its first run showed {expected!r}")
+        """Theirs in x's shape and dtype; an unpaired x as it is."""
         pair = self.pairs.get(self.place)
         self.place += 1
         if pair is None:
             return x
         tap = self.theirs.taps[pair.theirs]
-        tap = tap if tap.array.size == x.size else self.cut.taps[pair.theirs]  # `ggml` reads empty cells as they do
         y = tap.array.reshape(x.shape)
-        self.differences.append(LocalDifference(name, pair.k, tap.name, tap.op, compare(np.asarray(x), y)))
+        self.take(pair, name, x, tap, y)
         return np.array(y, x.dtype)
+
+    def take(self, pair: Pair, name: str, x: Float, tap: Tap, y: Array) -> None:
+        """Note x, which is ours, beside y, the other engine's `tap` in the shape of x."""
+        raise NotImplementedError
+
+
+class ReplayTap(HandBack):
+    """Compares what it is shown with the other engine's tensor."""
+
+    def __init__(self, ours: Trace, theirs: Trace, alignment: Alignment) -> None:
+        super().__init__(theirs, alignment.pairs)
+        self.names = [t.name for t in ours.taps]  # what the run is going to show, in order
+        self.differences: list[LocalDifference] = []
+
+    def __call__(self, name: str, x: Float) -> Float:
+        """As HandBack does. RequestError where the run shows another tensor than its first run did."""
+        expected = self.names[self.place] if self.place < len(self.names) else None
+        if name != expected:
+            raise RequestError(f"the forward pass shows {name!r} where its first run showed {expected!r}")
+        return super().__call__(name, x)
+
+    def take(self, pair: Pair, name: str, x: Float, tap: Tap, y: Array) -> None:
+        """Keep the difference."""
+        self.differences.append(LocalDifference(name, pair.k, tap.name, tap.op, compare(np.asarray(x), y)))
