@@ -85,6 +85,13 @@ def main() -> None:
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all numbers there.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failure.")
 @click.option("-v", "--verbose", is_flag=True, help="A line for every test, not only for every case.")
+@click.option("--case", "cases", multiple=True, metavar="GLOB", help="As PATTERNS; several add up.")
+@click.option("--engine", metavar="SPEC", help="Ask this engine: http://..., module:callable, a folder ...")
+@click.option("--xfails", type=click.Path(path_type=Path, dir_okay=False), help="--engine: `id | reason` a line.")
+@click.option("--pooling", default="native", metavar="NAME", help="--engine: what it pools with.  [native]")
+@click.option("--normalize", type=click.Choice(["-1", "2"]), help="--engine: what it is to do to lengths.")
+@click.option("--model-name", metavar="NAME", help="--engine, servers: what to send as `model`.")
+@click.option("--api-key", metavar="KEY", help="--engine, servers: sent as bearer token.")
 def run(
     patterns: tuple[str, ...],
     models: tuple[str, ...],
@@ -94,9 +101,20 @@ def run(
     json_file: Path | None,
     fail_fast: bool,
     verbose: bool,
+    cases: tuple[str, ...],
+    engine: str | None,
+    **of_engine: Any,
 ) -> None:
-    """Run tests and hold every number to its bound."""
-    console, start = wide(), time.perf_counter()
+    """Run tests and hold every number to its bound.
+
+    With --engine they are asked of somebody else's engine, and --model is the model that it has, also a GGUF FILE.
+    """
+    console, start, patterns = wide(), time.perf_counter(), (*patterns, *cases)
+    if engine is not None:
+        of_engine |= {"oracle": oracle, "json_file": json_file, "fail_fast": fail_fast, "verbose": verbose}
+        sys.exit(run_foreign(engine, patterns, kinds, console, models, numerics, **of_engine))
+    if given := [name.replace("_", "-") for name, value in of_engine.items() if value not in (None, "native")]:
+        raise click.UsageError(f"--{given[0]} goes with --engine")
     tests, known, bounds = (
         select(patterns, check_models(models), kinds, numerics),
         load_known(),
@@ -113,6 +131,32 @@ def run(
     show(data, console)
     console.print(f"{time.perf_counter() - start:.0f} s", highlight=False)
     sys.exit(DIFFERS if any(r.failed for r in results) else 0)
+
+
+def run_foreign(
+    engine: str,
+    patterns: tuple[str, ...],
+    kinds: tuple[str, ...],
+    console: Console,
+    model: tuple[str, ...],
+    numerics: tuple[str, ...],
+    normalize: str | None,
+    model_name: str | None,
+    api_key: str | None,
+    **options: Any,
+) -> int:
+    """`run --engine`: its options as `foreign` has them. Returns the exit code."""
+    from conformance.foreign import Request, run_engine
+    from conformance.foreign_cases import TEMPLATE
+
+    if numerics or len(model) > 1:
+        raise click.UsageError("--engine has one --model, and no --numerics: those are refembed's")
+    given = (("model_name", model_name), ("api_key", api_key))
+    request = Request(
+        engine, patterns, (*model, TEMPLATE)[0], kinds, normalize=None if normalize is None else int(normalize),
+        options=tuple((k, v) for k, v in given if v is not None), **options,
+    )  # fmt: skip
+    return run_engine(request, console)
 
 
 @main.command("list")
@@ -224,6 +268,31 @@ def verify_mutants(names: tuple[str, ...], write_: bool) -> None:
     if write_:
         faults.write(outcomes)
     sys.exit(0 if faults.good(outcomes) else DIFFERS)
+
+
+@main.command("no-false-alarm")
+@click.argument("patterns", nargs=-1)
+@click.option("--gemma", type=click.Path(path_type=Path), help="Gemma-3-270M, Q4_K_M; default: $REFEMBED_GEMMA3.")
+@click.option("--variants", is_flag=True, help="Every row of architectures.json.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all numbers there.")
+@click.option("--write", "write_", is_flag=True, help="Put the table into docs/verify.md.")
+def no_false_alarm(
+    patterns: tuple[str, ...], gemma: Path | None, variants: bool, json_file: Path | None, write_: bool
+) -> None:
+    """Ask `refembed verify` about live llama.cpp in all its settings; PATTERNS are `minilm/*`, `gemma3/plain`."""
+    from conformance import false_alarms as alarms
+
+    sys.exit(DIFFERS if alarms.command(patterns, gemma, variants, json_file, write_, click.echo) else 0)
+
+
+@main.command("verify-margins")
+@click.argument("names", nargs=-1)
+@click.option("--write", "write_", is_flag=True, help="Put the table into docs/verify.md.")
+def verify_margins(names: tuple[str, ...], write_: bool) -> None:
+    """Move each hand-chosen number of `refembed verify`, and see which verdict changes first; NAMES are of faults."""
+    from conformance import verify_margins as margins
+
+    sys.exit(DIFFERS if margins.command(names, write_, click.echo) else 0)
 
 
 @main.command("record")

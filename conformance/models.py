@@ -20,8 +20,13 @@ def load_models() -> dict[str, dict[str, Any]]:
 
 @cache
 def model_path(name: str) -> Path:
-    """The GGUF file, fetched and converted if it is not there yet. DownloadError where it cannot be had."""
+    """The GGUF file, fetched and converted if it is not there yet. DownloadError where it cannot be had.
+
+    name  of models.toml, or a GGUF file itself
+    """
     models = load_models()
+    if name not in models and Path(name).is_file():
+        return Path(name)
     if name not in models:
         raise RequestError(f"{name!r} is no model of models.toml", hint=f"there are {', '.join(models)}")
     if "vocabulary" in models[name]:

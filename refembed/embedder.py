@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -22,6 +23,7 @@ from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFFile, open_gguf
 from refembed.heads import check_dense, check_rank, pooled, width
 from refembed.kernels.ops import Ops, load_ops
+from refembed.kernels.threads import cores, spread
 from refembed.lora import Adapter, adapted, load_adapter
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
@@ -33,7 +35,8 @@ from refembed.tokenizer import Tokenizer, load_tokenizer
 
 Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 bytes, or token ids ready made
 
-BATCH_TOKENS = 8192  # of one forward pass; bounds memory, changes no bits
+BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes no bits
+FORWARD_TOKENS = 512  # of one forward pass of `fast`: few enough that hidden states stay in a core's own cache
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,16 @@ class Info:
     numerics: str
     n_cls_out: int = 1  # outputs of a reranker for one pair
     labels: tuple[str, ...] = ()  # {arch}.classifier.output_labels: what they stand for, where the file says so
+    paths: tuple[Path, ...] = ()  # of all shards
 
     @property
     def sha256(self) -> str:
-        """Of the whole file; read when asked for."""
+        """Of the whole file, or of all shards one after the other; read when asked for."""
         digest = hashlib.sha256()
-        with self.path.open("rb") as f:
-            while block := f.read(1 << 20):
-                digest.update(block)
+        for path in self.paths or (self.path,):
+            with path.open("rb") as f:
+                while block := f.read(1 << 20):
+                    digest.update(block)
         return digest.hexdigest()
 
 
@@ -89,6 +94,7 @@ def read_info(f: GGUFFile, model: Model, numerics: str) -> Info:
         numerics=numerics,
         n_cls_out=hp.n_cls_out,
         labels=hp.labels,
+        paths=f.paths,
     )
 
 
@@ -161,7 +167,7 @@ class Embedder:
             )
             ops = adapted(ops, side, adapters)
         together = 0 if loaded.runs_alone else n_ubatch
-        batch_tokens = together if ops.name == "ggml" else BATCH_TOKENS
+        batch_tokens = {"ggml": together, "fast": FORWARD_TOKENS}.get(ops.name, BATCH_TOKENS)
         tokenizer = load_tokenizer(f)
         if semantics == "original":
             loaded = original(loaded, f, tokenizer.vocab.sep)
@@ -234,11 +240,23 @@ class Embedder:
     ) -> list[F32]:
         """What token ids (S lists, checked) come to: S arrays (D), or, where nothing is pooled, (T_s, D)."""
         vectors: list[F32] = [np.empty(0, np.float32)] * len(ids)
-        for group in groups(ids, self.batch_tokens):
+
+        quick = self.ops.name == "fast"  # its texts may run in any order, side by side
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i])) if quick else range(len(ids))
+
+        def run(places: list[int]) -> None:
+            group = [order[p] for p in places]
             texts = [ids[i] for i in group]
             found = pooled(self.forward(texts), pack(texts).offsets, how, self.model, self.ops)
             for i, vector in zip(group, found, strict=True):
                 vectors[i] = finish(vector, normalize, dimensions)
+
+        runs = [partial(run, places) for places in groups([ids[i] for i in order], self.batch_tokens)]
+        if quick and len(runs) >= cores():
+            spread(runs)
+        else:
+            for one in runs:
+                one()
         return vectors
 
     def rerank(

@@ -1,8 +1,15 @@
 """How alike vectors are: two of them, or every pair from two sets.
 
-All four functions take a (..., D) and b (..., D) and give the shape of a without its last axis, then that of b
+All five functions take a (..., D) and b (..., D) and give the shape of a without its last axis, then that of b
 without its own: two vectors give a number, (N, D) and (M, D) a matrix (N, M). Sums are in double and in order, so a
 pair has the same bits alone and in a matrix. To rank a large corpus, normalise once and multiply: `corpus @ query`.
+
+    measure     of two zero vectors   of zero and b   of vectors that are the same
+    cosine      1                     0               1
+    dot         0                     0               |a|^2
+    euclidean   0                     |b|             0
+    manhattan   0                     sum |b_i|       0
+    hamming     0                     the ones of b   0, exactly: bits are counted
 
 `cosine` of float32 vectors is llama.cpp's common_embd_similarity_cos (common/common.cpp) bit for bit: products in
 float, sums in double. Two zero vectors are alike (1), a zero vector and any other are not (0). One thing differs: the
@@ -19,11 +26,12 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from refembed.arrays import F64, Float
+from refembed.arrays import F64, I64, U8, Float
 from refembed.errors import RequestError
 from refembed.kernels.sums import ordered_sum
 
 COLUMNS = 4096  # vectors of the larger set taken at a time; changes no bits
+ONES = np.array([i.bit_count() for i in range(256)], np.uint8)  # ones in each byte
 
 
 def dot(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
@@ -61,6 +69,36 @@ def cosine(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
     one rounding beyond 1; in double it never is.
     """
     return every_pair(a, b, float_cosines)
+
+
+def hamming(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
+    """How many bits differ (Hamming 1950).
+
+    a, b     (..., B)   eight bits a byte, as `np.packbits(x > 0, axis=-1)` lays them out: uint8, or int8, which is
+                        taken as sentence-transformers' `binary`: every byte 128 less. Or booleans, one bit each
+    returns             int64 of the shape described at the top; a Python int for two codes
+    Raises RequestError for codes of different lengths and for anything else than bytes or booleans.
+    """
+    x, y = check_bits(a, "the first"), check_bits(b, "the second")
+    B = x.shape[-1]
+    if y.shape[-1] != B:
+        raise RequestError(
+            f"the first codes have {B} bytes, the second {y.shape[-1]}", hint="codes of two models cannot be compared"
+        )
+    rows = [v.reshape(math.prod(v.shape[:-1]), B) for v in (x, y)]  # (N, B), (M, B)
+    counts = bit_counts(rows[0], rows[1]).reshape(x.shape[:-1] + y.shape[:-1])
+    return counts if counts.ndim else counts.item()
+
+
+def bit_counts(a: U8, b: U8) -> I64:
+    """Differing bits of every row of a (N, B) and of b (M, B): (N, M)."""
+    if len(a) > len(b):  # the loop is over the smaller set
+        return bit_counts(b, a).T
+    counts = np.empty((len(a), len(b)), np.int64)
+    for j in range(0, len(b), COLUMNS):
+        for n, row in enumerate(a):
+            counts[n, j : j + COLUMNS] = ONES[row ^ b[j : j + COLUMNS]].sum(axis=1, dtype=np.int64)
+    return counts
 
 
 def float_cosines(a: Float, b: Float) -> F64:
@@ -131,3 +169,17 @@ def check_vectors(x: npt.ArrayLike, which: str) -> Float:
     if not np.isfinite(array).all():
         raise RequestError(f"{which} vectors have NaN or infinity in them", hint="nothing is like what is not a number")
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def check_bits(x: npt.ArrayLike, which: str) -> U8:
+    """Codes as packed uint8, or RequestError."""
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise RequestError(f"{which} are not codes of one length: {error}") from None
+    if array.dtype not in (np.uint8, np.int8, np.bool_) or array.ndim == 0:
+        hint = "np.packbits(x > 0, axis=-1) makes bits of a vector, refembed.compress more than that"
+        raise RequestError(f"{which}: a code is bytes or booleans, not {array.dtype} of shape {array.shape}", hint=hint)
+    if array.dtype == np.bool_:
+        return np.packbits(array, axis=-1)
+    return array if array.dtype == np.uint8 else array.view(np.uint8) ^ np.uint8(0x80)

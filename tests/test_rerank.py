@@ -13,7 +13,7 @@ from refembed import Embedder
 from refembed.errors import ModelError, RequestError
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
-from tests.tokenizer.llama_server import server_scores
+from tests.llama_server import server_scores
 
 HEAD = {"cls.weight", "cls.bias", "cls.norm.weight", "cls.output.weight", "cls.output.bias"}
 FLAGS = {

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 
 from refembed.errors import RequestError
-from refembed.similarity import COLUMNS, cosine, dot, euclidean, manhattan
-from refembed.testing import SimilarityContract
+from refembed.similarity import COLUMNS, cosine, dot, euclidean, hamming, manhattan
+from refembed.testing import CodeContract, SimilarityContract
+from refembed.testing.code_properties import codes
 from refembed.testing.strategies import vector_tuples, wild_vectors
 
 MEASURES = (cosine, dot, euclidean, manhattan)
@@ -159,6 +160,51 @@ def test_bad_vectors_are_refused(measure: Any, a: Any, b: Any, message: str) -> 
 def test_a_result_beyond_double_is_refused(measure: Any) -> None:
     with pytest.raises(RequestError, match="too large"):
         measure(np.array([1e200]), np.array([-1e200]))
+
+
+# --- bits ---
+
+
+class TestHamming(CodeContract):
+    def hamming(self, a: Any, b: Any) -> int:
+        return hamming(a, b)
+
+
+@given(ab=codes())
+def test_int8_and_booleans_are_the_same_bits(ab: Any) -> None:
+    """sentence-transformers' `binary` is each byte less 128; a mixed pair counts right as well."""
+    signed = [(x.astype(int) - 128).astype(np.int8) for x in ab]
+    expected = hamming(*ab)
+    assert hamming(*signed) == hamming(ab[0], signed[1]) == hamming(*(np.unpackbits(x) > 0 for x in ab)) == expected
+    assert type(expected) is int
+
+
+def test_every_pair_of_codes_is_counted() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (n, 5), np.uint8) for n in (3, COLUMNS + 7))
+    matrix = hamming(a, b)
+    assert matrix.shape == (3, COLUMNS + 7)
+    assert matrix.dtype == np.int64
+    assert np.array_equal(matrix, hamming(b, a).T)
+    for i, j in ((0, 0), (2, COLUMNS - 1), (1, COLUMNS + 6)):
+        assert (
+            matrix[i, j] == (int.from_bytes(a[i].tobytes(), "big") ^ int.from_bytes(b[j].tobytes(), "big")).bit_count()
+        )
+    assert hamming(a[:0], b).shape == (0, COLUMNS + 7)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (np.zeros(2, np.uint8), np.zeros(3, np.uint8), "the first codes have 2 bytes, the second 3"),
+        ([1.0, 2.0], np.zeros(2, np.uint8), "the first: a code is bytes or booleans, not float64"),
+        (np.uint8(1), np.zeros(1, np.uint8), "the first: a code is bytes or booleans"),
+        (np.zeros(2, np.uint8), [[True], [True, False]], "the second are not codes of one length"),
+    ],
+)
+def test_bad_codes_are_refused(a: Any, b: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        hamming(a, b)
 
 
 # --- llama.cpp ---

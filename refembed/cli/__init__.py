@@ -42,6 +42,8 @@ COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.
     "serve": "Answer HTTP clients of llama-server, OpenAI, Ollama, TEI.",
     "convert": "Turn a Hugging Face folder into a GGUF file.",
     "quantize": "Store a model's weights in fewer bits.",
+    "cache": "Say what the cache of vectors holds, or empty it.",
+    "compress": "Store vectors in fewer bytes, and measure what that costs.",
 }
 
 EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_PIPE = 1, 70, 130, 141

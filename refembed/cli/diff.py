@@ -11,7 +11,7 @@ from refembed.cli.options import json_option, quiet_option
 from refembed.cli.show import escape, note, print_json, spell_shape, table
 from refembed.errors import RequestError
 from refembed.model.trace import Trace
-from refembed.verify.differences import Line, side_by_side
+from refembed.verify.differences import Line, load_run, side_by_side
 
 EPILOG = """\b
 Examples:
@@ -19,6 +19,7 @@ Examples:
   refembed trace --numerics fast  --save b.npz "some text"
   refembed diff a.npz b.npz
   refembed diff a.npz b.npz --rel 1e-5 --all
+  refembed diff a.npz dump.txt     what llama.cpp's eval-callback printed
 
 A tensor agrees if it is identical, or within --ulp, or within --rel. Exit codes: 0 all agree, 1 not two traces,
 3 at least one tensor differs, or is in one trace only (--common leaves those out).
@@ -29,8 +30,8 @@ SHOWN = 30  # tensors, without --all
 
 
 @click.command("diff", epilog=EPILOG)
-@click.argument("a", metavar="A.npz")
-@click.argument("b", metavar="B.npz")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
 @click.option(
     "--ulp", type=click.IntRange(0), default=0, show_default=True, metavar="N",
     help="Agree up to N steps of float32 between any two elements.",
@@ -44,10 +45,14 @@ SHOWN = 30  # tensors, without --all
 @json_option
 @quiet_option
 def command(a: str, b: str, ulp: int, rel: float, common: bool, every: bool, as_json: bool, quiet: bool) -> None:
-    """Compare two traces, A being the reference: `refembed trace --save` and `Trace.save` write them."""
+    """Compare two traces, A being the reference: `refembed trace --save` writes them.
+
+    Either may be the text that llama.cpp's eval-callback prints (llama-eval-callback, llama-debug): compared are then
+    the numbers that were printed, to four decimals.
+    """
     if math.isnan(rel):
         raise click.UsageError("--rel nan bounds nothing.")
-    x, y = Trace.load(a), Trace.load(b)
+    x, y = load_run(a), load_run(b)
     lines = side_by_side(x, y)
     if common:
         lines = [line for line in lines if not line.only]

@@ -38,6 +38,7 @@ class Run:
     pooling: str  # the rule itself, never "native"
     normalize: int
     dimension: int
+    labels: tuple[str, ...] = ()  # of a reranker's outputs
 
     @property
     def per_token(self) -> bool:

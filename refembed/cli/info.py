@@ -157,11 +157,12 @@ def check_heads(model: Model, f: GGUFFile) -> None:
 
 
 def digest(f: GGUFFile) -> str:
-    """SHA-256 of the whole file, in hexadecimal."""
+    """SHA-256 of the whole file, in hexadecimal; of a split model, of all shards end to end (`cat` them)."""
     total = hashlib.sha256()
-    with f.path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            total.update(block)
+    for path in f.paths:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                total.update(block)
     return total.hexdigest()
 
 

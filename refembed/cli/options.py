@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ NORMS = {"none": -1, "max": 0, "taxicab": 1, "l1": 1, "euclid": 2, "l2": 2}
 NUMERICS = ("auto", "exact", "ggml", "fast")
 PROFILES = ("avx2", "avx512")
 SEMANTICS = ("llama.cpp", "original")
+FORMATS = ("text", "json", "jsonl", "npy", "csv", "raw", "array", "json+")  # cli/embedding.py
+BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
 
 
 def read_norm(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -67,9 +70,37 @@ def bind_norms(args: list[str]) -> list[str]:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+
+def own_options(command: click.Command) -> dict[str, bool]:
+    """Every spelling of a command's options, and whether a value follows. That of a norm may be absent (bind_norms)."""
+    return {
+        name: not param.is_flag and param.name != "normalize"
+        for param in command.params
+        if isinstance(param, click.Option)
+        for name in (*param.opts, *param.secondary_opts)
+    }
+
+
 model_option: Decorator = click.option(
     "-m", "--model", default="minilm", show_default=True, metavar="MODEL", help="A GGUF file, or the name of a model."
 )
+
+
+def use_threads(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
+    """Share so many cores from here on. BLAS reads its number from the environment, once, as NumPy is imported."""
+    if value is None:
+        return
+    from refembed.kernels.threads import available, use
+
+    n = value if value > 0 else available()  # llama.cpp takes 0 and less for all
+    use(n)
+    os.environ.update(dict.fromkeys(BLAS, str(n)))
+
+
+threads_option: Decorator = click.option(
+    "-t", "--threads", type=int, envvar="LLAMA_ARG_THREADS", metavar="N", expose_value=False, callback=use_threads,
+    help="Cores to use, also by BLAS.  [default: all]",
+)  # fmt: skip
 
 
 def numerics_options(command: Callable[..., Any]) -> Callable[..., Any]:

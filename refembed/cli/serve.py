@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from refembed.cli.models import note_adapters, open_embedder
-from refembed.cli.options import lora_option, numerics_options
+from refembed.cli.options import lora_option, numerics_options, own_options, threads_option
 from refembed.cli.show import note
 from refembed.errors import RequestError
 
@@ -43,7 +43,7 @@ class ServeCommand(click.Command):
         """Take those flags out; remember them for the note."""
         from refembed.server.flags import split
 
-        kept, ctx.meta["refembed.ignored"] = split(args)
+        kept, ctx.meta["refembed.ignored"] = split(args, own_options(self))
         return super().parse_args(ctx, kept)
 
 
@@ -172,6 +172,7 @@ def words(value: str | None) -> tuple[str, ...]:
 @click.option("--warmup/--no-warmup", default=True, show_default=True, help="Run once before the first request.")
 @click.option("--ssl-key-file", metavar="FILE", help="With --ssl-cert-file: serve HTTPS.")
 @click.option("--ssl-cert-file", metavar="FILE", help="With --ssl-key-file.")
+@threads_option
 @numerics_options
 @lora_option
 @click.option("-v", "--verbose", "--log-verbose", is_flag=True, help="Tracebacks of failures.")

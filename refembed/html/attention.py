@@ -52,8 +52,7 @@ SCRIPT = """
     }
     small.getContext("2d").putImageData(image, 0, 0);
     canvas.width = canvas.height = side;
-    drawing.fillStyle = "#fff";
-    drawing.fillRect(0, 0, side, side);
+    drawing.clearRect(0, 0, side, side);  // behind the names lies the page, light or dark
     drawing.imageSmoothingEnabled = false;
     drawing.drawImage(small, margin, margin, n * cell, n * cell);
     if (margin) { names(); }
@@ -63,7 +62,7 @@ SCRIPT = """
     out.textContent = most();
   }
   function names() {
-    drawing.fillStyle = "#1b1f24";
+    drawing.fillStyle = getComputedStyle(canvas).color;
     drawing.font = "12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace";
     data.tokens.forEach(function (token, i) {
       var name = token.length > 11 ? token.slice(0, 10) + "\\u2026" : token, at = margin + (i + 0.5) * cell;
@@ -108,6 +107,8 @@ SCRIPT = """
   canvas.addEventListener("mouseleave", function () { out.textContent = most(); });
   layer.addEventListener("change", heads);
   head.addEventListener("change", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  addEventListener("beforeprint", draw);
   layer.value = data.layer;
   heads();
   if (data.head in data.maps[data.layer]) { head.value = data.head; draw(); }

@@ -12,7 +12,7 @@ from refembed.html.page import esc
 
 WIDTH, HEIGHT = 900, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 34, 44
-COLOURS = ("#0b5cad", "#b34700", "#57606a", "#6f42c1")
+COLOURS = ("var(--blue)", "var(--orange)", "var(--soft)", "var(--violet)")  # of page.STYLE, by day and by night
 MARKS = ("circle", "square", "none", "none")  # lines are told apart by more than colour
 DASHES = ("", "", "6 4", "2 3")
 
@@ -48,7 +48,7 @@ def plot(
     parts = [grid(low, high, log, y_name), x_axis(x, x_labels)]
     for k, line in enumerate(lines):
         parts.append(draw(line, x, y_of, k, titles))
-    return svg("".join(parts) + legend([line.name for line in lines]), alt)
+    return svg("".join(parts) + legend([line.name for line in lines], LEFT + 7.2 * len(y_name) + 46), alt)
 
 
 def bounds(values: Sequence[float], log: bool) -> tuple[float, float]:
@@ -74,7 +74,7 @@ def grid(low: float, high: float, log: bool, name: str) -> str:
     parts = [f'<text x="{LEFT}" y="14">{esc(name)}</text>']
     for value, label in ticks:
         y = TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low))
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#d0d7de"/>')
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     return "".join(parts)
 
@@ -94,7 +94,7 @@ def x_axis(x: Sequence[float], labels: Sequence[str]) -> str:
     parts = []
     for i in there[::step]:
         parts.append(f'<text x="{x[i]:.1f}" y="{foot + 18}" text-anchor="middle">{esc(clip(labels[i]))}</text>')
-        parts.append(f'<line x1="{x[i]:.1f}" x2="{x[i]:.1f}" y1="{foot}" y2="{foot + 5}" stroke="#57606a"/>')
+        parts.append(f'<line x1="{x[i]:.1f}" x2="{x[i]:.1f}" y1="{foot}" y2="{foot + 5}" stroke="var(--soft)"/>')
     return "".join(parts)
 
 
@@ -138,11 +138,10 @@ def shape(mark: str, x: float, y: float, size: float, colour: str, title: str) -
     return f'<rect x="{x - size:.1f}" y="{y - size:.1f}" width="{side}" height="{side}" fill="{colour}">{title}</rect>'
 
 
-def legend(names: Sequence[str]) -> str:
-    """Names of the lines, top right."""
-    parts, x = [], float(WIDTH - RIGHT)
-    for k, name in reversed(list(enumerate(names))):
-        x -= 7.2 * len(name) + 4
+def legend(names: Sequence[str], x: float) -> str:
+    """Names of the lines beside the axis's own, from x on: there a narrow window shows them too."""
+    parts = []
+    for k, name in enumerate(names):
         dash = f' stroke-dasharray="{DASHES[k % len(DASHES)]}"' if DASHES[k % len(DASHES)] else ""
         colour = COLOURS[k % len(COLOURS)]
         parts.append(f'<text x="{x:.1f}" y="14">{esc(name)}</text>')
@@ -151,15 +150,16 @@ def legend(names: Sequence[str]) -> str:
         )
         if MARKS[k % len(MARKS)] != "none":
             parts.append(shape(MARKS[k % len(MARKS)], x - 16, 10, 3.2, colour, ""))
-        x -= 40
+        x += 7.2 * len(name) + 44
     return "".join(parts)
 
 
 def svg(body: str, alt: str) -> str:
     """A drawing with its description."""
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{esc(alt)}">'
-        f"{body}</svg>"
+        f'<div class="plot"><svg viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{esc(alt)}">'
+        f"{body}</svg></div>"
     )
 
 

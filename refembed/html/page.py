@@ -16,7 +16,12 @@ from refembed.errors import RequestError
 
 STYLE = """
 :root { --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --paper: #fff; --tint: #f6f8fa; --blue: #0b5cad;
-  --orange: #b34700; --good: #116329; --bad: #a40e26; }
+  --orange: #b34700; --violet: #6f42c1; --good: #116329; --bad: #a40e26; --mark: #fff1e5; --odd: #ffebe9;
+  color-scheme: light dark; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e6edf3; --soft: #9aa4ae; --line: #373e47; --paper: #15191f; --tint: #1e242c; --blue: #6cb2f7;
+    --orange: #f0883e; --violet: #bd93f9; --good: #56d364; --bad: #ff7b72; --mark: #3a2a17; --odd: #43191c; }
+}
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 64rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif; }
@@ -41,20 +46,24 @@ table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1rem; }
 th, td { text-align: left; vertical-align: top; padding: .22rem .8rem .22rem 0; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 td { overflow-wrap: anywhere; min-width: 3rem; }
+td:first-child:not(.number) { min-width: 5.5rem; }
+td:last-child:not(.number):not(:first-child):not(:empty) { min-width: 9rem; }
 table.facts td:first-child { min-width: 10rem; color: var(--soft); }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-tr.marked td { background: #fff1e5; }
+tr.marked td { background: var(--mark); }
 figure { margin: .8rem 0 1.2rem; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .3rem; max-width: 46rem; }
 svg { max-width: 100%; height: auto; display: block; }
+.plot { overflow-x: auto; }
+@media screen and (max-width: 46rem) { .plot svg { max-width: none; width: 44rem; } }
 svg text { font: 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: var(--ink); }
 img.map, canvas.map { image-rendering: pixelated; border: 1px solid var(--line); display: block; max-width: 100%; }
 .tokens { line-height: 2.1; margin: .4rem 0; overflow-wrap: anywhere; }
 .token { border: 1px solid var(--line); border-radius: 3px; padding: .12rem .28rem; margin: 0 .08rem;
   white-space: pre-wrap; display: inline-block; line-height: 1.5; max-width: 100%; font-size: .85rem;
   font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-.token.odd { border: 2px solid var(--bad); background: #ffebe9; }
-.token small { color: #3d444d; }
+.token.odd { border: 2px solid var(--bad); background: var(--odd); }
+.token small { color: var(--soft); }
 td .tokens { margin: 0; line-height: 1.9; }
 .scale { display: flex; align-items: center; gap: .5rem; font-size: .85rem; color: var(--soft); margin: .3rem 0; }
 .scale span.bar { display: inline-block; width: 9rem; height: .8rem; border: 1px solid var(--line); }
@@ -142,6 +151,9 @@ def table(
     caption  what the table holds, for those who cannot see where it stands
     kind     "facts": labels in the first column, and what they say
     """
+    rows = list(rows)
+    kept = [i for i in range(len(heads)) if not rows or any(row[i] for row in rows)]  # a column of nothing says nothing
+    heads, rows = [heads[i] for i in kept], [[row[i] for i in kept] for row in rows]
     right = [h.startswith(">") for h in heads]
     cls = [' class="number"' if r else "" for r in right]
     top = "".join(f'<th scope="col"{c}>{esc(h.removeprefix(">"))}</th>' for h, c in zip(heads, cls, strict=True))

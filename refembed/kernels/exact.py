@@ -45,9 +45,9 @@ class Exact:
             if rows_stand_alone(*part.shape, np.float64):
                 matmul(x, part, y[:, begin:end])
             else:
-                from refembed.kernels import jit
+                from refembed.kernels import products
 
-                y[:, begin:end] = jit.matmul(x, part)
+                y[:, begin:end] = products.matmul(x, part)
         return y if b is None else see(product, y) + self.weight(b)
 
     def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:

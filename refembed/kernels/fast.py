@@ -8,24 +8,27 @@ rows without changing a bit.
 from __future__ import annotations
 
 import itertools
-import math
+import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels import attention, conv, experts, jit, jit_decoder, sums
+from refembed.kernels import attention, conv, experts, jit, jit_attention, jit_decoder, products, sums
 from refembed.kernels import rope as rotary
-from refembed.kernels.matmul import matmul, rows_stand_alone
 from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
 from refembed.kernels.panels import Store, panels
-from refembed.kernels.threads import cores, share, workers
+from refembed.kernels.scratch import Scratch
+from refembed.kernels.threads import cores, share, spread, workers
 
 __all__ = ["KINDS", "Fast", "cores", "share", "workers"]
 
-KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # Mask.kind, as jit.reach counts them
+KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # Mask.kind, as jit_attention.reach counts them
+NOTHING = np.empty(0, np.float32)
+DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
 
 
 class Sight(NamedTuple):
@@ -36,22 +39,6 @@ class Sight(NamedTuple):
     window: int
     kind: int
     soft_cap: np.float32
-
-
-def add(out: F32, part: F32) -> None:
-    """out += part, by all cores."""
-    share(jit.add, part, out, rows=len(out), size=out.size)
-
-
-def pack(w: F32, columns: F32) -> F32:
-    """Rows of W as `jit.matmul_rows` reads them, put into `columns`."""
-    share(jit.pack_rows, w, columns, rows=len(columns), size=columns.size)
-    return columns
-
-
-def fours(x: F32, columns: F32, out: F32, begin: int, end: int) -> None:
-    """`jit.matmul_rows`, its rows counted in fours."""
-    jit.matmul_rows(x, columns, out, 4 * begin, 4 * end)
 
 
 class Fast:
@@ -65,7 +52,9 @@ class Fast:
         self.batch_invariant = batch_invariant
         self.store = Store(np.float32, memory_budget)
         self.decoded = self.store.kept
-        self.packed: dict[str, Float] = {}  # for the kernel of our own
+        self.packed: dict[str, Float] = {}  # matrices as `products` reads them
+        self.packing = threading.Lock()
+        self.scratch = Scratch()
         self.turned: dict[Rope, tuple[F32, F32]] = {}
 
     def weight(self, w: Tensor) -> F32:
@@ -76,62 +65,60 @@ class Fast:
         """Rows of w, decoded alone."""
         return w.rows(np.asarray(ids, np.int64))
 
-    def product(self, x: Float, w: Tensor) -> Float:
-        """x Wᵀ (T, N), with rows that stand alone unless the caller gave that up."""
-        edges = panels(*w.shape)
-        if self.batch_invariant and not all(rows_stand_alone(b - a, w.shape[1], np.float32) for a, b in edges):
-            return self.in_order(x, w)
-        out = np.empty((len(x), w.shape[0]), np.float32)
-        for begin, end, part in self.store.panels(w):
-            if self.batch_invariant:
-                matmul(x, part, out[:, begin:end], add)
+    def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
+        """x Wᵀ + bias (T, N), every row on its own."""
+        x, out = np.ascontiguousarray(x), self.scratch.empty((len(x), w.shape[0]))
+        for first, packed in self.packed_panels(w):
+            size = len(x) * packed.size // 16
+            if len(x) < products.HIGH:
+                share(products.by_panels, x, packed, bias, out, first, rows=len(packed), size=size)
             else:
-                np.matmul(x, part.T, out=out[:, begin:end])
+                share(products.by_rows, x, packed, bias, out, first, rows=len(x), size=size)
         return out
 
-    def in_order(self, x: Float, w: Tensor) -> Float:
-        """x Wᵀ by the kernel of our own, where BLAS mixes rows: each element summed in order of k."""
-        (n, k), high = w.shape, -(-len(x) // 4) * 4
-        rows = np.zeros((high, -(-k // 4) * 4), np.float32)
-        rows[: len(x), :k] = x
-        out = np.empty((high, -(-n // jit.PANEL) * jit.PANEL), np.float32)
-        for begin, columns in self.columns(w):
-            part = out[:, begin : begin + len(columns) * jit.PANEL]
-            share(fours, rows, columns, part, rows=high // 4, size=part.size)
-        return np.ascontiguousarray(out[: len(x), :n])
+    def packed_panels(self, w: Tensor) -> Iterator[tuple[int, Float]]:
+        """W (N, C) as `products` reads it: the first of its rows and panels (n/P, C, P) from there on.
 
-    def columns(self, w: Tensor) -> Iterator[tuple[int, Float]]:
-        """The first row of each panel of W, and the panel packed for `jit.matmul_rows`; valid until the next."""
-        n, k = w.shape
-        shape = (-(-n // jit.PANEL), -(-k // 4) * 4, jit.PANEL)
-        whole = self.packed.get(w.name)
-        if whole is None and self.store.reserve(4 * math.prod(shape)):
-            whole = np.empty(shape, np.float32)
-            for begin, end, part in self.store.panels(w, keep=False):
-                pack(part, whole[begin // jit.PANEL : -(-end // jit.PANEL)])
-            self.packed[w.name] = whole
+        All at once where it is kept; else some at a time, each valid until the next.
+        """
+        (n, k), P = w.shape, products.panel(4)
+        with self.packing:  # texts may run side by side
+            whole = self.packed.get(w.name)
+            if whole is None and self.store.reserve(4 * -(-n // P) * k * P):
+                whole = np.empty((-(-n // P), k, P), np.float32)
+                self.pack(w, 0, whole)
+                self.packed[w.name] = whole
         if whole is not None:
-            for begin, end in panels(n, k):
-                yield begin, whole[begin // jit.PANEL : -(-end // jit.PANEL)]
+            yield 0, whole
             return
-        for begin, end, part in self.store.panels(w, keep=False):
-            count = -(-(end - begin) // jit.PANEL)
-            space = self.store.workspace("packed", count * shape[1] * jit.PANEL, np.float32)
-            yield begin, pack(part, space.reshape(count, *shape[1:]))
+        for begin, end in panels(n, k):
+            count = -(-(end - begin) // P)
+            some = self.store.workspace("packed", count * k * P, np.float32).reshape(count, k, P)
+            self.pack(w, begin, some)
+            yield begin, some
+
+    def pack(self, w: Tensor, first: int, packed: F32) -> None:
+        """Rows of W from `first` on into panels (n/P, C, P), decoded a few at a time, by all cores."""
+        n, k, P = *w.shape, packed.shape[2]
+        step = max(DECODED // (k * P), 1)  # panels
+
+        def some(begin: int) -> None:
+            end = min(begin + step, len(packed))
+            rows = self.store.rows(w, first + begin * P, min(first + end * P, n))
+            products.pack_rows(rows, packed, begin, end)
+
+        spread([partial(some, begin) for begin in range(0, len(packed), step)])
 
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
         """y = x Wᵀ + b."""
-        y = self.product(x, w)
-        if b is None:
-            return y
-        if see.listening:
-            return see(product, y) + self.weight(b)
-        y += self.weight(b)
-        return y
+        if b is None or see.listening:
+            y = self.product(x, w)
+            return y if b is None else see(product, y) + self.weight(b)
+        return self.product(x, w, self.weight(b))
 
     def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
         """y = (x - E[x]) / sqrt(Var[x] + eps) w + b, in one pass where nobody looks."""
-        weight, out = self.weight(w), np.empty_like(x)
+        weight, out = self.weight(w), self.scratch.empty(x.shape)
         zeros = np.zeros_like(weight)
         bias = zeros if b is None else self.weight(b)
         if not see.listening:
@@ -144,7 +131,7 @@ class Fast:
     def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
         """y = x / sqrt(E[x^2] + eps) w, in one pass where nobody looks."""
         ones = np.ones(x.shape[-1], np.float32)
-        weight, out = ones if w is None else self.weight(w), np.empty(x.shape, x.dtype)
+        weight, out = ones if w is None else self.weight(w), self.scratch.empty(x.shape)
         rows, done = (a.reshape(-1, x.shape[-1]) for a in (x, out))
         scale = ones if see.listening else weight
         share(jit_decoder.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
@@ -152,31 +139,31 @@ class Fast:
 
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
-        out = np.empty_like(x)
+        out = self.scratch.empty(x.shape)
         share(jit.gelu, x, out, rows=len(x), size=x.size)
         return out
 
     def gelu_erf(self, x: Float) -> Float:
         """y = x/2 erfc(-x/sqrt(2))."""
-        out = np.empty_like(x)
+        out = self.scratch.empty(x.shape)
         share(jit_decoder.gelu_erf, x, out, rows=len(x), size=16 * x.size)
         return out
 
     def silu(self, x: Float) -> Float:
         """y = x / (1 + e^-x)."""
-        out = np.empty_like(x)
+        out = self.scratch.empty(x.shape)
         share(jit_decoder.silu, x, out, rows=len(x), size=x.size)
         return out
 
     def geglu(self, gate: Float, up: Float) -> Float:
         """y = gelu(gate) up."""
-        out = np.empty_like(gate)
+        out = self.scratch.empty(gate.shape)
         share(jit_decoder.geglu, gate, up, out, rows=len(gate), size=gate.size)
         return out
 
     def swiglu(self, gate: Float, up: Float) -> Float:
         """y = silu(gate) up."""
-        out = np.empty_like(gate)
+        out = self.scratch.empty(gate.shape)
         share(jit_decoder.swiglu, gate, up, out, rows=len(gate), size=gate.size)
         return out
 
@@ -184,7 +171,7 @@ class Fast:
         """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
         step, apart = (2, 1) if rope.pairs == "norm" else (1, rope.n_dims // 2)
         cos, sin = self.turns(int(pos.max()) + 1, rope)
-        out = np.empty_like(x)
+        out = self.scratch.empty(x.shape)
         share(jit_decoder.rope, x, pos, cos, sin, step, apart, out, rows=len(x), size=x.size)
         return out
 
@@ -212,7 +199,7 @@ class Fast:
         bias: Float | None = None,
     ) -> Float:
         """y = softmax(scale q kᵀ + bias) v, each sequence and head on its own."""
-        out, group = np.empty_like(q), n_head // (n_head_kv or n_head)
+        out, group = self.scratch.empty(q.shape), n_head // (n_head_kv or n_head)
         slopes = np.zeros(n_head, np.float32)
         if mask.max_bias:
             slopes[:] = attention.slopes(n_head, mask.max_bias)
@@ -221,11 +208,16 @@ class Fast:
         if not see.listening:
             units, longest = (len(offsets) - 1) * n_head, int(np.diff(offsets).max())
             size = longest * q.size // 8
-            share(jit.attention, q, k, v, n_head, group, offsets, *how, slopes, more, out, rows=units, size=size)
+            packed = (np.ascontiguousarray(x) for x in (q, k, v))
+            share(
+                jit_attention.attention, *packed, n_head, group, offsets, *how, slopes, more, out, rows=units, size=size
+            )
             return out
         for begin, end in itertools.pairwise(offsets):
-            qh = attention.heads(q[begin:end], n_head)  # (H, T_s, D)
-            kh, vh = (attention.heads(x[begin:end], n_head // group) for x in (k, v))  # (K, T_s, D)
+            qh, kh, vh = (
+                np.ascontiguousarray(attention.heads(x[begin:end], heads))  # (H or K, T_s, D)
+                for x, heads in ((q, n_head), (k, n_head // group), (v, n_head // group))
+            )
             self.seen(qh, kh, vh, how, slopes, more, out[begin:end], see, cached)
         return out
 
@@ -235,13 +227,12 @@ class Fast:
         """Attention of one sequence with its inner tensors shown: the same arithmetic, one step at a time."""
         H, n, D = q.shape
         group = H // len(k)
-        kt = np.ascontiguousarray(k.transpose(0, 2, 1))  # (K, D, n)
         if not cached:
             v = see("v_cont", v.transpose(0, 2, 1)).transpose(0, 2, 1)
         v = np.ascontiguousarray(v)  # (K, n, D)
         kq = np.empty((H, n, n), q.dtype)
         for h in range(H):
-            jit.scores_of(q[h], kt[h // group], kq[h])
+            jit_attention.scores_of(q[h], k[h // group], kq[h])
         p = see("kq", kq).copy()
         if how.soft_cap:
             p = see("kq_scaled_1", p * how.scale / how.soft_cap).copy()
@@ -252,11 +243,11 @@ class Fast:
             p = see("kq_plus_kq_b", p * how.scale + bias[:, :n, :n]).copy()
             how = how._replace(scale=np.float32(1))
         for h in range(H):
-            jit.shares_of(p[h], *how, slopes[h])
+            jit_attention.shares_of(p[h], *how, slopes[h])
         p = see("kq_soft_max", p)
         kqv = np.empty((H, n, D), q.dtype)
         for h in range(H):
-            jit.mix_of(p[h], v[h // group], how.causal, how.window, how.kind, kqv[h])
+            jit_attention.mix_of(p[h], v[h // group], kqv[h])
         out[:] = see("kqv", kqv).transpose(1, 0, 2).reshape(n, H * D)
 
     def mean(self, x: Float, offsets: I64) -> Float:

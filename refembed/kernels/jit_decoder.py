@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from refembed.kernels.jit import expf, njit
+from refembed.kernels.jit import expf, njit, squares_of
 
 f32 = np.float32
 
@@ -19,10 +19,7 @@ def rms_norm(x, weight, eps, out, begin, end):
     """RMS norm with its weight. x, out (N, C); weight (C); rows begin:end."""
     C = x.shape[1]
     for t in range(begin, end):
-        squares = 0.0
-        for c in range(C):
-            squares += np.float64(x[t, c]) * np.float64(x[t, c])
-        scale = f32(1 / np.sqrt(squares / C + eps))
+        scale = f32(1 / np.sqrt(squares_of(x[t], f32(0)) / C + eps))
         for c in range(C):
             out[t, c] = x[t, c] * scale * weight[c]
 

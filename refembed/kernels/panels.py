@@ -24,7 +24,7 @@ from refembed.kernels.dequant import dequantize
 
 BUDGET = 128 << 20  # bytes of decoded matrices that are kept, unless the caller says otherwise: MiniLM's take 43 MB
 WORKSPACE = 1 << 22  # numbers in a panel
-ROWS, STEP = 2048, 128  # at most so many rows in a panel, and a multiple of this
+ROWS, STEP = 2016, 96  # at most so many rows in a panel, and a multiple of this: of any `products.panel`
 NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
@@ -82,6 +82,11 @@ class Store:
         whole, (n, k) = self.matrix(w, keep=keep), w.shape
         for begin, end in panels(n, k):
             yield begin, end, self.decode(w, begin, end) if whole is None else whole[begin:end]
+
+    def rows(self, w: Tensor, begin: int, end: int) -> Float:
+        """Rows begin:end of W (N, C), mapped or decoded; valid until the next."""
+        whole = self.matrix(w, keep=False)
+        return self.decode(w, begin, end) if whole is None else whole[begin:end]
 
     def decode(self, w: Tensor, begin: int, end: int) -> Float:
         """Rows begin:end of W, decoded into the workspace."""

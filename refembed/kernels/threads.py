@@ -1,21 +1,41 @@
-"""The cores of this process, and how kernels share them: rows begin:end each."""
+"""The cores of this process, and how work is shared among them: rows of one operation, or whole texts."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any
+
+from refembed.errors import RequestError
 
 WORTH_SHARING = 1 << 18  # elements; below this a second core costs more to wake than it saves
 
 
-@cache
+chosen: list[int] = []  # by `use`
+
+
 def cores() -> int:
+    """Cores that kernels share: as many as this process may use, or as `use` says."""
+    return chosen[0] if chosen else available()
+
+
+@cache
+def available() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use(n: int) -> None:
+    """Share n cores from now on: changes speed, no bits. Not while something is being computed."""
+    if n < 1:
+        raise RequestError(f"{n} threads: at least 1")
+    chosen[:] = [n]
+    workers.cache_clear()
 
 
 @cache
@@ -25,12 +45,50 @@ def workers() -> ThreadPoolExecutor:
 
 
 def share(kernel: Callable[..., Any], *arguments: Any, rows: int, size: int) -> None:
-    """Run kernel(*arguments, begin, end) over rows 0:rows, in as many parts as there are cores where it is worth it."""
-    parts = min(cores(), rows) if size >= WORTH_SHARING else 1
-    if parts == 1:
-        kernel(*arguments, 0, rows)
-        return
+    """Run kernel(*arguments, begin, end) over rows 0:rows, in as many parts as there are cores where it is worth it.
+
+    size  elements to work on, one by one; a multiply-add in a product of matrices is a sixteenth of one
+    """
+    parts = min(cores(), rows) if size >= WORTH_SHARING and not own.busy else 1
     edges = [rows * i // parts for i in range(parts + 1)]
-    jobs = [workers().submit(kernel, *arguments, a, b) for a, b in itertools.pairwise(edges)]
-    for job in jobs:
-        job.result()
+    spread([partial(kernel, *arguments, a, b) for a, b in itertools.pairwise(edges)])
+
+
+def spread(jobs: Sequence[Callable[[], Any]]) -> None:
+    """Run jobs on all cores, each on one: what a job shares, it does alone."""
+    if len(jobs) == 1 or own.busy:
+        for job in jobs:
+            job()
+        return
+    waiting = deque(jobs)
+
+    def work() -> None:
+        own.busy = True
+        try:
+            while waiting:
+                try:
+                    job = waiting.popleft()
+                except IndexError:  # another core was quicker
+                    break
+                job()
+        except BaseException:
+            waiting.clear()  # the others stop
+            raise
+        finally:
+            own.busy = False
+
+    helpers = [workers().submit(work) for _ in range(min(cores(), len(jobs)) - 1)]
+    try:
+        work()
+    finally:
+        for helper in helpers:
+            helper.result()
+
+
+class Own(threading.local):
+    """What a thread knows of itself."""
+
+    busy = False  # whether it does its part of something that is shared already
+
+
+own = Own()

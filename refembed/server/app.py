@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from refembed.server import about, native, ollama, openapi, tei
+from refembed.server import about, native, ollama, openapi, status, tei
 from refembed.server.errors import (
     ApiError,
     Dialect,
@@ -58,6 +58,9 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Dialect]] = {
     ("POST", "/tokenize"): (native.tokenize, llama_body),
     ("POST", "/detokenize"): (native.detokenize, llama_body),
     ("GET", "/openapi.json"): (openapi.serve, llama_body),
+    ("GET", "/"): (status.page, llama_body),
+    ("GET", "/index.html"): (status.page, llama_body),
+    ("GET", "/status"): (status.status, llama_body),
     # Ollama
     ("POST", "/api/embed"): (ollama.embed, ollama_body),
     ("POST", "/api/embeddings"): (ollama.embed_one, ollama_body),
@@ -65,6 +68,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Dialect]] = {
     ("GET", "/api/version"): (ollama.version, ollama_body),
     # Text Embeddings Inference
     ("POST", "/embed"): (tei.embed, tei_body),
+    ("POST", "/"): (tei.embed, tei_body),  # where huggingface_hub asks a server that it only knows by its address
     ("POST", "/embed_all"): (tei.embed_all, tei_body),
     ("POST", "/similarity"): (tei.similarity, tei_body),
     ("GET", "/info"): (tei.info, tei_body),
@@ -84,6 +88,7 @@ ROUTES |= {("POST", path): (about.not_here, ollama_body) for path in ("/api/gene
 ROUTES |= {(m, p): (about.disabled, llama_body) for m in ("GET", "POST") for p in ("/tools", "/cors-proxy")}
 
 PUBLIC = ("/health", "/v1/health")  # need no key
+PAGES = ("/", "/index.html")  # nor do these: a browser has no way to send one; they hold no facts where keys are set
 NEVER_LOADED = ApiError("Loading model", "unavailable_error")
 
 
@@ -129,6 +134,8 @@ class App:
 
     def admit(self, request: Request) -> None:
         """ApiError while the model is being loaded, and for a client without a key."""
+        if request.method in ("GET", "HEAD") and request.url.path.removeprefix(self.state.settings.api_prefix) in PAGES:
+            return
         if not self.state.loaded:
             raise NEVER_LOADED
         if self.keys and request.url.path not in PUBLIC and not self.has_key(request):

@@ -1,20 +1,22 @@
-"""llama-server's flags that mean nothing to a server that only embeds: accepted, so that command lines keep working.
+"""llama.cpp's flags that mean nothing to whoever only embeds: accepted, so that command lines keep working.
 
 They choose how text is written, where on a GPU weights lie, how a key-value cache is kept, how logs look. `split`
-takes them out of a command line. From common/arg.cpp of llama.cpp.
+takes them out of a command line; what a command has as an option of its own stays. From common/arg.cpp of llama.cpp.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from refembed.errors import RequestError
 
 # take a value
 ONE = frozenset(
     """
-    -t --threads -tb --threads-batch -C --cpu-mask -Cr --cpu-range --cpu-strict --prio --poll -Cb --cpu-mask-batch -Crb
-    --cpu-range-batch --cpu-strict-batch --prio-batch --poll-batch -lcs --lookup-cache-static -lcd
+    -tb --threads-batch -np --parallel -C --cpu-mask -Cr --cpu-range --cpu-strict --prio --poll -Cb --cpu-mask-batch
+    -Crb --cpu-range-batch --cpu-strict-batch --prio-batch --poll-batch -lcs --lookup-cache-static -lcd
     --lookup-cache-dynamic --kv-unified-per-slot -n --predict --n-predict --keep -ctxcp --ctx-checkpoints
     --swa-checkpoints -cms --checkpoint-min-step -cram --cache-ram -r --reverse-prompt --samplers -s
     --seed --sampler-seq --sampling-seq --temp --temperature --top-k --top-p --min-p --top-nsigma --top-n-sigma
@@ -47,10 +49,15 @@ NONE = frozenset(
     --no-ui-mcp-proxy --no-webui-mcp-proxy --ui --webui --no-ui --no-webui --cache-prompt --no-cache-prompt --jinja
     --no-jinja --reasoning-preserve --no-reasoning-preserve --skip-chat-parsing --no-skip-chat-parsing
     --prefill-assistant --no-prefill-assistant --lora-init-without-apply --log-jsonl --no-log-jsonl --offline
-    --log-prefix --no-log-prefix --log-timestamps --no-log-timestamps --verbose-prompt --simple-io
+    --log-prefix --no-log-prefix --log-timestamps --no-log-timestamps --verbose-prompt --simple-io -v
+    --verbose --log-verbose --warmup --no-warmup -kvu -no-kvu --kv-unified --no-kv-unified
     """.split()  # noqa: SIM905  # likewise
 )
 
+
+# name a model to download
+FETCH = ("-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-hft", "--hf-token", "-mu", "--model-url", "-dr",
+         "--docker-repo")  # fmt: skip
 
 # refembed's own as well, but of `--numerics ggml` only: elsewhere they change nothing
 SWITCHES = {
@@ -64,8 +71,12 @@ SWITCHES = {
 OFF = ("off", "0", "false", "disabled")
 
 
-def split(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part a command line: what is left of it, and the flags that do nothing here. `--a_b` is `--a-b`."""
+def split(args: Sequence[str], own: Mapping[str, bool]) -> tuple[list[str], list[str]]:
+    """Part a command line: what is left of it, and the flags that do nothing here. `--a_b` is `--a-b`.
+
+    own  options that the command has: whether a value follows. They stay, with their values; so does all after `--`
+    RequestError for a flag that would fetch a model.
+    """
     kept: list[str] = []
     ignored: list[str] = []
     ggml = "--numerics=ggml" in args or ("--numerics", "ggml") in itertools.pairwise(args)
@@ -75,12 +86,20 @@ def split(args: Sequence[str]) -> tuple[list[str], list[str]]:
         name, equals, value = arg.partition("=")
         if name.startswith("--"):
             name = name.replace("_", "-")
+        if arg == "--":
+            return [*kept, arg, *rest], ignored
         if name in SWITCHES:
             spelt = switch(name, value, rest)
             if ggml:
                 kept.append(spelt)
             else:
                 ignored.append(name)
+        elif name in own:
+            kept.append(name + equals + value)
+            if own[name] and not equals and rest:
+                kept.append(rest.popleft())
+        elif name in FETCH:
+            raise RequestError(f"{name}: nothing is fetched here", hint="-m FILE takes a model that is on this machine")
         elif name in ONE or name in NONE:
             ignored.append(name)
             if name in ONE and not equals and rest:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
+
+SPAN = 10.0  # seconds that `recent` looks back
 
 
 class Metrics:
@@ -16,7 +19,8 @@ class Metrics:
         self.tokens = self.decodes = self.longest = self.busy_slots = self.processing = self.deferred = 0
         self.seconds = 0.0
         self.bucket_tokens, self.bucket_seconds = 0, 0.0  # since the last scrape
-        self.requests = self.texts = 0
+        self.texts = 0
+        self.latest: deque[tuple[float, int]] = deque()  # when a batch was done, and its tokens: the last SPAN seconds
 
     def computed(self, lengths: Sequence[int], jobs: int, seconds: float) -> None:
         """A batch of texts with so many tokens each, of so many requests, took so long."""
@@ -29,10 +33,23 @@ class Metrics:
             self.texts += len(lengths)
             self.decodes += 1
             self.busy_slots += jobs
+            self.latest.append((time.monotonic(), sum(lengths)))
+            self.forget()
 
     def busy(self, processing: int, deferred: int) -> None:
         """So many requests are being computed, so many wait."""
         self.processing, self.deferred = processing, deferred
+
+    def forget(self) -> None:
+        """Drop what is older than SPAN."""
+        while self.latest and self.latest[0][0] < time.monotonic() - SPAN:
+            self.latest.popleft()
+
+    def recent(self) -> float:
+        """Tokens a second over the last SPAN seconds, waiting included."""
+        with self.lock:
+            self.forget()
+            return sum(tokens for _, tokens in self.latest) / SPAN
 
     def text(self) -> str:
         """The scrape; the gauges cover the time since the one before."""

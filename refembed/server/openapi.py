@@ -28,6 +28,11 @@ def record(required: str = "", /, **fields: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": required.split()}
 
 
+def one_of(*names: str) -> dict[str, Any]:
+    """That at least one of these fields must be there."""
+    return {"anyOf": [{"required": [name]} for name in names]}
+
+
 def named(name: str) -> dict[str, Any]:
     """A schema of SCHEMAS."""
     return {"$ref": f"#/components/schemas/{name}"}
@@ -57,7 +62,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         embd_normalize={"type": "integer", "minimum": -1},
         dimensions={"type": "integer", "minimum": 1},
         truncate=FLAG,
-    ),
+    )
+    | one_of("input", "content"),
     "Rerank": record(
         "query",
         query=TEXT,
@@ -67,7 +73,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         return_text=FLAG,
         return_documents=FLAG,
         truncate=FLAG,
-    ),
+    )
+    | one_of("documents", "texts"),
     "Tei": record(
         "inputs",
         inputs={"anyOf": [TEXT, many(INT, minItems=1), many({"anyOf": [TEXT, many(INT, minItems=1)]}, minItems=1)]},
@@ -119,7 +126,8 @@ TOKENIZE = record(content={"anyOf": [TEXT, MIXED]}, add_special=FLAG, parse_spec
 # fmt: off
 ENDPOINTS: tuple[tuple[str, str, str, dict[str, Any] | None, dict[str, Any], str], ...] = (
     ("post", "/embedding /embeddings", "Vectors of texts, rows of each", named("Embed"), named("Native"), "Error"),
-    ("post", "/v1/embeddings", "Vectors of texts", named("Embed"), named("OpenAI"), "Error"),
+    ("post", "/v1/embeddings", "Vectors of texts; asked for `content`, in the form of /embedding", named("Embed"),
+     {"anyOf": [named("OpenAI"), named("Native")]}, "Error"),
     ("post", "/rerank /reranking /v1/rerank /v1/reranking", "Documents by score",
      named("Rerank"), named("Ranks"), "Error"),
     ("post", "/tokenize", "Token ids of a text", TOKENIZE,
@@ -129,6 +137,7 @@ ENDPOINTS: tuple[tuple[str, str, str, dict[str, Any] | None, dict[str, Any], str
     ("get", "/health /v1/health", "Whether the server is ready", None, record("status", status=TEXT), "Error"),
     ("get", "/models /v1/models", "The model", None, record("models object data", data=many(ANY)), "Error"),
     ("get", "/props", "Properties", None, record("total_slots model_path refembed"), "Error"),
+    ("get", "/status", "What the page at / shows", None, record("model pooling tokens"), "Error"),
     ("get", "/slots", "Slots", None, many(record("id n_ctx is_processing", id=INT, n_ctx=INT)), "Error"),
     ("get", "/lora-adapters", "Adapters", None, many(record("id path scale", id=INT, path=TEXT)), "Error"),
     ("post", "/api/embed", "Unit vectors of texts",
@@ -138,7 +147,7 @@ ENDPOINTS: tuple[tuple[str, str, str, dict[str, Any] | None, dict[str, Any], str
      record("prompt", model=TEXT, prompt=TEXT), record("embedding", embedding=many(NUMBER)), "OllamaError"),
     ("get", "/api/tags", "The model", None, record("models", models=many(ANY)), "OllamaError"),
     ("get", "/api/version", "The version", None, record("version", version=TEXT), "OllamaError"),
-    ("post", "/embed", "Vectors of texts", named("Tei"), ROWS, "TeiError"),
+    ("post", "/embed /", "Vectors of texts", named("Tei"), ROWS, "TeiError"),
     ("post", "/embed_all", "Vectors of tokens", named("Tei"), many(ROWS), "TeiError"),
     ("post", "/similarity", "Cosines", COMPARE, many(NUMBER), "TeiError"),
     ("get", "/info", "Limits", None, record("model_id max_input_length", model_id=TEXT), "TeiError"),

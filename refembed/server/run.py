@@ -116,10 +116,11 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that listens; a Unix socket's file goes with it. EngineError where the address cannot be had."""
     local = host.endswith(".sock")
     try:
-        family, _, _, _, where = (
+        family, _, proto, _, where = (
             (socket.AF_UNIX, 0, 0, "", host) if local else socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         )
-        s = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sends at once (TCP_NODELAY) only where proto says TCP; else an answer's second packet waits 40 ms
+        s = socket.socket(family, socket.SOCK_STREAM, proto)
     except OSError as e:
         raise taken(host, port, e) from None
     with s:

@@ -1,4 +1,4 @@
-"""Text Embeddings Inference's endpoints: /embed, /embed_all, /similarity, /info.
+"""Text Embeddings Inference's endpoints: /embed (and / for short), /embed_all, /similarity, /info.
 
 Mirrors router/src/server.rs and router/src/lib.rs of text-embeddings-inference.
 """
@@ -24,7 +24,7 @@ MAX_INPUTS = 2048  # of one request
 
 
 async def embed(state: State, request: Request) -> Response:
-    """POST /embed: a list of vectors, of unit length unless `normalize` is false."""
+    """POST /embed, /: a list of vectors, of unit length unless `normalize` is false."""
     body, ids = await state.off_loop(read_inputs, state, await read_body(request))
     if state.how == "none":
         raise validation("pooling none gives each token a vector; use /embed_all")

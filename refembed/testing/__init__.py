@@ -9,6 +9,7 @@
     pooling_properties     what pooling does: PoolingContract
     normalize_properties   what normalising does: NormalizeContract
     similarity_properties  what cosine, dot product and distances do: SimilarityContract
+    code_properties        what int8 and binary codes and Hamming distance do: CodeContract
     strategies             hidden states, packed batches, vectors, norms, modes
     contract               how a property becomes a test
 
@@ -21,14 +22,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from refembed.testing.code_properties import CodeContract
     from refembed.testing.contract import Contract, for_all
     from refembed.testing.normalize_properties import NormalizeContract
     from refembed.testing.pooling_properties import PoolingContract
     from refembed.testing.similarity_properties import SimilarityContract
 
-__all__ = ["Contract", "NormalizeContract", "PoolingContract", "SimilarityContract", "for_all"]
+__all__ = ["CodeContract", "Contract", "NormalizeContract", "PoolingContract", "SimilarityContract", "for_all"]
 
 HOMES = {
+    "CodeContract": "code_properties",
     "Contract": "contract",
     "NormalizeContract": "normalize_properties",
     "PoolingContract": "pooling_properties",

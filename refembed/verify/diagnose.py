@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from refembed.arrays import F64
 from refembed.errors import RefembedError
 from refembed.verify.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
 from refembed.verify.hypotheses import Hypothesis, cheap_hypotheses, truncations, weight_hypotheses
-from refembed.verify.hypotheses_front import cut_of
+from refembed.verify.hypotheses_front import cut_of, number
 from refembed.verify.hypothesis import both
 from refembed.verify.reference import Item, Reference, Vectors
 
@@ -26,6 +27,8 @@ SHORTLIST = 6  # hypotheses that are tried on all texts after each round
 PAIRED = 4  # that pairs are built upon
 TIE = 2.0  # what leaves less than this times the smallest difference left is as good
 CLEAR = 1e-3  # of the difference: what leaves less is no coincidence
+HELPS = 0.97  # of the difference: what leaves more does not help
+FAR = 100.0  # times its bound: what lies beyond is no rounding, whatever the arithmetic
 FEW, MORE = 8, 24  # texts that a candidate is held against, first and last
 PLAIN = (SCREEN, "ggml")  # the arithmetics that most engines are near to
 CLEARLY = 0.01  # a difference within rounding is explained all the same by what leaves less than this of it
@@ -88,6 +91,10 @@ def diagnose(case: Case) -> Diagnosis:
     tried = len(scores)
     found = confirm(case, shortlist(scores, SHORTLIST))
     if not explains(found):
+        second = beside_the_first(case, scores, found)
+        tried += len(second)
+        found += confirm(case, second)
+    if not explains(found):
         heavy = weight_hypotheses(case.reference)
         scores |= screen(case, heavy)
         found += confirm(case, shortlist({h: s for h, s in scores.items() if h in heavy}, SHORTLIST))
@@ -96,6 +103,7 @@ def diagnose(case: Case) -> Diagnosis:
         pairs = pairs_of(case, scores, found)
         tried += len(pairs)
         found += confirm(case, shortlist(screen(case, pairs), SHORTLIST))
+    found = with_the_long_ones(case, scores, found)
     found.sort(key=lambda t: (t.over > 1, t.left))
     sized = [] if explains(found) else by_size(case, hypotheses)
     return Diagnosis(tuple(ties(found) or sized), tried, tuple(found[:8]), bool(sized) and not explains(found))
@@ -139,8 +147,10 @@ def screen(case: Case, hypotheses: Iterable[Hypothesis]) -> dict[Hypothesis, flo
     for h in hypotheses:
         try:
             changed = h.change(case.reference)
-            moved = left(case, changed, good) > 3 * case.floor.bound[good]
-            scores[h] = 1.0 if moved.any() else float((left(case, changed, bad) / case.distances[bad]).max(initial=0.0))
+            score = float((left(case, changed, bad) / case.distances[bad]).max(initial=0.0))
+            if score < HELPS and (left(case, changed, good) > 3 * case.floor.bound[good]).any():
+                score = 1.0
+            scores[h] = score
         except (RefembedError, IndexError, ValueError, AttributeError, TypeError):
             continue  # a change that this model, or these texts, cannot take
     return scores
@@ -228,9 +238,70 @@ def ties(found: Sequence[Trial]) -> list[Trial]:
     return [t for t in good if t.mean <= TIE * min(g.mean for g in good) + LEAST / 100]
 
 
+def beside_the_first(
+    case: Case, scores: dict[Hypothesis, float], found: Sequence[Trial]
+) -> list[tuple[Hypothesis, ...]]:
+    """Pairs with what explains most of the texts, but not all: the rest need a second cause, and show which.
+
+    A tokenizer that differs on one text beside another activation is found so at once, without all the pairs.
+    """
+    best = min(found, key=lambda t: t.mean, default=None)
+    if best is None or len(best.hypotheses) != 1:
+        return []
+    first, some = best.hypotheses[0], part(case, spread_out(case, MORE, 400))
+    rest = under(some, best.hypotheses)
+    if 2 * sum(rest.differs) > sum(some.differs) or not any(rest.differs):
+        return []
+    others = [h for h in scores if h.family != first.family or not h.family]
+    found_now = screen(rest, [h for h in others if h.stage != "model"])  # a model's change moves every text
+    if min(found_now.values(), default=1.0) > CLEAR:
+        found_now |= screen(rest, [h for h in others if h.stage == "model"])
+    return [(joined(first, h),) for (h,) in shortlist(found_now, SHORTLIST)]
+
+
+def under(case: Case, hypotheses: Sequence[Hypothesis]) -> Case:
+    """The case as it stands with these changes made: what differs now is left."""
+    reference = case.reference
+    for h in hypotheses:
+        reference = h.change(reference)
+    floor = floor_of(reference, case.items, (SCREEN,))
+    floor = replace(floor, spread=np.maximum(floor.spread, case.floor.spread))
+    return Case(reference, case.items, case.vectors, floor, floor.distances(case.vectors)[0], case.progress)
+
+
+def with_the_long_ones(case: Case, scores: dict[Hypothesis, float], found: list[Trial]) -> list[Trial]:
+    """Trials leave long texts out; where one is far off under what explains the others, a further cause is looked for.
+
+    A text that is cut shows in long texts alone. If nothing explains them, the trial says what it leaves of them.
+    """
+    best = ties(found)
+    if not best or any(h.stage == "weights" for h in best[0].hypotheses):  # their floor is not this one
+        return found
+    rest = under(case, best[0].hypotheses)
+    far = rest.distances > FAR * np.maximum(rest.floor.bound, 1e-7)
+    if not far.any():
+        return found
+    now = part(rest, np.flatnonzero(far | (rest.distances <= rest.floor.bound)).tolist())
+    shorter = truncations(now.reference, now.items, now.differs)
+    found_now: dict[Hypothesis, float] = {}
+    for _, at_one in groupby(shorter, key=lambda h: number(h.id)):  # usual lengths first; these texts are long
+        found_now |= screen(now, at_one)
+        if min(found_now.values(), default=1.0) < CLEAR:
+            break
+    else:
+        found_now |= screen(now, refined_cuts(now, found_now))
+        found_now |= screen(now, [h for h in scores if h.stage in ("text", "tokens")])
+    few = part(case, sorted({*np.flatnonzero(far).tolist(), *spread_out(case, 4, 60)}))
+    more = [trial(few, (*t.hypotheses, h), PLAIN) for t in best for (h,) in shortlist(found_now, 2)]
+    good = [t for t in more if t.over <= 1]
+    if good:
+        return good + [t for t in found if t not in best]
+    return [replace(t, left=float(rest.distances.max())) if t in best else t for t in found]
+
+
 def pairs_of(case: Case, scores: dict[Hypothesis, float], found: Sequence[Trial]) -> list[Hypothesis]:
     """Two at a time: those that helped most, each with every other that is not of its family."""
-    ranked = sorted((h for h in scores if scores[h] < 0.97), key=lambda h: scores[h])
+    ranked = sorted((h for h in scores if scores[h] < HELPS), key=lambda h: scores[h])
     seeds: list[Hypothesis] = []
     for h in ranked:  # of each family the best
         if len(seeds) < PAIRED and all(s.family != h.family or not h.family for s in seeds):

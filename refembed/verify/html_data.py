@@ -15,7 +15,8 @@ from refembed.model.trace import Recorder, Trace
 from refembed.verify.align import align, without_empty_cells
 from refembed.verify.contributions import contributions
 from refembed.verify.engines.base import Engine
-from refembed.verify.reference import Reference, reference_of
+from refembed.verify.floor import SCREEN
+from refembed.verify.reference import WORLDS, Reference, reference_of
 from refembed.verify.report import paragraph
 from refembed.verify.report_data import Attention, ReportData, TensorError, TextResult, TokensBeside, WorstTensor
 from refembed.verify.verdict import Verdict
@@ -28,7 +29,8 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
     """Everything the page has a section for. The engine is asked for one trace more, where it shows its tensors."""
     embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
     reference, e, facts = reference_of(embedder, pooling), verdict.evidence, verdict.evidence.facts
-    ours, theirs = traces_of(verdict, engine, reference)
+    world = arithmetic_of(verdict)
+    ours, theirs = traces_of(verdict, engine, reference, world)
 
     def piece(i: int) -> str:
         return reference.tokenizer.piece(i).decode(errors="replace") if i < reference.info.n_vocab else "?"
@@ -50,11 +52,11 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
             for text, mine, other in e.ids[:SHOWN_TOKENS]
         ],
         traced=[piece(i) for i in e.traced_ids],
-        attention=attention_of(ours, theirs, reference),
+        attention=attention_of(with_attention(ours, reference, world), theirs),
         contributions=shares_of(ours, reference),
         their_contributions=shares_of(theirs, reference),
         hypotheses=[(id, left, any(c.id == id for c in verdict.causes)) for id, left in e.trials],
-        environment=environment_of(verdict),
+        environment=environment_of(verdict) | ({"arithmetic of our tensors here": world} if ours else {}),
     )
 
 
@@ -64,18 +66,37 @@ def layer_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def traces_of(verdict: Verdict, engine: Engine, reference: Reference) -> tuple[Trace | None, Trace | None]:
-    """Ours in float32 and the engine's, of the text that was traced."""
+def arithmetic_of(verdict: Verdict) -> str:
+    """The row of `reference.WORLDS` that the engine is nearest to, on the traced text."""
+    e = verdict.evidence
+    near = [t.nearest for t in e.texts if t.text == e.traced] or [t.nearest for t in e.texts]
+    return next((w for w in near if w in WORLDS), SCREEN)
+
+
+def traces_of(verdict: Verdict, engine: Engine, reference: Reference, world: str) -> tuple[Trace | None, Trace | None]:
+    """Ours in one arithmetic and the engine's, of the text that was traced."""
     ids = list(verdict.evidence.traced_ids)
     if not ids:
         return None, None
-    recorder = Recorder({"tokens": ids})
-    reference.show(ids, "fast", recorder)
     try:
         theirs = engine.trace(ids if engine.can_take_ids else verdict.evidence.traced) if engine.can_trace else None
     except RefembedError:
         theirs = None
-    return recorder.trace, theirs
+    return shown_in(reference, ids, world), theirs
+
+
+def shown_in(reference: Reference, ids: list[int], world: str) -> Trace:
+    """Our tensors of one text."""
+    recorder = Recorder({"tokens": ids})
+    reference.show(ids, world, recorder)
+    return recorder.trace
+
+
+def with_attention(ours: Trace | None, reference: Reference, world: str) -> Trace | None:
+    """A trace that shows where tokens look: flash attention keeps that to itself, its like without it does not."""
+    if ours is None or world != "ggml" or any(n.startswith("kq_soft_max-") for n in ours):
+        return ours
+    return shown_in(reference, list(ours.meta["tokens"]), "ggml, plain")
 
 
 def worst_of(verdict: Verdict, ours: Trace | None, theirs: Trace | None, pieces: list[str]) -> WorstTensor | None:
@@ -93,7 +114,7 @@ def worst_of(verdict: Verdict, ours: Trace | None, theirs: Trace | None, pieces:
     return None
 
 
-def attention_of(ours: Trace | None, theirs: Trace | None, reference: Reference) -> list[Attention]:
+def attention_of(ours: Trace | None, theirs: Trace | None) -> list[Attention]:
     """Where tokens look in the first and the last layer that shows it."""
     if ours is None:
         return []

@@ -23,7 +23,22 @@ class Hypothesis:
     family: str = ""  # hypotheses of one family exclude each other: no pair is made of them
     advice: str = ""  # what to do about it
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "change", remembered(self.change))
+
 
 def both(first: Change, second: Change) -> Change:
     """One change after the other."""
     return lambda reference: second(first(reference))
+
+
+def remembered(change: Change) -> Change:
+    """A change that gives one reference the same answer twice, so that what was computed under it is found again."""
+    last: list[Reference] = []  # what was changed, and what became of it
+
+    def again(reference: Reference) -> Reference:
+        if not last or last[0] is not reference:
+            last[:] = reference, change(reference)
+        return last[1]
+
+    return again

@@ -51,6 +51,7 @@ class Row:
     difference: Difference | None = None  # local, in full: for those that are wrong
     worst_tokens: tuple[Share, ...] = ()  # likewise: where most of it lies
     worst_heads: tuple[Share, ...] = ()
+    spread: float = 0.0  # how far our arithmetics are apart, on these inputs
 
     @property
     def wrong(self) -> bool:
@@ -171,7 +172,9 @@ def row_of(pair: Pair, tap: Tap, cut: Tap, arrays: list[Float], mine: list[npt.N
     local = min(error(a, y) for a in arrays)
     propagated = min(error(m.reshape(x.shape), y) for m in mine)
     tight = 10 * LEAST if ELEMENTWISE.match(pair.name) else bound
-    row = Row(pair.name, pair.k, tap.name, tap.op, x.shape, bad, local, bound, propagated, min(tight, bound))
+    row = Row(
+        pair.name, pair.k, tap.name, tap.op, x.shape, bad, local, bound, propagated, min(tight, bound), spread=floor
+    )
     if row.wrong:
         wide = np.asarray(x, np.float64)
         row.difference = compare(wide, y)

@@ -118,16 +118,27 @@ def footer(v: Verdict) -> list[str]:
     lines = [f"note: {r}" for r in v.evidence.remarks] + where(v)
     if v.evidence.length:
         lines.append(f"lengths: the engine {v.evidence.length}")
-    lines.append(
+    if not v.evidence.texts:
+        lines.append(
+            "noise floor: how far exact, fast and ggml arithmetic are apart, tensor by tensor; bounds are of it"
+        )
+    else:
+        lines.append(floor_line(f))
+    if facts:
+        types = ", ".join(f"{n} {t}" for t, n in facts["quant_types"].items())
+        lines.append(f"model: {facts['model']} ({facts['architecture']}; {types}); pooling {facts['pooling']}")
+        count = f"{facts['texts']} text{'s' * (facts['texts'] != 1)}"
+        lines.append(f"refembed {facts['refembed']}, {count}, {facts['tokens']} tokens")
+    return lines
+
+
+def floor_line(f: dict[str, float]) -> str:
+    """The noise floor of the texts."""
+    return (
         f"noise floor: exact, fast and ggml arithmetic are {f['spread_median']:.2g} apart (1 - cos) on the median "
         f"text, {f['spread_worst']:.2g} on the worst; llama.cpp's builds differ by up to {f['builds']:.2g} with such "
         "weights"
     )
-    if facts:
-        types = ", ".join(f"{n} {t}" for t, n in facts["quant_types"].items())
-        lines.append(f"model: {facts['model']} ({facts['architecture']}; {types}); pooling {facts['pooling']}")
-        lines.append(f"refembed {facts['refembed']}, {facts['texts']} texts, {facts['tokens']} tokens")
-    return lines
 
 
 def text_report(v: Verdict) -> str:

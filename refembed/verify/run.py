@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from refembed._version import __version__
 from refembed.arrays import F64
 from refembed.embedder import Embedder
 from refembed.errors import RequestError
@@ -31,8 +30,9 @@ from refembed.verify.hypotheses import cheap_hypotheses
 from refembed.verify.length import Length, length_of
 from refembed.verify.local import Comparison, compare_traces, explained_by
 from refembed.verify.reference import Item, Reference, Vectors, reference_of
+from refembed.verify.shown import verify_shown
 from refembed.verify.texts import default_texts, shortest
-from refembed.verify.verdict import Cause, Evidence, TextRow, Verdict
+from refembed.verify.verdict import Cause, Evidence, TextRow, Verdict, facts_of, sentence
 
 SMALL, MEDIUM = 30_000_000, 300_000_000  # weights: larger models get shorter texts
 LONGEST = {SMALL: 500, MEDIUM: 80}  # tokens of the longest text used unasked
@@ -69,7 +69,7 @@ class Findings:
 
 
 def verify(
-    model: str | Path | Embedder,
+    model: str | Path | Embedder | Reference,
     engine: Engine,
     texts: Sequence[Item] | None = None,
     *,
@@ -80,19 +80,37 @@ def verify(
 ) -> Verdict:
     """Compare an engine with the reference.
 
-    model      a GGUF file, a name that `refembed.hub` knows, or an Embedder
+    model      a GGUF file, a name that `refembed.hub` knows, an Embedder, or what `reference_of` made of one, which
+               keeps what it computes for the next engine
     engine     of `refembed.verify.engines.base.open_engine`, or anything with that protocol
     texts      what to embed; None: a recording's own texts, else `default_texts`
-    pooling    of the reference, as `Embedder.embed` takes it
+    pooling    of the reference, as `Embedder.embed` takes it; a Reference has its own
     normalize  what the engine is to do to lengths: 2 normalise, -1 leave alone; None: either, but a server normalises
     trace      compare tensors too, where the engine shows them
     progress   is told what is going on
     Raises EngineError, RequestError, GGUFError, ModelError.
     """
-    embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
-    reference = reference_of(embedder, pooling)
+    if not isinstance(model, Reference):
+        embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
+        model = reference_of(embedder, pooling)
     about = dict(engine.about)
-    items = items_of(reference, about, texts)
+    if about.get("partial"):
+        return verify_shown(model, engine, texts, progress)
+    found = findings(model, engine, texts, trace, progress)
+    verdict = decide(found, expects(engine, normalize), progress)
+    facts = facts_of(found.reference, engine, about, found.tokens)
+    return replace(verdict, evidence=replace(verdict.evidence, facts=facts))
+
+
+def findings(
+    reference: Reference,
+    engine: Engine,
+    texts: Sequence[Item] | None,
+    trace: bool,
+    progress: Callable[[str], object],
+) -> Findings:
+    """Ask the engine everything, and measure it; what it means is for `decide`."""
+    items = items_of(reference, dict(engine.about), texts)
     progress(f"asking {engine.name} for {len(items)} texts")
     vectors = together.doubles(engine.embed(items))
     found = measure(reference, items, vectors, progress)
@@ -102,9 +120,7 @@ def verify(
         found.company = together.ask(engine, items, shortest(items, found.tokens, together.SHORT))
     if trace and engine.can_trace:
         look_inside(engine, found, progress)
-    verdict = decide(found, expects(engine, normalize), progress)
-    facts = facts_of(found, engine, about)
-    return replace(verdict, evidence=replace(verdict.evidence, facts=facts))
+    return found
 
 
 def items_of(reference: Reference, about: dict[str, Any], texts: Sequence[Item] | None) -> list[Item]:
@@ -161,6 +177,9 @@ def look_inside(engine: Engine, found: Findings, progress: Callable[[str], objec
         found.remarks.append(f"the engine's tokens of the traced text differ: {list(told)[:12]}, ours {ids[:12]}")
         found.ids.append((str(found.traced), ids, [int(i) for i in told]))
         ids = [int(i) for i in told]
+        if max(ids, default=0) >= found.reference.info.n_vocab:
+            found.remarks.append("tensors are not compared: the vocabulary has no such tokens")
+            return
     found.traced_ids = tuple(ids)
     found.traces = compare_traces(found.reference, ids, theirs)
     first = found.traces.first_wrong
@@ -429,15 +448,6 @@ def verdict_of(
     return Verdict(kind, sentence(causes), tuple(causes), name, floor, evidence)
 
 
-def sentence(causes: Sequence[Cause]) -> str:
-    """The engine does this, or that."""
-    if not causes:
-        return ""
-    shown = " - or - ".join(c.says for c in causes[:3])
-    size = " (told by the size of the difference alone)" if causes[0].by_size else ""
-    return f"the engine {shown}{size}"
-
-
 def text_row(found: Findings, i: int, length: Length | None) -> TextRow:
     """One text."""
     x, y = found.floor.worlds[found.nearest[i]][i], found.vectors[i]
@@ -456,14 +466,3 @@ def text_row(found: Findings, i: int, length: Length | None) -> TextRow:
         str(found.items[i]), found.tokens[i], float(found.distances[i]), float(found.floor.bound[i]), found.nearest[i],
         ratio, difference,
     )  # fmt: skip
-
-
-def facts_of(found: Findings, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
-    """Who was compared with whom, on what."""
-    info = found.reference.info
-    return {
-        "refembed": __version__, "model": str(info.path), "name": info.name, "architecture": info.architecture,
-        "quant_types": info.quant_types, "pooling": found.reference.pooling, "engine": engine.name,
-        "about": {k: v for k, v in about.items() if k != "texts"}, "texts": len(found.items),
-        "tokens": sum(found.tokens),
-    }  # fmt: skip

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from refembed._version import __version__
 from refembed.verify.compare import Difference
+from refembed.verify.engines.base import Engine
 from refembed.verify.local import Row
+from refembed.verify.reference import Reference
 
 Kind = Literal["identical", "within rounding", "differs", "unexplained"]
 EXIT = {"identical": 0, "within rounding": 0, "differs": 3, "unexplained": 3}  # exit codes of `refembed verify`
@@ -81,6 +85,25 @@ class Verdict:
         """Everything as JSON has it: numbers that are not finite as text."""
         found: dict[str, Any] = plain(asdict(self))
         return {"format": "refembed-verdict-1", **found, "tie": self.tie, "exit_code": self.exit_code}
+
+
+def sentence(causes: Sequence[Cause]) -> str:
+    """The engine does this, or that."""
+    if not causes:
+        return ""
+    shown = " - or - ".join(c.says for c in causes[:3])
+    size = " (told by the size of the difference alone)" if causes[0].by_size else ""
+    return f"the engine {shown}{size}"
+
+
+def facts_of(reference: Reference, engine: Engine, about: dict[str, Any], tokens: Sequence[int]) -> dict[str, Any]:
+    """Who was compared with whom, on what: `Evidence.facts`. tokens: of each text."""
+    info = reference.info
+    return {
+        "refembed": __version__, "model": str(info.path), "name": info.name, "architecture": info.architecture,
+        "quant_types": info.quant_types, "pooling": reference.pooling, "engine": engine.name,
+        "about": {k: v for k, v in about.items() if k != "texts"}, "texts": len(tokens), "tokens": sum(tokens),
+    }  # fmt: skip
 
 
 def plain(value: Any) -> Any:

@@ -142,7 +142,7 @@ def test_npy_can_go_to_a_pipe(embed: Cli, e: Embedder) -> None:
 
 
 def test_npy_does_not_go_to_a_terminal(embed: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refembed.cli.embed.is_terminal", lambda stream: True)
+    monkeypatch.setattr("refembed.cli.embedding.is_terminal", lambda stream: True)
     r = embed("hello", "--format", "npy")
     assert (r.code, r.raw) == (1, b"")
     assert "--output FILE" in r.err
@@ -299,8 +299,8 @@ def test_no_bar_goes_across_vectors_on_the_screen(
         wanted.append(options["wanted"])
         return Bar(total, wanted=False)
 
-    monkeypatch.setattr("refembed.cli.embed.is_terminal", lambda stream: terminal)
-    monkeypatch.setattr("refembed.cli.embed.Bar", bar)
+    monkeypatch.setattr("refembed.cli.embedding.is_terminal", lambda stream: terminal)
+    monkeypatch.setattr("refembed.cli.embedding.Bar", bar)
     embed("hello")
     embed("hello", "--output", tmp_path / "out.txt")
     assert wanted == [not terminal, True]

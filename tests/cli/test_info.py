@@ -13,6 +13,7 @@ import pytest
 
 from refembed.gguf import GGUFWriter
 from tests.cli.conftest import Cli
+from tests.gguf.shards import split
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,12 @@ def test_json_has_the_same_and_numbers_are_numbers(cli: Cli, tiny: Path) -> None
     assert about["n_tensors"] == len(reader.tensors)
     assert (about["n_embd"], about["n_ctx"], about["n_ff"], about["quant_types"]) == (32, 64, 48, {"F32": 37})
     assert about["sha256"] == hashlib.sha256(tiny.read_bytes()).hexdigest()
+
+
+def test_sha256_of_a_split_model_is_of_all_shards(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    paths = split(tiny, tmp_path, 3)
+    whole = hashlib.sha256(b"".join(p.read_bytes() for p in paths)).hexdigest()
+    assert json.loads(cli("info", paths[0], "--json", "--sha256").out)["sha256"] == whole
 
 
 def test_sha256_on_request(cli: Cli, tiny: Path) -> None:

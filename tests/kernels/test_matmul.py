@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refembed.kernels import jit, matmul
+from refembed.kernels import matmul, products
 
 SHAPES = [(384, 384), (1536, 384), (384, 1536), (32, 32), (23, 17), (1, 7)]
 
 
 def product(x: Any, w: Any) -> Any:
     """x Wᵀ as `exact` and `fast` choose it."""
-    return matmul.matmul(x, w) if matmul.rows_stand_alone(*w.shape, x.dtype.type) else jit.matmul(x, w)
+    return matmul.matmul(x, w) if matmul.rows_stand_alone(*w.shape, x.dtype.type) else products.matmul(x, w)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -37,17 +37,17 @@ def test_a_row_has_the_same_bits_at_any_place_of_any_height(n: int, k: int, dtyp
 def test_the_kernel_of_our_own_is_exact_on_whole_numbers(T: int, k: int, n: int, dtype: type) -> None:
     rng = np.random.default_rng(T + 100 * k)
     x, w = rng.integers(-9, 9, (T, k)), rng.integers(-9, 9, (n, k))
-    assert np.array_equal(jit.matmul(x.astype(dtype), w.astype(dtype)).astype(np.int64), x @ w.T)
+    assert np.array_equal(products.matmul(x.astype(dtype), w.astype(dtype)).astype(np.int64), x @ w.T)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_kernel_of_our_own_keeps_rows_apart(dtype: type) -> None:
     rng = np.random.default_rng(1)
     x, w = rng.standard_normal((70, 384)).astype(dtype), rng.standard_normal((140, 384)).astype(dtype)
-    whole = jit.matmul(x, w)
+    whole = products.matmul(x, w)
     for height in (1, 2, 3, 4, 5, 31, 66):
         for begin in (0, 1, 2, 3):
-            assert np.array_equal(jit.matmul(x[begin : begin + height], w), whole[begin : begin + height])
+            assert np.array_equal(products.matmul(x[begin : begin + height], w), whole[begin : begin + height])
 
 
 def test_the_probe_notices_a_blas_that_mixes_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def one_giant(k: int, T: int = 3, n: int = 140) -> tuple[Any, Any]:
 def test_a_large_product_swallows_those_of_its_block_and_no_others(k: int) -> None:
     """Products are added one after the other for 128 of them at most: all behind the first block arrive."""
     x, w = one_giant(k)
-    for y in (matmul.matmul(x, w), jit.matmul(x, w)):
+    for y in (matmul.matmul(x, w), products.matmul(x, w)):
         lost = 2**24 + k - 1 - y.astype(np.int64)
         assert (lost >= 0).all()
         assert (lost <= 128).all()
@@ -83,7 +83,7 @@ def test_a_large_product_swallows_those_of_its_block_and_no_others(k: int) -> No
 
 
 @pytest.mark.parametrize("k", [384, 1536])
-@pytest.mark.parametrize("multiply", [product, jit.matmul], ids=["as chosen", "our own"])
+@pytest.mark.parametrize("multiply", [product, products.matmul], ids=["as chosen", "our own"])
 def test_rounding_stays_below_a_millionth_of_the_largest_result(k: int, multiply: Any) -> None:
     """Measured: 3.2e-7 to 5.9e-7; in one sum of 1536 it is up to 1.5e-6."""
     for seed in range(3):

@@ -1,23 +1,21 @@
-"""Real servers for tests: refembed's as users start it, and llama-server from the wheel, each in a process of its own.
-
-Run as a program it is the latter: its one argument is JSON, fields of the wheel's CommonParams.
-"""
+"""Real servers for tests, each in a process of its own: refembed's as users start it, and llama-server (the wheel)."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.llama_server import llama_server
 
 
 @dataclass
@@ -38,8 +36,8 @@ class Client:
     """Talks to one server."""
 
     address: str
-    process: subprocess.Popen[bytes]
-    log: list[str]
+    process: Any = None  # Popen, where it is refembed's
+    log: list[str] = field(default_factory=list)
 
     def connect(self) -> http.client.HTTPConnection:
         at = urlsplit(self.address)
@@ -103,44 +101,7 @@ def watch(process: subprocess.Popen[bytes], until: str) -> Client:
 
 
 @contextmanager
-def llama(path: Path, pooling: str = "UNSPECIFIED", **params: Any) -> Iterator[Client]:
-    """llama-server: one thread, one slot, no flash attention, no repacked weights, unless told otherwise."""
-    about = json.dumps({"path": str(path), "pooling": pooling, "params": params})
-    env = {**os.environ, "GGML_NO_BACKTRACE": "1"}
-    with subprocess.Popen(
-        [sys.executable, __file__, about],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=env,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            line = next(line for line in process.stdout if line.startswith(b"@listens "))
-            yield Client(line[9:].decode().strip(), process, [])
-        finally:
-            process.stdin.close()
-
-
-def main() -> None:
-    import xllamacpp
-
-    about = json.loads(sys.argv[1])
-    p = xllamacpp.CommonParams()
-    p.model.path, p.embedding, p.warmup, p.n_gpu_layers = about["path"], True, False, 0
-    p.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{about['pooling']}")
-    p.n_ctx = p.n_batch = p.n_ubatch = 512
-    p.n_parallel = p.cpuparams.n_threads = 1
-    p.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    p.no_extra_bufts = True
-    for name, value in about["params"].items():
-        setattr(p, name, value)
-    server = xllamacpp.Server(p)
-    print("\n@listens " + server.listening_address, flush=True)
-    sys.stdin.read()
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
+def llama(path: Path, pooling: str = "unspecified", **params: Any) -> Iterator[Client]:
+    """llama-server, as `tests.llama_server` starts it."""
+    with llama_server(path, pooling, **params) as address:
+        yield Client(address)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from refembed.server import about
+from refembed.server import about, status
 from refembed.server.app import ROUTES
 from refembed.server.openapi import document
 from tests.server.conftest import Pair
@@ -35,8 +35,8 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
 
 
 def test_every_route_that_computes_or_tells_is_in_the_document() -> None:
-    """And nothing else; /metrics is no JSON."""
-    aside = (about.not_here, about.disabled, about.slot_action, about.change_props, about.metrics)
+    """And nothing else; /metrics and the page are no JSON."""
+    aside = (about.not_here, about.disabled, about.slot_action, about.change_props, about.metrics, status.page)
     routes = {(m.lower(), p) for (m, p), (handler, _) in ROUTES.items() if handler not in aside}
     listed = {(method, path) for path, entry in document()["paths"].items() for method in entry}
     assert listed == routes - {("get", "/openapi.json")}

@@ -6,6 +6,7 @@ import http.client
 import json
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -130,6 +131,18 @@ def test_a_client_that_leaves_leaves_nothing_behind(server: Client) -> None:
     assert len(server.embed("hello")[0]) == 384
 
 
+def test_an_answer_leaves_at_once(server: Client) -> None:
+    """On a connection that stays open too, where TCP would hold back its second packet until the first is confirmed."""
+    connection, took = server.connect(), []
+    for _ in range(30):
+        begin = time.perf_counter()
+        connection.request("GET", "/health")
+        assert connection.getresponse().read() == b'{"status":"ok"}'
+        took.append(time.perf_counter() - begin)
+    connection.close()
+    assert statistics.median(took[5:]) < 0.03  # 0.001 measured, 0.044 where TCP waits
+
+
 def test_half_a_body_is_no_request(server: Client) -> None:
     at = urlsplit(server.address)
     with socket.create_connection((at.hostname, at.port)) as s:
@@ -222,7 +235,7 @@ def test_flags_of_a_text_generator_are_ignored_with_one_note(tiny: Path) -> None
     with refembed("-m", tiny, *flags.split(), *more.split()) as client:
         notes = [line for line in client.log if line.startswith("note:")]
         assert notes == [
-            "note: no meaning here, ignored: --temp --seed --threads -ngl --cont-batching -fa --no-webui --jinja "
+            "note: no meaning here, ignored: --temp --seed -ngl --cont-batching -fa --no-webui --jinja "
             "--offline --n-predict"
         ]
         assert client.get("/slots").status == 501

@@ -17,8 +17,8 @@ from refembed.errors import EngineError, ModelError, RefembedError, RequestError
 from refembed.tokenizer import Tokenizer, load_tokenizer
 from refembed.tokenizer.compare import CAUSES, Difference, compare
 from refembed.tokenizer.others import open_other
+from tests.llama_server import llama_server
 from tests.tokenizer.kinds import of_kind
-from tests.tokenizer.llama_server import llama_server
 from tests.tokenizer.vocabs import NORMAL, USER_DEFINED, Key, Typed, flag, role, write_vocab
 
 HAVE_TOKENIZERS = importlib.util.find_spec("tokenizers") is not None

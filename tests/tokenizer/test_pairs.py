@@ -1,4 +1,4 @@
-"""Queries with documents. What llama-server makes of a pair shows in its score (`llama_server`).
+"""Queries with documents. What llama-server makes of a pair shows in its score (`tests.llama_server`).
 
 llama-embedding is not in the wheel: its pairs are held against live llama_tokenize of the text its source composes.
 """
@@ -13,9 +13,9 @@ import pytest
 from refembed.errors import ModelError, RequestError
 from refembed.tokenizer import Tokenizer, load_tokenizer
 from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.llama_server import server_scores
 from tests.tiny import tiny_bert
-from tests.tokenizer.llama_server import server_scores, with_keys
-from tests.tokenizer.vocabs import Key, flag, role
+from tests.tokenizer.vocabs import Key, flag, role, with_keys
 
 TEMPLATE = "[CLS]{query} [SEP]{document} a {query}[MASK]"
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # tests/tiny.py begins so

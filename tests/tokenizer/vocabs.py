@@ -1,4 +1,4 @@
-"""Small vocabularies for tests, written as GGUF files without tensors."""
+"""Small vocabularies for tests, written as GGUF files without tensors; and models under other keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refembed.gguf import GGUFWriter
+from refembed.gguf import GGUFWriter, StringArray, open_gguf
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
@@ -138,3 +138,20 @@ def write_vocab(path: Path, tokens: Sequence[Typed] | None = None, *keys: Key, t
 def full(key: str) -> str:
     """The whole key."""
     return key if "." in key and not key.startswith("normalizer.") else f"tokenizer.ggml.{key}"
+
+
+def with_keys(model: Path, to: Path, *keys: Key) -> Path:
+    """A copy of a model with other keys; a value None takes the key away."""
+    given = {full(key): (value, kind) for key, value, kind in keys}
+    f, w = open_gguf(model), GGUFWriter(given.pop("general.architecture", ("bert", ""))[0])
+    for key in f.metadata:
+        if key != "general.architecture" and key not in given:
+            value: Any = f.metadata[key]
+            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
+    for key, (value, kind) in given.items():
+        if value is not None:
+            w.add(key, value, kind)
+    for t in f.tensors.values():
+        w.add_tensor(t.name, t.dequantize(), t.shape, "F32")
+    w.write(to)
+    return to

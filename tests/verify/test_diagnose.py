@@ -9,6 +9,7 @@ from refembed import Embedder
 from refembed.verify.hypotheses import cheap_hypotheses
 from refembed.verify.reference import reference_of
 from refembed.verify.run import verify
+from tests.tiny import tiny_bert
 from tests.verify.engine import Stub
 
 TEXTS = ["hello world", "Hello, world!", "the cat sat on the mat", "a [SEP] b", "world hello hello", "mat", "café"]
@@ -43,6 +44,36 @@ def test_a_planted_fault_is_named(e, answer, cause):
 def test_two_faults_at_once_are_named(e):
     found = causes(e, lambda t: e.embed([e.tokenize(x)[:-1] for x in t], pooling="max"))
     assert found == ["no-eos + pooling-max"]
+
+
+def test_a_second_cause_of_a_few_texts_is_found_beside_the_first(e):
+    """All texts are pooled otherwise, and one has special tokens spelt out that are not parsed."""
+
+    def answer(texts):
+        ids = [e.tokenizer.encode(t, add_special=True, parse_special=False) for t in texts]
+        return e.embed(ids, pooling="max")
+
+    assert "specials-unparsed + pooling-max" in causes(e, answer)
+
+
+def test_a_cut_that_shows_in_one_long_text_alone_is_named_too(tmp_path):
+    """Long texts are left out of trials, but not forgotten."""
+    e = Embedder.load(tiny_bert(tmp_path / "wide.gguf", P=512), numerics="fast")
+
+    def answer(texts):
+        ids = [e.tokenize(t) for t in texts]
+        return e.embed([[*i[:255], i[-1]] if len(i) > 256 else i for i in ids], pooling="last")
+
+    v = verify(e, Stub(answer), [*TEXTS, "the mat " * 100, "hello world cat " * 150])
+    assert v.causes[0].id == "pooling-last + cut-256-closed"
+
+
+def test_a_change_made_twice_is_the_same_reference(e):
+    """So that its hidden states are found again."""
+    r = reference_of(e)
+    h = cheap_hypotheses(r, TEXTS)[0]
+    assert h.change(r) is h.change(r)
+    assert h.change(reference_of(e)) is not h.change(r)
 
 
 def test_what_cannot_be_told_apart_is_a_tie(e):

@@ -94,3 +94,16 @@ def test_the_html_report_takes_every_verdict(e):
         page = report_page(report_data(v, engine, e))
         assert v.kind in page
         assert (v.cause in page) or not v.cause
+
+
+def test_the_page_has_the_arithmetic_that_was_compared(e, tiny):
+    """An engine that is ggml to the last bit has each token's very share, and its attention is shown beside."""
+    for flash_attn, world in ((False, "ggml, plain"), (True, "ggml")):
+        other = Embedder.load(tiny, numerics="ggml", flash_attn=flash_attn)
+        v = verify(e, Shown(other), TEXTS)
+        data = report_data(v, Shown(other), e)
+        assert v.kind == "identical"
+        assert data.environment["arithmetic of our tensors here"] == world
+        assert list(data.contributions) == list(data.their_contributions)
+        assert len(data.contributions) == len(data.traced)
+        assert data.attention

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from refembed.arrays import F64
 from refembed.errors import EngineError
 from refembed.model.trace import Tap, Trace
-from refembed.verify.align import STORES, VIEWS, align
+from refembed.verify.align import STORES, VIEWS, align, without_empty_cells
 
 HEAD = re.compile(
     r"\b(?:common_debug_cb_eval|ggml_debug): +(?P<name>.*?) = \((?P<type>\w+)\) +(?P<op>\w+)\((?P<src>.*)\) "
@@ -39,6 +39,7 @@ PROMPT = re.compile(
     r'^Input prompt: "(.*?)"\n+Token ids \((\d+)\):\n(.*)', re.MULTILINE | re.DOTALL
 )  # its standard output
 PIECE = re.compile(r"\((\d+)\) ")  # behind each piece, its id
+PRINTED = {"f32", "f16", "bf16", "i8", "i16", "i32", "i64"}  # types whose numbers are printed
 SHOWN = 3  # places printed at each end of an axis
 HALF = 0.5e-4  # half of the last decimal printed
 
@@ -86,7 +87,7 @@ def read_dump(text: str, path: str) -> Trace:
 
     meta: "partial" True, "resolution", "text" and "tokens" where they are told, and "nodes" as `LlamaCpp.trace` has
     them, each with its printed "sum". Quantised tensors, whose numbers are not printed, are left out; so is a tensor
-    that the end of the text cuts short.
+    that the end of the text cuts short: "cut" in meta is its name and the number of the last line.
     """
     lines = text.splitlines()
     heads = [(i, m) for i, line in enumerate(lines) if (m := HEAD.search(line))]
@@ -95,6 +96,7 @@ def read_dump(text: str, path: str) -> Trace:
     taps: list[Tap] = []
     nodes: list[dict[str, Any]] = []
     latest: dict[str, int] = {}  # name -> its last place so far
+    cut: list[Any] = []
     for n, (i, head) in enumerate(heads):
         end = heads[n + 1][0] if n + 1 < len(heads) else len(lines)
         body = lines[i + 1 : end]
@@ -103,6 +105,8 @@ def read_dump(text: str, path: str) -> Trace:
         if array is None:
             if n + 1 < len(heads) and any(NUMBER.search(line) for line in body):
                 raise EngineError(f"{path}, line {i + 1}: {head['name']!r} is not printed as its shape {ne} says")
+            if n + 1 == len(heads) and head["type"] in PRINTED:
+                cut = [head["name"].strip(), len(lines)]
             continue
         sources = [latest.get(s.strip(), s.strip()) for s in SOURCE.findall(head["src"])]
         printed = SUM.findall("\n".join(body))
@@ -115,7 +119,7 @@ def read_dump(text: str, path: str) -> Trace:
     if not taps:
         raise EngineError(f"{path}: no tensor is shown whole in it; the text ends in the first")
     meta: dict[str, Any] = {"engine": "eval-callback", "partial": True, "resolution": HALF, "nodes": nodes}
-    return Trace(taps, meta | told_input(text))
+    return Trace(taps, meta | told_input(text) | ({"cut": cut} if cut else {}))
 
 
 def told_input(text: str) -> dict[str, Any]:
@@ -163,20 +167,25 @@ def compare_shown(ours: Trace, theirs: Trace) -> list[ShownDifference]:
     theirs  of `read_dump`
     """
     found = []
+    own = without_empty_cells(theirs)
     for pair in align(ours, theirs).pairs:
-        tap = theirs.taps[pair.theirs]
-        whole = np.asarray(ours.taps[pair.ours].array).reshape(tap.array.shape)
-        at = np.ix_(*places(tap.array.shape))
-        a, b = whole[at].astype(np.float64), tap.array[at]
+        tap, cut = theirs.taps[pair.theirs], own.taps[pair.theirs].array
+        x = np.asarray(ours.taps[pair.ours].array)
+        whole = x.reshape(cut.shape)
+        axes = [[i for i in axis if i < n] for axis, n in zip(places(tap.array.shape), cut.shape, strict=True)]
+        at = np.ix_(*axes)
+        a, b = whole[at].astype(np.float64), cut[at]
         fine = np.isfinite(a) & np.isfinite(b)
         gap = np.where(fine, np.abs(np.where(fine, a, 0) - np.where(fine, b, 0)), np.where(same(a, b), 0.0, np.inf))
         worst = np.unravel_index(int(gap.argmax()), gap.shape)
-        place = tuple(int(axis[i]) for axis, i in zip(places(tap.array.shape), worst, strict=True))
+        place = tuple(int(axis[i]) for axis, i in zip(axes, worst, strict=True))
         printed = theirs.meta["nodes"][pair.theirs]["sum"]
         mine = total(whole)
         shown_only = total(b.astype(np.float32))  # an older build adds up what it prints
         if tap.array.size > b.size and abs(shown_only - printed) <= HALF * b.size:
             mine = total(a.astype(np.float32))
+        if cut.size < tap.array.size:  # the sum counts cells of the cache that hold no token
+            mine = printed
         noise = float(np.abs(whole[np.isfinite(whole)]).sum()) * whole.size * 2.0**-24
         found.append(
             ShownDifference(pair.name, pair.k, tap.name, tap.op, b.size, float(gap.max()), place, mine, printed, noise)

@@ -99,6 +99,7 @@ class OnnxEngine(Plain):
         """A session on a path or on bytes."""
         options = self.runtime.SessionOptions()
         options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave us the cores
         if self.threads:
             options.intra_op_num_threads = self.threads
         level = self.runtime.GraphOptimizationLevel

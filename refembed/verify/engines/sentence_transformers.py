@@ -79,7 +79,8 @@ class Hooked(Plain):
     def __init__(self, path: Path, threads: int | None) -> None:
         super().__init__()
         self.path = path
-        self.torch = need("torch", "torch")
+        with patient_threads():
+            self.torch = need("torch", "torch")
         if threads:
             self.torch.set_num_threads(threads)
         self.model: Any = None  # the transformer itself
@@ -251,6 +252,22 @@ class TransformersEngine(Hooked):
         """The pooled vector where one is asked for."""
         states = self.states([ids])[0]
         return None if self.pooling == "none" else pool(states, self.pooling)
+
+
+@contextlib.contextmanager
+def patient_threads() -> Iterator[None]:
+    """While PyTorch is loaded: its OpenMP threads are to sleep when they wait, not to spin.
+
+    A spinning thread takes a core from whoever computes beside it, us between two of its calls, or another process: a
+    text then takes twenty times as long on a busy machine. libgomp reads this once, when it is loaded.
+    """
+    before = os.environ.get("OMP_WAIT_POLICY")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("OMP_WAIT_POLICY", None)
 
 
 @contextlib.contextmanager

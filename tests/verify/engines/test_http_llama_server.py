@@ -8,7 +8,7 @@ import pytest
 from refembed.errors import EngineError, RequestError
 from refembed.verify.engines.base import Engine, open_engine
 from refembed.verify.engines.http import HttpEngine
-from tests.verify.engines.llama_server import llama_server
+from tests.llama_server import llama_server
 
 pytestmark = pytest.mark.oracle
 

@@ -1,0 +1,352 @@
+"""What `refembed embed` does: open texts and model, compute, write. Imported once the options are read."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from refembed.cli.corpus_options import CorpusFlags, write_corpus
+from refembed.cli.formats import FORMATS, Item, Run, Writer
+from refembed.cli.llama_embedding import LlamaFlags, Prompts
+from refembed.cli.llama_formats import LLAMA_FORMATS
+from refembed.cli.models import note_adapters, open_embedder, spell_model
+from refembed.cli.output import open_output
+from refembed.cli.progress import Bar
+from refembed.cli.show import is_terminal, note, table
+from refembed.cli.texts import Texts
+from refembed.embedder import BATCH_TOKENS, Embedder, default_norm
+from refembed.errors import RequestError
+from refembed.hub.models import MODELS
+from refembed.pooling import resolve_pooling
+from refembed.prompts import add
+from refembed.similarity import cosine, dot, euclidean, manhattan
+from refembed.tokenizer.pairs import encode_pair, rerank_template
+
+if TYPE_CHECKING:
+    from refembed.cache import Cache
+
+NORM_NAMES = {-1: "none", 0: "largest magnitude 32760", 1: "taxicab", 2: "Euclid"}
+WRITERS = FORMATS | {name: LLAMA_FORMATS[name] for name in ("array", "json+")}  # by --format
+MEASURES = {"cosine": cosine, "dot": dot, "euclidean": euclidean, "manhattan": manhattan}
+SEQUENCES = 256  # llama_max_parallel_sequences: texts that llama-embedding computes together
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of one call, as `refembed embed --help` describes them."""
+
+    texts: tuple[str, ...]
+    file: str | None
+    model: str
+    pooling: str
+    normalize: int | None
+    dimensions: int | None
+    truncate: bool
+    compare: bool
+    form: str | None
+    as_json: bool
+    output: str | None
+    numerics: dict[str, Any]
+    lora: tuple[str, ...]
+    batch_tokens: int | None
+    llama: LlamaFlags
+    corpus: CorpusFlags
+    quiet: bool
+    ignored: tuple[str, ...] = ()  # flags of llama-embedding that do nothing here
+
+    @property
+    def silent(self) -> bool:
+        """No warnings either."""
+        return self.llama.log_disable
+
+    @property
+    def hushed(self) -> bool:
+        """No remarks."""
+        return self.quiet or self.silent
+
+    @property
+    def own_output(self) -> bool:
+        """Whether the output is one of refembed's, not llama-embedding's."""
+        return not self.llama.active or bool(self.form or self.as_json or self.output or self.compare)
+
+    @property
+    def writer(self) -> type[Writer]:
+        """What writes."""
+        if self.llama.embd_output_format or not self.own_output:
+            return LLAMA_FORMATS[self.llama.embd_output_format]
+        return WRITERS[self.format]
+
+    @property
+    def format(self) -> str:
+        """Its name, where it is refembed's."""
+        return self.form or ("json" if self.as_json else format_of(self.output))
+
+
+class Job:
+    """The texts of one call on their way through the embedder."""
+
+    def __init__(self, embedder: Embedder, texts: Texts | Prompts, request: Request, prefix: str = "") -> None:
+        self.embedder, self.texts, self.request = embedder, texts, request
+        self.how = resolve_pooling(request.pooling, embedder.model.hparams.pooling)
+        self.limit = request.llama.longest(embedder.info.n_ctx, embedder.model.hparams.causal)
+        self.options: dict[str, Any] = {
+            "pooling": request.pooling, "normalize": request.normalize, "dimensions": request.dimensions
+        }  # fmt: skip
+        self.prefix = prefix  # what goes before each text
+        self.cache: Cache | None = None
+        self.waiting: deque[Item] = deque()  # read, not embedded yet
+        self.cut = self.open_ended = 0  # texts that were too long; that end in neither SEP nor EOS
+
+    def vectors(self) -> Iterator[tuple[Item, Any]]:
+        """Each text with its vector (D), or (T, D), in order; a batch of them is in memory at a time."""
+        for vector in self.packed() if self.request.llama.active else self.streamed():
+            yield self.waiting.popleft(), vector
+
+    def streamed(self) -> Iterator[Any]:
+        """Vectors as texts arrive."""
+        batch_tokens = self.request.batch_tokens or BATCH_TOKENS
+        given: dict[str, Any] = {"batch_tokens": batch_tokens, **self.options}
+        if self.cache is not None:
+            return self.cache.embed_iter(self.embedder, self.ids(), **given)
+        return self.embedder.embed_iter(self.ids(), **given)
+
+    def packed(self) -> Iterator[Any]:
+        """Vectors of texts packed as llama-embedding packs them: for the `ggml` numerics their company matters."""
+        every = list(self.ids())
+        if self.request.llama.verbose_prompt:
+            self.print_tokens()
+        for pack in packs(every, self.request.llama.n_batch):
+            if self.cache is not None:
+                yield from self.cache.embed(self.embedder, pack, **self.options)
+            else:
+                yield from self.embedder.embed(pack, **self.options)
+
+    def ids(self) -> Iterator[list[int]]:
+        """Token ids of each text."""
+        vocab = self.embedder.tokenizer.vocab
+        for i, text in enumerate(self.texts):
+            ids = self.checked(i, text)
+            self.open_ended += ids[-1:] not in ([vocab.sep], [vocab.eos])
+            pieces = [vocab.tokens[t] for t in ids] if self.how == "none" else []
+            self.waiting.append(Item(i, text, ids, pieces, self.texts.done))
+            yield ids
+
+    def checked(self, index: int, text: str | bytes) -> list[int]:
+        """Token ids of one text; too many are an error, or cut if that was asked for."""
+        ids, vocab = self.tokenized(add(self.prefix, text)), self.embedder.tokenizer.vocab
+        if not ids:
+            raise RequestError(f"{self.texts.where(index)}: no tokens", hint="this model adds no special tokens")
+        if len(ids) <= self.limit:
+            return ids
+        if not self.request.truncate:
+            message = f"{self.texts.where(index)}: {too_long(len(ids), self.limit, self.embedder)}"
+            raise RequestError(message, hint=f"cut it into pieces, or --truncate keeps its first {self.limit} tokens")
+        self.cut += 1
+        last = ids[-1:] if ids[-1] in (vocab.sep, vocab.eos) else []
+        return ids[: self.limit - len(last)] + last
+
+    def tokenized(self, text: str | bytes) -> list[int]:
+        """Token ids of a text, or, for a reranker, of a query and a document with the separator between."""
+        separator = os.fsencode(self.request.llama.cls_separator)
+        if not (self.request.llama.active and self.how == "rank" and isinstance(text, bytes) and separator in text):
+            return self.embedder.tokenize(text)
+        tokenizer = self.embedder.tokenizer
+        query, document, *more = text.split(separator)
+        if not more or rerank_template(tokenizer) is not None:
+            return encode_pair(tokenizer, query, document, "cli")
+        vocab = tokenizer.vocab
+        added = [role for role, wanted in (("eos", vocab.add_eos), ("sep", vocab.add_sep)) if wanted]
+        between = b"".join(vocab.tokens[tokenizer.role(role)] for role in added)
+        return self.embedder.tokenize(text.replace(separator, between))
+
+    def print_tokens(self) -> None:
+        """--verbose-prompt: every text's tokens, as llama-embedding prints them."""
+        for item in self.waiting:
+            raw = item.text if isinstance(item.text, bytes) else item.text.encode()
+            note(f"prompt {item.index}: '{raw.decode(errors='replace')}'", quiet=self.request.silent)
+            note(f"number of tokens in prompt = {len(item.ids)}", quiet=self.request.silent)
+            pieces = (self.embedder.tokenizer.piece(t) for t in item.ids)
+            lines = [b"%6d -> '%s'\n" % pair for pair in zip(item.ids, pieces, strict=True)]
+            sys.stdout.flush()
+            sys.stdout.buffer.write(b"".join(lines) + b"\n\n")
+
+
+def too_long(n: int, limit: int, embedder: Embedder) -> str:
+    """What is wrong with a text of n tokens."""
+    if limit < embedder.info.n_ctx:
+        return f"{n} tokens, but --batch-size and --ctx-size let in at most {limit}"
+    return f"{n} tokens, but the model reads at most {limit}"
+
+
+def packs(ids: Sequence[list[int]], n_batch: int) -> Iterator[list[list[int]]]:
+    """Texts in order, as many together as have n_batch tokens and are no more than SEQUENCES."""
+    pack: list[list[int]] = []
+    tokens = 0
+    for text in ids:
+        if pack and (tokens + len(text) > n_batch or len(pack) == SEQUENCES):
+            yield pack
+            pack, tokens = [], 0
+        pack.append(text)
+        tokens += len(text)
+    if pack:
+        yield pack
+
+
+def embed(request: Request) -> None:
+    """Meet the request. Raises what the layers below raise."""
+    check_request(request)
+    if request.ignored:
+        note(f"note: no meaning here, ignored: {' '.join(request.ignored)}", quiet=request.hushed)
+    prompts = request.llama.active and not request.texts
+    source = Prompts(request.llama, request.file) if prompts else Texts(request.texts, request.file)
+    embedder = open_embedder(request.model, numerics_of(request), request.lora)
+    attend(embedder, request)
+    prefix = request.corpus.before(embedder, request.model, quiet=request.hushed)
+    job = Job(embedder, source, request, prefix)
+    norm = default_norm(job.how) if request.normalize is None else request.normalize
+    embedder.check_options(job.how, norm, request.dimensions)
+    run = Run(request.model, job.how, norm, request.dimensions or embedder.width(job.how), embedder.info.labels)
+    describe(embedder, run, request)
+    if not request.hushed:
+        second_thoughts(request.texts)
+    meet(job, run)
+    if job.cut:
+        note(f"warning: {job.cut} of the texts had more than {job.limit} tokens; the rest of them was cut off",
+             quiet=request.silent)  # fmt: skip
+    if job.open_ended and request.llama.active:
+        message = f"warning: {job.open_ended} of the texts end in neither SEP nor EOS; tokenizer.ggml.add_eos_token"
+        note(f"{message} is to be true where the model was trained so", quiet=request.silent)
+
+
+def meet(job: Job, run: Run) -> None:
+    """Compute and write."""
+    request = job.request
+    if request.output is not None and request.corpus.wanted(request.output):
+        job.cut = write_corpus(
+            job.embedder, job.texts, request.corpus, request.output, job.prefix,
+            job.options | {"truncate": request.truncate}, batch_tokens=request.batch_tokens or BATCH_TOKENS,
+            quiet=request.hushed,
+        )  # fmt: skip
+        return
+    with request.corpus.opened(quiet=request.hushed) as job.cache:
+        compare_two(job, run) if request.compare else write_all(job, run)
+
+
+def format_of(output: str | None) -> str:
+    """The format that a file's name asks for."""
+    suffix = Path(output or "").suffix.lower().removeprefix(".")
+    return suffix if suffix in WRITERS else "text"
+
+
+def check_request(request: Request) -> None:
+    """Refuse what cannot be done before the model is loaded."""
+    resolve_pooling(request.pooling, "mean")
+    flags = request.llama
+    request.corpus.check(request.output, request.form, request.compare, flags.active)
+    if request.texts and (flags.prompt is not None or flags.binary_file is not None):
+        raise click.UsageError("Give texts as arguments, or --prompt or --binary-file, not both.")
+    if flags.embd_output_format and (request.form or request.as_json or request.compare):
+        raise click.UsageError("--embd-output-format goes with neither --format, --json nor --compare.")
+    if request.compare and request.format not in ("text", "json"):
+        raise click.UsageError(f"--compare prints text or json, not {request.format}.")
+    if request.writer.binary and request.output in (None, "-") and is_terminal(sys.stdout):
+        raise click.UsageError(f"{request.format} is not for a terminal: give --output FILE, or send stdout to a file.")
+
+
+def numerics_of(request: Request) -> dict[str, Any]:
+    """As Embedder.load takes them: `ggml` computes texts together that llama-embedding would."""
+    ggml = request.llama.active and request.numerics.get("numerics") == "ggml"
+    return request.numerics | ({"n_ubatch": request.llama.n_batch} if ggml else {})
+
+
+def attend(embedder: Embedder, request: Request) -> None:
+    """--attention. Encoders see all whatever it says, as in llama_encode."""
+    wanted, model = request.llama.attention, embedder.model
+    if wanted is None:
+        return
+    if model.module.TRAITS.encoder:
+        note(f"note: {model.hparams.arch} is an encoder and always sees all: --attention changes nothing",
+             quiet=request.hushed)  # fmt: skip
+        return
+    embedder.model = replace(model, hparams=replace(model.hparams, causal=wanted == "causal"))
+
+
+def describe(embedder: Embedder, run: Run, request: Request) -> None:
+    """Say on stderr what the vectors will be."""
+    info, quiet = embedder.info, request.hushed
+    norm = NORM_NAMES.get(run.normalize, f"{run.normalize}-norm")
+    whose = " (the model's own)" if run.pooling == info.pooling else ""
+    cut = f" of {whole}" if run.dimension != (whole := embedder.width(run.pooling)) else ""
+    note(spell_model(run.model, info), quiet=quiet)
+    if not request.silent:
+        note_adapters(embedder, quiet)
+    note(
+        f"pooling {run.pooling}{whose}, normalize {run.normalize} ({norm}), {run.dimension}{cut} dimensions, "
+        f"numerics {info.numerics}",
+        quiet=quiet,
+    )
+    if run.pooling != info.pooling:
+        note(f"warning: pooling {run.pooling}, but the model was made for {info.pooling}", quiet=request.silent)
+    elif run.per_token and request.pooling in ("native", "auto"):
+        note("warning: the model names no pooling, so each token has a vector; --pooling mean gives each text one",
+             quiet=request.silent)  # fmt: skip
+
+
+def second_thoughts(texts: tuple[str, ...]) -> None:
+    """Point out a text that was probably meant as something else."""
+    if "-" in texts and not is_terminal(sys.stdin):
+        note("note: '-' is embedded as a text; `--file -` reads standard input")
+    first = texts[0] if len(texts) > 1 else ""
+    known = {name.lower() for model in MODELS for name in (model.name, *model.aliases)}
+    if first.lower() in known or (first.endswith(".gguf") and os.path.isfile(first)):  # noqa: PTH113  # never raises
+        note(f"note: {first!r} is embedded as a text; `-m {first}` takes it as the model")
+
+
+def write_all(job: Job, run: Run) -> None:
+    """Write each vector as it comes."""
+    output = job.request.output
+    to_screen = output in (None, "-") and is_terminal(sys.stdout)
+    with open_output(output) as out:
+        writer = job.request.writer(out, run)
+        with contextlib.closing(writer), Bar(job.texts.total, wanted=not to_screen and not job.request.silent) as bar:
+            for item, vector in job.vectors():
+                writer.write(item, vector)
+                bar.advance(item.done)
+                if not job.waiting:  # the end of a batch: whoever reads along has it now
+                    out.flush()
+            writer.finish()
+            out.flush()
+
+
+def compare_two(job: Job, run: Run) -> None:
+    """Print the four measures of two texts."""
+    form, output = job.request.format, job.request.output
+    if run.per_token:
+        raise RequestError(
+            "--compare needs one vector a text, and pooling none gives one a token", hint="--pooling mean"
+        )
+    pairs = list(itertools.islice(job.vectors(), 3))
+    if len(pairs) != 2:
+        raise RequestError(f"--compare takes two texts, not {'one' if len(pairs) == 1 else 'more'}")
+    (a, x), (b, y) = pairs
+    results = {name: measure(x, y) for name, measure in MEASURES.items()}
+    if form == "text" and output in (None, "-"):
+        table(["measure", ">value"], [(name, f"{value:.7f}") for name, value in results.items()])
+        return
+    about = {"model": run.model, "pooling": run.pooling, "normalize": run.normalize, "dimension": run.dimension}
+    lines = [f"{name:9}  {value:.7f}" for name, value in results.items()]
+    content = (
+        json.dumps(about | results | {"n_tokens": [len(a.ids), len(b.ids)]}) if form == "json" else "\n".join(lines)
+    )
+    with open_output(output) as out:
+        out.write(content.encode() + b"\n")

@@ -1,0 +1,118 @@
+"""Codes in a file that says what they are: an .npz that NumPy reads without refembed.
+
+    meta.json       format, scheme, dimensions, count, bytes a vector, numpy dtype of the source, fingerprint, and more
+    codes.npy       (N, ...) what `encode` gave
+    ranges.npy      (2, D) float32            of int8, uint8, int8-global
+    codebooks.npy   (M, K, D/M) float32       of pq
+
+`fingerprint` is the SHA-256 of the source's shape, as text ("2000x384 "), and its numbers as little-endian float32 in C
+order: it tells which vectors the codes are of. The same codes give the same file, byte for byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from refembed.arrays import F32
+from refembed.compress.codec import ROWS, Codec, Codes
+from refembed.compress.schemes import load
+from refembed.errors import RequestError
+
+FORMAT = "refembed-compress-1"
+DAMAGE = (  # what reading a file that is none, or a broken one, can raise
+    zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, OSError, EOFError, NotImplementedError,
+    OverflowError, MemoryError, RuntimeError,
+)  # fmt: skip
+
+
+class Compressed(NamedTuple):
+    """What a file holds."""
+
+    codec: Codec
+    codes: Codes
+    meta: dict[str, Any]
+
+    def decode(self) -> F32:
+        """The vectors again, (N, D) float32, as near as the scheme comes."""
+        return self.codec.decode(self.codes)
+
+
+def fingerprint(x: npt.NDArray[Any]) -> str:
+    """SHA-256 of vectors (N, D), as the file's head says; two arrays have the same if they are the same in float32."""
+    digest = hashlib.sha256(f"{x.shape[0]}x{x.shape[1]} ".encode())
+    for i in range(0, len(x), ROWS):
+        digest.update(np.ascontiguousarray(x[i : i + ROWS], "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def compress(codec: Codec, x: npt.NDArray[Any], **about: Any) -> Compressed:
+    """Vectors x (N, D) encoded, with what a file says of them; `about` adds to that."""
+    codes = codec.encode(x)
+    meta = {"format": FORMAT, "scheme": codec.scheme, "dimensions": codec.dimensions, "count": len(x),
+            "bytes": codec.bytes, "source_dtype": str(x.dtype), "fingerprint": fingerprint(x)}  # fmt: skip
+    return Compressed(codec, codes, meta | about)
+
+
+def write(out: BinaryIO, compressed: Compressed) -> None:
+    """The file's bytes into a stream."""
+    arrays = {"codes": compressed.codes, **compressed.codec.arrays()}
+    with zipfile.ZipFile(out, "w") as z:
+        z.writestr(zipfile.ZipInfo("meta.json"), json.dumps(compressed.meta, indent=1) + "\n")
+        for name, array in arrays.items():
+            with z.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def save(path: str | Path, compressed: Compressed) -> Path:
+    """Write the file: it appears whole, or not at all."""
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            write(out, compressed)
+            out.flush()
+            os.fsync(out.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+    return target
+
+
+def read(path: str | Path) -> Compressed:
+    """What `save` wrote. RequestError for anything else, damage included: every member has its CRC-32."""
+    hint = "`refembed compress vectors.npy --to int8 --out FILE` writes one"
+    try:
+        with zipfile.ZipFile(path) as z:
+            meta = json.loads(z.read("meta.json"))
+            if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+                raise RequestError(f"{path}: not a file of {FORMAT}", hint=hint)
+            arrays = {}
+            for name in z.namelist():
+                if name.endswith(".npy"):
+                    with z.open(name) as member:
+                        arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
+        codec = load(str(meta["scheme"]), int(meta["dimensions"]), arrays)
+        codes = codec.check_codes(arrays["codes"])
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file", hint=hint) from None
+    except RequestError as e:
+        raise e if str(e).startswith(f"{path}: ") else RequestError(f"{path}: {e}") from None
+    except DAMAGE as e:
+        raise RequestError(f"{path}: not compressed vectors, or damaged: {e}", hint=hint) from None
+    if len(codes) != meta.get("count"):
+        raise RequestError(f"{path}: {len(codes)} codes, but it says {meta.get('count')}")
+    return Compressed(codec, codes, meta)

@@ -1,0 +1,104 @@
+"""Matrix products by tiles: x Wᵀ with W packed into panels, for linear layers and for attention.
+
+A panel is VECTORS vectors of outputs: (k, PANEL), all numbers of one step of k side by side, as `tile` reads them. The
+products of one output are added in order of k, in blocks of BLOCK whose sums are added then, so rounding stays small
+(docs/batch-invariance.md). Rows are independent: cores share them without changing a bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refembed.arrays import Float
+from refembed.kernels.jit import njit
+from refembed.kernels.matmul import BLOCK
+from refembed.kernels.tile import ROWS, VECTORS, lanes, tile
+
+HIGH = 24 * ROWS  # rows of x that pass by all panels before the next: their numbers stay in the second cache
+LANES4, LANES8 = lanes(4), lanes(8)
+
+
+@njit()
+def strip(x, x_at, x_step, rows, w, w_at, w_step, depth, out, out_at, out_step, width, more):
+    """`tile` for any number of rows."""
+    L = LANES4 if x.itemsize == 4 else LANES8
+    vectors = (width + L - 1) // L
+    for t in range(0, rows, ROWS):
+        tile(
+            min(ROWS, rows - t), vectors, x, x_at + t * x_step, x_step, w, w_at, w_step, depth,
+            out, out_at + t * out_step, out_step, width, more,
+        )  # fmt: skip
+
+
+@njit()
+def product(x, panels, bias, out, first, begin, end, top, bottom):
+    """Rows begin:end of x (T, k) times panels top:bottom of (n/P, k, P), plus bias (N) or (0).
+
+    out    (T, N)
+    first  the column of out where panel 0 begins
+    """
+    (K, P), N = panels.shape[1:], out.shape[1]
+    block = BLOCK if x.itemsize == 4 else K
+    for t in range(begin, end, HIGH):
+        rows = min(HIGH, end - t)
+        for p in range(top, bottom):
+            j = first + p * P
+            width = min(P, N - j)
+            for k in range(0, K, block):
+                strip(
+                    x, t * K + k, K, rows, panels, (p * K + k) * P, P, min(block, K - k),
+                    out, t * N + j, N, width, k > 0,
+                )  # fmt: skip
+            if len(bias) > 0:
+                for i in range(t, t + rows):
+                    for c in range(j, j + width):
+                        out[i, c] += bias[c]
+
+
+@njit()
+def by_rows(x, panels, bias, out, first, begin, end):
+    """`product` of rows begin:end."""
+    product(x, panels, bias, out, first, begin, end, 0, len(panels))
+
+
+@njit()
+def by_panels(x, panels, bias, out, first, begin, end):
+    """`product` with panels begin:end: for few rows."""
+    product(x, panels, bias, out, first, 0, len(x), begin, end)
+
+
+@njit()
+def pack_rows(w, panels, begin, end):
+    """w (n, k) into panels begin:end of (?, k, P), the rest zeros; 16 by 16 at a time."""
+    n, k = w.shape
+    P = panels.shape[2]
+    for p in range(begin, end):
+        first = (p - begin) * P
+        m = min(P, n - first)
+        if m < P:
+            panels[p] = 0
+        for j0 in range(0, m, 16):
+            for c0 in range(0, k, 16):
+                for c in range(c0, min(c0 + 16, k)):
+                    for j in range(j0, min(j0 + 16, m)):
+                        panels[p, c, j] = w[first + j, c]
+
+
+def pack(w: Float) -> Float:
+    """w (n, k) as `product` reads it: (n/P, k, P), n rounded up, the rest zeros."""
+    P = panel(w.itemsize)
+    panels = np.empty((-(-len(w) // P), w.shape[1], P), w.dtype)
+    pack_rows(w, panels, 0, len(panels))
+    return panels
+
+
+def panel(itemsize: int) -> int:
+    """P: outputs of a panel."""
+    return VECTORS * lanes(itemsize)
+
+
+def matmul(x: Float, w: Float) -> Float:
+    """x (T, k) times w (n, k) transposed: (T, n)."""
+    out = np.empty((len(x), len(w)), x.dtype)
+    by_rows(np.ascontiguousarray(x), pack(w), np.empty(0, x.dtype), out, 0, 0, len(x))
+    return out

@@ -1,0 +1,46 @@
+"""Arrays that are used again: a fresh one of megabytes costs more than what a kernel does with it.
+
+The system hands out memory a page at a time, zeroed, when it is first touched; for the hidden states of 512 tokens that
+takes a third of the time of a GELU, and the pages are cold. So arrays come from blocks that are kept. A block is free
+as soon as nobody refers to an array in it: Python counts.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+
+from refembed.arrays import F32
+
+SMALLEST, MOST = 1 << 14, 1 << 24  # numbers: below, malloc is as quick; above (64 MiB in all), nothing is kept
+FREE = 3  # what counts a free block: the list, the loop, and the count itself
+
+
+class Scratch(threading.local):
+    """Each thread's blocks."""
+
+    def __init__(self) -> None:
+        self.blocks: list[F32] = []
+
+    def empty(self, shape: tuple[int, ...]) -> F32:
+        """An array of float32 with anything in it, as np.empty gives."""
+        size = math.prod(shape)
+        if not SMALLEST <= size <= MOST:
+            return np.empty(shape, np.float32)
+        for block in self.blocks:
+            if size <= len(block) <= 2 * size and sys.getrefcount(block) == FREE:
+                return block[:size].reshape(shape)
+        block = np.empty(size, np.float32)
+        self.keep(block)
+        return block.reshape(shape)
+
+    def keep(self, block: Any) -> None:
+        """Add a block; if that is too much, without those that are free."""
+        if sum(map(len, self.blocks)) + len(block) > MOST:
+            self.blocks = [b for b in self.blocks if sys.getrefcount(b) > FREE]
+        if sum(map(len, self.blocks)) + len(block) <= MOST:
+            self.blocks.append(block)
