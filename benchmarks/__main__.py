@@ -1,21 +1,28 @@
-"""python -m benchmarks [name [options]]: one benchmark, or all of them one after another."""
+"""python -m benchmarks: refembed beside its peers (`speed`). python -m benchmarks NAME [options]: another benchmark."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
+
+OTHERS = {
+    "cache": "what keeping vectors saves",
+    "ggml": "the ggml numerics beside the llama.cpp whose bits they have",
+    "gguf_open": "opening a file, beside gguf-py",
+    "memory": "peak memory of each engine",
+    "rows": "which BLAS kernels keep rows apart, for `exact`",
+    "server": "requests a second",
+    "tokens": "tokenizing, beside llama.cpp",
+    "verify": "how long a verdict takes",
+}
 
 
 def main() -> None:
-    here = Path(__file__).parent
-    names = sorted(p.stem for p in here.glob("*.py") if not p.stem.startswith("_"))
-    wanted = sys.argv[1:2] or names
-    for name in wanted:
-        if name not in names:
-            sys.exit(f"no benchmark {name!r}; there are {', '.join(names)}")
-        print(f"== {name}", flush=True)
-        importlib.import_module(f"benchmarks.{name}").main(sys.argv[2:])
+    name = sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "speed"
+    if name != "speed" and name not in OTHERS:
+        sys.exit(f"no benchmark {name!r}; there are " + "; ".join(f"{n}: {about}" for n, about in OTHERS.items()))
+    rest = sys.argv[2 if name in sys.argv[1:2] else 1 :]
+    importlib.import_module(f"benchmarks.{name}").main(rest)
 
 
 if __name__ == "__main__":

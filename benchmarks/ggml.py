@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from benchmarks.embed import texts
+from benchmarks.texts import Row, token_ids
 from refembed import Embedder, hub
 from refembed.verify.engines.llamacpp import LlamaCpp
 
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
             ours = Embedder.load(path, numerics="ggml", flash_attn=flash, repack=False)
             with LlamaCpp(path, threads=2, flash_attn=flash) as theirs:
                 for row, (count, length) in ROWS.items():
-                    ids = texts(count, length, ours.info.n_vocab)
-                    a, b = np.stack(ours.embed(ids, normalize=-1)), np.stack(theirs.embed(ids))
+                    ids = token_ids(Row(count, length, row), ours.info.n_vocab)
+                    a, b = np.array(ours.embed(ids, normalize=-1)), np.stack(theirs.embed(ids))
                     assert np.array_equal(a.view(np.int32), b.view(np.int32)), "the bits differ"
                     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
                     for _ in range(args.rounds):

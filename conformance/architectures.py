@@ -39,7 +39,7 @@ from conformance.bounds import Bound, Bounds, bound_for, load_bounds
 from refembed import Embedder
 from refembed.arrays import F32
 from refembed.errors import RefembedError, RequestError
-from refembed.gguf import GGUFWriter, StringArray, open_gguf
+from refembed.gguf import GGUFWriter, open_gguf
 from refembed.heads import pooled
 from refembed.model import ARCHITECTURES
 from refembed.model.batch import pack
@@ -230,10 +230,7 @@ def decoded(path: Path, to: Path) -> Path:
     """The same model with its weights in float32."""
     f = open_gguf(path)
     w = GGUFWriter(f.metadata.string("general.architecture"))
-    for key in f.metadata:
-        if key != "general.architecture":
-            value: Any = f.metadata[key]
-            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
+    w.copy_keys(f.metadata)
     for t in f.tensors.values():
         w.add_tensor(t.name, t.dequantize(), t.shape, "F32")
     return w.write(to)

@@ -47,20 +47,14 @@ def report(
     bounds, rows = load_own_bounds(), list[Row]()
     for n, found in enumerate(run(variants, bounds, jobs or cores()), 1):
         rows += found
-        console.print(
-            line(n, len(variants), [] if write else found, variants[n - 1].id),
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, line(n, len(variants), [] if write else found, variants[n - 1].id))
     if write:
         bounds = with_new_rows(rows, bounds, {**where, "date": date})
         rows = [judge(row, bounds) for row in rows]
     console.print(table(rows))
     for row in rows:
         for failure in row.failed:
-            name = f"{row.arch}/{row.variant}, {row.numerics}"
-            console.print(f"{name}: {failure}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"{row.arch}/{row.variant}, {row.numerics}: {failure}")
     if json_file:
         data = {"format": FORMAT, "environment": dict(where), "rows": [asdict(row) for row in rows]}
         write_whole(json_file, (json.dumps(data, indent=1) + "\n").encode())
@@ -69,13 +63,18 @@ def report(
         write_bounds(bounds, BOUNDS)
         write_whole(BOUNDS, BOUNDS.read_bytes().replace(HEADER.encode(), OWN_HEADER.encode()))
         write_whole(PAGE, page(rows, where, date).encode())
-        console.print(f"wrote {BOUNDS} and {PAGE}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"wrote {BOUNDS} and {PAGE}")
     architectures, tensors = {row.arch for row in rows}, sum(row.tensors for row in rows)
     console.print(
         f"{len(architectures)} architectures, {len(variants)} variants, {tensors:,} tensors, {failed} rows fail",
         highlight=False,
     )
     return failed
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it stands."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def line(n: int, of: int, rows: Sequence[Row], name: str) -> str:

@@ -363,14 +363,11 @@ def models(folder: Path) -> dict[str, Embedder]:
 
 def cased(path: Path, target: Path) -> Path:
     """The file with a tokenizer that knows capitals from small letters."""
-    from refembed.gguf import StringArray, open_gguf
+    from refembed.gguf import open_gguf
 
     f = open_gguf(path)
     w = GGUFWriter(f.metadata.string("general.architecture"))
-    for key in f.metadata:
-        if key != "general.architecture":
-            value = f.metadata[key]
-            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
+    w.copy_keys(f.metadata)
     w.add("tokenizer.ggml.normalizer.lowercase", False, "BOOL")
     for t in f.tensors.values():
         w.add_tensor(t.name, t.dequantize(), t.shape, "F32")

@@ -117,7 +117,7 @@ class Cache:
     def embed(self, embedder: Embedder, texts: Any, **options: Any) -> Any:
         """What `embedder.embed(texts, **options)` gives, bit for bit; only what is not in the file is computed.
 
-        Raises RequestError also where bits depend on a text's company (n_ubatch, batch_invariant=False).
+        Raises RequestError also where bits depend on a text's company (`ggml` with n_ubatch).
         """
         alone = isinstance(texts, (str, bytes))
         inputs: list[Input] = [texts] if alone else list(texts)
@@ -356,6 +356,9 @@ def problem(path: Path, e: sqlite3.Error | OSError | UnicodeDecodeError) -> Requ
     message = "malformed" if isinstance(e, UnicodeDecodeError) else str(e)
     if isinstance(e, OSError):
         return RequestError(f"cache {path}: {e.strerror or e}")
+    if isinstance(e, sqlite3.ProgrammingError):  # closed, or another thread's
+        hint = "one thread may use it, the one that opened it, until it is closed; open the file once more"
+        return RequestError(f"cache {path}: {message}", hint=hint)
     if "not a database" in message:
         return RequestError(f"{path}: not a cache of refembed; it is left as it is", hint="give another file")
     if "locked" in message:

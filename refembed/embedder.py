@@ -36,7 +36,7 @@ from refembed.tokenizer import Tokenizer, load_tokenizer
 Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 bytes, or token ids ready made
 
 BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes no bits
-FORWARD_TOKENS = 512  # of one forward pass of `fast`: few enough that hidden states stay in a core's own cache
+FORWARD_TOKENS = 256  # of one forward pass of `fast`: few enough that hidden states stay in a core's own cache
 
 
 @dataclass(frozen=True)
@@ -127,17 +127,18 @@ class Embedder:
         repack: bool = True,
         n_ubatch: int = 0,
         lora: Sequence[str | Path] = (),
-        memory_budget: int | None = None,
+        memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
     ) -> Embedder:
         """Open a model: a GGUF file, or a name that `refembed.hub` knows (fetched and converted once).
 
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
-        batch_invariant  False lets BLAS choose kernels by the size of the batch (`fast` only; `load_ops`)
+        batch_invariant  without effect: a text's bits never depend on its batch. Once False let BLAS mix rows
         lora             adapter files, "FILE" or "FILE:SCALE" (`refembed.lora`)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
                          (`refembed.semantics`, docs/differences.md)
-        memory_budget    bytes of decoded matrices that `fast` and `exact` keep; None: 128 MiB. Others are decoded
+        memory_budget    bytes of decoded matrices that `fast` and `exact` keep; None: a quarter of the machine's memory; 0 or
+                         "mapped": none. Others are decoded
                          as they are used, a panel at a time. Changes memory and speed, no bits (`kernels/panels.py`)
 
         For `ggml`, which llama.cpp to equal:

@@ -135,11 +135,6 @@ def engine(embedder: Embedder) -> Record:
             "such a vector cannot be kept for later",
             hint="n_ubatch=0; on the command line, none of llama-embedding's flags",
         )
-    if ops.name == "fast" and not ops.batch_invariant:
-        raise RequestError(
-            "with batch_invariant=False a text's bits depend on its company: such a vector cannot be kept for later",
-            hint="batch_invariant=True",
-        )
     if embedder not in known:
         known[embedder] = files(embedder)
     original = isinstance(embedder.model, OriginalModel)

@@ -52,14 +52,18 @@ class Prompts:
         names = ", ".join((*self.prompts, NOTHING))
         raise RequestError(f"{self.model} has no prompt {name!r}", hint=f"one of {names}; --prefix takes any text")
 
-    def remark(self) -> str:
-        """One sentence for whoever gave none."""
+    def says(self) -> str:
+        """Which prompts it was trained with."""
         shown = [name for name in self.prompts if SAME.get(name.lower(), name) in ("query", "document")]
         shown = shown if len(self.prompts) > MOST and shown else list(self.prompts)
         listed = ", ".join(f"{name} {spell(self.prompts[name])}" for name in shown)
         listed += ", and others" if len(shown) < len(self.prompts) else ""
+        return f"{self.model} was trained with prompts: {listed} ({self.source})"
+
+    def remark(self) -> str:
+        """One sentence for whoever gave none."""
         names = "|".join((*self.prompts, NOTHING))
-        return f"{self.model} was trained with prompts: {listed}; none is added (--prompt-name {names}; {self.source})"
+        return f"{self.says()}; none is added (--prompt-name {names})"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from refembed.arrays import U8
 from refembed.errors import ModelError, RefembedError, RequestError
-from refembed.gguf import BY_NAME, GGUFFile, GGUFWriter, StringArray, Tensor, open_gguf
+from refembed.gguf import BY_NAME, GGUFFile, GGUFWriter, Tensor, open_gguf
 from refembed.gguf.cursor import shown
 from refembed.gguf.metadata import nearest
 from refembed.kernels.quantize import quantize
@@ -110,12 +110,8 @@ def quantize_file(
 
 def copy_keys(writer: GGUFWriter, file: GGUFFile, file_type: int) -> None:
     """Every key but those that say how the file is split or stored; the latter follow at the end."""
-    md = file.metadata
-    left_out = ("general.quantization_version", "general.file_type", "general.alignment")
-    for key in md:
-        if key not in left_out and not key.startswith("split."):
-            value = md.raw_string(key) if md.type_name(key) == "STRING" else md[key]
-            writer.add(key, value.to_bytes() if isinstance(value, StringArray) else value, md.type_name(key))
+    stored = {"general.quantization_version", "general.file_type"}
+    writer.copy_keys(file.metadata, stored | {key for key in file.metadata if key.startswith("split.")})
     writer.add("general.quantization_version", 2, "UINT32")
     writer.add("general.file_type", file_type, "UINT32")
 

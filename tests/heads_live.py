@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from refembed.arrays import Float
@@ -14,7 +14,7 @@ from refembed.kernels.ops import load_ops
 from refembed.lora import adapted, load_adapter
 from refembed.model.batch import pack
 from refembed.model.trace import SILENT, Recorder, TapLike, Trace
-from refembed.verify.align import COPIES, LOGITS, VIEWS, align
+from refembed.verify.align import COPIES, LOGITS, VIEWS, align, without_lora
 from refembed.verify.engines.llamacpp import LlamaCpp
 from refembed.verify.replay import LocalDifference, replay
 from tests.model.bits import Bits
@@ -68,18 +68,3 @@ class Headed(Bits):
         head = [f"{t.name} {t.op}" for i, t in nodes if i not in paired]
         named = [theirs.taps[i].name for i in found.theirs_only if i <= begin]
         return [ours.taps[i].name for i in found.ours_only] + named + head
-
-
-def without_lora(trace: Trace) -> Trace:
-    """The trace with the inner nodes of W x + scale B (A x) named as views are, so that only the sum is left to pair.
-
-    They have no names of their own, and four in a row have the same shape.
-    """
-    nodes, inner = trace.meta["nodes"], set()
-    for i, node in enumerate(nodes):
-        factor = any(isinstance(s, str) and s.endswith((".lora_a", ".lora_b")) for s in node["sources"])
-        if factor or (trace.taps[i].op == "SCALE" and set(node["sources"]) & inner):
-            inner.add(i)
-        elif trace.taps[i].op == "ADD" and node["sources"][1] in inner:
-            inner.add(node["sources"][0])
-    return replace(trace, taps=[t._replace(name="lora (view)") if i in inner else t for i, t in enumerate(trace.taps)])

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from refembed.testing.synthetic import synthetic
-from tests.test_rerank import FLAGS, HEAD, TEMPLATE, YES_NO, with_keys
+from tests.copies import copied
+from tests.test_rerank import FLAGS, HEAD, TEMPLATE, YES_NO
 from tests.tiny import tiny_bert
 
 
 def reranker(path: Path, arch: str, more: dict[str, Any], **options: Any) -> Path:
     """A model with a head."""
     plain = synthetic(path.with_suffix(".plain"), arch, pooling=4, P=300, **options)
-    made = with_keys(plain, path, more)
+    made = copied(plain, path, more)
     plain.unlink()
     return made
 

@@ -16,11 +16,12 @@ import pytest
 
 from refembed import Embedder, heads
 from refembed.errors import EngineError, ModelError, RequestError
-from refembed.gguf import GGUFWriter, StringArray, open_gguf
+from refembed.gguf import open_gguf
 from refembed.kernels.ggml.ops import Ggml
 from refembed.model import load_model
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.copies import copied
 from tests.heads_live import Headed
 from tests.model.bits import some_ids
 
@@ -261,16 +262,8 @@ def test_a_length_that_the_dense_layers_do_not_have_is_refused(
 @pytest.mark.oracle
 def test_a_bias_that_modern_bert_has_not_is_refused_by_both(tmp_path: Path) -> None:
     path = synthetic(tmp_path / "m.gguf", "modern-bert", pooling=4, optional=OUT | {"cls.weight"})
-    f, w = open_gguf(path), GGUFWriter("modern-bert")
-    for key in f.metadata:
-        if key != "general.architecture":
-            value: Any = f.metadata[key]
-            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
-    for t in f.tensors.values():
-        w.add_tensor(t.name, t.dequantize(), t.shape, "F32")
-    w.add_tensor("cls.bias", np.zeros(36, np.float32), (36,), "F32")
-    w.write(tmp_path / "n.gguf")
+    more = copied(path, tmp_path / "n.gguf", tensors={"cls.bias": np.zeros(36, np.float32)})
     with pytest.raises(ModelError, match=r"unexpected cls\.bias"):
-        load_model(open_gguf(tmp_path / "n.gguf"))
+        load_model(open_gguf(more))
     with pytest.raises(Exception, match="cannot load this model"):
-        LlamaCpp(tmp_path / "n.gguf")
+        LlamaCpp(more)

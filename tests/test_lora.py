@@ -16,11 +16,12 @@ import pytest
 
 from refembed import Embedder, lora
 from refembed.errors import EngineError, GGUFError, ModelError, RefembedError, RequestError
-from refembed.gguf import GGUFWriter, StringArray, Tensor, open_gguf
+from refembed.gguf import GGUFWriter, Tensor, open_gguf
 from refembed.lora import EMBEDDING, Adapted, Pair, load_adapter, read_spec
 from refembed.testing.synthetic import synthetic
 from refembed.testing.synthetic_lora import synthetic_lora
 from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.copies import copied
 from tests.heads_live import Headed
 from tests.model.bits import some_ids
 
@@ -103,11 +104,7 @@ def test_adapted_models_are_llama_cpps(variant: str, files: Any) -> None:
 def merged(model: Path, adapters: Any, to: Path) -> Path:
     """A model whose matrices are W + sum of scale alpha/r B A, stored as float32."""
     f, opened = open_gguf(model), [(open_gguf(file), scale) for file, scale in adapters]
-    w = GGUFWriter(f.metadata.string("general.architecture"))
-    for key in f.metadata:
-        if key != "general.architecture":
-            value: Any = f.metadata[key]
-            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
+    tensors = {}
     for name, t in f.tensors.items():
         x = t.dequantize().astype(np.float64)
         for g, scale in opened:
@@ -115,8 +112,8 @@ def merged(model: Path, adapters: Any, to: Path) -> Path:
                 a, b = (g.tensors[f"{name}.lora_{end}"].dequantize().astype(np.float64) for end in "ab")
                 alpha = g.metadata.float("adapter.lora.alpha", 0.0)
                 x += scale * (alpha / b.shape[-1] if alpha else 1) * (a @ b.T if name == EMBEDDING else b @ a)
-        w.add_tensor(name, x.astype(np.float32), t.shape, "F32")
-    return w.write(to)
+        tensors[name] = x.astype(np.float32)
+    return copied(model, to, tensors=tensors)
 
 
 @pytest.mark.parametrize("variant", ["bert", "jina-bert-v3, three tasks", "nomic-bert-moe", "llama, experts"])

@@ -13,6 +13,7 @@ from refembed import Embedder
 from refembed.errors import ModelError, RequestError
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.copies import copied
 from tests.llama_server import server_scores
 
 HEAD = {"cls.weight", "cls.bias", "cls.norm.weight", "cls.output.weight", "cls.output.bias"}
@@ -47,27 +48,10 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             arch, sizes, full = RERANKERS[name]
             made[name] = synthetic(folder / f"{len(made)}.gguf", arch, pooling=4, optional=HEAD, **sizes)
             if full:
-                made[name] = with_keys(made[name], folder / f"{len(made)}-keys.gguf", full)
+                made[name] = copied(made[name], folder / f"{len(made)}-keys.gguf", full)
         return made[name]
 
     return path
-
-
-def with_keys(model: Path, to: Path, keys: dict[str, tuple[Any, str]]) -> Path:
-    """A copy with more keys."""
-    from refembed.gguf import GGUFWriter, StringArray, open_gguf
-
-    f = open_gguf(model)
-    w = GGUFWriter(f.metadata.string("general.architecture"))
-    for key in f.metadata:
-        if key != "general.architecture":
-            value: Any = f.metadata[key]
-            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
-    for key, (value, kind) in keys.items():
-        w.add(key, value, kind)
-    for t in f.tensors.values():
-        w.add_tensor(t.name, t.dequantize(), t.shape, "F32")
-    return w.write(to)
 
 
 @pytest.mark.oracle

@@ -12,11 +12,12 @@ import pytest
 
 from refembed import Embedder
 from refembed.errors import RequestError
-from refembed.gguf import GGUFWriter, open_gguf
+from refembed.gguf import open_gguf
 from refembed.kernels.ops import load_ops
 from refembed.model.batch import pack
 from refembed.semantics import PUBLISHED, segments
 from refembed.testing.synthetic import synthetic
+from tests.copies import copied
 
 TEXT = "the cat sat on the mat and it was a dog"
 
@@ -27,15 +28,9 @@ def vector(path: Path, semantics: str = "llama.cpp", numerics: str = "exact", te
 
 def rewritten(source: Path, target: Path, change: Callable[[str, Any], Any]) -> Path:
     """The file with some of its tensors changed."""
-    f = open_gguf(source)
-    w = GGUFWriter(f.metadata.string("general.architecture"))
-    for key in f.metadata:
-        if key != "general.architecture":
-            w.add(key, f.metadata[key], f.metadata.type_name(key))
-    for name, t in f.tensors.items():
-        x = np.ascontiguousarray(change(name, t.dequantize()), np.float32)
-        w.add_tensor(name, x, x.shape, "F32")
-    return w.write(target)
+    tensors = open_gguf(source).tensors.items()
+    changed = {name: np.ascontiguousarray(change(name, t.dequantize()), np.float32) for name, t in tensors}
+    return copied(source, target, tensors=changed)
 
 
 @pytest.mark.parametrize("numerics", ["exact", "fast"])

@@ -13,10 +13,19 @@ import click
 POOLINGS = "native, none, mean, cls, last, max, mean_sqrt_len, weightedmean, rank"
 NORMS = {"none": -1, "max": 0, "taxicab": 1, "l1": 1, "euclid": 2, "l2": 2}
 NUMERICS = ("auto", "exact", "ggml", "fast")
-PROFILES = ("avx2", "avx512")
+PROFILES = ("avx2", "avx2-gcc12", "avx512")  # rows of kernels/ggml/profile.py
 SEMANTICS = ("llama.cpp", "original")
 FORMATS = ("text", "json", "jsonl", "npy", "csv", "raw", "array", "json+")  # cli/embedding.py
 BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
+
+
+def read_budget(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    """MiB, or "mapped", as `Embedder.load` takes it: in bytes."""
+    if value is None or value == "mapped":
+        return value
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise click.BadParameter(f"{value!r} is neither a number of MiB nor mapped.")
+    return int(value) << 20
 
 
 def read_norm(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -119,7 +128,7 @@ def numerics_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if (memory_budget := options.pop("memory_budget")) is not None:
             if numerics == "ggml":
                 raise click.UsageError("--memory-budget: --numerics ggml has no choice there.")
-            asked["memory_budget"] = memory_budget << 20
+            asked["memory_budget"] = memory_budget
         return command(*args, numerics={"numerics": numerics, "semantics": semantics, **asked}, **options)
 
     decorated: Callable[..., Any] = gathered
@@ -157,9 +166,10 @@ NUMERICS_OPTIONS: tuple[Decorator, ...] = (
     ),
     click.option(
         "--memory-budget",
-        type=click.IntRange(0),
+        callback=read_budget,
         metavar="MIB",
-        help="fast, exact: how much memory decoded weights may take; 0 decodes all as they are used.  [default: 128]",
+        help="fast, exact: how much memory decoded weights may take; 0, or mapped, decodes all as they are used.  "
+        "[default: a quarter of the machine's]",
     ),
 )
 

@@ -109,9 +109,7 @@ def explain(
     if not texts:
         raise RequestError("there is no text to explain", hint='explain "Hello, world!"')
     n_layer, how = embedder.info.n_layer, resolve_pooling(pooling, embedder.model.hparams.pooling)
-    if not -n_layer <= layer < n_layer:
-        raise RequestError(f"layer {layer}: the model has layers 0 to {n_layer - 1}")
-    layer %= n_layer
+    layer = pick_layer(n_layer, layer)
     trace = embedder.trace(texts[0], pooling=how, truncate=truncate)
     ids = [int(i) for i in trace.meta["tokens"]]
     tokenizer = embedder.tokenizer
@@ -122,8 +120,7 @@ def explain(
     find = Finder(embedder, whose, chosen)
     before, inside, behind = find.parts(trace, layer)
     hidden = hidden_states(trace, n_layer)
-    attention = {il: np.asarray(trace[f"kq_soft_max-{il}"]) for il in range(n_layer) if f"kq_soft_max-{il}" in trace}
-    attention = {il: a for il, a in attention.items() if a.shape[-2:] == (len(ids), len(ids))}
+    attention = attention_of(trace, n_layer, len(ids))
     last = last_hidden(trace)
     poolable = how in POOLERS and how != "none"
     vector = embedder.embed(texts[0], pooling=how, truncate=truncate)
@@ -152,6 +149,19 @@ def explain(
     )
     add_notes(journey, embedder, how)
     return journey
+
+
+def pick_layer(n_layer: int, layer: int) -> int:
+    """The layer, counted from the first. RequestError where there is none of that number."""
+    if not -n_layer <= layer < n_layer:
+        raise RequestError(f"layer {layer}: the model has layers 0 to {n_layer - 1}")
+    return layer % n_layer
+
+
+def attention_of(trace: Trace, n_layer: int, T: int) -> dict[int, Array]:
+    """Layer -> (H, T, T): how much each token looks at each, where the run shows it."""
+    found = {il: np.asarray(trace[f"kq_soft_max-{il}"]) for il in range(n_layer) if f"kq_soft_max-{il}" in trace}
+    return {il: a for il, a in found.items() if a.shape[-2:] == (T, T)}
 
 
 def add_notes(journey: Journey, embedder: Embedder, how: str) -> None:

@@ -6,7 +6,7 @@
     w.add_tensor("token_embd.weight", table, table.shape, "F32")
     w.write("model.gguf")
 
-Layout: gguf.h. Types are spelled as Metadata.type_name spells them, so keys of an open file can be copied one by one.
+Layout: gguf.h. Types are spelled as Metadata.type_name spells them; `copy_keys` copies those of an open file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from refembed.errors import RequestError
 from refembed.gguf.cursor import ByteOrder
-from refembed.gguf.metadata import ARRAY, MAX_DEPTH, MAX_KEY_BYTES, STRING, TYPE_BY_NAME, Value, ValueType
+from refembed.gguf.metadata import ARRAY, MAX_DEPTH, MAX_KEY_BYTES, STRING, TYPE_BY_NAME, Metadata, Value, ValueType
 from refembed.gguf.quants import QuantType, quant_type
 from refembed.gguf.strings import StringArray
 from refembed.gguf.tensor import INT64_MAX, MAX_DIMS, MAX_NAME_BYTES
@@ -90,6 +90,16 @@ class GGUFWriter:
             self._fields[key] = self._pack("I", kind.id) + self._value(value, kind, item)
         except (ValueError, TypeError, OverflowError, struct.error) as e:
             raise RequestError(f"{key}: {shorten(value)} cannot be stored as {type_name}: {e}") from None
+
+    def copy_keys(self, metadata: Metadata, but: Collection[str] = ()) -> None:
+        """Add the keys of an open file as they stand there, in that order.
+
+        Left out: those in `but`, those that are here already, and the alignment, which is this file's own.
+        """
+        for key in metadata:
+            if key not in but and key not in self._fields and key != "general.alignment":
+                kind = metadata.type_name(key)
+                self.add(key, metadata.raw_string(key) if kind == "STRING" else metadata[key], kind)
 
     def add_tensor(self, name: str, data: Data | Callable[[], Data], shape: Sequence[int], type_name: str) -> None:
         """Add a tensor; `data` is only referred to, and read when the file is written.

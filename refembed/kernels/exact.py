@@ -25,7 +25,7 @@ class Exact:
     name = "exact"
     dtype: type[np.floating[Any]] = np.float64
 
-    def __init__(self, *, memory_budget: int | None = None) -> None:
+    def __init__(self, *, memory_budget: int | str | None = None) -> None:
         """As `load_ops` takes it."""
         self.store = Store(np.float64, memory_budget)
         self.decoded = self.store.kept

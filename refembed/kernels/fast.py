@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +23,23 @@ from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
 from refembed.kernels.panels import Store, panels
 from refembed.kernels.scratch import Scratch
 from refembed.kernels.threads import cores, share, spread, workers
+from refembed.kernels.tile import CODED
 
 __all__ = ["KINDS", "Fast", "cores", "share", "workers"]
 
 KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # Mask.kind, as jit_attention.reach counts them
 NOTHING = np.empty(0, np.float32)
+FEW = 24  # rows of x that need not wait for W in float32, where there are codes
 DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
+
+
+UNBIASED = np.empty((0, 0, 0), np.float32)
+
+
+@cache
+def flat(n_head: int) -> F32:
+    """No slopes (H)."""
+    return np.zeros(n_head, np.float32)
 
 
 class Sight(NamedTuple):
@@ -47,12 +58,12 @@ class Fast:
     name = "fast"
     dtype: type[np.floating[Any]] = np.float32
 
-    def __init__(self, *, batch_invariant: bool = True, memory_budget: int | None = None) -> None:
-        """As `load_ops` takes them."""
-        self.batch_invariant = batch_invariant
+    def __init__(self, *, memory_budget: int | str | None = None) -> None:
+        """As `load_ops` takes it."""
         self.store = Store(np.float32, memory_budget)
         self.decoded = self.store.kept
         self.packed: dict[str, Float] = {}  # matrices as `products` reads them
+        self.codes: dict[str, tuple[Any, F32] | None] = {}
         self.packing = threading.Lock()
         self.scratch = Scratch()
         self.turned: dict[Rope, tuple[F32, F32]] = {}
@@ -68,6 +79,9 @@ class Fast:
     def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
         """x Wᵀ + bias (T, N), every row on its own."""
         x, out = np.ascontiguousarray(x), self.scratch.empty((len(x), w.shape[0]))
+        if len(x) <= FEW and (coded := self.coded(w)):
+            share(products.by_codes, x, *coded, bias, out, rows=len(coded[0]), size=len(x) * coded[0].size // 16)
+            return out
         for first, packed in self.packed_panels(w):
             size = len(x) * packed.size // 16
             if len(x) < products.HIGH:
@@ -97,6 +111,39 @@ class Fast:
             self.pack(w, begin, some)
             yield begin, some
 
+    def coded(self, w: Tensor) -> tuple[Any, F32] | None:
+        """W in codes (n/P, C, P) and scales (n/P, C/CODED, P), kept: a quarter of what few rows have to wait for.
+
+        None where its type is not of that kind, or there is no room.
+        """
+        (n, k), P = w.shape, products.panel(4)
+        with self.packing:
+            if w.name not in self.codes:
+                self.codes[w.name] = self.make_codes(w, -(-n // P), k, P)
+            return self.codes[w.name]
+
+    def make_codes(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, F32] | None:
+        """`coded`, once."""
+        names, nbytes = w.type.block.names or (), count * k * P * 9 // 8
+        if w.type.weights != CODED or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
+            return None
+        codes, scales = np.empty((count, k, P), np.int8), np.empty((count, k // CODED, P), np.float32)
+        if self.pack_codes(w, codes, scales):
+            return codes, scales
+        self.store.reserve(-nbytes)
+        return None
+
+    def pack_codes(self, w: Tensor, codes: Any, scales: F32) -> bool:
+        """Fill both; False if the weights are not code x scale."""
+        n, P, step = w.shape[0], codes.shape[2], max(DECODED // (w.shape[1] * codes.shape[2]), 1)
+        d = w.raw.view(w.type.block.newbyteorder(w.byteorder))["d"].reshape(n, -1).astype(np.float32)
+        for begin in range(0, len(codes), step):
+            top, bottom = begin * P, min((begin + step) * P, n)
+            rows = self.store.decode(w, top, bottom)
+            if not products.pack_codes(rows, d[top:bottom], codes, scales, begin, min(begin + step, len(codes))):
+                return False
+        return True
+
     def pack(self, w: Tensor, first: int, packed: F32) -> None:
         """Rows of W from `first` on into panels (n/P, C, P), decoded a few at a time, by all cores."""
         n, k, P = *w.shape, packed.shape[2]
@@ -119,14 +166,13 @@ class Fast:
     def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
         """y = (x - E[x]) / sqrt(Var[x] + eps) w + b, in one pass where nobody looks."""
         weight, out = self.weight(w), self.scratch.empty(x.shape)
-        zeros = np.zeros_like(weight)
-        bias = zeros if b is None else self.weight(b)
         if not see.listening:
+            bias = NOTHING if b is None else self.weight(b)
             share(jit.layer_norm, x, weight, bias, eps, out, rows=len(x), size=x.size)
             return out
-        share(jit.layer_norm, x, np.ones_like(weight), zeros, eps, out, rows=len(x), size=x.size)
+        share(jit.layer_norm, x, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size)
         y = see("norm", out) * weight
-        return y if b is None else see("norm_w", y) + bias
+        return y if b is None else see("norm_w", y) + self.weight(b)
 
     def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
         """y = x / sqrt(E[x^2] + eps) w, in one pass where nobody looks."""
@@ -200,18 +246,16 @@ class Fast:
     ) -> Float:
         """y = softmax(scale q kᵀ + bias) v, each sequence and head on its own."""
         out, group = self.scratch.empty(q.shape), n_head // (n_head_kv or n_head)
-        slopes = np.zeros(n_head, np.float32)
-        if mask.max_bias:
-            slopes[:] = attention.slopes(n_head, mask.max_bias)
+        slopes = attention.slopes(n_head, mask.max_bias).astype(np.float32) if mask.max_bias else flat(n_head)
         how = Sight(np.float32(scale), mask.causal, mask.window, KINDS[mask.kind], np.float32(soft_cap))
-        more = np.empty((0, 0, 0), np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
+        more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
         if not see.listening:
-            units, longest = (len(offsets) - 1) * n_head, int(np.diff(offsets).max())
-            size = longest * q.size // 8
+            texts = len(offsets) - 1
             packed = (np.ascontiguousarray(x) for x in (q, k, v))
             share(
-                jit_attention.attention, *packed, n_head, group, offsets, *how, slopes, more, out, rows=units, size=size
-            )
+                jit_attention.attention, *packed, n_head, group, offsets, *how, slopes, more, out,
+                rows=texts * n_head, size=q.size * (len(q) // texts) // 8,
+            )  # fmt: skip
             return out
         for begin, end in itertools.pairwise(offsets):
             qh, kh, vh = (

@@ -114,13 +114,15 @@ def gelu(x, out, begin, end):
 
 @njit()
 def layer_norm(x, weight, bias, eps, out, begin, end):
-    """Layer norm with its affine part, sums in double. x, out (T, C); weight, bias (C); rows begin:end."""
+    """Layer norm with its affine part, sums in double. x, out (T, C); weight (C); bias (C) or (0); rows begin:end."""
     C = x.shape[1]
     for t in range(begin, end):
         mean = f32(sum_of(x[t]) / C)
         scale = f32(1 / np.sqrt(squares_of(x[t], mean) / C + eps))
         for c in range(C):
-            out[t, c] = (x[t, c] - mean) * scale * weight[c] + bias[c]
+            out[t, c] = (x[t, c] - mean) * scale * weight[c]
+        for c in range(len(bias)):
+            out[t, c] += bias[c]
 
 
 @njit()

@@ -101,7 +101,7 @@ def scores(q, q_at, q_step, rows, keys, low, high, out):
         for d in range(0, D, SUMMED):
             strip(
                 q, q_at + d, q_step, rows, keys, (p * D + d) * P, P, min(SUMMED, D - d),
-                out, p * P, n, min(P, n - p * P), d > 0,
+                out, p * P, n, min(P, n - p * P), d > 0, out, 0, False, out, 0,
             )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def mix(p, rows, low, high, values, D, out, out_at, out_step):
             begin, end = max(j, low), min(j + SUMMED, high)
             strip(
                 p, begin, n, rows, values, (c * n + begin) * W, W, end - begin,
-                out, out_at + c * W, out_step, min(W, D - c * W), j > first,
+                out, out_at + c * W, out_step, min(W, D - c * W), j > first, p, 0, False, p, 0,
             )  # fmt: skip
 
 

@@ -173,15 +173,13 @@ def load_ops(
     profile: str = "avx2",
     flash_attn: bool = True,
     repack: bool = True,
-    memory_budget: int | None = None,
+    memory_budget: int | str | None = None,
 ) -> Ops:
     """Operations of the numerics of that name; `auto` is `fast`.
 
-    batch_invariant  False lets BLAS choose its kernel by the height of the batch (`fast` only): where this machine's
-                     BLAS keeps rows apart anyway it changes nothing, elsewhere it is quicker and costs the promise
-                     above.
-    memory_budget    bytes of decoded matrices that `exact` and `fast` keep (panels.py); None: 128 MiB, 0: none. A
-                     matrix beyond it is decoded each time it is used. Bits stay the same
+    batch_invariant  without effect: rows never depend on their batch. Once False let BLAS mix them
+    memory_budget    bytes of decoded matrices that `exact` and `fast` keep (panels.py); None: a quarter of memory, 0 or
+                     "mapped": none. A matrix beyond it is decoded each time it is used. Bits stay the same
     profile, flash_attn, repack  which llama.cpp to equal (`ggml` only): its build, and its own two switches, which are
                      both on unless its user says otherwise
     Raises RequestError for an unknown name, or a budget below 0.
@@ -198,5 +196,5 @@ def load_ops(
     if numerics in ("fast", "auto"):
         from refembed.kernels.fast import Fast  # imports Numba: 0.3 s that only this numerics pays
 
-        return Fast(batch_invariant=batch_invariant, memory_budget=memory_budget)
+        return Fast(memory_budget=memory_budget)
     raise RequestError(f"numerics {numerics!r}: there is no such numerics", hint=f"one of auto, {', '.join(NUMERICS)}")

@@ -3,16 +3,20 @@
 A panel is some rows of W, few enough that its numbers fit into WORKSPACE. Matrices are decoded once and kept while
 that costs less than the memory budget; from then on each product decodes panel after panel into the same workspace.
 Decoding is quick (4 to 12 weights a nanosecond on two cores), so that with 100 tokens or more it is hardly felt.
+Unless the caller names a budget it is a quarter of the machine's memory; "mapped" is 0, nothing kept.
 A product is cut into the same panels whatever is kept: the budget changes no bits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import sys
 import threading
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +26,8 @@ from refembed.errors import RequestError
 from refembed.gguf import Tensor
 from refembed.kernels.dequant import dequantize
 
-BUDGET = 128 << 20  # bytes of decoded matrices that are kept, unless the caller says otherwise: MiniLM's take 43 MB
+MAPPED = "mapped"
+CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may take: bytes, or "max"
 WORKSPACE = 1 << 22  # numbers in a panel
 ROWS, STEP = 2016, 96  # at most so many rows in a panel, and a multiple of this: of any `products.panel`
 NATIVE = "<" if sys.byteorder == "little" else ">"
@@ -35,18 +40,39 @@ def panels(n: int, k: int) -> tuple[tuple[int, int], ...]:
     return tuple((begin, min(begin + rows, n)) for begin in range(0, n, rows))
 
 
+@cache
+def comfortable() -> int:
+    """A quarter of the memory that this process may use, in bytes; 256 MiB where the system does not tell."""
+    limits = []
+    with contextlib.suppress(ValueError, OSError, AttributeError):  # no sysconf on Windows
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(ValueError, OSError):  # no such file, or no number in it
+        limits.append(int(CGROUP.read_text()))
+    return min(limits, default=1 << 30) // 4
+
+
+def in_bytes(budget: int | str | None) -> int:
+    """A memory budget: bytes, "mapped" or None. RequestError for any other."""
+    if budget is None:
+        return comfortable()
+    if budget == MAPPED:
+        return 0
+    if isinstance(budget, str) or budget < 0:
+        raise RequestError(f"memory budget {budget!r}: a number of bytes, or {MAPPED!r}")
+    return budget
+
+
 class Store:
     """Weights in one dtype.
 
-    budget  bytes of decoded matrices to keep; None: BUDGET. Norms, biases and other small tensors are kept anyway
-    Raises RequestError for a budget below 0.
+    budget  bytes of decoded matrices to keep, or "mapped"; None: `comfortable`. Norms, biases and other small tensors
+            are kept anyway
+    Raises RequestError for any other budget.
     """
 
-    def __init__(self, dtype: type[np.floating[Any]], budget: int | None = None) -> None:
-        if budget is not None and budget < 0:
-            raise RequestError(f"memory budget {budget}: a number of bytes cannot be negative")
+    def __init__(self, dtype: type[np.floating[Any]], budget: int | str | None = None) -> None:
         self.dtype = dtype
-        self.room = BUDGET if budget is None else budget
+        self.room = in_bytes(budget)
         self.kept: dict[str, Float] = {}  # name -> whole tensor
         self.own = threading.local()  # workspaces: each thread has its own
 

@@ -12,30 +12,56 @@ import numpy as np
 from refembed.arrays import Float
 from refembed.kernels.jit import njit
 from refembed.kernels.matmul import BLOCK
-from refembed.kernels.tile import ROWS, VECTORS, lanes, tile
+from refembed.kernels.tile import CODED, ROWS, VECTORS, lanes, prefetch, tile
 
-HIGH = 24 * ROWS  # rows of x that pass by all panels before the next: their numbers stay in the second cache
+HIGH = 64 * ROWS  # rows of x that pass by all panels before the next: their numbers stay in the second cache
+LINE = 64  # bytes that memory hands out at a time
 LANES4, LANES8 = lanes(4), lanes(8)
 
 
 @njit()
-def strip(x, x_at, x_step, rows, w, w_at, w_step, depth, out, out_at, out_step, width, more):
-    """`tile` for any number of rows."""
-    L = LANES4 if x.itemsize == 4 else LANES8
+def strip(
+    x,
+    x_at,
+    x_step,
+    rows,
+    w,
+    w_at,
+    w_step,
+    depth,
+    out,
+    out_at,
+    out_step,
+    width,
+    more,
+    bias,
+    bias_at,
+    biased,
+    scales,
+    scales_at,
+):
+    """`tile` for any number of rows. Meanwhile what lies behind this part of w, which comes next, is sent for."""
+    L, line = LANES4 if x.itemsize == 4 else LANES8, LINE // w.itemsize
     vectors = (width + L - 1) // L
+    share = (depth * w_step * ROWS + rows - 1) // rows
+    ahead = w_at + depth * w_step
     for t in range(0, rows, ROWS):
+        for i in range(ahead, ahead + share, line):
+            prefetch(w, i)
+        ahead += share
         tile(
             min(ROWS, rows - t), vectors, x, x_at + t * x_step, x_step, w, w_at, w_step, depth,
-            out, out_at + t * out_step, out_step, width, more,
+            out, out_at + t * out_step, out_step, width, more, bias, bias_at, biased, scales, scales_at,
         )  # fmt: skip
 
 
 @njit()
-def product(x, panels, bias, out, first, begin, end, top, bottom):
+def product(x, panels, scales, bias, out, first, begin, end, top, bottom):
     """Rows begin:end of x (T, k) times panels top:bottom of (n/P, k, P), plus bias (N) or (0).
 
-    out    (T, N)
-    first  the column of out where panel 0 begins
+    scales  (n/P, k/CODED, P), where the panels are of int8 codes; of the panels' dtype else, and not read
+    out     (T, N)
+    first   the column of out where panel 0 begins
     """
     (K, P), N = panels.shape[1:], out.shape[1]
     block = BLOCK if x.itemsize == 4 else K
@@ -47,24 +73,27 @@ def product(x, panels, bias, out, first, begin, end, top, bottom):
             for k in range(0, K, block):
                 strip(
                     x, t * K + k, K, rows, panels, (p * K + k) * P, P, min(block, K - k),
-                    out, t * N + j, N, width, k > 0,
+                    out, t * N + j, N, width, k > 0, bias, j, len(bias) > 0 and k + block >= K,
+                    scales, (p * K + k) // CODED * P,
                 )  # fmt: skip
-            if len(bias) > 0:
-                for i in range(t, t + rows):
-                    for c in range(j, j + width):
-                        out[i, c] += bias[c]
 
 
 @njit()
 def by_rows(x, panels, bias, out, first, begin, end):
     """`product` of rows begin:end."""
-    product(x, panels, bias, out, first, begin, end, 0, len(panels))
+    product(x, panels, panels, bias, out, first, begin, end, 0, len(panels))
 
 
 @njit()
 def by_panels(x, panels, bias, out, first, begin, end):
     """`product` with panels begin:end: for few rows."""
-    product(x, panels, bias, out, first, 0, len(x), begin, end)
+    product(x, panels, panels, bias, out, first, 0, len(x), begin, end)
+
+
+@njit()
+def by_codes(x, codes, scales, bias, out, begin, end):
+    """`product` with panels begin:end of codes."""
+    product(x, codes, scales, bias, out, 0, 0, len(x), begin, end)
 
 
 @njit()
@@ -82,6 +111,30 @@ def pack_rows(w, panels, begin, end):
                 for c in range(c0, min(c0 + 16, k)):
                     for j in range(j0, min(j0 + 16, m)):
                         panels[p, c, j] = w[first + j, c]
+
+
+@njit()
+def pack_codes(w, d, codes, scales, begin, end):
+    """Weights w (n, k) and their scales d (n, k/CODED) into panels begin:end: (?, k, P), (?, k/CODED, P).
+
+    Whether code x scale gives every weight back to the bit: else w is not made that way, and codes are of no use.
+    """
+    n, P = len(w), codes.shape[2]
+    for p in range(begin, end):
+        first = (p - begin) * P
+        m = min(P, n - first)
+        codes[p], scales[p] = 0, 0
+        for j in range(m):
+            for b in range(d.shape[1]):
+                scale = d[first + j, b]
+                scales[p, b, j] = scale
+                for i in range(b * CODED, b * CODED + CODED):
+                    value = w[first + j, i]
+                    code = np.rint(value / scale) if scale != 0 else np.float32(0)
+                    if not abs(code) <= 127 or code * scale != value:
+                        return False
+                    codes[p, i, j] = np.int8(code)
+    return True
 
 
 def pack(w: Float) -> Float:

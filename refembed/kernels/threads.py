@@ -49,7 +49,10 @@ def share(kernel: Callable[..., Any], *arguments: Any, rows: int, size: int) -> 
 
     size  elements to work on, one by one; a multiply-add in a product of matrices is a sixteenth of one
     """
-    parts = min(cores(), rows) if size >= WORTH_SHARING and not own.busy else 1
+    if size < WORTH_SHARING or own.busy:
+        kernel(*arguments, 0, rows)
+        return
+    parts = min(cores(), rows)
     edges = [rows * i // parts for i in range(parts + 1)]
     spread([partial(kernel, *arguments, a, b) for a, b in itertools.pairwise(edges)])
 

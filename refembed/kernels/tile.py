@@ -48,6 +48,7 @@ def shape(have: set[str]) -> tuple[int, int, bool]:
 
 WIDTH, ROWS, FUSED = shape(features())
 VECTORS = 3
+CODED = 32  # weights in a row that share a scale
 
 
 def lanes(itemsize: int) -> int:
@@ -92,56 +93,116 @@ def masked(builder, kind, vector, *arguments):
 
 
 @intrinsic
-def tile(typing_context, rows, vectors, x, x_at, x_step, w, w_at, w_step, depth, out, out_at, out_step, width, more):
+def prefetch(typing_context, x, at):
+    """Ask for the cache line of x[at], which may lie beyond x: a hint, no more."""
+
+    def generate(context, builder, sig, args):
+        byte = ir.IntType(8).as_pointer()
+        here = builder.bitcast(
+            builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]]), byte
+        )
+        kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [here, I32(0), I32(3), I32(1)])  # to read, into the first cache, data
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp), generate
+
+
+@intrinsic
+def tile(
+    typing_context,
+    rows, vectors, x, x_at, x_step, w, w_at, w_step, depth, out, out_at, out_step, width, more,
+    bias, bias_at, biased, scales, scales_at,
+):  # fmt: skip
     """out[t, :width] = x[t, :depth] w[:depth, :width] for `rows` rows t; added to what is there if `more`.
 
     rows, vectors   1 to ROWS, 1 to VECTORS: there is code for each pair
     *_at, *_step    where the first number is, and how far it is to the next row: in numbers, from the array's start
     width           columns that are stored: the last vector's others are computed, and dropped
+    bias            its `width` numbers from bias_at on are added at last, if `biased`
+    scales          where w has int8 codes: what each stands for is code x scale, rounded. A row of scales for CODED
+                    rows of w, as far apart; depth is a multiple of CODED then
     Nothing is checked; w must be readable for `vectors` whole vectors in every row.
     """
 
     def generate(context, builder, sig, args):
-        starts = [context.make_array(sig.args[k])(context, builder, args[k]).data for k in (2, 5, 9)]
+        starts = [context.make_array(sig.args[k])(context, builder, args[k]).data for k in ARRAYS]
         size = x.dtype.bitwidth // 8
         vector = ir.VectorType(context.get_data_type(x.dtype), lanes(size))
         for R in range(1, ROWS + 1):
             for V in range(1, VECTORS + 1):
                 rows_fit, vectors_fit = (builder.icmp_signed("==", a, I64(n)) for a, n in ((args[0], R), (args[1], V)))
                 with builder.if_then(builder.and_(rows_fit, vectors_fit)):
-                    straight(builder, vector, size, R, V, *starts, *(args[k] for k in (3, 4, 6, 7, 8, 10, 11, 12, 13)))
+                    straight(builder, vector, size, R, V, *starts, *(args[k] for k in NUMBERS))
         return context.get_dummy_value()
 
     i = types.intp
-    return types.void(i, i, x, i, i, w, i, i, i, out, i, i, i, types.boolean), generate
+    yes = types.boolean
+    return types.void(i, i, x, i, i, w, i, i, i, out, i, i, i, yes, bias, i, yes, scales, i), generate
 
 
-def straight(builder, vector, size, R, V, x, w, out, x_at, x_step, w_at, w_step, depth, out_at, out_step, width, more):
+ARRAYS, NUMBERS = (2, 5, 9, 14, 17), (3, 4, 6, 7, 8, 10, 11, 12, 13, 15, 16, 18)  # which arguments of `tile` are what
+
+
+def straight(
+    builder, vector, size, R, V, x, w, out, bias, scales,
+    x_at, x_step, w_at, w_step, depth, out_at, out_step, width, more, bias_at, biased, scales_at,
+):  # fmt: skip
     """The code of R rows and V vectors."""
 
     def vector_at(base, at):
         return builder.bitcast(builder.gep(base, [at]), vector.as_pointer())
+
+    def place(r, v):
+        return vector_at(out, builder.add(builder.add(out_at, builder.mul(out_step, I64(r))), I64(v * vector.count)))
 
     zero = ir.Constant(vector, None)
     sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(V)] for _ in range(R)]
     for one in (s for row in sums for s in row):
         builder.store(zero, one)
     x_rows = [builder.gep(x, [builder.add(x_at, builder.mul(x_step, I64(r)))]) for r in range(R)]
-    w = builder.gep(w, [w_at])
-    with cgutils.for_range(builder, depth) as loop:
-        there = builder.mul(loop.index, w_step)
-        ws = [builder.load(vector_at(w, builder.add(there, I64(v * vector.count))), align=size) for v in range(V)]
-        for r in range(R):
-            a = in_every_lane(builder, vector, builder.load(builder.gep(x_rows[r], [loop.index])))
-            for v in range(V):
-                builder.store(multiply_add(builder, vector, a, ws[v], builder.load(sums[r][v])), sums[r][v])
+    w, scales = builder.gep(w, [w_at]), builder.gep(scales, [scales_at])
+    codes = ir.VectorType(ir.IntType(8), vector.count)
 
-    mask = lanes_below(builder, vector, builder.sub(width, I64((V - 1) * vector.count)))
-    for r in range(R):
-        row = builder.gep(out, [builder.add(out_at, builder.mul(out_step, I64(r)))])
+    def step(k, weights):
+        """One number of x and of each row of the tile, with VECTORS vectors of W."""
+        for r in range(R):
+            a = in_every_lane(builder, vector, builder.load(builder.gep(x_rows[r], [k])))
+            for v in range(V):
+                builder.store(multiply_add(builder, vector, a, weights[v], builder.load(sums[r][v])), sums[r][v])
+
+    def part(v):
+        return I64(v * vector.count)
+
+    if w.type.pointee == codes.element:
+        with cgutils.for_range(builder, builder.udiv(depth, I64(CODED))) as outer:
+            row = builder.mul(outer.index, w_step)
+            ds = [builder.load(vector_at(scales, builder.add(row, part(v))), align=size) for v in range(V)]
+            with cgutils.for_range(builder, I64(CODED)) as inner:
+                k = builder.add(builder.mul(outer.index, I64(CODED)), inner.index)
+                here = [builder.gep(w, [builder.add(builder.mul(k, w_step), part(v))]) for v in range(V)]
+                qs = [builder.load(builder.bitcast(at, codes.as_pointer()), align=1) for at in here]
+                wide = [builder.sext(q, ir.VectorType(I32, vector.count)) for q in qs]
+                step(k, [builder.fmul(builder.sitofp(q, vector), d) for q, d in zip(wide, ds, strict=True)])
+    else:
+        with cgutils.for_range(builder, depth) as loop:
+            row = builder.mul(loop.index, w_step)
+            step(loop.index, [builder.load(vector_at(w, builder.add(row, part(v))), align=size) for v in range(V)])
+
+    last = lanes_below(builder, vector, builder.sub(width, I64((V - 1) * vector.count)))
+    masks = [ir.Constant(last.type, [1] * vector.count)] * (V - 1) + [last]
+    with builder.if_then(more):
+        for r in range(R):
+            for v in range(V):
+                before = masked(builder, "load", vector, place(r, v), I32(size), masks[v], zero)
+                builder.store(builder.fadd(before, builder.load(sums[r][v])), sums[r][v])
+    with builder.if_then(biased):
         for v in range(V):
-            to, y = vector_at(row, I64(v * vector.count)), builder.load(sums[r][v])
-            inside = mask if v == V - 1 else ir.Constant(mask.type, [1] * vector.count)
-            before = masked(builder, "load", vector, to, I32(size), inside, zero)
-            y = builder.select(more, builder.fadd(before, y), y)
-            masked(builder, "store", vector, y, to, I32(size), inside)
+            at = vector_at(bias, builder.add(bias_at, I64(v * vector.count)))
+            b = masked(builder, "load", vector, at, I32(size), masks[v], zero)
+            for r in range(R):
+                builder.store(builder.fadd(builder.load(sums[r][v]), b), sums[r][v])
+    for r in range(R):
+        for v in range(V):
+            masked(builder, "store", vector, builder.load(sums[r][v]), place(r, v), I32(size), masks[v])

@@ -168,8 +168,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     norm = "layer_norm_rms_epsilon" if traits.norm == "rms" else "layer_norm_epsilon"
     n_swa = read_window(keys, traits)
     n_head_kv, conv_layers = read_head_count_kv(keys, n_layer, n_head, traits)
-    freq_base = keys.float("rope.freq_base", 10000.0, positive)
-    factor = keys.float("rope.scaling.factor", keys.float("rope.scale_linear", 0.0)) or 1.0
+    n_embd_head = keys.uint("attention.key_length", n_embd // n_head, least=1)
     hp = Hparams(
         arch=arch,
         n_vocab=len(md.strings("tokenizer.ggml.tokens")),
@@ -178,7 +177,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         n_layer=n_layer,
         n_head=n_head,
         n_head_kv=n_head_kv,
-        n_embd_head=keys.uint("attention.key_length", n_embd // n_head, least=1),
+        n_embd_head=n_embd_head,
         n_ff=keys.uint("feed_forward_length"),
         n_token_types=md.uint("tokenizer.ggml.token_type_count", 0),
         n_cls_out=len(md.strings(f"{arch}.classifier.output_labels", ())) or 1,
@@ -187,17 +186,6 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         causal=not traits.encoder and md.flag(f"{arch}.attention.causal", True),
         n_swa=n_swa,
         swa_layers=read_pattern(keys, n_layer, traits) if n_swa and not traits.short_conv else (False,) * n_layer,
-        n_rot=keys.uint("rope.dimension_count", keys.uint("attention.key_length", n_embd // n_head))
-        if traits.rope != "none"
-        else 0,
-        rope_pairs="norm" if traits.rope == "norm" else "neox",
-        rope_freq_base=freq_base,
-        rope_freq_base_swa=keys.float("rope.freq_base_swa", traits.freq_base_swa or freq_base, positive),
-        rope_scaling=md.string(f"{arch}.rope.scaling.type", "linear"),
-        rope_factor=factor,
-        rope_factor_swa=factor if traits.scaled_swa else 1.0,
-        rope_attn_factor=keys.float("rope.scaling.attn_factor", 1.0),
-        n_ctx_orig=keys.uint("rope.scaling.original_context_length", n_ctx, most=2**32 - 1),
         n_expert=keys.uint("expert_count", 0, most=MAX_EXPERTS),
         n_expert_used=keys.uint("expert_used_count", 0),
         moe_layers=read_moe_layers(keys, n_layer, traits),
@@ -209,15 +197,14 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         labels=tuple(md.strings(f"{arch}.classifier.output_labels", ())),
         pooling_cls=read_pooling(keys, "classifier.pooling_type"),
         conv_layers=conv_layers,
+        **read_rope(keys, n_ctx, n_embd_head, traits),
         **read_rare(keys, n_embd, traits),
     )
     check(hp, keys)
     check_experts(hp, keys, traits)
     check_heads(hp, keys, traits)
     check_rare(hp, keys)
-    if traits.rope != "none" and traits.turns_whole_heads and hp.n_rot != hp.n_embd_head:
-        hint = f"this architecture turns whole heads, {hp.n_embd_head} channels"
-        raise ModelError(f"{f.path}: {arch}.rope.dimension_count is {hp.n_rot}", hint=hint)
+    check_rope(hp, keys, traits)
     return hp
 
 
@@ -237,6 +224,23 @@ def read_head_count_kv(keys: Keys, n_layer: int, n_head: int, traits: Traits) ->
         hint = "0 for a convolution, and one other number for all layers with attention; both must be there"
         raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=hint)
     return heads[0], tuple(n == 0 for n in counts)
+
+
+def read_rope(keys: Keys, n_ctx: int, n_embd_head: int, traits: Traits) -> dict[str, Any]:
+    """What {arch}.rope.* says, by its name in `Hparams`."""
+    freq_base = keys.float("rope.freq_base", 10000.0, positive)
+    factor = keys.float("rope.scaling.factor", keys.float("rope.scale_linear", 0.0)) or 1.0
+    return {
+        "n_rot": keys.uint("rope.dimension_count", n_embd_head) if traits.rope != "none" else 0,
+        "rope_pairs": "norm" if traits.rope == "norm" else "neox",
+        "rope_freq_base": freq_base,
+        "rope_freq_base_swa": keys.float("rope.freq_base_swa", traits.freq_base_swa or freq_base, positive),
+        "rope_scaling": keys.md.string(f"{keys.arch}.rope.scaling.type", "linear"),
+        "rope_factor": factor,
+        "rope_factor_swa": factor if traits.scaled_swa else 1.0,
+        "rope_attn_factor": keys.float("rope.scaling.attn_factor", 1.0),
+        "n_ctx_orig": keys.uint("rope.scaling.original_context_length", n_ctx, most=2**32 - 1),
+    }
 
 
 def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
@@ -364,6 +368,13 @@ def check_heads(hp: Hparams, keys: Keys, traits: Traits) -> None:
     for key, size in (sizes | {"rope.dimension_count": hp.n_rot}).items():
         if keys.uint(f"{key}_swa", size) != size:
             raise ModelError(f"{where}.{key}_swa: layers with a window whose heads differ are not computed")
+
+
+def check_rope(hp: Hparams, keys: Keys, traits: Traits) -> None:
+    """Refuse heads that turn in part where llama.cpp's graph turns whole ones."""
+    if traits.rope != "none" and traits.turns_whole_heads and hp.n_rot != hp.n_embd_head:
+        hint = f"this architecture turns whole heads, {hp.n_embd_head} channels"
+        raise ModelError(f"{keys.path}: {hp.arch}.rope.dimension_count is {hp.n_rot}", hint=hint)
 
 
 def check_rare(hp: Hparams, keys: Keys) -> None:

@@ -21,6 +21,7 @@ from refembed.gguf import GGUFWriter
 from refembed.gguf.quants import quant_type
 from refembed.kernels.quantize import quantize
 from refembed.model import ARCHITECTURES
+from refembed.model.hparams import Traits
 from refembed.model.weights import Layers, declared
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -76,57 +77,75 @@ def synthetic(
     module, K = ARCHITECTURES[arch], K or H
     if arch == "bert" or module.TRAITS.heads in ("fill", "equal"):
         D = C // H
-    rms = module.TRAITS.norm == "rms"
-    facts: dict[str, tuple[Any, str]] = {
-        "block_count": (n_layer, "UINT32"),
-        "context_length": (P, "UINT32"),
-        "embedding_length": (C, "UINT32"),
-        "feed_forward_length": (F, "UINT32"),
-        "attention.head_count": (H, "UINT32"),
-        f"attention.layer_norm_{'rms_' if rms else ''}epsilon": (1e-6, "FLOAT32"),
-    }
-    if module.TRAITS.rope != "none" or module.TRAITS.heads == "own":
-        facts |= {f"attention.{x}_length": (D, "UINT32") for x in ("key", "value")}
-        facts |= {"attention.head_count_kv": (K, "UINT32"), "rope.dimension_count": (D, "UINT32")}
-    if module.TRAITS.window != "none":
-        facts["attention.sliding_window"] = (window, "UINT32")
-    if arch == "t5encoder":
-        facts["attention.relative_buckets_count"] = (n_buckets, "UINT32")
-    if arch in ("granite", "granitemoe"):
-        facts["logit_scale"] = (8.0, "FLOAT32")
-    if module.TRAITS.mrope:
-        facts["rope.dimension_sections"] = ([-(-D // 6)] * 3 + [0], "ARRAY[INT32]")
-    if module.TRAITS.short_conv:
-        facts["shortconv.l_cache"] = (conv, "UINT32")
-        facts["attention.head_count_kv"] = ([K if il % 3 == 1 else 0 for il in range(n_layer)], "ARRAY[UINT32]")
-    if X:
-        facts |= {"expert_count": (X, "UINT32"), "expert_used_count": (n_used, "UINT32")}
-        facts |= {"moe_every_n_layers": (2, "UINT32")} if module.TRAITS.experts == "every n" else {}
-    if pooling is not None:
-        facts["pooling_type"] = (pooling, "UINT32")
+    dims = {"C": C, "H": H, "K": K, "D": D, "F": F, "P": P, "V": V, "X": X, "types": types}
+    dims |= {"n_layer": n_layer, "n_used": n_used, "n_buckets": n_buckets, "conv": conv, "window": window}
+    facts = facts_of(arch, module.TRAITS, dims) | ({} if pooling is None else {"pooling_type": (pooling, "UINT32")})
+    facts |= dict(keys or {})
     w = GGUFWriter(arch)
     name = "synthetic " + ("phi 3" if arch == "phi3" else arch)  # of "phi3" llama.cpp expects that model's tokens
     w.add("general.name", name, "STRING")
-    facts |= dict(keys or {})
     for key, (value, kind) in facts.items():
         w.add(f"{arch}.{key}", value, kind)
     add_vocabulary(w, V, types)
-    sizes = {"V": V, "C": C, "P": P, "F": F, "D": D, "HD": H * D, "KD": K * D, "HD+2KD": (H + 2 * K) * D, "3C": 3 * C}
-    sizes |= {"2F": 2 * F, "C+2KD": C + 2 * K * D, "H": H, "buckets": n_buckets}
-    sizes |= {f"dense_{i}": facts.get(f"dense_{i}_feat_{end}", (0, ""))[0] for i, end in ((2, "out"), (3, "in"))}
-    sizes |= {"types": types, "rot/2": D // 2, "X": X, "1": 1, "F|2F": F << wide}
-    sizes |= {"R": len(facts.get("classifier.output_labels", ([""], ""))[0])}
-    sizes |= {"conv": conv, "out": facts.get("embedding_length_out", (C, ""))[0]}
-    sizes |= {"shexp": facts.get("expert_shared_feed_forward_length", (0, ""))[0]}
-    n = facts.get("moe_every_n_layers", (1, ""))[0]
-    moe = {il for il in range(n_layer) if X and (module.TRAITS.experts == "all" or il % n == 1)}
-    heads_kv = facts.get("attention.head_count_kv", (K, ""))[0]
-    convolutions = {il for il, count in enumerate(heads_kv) if not count} if isinstance(heads_kv, list) else set()
-    layers = {"moe": moe, "dense": set(range(n_layer)) - moe, "shared": moe if sizes["shexp"] else set()}
-    layers |= {"conv": convolutions, "attention": set(range(n_layer)) - convolutions}
-    layers |= {"longrope": {0}, "not longrope": {0}}  # what is asked for is written
+    sizes = sizes_of(dims, facts, wide)
+    layers = layers_of(module.TRAITS, dims, facts)
     add_tensors(w, module.Weights, n_layer, sizes, optional, seed, type_name, layers)
     return w.write(path)
+
+
+def facts_of(arch: str, traits: Traits, dims: Mapping[str, int]) -> dict[str, tuple[Any, str]]:
+    """Keys of the architecture, without its name: the arguments of `synthetic`, as far as it reads them."""
+    K, D, n_layer = dims["K"], dims["D"], dims["n_layer"]
+    facts: dict[str, tuple[Any, str]] = {
+        "block_count": (n_layer, "UINT32"),
+        "context_length": (dims["P"], "UINT32"),
+        "embedding_length": (dims["C"], "UINT32"),
+        "feed_forward_length": (dims["F"], "UINT32"),
+        "attention.head_count": (dims["H"], "UINT32"),
+        f"attention.layer_norm_{'rms_' if traits.norm == 'rms' else ''}epsilon": (1e-6, "FLOAT32"),
+    }
+    if traits.rope != "none" or traits.heads == "own":
+        facts |= {f"attention.{x}_length": (D, "UINT32") for x in ("key", "value")}
+        facts |= {"attention.head_count_kv": (K, "UINT32"), "rope.dimension_count": (D, "UINT32")}
+    if traits.window != "none":
+        facts["attention.sliding_window"] = (dims["window"], "UINT32")
+    if arch == "t5encoder":
+        facts["attention.relative_buckets_count"] = (dims["n_buckets"], "UINT32")
+    if arch in ("granite", "granitemoe"):
+        facts["logit_scale"] = (8.0, "FLOAT32")
+    if traits.mrope:
+        facts["rope.dimension_sections"] = ([-(-D // 6)] * 3 + [0], "ARRAY[INT32]")
+    if traits.short_conv:
+        facts["shortconv.l_cache"] = (dims["conv"], "UINT32")
+        facts["attention.head_count_kv"] = ([K if il % 3 == 1 else 0 for il in range(n_layer)], "ARRAY[UINT32]")
+    if dims["X"]:
+        facts |= {"expert_count": (dims["X"], "UINT32"), "expert_used_count": (dims["n_used"], "UINT32")}
+        facts |= {"moe_every_n_layers": (2, "UINT32")} if traits.experts == "every n" else {}
+    return facts
+
+
+def sizes_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], wide: bool) -> dict[str, int]:
+    """Letter -> number, for the shapes that architectures declare, as `Hparams.sizes` has them for a file."""
+    C, H, K, D, F = (dims[letter] for letter in "CHKDF")
+    sizes = {letter: dims[letter] for letter in ("V", "C", "P", "F", "D", "H", "X", "types", "conv")}
+    sizes |= {"HD": H * D, "KD": K * D, "HD+2KD": (H + 2 * K) * D, "C+2KD": C + 2 * K * D, "3C": 3 * C, "2F": 2 * F}
+    sizes |= {"rot/2": D // 2, "buckets": dims["n_buckets"], "F|2F": F << wide, "1": 1}
+    sizes |= {f"dense_{i}": facts.get(f"dense_{i}_feat_{end}", (0, ""))[0] for i, end in ((2, "out"), (3, "in"))}
+    sizes |= {"R": len(facts.get("classifier.output_labels", ([""], ""))[0])}
+    sizes |= {"out": facts.get("embedding_length_out", (C, ""))[0]}
+    return sizes | {"shexp": facts.get("expert_shared_feed_forward_length", (0, ""))[0]}
+
+
+def layers_of(traits: Traits, dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]]) -> Layers:
+    """Kind of layer -> their numbers, as `Hparams.layers` has them for a file."""
+    every = set(range(dims["n_layer"]))
+    n = facts.get("moe_every_n_layers", (1, ""))[0]
+    moe = {il for il in every if dims["X"] and (traits.experts == "all" or il % n == 1)}
+    heads_kv = facts.get("attention.head_count_kv", (dims["K"], ""))[0]
+    conv = {il for il, count in enumerate(heads_kv) if not count} if isinstance(heads_kv, list) else set()
+    shared = moe if facts.get("expert_shared_feed_forward_length", (0, ""))[0] else set()
+    kinds = {"moe": moe, "dense": every - moe, "shared": shared, "conv": conv, "attention": every - conv}
+    return kinds | {"longrope": {0}, "not longrope": {0}}  # what is asked for is written
 
 
 def vocabulary(V: int) -> list[str]:

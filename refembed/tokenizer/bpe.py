@@ -24,11 +24,10 @@ from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START
 from refembed.tokenizer.bytetokens import ByteTokens
 from refembed.tokenizer.pretokenize import defaults_of
+from refembed.tokenizer.remembered import Remembered
 from refembed.tokenizer.unicode import decode
 from refembed.tokenizer.vocab import Vocab
 
-KEPT_WORDS = 1 << 16  # remembered at most, so that no text makes memory grow for good
-KEPT_LENGTH = 32  # characters: longer words hardly come twice
 FEW = 48  # symbols: up to here looking through all pairs is quicker than a heap
 
 # GPT-2's alphabet: the visible characters of Latin-1 are themselves, the 68 other bytes U+0100 to U+0143 in order.
@@ -57,9 +56,9 @@ class BPE(ByteTokens):
         cutters = self.pre.cutters()
         if self.pre.escape_spaces and not self.pre.word_starts:
             cutters.append(seams(self.ranks))
-        self.words = Words(self.match)
+        self.words = Remembered(self.match)  # one for each stage of the pre-tokenizer
         for cut in reversed(cutters):
-            self.words = Words(functools.partial(through, cut, self.words))
+            self.words = Remembered(functools.partial(through, cut, self.words))
 
     def encode_text(self, text: bytes) -> list[int]:
         """Spaces as the model spells them, then `encode_spelt`."""
@@ -192,26 +191,10 @@ def merge_many(symbols: list[bytes], ranks: dict[bytes, int]) -> list[bytes]:
     return [s for s in symbols if s]
 
 
-# -- remembering -----------------------------------------------------------------------------------------------------
+# -- cutting pieces further ------------------------------------------------------------------------------------------
 
 
-class Words(dict[str, tuple[int, ...]]):
-    """Piece -> ids: filled as they occur, started anew when full. One for each stage of the pre-tokenizer."""
-
-    def __init__(self, find: Callable[[str], tuple[int, ...]]) -> None:
-        super().__init__()
-        self.find = find
-
-    def __missing__(self, piece: str) -> tuple[int, ...]:
-        ids = self.find(piece)
-        if len(piece) <= KEPT_LENGTH:
-            if len(self) >= KEPT_WORDS:
-                self.clear()
-            self[piece] = ids
-        return ids
-
-
-def through(cut: Callable[[str], list[str]], finer: Words, piece: str) -> tuple[int, ...]:
+def through(cut: Callable[[str], list[str]], finer: Remembered, piece: str) -> tuple[int, ...]:
     """Ids of a piece that is cut further."""
     return tuple(chain.from_iterable(map(finer.__getitem__, cut(piece))))
 

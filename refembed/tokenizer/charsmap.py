@@ -1,7 +1,7 @@
 """The charsmap of a "t5" vocabulary: which sequences of bytes are replaced by which, mostly Unicode's NFKC.
 
-`tokenizer.ggml.precompiled_charsmap` is SentencePiece's format: 4 bytes n; n bytes of a double-array trie (Kanda 2018,
-"XCDA"), 4 bytes a unit; then the replacements, each ended by a NUL. The bits of a unit:
+`tokenizer.ggml.precompiled_charsmap` is SentencePiece's format: 4 bytes n; n bytes of a double-array trie (llama.cpp
+calls it an XCDA), 4 bytes a unit; then the replacements, each ended by a NUL. The bits of a unit:
 
     0-7 and 31   the byte that leads here, bit 31 clear          10-30   where the next bytes lie: their base,
     8            a key ends here                                 9       shifted left by 8 if this is set

@@ -8,19 +8,18 @@ across, and each side is tokenized as if the other were not there:
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Ids: TypeAlias = "tuple[int, ...]"
+from refembed.tokenizer.remembered import Ids, Remembered
 
 FILTER_LOG2 = 22  # places. Real vocabularies have up to 80,000 pairs of neighbours
 HIGH, LOW = np.uint32(32 - FILTER_LOG2), np.uint32((1 << FILTER_LOG2) - 1)
 FACTORS = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)  # odd, with bits all over
-KEPT_PARTS = 1 << 16  # remembered at most, so that no text makes memory grow for good
 KEPT_LENGTH = 64  # characters: longer parts hardly come twice
 
 
@@ -52,20 +51,14 @@ def places(text: str) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     return mixed >> HIGH, mixed & LOW
 
 
-class Parts(dict[str, Ids]):
-    """Part of a text -> ids: filled as they occur, started anew when full."""
+def remember(tokenize: Callable[[bytes], list[int]]) -> Remembered:
+    """Part of a text -> ids, by a tokenizer of bytes."""
+    return Remembered(functools.partial(ids_of, tokenize), KEPT_LENGTH)
 
-    def __init__(self, tokenize: Callable[[bytes], list[int]]) -> None:
-        super().__init__()
-        self.tokenize = tokenize
 
-    def __missing__(self, part: str) -> Ids:
-        ids = tuple(self.tokenize(part.encode()))
-        if len(part) <= KEPT_LENGTH:
-            if len(self) >= KEPT_PARTS:
-                self.clear()
-            self[part] = ids
-        return ids
+def ids_of(tokenize: Callable[[bytes], list[int]], part: str) -> Ids:
+    """Ids of a part."""
+    return tuple(tokenize(part.encode()))
 
 
 def sizes(tokens: Iterable[bytes]) -> dict[int, tuple[int, ...]]:

@@ -20,7 +20,7 @@ import numpy as np
 from refembed.errors import ModelError
 from refembed.tokenizer.base import WORD_START
 from refembed.tokenizer.bytetokens import ByteTokens
-from refembed.tokenizer.seams import Parts, Seams
+from refembed.tokenizer.seams import Seams, remember
 from refembed.tokenizer.special import Fragment
 from refembed.tokenizer.vocab import Vocab
 
@@ -40,7 +40,7 @@ class SPM(ByteTokens):
         self.ranks: list[float] = (-vocab.scores).tolist()  # the lowest merges first
         self.seams = Seams(vocab.tokens)
         self.has_broken_tokens = not is_utf8(b"\0".join(vocab.tokens))
-        self.parts = Parts(self.merge)
+        self.parts = remember(self.merge)
 
     def encode_fragments(self, fragments: Sequence[Fragment]) -> list[int]:
         """Each raw fragment on its own; one that follows no other raw fragment may get a space in front."""

@@ -20,7 +20,7 @@ from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START
 from refembed.tokenizer.bytetokens import ByteTokens
 from refembed.tokenizer.charsmap import Charsmap, read_charsmap
-from refembed.tokenizer.seams import Parts, Seams, sizes
+from refembed.tokenizer.seams import Seams, remember, sizes
 from refembed.tokenizer.unicode import REPLACEMENT
 from refembed.tokenizer.vocab import Vocab
 
@@ -48,7 +48,7 @@ class Unigram(ByteTokens):
         self.unk_score = unknown_score(vocab.scores[vocab.types == NORMAL])
         self.sizes = sizes(self.tokens)
         self.seams = Seams(self.tokens)
-        self.parts = Parts(self.best_path)
+        self.parts = remember(self.best_path)
         self.most = exact_length(self.tokens, self.unk_score)
 
     def encode_text(self, text: bytes) -> list[int]:

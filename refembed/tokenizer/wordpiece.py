@@ -15,6 +15,7 @@ import numpy as np
 from refembed.errors import ModelError
 from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START, Tokenizer
+from refembed.tokenizer.remembered import Remembered
 from refembed.tokenizer.unicode import REPLACEMENT, SPACES, category, decode, first_decomposed, lower
 from refembed.tokenizer.vocab import Vocab
 
@@ -31,8 +32,6 @@ IDEOGRAPHS = (
 )
 
 KEPT_CHARACTERS = 1 << 14  # remembered at most, so that no text makes memory grow for good
-KEPT_WORDS = 1 << 16
-KEPT_LENGTH = 32  # characters: longer words hardly come twice
 
 
 class WordPiece(Tokenizer):
@@ -42,7 +41,7 @@ class WordPiece(Tokenizer):
         super().__init__(vocab, where)
         check_no_bytes(vocab, where)
         self.characters = Characters(vocab.lowercase, vocab.strip_accents)
-        self.words = Words(self)
+        self.words = Remembered(self.match)
         self.sizes = sorted(set(map(len, vocab.tokens)), reverse=True)  # of tokens, in bytes
 
     def front(self) -> list[int]:
@@ -114,19 +113,3 @@ class Characters(dict[int, "str | None"]):
         char = chr(lower(cp) if self.lowercase else cp)
         alone = kind == "P" or (kind == "S" and cp < 0x7F) or any(a <= cp <= b for a, b in IDEOGRAPHS)
         return f" {char} " if alone else char
-
-
-class Words(dict[str, tuple[int, ...]]):
-    """Word -> ids: filled as they occur, started anew when full."""
-
-    def __init__(self, tokenizer: WordPiece) -> None:
-        super().__init__()
-        self.match = tokenizer.match
-
-    def __missing__(self, word: str) -> tuple[int, ...]:
-        ids = self.match(word)
-        if len(word) <= KEPT_LENGTH:
-            if len(self) >= KEPT_WORDS:
-                self.clear()
-            self[word] = ids
-        return ids

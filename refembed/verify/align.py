@@ -14,6 +14,8 @@ Traces carry llama.cpp's names, and those need five rules:
 5. Decoders run with a KV cache, read in blocks of 256 cells, and compute the next token's logits unasked. Scores of
    cells that hold no token are cut off (`without_empty_cells`), `result_output` is left out: no embedding needs them.
 
+A run with LoRA adapters is aligned after `without_lora`: what an adapter adds belongs to the product it is added to.
+
 Mirrors how nodes get their names: ggml_build_forward_expand in ggml/src/ggml.c, graph_get_cb in src/llama-context.cpp.
 """
 
@@ -103,6 +105,21 @@ def without_empty_cells(trace: Trace) -> Trace:
     """
     taps = [cut(tap) if SCORES.match(tap.name) else tap for tap in trace.taps]
     return trace if all(a is b for a, b in zip(taps, trace.taps, strict=True)) else replace(trace, taps=taps)
+
+
+def without_lora(trace: Trace) -> Trace:
+    """The trace with the inner nodes of W x + scale B (A x) named as views are, so that only the sum is left to pair.
+
+    They have no names of their own, and four in a row have the same shape.
+    """
+    nodes, inner = trace.meta["nodes"], set[int]()
+    for i, node in enumerate(nodes):
+        factor = any(isinstance(s, str) and s.endswith((".lora_a", ".lora_b")) for s in node["sources"])
+        if factor or (trace.taps[i].op == "SCALE" and set(node["sources"]) & inner):
+            inner.add(i)
+        elif trace.taps[i].op == "ADD" and node["sources"][1] in inner:
+            inner.add(node["sources"][0])
+    return replace(trace, taps=[t._replace(name="lora (view)") if i in inner else t for i, t in enumerate(trace.taps)])
 
 
 def cut(tap: Tap) -> Tap:

@@ -19,6 +19,7 @@ from refembed.heads import check_dense, check_rank
 from refembed.model import ARCHITECTURES, Model, load_model
 from refembed.model.hparams import POOLING_NAMES
 from refembed.model.unsupported import UNSUPPORTED
+from refembed.prompts import find
 from refembed.tokenizer import Tokenizer, load_tokenizer
 from refembed.tokenizer.pairs import TEMPLATE
 from refembed.tokenizer.pretokenize import TABLE
@@ -285,6 +286,21 @@ def norms(p: Patient) -> Iterator[Finding]:
             yield Finding("error" if eps <= 0 else "warning", "norms", says, "check it against config.json", key)
 
 
+def prompts(p: Patient) -> Iterator[Finding]:
+    """What stands before each text. A reranker has none: its pairs are made otherwise."""
+    if p.pooling == "rank":
+        return
+    try:
+        known = find(p.f)
+    except RefembedError as e:
+        yield Finding("warning", "prompts", brief(str(e), p), e.hint or "mend it, or move it away")
+        return
+    if known is not None:
+        names = "|".join(known.prompts)
+        do = f"ask for one of them, refembed embed --prompt-name {names}; with other programs write it before each text"
+        yield Finding("note", "prompts", known.says(), do)
+
+
 def special_tokens(p: Patient) -> Iterator[Finding]:
     """BOS, EOS, SEP: see `doctor_tokens`, imported when asked for."""
     from refembed.verify.doctor_tokens import check_tokens
@@ -300,5 +316,6 @@ def weights_types(p: Patient) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    loads, pooling, attention, heads, modules, length, special_tokens, pre_tokenizer, norms, weights_types, split_files,
+    loads, pooling, attention, heads, modules, length, special_tokens, pre_tokenizer, prompts, norms, weights_types,
+    split_files,
 )  # fmt: skip

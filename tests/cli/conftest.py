@@ -15,7 +15,8 @@ import pytest
 
 from refembed import Embedder
 from refembed.cli import run
-from refembed.gguf import GGUFWriter, StringArray, open_gguf
+from refembed.gguf import open_gguf
+from tests.copies import copied
 
 
 class Result(NamedTuple):
@@ -64,19 +65,9 @@ def e(tiny: Path) -> Embedder:
 @pytest.fixture(scope="session")
 def broken(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with one NaN and one infinity in the row of "hello"."""
-    f, w = open_gguf(tiny), GGUFWriter("bert")
-    for key in f.metadata:
-        if key != "general.architecture":
-            value = f.metadata[key]
-            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
-    for t in f.tensors.values():
-        x = t.dequantize().copy()
-        if t.name == "token_embd.weight":
-            x[12, :2] = np.nan, np.inf
-        w.add_tensor(t.name, x, t.shape, "F32")
-    path = tmp_path_factory.mktemp("broken") / "broken.gguf"
-    w.write(path)
-    return path
+    x = open_gguf(tiny).tensors["token_embd.weight"].dequantize().copy()
+    x[12, :2] = np.nan, np.inf
+    return copied(tiny, tmp_path_factory.mktemp("broken") / "broken.gguf", tensors={"token_embd.weight": x})
 
 
 # Of programs: stdout buffered, as users have it

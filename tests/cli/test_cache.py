@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
-from refembed.gguf import GGUFWriter, StringArray, open_gguf
 from tests.cli.conftest import ENVIRONMENT, Cli
+from tests.copies import copied
 
 TEXTS = ["hello", "the cat", "", "hello"]
 
@@ -35,16 +35,7 @@ def texts(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def e5(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model under a name that has prompts."""
-    f, w = open_gguf(tiny), GGUFWriter("bert")
-    for key in f.metadata:
-        value = "e5-base-v2" if key == "general.name" else f.metadata[key]
-        if key != "general.architecture":
-            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
-    for t in f.tensors.values():
-        w.add_tensor(t.name, t.dequantize().copy(), t.shape, "F32")
-    path = tmp_path_factory.mktemp("e5") / "e5.gguf"
-    w.write(path)
-    return path
+    return copied(tiny, tmp_path_factory.mktemp("e5") / "e5.gguf", {"general.name": ("e5-base-v2", "STRING")})
 
 
 @pytest.mark.parametrize("form", ["text", "json", "jsonl", "csv", "npy", "raw"])
@@ -101,7 +92,8 @@ def test_no_cache_and_no_cache_of_ours_are_one_error(cli: Cli, tiny: Path, tmp_p
 def test_a_known_model_without_a_prompt_gets_one_note_and_no_prefix(cli: Cli, e5: Path, e: Embedder) -> None:
     r = cli("embed", "-m", e5, "--numerics", "exact", "--format", "npy", "hello")
     assert r.err.count("note:") == 1
-    assert 'trained with prompts: query "query: ", document "passage: "; none is added (--prompt-name' in r.err
+    assert 'trained with prompts: query "query: ", document "passage: " (https://huggingface.co/intfloat/' in r.err
+    assert "; none is added (--prompt-name query|document|none)" in r.err
     assert r.raw.endswith(e.embed("hello").tobytes())
     for args in (["-q"], ["--prompt-name", "none"], ["--prefix", ""]):
         quiet = cli("embed", "-m", e5, "--numerics", "exact", "--format", "npy", "hello", *args)

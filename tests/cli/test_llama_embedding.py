@@ -7,14 +7,12 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from refembed.cli.llama_embedding import unescaped
-from refembed.kernels.ggml.profile import PROFILES
 from tests.cli.conftest import Cli, program
 from tests.llama_embedding_cases import CASES, FOUR, prepare
 from tests.record_llama_embedding import FILE
@@ -30,15 +28,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recorded program is the wheel's profile but for a product in flash attention that its compiler fused."""
-    monkeypatch.setitem(PROFILES, "avx2", replace(PROFILES["avx2"], fa_sum_fma=True))
+# The recorded program is the wheel's profile but for a sum in flash attention that its compiler fused
+GGML = ("--numerics", "ggml", "--profile", "avx2-gcc12")
 
 
 def ours(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, case: dict[str, Any], *more: str) -> Any:
     monkeypatch.chdir(folder)
-    return cli("embed", "-m", f"{case['model']}.gguf", "--numerics", "ggml", *case["args"], *more)
+    numerics = () if "--numerics" in more else GGML
+    return cli("embed", "-m", f"{case['model']}.gguf", *numerics, *case["args"], *more)
 
 
 def test_every_case_is_recorded() -> None:
@@ -84,7 +81,7 @@ def test_what_differs_on_purpose(cli: Cli, folder: Path, monkeypatch: pytest.Mon
     assert (disabled["code"], disabled["stdout"]) == (0, "")
     r = ours(cli, folder, monkeypatch, disabled)
     assert (r.code, r.err) == (0, "")
-    assert r.raw == cli("embed", "-m", "bert.gguf", "--numerics", "ggml", "-p", "a").raw != b""
+    assert r.raw == cli("embed", "-m", "bert.gguf", *GGML, "-p", "a").raw != b""
     assert negative["code"] == 0
     r = ours(cli, folder, monkeypatch, negative)
     assert (r.code, r.raw) == (1, b"")
@@ -142,7 +139,7 @@ def test_either_sides_texts_and_formats_go_together(cli: Cli, folder: Path, monk
 
 def test_standard_input_is_a_file(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    args = ["embed", "-m", "bert.gguf", "--numerics", "ggml", *asked("raw")]
+    args = ["embed", "-m", "bert.gguf", *GGML, *asked("raw")]
     assert cli(*args, stdin=(folder / "lines.txt").read_bytes()).raw == cli(*args, "-f", "lines.txt").raw
     assert cli(*args).raw == cli(*args, "-p", "").raw
 

@@ -168,20 +168,33 @@ def test_a_tensor_may_be_a_function_that_is_called_when_its_turn_comes(path):
     assert called == [True]
 
 
-def test_keys_of_an_open_file_can_be_copied_one_by_one(path, tmp_path):
+def test_keys_of_an_open_file_can_be_copied(path, tmp_path):
     """The copy, byte for byte, is the file it came from."""
     source = tmp_path / "source.gguf"
     source.write_bytes(files.sample(nested=True)[0])
     f = open_gguf(source)
     w = GGUFWriter(f.metadata.string("general.architecture"), alignment=f.alignment)
-    for key in f.metadata:
-        if key not in ("general.architecture", "general.alignment"):
-            value = f.metadata.raw_string(key) if f.metadata.type_name(key) == "STRING" else f.metadata[key]
-            w.add(key, value, f.metadata.type_name(key))
+    w.copy_keys(f.metadata)
     for t in f.tensors.values():
         w.add_tensor(t.name, t.raw, t.shape, t.type.name)
     w.write(path)
     assert path.read_bytes() == source.read_bytes()
+
+
+def test_keys_that_are_there_those_left_out_and_the_alignment_are_not_copied(path, tmp_path):
+    """What is not UTF-8 is copied as it stands."""
+    w = GGUFWriter("bert", alignment=64)
+    w.add("a.name", b"\xff", "STRING")
+    w.add("a.words", [b"\xfe", b""], "ARRAY[STRING]")
+    w.add("a.gone", 1, "UINT8")
+    source = open_gguf(w.write(tmp_path / "source.gguf")).metadata
+    w = GGUFWriter("llama")
+    w.add("a.more", 2, "UINT8")
+    w.copy_keys(source, {"a.gone"})
+    copy = open_gguf(w.write(path)).metadata
+    assert list(copy) == ["general.architecture", "a.more", "a.name", "a.words"]
+    assert copy.string("general.architecture") == "llama"
+    assert (copy.raw_string("a.name"), copy["a.words"].to_bytes()) == (b"\xff", [b"\xfe", b""])
 
 
 def test_writing_needs_no_memory_for_the_whole(path):

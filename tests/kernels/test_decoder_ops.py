@@ -15,7 +15,7 @@ from refembed.kernels import attention, jit_attention
 from refembed.kernels.fast import KINDS
 from refembed.kernels.ops import EVERYONE, Mask, Ops, load_ops
 from refembed.model.trace import Recorder, at_layer
-from tests.kernels.longhand import close, random, stored
+from tests.kernels.longhand import close, random, sees, slope, stored
 
 
 @pytest.fixture(scope="module", params=["exact", "fast"])
@@ -68,25 +68,6 @@ def test_the_gate_comes_first(ops: Ops) -> None:
         y = f(gate, up)
         assert abs(y[0, 0]) < 1e-10
         assert y[0, 1] < -80
-
-
-def sees(i: int, j: int, mask: Mask) -> bool:
-    """Whether query i sees key j, one rule after the other (enum llama_swa_type)."""
-    if mask.causal and j > i:
-        return False
-    if mask.window == 0:
-        return True
-    if mask.kind == "standard":
-        return i - j < mask.window
-    if mask.kind == "chunked":
-        return j >= i // mask.window * mask.window
-    return abs(i - j) <= mask.window // 2
-
-
-def slope(h: int, H: int, max_bias: float) -> float:
-    """The paper's: a power of two many heads share a geometric sequence, further heads take every other of the next."""
-    n = 2 ** math.floor(math.log2(H))
-    return float(2 ** (-max_bias / n * (h + 1)) if h < n else 2 ** (-max_bias / (2 * n) * (2 * (h - n) + 1)))
 
 
 def plain(

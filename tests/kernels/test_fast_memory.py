@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from refembed.errors import RequestError
 from refembed.gguf import BY_NAME, Tensor
-from refembed.kernels import attention, panels
+from refembed.kernels import attention, panels, products
 from refembed.kernels.exact import Exact
-from refembed.kernels.fast import Fast
+from refembed.kernels.fast import FEW, Fast
 from refembed.kernels.ops import Mask, Ops, load_ops
 from refembed.kernels.quantize import quantize
 from refembed.model.trace import Recorder, at_layer
@@ -42,8 +42,9 @@ def small_panels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def bytes_kept(ops: Any) -> int:
     """Of matrices that are not mapped."""
-    packed = getattr(ops, "packed", {})
-    return sum(x.nbytes for held in (ops.store.kept, packed) for x in held.values() if x.ndim > 1 and x.flags.writeable)
+    codes = [x for pair in getattr(ops, "codes", {}).values() if pair for x in pair]
+    held = [*ops.store.kept.values(), *getattr(ops, "packed", {}).values(), *codes]
+    return sum(x.nbytes for x in held if x.ndim > 1 and x.flags.writeable)
 
 
 @given(st.integers(1, 20_000), st.integers(1, 200_000))
@@ -64,7 +65,7 @@ def test_the_budget_changes_no_bits(kind: str, numerics: str, own: bool, monkeyp
     if own:
         monkeypatch.setattr("refembed.kernels.exact.rows_stand_alone", lambda n, k, dtype: False)
     w = quantised(random(1, 300, 512), kind)
-    x = random(2, 21, 512)
+    x = random(2, FEW + 7, 512)  # so many that codes are not used; for three rows they are
     want = x.astype(np.float64) @ w.dequantize().T.astype(np.float64)
     results = []
     for budget in (0, 1 << 30):
@@ -85,8 +86,34 @@ def test_matrices_are_kept_until_the_budget_is_spent(numerics: str) -> None:
         ops = load_ops(numerics, memory_budget=budget)
         for _ in range(2):
             for w in weights:
-                ops.linear(random(9, 2, 256).astype(ops.dtype), w)
+                ops.linear(random(9, FEW + 1, 256).astype(ops.dtype), w)
         assert bytes_kept(ops) == kept * one
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_0", "IQ4_NL"])
+def test_few_rows_read_codes_and_have_the_bits_of_many(kind: str) -> None:
+    w, x = quantised(random(1, 100, 96), kind), random(2, FEW + 1, 96)
+    ops = Fast()
+    many = ops.linear(x, w)
+    assert not ops.codes
+    for rows in (1, 3, FEW):
+        assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
+    codes, scales = ops.codes["w"] or (None, None)
+    assert np.array_equal(
+        codes.transpose(0, 2, 1).reshape(-1, 96)[:100]
+        * np.repeat(scales.transpose(0, 2, 1).reshape(-1, 3)[:100], 32, axis=1),
+        w.dequantize(),
+    )
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q4_K", "F16"])
+def test_weights_that_are_no_codes_times_scales_are_not_taken_for_such(kind: str) -> None:
+    """Q4_1 has a smallest value beside its scale: a code times the scale is not what the file says."""
+    w, ops = quantised(random(1, 64, 256), kind), Fast(memory_budget=1 << 20)
+    ops.linear(random(2, 3, 256), w)
+    assert ops.codes == {"w": None}
+    P = products.panel(4)
+    assert ops.store.room == (1 << 20) - -(-64 // P) * P * 256 * 4  # the room for codes is given back
 
 
 def test_float32_of_the_file_is_used_where_it_lies() -> None:

@@ -13,6 +13,7 @@ from refembed.errors import EngineError
 from refembed.verify.align import align
 from refembed.verify.engines.llamacpp import LlamaCpp
 from refembed.verify.replay import replay
+from tests.copies import without
 from tests.tiny import VOCAB, tiny_bert
 
 pytestmark = pytest.mark.oracle
@@ -54,19 +55,9 @@ def test_every_operation_of_every_variant_is_llama_cpps(variant: str, tmp_path: 
 
 def test_llama_cpp_refuses_what_we_refuse(tmp_path: Path) -> None:
     """A file with a tensor too few is no model to either."""
-    from refembed.gguf import GGUFWriter, open_gguf
-
-    f = open_gguf(tiny_bert(tmp_path / "t.gguf"))
-    w = GGUFWriter("bert")
-    for key in f.metadata:
-        if key != "general.architecture":
-            value, kind = f.metadata[key], f.metadata.type_name(key)
-            w.add(key, value.to_bytes() if kind == "ARRAY[STRING]" else value, kind)
-    for t in f.tensors.values():
-        if t.name != "blk.1.ffn_down.bias" and t.name != "blk.1.ffn_down.weight":
-            w.add_tensor(t.name, t.raw, t.shape, t.type.name)
-    w.write(tmp_path / "less.gguf")
+    path = tiny_bert(tmp_path / "t.gguf")
+    less = without(path, tmp_path / "less.gguf", "blk.1.ffn_down.weight", "blk.1.ffn_down.bias")
     with pytest.raises(EngineError):
-        LlamaCpp(tmp_path / "less.gguf").embed([[1, 2]])
+        LlamaCpp(less).embed([[1, 2]])
     with pytest.raises(Exception, match=r"missing    blk.1.ffn_down.weight"):
-        Embedder.load(tmp_path / "less.gguf")
+        Embedder.load(less)

@@ -10,53 +10,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from refembed import Embedder
 from refembed.errors import EngineError, ModelError
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.kernels.ops import load_ops
-from refembed.model import ARCHITECTURES, Model, load_model
+from refembed.model import ARCHITECTURES, load_model
 from refembed.model import moe as moe_module
-from refembed.model.batch import pack
 from refembed.model.moe import moe
-from refembed.model.trace import Recorder, Trace, at_layer
+from refembed.model.trace import Recorder, at_layer
 from refembed.model.weights import bind
 from refembed.testing.synthetic import synthetic
-from refembed.verify.align import align
 from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.copies import copied, with_keys
 from tests.model.bits import Bits, some_ids, unequal
+from tests.model.facts import (
+    bits_do_not_depend_on_the_batch,
+    differs_by_rounding_alone,
+    neither_loads_it_without,
+    neither_runs_it,
+    places_changed_by_token_20,
+    public_path_has_llama_cpps_bits_and_names,
+)
+from tests.model.faults import Fault, Traced, broken, first_wrong, traced_by
+from tests.model.keys import FUSED, FUSED_BIAS, IN_PART, LINEAR, LOOKS_BACK, QKV_BIAS, YARN
 from tests.model.live import Both
-from tests.model.test_decoders import without
-from tests.model.test_encoders_pre import Fault, broken
 
 LOCAL, LOCAL_GELU = 1e-6, 1.2e-3
 WHOLE, WHOLE_GELU = 8e-6, 4e-3
 
 ARCHS = ("jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe")
 TYPES, GATE, HEAD = {"token_types.weight"}, {"ffn_gate.weight"}, {"cls.weight", "cls.bias"}
-QKV_BIAS = {"attn_q.bias", "attn_k.bias", "attn_v.bias"}
-FUSED, FUSED_BIAS = {"attn_qkv.weight"}, {"attn_qkv.weight", "attn_qkv.bias"}
 UP_BIAS = {"ffn_up.bias"}
 FFN_BIAS = {"ffn_up.bias", "ffn_down.bias"}
 BIASES = FFN_BIAS | {"attn_output.bias"}
 QK_NORM = {f"attn_{x}_norm.{part}" for x in "qk" for part in ("weight", "bias")}
 NORM_2 = {"attn_norm_2.weight", "attn_norm_2.bias"}
 BASE = {"rope.freq_base": (1e3, "FLOAT32")}
-LINEAR = {"rope.scaling.type": ("linear", "STRING"), "rope.scaling.factor": (8.0, "FLOAT32")}
-YARN = {
-    "rope.scaling.type": ("yarn", "STRING"),
-    "rope.scaling.factor": (4.0, "FLOAT32"),
-    "rope.scaling.original_context_length": (32, "UINT32"),
-}
-IN_PART = {"rope.dimension_count": (4, "UINT32")}
-LOOKS_BACK = {"attention.causal": (True, "BOOL")}  # which encoders ignore
-WIDE = {"C": 96, "F": 64, "H": 3}  # whole blocks of 32 weights in every row
+WIDE = {"C": 96, "F": 64, "H": 3}  # whole blocks of 32 weights in every row; heads fill C
 WIDER = {"C": 256, "F": 256, "H": 4, "n_layer": 2, "X": 6, "optional": FUSED_BIAS}  # and of 256
 
 
@@ -125,13 +120,9 @@ def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) 
     variant = request.node.callspec.params["both"]
     if variant in QUANTISED:
         pytest.skip("llama.cpp rounds activations to 8 bits: `ggml` alone can follow")
-    for length, numerics in ((41, "exact"), (23, "fast"), (1, "fast")):
-        _, local, whole = both.compare(some_ids(length), numerics)
-        for d in local:
-            bound = {"GEGLU": LOCAL_GELU, "GELU": LOCAL_GELU}.get(d.op, LOCAL)
-            assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] ({length} tokens, {numerics}): {d.difference}"
-        worst = max((name for name in whole if "argsort" not in name), key=lambda name: whole[name])
-        assert whole[worst] <= (WHOLE if variant.startswith("nomic") else WHOLE_GELU), f"{worst}: {whole[worst]}"
+    whole = WHOLE if variant.startswith("nomic") else WHOLE_GELU
+    bounds = {"GEGLU": LOCAL_GELU, "GELU": LOCAL_GELU}
+    differs_by_rounding_alone(both, lambda d: bounds.get(d.op, LOCAL), whole, but="argsort")
 
 
 @pytest.mark.oracle
@@ -188,38 +179,19 @@ def test_alibi_beyond_2048_tokens_is_rounded_as_llama_cpp_rounds_it(flash_attn: 
 @pytest.mark.parametrize("pooling", ["none", "mean"])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
-    """The file's own pooling through the public path: the vector's bits, and the name of the last tensor."""
     path = synthetic(tmp_path / "m.gguf", arch, X=4 * ("moe" in arch), pooling={"none": 0, "mean": 1}[pooling])
-    e, ids = Embedder.load(path, numerics="ggml", flash_attn=False, repack=False), some_ids(20)
-    with LlamaCpp(path) as engine:
-        (want,), theirs = engine.embed([ids]), engine.trace(ids)
-    (got,) = e.embed([ids], normalize=-1)
-    assert unequal(got, want) == 0
-    ours = e.trace(ids)
-    assert ours.taps[-1].name == "result_embd_pooled"
-    found = align(ours, theirs)
-    assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
-    assert ("result_embd" in ours) == ("result_embd" in theirs) == (pooling != "none")
+    public_path_has_llama_cpps_bits_and_names(path, pooling != "none")
 
 
 @pytest.mark.parametrize("numerics", ["exact", "fast"])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
-    model = load_model(open_gguf(synthetic(tmp_path / "m.gguf", arch, X=6 * ("moe" in arch))))
-    ops, texts = load_ops(numerics), [some_ids(n) for n in (9, 1, 33, 2, 17)]
-    together = model.forward(pack(texts), ops)
-    for text, part in zip(texts, np.split(together, np.cumsum([len(t) for t in texts])[:-1]), strict=True):
-        assert model.forward(pack([text]), load_ops(numerics)).tobytes() == part.tobytes()
-    reverse = model.forward(pack(texts[::-1]), ops)
-    assert reverse[-9:].tobytes() == together[:9].tobytes()
+    bits_do_not_depend_on_the_batch(synthetic(tmp_path / "m.gguf", arch, X=6 * ("moe" in arch)), numerics)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_token_sees_every_other(arch: str, tmp_path: Path) -> None:
-    model = load_model(open_gguf(synthetic(tmp_path / "m.gguf", arch, n_layer=1)))
-    ops, ids = load_ops("exact"), some_ids(40)
-    changed = [*ids[:20], (ids[20] + 1) % 101, *ids[21:]]
-    assert (model.forward(pack([ids]), ops) != model.forward(pack([changed]), ops)).any(axis=1).all()
+    assert places_changed_by_token_20(synthetic(tmp_path / "m.gguf", arch, n_layer=1)) == list(range(40))
 
 
 @pytest.mark.oracle
@@ -298,51 +270,27 @@ MOE_FAULTS = [  # in moe.py
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """variant -> our model, and llama.cpp's trace of 33 tokens; each made once."""
-
-    @cache
-    def make(variant: str) -> tuple[Bits, Trace]:
-        bits = Bits(model_of(variant, tmp_path_factory.mktemp("fault")))
-        with bits.engine() as engine:
-            return bits, engine.trace(some_ids(33))
-
-    return make
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    return traced_by(model_of, tmp_path_factory)
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("fault", FAULTS + MOE_FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
-def test_a_fault_is_found_where_it_is(fault: Fault, traced: Any) -> None:
+def test_a_fault_is_found_where_it_is(fault: Fault, traced: Traced) -> None:
     bits, theirs = traced(fault.variant)
-    model, faulty = bits.model, Bits(bits.path)
     if fault in FAULTS:
-        module = broken(model.module, fault.right, fault.wrong)
+        module = broken(bits.model.module, fault.right, fault.wrong)
     else:
-        module = broken(model.module, SAME, SAME)
+        module = broken(bits.model.module, SAME, SAME)
         module.__dict__["moe"] = broken(moe_module, fault.right, fault.wrong).moe
-    faulty.model = Model(model.hparams, model.weights, module)
-    assert faulty.wrong(theirs)[0].split()[0] == fault.first
-
-
-def with_token_types(path: Path, target: Path, n: int) -> Path:
-    """A copy of the file that knows n kinds of token."""
-    f = open_gguf(path)
-    w = GGUFWriter(f.metadata.string("general.architecture"))
-    for key in f.metadata:
-        value, kind = f.metadata[key], f.metadata.type_name(key)
-        if key == "tokenizer.ggml.token_type_count":
-            w.add(key, n, kind)
-        elif key != "general.architecture":
-            w.add(key, value.to_bytes() if kind == "ARRAY[STRING]" else value, kind)
-    for t in f.tensors.values():
-        w.add_tensor(t.name, t.raw, t.shape, t.type.name)
-    return w.write(target)
+    assert first_wrong(bits, theirs, module) == fault.first
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_model_without_kinds_of_token_is_refused(arch: str, tmp_path: Path) -> None:
-    path = with_token_types(synthetic(tmp_path / "m.gguf", arch), tmp_path / "none.gguf", 0)
+    none = {"tokenizer.ggml.token_type_count": (0, "UINT32")}
+    path = copied(synthetic(tmp_path / "m.gguf", arch), tmp_path / "none.gguf", none)
     message = r"mis-shaped token_types.weight: \(2, 36\)" if arch == "jina-bert-v2" else "count is missing or 0"
     with pytest.raises(ModelError, match=message):
         load_model(open_gguf(path))
@@ -365,12 +313,7 @@ def test_a_model_without_kinds_of_token_is_refused(arch: str, tmp_path: Path) ->
     ],
 )
 def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
-    """A file with a tensor too few is no model to either."""
-    less = without(synthetic(tmp_path / "m.gguf", arch, X=4 * ("moe" in arch)), name, tmp_path / "less.gguf")
-    with pytest.raises(EngineError):
-        LlamaCpp(less)
-    with pytest.raises(ModelError, match=f"1 tensors do not fit the architecture\n  missing    {name}"):
-        load_model(open_gguf(less))
+    neither_loads_it_without(synthetic(tmp_path / "m.gguf", arch, X=4 * ("moe" in arch)), name)
 
 
 NARROW = {"feed_forward_length": (40, "UINT32")}
@@ -398,11 +341,7 @@ FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
 def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: str, tmp_path: Path) -> None:
     odd = sizes.get("odd", {})  # keys that the tensors do not follow
     path = synthetic(tmp_path / "m.gguf", arch, **{key: size for key, size in sizes.items() if key != "odd"})
-    path = without(path, "", tmp_path / "odd.gguf", odd)
-    with pytest.raises(ModelError, match=message):
-        load_model(open_gguf(path))
-    with pytest.raises(EngineError), LlamaCpp(path) as engine:
-        engine.embed([[1, 2]])
+    neither_runs_it(with_keys(path, tmp_path / "odd.gguf", odd), message)
 
 
 def test_a_bias_has_as_many_numbers_as_its_weight_has_rows(tmp_path: Path) -> None:
@@ -422,10 +361,7 @@ def mixtral(path: Path, X: int, n_used: int, gated: bool) -> Path:
     C, F, H, rng = 32, 24, 2, np.random.default_rng(X)
     like = open_gguf(synthetic(path.with_suffix(".dense"), "llama", n_layer=1, C=C, F=F, H=H, D=16))
     w = GGUFWriter("llama")
-    for key in like.metadata:
-        if key != "general.architecture":
-            value, kind = like.metadata[key], like.metadata.type_name(key)
-            w.add(key, value.to_bytes() if kind == "ARRAY[STRING]" else value, kind)
+    w.copy_keys(like.metadata)
     w.add("llama.expert_count", X, "UINT32")
     w.add("llama.expert_used_count", n_used, "UINT32")
     for t in like.tensors.values():

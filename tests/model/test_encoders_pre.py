@@ -12,29 +12,48 @@ that no layer reads has no memory.
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytest
 
-from refembed import Embedder
-from refembed.errors import EngineError, ModelError
+from refembed.errors import ModelError
 from refembed.gguf import open_gguf
-from refembed.kernels.ops import Mask, load_ops
-from refembed.model import ARCHITECTURES, Model, load_model
-from refembed.model.batch import pack
-from refembed.model.trace import Trace
+from refembed.model import Model, load_model
 from refembed.testing.synthetic import synthetic
-from refembed.verify.align import align
-from refembed.verify.engines.llamacpp import LlamaCpp
+from refembed.verify.replay import LocalDifference
+from tests.copies import with_keys
 from tests.model.bits import LENGTHS, TOGETHER, Bits, some_ids, unequal
+from tests.model.facts import (
+    bits_do_not_depend_on_the_batch,
+    differs_by_rounding_alone,
+    neither_loads_it_without,
+    neither_runs_it,
+    places_changed_by_token_20,
+    public_path_has_llama_cpps_bits_and_names,
+)
+from tests.model.faults import Fault, Traced, broken, first_wrong, traced_by
+from tests.model.keys import (
+    BASE,
+    BASES,
+    EVERY_BIAS,
+    FACTORS,
+    FUSED,
+    FUSED_BIAS,
+    HEADS_OF_8,
+    IN_PART,
+    LINEAR,
+    LOOKS_BACK,
+    NO_SCALING,
+    PATTERN,
+    QKV_BIAS,
+    SEES_ALL,
+    WIDE,
+    YARN,
+)
 from tests.model.live import Both
-from tests.model.test_decoders import without
 
 LOCAL, LOCAL_ROPE, LOCAL_GELU, LOCAL_8_BITS = 1e-6, 3e-6, 1.2e-3, 3e-2
 WHOLE, WHOLE_GELU = 1.5e-5, 2e-3
@@ -43,32 +62,15 @@ FAST = ("gelu_accurate", "gelu_python_tanh", "gelu_pytorch_tanh", "swish", "gelu
 SLOW = ("gelu_erf", "gelu_python", "gelu_quick", "gelu_new", "gelu_fast", "swiglu", "GEGLU", "")
 ACTIVATIONS = (*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 ARCHS = ("eurobert", "gemma-embedding", "llama-embed", "modern-bert", "neo-bert")
-PATTERN, ACTIVATION = "attention.sliding_window_pattern", "hidden_activation"
-QKV_BIAS = {"attn_q.bias", "attn_k.bias", "attn_v.bias"}
-FUSED, FUSED_BIAS = {"attn_qkv.weight"}, {"attn_qkv.weight", "attn_qkv.bias"}
-BASE = {"rope.freq_base": (1e6, "FLOAT32")}
-BASES = BASE | {"rope.freq_base_swa": (5e2, "FLOAT32")}
-LINEAR = {"rope.scaling.type": ("linear", "STRING"), "rope.scaling.factor": (8.0, "FLOAT32")}
-NO_SCALING = LINEAR | {"rope.scaling.type": ("none", "STRING")}
-YARN = {
-    "rope.scaling.type": ("yarn", "STRING"),
-    "rope.scaling.factor": (4.0, "FLOAT32"),
-    "rope.scaling.original_context_length": (32, "UINT32"),
-}
+ACTIVATION = "hidden_activation"
 LONGROPE = {
     "rope.scaling.type": ("longrope", "STRING"),
     "rope.scaling.original_context_length": (32, "UINT32"),
 }
-IN_PART = {"rope.dimension_count": (4, "UINT32")}
-SEES_ALL = {"attention.causal": (False, "BOOL")}
-LOOKS_BACK = {"attention.causal": (True, "BOOL")}  # which these encoders ignore
 FLAGS = {PATTERN: ([False, True, True, False], "ARRAY[BOOL]")}
 OTHER_FLAGS = {PATTERN: ([1, 0, 1], "ARRAY[UINT32]")}
 EVERY_OTHER = {PATTERN: (2, "UINT32")}
 HEAD = {"cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias"}
-LLAMA_BIAS = QKV_BIAS | {"attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"}
-LONG = {"rope_factors_long.weight", "rope_factors_short.weight"}
-WIDE = {"C": 96, "F": 64, "H": 3, "D": 32}  # whole blocks of 32 weights in every row
 
 
 def activation(name: str) -> dict[str, tuple[Any, str]]:
@@ -108,11 +110,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
                                                                 "type_name": "Q8_0"}),
     "llama-embed":                         ("llama-embed", {"K": 2}),
     "llama-embed, sees all":               ("llama-embed", {"keys": SEES_ALL | LINEAR,
-                                                            "optional": {*LLAMA_BIAS, "output.weight"}}),
+                                                            "optional": {*EVERY_BIAS, "output.weight"}}),
     "llama-embed, fused, factors":         ("llama-embed", {"H": 3, "K": 1, "D": 14, "keys": BASE,
                                                             "optional": FUSED_BIAS | {"rope_freqs.weight"}}),
     "llama-embed, yarn":                   ("llama-embed", {"D": 24, "H": 3, "keys": YARN | SEES_ALL}),
-    "llama-embed, long factors":           ("llama-embed", {"P": 512, "keys": LONGROPE, "optional": LONG}),
+    "llama-embed, long factors":           ("llama-embed", {"P": 512, "keys": LONGROPE, "optional": FACTORS}),
     "llama-embed, experts":                ("llama-embed", {"K": 3, "X": 5, "keys": SEES_ALL}),
     "llama-embed, Q4_0":                   ("llama-embed", {**WIDE, "K": 1, "type_name": "Q4_0"}),
 }
@@ -141,16 +143,14 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) -> None:
     """Nothing is left over on either side, and no operation is further off than rounding."""
     variant = request.node.callspec.params["both"]
-    for length, numerics in ((41, "exact"), (23, "fast"), (1, "fast")):
-        _, local, whole = both.compare(some_ids(length), numerics)
-        for d in local:
-            bound = {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
-            if variant in QUANTISED and d.op == "MUL_MAT" and d.name.split("-")[0] not in ("kq", "kqv"):
-                bound = LOCAL_8_BITS
-            assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] ({length} tokens, {numerics}): {d.difference}"
-        worst = max(whole, key=lambda name: whole[name])
-        if variant not in QUANTISED:
-            assert whole[worst] <= (WHOLE_GELU if tanh_form(variant) else WHOLE), f"{worst}: {whole[worst]}"
+
+    def bound_of(d: LocalDifference) -> float:
+        if variant in QUANTISED and d.op == "MUL_MAT" and d.name.split("-")[0] not in ("kq", "kqv"):
+            return LOCAL_8_BITS
+        return {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
+
+    whole = WHOLE_GELU if tanh_form(variant) else WHOLE
+    differs_by_rounding_alone(both, bound_of, math.inf if variant in QUANTISED else whole)
 
 
 @pytest.mark.oracle
@@ -173,20 +173,9 @@ def test_bits_are_llama_cpps_with_flash_attention_and_repacked_weights(both: Bot
 @pytest.mark.parametrize("pooling", ["none", "last"])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
-    """The file's own pooling through the public path: the vector's bits, and the name of the last tensor."""
-    number = {"none": 0, "last": 3}[pooling]
-    path = synthetic(tmp_path / "m.gguf", arch, keys=EVERY_OTHER if arch == "gemma-embedding" else {}, pooling=number)
-    e, ids = Embedder.load(path, numerics="ggml", flash_attn=False, repack=False), some_ids(20)
-    with LlamaCpp(path) as engine:
-        (want,), theirs = engine.embed([ids]), engine.trace(ids)
-    (got,) = e.embed([ids], normalize=-1)
-    assert unequal(got, want) == 0
-    ours = e.trace(ids)
-    assert ours.taps[-1].name == "result_embd_pooled"
-    found = align(ours, theirs)
-    assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
-    output = ARCHITECTURES[arch].TRAITS.output
-    assert (output in ours) == (output in theirs) == (pooling != "none")
+    keys = EVERY_OTHER if arch == "gemma-embedding" else {}
+    path = synthetic(tmp_path / "m.gguf", arch, keys=keys, pooling={"none": 0, "last": 3}[pooling])
+    public_path_has_llama_cpps_bits_and_names(path, pooling != "none")
 
 
 @pytest.mark.oracle
@@ -218,14 +207,8 @@ def test_the_matrices_after_pooling_are_bound(tmp_path: Path) -> None:
 @pytest.mark.parametrize("numerics", ["exact", "fast"])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
-    path = synthetic(tmp_path / "m.gguf", arch, keys=EVERY_OTHER if arch == "gemma-embedding" else {}, window=6)
-    model, ops = load_model(open_gguf(path)), load_ops(numerics)
-    texts = [some_ids(n) for n in (9, 1, 33, 2, 17)]
-    together = model.forward(pack(texts), ops)
-    for text, part in zip(texts, np.split(together, np.cumsum([len(t) for t in texts])[:-1]), strict=True):
-        assert model.forward(pack([text]), load_ops(numerics)).tobytes() == part.tobytes()
-    reverse = model.forward(pack(texts[::-1]), ops)
-    assert reverse[-9:].tobytes() == together[:9].tobytes()
+    keys = EVERY_OTHER if arch == "gemma-embedding" else {}
+    bits_do_not_depend_on_the_batch(synthetic(tmp_path / "m.gguf", arch, keys=keys, window=6), numerics)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -249,21 +232,8 @@ def test_a_file_can_make_llama_embed_look_back_and_no_other(arch: str, tmp_path:
 )
 def test_a_token_changes_what_sees_it(arch: str, keys: Any, reach: range, tmp_path: Path) -> None:
     """Three layers with windows of 4 carry a token's influence 6 places either way; one layer without a window, all."""
-    model = load_model(open_gguf(synthetic(tmp_path / "m.gguf", arch, keys=keys, window=4)))
-    ops, ids = load_ops("exact"), some_ids(40)
-    changed = [*ids[:20], (ids[20] + 1) % 101, *ids[21:]]
-    differs = (model.forward(pack([ids]), ops) != model.forward(pack([changed]), ops)).any(axis=1)
-    assert np.flatnonzero(differs).tolist() == list(reach)
-
-
-class Fault(NamedTuple):
-    """A line of an architecture's file written wrongly, and the first tensor that then is not llama.cpp's."""
-
-    name: str
-    variant: str  # of VARIANTS
-    right: str  # stands once in the file
-    wrong: str  # may use dataclasses.replace and Mask
-    first: str  # "name[k]", as in trace[name, k]
+    path = synthetic(tmp_path / "m.gguf", arch, keys=keys, window=4)
+    assert places_changed_by_token_20(path) == list(reach)
 
 
 HEAD_BY_HEAD = "(qkv.reshape(len(qkv), -1, 3, D)[:, :, i].copy().reshape(len(qkv), -1) for i in range(3))"
@@ -314,37 +284,15 @@ FAULTS = [
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """variant -> our model, and llama.cpp's trace of 33 tokens; each made once."""
-
-    @cache
-    def make(variant: str) -> tuple[Bits, Trace]:
-        bits = Bits(model_of(variant, tmp_path_factory.mktemp("fault")))
-        with bits.engine() as engine:
-            return bits, engine.trace(some_ids(33))
-
-    return make
-
-
-def broken(module: ModuleType, right: str, wrong: str) -> ModuleType:
-    """A copy of the module with one piece of its text replaced."""
-    source = Path(str(module.__file__)).read_text()
-    assert source.count(right) == 1
-    copy = ModuleType(module.__name__)
-    copy.__dict__.update(replace=dataclasses.replace, Mask=Mask)
-    exec(compile(source.replace(right, wrong), "fault", "exec"), copy.__dict__)
-    return copy
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    return traced_by(model_of, tmp_path_factory)
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
-def test_a_fault_is_found_where_it_is(fault: Fault, traced: Any) -> None:
+def test_a_fault_is_found_where_it_is(fault: Fault, traced: Traced) -> None:
     bits, theirs = traced(fault.variant)
-    model = bits.model
-    module = broken(model.module, fault.right, fault.wrong)
-    faulty = Bits(bits.path)
-    faulty.model = Model(model.hparams, model.weights, module)
-    assert faulty.wrong(theirs)[0].split()[0] == fault.first
+    assert first_wrong(bits, theirs, broken(bits.model.module, fault.right, fault.wrong)) == fault.first
 
 
 @pytest.mark.oracle
@@ -370,16 +318,10 @@ def test_a_cache_would_be_found(tmp_path: Path) -> None:
     ],
 )
 def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
-    """A file with a tensor too few is no model to either."""
-    less = without(synthetic(tmp_path / "m.gguf", arch), name, tmp_path / "less.gguf")
-    with pytest.raises(EngineError):
-        LlamaCpp(less)
-    with pytest.raises(ModelError, match=f"1 tensors do not fit the architecture\n  missing    {name}"):
-        load_model(open_gguf(less))
+    neither_loads_it_without(synthetic(tmp_path / "m.gguf", arch), name)
 
 
 DENSE = "dense_2_feat_in"
-WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"rope.dimension_count": (8, "UINT32")}
 
 
 @pytest.mark.oracle
@@ -387,9 +329,9 @@ WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"r
     ("arch", "sizes", "message"),
     [
         ("modern-bert", {"keys": activation("relu")}, "hidden_activation is 'relu', which gates nothing"),
-        ("modern-bert", {"keys": WIDER}, "6 heads of 8 channels do not make up 36"),
-        ("neo-bert", {"keys": WIDER}, "6 heads of 8 channels do not make up 36"),
-        ("eurobert", {"keys": WIDER}, "6 heads of 8 channels do not make up 36"),
+        ("modern-bert", {"keys": HEADS_OF_8}, "6 heads of 8 channels do not make up 36"),
+        ("neo-bert", {"keys": HEADS_OF_8}, "6 heads of 8 channels do not make up 36"),
+        ("eurobert", {"keys": HEADS_OF_8}, "6 heads of 8 channels do not make up 36"),
         ("gemma-embedding", {"keys": {DENSE: (30, "UINT32")}}, f"{DENSE} is 30, but the model has 36 channels"),
         ("gemma-embedding", {"optional": {"dense_2.weight"}, "keys": {"dense_2_feat_out": (9, "UINT32")}}, "dense_2"),
         ("llama-embed", {"keys": IN_PART}, "rope.dimension_count is 4\n  hint: this architecture turns whole heads"),
@@ -400,11 +342,8 @@ WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"r
 def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: str, tmp_path: Path) -> None:
     path = synthetic(tmp_path / "m.gguf", arch, **sizes)
     if message == "dense_2":  # a matrix whose size no key tells
-        path = without(path, "", tmp_path / "odd.gguf", {"dense_2_feat_out": (0, "UINT32")})
-    with pytest.raises(ModelError, match=message):
-        load_model(open_gguf(path))
-    with pytest.raises(EngineError), LlamaCpp(path) as engine:
-        engine.embed([[1, 2]])
+        path = with_keys(path, tmp_path / "odd.gguf", {"dense_2_feat_out": (0, "UINT32")})
+    neither_runs_it(path, message)
 
 
 @pytest.mark.parametrize(
@@ -420,6 +359,6 @@ def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: s
     ],
 )
 def test_what_nobody_writes_is_refused_by_name(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
-    path = without(synthetic(tmp_path / "m.gguf", arch), "", tmp_path / "odd.gguf", keys)
+    path = with_keys(synthetic(tmp_path / "m.gguf", arch), tmp_path / "odd.gguf", keys)
     with pytest.raises(ModelError, match=message):
         load_model(open_gguf(path))

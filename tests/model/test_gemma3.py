@@ -77,10 +77,7 @@ def test_with_its_weights_decoded_rounding_to_half_precision_is_all_that_is_left
     """The same matrices as float32: then only GELU's table rounds, and whole runs agree to 1.0e-3 (measured)."""
     f = open_gguf(GEMMA3)
     w = GGUFWriter("gemma3")
-    for key in f.metadata:
-        if key != "general.architecture":
-            value, kind = f.metadata[key], f.metadata.type_name(key)
-            w.add(key, value.to_bytes() if kind == "ARRAY[STRING]" else value, kind)
+    w.copy_keys(f.metadata)
     for t in f.tensors.values():
         if t.name == "token_embd.weight" or t.type.name == "F32":
             w.add_tensor(t.name, t.raw, t.shape, t.type.name)

@@ -12,52 +12,52 @@ import dataclasses
 import json
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from refembed import Embedder
-from refembed.gguf import open_gguf
-from refembed.kernels.ops import load_ops
-from refembed.model import ARCHITECTURES, Model, load_model
-from refembed.model.batch import pack
+from refembed.model import Model
 from refembed.model.t5encoder import buckets
-from refembed.model.trace import Trace
 from refembed.testing.synthetic import synthetic
-from refembed.verify.align import align
 from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.copies import copied
 from tests.model.bits import Bits, some_ids, unequal
-from tests.model.faults import Fault, broken
+from tests.model.facts import (
+    bits_do_not_depend_on_the_batch,
+    differs_by_rounding_alone,
+    places_changed_by_token_20,
+    public_path_has_llama_cpps_bits_and_names,
+)
+from tests.model.faults import Fault, Traced, broken, first_wrong, traced_by
+from tests.model.keys import (
+    BASE,
+    BASES,
+    FACTORS,
+    FUSED,
+    FUSED_BIAS,
+    IN_PART,
+    LINEAR,
+    LOOKS_BACK,
+    NO_SCALING,
+    PATTERN,
+    QKV_BIAS,
+    SEES_ALL,
+    WIDE,
+    YARN,
+)
 from tests.model.live import Both
-from tests.model.test_gemmas_phi_t5_refused import copied
 
 LOCAL, LOCAL_ROPE, LOCAL_GELU = 1e-6, 3e-6, 1.2e-3
 WHOLE, WHOLE_GELU, WHOLE_DEEP = 1.5e-5, 5e-3, 1e-2
 
 ARCHS = ("gemma", "gemma2", "phi3", "t5encoder")
-PATTERN, WINDOW = "attention.sliding_window_pattern", "attention.sliding_window"
-QKV_BIAS = {"attn_q.bias", "attn_k.bias", "attn_v.bias"}
-FUSED, FUSED_BIAS = {"attn_qkv.weight"}, {"attn_qkv.weight", "attn_qkv.bias"}
-BASE = {"rope.freq_base": (1e6, "FLOAT32")}
-BASES = BASE | {"rope.freq_base_swa": (5e2, "FLOAT32")}
-LINEAR = {"rope.scaling.type": ("linear", "STRING"), "rope.scaling.factor": (8.0, "FLOAT32")}
-NO_SCALING = LINEAR | {"rope.scaling.type": ("none", "STRING")}
-YARN = {
-    "rope.scaling.type": ("yarn", "STRING"),
-    "rope.scaling.factor": (4.0, "FLOAT32"),
-    "rope.scaling.original_context_length": (32, "UINT32"),
-}
-FACTORS = {"rope_factors_long.weight", "rope_factors_short.weight"}
+WINDOW = "attention.sliding_window"
 LONGROPE = {"rope.scaling.type": ("longrope", "STRING"), "rope.scaling.attn_factor": (1.19, "FLOAT32")}
 STRETCHED = LONGROPE | {"rope.scaling.original_context_length": (256, "UINT32")}
-IN_PART = {"rope.dimension_count": (4, "UINT32")}
-SEES_ALL, LOOKS_BACK = ({"attention.causal": (causal, "BOOL")} for causal in (False, True))
 FLAGS = {PATTERN: ([False, True, True], "ARRAY[BOOL]")}
 CAP = {"attn_logit_softcapping": (1.5, "FLOAT32"), "final_logit_softcapping": (7.0, "FLOAT32")}
-WIDE = {"C": 96, "F": 64, "H": 3, "D": 32}  # whole blocks of 32 weights in every row
 GATE, OWN_BIAS = {"ffn_gate.weight"}, {"attn_rel_b.weight"}
 
 # fmt: off
@@ -135,14 +135,8 @@ def has_gelu(variant: str) -> bool:
 def test_every_tensor_is_llama_cpps(variant: str, tmp_path: Path) -> None:
     """Nothing is left over on either side, and no operation is further off than rounding."""
     with Both(model_of(variant, tmp_path), "last") as both:
-        for length, numerics in ((41, "exact"), (23, "fast"), (1, "fast")):
-            _, local, whole = both.compare(some_ids(length), numerics)
-            for d in local:
-                bound = {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
-                assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] ({length} tokens, {numerics}): {d.difference}"
-            worst = max(whole, key=lambda name: whole[name])
-            bound = (WHOLE_DEEP if "46" in variant else WHOLE_GELU) if has_gelu(variant) else WHOLE
-            assert whole[worst] <= bound, f"{worst}: {whole[worst]}"
+        whole = (WHOLE_DEEP if "46" in variant else WHOLE_GELU) if has_gelu(variant) else WHOLE
+        differs_by_rounding_alone(both, lambda d: {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL), whole)
 
 
 @pytest.mark.oracle
@@ -172,18 +166,8 @@ def test_bits_are_llama_cpps_with_flash_attention_and_repacked_weights(variant: 
 @pytest.mark.parametrize("pooling", ["none", "mean"])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
-    """The file's own pooling through the public path: the vector's bits, and the name of the last tensor."""
     path = synthetic(tmp_path / "m.gguf", arch, pooling={"none": 0, "mean": 1}[pooling])
-    e, ids = Embedder.load(path, numerics="ggml", flash_attn=False, repack=False), some_ids(20)
-    with LlamaCpp(path) as engine:
-        (want,), theirs = engine.embed([ids]), engine.trace(ids)
-    (got,) = e.embed([ids], normalize=-1)
-    assert unequal(got, want) == 0
-    ours = e.trace(ids)
-    assert ours.taps[-1].name == "result_embd_pooled"
-    found = align(ours, theirs)
-    assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
-    assert ("result_norm" in ours) == ("result_norm" in theirs) == (pooling != "none")
+    public_path_has_llama_cpps_bits_and_names(path, pooling != "none")
 
 
 @pytest.mark.parametrize("numerics", ["exact", "fast"])
@@ -191,13 +175,7 @@ def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Pat
 def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
     optional = OWN_BIAS if arch == "t5encoder" else FUSED | FACTORS
     path = synthetic(tmp_path / "m.gguf", arch, window=6, optional=optional, keys=LONGROPE)
-    model, ops = load_model(open_gguf(path)), load_ops(numerics)
-    texts = [some_ids(n) for n in (9, 1, 33, 2, 17)]
-    together = model.forward(pack(texts), ops)
-    for text, part in zip(texts, np.split(together, np.cumsum([len(t) for t in texts])[:-1]), strict=True):
-        assert model.forward(pack([text]), load_ops(numerics)).tobytes() == part.tobytes()
-    reverse = model.forward(pack(texts[::-1]), ops)
-    assert reverse[-9:].tobytes() == together[:9].tobytes()
+    bits_do_not_depend_on_the_batch(path, numerics)
 
 
 # -- T5 ----------------------------------------------------------------------------------------------------------------
@@ -265,9 +243,8 @@ def test_phi3s_factors_go_by_the_context_and_ours_is_the_models_own(tmp_path: Pa
 def test_gemma_2s_window_is_4096_where_the_file_names_none(tmp_path: Path) -> None:
     """The state of the last of 4,200 tokens knows; one head, one layer."""
     sizes: dict[str, Any] = {"P": 4352, "H": 1, "D": 8, "n_layer": 1, "F": 16, "C": 16}
-    path = copied(
-        synthetic(tmp_path / "m.gguf", "gemma2", **sizes), tmp_path / "silent.gguf", without=f"gemma2.{WINDOW}"
-    )
+    path = synthetic(tmp_path / "m.gguf", "gemma2", **sizes)
+    path = copied(path, tmp_path / "silent.gguf", {f"gemma2.{WINDOW}": None})
     bits = Bits(path, "last", flash_attn=True)
     assert bits.model.hparams.n_swa == 4096
     with LlamaCpp(path, pooling="last", flash_attn=True, n_ctx=4352, n_seq_max=1) as engine:
@@ -376,26 +353,15 @@ FAULTS = [
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """variant -> our model, and llama.cpp's trace of 33 tokens; each made once."""
-
-    @cache
-    def make(variant: str) -> tuple[Bits, Trace]:
-        bits = Bits(model_of(variant, tmp_path_factory.mktemp("fault")))
-        with bits.engine() as engine:
-            return bits, engine.trace(some_ids(33))
-
-    return make
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    return traced_by(model_of, tmp_path_factory)
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
-def test_a_fault_is_found_where_it_is(fault: Fault, traced: Any) -> None:
+def test_a_fault_is_found_where_it_is(fault: Fault, traced: Traced) -> None:
     bits, theirs = traced(fault.variant)
-    model = bits.model
-    faulty = Bits(bits.path)
-    faulty.model = Model(model.hparams, model.weights, broken(model.module, fault.right, fault.wrong))
-    assert faulty.wrong(theirs)[0].split()[0] == fault.first
+    assert first_wrong(bits, theirs, broken(bits.model.module, fault.right, fault.wrong)) == fault.first
 
 
 @pytest.mark.oracle
@@ -423,9 +389,5 @@ def test_keys_and_values_are_rounded_where_llama_cpp_keeps_a_cache(arch: str, tm
 )
 def test_a_token_changes_what_sees_it(arch: str, keys: Any, reach: range, tmp_path: Path) -> None:
     """Three layers with windows of 4 carry a token's influence 9 places; one layer without a window, all the way."""
-    model = load_model(open_gguf(synthetic(tmp_path / "m.gguf", arch, keys=keys, window=4)))
-    ops, ids = load_ops("exact"), some_ids(40)
-    changed = [*ids[:20], (ids[20] + 1) % 101, *ids[21:]]
-    differs = (model.forward(pack([ids]), ops) != model.forward(pack([changed]), ops)).any(axis=1)
-    assert np.flatnonzero(differs).tolist() == list(reach)
-    assert ARCHITECTURES[arch] is model.module
+    path = synthetic(tmp_path / "m.gguf", arch, keys=keys, window=4)
+    assert places_changed_by_token_20(path) == list(reach)

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from refembed.errors import EngineError, ModelError
-from refembed.gguf import GGUFWriter, open_gguf
+from refembed.gguf import open_gguf
 from refembed.model import load_model
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
-from tests.model.test_decoders import without
+from tests.copies import copied, with_keys, without
+from tests.model.facts import neither_loads_it_without, neither_runs_it
+from tests.model.keys import HEADS_OF_8
 
 WINDOW = "attention.sliding_window"
-
-
-def copied(path: Path, target: Path, *, without: str = "", tensors: Mapping[str, Any] = MappingProxyType({})) -> Path:
-    """A copy of the file that lacks a key, or has more tensors."""
-    f = open_gguf(path)
-    w = GGUFWriter(f.metadata.string("general.architecture"))
-    for key in f.metadata:
-        if key not in ("general.architecture", without):
-            value: Any = f.metadata[key]
-            kind = f.metadata.type_name(key)
-            w.add(key, value.to_bytes() if kind == "ARRAY[STRING]" else value, kind)
-    for t in f.tensors.values():
-        w.add_tensor(t.name, t.raw, t.shape, t.type.name)
-    for name, x in tensors.items():
-        w.add_tensor(name, x, x.shape, "F32")
-    return w.write(target)
 
 
 @pytest.mark.oracle
@@ -49,12 +33,7 @@ def copied(path: Path, target: Path, *, without: str = "", tensors: Mapping[str,
     ],
 )
 def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
-    """A file with a tensor too few is no model to either."""
-    less = without(synthetic(tmp_path / "m.gguf", arch), name, tmp_path / "less.gguf")
-    with pytest.raises(EngineError):
-        LlamaCpp(less)
-    with pytest.raises(ModelError, match=f"1 tensors do not fit the architecture\n  missing    {name}"):
-        load_model(open_gguf(less))
+    neither_loads_it_without(synthetic(tmp_path / "m.gguf", arch), name)
 
 
 @pytest.mark.oracle
@@ -70,14 +49,11 @@ def test_llama_cpp_refuses_a_tensor_that_neither_reads(arch: str, name: str, tmp
         load_model(open_gguf(more))
 
 
-WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"rope.dimension_count": (8, "UINT32")}
-
-
 @pytest.mark.oracle
 @pytest.mark.parametrize(
     ("arch", "keys", "message"),
     [
-        ("phi3", WIDER, "6 heads of 8 channels do not make up 36"),
+        ("phi3", HEADS_OF_8, "6 heads of 8 channels do not make up 36"),
         ("t5encoder", {"attention.head_count_kv": (2, "UINT32")}, "2 heads of keys for 6 query heads"),
         (
             "t5encoder",
@@ -88,11 +64,8 @@ WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"r
 )
 def test_llama_cpp_does_not_run_what_we_refuse(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
     n_buckets = 3 if "buckets" in message else 32
-    path = without(synthetic(tmp_path / "m.gguf", arch, n_buckets=n_buckets), "", tmp_path / "odd.gguf", keys)
-    with pytest.raises(ModelError, match=message):
-        load_model(open_gguf(path))
-    with pytest.raises(EngineError), LlamaCpp(path) as engine:
-        engine.embed([[1, 2]])
+    path = with_keys(synthetic(tmp_path / "m.gguf", arch, n_buckets=n_buckets), tmp_path / "odd.gguf", keys)
+    neither_runs_it(path, message)
 
 
 @pytest.mark.oracle
@@ -110,11 +83,8 @@ def test_llama_cpp_makes_nothing_of_zeros_that_we_refuse(key: str, tmp_path: Pat
 @pytest.mark.oracle
 def test_a_model_whose_layer_0_has_no_bias_is_refused(tmp_path: Path) -> None:
     """llama.cpp loads it, and ends when it is to embed."""
-    path = without(synthetic(tmp_path / "m.gguf", "t5encoder"), "enc.blk.0.attn_rel_b.weight", tmp_path / "less.gguf")
-    with pytest.raises(ModelError, match=r"missing    enc\.blk\.0\.attn_rel_b"):
-        load_model(open_gguf(path))
-    with pytest.raises(EngineError), LlamaCpp(path) as engine:
-        engine.embed([[1, 2]])
+    path = without(synthetic(tmp_path / "m.gguf", "t5encoder"), tmp_path / "less.gguf", "enc.blk.0.attn_rel_b.weight")
+    neither_runs_it(path, r"missing    enc\.blk\.0\.attn_rel_b")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +99,6 @@ def test_a_model_whose_layer_0_has_no_bias_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_what_nobody_writes_is_refused_by_name(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
-    path = without(synthetic(tmp_path / "m.gguf", arch), "", tmp_path / "odd.gguf", keys)
+    path = with_keys(synthetic(tmp_path / "m.gguf", arch), tmp_path / "odd.gguf", keys)
     with pytest.raises(ModelError, match=message):
         load_model(open_gguf(path))

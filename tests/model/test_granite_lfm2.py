@@ -8,9 +8,8 @@ Largest error of one operation on llama.cpp's own inputs, over the largest value
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import gguf
 import numpy as np
@@ -18,33 +17,34 @@ import pytest
 
 from refembed import Embedder
 from refembed.arrays import Float
-from refembed.errors import EngineError, ModelError
+from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter, open_gguf
-from refembed.kernels.ops import load_ops
 from refembed.kernels.rope import angles
-from refembed.model import ARCHITECTURES, Model, load_model
-from refembed.model.batch import pack
+from refembed.model import ARCHITECTURES, load_model
 from refembed.model.blocks import rope_of
 from refembed.model.qwen3vl import still
-from refembed.model.trace import SILENT, TapLike, Trace
+from refembed.model.trace import SILENT, TapLike
 from refembed.model.unsupported import UNSUPPORTED
 from refembed.testing.synthetic import synthetic
-from refembed.verify.align import align
 from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.copies import copied, with_keys
 from tests.model.bits import Bits, some_ids, unequal
-from tests.model.faults import Fault, broken
+from tests.model.facts import (
+    bits_do_not_depend_on_the_batch,
+    differs_by_rounding_alone,
+    neither_loads_it_without,
+    neither_runs_it,
+    places_changed_by_token_20,
+    public_path_has_llama_cpps_bits_and_names,
+)
+from tests.model.faults import Fault, Traced, broken, first_wrong, traced_by
+from tests.model.keys import BASE, EVERY_BIAS, FACTORS, FUSED_BIAS, HEADS_OF_8, QKV_BIAS, SEES_ALL, WIDE
 from tests.model.live import Both
-from tests.model.test_decoders import without
 
 LOCAL, LOCAL_ROPE, WHOLE = 1e-6, 3e-6, 1.5e-5
 
 ARCHS = ("granite", "granitemoe", "lfm2", "minicpm", "mistral3", "qwen3vl", "smollm3")
-QKV_BIAS = {"attn_q.bias", "attn_k.bias", "attn_v.bias"}
-EVERY_BIAS = QKV_BIAS | {"attn_output.bias", "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"}
-FUSED_BIAS = {"attn_qkv.weight", "attn_qkv.bias"}
 GATED = {"ffn_gate_exps.weight"}
-LONG = {"rope_factors_long.weight", "rope_factors_short.weight"}
-WIDE = {"C": 96, "F": 64, "H": 3, "D": 32}  # whole blocks of 32 weights in every row
 
 
 def floats(**keys: float) -> dict[str, tuple[Any, str]]:
@@ -62,7 +62,6 @@ def sections(*counts: int) -> dict[str, tuple[Any, str]]:
 
 SCALES = floats(embedding_scale=12.0, residual_scale=0.22, attention__scale=0.3)
 NO_ROPE = {"rope.scaling.finetuned": (False, "BOOL")}
-BASE = floats(rope__freq_base=1e6)
 LINEAR = {"rope.scaling.type": ("linear", "STRING")} | floats(rope__scaling__factor=4.0)
 TRAINED = {"rope.scaling.original_context_length": (32, "UINT32")}
 YARN = {"rope.scaling.type": ("yarn", "STRING")} | floats(rope__scaling__factor=12.0) | TRAINED  # 1 is 1 - 2^-24
@@ -71,7 +70,6 @@ LOG_MUL = floats(rope__scaling__yarn_log_multiplier=0.7)
 TEMPERATURE = floats(attention__temperature_scale=0.1)
 LONGROPE = {"rope.scaling.type": ("longrope", "STRING")} | TRAINED
 SHARED = {"expert_shared_feed_forward_length": (30, "UINT32")}
-SEES_ALL = {"attention.causal": (False, "BOOL")}
 LABELS = {"classifier.output_labels": (["no"], "ARRAY[STRING]")}
 
 # fmt: off
@@ -81,7 +79,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite, no rope, fused":       ("granite", {"H": 5, "K": 1, "keys": SCALES | NO_ROPE, "optional": FUSED_BIAS}),
     "granite, factors, sees all":    ("granite", {"optional": {"rope_freqs.weight", "output.weight"},
                                                   "keys": SEES_ALL | floats(residual_scale=0.5)}),
-    "granite, long factors":         ("granite", {"keys": LONGROPE, "optional": LONG}),
+    "granite, long factors":         ("granite", {"keys": LONGROPE, "optional": FACTORS}),
     "granite, Q8_0":                 ("granite", {**WIDE, "K": 1, "keys": SCALES, "type_name": "Q8_0"}),
     "granite, experts, shared":      ("granite", {"X": 5, "n_used": 3, "keys": SCALES | SHARED, "optional": GATED}),
     "granitemoe":                    ("granitemoe", {"X": 4, "K": 2, "keys": SCALES | NO_ROPE, "optional": GATED}),
@@ -188,13 +186,7 @@ def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) 
     variant = request.node.callspec.params["both"]
     if variant in QUANTISED:
         pytest.skip("llama.cpp rounds activations to 8 bits: `ggml` alone can follow")
-    for length, numerics in ((41, "exact"), (23, "fast"), (1, "fast")):
-        _, local, whole = both.compare(some_ids(length), numerics)
-        for d in local:
-            bound = LOCAL_ROPE if d.op == "ROPE" else LOCAL
-            assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] ({length} tokens, {numerics}): {d.difference}"
-        worst = max(whole, key=lambda name: whole[name])
-        assert whole[worst] <= WHOLE, f"{worst}: {whole[worst]}"
+    differs_by_rounding_alone(both, lambda d: LOCAL_ROPE if d.op == "ROPE" else LOCAL, WHOLE)
 
 
 @pytest.mark.oracle
@@ -213,18 +205,8 @@ def test_bits_are_llama_cpps(both: Both, flash_attn: bool) -> None:
 @pytest.mark.parametrize("pooling", ["none", "mean"])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
-    """The file's own pooling through the public path: the vector's bits, and the name of the last tensor."""
-    number = {"none": 0, "mean": 1}[pooling]
-    path = synthetic(tmp_path / "m.gguf", arch, D=6, pooling=number)
-    e, ids = Embedder.load(path, numerics="ggml", flash_attn=False, repack=False), some_ids(20)
-    with LlamaCpp(path, extra_buffer_types=False, flash_attn=False) as engine:
-        (want,), theirs = engine.embed([ids]), engine.trace(ids)
-    (got,) = e.embed([ids], normalize=-1)
-    assert unequal(got, want) == 0
-    ours = e.trace(ids)
-    found = align(ours, theirs)
-    assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
-    assert ("result_norm" in ours) == ("result_norm" in theirs) == (pooling != "none")
+    path = synthetic(tmp_path / "m.gguf", arch, D=6, pooling={"none": 0, "mean": 1}[pooling])
+    public_path_has_llama_cpps_bits_and_names(path, pooling != "none")
 
 
 @pytest.mark.oracle
@@ -248,14 +230,7 @@ def test_lfm2s_matrix_after_pooling_is_applied(bias: bool, pooling: str, tmp_pat
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
     experts: dict[str, Any] = {"X": 4, "optional": GATED} if arch == "granitemoe" else {}
-    path = synthetic(tmp_path / "m.gguf", arch, K=2, D=6, n_layer=4, **experts)
-    model, ops = load_model(open_gguf(path)), load_ops(numerics)
-    texts = [some_ids(n) for n in (9, 1, 33, 2, 17)]
-    together = model.forward(pack(texts), ops)
-    for text, part in zip(texts, np.split(together, np.cumsum([len(t) for t in texts])[:-1]), strict=True):
-        assert model.forward(pack([text]), load_ops(numerics)).tobytes() == part.tobytes()
-    reverse = model.forward(pack(texts[::-1]), ops)
-    assert reverse[-9:].tobytes() == together[:9].tobytes()
+    bits_do_not_depend_on_the_batch(synthetic(tmp_path / "m.gguf", arch, K=2, D=6, n_layer=4, **experts), numerics)
 
 
 @pytest.mark.parametrize(
@@ -270,10 +245,7 @@ def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_p
 def test_a_token_reaches_as_far_as_convolutions_and_windows(keys: Any, conv: int, reach: range, tmp_path: Path) -> None:
     """A window looks back only; what all see, where they do, reaches the first token too."""
     path = synthetic(tmp_path / "m.gguf", "lfm2", K=2, window=4, conv=conv, keys=keys)
-    model, ops, ids = load_model(open_gguf(path)), load_ops("exact"), some_ids(40)
-    changed = [*ids[:20], (ids[20] + 1) % 101, *ids[21:]]
-    differs = (model.forward(pack([ids]), ops) != model.forward(pack([changed]), ops)).any(axis=1)
-    assert np.flatnonzero(differs).tolist() == list(reach)
+    assert places_changed_by_token_20(path) == list(reach)
 
 
 def test_equal_positions_are_plain_rope_where_no_pair_is_the_fourth_streams() -> None:
@@ -342,26 +314,15 @@ FAULTS = [
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """variant -> our model, and llama.cpp's trace of 33 tokens; each made once."""
-
-    @cache
-    def make(variant: str) -> tuple[Bits, Trace]:
-        bits = Bits(model_of(variant, tmp_path_factory.mktemp("fault")), "last")
-        with bits.engine() as engine:
-            return bits, engine.trace(some_ids(33))
-
-    return make
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    return traced_by(model_of, tmp_path_factory, "last")
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
-def test_a_fault_is_found_where_it_is(fault: Fault, traced: Any) -> None:
+def test_a_fault_is_found_where_it_is(fault: Fault, traced: Traced) -> None:
     bits, theirs = traced(fault.variant)
-    model = bits.model
-    faulty = Bits(bits.path, "last")
-    faulty.model = Model(model.hparams, model.weights, broken(model.module, fault.right, fault.wrong))
-    assert faulty.wrong(theirs)[0].split()[0] == fault.first
+    assert first_wrong(bits, theirs, broken(bits.model.module, fault.right, fault.wrong)) == fault.first
 
 
 @pytest.mark.oracle
@@ -394,16 +355,8 @@ def test_texts_of_one_call_lie_behind_each_other_in_the_cache(tmp_path: Path) ->
     ],
 )
 def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
-    """A file with a tensor too few is no model to either."""
     experts: dict[str, Any] = {"X": 4} if arch in ("granitemoe", "llama") else {}
-    less = without(synthetic(tmp_path / "m.gguf", arch, D=6, **experts), name, tmp_path / "less.gguf")
-    with pytest.raises(EngineError):
-        LlamaCpp(less)
-    with pytest.raises(ModelError, match=f"1 tensors do not fit the architecture\n  missing    {name}"):
-        load_model(open_gguf(less))
-
-
-WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"rope.dimension_count": (8, "UINT32")}
+    neither_loads_it_without(synthetic(tmp_path / "m.gguf", arch, D=6, **experts), name)
 
 
 @pytest.mark.oracle
@@ -415,7 +368,7 @@ WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"r
         ("qwen3vl", {"keys": sections(6, 5, 0, 0)}, r"dimension_sections is \[6, 5, 0, 0\]\n  hint: llama.cpp aborts"),
         ("qwen3vl", {"keys": sections(0, 0, 0, 5)}, r"dimension_sections is \[0, 0, 0, 5\]\n  hint: four streams"),
         ("qwen3vl", {"keys": sections(2, 2, 1)}, r"dimension_sections is \[2, 2, 1\]\n  hint: four streams"),
-        ("lfm2", {"keys": WIDER}, "6 heads of 8 channels do not make up 36"),
+        ("lfm2", {"keys": HEADS_OF_8}, "6 heads of 8 channels do not make up 36"),
         ("lfm2", {"conv": 4, "keys": SEES_ALL}, "shortconv.l_cache is 4\n  hint: llama.cpp aborts"),
         ("lfm2", {"conv": 1}, "shortconv.l_cache is 1\n  hint: 2 to"),
         ("lfm2", {"keys": heads_kv(0, 3)}, "head_count_kv has 2 numbers for 3 layers"),
@@ -427,25 +380,9 @@ WIDER = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")} | {"r
 def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: str | None, tmp_path: Path) -> None:
     path = synthetic(tmp_path / "m.gguf", arch, **{"D": 10, **sizes})
     if message is None:  # a tensor that this architecture does not read
-        path, message = with_one_more(path, tmp_path / "more.gguf"), "unexpected blk.0.attn_output.bias"
-    with pytest.raises(ModelError, match=message):
-        load_model(open_gguf(path))
-    with pytest.raises(EngineError), LlamaCpp(path) as engine:
-        engine.embed([[1, 2]])
-
-
-def with_one_more(path: Path, target: Path) -> Path:
-    """A copy of the file with a bias behind the matrix of layer 0's output."""
-    f = open_gguf(path)
-    w = GGUFWriter(f.metadata.string("general.architecture"))
-    for key in f.metadata:
-        if key != "general.architecture":
-            value, kind = cast(Any, f.metadata[key]), f.metadata.type_name(key)
-            w.add(key, value.to_bytes() if kind == "ARRAY[STRING]" else value, kind)
-    for t in f.tensors.values():
-        w.add_tensor(t.name, t.raw, t.shape, t.type.name)
-    w.add_tensor("blk.0.attn_output.bias", np.zeros(36, np.float32), (36,), "F32")
-    return w.write(target)
+        path = copied(path, tmp_path / "more.gguf", tensors={"blk.0.attn_output.bias": np.zeros(36, np.float32)})
+        message = "unexpected blk.0.attn_output.bias"
+    neither_runs_it(path, message)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +396,7 @@ def with_one_more(path: Path, target: Path) -> Path:
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
-    path = without(synthetic(tmp_path / "m.gguf", arch), "", tmp_path / "odd.gguf", keys)
+    path = with_keys(synthetic(tmp_path / "m.gguf", arch), tmp_path / "odd.gguf", keys)
     with pytest.raises(ModelError, match=message):
         load_model(open_gguf(path))
 

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from refembed.server.openapi import document
 from refembed.testing.synthetic import synthetic
+from tests.copies import copied
 from tests.server.servers import refembed
-from tests.test_rerank import FLAGS, HEAD, with_keys
+from tests.test_rerank import FLAGS, HEAD
 
 schemathesis = pytest.importorskip("schemathesis", reason="the extra `peers` has it")
 
@@ -73,7 +74,7 @@ def test_a_server_of_embeddings_is_what_its_document_says(minilm: Path) -> None:
 
 def test_a_server_of_scores_is_what_its_document_says(tmp_path: Path) -> None:
     """A classifier with random weights."""
-    path = with_keys(synthetic(tmp_path / "a.gguf", "bert", pooling=4, optional=HEAD), tmp_path / "b.gguf", FLAGS)
+    path = copied(synthetic(tmp_path / "a.gguf", "bert", pooling=4, optional=HEAD), tmp_path / "b.gguf", FLAGS)
     with refembed("-m", path) as server:
         assert ask_all(server.address) == []
         assert server.post("/rerank", {"query": "a", "documents": ["the cat"]}).status == 200

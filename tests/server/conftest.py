@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from refembed.testing.synthetic import synthetic
+from tests.copies import copied
 from tests.server.servers import Client, llama, refembed
-from tests.test_rerank import FLAGS, HEAD, with_keys
+from tests.test_rerank import FLAGS, HEAD
 
 Pair = tuple[Client, Client]  # refembed, llama-server
 
@@ -45,7 +46,7 @@ def guarded(tiny: Path) -> Iterator[Pair]:
 def rerankers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """A model with a classifier head and random weights."""
     folder = tmp_path_factory.mktemp("rerankers")
-    path = with_keys(synthetic(folder / "a.gguf", "bert", pooling=4, optional=HEAD), folder / "b.gguf", FLAGS)
+    path = copied(synthetic(folder / "a.gguf", "bert", pooling=4, optional=HEAD), folder / "b.gguf", FLAGS)
     args = ("-m", path, "--rerank", "--numerics", "ggml", "-fa", "off", "--no-repack", "-np", "1")
     with refembed(*args) as ours, llama(path, "RANK", n_ctx=0) as theirs:
         yield ours, theirs

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from refembed.testing.synthetic import synthetic
 from tests.server.conftest import Pair
-from tests.server.servers import Answer
+from tests.server.servers import Answer, llama, refembed
 
 pytestmark = pytest.mark.oracle
 
@@ -403,3 +406,25 @@ def test_a_negative_top_n_is_the_requests_fault(rerankers: Pair) -> None:
     ours, theirs = both(rerankers, "POST", "/rerank", {"query": "a", "documents": ["a"], "top_n": -1})
     assert theirs.status == 500
     assert (ours.status, ours.json["error"]["message"]) == (400, '"top_n" must not be negative')
+
+
+def test_a_mean_is_of_the_whole_text_where_llama_servers_is_of_its_last_part(tmp_path: Path) -> None:
+    """Of a decoder, slots apart, several texts in one request: it takes as many tokens of each as the shortest has,
+    and forgets them when it pools what is left (docs/differences.md)."""
+    model, texts = synthetic(tmp_path / "m.gguf", "qwen3", pooling=1, K=2, P=300), ["the cat sat on the mat", "a dog"]
+
+    def ask(server: Any, text: Any) -> list[Any]:
+        found = server.post(NATIVE, {"content": text, "embd_normalize": -1}).json
+        return [np.array(f["embedding"]) for f in sorted(found, key=lambda f: f["index"])]
+
+    with llama(model, "NONE") as server:
+        tokens = [ask(server, text)[0] for text in texts]
+    lengths = [len(rows) for rows in tokens]
+    assert lengths[0] > lengths[1]
+    with llama(model, "MEAN", n_parallel=4, n_ctx=1024) as server:
+        alone, together = [ask(server, text)[0][0] for text in texts], [v[0] for v in ask(server, texts)]
+    np.testing.assert_allclose(alone, [rows.mean(0) for rows in tokens], atol=1e-5)
+    np.testing.assert_allclose(together, [tokens[0][lengths[1] :].mean(0), alone[1]], atol=1e-5)
+    flags = ("--numerics", "ggml", "-fa", "off", "--no-repack", "-np", "4", "-c", "1024")
+    with refembed("-m", model, *flags) as server:
+        assert [v[0].tolist() for v in ask(server, texts)] == [v.tolist() for v in alone]

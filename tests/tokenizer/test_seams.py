@@ -8,7 +8,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refembed.tokenizer.seams import KEPT_LENGTH, KEPT_PARTS, Parts, Seams, sizes
+from refembed.tokenizer.remembered import KEPT
+from refembed.tokenizer.seams import KEPT_LENGTH, Seams, remember, sizes
 
 TEXTS = st.text("ab▁é日😀\0", max_size=12)
 
@@ -49,7 +50,7 @@ def test_short_parts_are_tokenized_once() -> None:
         asked.append(part)
         return list(part)
 
-    parts = Parts(tokenize)
+    parts = remember(tokenize)
     long = "x" * (KEPT_LENGTH + 1)
     assert parts["ab"] == parts["ab"] == (97, 98)
     assert parts[long] == parts[long]
@@ -57,8 +58,8 @@ def test_short_parts_are_tokenized_once() -> None:
 
 
 def test_no_text_makes_the_memory_grow_for_good() -> None:
-    parts = Parts(list)
-    assert all(parts[str(i)] for i in range(KEPT_PARTS + 10))
+    parts = remember(list)
+    assert all(parts[str(i)] for i in range(KEPT + 10))
     assert len(parts) == 10
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refembed.gguf import GGUFWriter, StringArray, open_gguf
+from refembed.gguf import GGUFWriter
+from tests.copies import copied
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
@@ -142,16 +143,4 @@ def full(key: str) -> str:
 
 def with_keys(model: Path, to: Path, *keys: Key) -> Path:
     """A copy of a model with other keys; a value None takes the key away."""
-    given = {full(key): (value, kind) for key, value, kind in keys}
-    f, w = open_gguf(model), GGUFWriter(given.pop("general.architecture", ("bert", ""))[0])
-    for key in f.metadata:
-        if key != "general.architecture" and key not in given:
-            value: Any = f.metadata[key]
-            w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
-    for key, (value, kind) in given.items():
-        if value is not None:
-            w.add(key, value, kind)
-    for t in f.tensors.values():
-        w.add_tensor(t.name, t.dequantize(), t.shape, "F32")
-    w.write(to)
-    return to
+    return copied(model, to, {full(key): None if value is None else (value, kind) for key, value, kind in keys})

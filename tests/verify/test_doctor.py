@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refembed.gguf import GGUFWriter, StringArray, open_gguf
+from refembed.gguf import GGUFWriter, open_gguf
 from refembed.testing.synthetic import synthetic
 from refembed.verify.doctor import SEVERITIES, Finding, examine
 from refembed.verify.doctor_weights import check_weights, measure
@@ -25,11 +25,7 @@ def changed(source: Path, target: Path, keys: Keys | None = None, **options: Any
     """
     f, keys = open_gguf(source), dict(keys or {})
     w = GGUFWriter(None, alignment=options.get("alignment", 32))
-    for key in f.metadata:
-        if key in keys or key == "general.alignment":
-            continue
-        value = f.metadata[key]
-        w.add(key, value.to_bytes() if isinstance(value, StringArray) else value, f.metadata.type_name(key))
+    w.copy_keys(f.metadata, keys)
     for key, given in keys.items():
         if given is not None:
             w.add(key, *given)
@@ -177,6 +173,26 @@ def test_letters_that_no_text_can_reach_are_found(bert: Path, tmp_path: Path, ke
     assert ("error", "letters") in found(changed(bert, tmp_path / "a.gguf", cased))
     keys = cased | {f"tokenizer.ggml.normalizer.{key}": (False, FLAG)}
     assert ("error", "letters") not in found(changed(bert, tmp_path / "b.gguf", keys))
+
+
+def test_prompts_of_a_known_model_are_pointed_out(bert: Path, tmp_path: Path) -> None:
+    """By name and architecture; intfloat's model card says these two, and a reranker of that name has none."""
+    e5 = {"general.name": ("e5-small-v2", TEXT)}
+    x = finding(changed(bert, tmp_path / "e5.gguf", e5), "prompts")
+    assert x.severity == "note"
+    assert 'query "query: ", document "passage: "' in x.says
+    assert "--prompt-name query|document" in x.do
+    assert ("note", "prompts") not in found(changed(bert, tmp_path / "r.gguf", {**e5, "bert.pooling_type": (4, U32)}))
+    assert ("note", "prompts") not in found(changed(bert, tmp_path / "other.gguf", {"general.name": ("e5ish", TEXT)}))
+
+
+def test_prompts_beside_the_file_are_read_and_damage_there_is_a_warning(bert: Path, tmp_path: Path) -> None:
+    path, config = changed(bert, tmp_path / "m.gguf"), tmp_path / "config_sentence_transformers.json"
+    config.write_text('{"prompts": {"query": "ask: "}}')
+    assert 'query "ask: "' in finding(path, "prompts").says
+    config.write_text('{"prompts": {"query": 7}}')
+    x = finding(path, "prompts")
+    assert (x.severity, "each must be a string" in x.says) == ("warning", True)
 
 
 def test_files_with_a_strange_shape_are_found(bert: Path, tmp_path: Path) -> None:

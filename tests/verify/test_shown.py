@@ -16,12 +16,13 @@ import pytest
 
 from refembed import Embedder
 from refembed.errors import EngineError, RequestError
-from refembed.gguf import GGUFWriter, StringArray, open_gguf
+from refembed.gguf import open_gguf
 from refembed.model.trace import Tap, Trace
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.base import open_engine
 from refembed.verify.report import text_report
 from refembed.verify.run import verify
+from tests.copies import copied
 from tests.tiny import tiny_bert
 from tests.verify.printed import printed
 
@@ -50,17 +51,10 @@ def live(path, prompt=True, **options):
 
 def altered(path, target, keys=None, tensors=None):
     """The file with some values of its metadata, some tensors, changed."""
-    f, keys, tensors = open_gguf(path), keys or {}, tensors or {}
-    w = GGUFWriter(f.metadata.string("general.architecture"))
-    for key in f.metadata:
-        if key != "general.architecture":
-            value = f.metadata[key]
-            value = value.to_bytes() if isinstance(value, StringArray) else value
-            w.add(key, keys.get(key, value), f.metadata.type_name(key))
-    for t in f.tensors.values():
-        x = t.dequantize()
-        w.add_tensor(t.name, tensors[t.name](x) if t.name in tensors else x, t.shape, "F32")
-    return w.write(target)
+    f = open_gguf(path)
+    given = {key: (value, f.metadata.type_name(key)) for key, value in (keys or {}).items()}
+    changed = {name: change(f.tensors[name].dequantize()) for name, change in (tensors or {}).items()}
+    return copied(path, target, given, changed)
 
 
 # -- what llama.cpp's own printer wrote ------------------------------------------------------------------------------

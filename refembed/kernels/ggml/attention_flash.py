@@ -10,8 +10,9 @@ One walk over the keys keeps a running maximum M, sum S and mixture A (Milakov &
     fewer than 64 queries   key by key; q, and A after each of its two steps, rounded to float16
     64 and more             64 keys at a time; all in float32 but K and V
 
-The third way of ggml, one query and 512 keys or more, needs a cache that was filled before: no embedding comes to it.
-(With one thread it has the bits of the first; more threads split the keys and merge what each has found.)
+The third way of ggml, one query and 512 keys or more, needs a cache that was filled before: only the last token of a
+text that is cut into micro-batches (longer than n_ubatch) comes to it, and refembed cuts no text. (With one thread it
+has the bits of the first; more threads split the keys and merge what each has found.)
 """
 
 from __future__ import annotations

@@ -31,9 +31,10 @@ class Profile:
 
 # fmt: off
 PROFILES = {p.name: p for p in (
-    #                 lanes expf      tail FA fma FA tail pad_k tiled  bf16
-    Profile("avx2",   8,   "avx2",   4,   False, True,  True,  True,  "avx2"),     # xllamacpp 2026.10.11549
-    Profile("avx512", 16,  "avx512", 8,   False, False, False, False, "vdpbf16"),  # node-llama-cpp 3.22.1, zen4
+    #                     lanes expf      tail FA fma FA tail pad_k tiled  bf16
+    Profile("avx2",       8,   "avx2",   4,   False, True,  True,  True,  "avx2"),     # xllamacpp 2026.10.11549: GCC 10
+    Profile("avx2-gcc12", 8,   "avx2",   4,   True,  True,  True,  True,  "avx2"),     # b11434, Release, GCC 12.2
+    Profile("avx512",     16,  "avx512", 8,   False, False, False, False, "vdpbf16"),  # node-llama-cpp 3.22.1, zen4
 )}
 # fmt: on
 

@@ -1,0 +1,187 @@
+"""What the pages show works: their command lines and their Python run, in order, one folder a page.
+
+The files that pages name (model.gguf, corpus.txt ...) are small ones made here. A shape in the comment behind an
+expression, `# (2, 384)`, is checked; so is a string. What needs an optional package runs with `make test-peers`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from refembed import Embedder
+from refembed.hub.cache import cache_folder
+from refembed.testing.synthetic import synthetic
+from tests.cli.conftest import Cli, cli
+from tests.copies import copied
+from tests.llama_embedding_cases import WITH_EOS
+from tests.server.servers import refembed
+from tests.test_rerank import HEAD
+
+__all__ = ["cli"]  # a fixture
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md")
+
+SKIPPED = {  # how a line or a block begins -> why it is not run
+    "make ": "installs and runs everything",
+    "pip install": "needs a package index",
+    "refembed verify minilm --against": "needs an engine to ask: tests/verify",
+    "# test_mine.py": "for an engine that is not here: tests/testing",
+}
+NEEDS = {  # what a line or a block has in it -> the optional package it needs
+    "--compare tokenizer.json": "tokenizers",
+    ".parquet": "pyarrow",
+    "langchain_core": "langchain_core",
+    "llama_index": "llama_index",
+    "chromadb": "chromadb",
+    "haystack": "haystack",
+}
+EXIT = {"refembed diff a.npz b.npz": 3}  # the two differ; all others end with 0
+
+
+class Block(NamedTuple):
+    """A fenced block."""
+
+    page: str
+    line: int  # of its first line
+    language: str
+    text: str
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """The fenced blocks of a page, in order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield Block(page, text[: match.start(2)].count("\n") + 1, match[1], match[2])
+
+
+def furnish(folder: Path, tiny: Path, minilm: Path, minilm_folder: Path) -> None:
+    """The files that pages name."""
+    (folder / "model.gguf").symlink_to(tiny)
+    copied(tiny, folder / "e5.gguf", {"general.name": ("e5-base-v2", "STRING")})
+    copied(synthetic(folder / "r.gguf", "bert", pooling=4, optional=HEAD), folder / "reranker.gguf", WITH_EOS)
+    (folder / "all-MiniLM-L6-v2").symlink_to(minilm_folder)
+    (folder / "tokenizer.json").symlink_to(minilm_folder / "tokenizer.json")
+    lines = [f"the cat sat on mat {i}" for i in range(150)]
+    (folder / "corpus.txt").write_text("\n".join(lines))
+    (folder / "texts.txt").write_text("hello world\nthe cat\n")
+    (folder / "ids.txt").write_text("\n".join(f"id-{i}" for i in range(150)))
+    np.save(folder / "queries.npy", np.random.default_rng(5).standard_normal((20, 384), np.float32))
+    for name, text in (("a", "hello"), ("b", "the cat")):
+        Embedder.load(tiny, numerics="exact").trace(text).save(folder / f"{name}.npz")
+    (cache := folder / "cache").mkdir()
+    for part in ("gguf", "models"):
+        (cache / part).symlink_to(cache_folder() / part)
+
+
+def names(folder: Path) -> dict[str, Any]:
+    """What the Python of the pages takes for granted."""
+    corpus = np.random.default_rng(3).standard_normal((150, 32), np.float32)
+    return {
+        "__name__": "page", "np": np, "corpus": corpus, "queries": corpus[:5], "D": 32,
+        "embedder": Embedder.load(folder / "model.gguf"), "lines": ["hello", "the cat"], "ids": ["1", "2"],
+        "cache": None,
+    }  # fmt: skip
+
+
+def run_python(block: Block, space: dict[str, Any]) -> None:
+    """Each statement; what an expression gives is what the comment behind it says."""
+    lines, where = block.text.splitlines(), f"{block.page}:{block.line}"
+    for node in ast.parse(block.text).body:
+        code = ast.get_source_segment(block.text, node)
+        comment = lines[(node.end_lineno or 1) - 1].rpartition("  # ")[2]
+        try:
+            if isinstance(node, ast.Expr):
+                check(eval(compile(ast.Expression(node.value), where, "eval"), space), comment, space)
+            else:
+                exec(compile(ast.Module([node], []), where, "exec"), space)
+        except Exception as e:
+            raise AssertionError(f"{where}: {code}: {type(e).__name__}: {e}") from e
+
+
+def check(found: Any, comment: str, sizes: Mapping[str, Any]) -> None:
+    """A comment that begins with a shape or a string says what was found; letters are sizes nobody told."""
+    if match := re.match(r"\(([\w ,]+?),?\)( float32)?(?=$|[ :,])", comment):
+        wanted = [int(n) if n.isdigit() else sizes.get(n) for n in re.split(r",\s*", match[1])]
+        assert len(found.shape) == len(wanted), f"{found.shape}, not {comment}"
+        assert all(w in (None, n) for n, w in zip(found.shape, wanted, strict=True)), f"{found.shape}, not {comment}"
+        assert found.dtype == np.float32 if match[2] else True
+    elif comment.startswith('"'):
+        assert found == ast.literal_eval(comment)
+
+
+def run_line(line: str, call: Cli, servers: ExitStack, state: dict[str, str]) -> None:
+    """A command line: it ends as EXIT says."""
+    words = shlex.split(line, comments=True)
+    if words[:2] == ["refembed", "serve"]:
+        state["address"] = servers.enter_context(refembed(*words[2:], "--port", "0")).address
+    elif words[0] == "curl":
+        url, flag, data = words[1:]
+        assert flag == "-d"
+        url = url.replace("http://127.0.0.1:8080", state["address"])
+        with urllib.request.urlopen(urllib.request.Request(url, data.encode()), timeout=60) as answer:
+            assert json.load(answer)
+    else:
+        assert words[0] == "refembed", line
+        r = call(*words[1:], stdin=b"hello\n")
+        assert r.code == EXIT.get(line.partition("  ")[0], 0), f"{line}\n{r.err}"
+
+
+def walk(page: str, call: Cli, folder: Path, *, extras: bool) -> int:
+    """Run a page; how many lines and blocks of it were run. extras: what needs optional packages too."""
+    space, state, count = names(folder), {}, 0
+    with ExitStack() as servers:
+        for block in blocks(page):
+            if block.language == "python":
+                pieces = [block.text]
+            else:
+                pieces = [p for p in block.text.splitlines() if re.match("refembed|curl|make|pip", p)]
+            for piece in pieces:
+                needed = [package for sign, package in NEEDS.items() if sign in piece]
+                if piece.startswith(tuple(SKIPPED)) or (needed and not extras):
+                    continue
+                assert all(map(importlib.util.find_spec, needed)), f"{page}: {needed} not installed"
+                if block.language == "python":
+                    run_python(block, space)
+                else:
+                    run_line(piece, call, servers, state)
+                count += 1
+    return count
+
+
+@pytest.fixture
+def folder(tiny: Path, minilm: Path, minilm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    furnish(tmp_path, tiny, minilm, minilm_folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REFEMBED_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_a_page_shows_works(page: str, cli: Cli, folder: Path) -> None:  # likewise
+    assert walk(page, cli, folder, extras=False)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_page_shows_works_with_optional_packages(page: str, cli: Cli, folder: Path) -> None:  # likewise
+    assert walk(page, cli, folder, extras=True)
+
+
+@pytest.mark.parametrize("sign", [*SKIPPED, *NEEDS, *EXIT])
+def test_what_is_left_out_is_on_a_page(sign: str) -> None:
+    assert any(sign in block.text for page in PAGES for block in blocks(page))
