@@ -21,6 +21,7 @@ WHEEL, NATIVE, TORCH, ONNX = "llama.cpp, wheel", "llama.cpp, native", "PyTorch",
 ENGINES = (OURS, GGML, WHEEL, NATIVE, TORCH, ONNX)
 FLOAT = 0.99999  # least cosine between engines' vectors on float weights; PyTorch's rounding is 1e-7 away
 QUANTISED = 0.999
+SOME = 2048  # tokens of a row that ways and vectors are compared on
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Model:
 class Settings:
     """How much is measured, and who takes part."""
 
-    seconds: float = 12.0  # of rounds for a row, at least
+    seconds: float = 8.0  # of rounds for a row, at least
     least: int = 3  # rounds
     most: int = 9
     alone: float = 0.2  # seconds that runs of a single text are repeated for in a round
@@ -148,7 +149,7 @@ class Company:
         if not row.alone:
             row = Row(max(row.count // s.shrink, 2), row.length, row.about)
         ids = token_ids(row, n_vocab, self.model.first, self.model.last)
-        some = ids[:: 4 if len(ids) >= 16 else 1]
+        some = ids[:: max(sum(map(len, ids)) // SOME, 1)]
         found = self.ready(name, row, ids, some)
         wrong = {n: f["cosine"] for n, f in found.items() if not f["cosine"] >= self.model.alike}
         for engine, value in wrong.items():
@@ -215,10 +216,11 @@ class Company:
             best = {}
             if len(ways) > 1:
                 part = ids if engine in (TORCH, ONNX) else some  # padding depends on how many texts there are
+                worker.ask("give", row="warm", ids=ids[:1])
                 worker.ask("give", row="part", ids=part)
                 for way in ways:
-                    for _ in range(2):  # the first warms up
-                        best[way] = worker.ask("run", row="part", way=way, least=0.02)["seconds"]
+                    worker.ask("run", row="warm", way=way, least=0.02)
+                    best[way] = worker.ask("run", row="part", way=way, least=0.02)["seconds"]
             self.settings.ways[key] = min(best, key=best.__getitem__) if best else ways[0]
         return self.settings.ways[key]
 

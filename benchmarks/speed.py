@@ -42,7 +42,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     p.add_argument("--long", action="store_true", help="100,000 texts for the growth of time and memory")
     p.add_argument("--only", nargs="+", metavar="ROW", default=["*"], help="MODEL/ROW or a section; * stands for any")
     p.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    p.add_argument("--seconds", type=float, default=12.0, help="of rounds for each row")
+    p.add_argument("--seconds", type=float, default=8.0, help="of rounds for each row")
+    p.add_argument("--minutes", type=float, default=12.0, help="after these, rows get a single round")
     p.add_argument("--threads", type=int, default=machine.cores())
     p.add_argument("--native", metavar="DIR", default=os.environ.get("REFEMBED_NODE_LLAMA_CPP"),
                    help="llama.cpp's libraries: bins/linux-x64 of @node-llama-cpp/linux-x64")  # fmt: skip
@@ -126,8 +127,8 @@ class Keeper:
             tables.replace(self.path, json.dumps(ordered, indent=1) + "\n")
 
 
-def measure_rows(bench: Bench, chosen: list[str], keeper: Keeper) -> None:
-    """Throughput, model by model."""
+def measure_rows(bench: Bench, chosen: list[str], keeper: Keeper, until: float) -> None:
+    """Throughput, model by model; until: when time is up, by perf_counter."""
     for name, model in bench.models.items():
         rows = [r.split("/")[1] for r in chosen if r.startswith(f"{name}/")]
         if not rows:
@@ -135,6 +136,9 @@ def measure_rows(bench: Bench, chosen: list[str], keeper: Keeper) -> None:
         with Company(model, bench.settings) as company:
             for row in rows:
                 start = time.perf_counter()
+                if start > until and company.settings.most > 1:
+                    print("time is up: what follows gets a single round (--minutes)", flush=True)
+                    bench.settings.least = bench.settings.most = 1
                 found = company.row(row, ROWS[row], bench.n_vocab[name])
                 keeper.add("rows", found, bench.settings, f"{name}/{row}")
                 report(f"{name}, {ROWS[row].about}", found, time.perf_counter() - start)
@@ -186,7 +190,7 @@ def measure(args: argparse.Namespace, chosen: list[str], keeper: Keeper) -> None
         bench = Bench(found, settings, vocabularies, quick=args.quick, long=args.long)
         start = time.perf_counter()
         try:
-            measure_rows(bench, chosen, keeper)
+            measure_rows(bench, chosen, keeper, start + 60 * args.minutes)
             for name in [c for c in chosen if c in SECTIONS]:
                 begin = time.perf_counter()
                 keeper.add(name, SECTIONS[name](bench), settings)

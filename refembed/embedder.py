@@ -137,9 +137,9 @@ class Embedder:
         lora             adapter files, "FILE" or "FILE:SCALE" (`refembed.lora`)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
                          (`refembed.semantics`, docs/differences.md)
-        memory_budget    bytes of decoded matrices that `fast` and `exact` keep; None: a quarter of the machine's memory; 0 or
-                         "mapped": none. Others are decoded
-                         as they are used, a panel at a time. Changes memory and speed, no bits (`kernels/panels.py`)
+        memory_budget    bytes of decoded matrices that `fast` and `exact` keep; None: a quarter of the machine's
+                         memory; 0 or "mapped": none. Others are decoded as they are used, a panel at a time. Changes
+                         memory and speed, no bits (`kernels/panels.py`)
 
         For `ggml`, which llama.cpp to equal:
         profile     its build: "avx2" (the wheel that refembed is checked against), "avx512"

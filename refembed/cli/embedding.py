@@ -257,6 +257,8 @@ def check_request(request: Request) -> None:
         raise click.UsageError("Give texts as arguments, or --prompt or --binary-file, not both.")
     if flags.embd_output_format and (request.form or request.as_json or request.compare):
         raise click.UsageError("--embd-output-format goes with neither --format, --json nor --compare.")
+    if request.as_json and request.form not in (None, "json"):
+        raise click.UsageError("Give --json or --format, not both.")
     if request.compare and request.format not in ("text", "json"):
         raise click.UsageError(f"--compare prints text or json, not {request.format}.")
     if request.writer.binary and request.output in (None, "-") and is_terminal(sys.stdout):

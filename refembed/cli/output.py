@@ -36,7 +36,8 @@ def open_output(path: str | None) -> Iterator[BinaryIO]:
             else:
                 out = stack.enter_context(replacing(target))
         except OSError as e:
-            raise RequestError(f"{path}: cannot be written: {e.strerror or e}", hint="--output takes a file") from None
+            what = f"{path or 'a file without a name'}: cannot be written: {e.strerror or e}"
+            raise RequestError(what, hint="--output takes a file") from None
         yield out
 
 

@@ -239,7 +239,11 @@ def keys_in(file: str | None) -> tuple[str, ...]:
     """The keys of a file."""
     if not file:
         return ()
-    lines = Path(file).read_text(encoding="utf-8").splitlines()
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        what = e.strerror if isinstance(e, OSError) else "not UTF-8"
+        raise RequestError(f"--api-key-file {file}: {what}", hint="one key a line, in UTF-8") from None
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
         raise RequestError(f"{file}: no API keys in it", hint="one a line; lines that begin with # are remarks")

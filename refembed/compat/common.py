@@ -64,6 +64,11 @@ def metadata_text(embedder: Embedder) -> dict[str, str]:
     return {key: spell.get(type(md[key]), str)(md[key]) for key in md if not md.type_name(key).startswith("ARRAY")}
 
 
+def token_or_null(token: int | None) -> int:
+    """A token id; -1 (LLAMA_TOKEN_NULL) where a model has none."""
+    return -1 if token is None else token
+
+
 def text_list(texts: Iterable[str], who: str) -> list[str]:
     """The texts as a list; a single string, which Python would read letter by letter, is an error."""
     if isinstance(texts, (str, bytes)):

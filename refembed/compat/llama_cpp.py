@@ -18,7 +18,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from refembed.compat.common import InputTypeError, InputValueError, StateError, UnsupportedError, metadata_text, refused
+from refembed.compat.common import (
+    InputTypeError,
+    InputValueError,
+    StateError,
+    UnsupportedError,
+    metadata_text,
+    refused,
+    token_or_null,
+)
 from refembed.embedder import Embedder
 from refembed.pooling import POOLING_TYPES
 
@@ -152,13 +160,11 @@ class Llama:
 
     def token_bos(self) -> int:
         """BOS, -1 where there is none."""
-        found = self.embedder.tokenizer.vocab.bos
-        return -1 if found is None else found
+        return token_or_null(self.embedder.tokenizer.vocab.bos)
 
     def token_eos(self) -> int:
         """EOS, -1 where there is none."""
-        found = self.embedder.tokenizer.vocab.eos
-        return -1 if found is None else found
+        return token_or_null(self.embedder.tokenizer.vocab.eos)
 
     @property
     def metadata(self) -> dict[str, str]:

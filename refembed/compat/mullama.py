@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 import refembed
 from refembed.arrays import F32
-from refembed.compat.common import InputValueError, StateError, metadata_text, refused, text_list
+from refembed.compat.common import InputValueError, StateError, metadata_text, refused, text_list, token_or_null
 from refembed.embedder import Embedder
 from refembed.errors import RequestError
 from refembed.normalize import normalize as normalize_rows
@@ -104,8 +104,12 @@ class Model:
     size = property(lambda self: self.embedder.info.file_size, doc="Bytes of the file.")
     architecture = property(lambda self: self.embedder.info.architecture, doc="general.architecture.")
     name = property(lambda self: self.embedder.info.name, doc="general.name.")
-    token_bos = property(lambda self: or_none(self.embedder.tokenizer.vocab.bos), doc="BOS, -1 where there is none.")
-    token_eos = property(lambda self: or_none(self.embedder.tokenizer.vocab.eos), doc="EOS, -1 where there is none.")
+    token_bos = property(
+        lambda self: token_or_null(self.embedder.tokenizer.vocab.bos), doc="BOS, -1 where there is none."
+    )
+    token_eos = property(
+        lambda self: token_or_null(self.embedder.tokenizer.vocab.eos), doc="EOS, -1 where there is none."
+    )
 
     @property
     def description(self) -> str:
@@ -215,11 +219,6 @@ class EmbeddingGenerator:
     def n_embd(self) -> int:
         """Numbers of a vector."""
         return self.context.model.embedder.info.n_embd_out
-
-
-def or_none(token: int | None) -> int:
-    """A token id; -1 (LLAMA_TOKEN_NULL) where a model has none."""
-    return -1 if token is None else token
 
 
 def pair(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -109,6 +109,8 @@ def read(path: str | Path) -> Compressed:
         codes = codec.check_codes(arrays["codes"])
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file", hint=hint) from None
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as e:
+        raise RequestError(f"{path}: {e.strerror}", hint=hint) from None
     except RequestError as e:
         raise e if str(e).startswith(f"{path}: ") else RequestError(f"{path}: {e}") from None
     except DAMAGE as e:

@@ -17,7 +17,7 @@ import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels import attention, conv, experts, jit, jit_attention, jit_decoder, products, sums
+from refembed.kernels import attention, conv, experts, jit, jit_attention, jit_decoder, jit_vectors, products, sums
 from refembed.kernels import rope as rotary
 from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
 from refembed.kernels.panels import Store, panels
@@ -186,7 +186,7 @@ class Fast:
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
         out = self.scratch.empty(x.shape)
-        share(jit.gelu, x, out, rows=len(x), size=x.size)
+        share(jit_vectors.gelu, np.ascontiguousarray(x), out, rows=len(x), size=x.size)
         return out
 
     def gelu_erf(self, x: Float) -> Float:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from refembed.kernels.jit import njit, softmax, tanh
+from refembed.kernels.jit import njit, tanh
+from refembed.kernels.jit_vectors import ROOM, softmax
 from refembed.kernels.products import LANES4, strip
 from refembed.kernels.tile import ROWS, VECTORS
 
@@ -35,28 +36,29 @@ def reach(i, n, causal, window, kind):
 
 
 @njit()
-def shares(x, i, begin, scale, soft_cap, slope, bias):
-    """Scores x (n) of query i and the keys from `begin` on to what each key gets, in place.
+def shares(p, at, n, i, begin, scale, soft_cap, slope, bias):
+    """Scores p[at : at + n] of query i and the keys from `begin` on to what each key gets, in place.
 
     slope  ALiBi's, or 0
     bias   (n) added to the scores, or (0)
     """
+    x = p[at : at + n]
     if soft_cap > 0:
-        for j in range(len(x)):
+        for j in range(n):
             x[j] = x[j] * scale / soft_cap
         tanh(x)
-        for j in range(len(x)):
+        for j in range(n):
             x[j] *= soft_cap
         scale = f32(1)
     if len(bias) > 0:
-        for j in range(len(x)):
+        for j in range(n):
             x[j] = x[j] * scale + bias[j]
         scale = f32(1)
     if slope > 0:
-        for j in range(len(x)):
+        for j in range(n):
             x[j] = x[j] * scale - slope * f32(abs(i - begin - j))
         scale = f32(1)
-    softmax(x, scale)
+    softmax(p, at, n, scale)
 
 
 @njit()
@@ -94,26 +96,26 @@ def value_panels(D, n):
 
 
 @njit()
-def scores(q, q_at, q_step, rows, keys, low, high, out):
-    """q k^T: some rows of queries against keys low:high; out (rows, n), other columns stay as they are."""
-    D, n = keys.shape[1], out.shape[1]
+def scores(q, q_at, q_step, rows, keys, n, low, high, out, out_step):
+    """q k^T: some rows of queries against keys low:high of n; out: rows so far apart, other columns may change."""
+    D = keys.shape[1]
     for p in range(low // P, (high + P - 1) // P):
         for d in range(0, D, SUMMED):
             strip(
                 q, q_at + d, q_step, rows, keys, (p * D + d) * P, P, min(SUMMED, D - d),
-                out, p * P, n, min(P, n - p * P), d > 0, out, 0, False, out, 0,
+                out, p * P, out_step, min(P, n - p * P), d > 0, out, 0, False, out, 0,
             )  # fmt: skip
 
 
 @njit()
-def mix(p, rows, low, high, values, D, out, out_at, out_step):
-    """p v: shares p (rows, n) of keys low:high; keys are added in blocks of SUMMED, counted from the text's start."""
-    n, W, first = p.shape[1], values.shape[2], low // SUMMED * SUMMED
+def mix(p, p_step, rows, low, high, values, D, out, out_at, out_step):
+    """p v: rows of shares of keys low:high; keys are added in blocks of SUMMED, counted from the text's start."""
+    n, W, first = values.shape[1], values.shape[2], low // SUMMED * SUMMED
     for c in range(values.shape[0]):
         for j in range(first, high, SUMMED):
             begin, end = max(j, low), min(j + SUMMED, high)
             strip(
-                p, begin, n, rows, values, (c * n + begin) * W, W, end - begin,
+                p, begin, p_step, rows, values, (c * n + begin) * W, W, end - begin,
                 out, out_at + c * W, out_step, min(W, D - c * W), j > first, p, 0, False, p, 0,
             )  # fmt: skip
 
@@ -132,19 +134,20 @@ def attention(q, k, v, n_head, group, offsets, scale, causal, window, kind, soft
         keys, values = np.empty(((n + P - 1) // P, D, P), np.float32), value_panels(D, n)
         pack_keys(k, first, n, theirs, keys)
         pack_values(v, first, n, theirs, D, values)
-        p = np.empty((min(QUERIES, n), n), np.float32)
+        step = n + ROOM
+        p = np.empty(min(QUERIES, n) * step, np.float32)
         for t in range(0, n, QUERIES):
             rows = min(QUERIES, n - t)
             low, high = reach(t, n, causal, window, kind)[0], reach(t + rows - 1, n, causal, window, kind)[1]
             at = (first + t) * C + h * D
-            scores(q, at, C, rows, keys, low, high, p)
+            scores(q, at, C, rows, keys, n, low, high, p, step)
             for i in range(rows):
                 a, b = reach(t + i, n, causal, window, kind)
                 more = bias[h, t + i, a:b] if len(bias) > 0 else none
-                shares(p[i, a:b], t + i, a, scale, soft_cap, slopes[h], more)
-                p[i, low:a] = f32(0)
-                p[i, b:high] = f32(0)
-            mix(p, rows, low, high, values, D, out, at, C)
+                shares(p, i * step + a, b - a, t + i, a, scale, soft_cap, slopes[h], more)
+                p[i * step + low : i * step + a] = f32(0)
+                p[i * step + b : i * step + high] = f32(0)
+            mix(p, step, rows, low, high, values, D, out, at, C)
 
 
 @njit()
@@ -153,18 +156,20 @@ def scores_of(q, keys, out):
     n, D = q.shape
     panels = np.empty(((n + P - 1) // P, D, P), np.float32)
     pack_keys(keys, 0, n, 0, panels)
-    scores(q, 0, D, n, panels, 0, n, out)
+    scores(q, 0, D, n, panels, n, 0, n, out, n)
 
 
 @njit()
 def shares_of(x, scale, causal, window, kind, soft_cap, slope):
     """`shares` for every row of x (n, n), in place; 0 for keys that a query does not see."""
     n, none = x.shape[1], np.empty(0, np.float32)
+    row = np.empty(n + ROOM, np.float32)
     for i in range(len(x)):
         low, high = reach(i, n, causal, window, kind)
-        shares(x[i, low:high], i, low, scale, soft_cap, slope, none)
-        x[i, :low] = f32(0)
-        x[i, high:] = f32(0)
+        row[: high - low] = x[i, low:high]
+        shares(row, 0, high - low, i, low, scale, soft_cap, slope, none)
+        x[i] = f32(0)
+        x[i, low:high] = row[: high - low]
 
 
 @njit()
@@ -173,4 +178,4 @@ def mix_of(p, v, out):
     n, D = v.shape
     panels = value_panels(D, n)
     pack_values(v, 0, n, 0, D, panels)
-    mix(p, n, 0, n, panels, D, out, 0, D)
+    mix(p, n, n, 0, n, panels, D, out, 0, D)

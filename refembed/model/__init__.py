@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -9,67 +11,61 @@ from typing import Any
 from refembed.arrays import Float
 from refembed.gguf import GGUFFile
 from refembed.kernels.ops import Ops
-from refembed.model import (
-    bert,
-    eurobert,
-    gemma,
-    gemma2,
-    gemma3,
-    gemma_embedding,
-    granite,
-    granite_moe,
-    jina_bert_v2,
-    jina_bert_v3,
-    lfm2,
-    llama,
-    llama_embed,
-    minicpm,
-    mistral3,
-    modern_bert,
-    neo_bert,
-    nomic_bert,
-    nomic_bert_moe,
-    phi3,
-    qwen2,
-    qwen3,
-    qwen3vl,
-    smollm3,
-    t5encoder,
-)
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams, read_hparams
 from refembed.model.trace import SILENT, TapLike
 from refembed.model.unsupported import refusal
 from refembed.model.weights import bind
 
-# general.architecture -> the file that computes it: TRAITS, Weights, forward
-ARCHITECTURES: dict[str, ModuleType] = {
-    "bert": bert,
-    "eurobert": eurobert,
-    "gemma": gemma,
-    "gemma2": gemma2,
-    "gemma3": gemma3,
-    "gemma-embedding": gemma_embedding,
-    "granite": granite,
-    "granitemoe": granite_moe,
-    "jina-bert-v2": jina_bert_v2,
-    "jina-bert-v3": jina_bert_v3,
-    "lfm2": lfm2,
-    "llama": llama,
-    "llama-embed": llama_embed,
-    "minicpm": minicpm,
-    "mistral3": mistral3,
-    "modern-bert": modern_bert,
-    "neo-bert": neo_bert,
-    "nomic-bert": nomic_bert,
-    "nomic-bert-moe": nomic_bert_moe,
-    "phi3": phi3,
-    "qwen2": qwen2,
-    "qwen3": qwen3,
-    "qwen3vl": qwen3vl,
-    "smollm3": smollm3,
-    "t5encoder": t5encoder,
-}
+
+class Architectures(Mapping[str, ModuleType]):
+    """general.architecture -> the file that computes it: TRAITS, Weights, forward. Imported when it is asked for."""
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self.files = files
+
+    def __getitem__(self, name: str) -> ModuleType:
+        return importlib.import_module(f"{__name__}.{self.files[name]}")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+ARCHITECTURES = Architectures(
+    {
+        "bert": "bert",
+        "eurobert": "eurobert",
+        "gemma": "gemma",
+        "gemma2": "gemma2",
+        "gemma3": "gemma3",
+        "gemma-embedding": "gemma_embedding",
+        "granite": "granite",
+        "granitemoe": "granite_moe",
+        "jina-bert-v2": "jina_bert_v2",
+        "jina-bert-v3": "jina_bert_v3",
+        "lfm2": "lfm2",
+        "llama": "llama",
+        "llama-embed": "llama_embed",
+        "minicpm": "minicpm",
+        "mistral3": "mistral3",
+        "modern-bert": "modern_bert",
+        "neo-bert": "neo_bert",
+        "nomic-bert": "nomic_bert",
+        "nomic-bert-moe": "nomic_bert_moe",
+        "phi3": "phi3",
+        "qwen2": "qwen2",
+        "qwen3": "qwen3",
+        "qwen3vl": "qwen3vl",
+        "smollm3": "smollm3",
+        "t5encoder": "t5encoder",
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from refembed.errors import EngineError
+from refembed.errors import EngineError, RequestError
 from refembed.server.app import App
 from refembed.server.state import Settings, State
 
@@ -64,13 +64,19 @@ def serve(
     port      0: any free one
     announce  is told each address, and when the model is ready
 
-    EngineError where an address cannot be had; whatever `load` raises.
+    EngineError where an address cannot be had, RequestError for a key or certificate; whatever `load` raises.
     """
     state = State(settings)
     config = uvicorn.Config(
         App(state), lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=5,
         ssl_keyfile=ssl_key, ssl_certfile=ssl_cert,
     )  # fmt: skip
+    try:
+        config.load()  # reads key and certificate
+    except OSError as e:  # ssl.SSLError is one
+        state.close()
+        where = f"--ssl-key-file {ssl_key}, --ssl-cert-file {ssl_cert}"
+        raise RequestError(f"{where}: {e.strerror or e}", hint="files in PEM, the key without a password") from None
     with contextlib.ExitStack() as stack:
         stack.callback(state.close)
         sockets = [stack.enter_context(listening(host, port)) for host in hosts]

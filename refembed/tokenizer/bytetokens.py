@@ -1,4 +1,4 @@
-"""Byte tokens, `<0x41>`: what the kinds "llama" and "t5" turn them into on the way back to text."""
+"""Byte tokens, `<0x41>`: what SPM, Unigram and byte-pair encoding turn them into on the way back to text."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -28,8 +29,8 @@ def test_a_row_has_the_same_bits_at_any_place_of_any_height(n: int, k: int) -> N
     x, w = rng.standard_normal((1100, k)), rng.standard_normal((n, k))
     whole = product(x, w)
     assert np.abs(whole - x @ w.T).max() <= 40 * np.finfo(np.float64).eps * np.sqrt(k)
-    for height in (1, 2, 3, 4, 7, 15, 16, 17, 31, 33, 64, 100, 255, 511, 512, 513, 700):
-        for begin in (0, 1, 5, 130, 400):
+    for height in (1, 2, 3, 7, 8, 9, 16, 33, 100, 512, 513, 700):
+        for begin in (0, 5, 400):
             assert np.array_equal(product(x[begin : begin + height], w), whole[begin : begin + height])
 
 
@@ -37,7 +38,7 @@ def test_a_row_has_the_same_bits_at_any_place_of_any_height(n: int, k: int) -> N
 def test_tiles_cover_every_row_once_in_few_heights(rows: int, n: int, k: int) -> None:
     """Powers of two times the least, which is taller for a small W; the last may stand over."""
     heights, end = matmul.heights(n, k), 0
-    assert all(high == 2 * low for high, low in zip(heights, heights[1:], strict=False))
+    assert all(high == 2 * low for high, low in itertools.pairwise(heights))
     assert heights[-1] * n * k >= matmul.SMALL
     for begin, height in matmul.tiles(rows, n, k):
         assert begin == end
@@ -84,8 +85,8 @@ for n, k in ((384, 384), (1536, 384), (384, 1536), (23, 17)):
     for height in (1, 3, 6, 13, 50, 259):
         for begin in (0, 1, 7):
             assert (product(x[begin : begin + height], w) == whole[begin : begin + height]).all(), (n, k, height)
-    want = x.astype(np.longdouble) @ w.T.astype(np.longdouble)
-    assert np.abs(whole - want).max() <= 4e-15 * np.abs(want).max(), (n, k)
+    want = x[:20].astype(np.longdouble) @ w.T.astype(np.longdouble)
+    assert np.abs(whole[:20] - want).max() <= 4e-15 * np.abs(want).max(), (n, k)
     print(n, k, "BLAS" if matmul.rows_stand_alone(n, k, np.float64) else "our own")
 """
 

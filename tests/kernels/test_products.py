@@ -41,7 +41,7 @@ def test_a_float64_product_is_one_chain() -> None:
 
 @settings(max_examples=30)
 @given(st.integers(1, 90), st.integers(1, 300), st.integers(1, 200), st.sampled_from(BOTH))
-def test_an_element_is_as_near_as_its_number_of_roundings_allows(T: int, k: int, n: int, dtype: type) -> None:
+def test_an_element_is_as_near_as_its_number_of_roundings_allows(T: int, k: int, n: int, dtype: Any) -> None:
     """A chain of m multiply-adds: (1 + u)^m - 1 of the sum of magnitudes at most (Higham 2002, section 3.1).
 
     Without fused ones, a term is rounded once more; sums of B blocks round B - 1 times more.
@@ -57,7 +57,7 @@ def test_an_element_is_as_near_as_its_number_of_roundings_allows(T: int, k: int,
 
 @settings(max_examples=30)
 @given(st.integers(1, 90), st.integers(1, 70), st.integers(1, 200), st.sampled_from(BOTH))
-def test_whole_numbers_are_exact(T: int, k: int, n: int, dtype: type) -> None:
+def test_whole_numbers_are_exact(T: int, k: int, n: int, dtype: Any) -> None:
     rng = np.random.default_rng(T + 100 * k)
     x, w = rng.integers(-9, 9, (T, k)), rng.integers(-9, 9, (n, k))
     assert np.array_equal(products.matmul(x.astype(dtype), w.astype(dtype)).astype(np.int64), x @ w.T)
@@ -65,7 +65,7 @@ def test_whole_numbers_are_exact(T: int, k: int, n: int, dtype: type) -> None:
 
 @pytest.mark.parametrize("dtype", BOTH)
 @pytest.mark.parametrize(("n", "k"), [(384, 384), (1536, 384), (384, 1536), (32, 32), (23, 17), (1, 7)])
-def test_a_row_has_the_same_bits_at_any_place_of_any_height(n: int, k: int, dtype: type) -> None:
+def test_a_row_has_the_same_bits_at_any_place_of_any_height(n: int, k: int, dtype: Any) -> None:
     x, w = random(0, 2 * products.HIGH + 9, k).astype(dtype), random(1, n, k).astype(dtype)
     whole = products.matmul(x, w)
     for height in (1, 2, 7, 8, 9, products.HIGH - 1, products.HIGH, products.HIGH + 1):
@@ -75,7 +75,7 @@ def test_a_row_has_the_same_bits_at_any_place_of_any_height(n: int, k: int, dtyp
 
 @settings(max_examples=40)
 @given(st.integers(1, 220), st.integers(1, 300), st.integers(1, 110), st.data(), st.sampled_from(BOTH))
-def test_a_row_does_not_notice_its_neighbours(T: int, k: int, n: int, data: st.DataObject, dtype: type) -> None:
+def test_a_row_does_not_notice_its_neighbours(T: int, k: int, n: int, data: st.DataObject, dtype: Any) -> None:
     """Not even such as overflow."""
     at, w = data.draw(st.integers(0, T - 1)), random(n, n, k).astype(dtype)
     x = np.full((T, k), data.draw(st.sampled_from([0, 1, 3e38, np.inf, np.nan])), dtype)
@@ -85,7 +85,7 @@ def test_a_row_does_not_notice_its_neighbours(T: int, k: int, n: int, data: st.D
 
 @pytest.mark.parametrize("dtype", BOTH)
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (47, 5), (48, 16), (49, 17), (130, 33)])
-def test_a_panel_has_all_outputs_of_a_step_side_by_side(n: int, k: int, dtype: type) -> None:
+def test_a_panel_has_all_outputs_of_a_step_side_by_side(n: int, k: int, dtype: Any) -> None:
     P, w = products.panel(np.dtype(dtype).itemsize), random(3, n, k).astype(dtype)
     packed = products.pack(w)
     assert packed.shape == (-(-n // P), k, P)
@@ -94,7 +94,7 @@ def test_a_panel_has_all_outputs_of_a_step_side_by_side(n: int, k: int, dtype: t
 
 
 @pytest.mark.parametrize("dtype", BOTH)
-def test_packing_a_range_of_panels_leaves_the_others(dtype: type) -> None:
+def test_packing_a_range_of_panels_leaves_the_others(dtype: Any) -> None:
     P, w = products.panel(np.dtype(dtype).itemsize), random(3, 200, 21).astype(dtype)
     whole, some = products.pack(w), np.full((-(-200 // P), 21, P), 7, dtype)
     products.pack_rows(w[P : 2 * P + 3], some, 1, 3)
@@ -106,7 +106,7 @@ def test_packing_a_range_of_panels_leaves_the_others(dtype: type) -> None:
 
 @pytest.mark.parametrize("dtype", BOTH)
 @pytest.mark.parametrize("T", [1, 5, products.HIGH, products.HIGH + 3])
-def test_cores_may_share_rows_or_panels(T: int, dtype: type) -> None:
+def test_cores_may_share_rows_or_panels(T: int, dtype: Any) -> None:
     """Each part writes its own piece of out, to the bit, with the bias added once."""
     x, w, bias = (random(i, *shape).astype(dtype) for i, shape in enumerate([(T, 150), (210, 150), (210,)]))
     want, packed = products.matmul(x, w) + bias, products.pack(w)
@@ -128,7 +128,7 @@ def test_cores_may_share_rows_or_panels(T: int, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", BOTH)
-def test_a_matrix_may_come_some_rows_at_a_time(dtype: type) -> None:
+def test_a_matrix_may_come_some_rows_at_a_time(dtype: Any) -> None:
     """`first` is the column where the given panels begin; the columns of others stay."""
     x, w = random(4, 11, 40).astype(dtype), random(5, 250, 40).astype(dtype)
     P, want = products.panel(np.dtype(dtype).itemsize), products.matmul(x, w)
@@ -157,3 +157,31 @@ def test_rounding_stays_below_a_millionth_of_the_largest_result(k: int) -> None:
         x, w = random(seed, 300, k), random(seed + 9, 256, k)
         want = x.astype(np.float64) @ w.T.astype(np.float64)
         assert np.abs(products.matmul(x, w) - want).max() <= 7e-7 * np.abs(want).max()
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 110))
+def test_codes_give_the_bits_of_their_weights(T: int, blocks: int, n: int) -> None:
+    """Packed and multiplied: 1 to 9 blocks of 32 codes with a scale each, a scale of 0 among them."""
+    k, P, rng = blocks * tile.CODED, products.panel(4), np.random.default_rng(T + 41 * n)
+    d = (rng.standard_normal((n, blocks)) * rng.integers(0, 3, (n, blocks))).astype(np.float16).astype(np.float32)
+    w = rng.integers(-127, 128, (n, k)).astype(np.float32) * np.repeat(d, tile.CODED, axis=1)
+    codes, scales = np.empty((-(-n // P), k, P), np.int8), np.empty((-(-n // P), blocks, P), np.float32)
+    assert products.pack_codes(w, d, codes, scales, 0, len(codes))
+    x, bias, out = random(T, T, k), random(n, n), np.full((T, n), np.nan, np.float32)
+    for begin, end in itertools.pairwise(sorted({0, len(codes) // 2, len(codes)})):
+        products.by_codes(x, codes, scales, bias, out, begin, end)
+    assert out.tobytes() == (products.matmul(x, w) + bias).tobytes()
+
+
+@pytest.mark.parametrize("value", [0.3, 128.0, -129.0, np.nan, np.inf])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_weights_that_are_no_codes_are_noticed(value: float, scale: float) -> None:
+    """Wherever the one is."""
+    P = products.panel(4)
+    for at in ((0, 0), (P + 1, 40), (P + 1, 63)):
+        w, d = np.zeros((P + 2, 64), np.float32), np.full((P + 2, 2), scale, np.float32)
+        codes, scales = np.empty((2, 64, P), np.int8), np.empty((2, 2, P), np.float32)
+        assert products.pack_codes(w, d, codes, scales, 0, 2)
+        w[at] = value
+        assert not products.pack_codes(w, d, codes, scales, 0, 2)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numba
 import numpy as np
 import pytest
@@ -23,12 +24,21 @@ SENTINEL = 12345.678
 
 @numba.njit  # not cached: the cache looks at this file, not at tile.py
 def call(  # type: ignore[no-untyped-def]
-    rows, vectors, x, x_at, x_step, w, w_at, w_step, depth, out, out_at, out_step, width, more, bias, bias_at, biased
-):
+    rows, vectors, x, x_at, x_step, w, w_at, w_step, depth, out, out_at, out_step, width, more,
+    bias, bias_at, biased, scales, scales_at,
+):  # fmt: skip
     tiles.tile(
-        rows, vectors, x, x_at, x_step, w, w_at, w_step, depth,
-        out, out_at, out_step, width, more, bias, bias_at, biased,
+        rows, vectors, x, x_at, x_step, w, w_at, w_step, depth, out, out_at, out_step, width, more,
+        bias, bias_at, biased, scales, scales_at,
     )  # fmt: skip
+
+
+@numba.njit
+def each_row(x, w, out):  # type: ignore[no-untyped-def]
+    """x w, a tile for each row, one after the other."""
+    lanes, n = w.shape[1], out.shape[1]
+    for t in range(len(x)):
+        tiles.tile(1, 1, x, t * x.shape[1], 0, w, 0, lanes, len(w), out, t * n, 0, n, False, x, 0, False, x, 0)
 
 
 @numba.njit
@@ -42,24 +52,23 @@ def numbers(seed: int, *shape: int) -> Any:
     return rng.standard_normal(shape) * np.exp(rng.uniform(-3, 3, shape))
 
 
-def multiply(x: Any, w: Any, out: Any, rows: int, width: int, more: bool, bias: Any = None) -> None:
+def multiply(x: Any, w: Any, out: Any, rows: int, width: int, more: bool, bias: Any = None, scales: Any = None) -> None:
     """`tile` of rows of x (R, K) and w (K, V lanes) into the middle of out; NaN around all that is to be read."""
     vectors = w.shape[1] // tiles.lanes(x.itemsize)
-    x_room, w_room = (
-        np.full((rows, x.shape[1] + 3), np.nan, x.dtype),
-        np.full((len(w), w.shape[1] + 5), np.nan, x.dtype),
-    )
-    x_room[:, 2:-1], w_room[:, 1:-4], bias_room = x, w, np.full(7 + width, np.nan, x.dtype)
-    bias_room[7:] = 0 if bias is None else bias[:width]
+    x_room, bias_room = np.full((rows, x.shape[1] + 3), np.nan, x.dtype), np.full(7 + width, np.nan, x.dtype)
+    w_room = np.full((len(w), w.shape[1] + 5), np.nan if scales is None else 99, w.dtype)
+    scales_room = np.full((1 if scales is None else len(scales), w.shape[1] + 5), np.nan, x.dtype)
+    x_room[:, 2:-1], w_room[:, 1:-4], bias_room[7:] = x, w, 0 if bias is None else bias[:width]
+    scales_room[:, 4:-1] = 0 if scales is None else scales
     call(
         rows, vectors, x_room, 2, x_room.shape[1], w_room, 1, w_room.shape[1], len(w),
-        out, out.shape[1] + 3, out.shape[1], width, more, bias_room, 7, bias is not None,
+        out, out.shape[1] + 3, out.shape[1], width, more, bias_room, 7, bias is not None, scales_room, 4,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("more", "biased"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("dtype", BOTH)
-def test_each_pair_of_rows_and_vectors_is_one_chain_in_order_of_k(dtype: type, more: bool, biased: bool) -> None:
+def test_each_pair_of_rows_and_vectors_is_one_chain_in_order_of_k(dtype: Any, more: bool, biased: bool) -> None:
     """Added to what is there, then to the bias, with widths up to whole vectors; what lies around stays as it was."""
     lanes = tiles.lanes(np.dtype(dtype).itemsize)
     for rows in range(1, tiles.ROWS + 1):
@@ -77,8 +86,31 @@ def test_each_pair_of_rows_and_vectors_is_one_chain_in_order_of_k(dtype: type, m
                 assert out.tobytes() == want.tobytes(), (rows, vectors, width)
 
 
+def test_codes_are_what_they_stand_for() -> None:
+    """A code times the scale of its 32, rounded, in place of a weight; every pair of rows and vectors."""
+    lanes, rng = tiles.lanes(4), np.random.default_rng(1)
+    for rows, vectors in np.ndindex(tiles.ROWS, tiles.VECTORS):
+        n, width = (vectors + 1) * lanes, vectors * lanes + lanes // 2 + 1
+        codes = rng.integers(-128, 128, (3 * tiles.CODED, n)).astype(np.int8)
+        scales, x = numbers(rows, 3, n).astype(np.float32), numbers(vectors, rows + 1, len(codes)).astype(np.float32)
+        weights = codes * np.repeat(scales, tiles.CODED, axis=0)
+        bias, out = numbers(2, width).astype(np.float32), np.full((rows + 3, 4 + n), SENTINEL, np.float32)
+        want = out.copy()
+        want[1:-1, 3 : 3 + width] = (out[1:-1, 3 : 3 + width] + chain(x, weights, fused=tiles.FUSED)[:, :width]) + bias
+        multiply(x, codes, out, rows + 1, width, True, bias, scales)
+        assert out.tobytes() == want.tobytes(), (rows, vectors)
+
+
 @pytest.mark.parametrize("dtype", BOTH)
-def test_no_steps_add_nothing(dtype: type) -> None:
+def test_sums_begin_at_zero_each_time(dtype: Any) -> None:
+    lanes = tiles.lanes(np.dtype(dtype).itemsize)
+    x, w, out = numbers(1, 5, 8).astype(dtype), numbers(2, 8, lanes).astype(dtype), np.empty((5, lanes - 1), dtype)
+    each_row(x, w, out)
+    assert out.tobytes() == chain(x, w, fused=tiles.FUSED)[:, :-1].tobytes()
+
+
+@pytest.mark.parametrize("dtype", BOTH)
+def test_no_steps_add_nothing(dtype: Any) -> None:
     out = np.full((3, 4 + tiles.lanes(np.dtype(dtype).itemsize)), 5, dtype)
     x, w = np.empty((1, 0), dtype), np.empty((0, tiles.lanes(np.dtype(dtype).itemsize)), dtype)
     multiply(x, w, out, 1, 1, True)
@@ -97,7 +129,7 @@ def test_what_was_there_is_not_read_unless_more_is_asked() -> None:
 
 
 @pytest.mark.parametrize("dtype", BOTH)
-def test_asking_for_memory_ahead_may_point_anywhere(dtype: type) -> None:
+def test_asking_for_memory_ahead_may_point_anywhere(dtype: Any) -> None:
     x = np.ones(3, dtype)
     for at in (0, 2, 3, 1 << 20, 1 << 40, -5):
         ask_for(x, at)
@@ -107,7 +139,7 @@ def test_asking_for_memory_ahead_may_point_anywhere(dtype: type) -> None:
 @settings(max_examples=60)
 @given(st.integers(1, tiles.ROWS), st.integers(1, tiles.VECTORS), st.integers(1, 70), st.data(), st.sampled_from(BOTH))
 def test_a_row_has_the_same_bits_at_any_place_whatever_stands_beside(
-    rows: int, vectors: int, depth: int, data: st.DataObject, dtype: type
+    rows: int, vectors: int, depth: int, data: st.DataObject, dtype: Any
 ) -> None:
     """Beside NaN and infinities, and each output as if it were the only one."""
     lanes = tiles.lanes(np.dtype(dtype).itemsize)
@@ -154,7 +186,26 @@ def test_the_cpu_is_the_one_that_numba_compiles_for(
 ) -> None:
     monkeypatch.setattr(numba.config, "CPU_NAME", name)
     monkeypatch.setattr(numba.config, "CPU_FEATURES", said)
-    assert tiles.features() == have
+    assert tiles.features() - {"neon"} == have  # which every 64-bit ARM has
+
+
+def test_a_cpu_whose_abilities_llvm_cannot_tell_gets_the_plain_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some ARM systems, where Numba too goes on without."""
+
+    def unknown() -> Any:
+        raise RuntimeError("failed to get host cpu features.")
+
+    monkeypatch.setattr(numba.config, "CPU_NAME", None)
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", unknown)
+    assert tiles.features() - {"neon"} == set()
+
+
+def test_avx_that_numba_is_told_to_avoid_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NUMBA_ENABLE_AVX=0."""
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(numba.config, "ENABLE_AVX", 0)
+    assert tiles.shape(tiles.features())[0] == 16
 
 
 PROBE = """

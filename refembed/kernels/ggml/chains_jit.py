@@ -17,9 +17,9 @@ from __future__ import annotations
 import numpy as np
 
 from refembed.kernels.dequant_lanes import put, real, spread
-from refembed.kernels.ggml.chains_vectors import fma, load, whole
 from refembed.kernels.ggml.lanes import half
 from refembed.kernels.jit import njit
+from refembed.kernels.vectors import fma, load, whole
 
 f32 = np.float32
 TILE, QUAD, LANES = 16, 4, 8

@@ -1,0 +1,86 @@
+"""Softmax and GELU sixteen numbers at a time: where `fast` would spend most of what products leave.
+
+LLVM turns the loops of jit.py into vectors too, but half as wide, and not where a largest number is sought. The
+formulas are jit.py's; a row's last, unfilled vector is computed whole and only its own numbers are kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refembed.kernels.dequant_lanes import N, of_bits, put, spread
+from refembed.kernels.jit import LN2_HIGH, LN2_LOW, LOG2_E, ROUND, largest, njit
+from refembed.kernels.jit import gelu as jit_gelu
+from refembed.kernels.tile import FUSED
+from refembed.kernels.vectors import first, fma, highest, larger, load, quotient, total, whole
+
+f32 = np.float32
+SUMMED = 128  # terms of a sum whose lanes are added in float32, before the rest is done in double
+ROOM = N  # numbers behind a row that may be read and written
+
+
+@njit(inline="always")
+def both(a, b, c):
+    """a b + c, rounded once where that is one instruction."""
+    if FUSED:
+        return fma(a, b, c)
+    return a * b + c
+
+
+@njit(inline="always")
+def expf(x):
+    """`jit.expf` of sixteen numbers."""
+    y = larger(x, spread(f32(-87.3)))
+    y = larger(y * f32(-1), spread(f32(-88.37))) * f32(-1)
+    n = both(y, spread(LOG2_E), spread(ROUND)) - ROUND
+    r = both(n, spread(-LN2_LOW), both(n, spread(-LN2_HIGH), y))
+    p = both(spread(f32(1.9875691500e-4)), r, spread(f32(1.3981999507e-3)))
+    p = both(p, r, spread(f32(8.3334519073e-3)))
+    p = both(p, r, spread(f32(4.1665795894e-2)))
+    p = both(p, r, spread(f32(1.6666665459e-1)))
+    p = both(p, r, spread(f32(5.0000001201e-1)))
+    e = both(p, r * r, r) + f32(1)
+    return e * of_bits((whole(n) + 127) << 23)
+
+
+@njit(inline="always")
+def high_of(x, at, n):
+    """The largest of x[at : at + n]."""
+    if n < N:
+        return largest(x[at : at + n])
+    high = load(x, at + n - N)  # some of these are seen twice
+    for j in range(at, at + n - N, N):
+        high = larger(high, load(x, j))
+    return highest(high)
+
+
+@njit()
+def softmax(x, at, n, scale):
+    """exp(scale y) / sum(exp(scale y)) of y = x[at : at + n], in place; x is flat, with ROOM behind it."""
+    end, sum_ = at + n, 0.0
+    lowered = spread(-(high_of(x, at, n) * scale))
+    for begin in range(at, end, SUMMED):
+        part = spread(f32(0))
+        for j in range(begin, min(begin + SUMMED, end), N):
+            e = first(expf(both(load(x, j), spread(scale), lowered)), end - j)
+            part = part + e
+            put(x, j, e)
+        sum_ += total(part)
+    share = f32(1 / sum_)
+    for j in range(at, end, N):
+        put(x, j, load(x, j) * share)
+
+
+@njit()
+def gelu(x, out, begin, end):
+    """`jit.gelu`: the tanh form, y = x / (1 + e^-2u). x, out (T, F); rows begin:end, taken as one long row each."""
+    F = x.shape[1]
+    whole_vectors = F // N * N
+    flat, to = x.reshape(-1), out.reshape(-1)
+    for t in range(begin, end):
+        for j in range(t * F, t * F + whole_vectors, N):
+            a = load(flat, j)
+            u = a * f32(-2 * 0.7978845608028654) * both(a * a, spread(f32(0.044715)), spread(f32(1)))
+            put(to, j, quotient(a, expf(u) + f32(1)))
+    if whole_vectors < F:
+        jit_gelu(x[:, whole_vectors:], out[:, whole_vectors:], begin, end)
