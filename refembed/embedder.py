@@ -142,7 +142,7 @@ class Embedder:
                          memory and speed, no bits (`kernels/panels.py`)
 
         For `ggml`, which llama.cpp to equal:
-        profile     its build: "avx2" (the wheel that refembed is checked against), "avx512"
+        profile     its build: "avx2" (the wheel that refembed is checked against), "avx2-gcc12", "avx512"
         flash_attn  with flash attention, as llama.cpp runs unless told otherwise
         repack      with weights interleaved at load time, likewise (`--no-repack` turns it off there)
         n_ubatch    texts that fit into so many tokens run together, as llama.cpp runs those that one call brings;
@@ -242,7 +242,8 @@ class Embedder:
         """What token ids (S lists, checked) come to: S arrays (D), or, where nothing is pooled, (T_s, D)."""
         vectors: list[F32] = [np.empty(0, np.float32)] * len(ids)
 
-        quick = self.ops.name == "fast"  # its texts may run in any order, side by side
+        quick = self.ops.name == "fast" and sum(map(len, ids)) > self.batch_tokens
+        # in `fast` texts may run in any order, side by side: the longest first, so that all cores end together
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i])) if quick else range(len(ids))
 
         def run(places: list[int]) -> None:

@@ -32,12 +32,17 @@ from tests.test_rerank import HEAD
 __all__ = ["cli"]  # a fixture
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md")
+PAGES = (
+    "README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md",
+    "docs/differences.md", "docs/tokenizers.md", "docs/explain.md",
+)  # fmt: skip
 
 SKIPPED = {  # how a line or a block begins -> why it is not run
     "make ": "installs and runs everything",
     "pip install": "needs a package index",
     "refembed verify minilm --against": "needs an engine to ask: tests/verify",
+    "refembed tokenize -m model.gguf --compare http": "likewise: tests/tokenizer",
+    "python -m conformance": "the whole suite: tests/test_conformance_engine_live.py",
     "# test_mine.py": "for an engine that is not here: tests/testing",
 }
 NEEDS = {  # what a line or a block has in it -> the optional package it needs
@@ -48,7 +53,10 @@ NEEDS = {  # what a line or a block has in it -> the optional package it needs
     "chromadb": "chromadb",
     "haystack": "haystack",
 }
-EXIT = {"refembed diff a.npz b.npz": 3}  # the two differ; all others end with 0
+EXIT = {  # how a line begins that does not end with 0
+    "refembed diff a.npz b.npz  ": 3,  # they differ
+    "refembed tokenize -m model.gguf --compare tokenizer.json": 3,  # of another model here
+}
 
 
 class Block(NamedTuple):
@@ -72,13 +80,17 @@ def furnish(folder: Path, tiny: Path, minilm: Path, minilm_folder: Path) -> None
     (folder / "model.gguf").symlink_to(tiny)
     copied(tiny, folder / "e5.gguf", {"general.name": ("e5-base-v2", "STRING")})
     copied(synthetic(folder / "r.gguf", "bert", pooling=4, optional=HEAD), folder / "reranker.gguf", WITH_EOS)
+    synthetic(folder / "gemma.gguf", "gemma3", pooling=1)
+    (folder / "other.gguf").symlink_to(tiny)
     (folder / "all-MiniLM-L6-v2").symlink_to(minilm_folder)
     (folder / "tokenizer.json").symlink_to(minilm_folder / "tokenizer.json")
     lines = [f"the cat sat on mat {i}" for i in range(150)]
     (folder / "corpus.txt").write_text("\n".join(lines))
-    (folder / "texts.txt").write_text("hello world\nthe cat\n")
+    for name in ("texts.txt", "t.txt"):
+        (folder / name).write_text("hello world\nthe cat\n")
     (folder / "ids.txt").write_text("\n".join(f"id-{i}" for i in range(150)))
-    np.save(folder / "queries.npy", np.random.default_rng(5).standard_normal((20, 384), np.float32))
+    for name, count in (("corpus.npy", 150), ("queries.npy", 20)):
+        np.save(folder / name, np.random.default_rng(count).standard_normal((count, 384), np.float32))
     for name, text in (("a", "hello"), ("b", "the cat")):
         Embedder.load(tiny, numerics="exact").trace(text).save(folder / f"{name}.npz")
     (cache := folder / "cache").mkdir()
@@ -136,7 +148,8 @@ def run_line(line: str, call: Cli, servers: ExitStack, state: dict[str, str]) ->
     else:
         assert words[0] == "refembed", line
         r = call(*words[1:], stdin=b"hello\n")
-        assert r.code == EXIT.get(line.partition("  ")[0], 0), f"{line}\n{r.err}"
+        expected = next((code for start, code in EXIT.items() if line.startswith(start)), 0)
+        assert r.code == expected, f"{line}\n{r.err}"
 
 
 def walk(page: str, call: Cli, folder: Path, *, extras: bool) -> int:
@@ -147,7 +160,8 @@ def walk(page: str, call: Cli, folder: Path, *, extras: bool) -> int:
             if block.language == "python":
                 pieces = [block.text]
             else:
-                pieces = [p for p in block.text.splitlines() if re.match("refembed|curl|make|pip", p)]
+                commands = r"\S" if block.language == "sh" else "refembed|curl|pip"  # "text" may be anything
+                pieces = [line for line in block.text.splitlines() if re.match(commands, line)]
             for piece in pieces:
                 needed = [package for sign, package in NEEDS.items() if sign in piece]
                 if piece.startswith(tuple(SKIPPED)) or (needed and not extras):

@@ -33,7 +33,8 @@ Examples:
 def command(folder: Path, outtype: str, output: Path | None, force: bool) -> None:
     """Write the model in DIR, as Hugging Face publishes them, as one GGUF file.
 
-    DIR holds config.json, *.safetensors, and tokenizer.json or vocab.txt; modules.json and 1_Pooling say the pooling.
+    DIR holds config.json, *.safetensors, and tokenizer.json, vocab.txt, tokenizer.model or spiece.model; modules.json
+    and 1_Pooling say the pooling.
     The tensors and keys are those that llama.cpp's own converter writes, in other types those that llama-quantize makes
     of them. The file is written whole or not at all.
     """

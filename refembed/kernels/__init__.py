@@ -2,8 +2,9 @@
 
 ops          the interface, and `load_ops(name)`
 exact        float64 NumPy: the number the formulas mean
-fast         float32: BLAS for matrices, Numba (jit.py) for the rest
+fast         float32: compiled kernels of our own (tile, products, jit_attention, jit)
+ggml         float32, rounded where llama.cpp rounds
 norms, activations, attention    the definitions, in readable NumPy
-matmul       a matrix product whose rows do not depend on their neighbours
+matmul       a product by BLAS whose rows do not depend on their neighbours, for `exact`
 dequant      blocks of a GGUF tensor to float32
 """

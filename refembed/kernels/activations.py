@@ -28,7 +28,7 @@ def gelu(x: Float) -> Float:
 def gelu_erf(x: Float) -> Float:
     """The Gaussian error linear unit itself: x times the share of a normal distribution that lies below x.
 
-        y = x Phi(x) = x/2 erfc(-x / sqrt(2))      Hendrycks & Gimpel 2016, equation 1
+        y = x Phi(x) = x/2 erfc(-x / sqrt(2))      Hendrycks & Gimpel 2016
 
     x        any shape
     returns  x's shape and dtype

@@ -223,10 +223,11 @@ class Fast:
 
     def turns(self, n: int, rope: Rope) -> tuple[F32, F32]:
         """Cosines and sines of the places 0 to n - 1 at least, 2 x (P, n_dims/2); kept, made in double."""
-        if rope not in self.turned or len(self.turned[rope][0]) < n:
+        known = self.turned.get(rope)  # another thread may put a shorter one there
+        if known is None or len(known[0]) < n:
             cos, sin = rotary.turns(np.arange(1 << (n - 1).bit_length()), rope)
-            self.turned[rope] = cos.astype(np.float32), sin.astype(np.float32)
-        return self.turned[rope]
+            self.turned[rope] = known = cos.astype(np.float32), sin.astype(np.float32)
+        return known
 
     def attention(
         self,

@@ -1,9 +1,8 @@
-"""Numba twins of the definitions in norms, activations, attention and matmul: same names, float32, compiled and cached.
+"""Numba twins of the definitions in norms and activations: same names, float32, compiled and cached.
 
-Only this file imports Numba (0.3 s), and only `fast` imports this file, or `exact` where BLAS mixes rows. Kernels
-release the GIL and take a range of rows, so that `fast` can give each core its share; no row reads another's, so the
-shares change no bits. Fast-math stays off where bits matter: LLVM may then not re-order a sum, and a row's result
-depends on that row alone.
+Numba (0.3 s) is imported here and by what builds on this file: for `fast` and `ggml`, and for `exact` where BLAS mixes
+rows. Kernels release the GIL and take a range of rows, so that `fast` can give each core its share; no row reads
+another's, so the shares change no bits. Where LLVM may re-order a sum, its order depends on the row's length alone.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def softmax(x, at, n, scale):
     for begin in range(at, end, SUMMED):
         part = spread(f32(0))
         for j in range(begin, min(begin + SUMMED, end), N):
-            e = first(expf(both(load(x, j), spread(scale), lowered)), end - j)
+            e = first(expf(load(x, j) * scale + lowered), end - j)  # rounded twice, as llama.cpp does
             part = part + e
             put(x, j, e)
         sum_ += total(part)

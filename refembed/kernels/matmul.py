@@ -25,7 +25,6 @@ from refembed.arrays import Float
 
 LEAST, MOST = 8, 1024  # rows of one BLAS call; more at once would be quicker by a few per cent, and slower to probe
 SMALL = 1 << 20  # multiplications; below 1e6 OpenBLAS may take its small-matrix kernels, so small W get taller tiles
-BLOCK = 128  # products of float32 that `products` adds one after the other
 
 
 @cache

@@ -11,10 +11,10 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.kernels.jit import njit
-from refembed.kernels.matmul import BLOCK
 from refembed.kernels.tile import CODED, ROWS, VECTORS, lanes, prefetch, tile
 
 HIGH = 64 * ROWS  # rows of x that pass by all panels before the next: their numbers stay in the second cache
+BLOCK = 128  # products of float32 that are added one after the other
 LINE = 64  # bytes that memory hands out at a time
 LANES4, LANES8 = lanes(4), lanes(8)
 

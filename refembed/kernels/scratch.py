@@ -17,7 +17,14 @@ import numpy as np
 from refembed.arrays import F32
 
 SMALLEST, MOST = 1 << 14, 1 << 24  # numbers: below, malloc is as quick; above (64 MiB in all), nothing is kept
-FREE = 3  # what counts a free block: the list, the loop, and the count itself
+
+
+def counts(blocks: list[F32]) -> list[int]:
+    """How many refer to each block, as this Python counts: the list, the loop, from 3.14 on not the call itself."""
+    return [sys.getrefcount(block) for block in blocks]
+
+
+FREE = counts([np.empty(1, np.float32)])[0]  # of a block that nobody has
 
 
 class Scratch(threading.local):
@@ -31,8 +38,8 @@ class Scratch(threading.local):
         size = math.prod(shape)
         if not SMALLEST <= size <= MOST:
             return np.empty(shape, np.float32)
-        for block in self.blocks:
-            if size <= len(block) <= 2 * size and sys.getrefcount(block) == FREE:
+        for block, count in zip(self.blocks, counts(self.blocks), strict=True):
+            if size <= len(block) <= 2 * size and count == FREE:
                 return block[:size].reshape(shape)
         block = np.empty(size, np.float32)
         self.keep(block)
@@ -41,6 +48,6 @@ class Scratch(threading.local):
     def keep(self, block: Any) -> None:
         """Add a block; if that is too much, without those that are free."""
         if sum(map(len, self.blocks)) + len(block) > MOST:
-            self.blocks = [b for b in self.blocks if sys.getrefcount(b) > FREE]
+            self.blocks = [b for b, count in zip(self.blocks, counts(self.blocks), strict=True) if count > FREE]
         if sum(map(len, self.blocks)) + len(block) <= MOST:
             self.blocks.append(block)

@@ -7,7 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, partial
 from typing import Any
 
@@ -42,6 +42,10 @@ def use(n: int) -> None:
 def workers() -> ThreadPoolExecutor:
     """One thread a core, made when first needed. Kernels release the GIL."""
     return ThreadPoolExecutor(cores(), thread_name_prefix="refembed")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=workers.cache_clear)  # a fork has none of its parent's threads
 
 
 def share(kernel: Callable[..., Any], *arguments: Any, rows: int, size: int) -> None:
@@ -83,8 +87,10 @@ def spread(jobs: Sequence[Callable[[], Any]]) -> None:
     helpers = [workers().submit(work) for _ in range(min(cores(), len(jobs)) - 1)]
     try:
         work()
-    finally:
-        for helper in helpers:
+    finally:  # a helper that has not begun is not waited for: its thread may be waiting for us
+        begun = [helper for helper in helpers if not helper.cancel()]
+        wait(begun)
+        for helper in begun:
             helper.result()
 
 

@@ -11,12 +11,13 @@ made; what remains is straight.
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic as numba_intrinsic
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
@@ -26,12 +27,11 @@ intrinsic: Any = numba_intrinsic
 def features() -> set[str]:
     """What the CPU that Numba compiles for can do, in LLVM's words."""
     config: Any = numba.config  # its settings are made at run time
-    said = config.CPU_FEATURES
-    if config.CPU_NAME == "generic":
-        return set()
-    if said is not None:
-        return {word[1:] for word in said.split(",") if word.startswith("+")}
-    return {word for word, there in llvm.get_host_cpu_features().items() if there}
+    said = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES  # none for "generic"
+    have = {word[1:] for word in said.split(",") if word.startswith("+")}
+    if "fma" in have and not config.ENABLE_AVX:
+        have.remove("fma")  # LLVM has it with AVX alone
+    return have | ({"neon"} if platform.machine().lower() in ("aarch64", "arm64") else set())
 
 
 def shape(have: set[str]) -> tuple[int, int, bool]:
@@ -159,8 +159,6 @@ def straight(
 
     zero = ir.Constant(vector, None)
     sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(V)] for _ in range(R)]
-    for one in (s for row in sums for s in row):
-        builder.store(zero, one)
     x_rows = [builder.gep(x, [builder.add(x_at, builder.mul(x_step, I64(r)))]) for r in range(R)]
     w, scales = builder.gep(w, [w_at]), builder.gep(scales, [scales_at])
     codes = ir.VectorType(ir.IntType(8), vector.count)

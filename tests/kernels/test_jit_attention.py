@@ -161,3 +161,18 @@ def test_cores_may_share_heads_and_texts() -> None:
         mine[offsets[s] : offsets[s + 1], h * D : (h + 1) * D] = True
         assert out[mine].tobytes() == whole[mine].tobytes()
         assert out[~mine].tobytes() == before[~mine].tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan])
+@pytest.mark.parametrize("n", [5, 40, 200])
+def test_what_is_no_number_spoils_every_row_that_sees_it(n: int, bad: float) -> None:
+    """And no other text's: an error is not to look like a result."""
+    x, y = random(17, n + 9, 48), random(18, n + 9, 24)
+    clean = attend(x, y, [0, n, n + 9], Mask(causal=True))
+    x[3] = bad
+    got = attend(x, y, [0, n, n + 9], Mask(causal=True))
+    assert np.isnan(got[3]).all()
+    assert np.delete(got, 3, 0).tobytes() == np.delete(clean, 3, 0).tobytes()
+    y[2] = bad
+    assert np.isnan(attend(x, y, [0, n, n + 9], Mask(causal=True))[2:n]).all()
+    assert attend(x, y, [0, n, n + 9], Mask(causal=True))[n:].tobytes() == clean[n:].tobytes()

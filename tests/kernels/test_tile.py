@@ -231,6 +231,7 @@ compare(Fast(), 140, 40)
 CPUS = [("haswell", "+avx,+avx2,+fma,+f16c,+bmi,+bmi2", "32 4 True"), ("generic", None, "16 4 False")]
 
 
+@pytest.mark.slow  # compiles everything anew
 @pytest.mark.parametrize(("name", "said", "shape"), CPUS, ids=[cpu for cpu, *_ in CPUS])
 def test_other_cpus_get_tiles_of_their_own(name: str, said: str | None, shape: str, tmp_path: Path) -> None:
     """With AVX2, and with SSE2 alone, whose multiply-add rounds twice: the chains' bits, and 1e-6 of the largest."""
