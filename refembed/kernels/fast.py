@@ -80,10 +80,10 @@ class Fast:
         """x Wᵀ + bias (T, N), every row on its own."""
         x, out = np.ascontiguousarray(x), self.scratch.empty((len(x), w.shape[0]))
         if len(x) <= FEW and (coded := self.coded(w)):
-            share(products.by_codes, x, *coded, bias, out, rows=len(coded[0]), size=len(x) * coded[0].size // 16)
+            share(products.by_codes, x, *coded, bias, out, rows=len(coded[0]), size=len(x) * coded[0].size // 64)
             return out
         for first, packed in self.packed_panels(w):
-            size = len(x) * packed.size // 16
+            size = len(x) * packed.size // 64
             if len(x) < products.HIGH:
                 share(products.by_panels, x, packed, bias, out, first, rows=len(packed), size=size)
             else:
@@ -255,7 +255,7 @@ class Fast:
             packed = (np.ascontiguousarray(x) for x in (q, k, v))
             share(
                 jit_attention.attention, *packed, n_head, group, offsets, *how, slopes, more, out,
-                rows=texts * n_head, size=q.size * (len(q) // texts) // 8,
+                rows=texts * n_head, size=q.size * (len(q) // texts) // 32,
             )  # fmt: skip
             return out
         for begin, end in itertools.pairwise(offsets):

@@ -51,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 def share(kernel: Callable[..., Any], *arguments: Any, rows: int, size: int) -> None:
     """Run kernel(*arguments, begin, end) over rows 0:rows, in as many parts as there are cores where it is worth it.
 
-    size  elements to work on, one by one; a multiply-add in a product of matrices is a sixteenth of one
+    size  elements to work on, one by one; a multiply-add in a product of matrices is a small part of one
     """
     if size < WORTH_SHARING or own.busy:
         kernel(*arguments, 0, rows)
