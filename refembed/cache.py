@@ -295,7 +295,8 @@ def patiently(do: Callable[[], object]) -> None:
 
 def check_owner(db: sqlite3.Connection, path: Path) -> None:
     """Refuse a database of somebody else, or of a later refembed."""
-    theirs, empty = owner(db), not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    theirs = owner(db)  # second: whoever makes the file meanwhile makes the tables and this number at once
     if theirs != APPLICATION and not (empty and theirs == 0):
         raise RequestError(f"{path}: a database, but not a cache of refembed", hint="give another file")
     version = db.execute("PRAGMA user_version").fetchone()[0]

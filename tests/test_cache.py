@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from refembed import Embedder, fingerprint
+from refembed import cache as cache_module
 from refembed.cache import Cache, key_of
 from refembed.errors import RequestError
 from refembed.fingerprint import about, differences, digest, sha256_of
@@ -294,23 +296,50 @@ def child(tiny: Path, path: Path, seed: int, n: int, limit: int = 1 << 30) -> su
 
 @pytest.mark.parametrize("limit", [1 << 30, 100_000])
 def test_processes_write_one_file_at_once(tiny: Path, e: Embedder, path: Path, limit: int) -> None:
-    children = [child(tiny, path, seed, 12, limit) for seed in (0, 1, 1)]
-    for c in children:
-        assert c.stdout is not None
-        assert c.stdout.readline() == b"ready\n"
-    for c in children:  # at once: also the making of the file
-        assert c.stdin is not None
-        c.stdin.write(b"\n")
-        c.stdin.flush()
-    for c in children:
-        out, err = c.communicate(timeout=60)
-        assert (c.returncode, err) == (0, b"")
-        assert out.count(b"stored") == 12
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(child(tiny, path, seed, 12, limit)) for seed in (0, 1, 1)]
+        for c in children:
+            assert c.stdout is not None
+            assert c.stdout.readline() == b"ready\n"
+        for c in children:  # at once: also the making of the file
+            assert c.stdin is not None
+            c.stdin.write(b"\n")
+            c.stdin.flush()
+        for c in children:
+            out, err = c.communicate(timeout=60)
+            assert (c.returncode, err) == (0, b"")
+            assert out.count(b"stored") == 12
     distinct = {tuple(rng.integers(5, 85, 3)) for rng in map(np.random.default_rng, (0, 1)) for _ in range(96)}
     with Cache(path, limit=limit) as cache:
         assert cache.check() == []
         assert cache.info().bytes <= limit
         assert limit < 1 << 30 or cache.info().vectors == len(distinct)
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_file_made_while_it_is_opened_is_not_taken_for_somebody_elses(
+    path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Another process makes the file before or after one of the two times its owner is asked for."""
+    asked, owner = [0], cache_module.owner
+
+    def make(at: int) -> None:
+        if at == moment:
+            monkeypatch.undo()
+            Cache(path).close()
+
+    def ask(db: sqlite3.Connection) -> int:
+        first = 2 * asked[0]
+        asked[0] += 1
+        make(first)
+        answer = owner(db)
+        make(first + 1)
+        return answer
+
+    monkeypatch.setattr(cache_module, "owner", ask)
+    with Cache(path) as cache:
+        assert cache.check() == []
+    assert cache_module.owner is owner
 
 
 @pytest.mark.parametrize("seed", range(4))
