@@ -61,7 +61,7 @@ def test_a_traced_run_has_the_bits_of_a_silent_one():
 
 
 def test_an_unknown_profile_is_refused():
-    with pytest.raises(RequestError, match="avx2, .*avx512"):
+    with pytest.raises(RequestError, match=r"avx2, .*avx512"):
         Embedder.load("minilm", numerics="ggml", profile="sse2")
 
 
