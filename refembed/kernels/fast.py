@@ -1,8 +1,8 @@
-"""The `fast` numerics: float32, BLAS for matrices, fused Numba for the rest.
+"""The `fast` numerics: float32, products by tiles, fused Numba for the rest.
 
-Weights that are float32 in the file are used where they lie, mapped; others are decoded, and kept while the memory
-budget lasts (panels.py). Every kernel works row by row (attention: sequence by sequence), so the cores can share the
-rows without changing a bit.
+Weights are packed for the tiles once, and kept while the memory budget lasts (panels.py); for few rows also as F16 or
+as codes, where they are such in the file. Every kernel works row by row (attention: sequence by sequence), so the cores
+can share the rows without changing a bit.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels import attention, conv, experts, jit, jit_attention, jit_decoder, jit_vectors, products, sums
 from refembed.kernels import rope as rotary
+from refembed.kernels.crew import crew
 from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
-from refembed.kernels.panels import Store, panels
+from refembed.kernels.panels import NATIVE, Store, panels
 from refembed.kernels.scratch import Scratch
 from refembed.kernels.threads import cores, share, spread, workers
-from refembed.kernels.tile import CODED
+from refembed.kernels.tile import CODED, HALVES, ROWS
 
 __all__ = ["KINDS", "Fast", "cores", "share", "workers"]
 
 KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # Mask.kind, as jit_attention.reach counts them
 NOTHING = np.empty(0, np.float32)
-FEW = 24  # rows of x that need not wait for W in float32, where there are codes
+FEW = 24  # rows of x that need not wait for W in float32, where there is something smaller
 DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
 
 
@@ -63,7 +64,7 @@ class Fast:
         self.store = Store(np.float32, memory_budget)
         self.decoded = self.store.kept
         self.packed: dict[str, Float] = {}  # matrices as `products` reads them
-        self.codes: dict[str, tuple[Any, F32] | None] = {}
+        self.smaller: dict[str, tuple[Any, ...] | None] = {}  # a product and what it reads, for few rows
         self.packing = threading.Lock()
         self.scratch = Scratch()
         self.turned: dict[Rope, tuple[F32, F32]] = {}
@@ -79,15 +80,16 @@ class Fast:
     def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
         """x Wᵀ + bias (T, N), every row on its own."""
         x, out = np.ascontiguousarray(x), self.scratch.empty((len(x), w.shape[0]))
-        if len(x) <= FEW and (coded := self.coded(w)):
-            share(products.by_codes, x, *coded, bias, out, rows=len(coded[0]), size=len(x) * coded[0].size // 64)
+        if len(x) <= FEW and (small := self.small(w)):
+            kernel, panels = small[0], small[1:]
+            crew.share(kernel, x, *panels, bias, out, rows=len(panels[0]), size=len(x) * panels[0].size // 64)
             return out
         for first, packed in self.packed_panels(w):
             size = len(x) * packed.size // 64
             if len(x) < products.HIGH:
-                share(products.by_panels, x, packed, bias, out, first, rows=len(packed), size=size)
+                crew.share(products.by_panels, x, packed, bias, out, first, rows=len(packed), size=size)
             else:
-                share(products.by_rows, x, packed, bias, out, first, rows=len(x), size=size)
+                crew.share(products.by_rows, x, packed, bias, out, first, rows=len(x), size=size, grain=ROWS)
         return out
 
     def packed_panels(self, w: Tensor) -> Iterator[tuple[int, Float]]:
@@ -111,25 +113,34 @@ class Fast:
             self.pack(w, begin, some)
             yield begin, some
 
-    def coded(self, w: Tensor) -> tuple[Any, F32] | None:
-        """W in codes (n/P, C, P) and scales (n/P, C/CODED, P), kept: a quarter of what few rows have to wait for.
+    def small(self, w: Tensor) -> tuple[Any, ...] | None:
+        """A product and W as it reads it, kept: a half or a quarter of what few rows have to wait for.
 
         None where its type is not of that kind, or there is no room.
         """
         (n, k), P = w.shape, products.panel(4)
         with self.packing:
-            if w.name not in self.codes:
-                self.codes[w.name] = self.make_codes(w, -(-n // P), k, P)
-            return self.codes[w.name]
+            if w.name not in self.smaller:
+                make = self.make_halves if w.type.name == "F16" else self.make_codes
+                self.smaller[w.name] = make(w, -(-n // P), k, P)
+            return self.smaller[w.name]
 
-    def make_codes(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, F32] | None:
-        """`coded`, once."""
+    def make_halves(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, ...] | None:
+        """F16 as it is: panels (n/P, C, P) of int16."""
+        if not HALVES or w.byteorder != NATIVE or not self.store.reserve(2 * count * k * P):
+            return None
+        halves = np.empty((count, k, P), np.int16)
+        products.pack_rows(np.frombuffer(w.raw, np.int16).reshape(w.shape), halves, 0, count)
+        return products.by_halves, halves
+
+    def make_codes(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, ...] | None:
+        """Codes (n/P, C, P) and scales (n/P, C/CODED, P) of types where a weight is code x scale."""
         names, nbytes = w.type.block.names or (), count * k * P * 9 // 8
         if w.type.weights != CODED or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
             return None
         codes, scales = np.empty((count, k, P), np.int8), np.empty((count, k // CODED, P), np.float32)
         if self.pack_codes(w, codes, scales):
-            return codes, scales
+            return products.by_codes, codes, scales
         self.store.reserve(-nbytes)
         return None
 
@@ -168,9 +179,9 @@ class Fast:
         weight, out = self.weight(w), self.scratch.empty(x.shape)
         if not see.listening:
             bias = NOTHING if b is None else self.weight(b)
-            share(jit.layer_norm, x, weight, bias, eps, out, rows=len(x), size=x.size)
+            crew.share(jit.layer_norm, x, weight, bias, eps, out, rows=len(x), size=x.size)
             return out
-        share(jit.layer_norm, x, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size)
+        crew.share(jit.layer_norm, x, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size)
         y = see("norm", out) * weight
         return y if b is None else see("norm_w", y) + self.weight(b)
 
@@ -180,13 +191,13 @@ class Fast:
         weight, out = ones if w is None else self.weight(w), self.scratch.empty(x.shape)
         rows, done = (a.reshape(-1, x.shape[-1]) for a in (x, out))
         scale = ones if see.listening else weight
-        share(jit_decoder.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
+        crew.share(jit_decoder.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
         return see("norm", out) * weight if see.listening and w is not None else out
 
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
         out = self.scratch.empty(x.shape)
-        share(jit_vectors.gelu, np.ascontiguousarray(x), out, rows=len(x), size=x.size)
+        crew.share(jit_vectors.gelu, np.ascontiguousarray(x), out, rows=len(x), size=x.size)
         return out
 
     def gelu_erf(self, x: Float) -> Float:
@@ -198,19 +209,19 @@ class Fast:
     def silu(self, x: Float) -> Float:
         """y = x / (1 + e^-x)."""
         out = self.scratch.empty(x.shape)
-        share(jit_decoder.silu, x, out, rows=len(x), size=x.size)
+        crew.share(jit_decoder.silu, x, out, rows=len(x), size=x.size)
         return out
 
     def geglu(self, gate: Float, up: Float) -> Float:
         """y = gelu(gate) up."""
         out = self.scratch.empty(gate.shape)
-        share(jit_decoder.geglu, gate, up, out, rows=len(gate), size=gate.size)
+        crew.share(jit_decoder.geglu, gate, up, out, rows=len(gate), size=gate.size)
         return out
 
     def swiglu(self, gate: Float, up: Float) -> Float:
         """y = silu(gate) up."""
         out = self.scratch.empty(gate.shape)
-        share(jit_decoder.swiglu, gate, up, out, rows=len(gate), size=gate.size)
+        crew.share(jit_decoder.swiglu, gate, up, out, rows=len(gate), size=gate.size)
         return out
 
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
@@ -253,9 +264,9 @@ class Fast:
         if not see.listening:
             texts = len(offsets) - 1
             packed = (np.ascontiguousarray(x) for x in (q, k, v))
-            share(
+            crew.share(
                 jit_attention.attention, *packed, n_head, group, offsets, *how, slopes, more, out,
-                rows=texts * n_head, size=q.size * (len(q) // texts) // 32,
+                rows=texts * n_head, size=1000 * texts * n_head + q.size * (len(q) // texts) // 32,
             )  # fmt: skip
             return out
         for begin, end in itertools.pairwise(offsets):

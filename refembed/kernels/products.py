@@ -16,6 +16,7 @@ from refembed.kernels.tile import CODED, ROWS, VECTORS, lanes, prefetch, tile
 HIGH = 64 * ROWS  # rows of x that pass by all panels before the next: their numbers stay in the second cache
 BLOCK = 128  # products of float32 that are added one after the other
 LINE = 64  # bytes that memory hands out at a time
+SOON, MANY = 16, 10 * ROWS  # rows
 LANES4, LANES8 = lanes(4), lanes(8)
 
 
@@ -40,18 +41,27 @@ def strip(
     scales,
     scales_at,
 ):
-    """`tile` for any number of rows. Meanwhile what lies behind this part of w, which comes next, is sent for."""
+    """`tile` for any number of rows. Meanwhile what lies behind this part of w, which comes next, is sent for.
+
+    Of many tiles each sends for a share before it begins. Few have no time to spare: the last ones send as they go, a
+    single one a little ahead of itself.
+    """
     L, line = LANES4 if x.itemsize == 4 else LANES8, LINE // w.itemsize
     vectors = (width + L - 1) // L
-    share = (depth * w_step * ROWS + rows - 1) // rows
-    ahead = w_at + depth * w_step
+    behind = depth * w_step
+    share = (behind * ROWS + rows - 1) // rows
     for t in range(0, rows, ROWS):
-        for i in range(ahead, ahead + share, line):
-            prefetch(w, i)
-        ahead += share
+        after, ahead = (rows - t - 1) // ROWS, 0  # tiles
+        if rows > MANY:
+            for i in range(w_at + behind + t // ROWS * share, w_at + behind + (t // ROWS + 1) * share, line):
+                prefetch(w, i)
+        elif rows <= ROWS:
+            ahead = SOON * w_step
+        elif after < VECTORS:
+            ahead = behind + after * line
         tile(
             min(ROWS, rows - t), vectors, x, x_at + t * x_step, x_step, w, w_at, w_step, depth,
-            out, out_at + t * out_step, out_step, width, more, bias, bias_at, biased, scales, scales_at,
+            out, out_at + t * out_step, out_step, width, more, bias, bias_at, biased, scales, scales_at, ahead,
         )  # fmt: skip
 
 
@@ -59,7 +69,8 @@ def strip(
 def product(x, panels, scales, bias, out, first, begin, end, top, bottom):
     """Rows begin:end of x (T, k) times panels top:bottom of (n/P, k, P), plus bias (N) or (0).
 
-    scales  (n/P, k/CODED, P), where the panels are of int8 codes; of the panels' dtype else, and not read
+    panels  like x; or F16 as int16; or int8 codes
+    scales  (n/P, k/CODED, P), for codes; else anything like x, which is not read
     out     (T, N)
     first   the column of out where panel 0 begins
     """
@@ -88,6 +99,12 @@ def by_rows(x, panels, bias, out, first, begin, end):
 def by_panels(x, panels, bias, out, first, begin, end):
     """`product` with panels begin:end: for few rows."""
     product(x, panels, panels, bias, out, first, 0, len(x), begin, end)
+
+
+@njit()
+def by_halves(x, panels, bias, out, begin, end):
+    """`product` with panels begin:end of F16, as int16."""
+    product(x, panels, x, bias, out, 0, 0, len(x), begin, end)
 
 
 @njit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -9,10 +10,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from refembed.errors import RequestError
 
+CGROUP = Path("/sys/fs/cgroup/cpu.max")  # microseconds of computing in so many microseconds
 WORTH_SHARING = 1 << 18  # elements; below this a second core costs more to wake than it saves
 
 
@@ -26,8 +29,12 @@ def cores() -> int:
 
 @cache
 def available() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use; a container may be given the time of so many."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(ValueError, OSError):  # no such file, or "max" for no limit
+        quota, period = map(int, CGROUP.read_text().split())
+        n = min(n, max(quota // period, 1))
+    return n
 
 
 def use(n: int) -> None:

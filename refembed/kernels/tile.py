@@ -47,6 +47,7 @@ def shape(have: set[str]) -> tuple[int, int, bool]:
 
 
 WIDTH, ROWS, FUSED = shape(features())
+HALVES = bool({"f16c", "avx512f", "neon"} & features())  # whether F16 becomes float32 in one instruction
 VECTORS = 3
 CODED = 32  # weights in a row that share a scale
 
@@ -92,18 +93,20 @@ def masked(builder, kind, vector, *arguments):
     return builder.call(cgutils.get_or_insert_function(builder.module, taken[kind], name), arguments)
 
 
+def send_for(builder, where):
+    """Ask for a cache line, to be read: a hint, which may name any place."""
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [builder.bitcast(where, byte), I32(0), I32(3), I32(1)])  # into the first cache, data
+
+
 @intrinsic
 def prefetch(typing_context, x, at):
-    """Ask for the cache line of x[at], which may lie beyond x: a hint, no more."""
+    """Send for the cache line of x[at], which may lie beyond x."""
 
     def generate(context, builder, sig, args):
-        byte = ir.IntType(8).as_pointer()
-        here = builder.bitcast(
-            builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]]), byte
-        )
-        kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [here, I32(0), I32(3), I32(1)])  # to read, into the first cache, data
+        send_for(builder, builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]]))
         return context.get_dummy_value()
 
     return types.void(x, types.intp), generate
@@ -113,7 +116,7 @@ def prefetch(typing_context, x, at):
 def tile(
     typing_context,
     rows, vectors, x, x_at, x_step, w, w_at, w_step, depth, out, out_at, out_step, width, more,
-    bias, bias_at, biased, scales, scales_at,
+    bias, bias_at, biased, scales, scales_at, ahead,
 ):  # fmt: skip
     """out[t, :width] = x[t, :depth] w[:depth, :width] for `rows` rows t; added to what is there if `more`.
 
@@ -121,8 +124,11 @@ def tile(
     *_at, *_step    where the first number is, and how far it is to the next row: in numbers, from the array's start
     width           columns that are stored: the last vector's others are computed, and dropped
     bias            its `width` numbers from bias_at on are added at last, if `biased`
-    scales          where w has int8 codes: what each stands for is code x scale, rounded. A row of scales for CODED
+    w               numbers like x's, or F16 as int16, or int8 codes
+    scales          for codes: what each stands for is code x scale, rounded. A row of scales for CODED
                     rows of w, as far apart; depth is a multiple of CODED then
+    ahead           a whole tile of numbers sends, with every row of w, for the cache line so many numbers behind its
+                    first; 0: none
     Nothing is checked; w must be readable for `vectors` whole vectors in every row.
     """
 
@@ -139,15 +145,18 @@ def tile(
 
     i = types.intp
     yes = types.boolean
-    return types.void(i, i, x, i, i, w, i, i, i, out, i, i, i, yes, bias, i, yes, scales, i), generate
+    return types.void(i, i, x, i, i, w, i, i, i, out, i, i, i, yes, bias, i, yes, scales, i, i), generate
 
 
-ARRAYS, NUMBERS = (2, 5, 9, 14, 17), (3, 4, 6, 7, 8, 10, 11, 12, 13, 15, 16, 18)  # which arguments of `tile` are what
+ARRAYS, NUMBERS = (
+    (2, 5, 9, 14, 17),
+    (3, 4, 6, 7, 8, 10, 11, 12, 13, 15, 16, 18, 19),
+)  # which arguments of `tile` are what
 
 
 def straight(
     builder, vector, size, R, V, x, w, out, bias, scales,
-    x_at, x_step, w_at, w_step, depth, out_at, out_step, width, more, bias_at, biased, scales_at,
+    x_at, x_step, w_at, w_step, depth, out_at, out_step, width, more, bias_at, biased, scales_at, ahead,
 ):  # fmt: skip
     """The code of R rows and V vectors."""
 
@@ -161,7 +170,8 @@ def straight(
     sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(V)] for _ in range(R)]
     x_rows = [builder.gep(x, [builder.add(x_at, builder.mul(x_step, I64(r)))]) for r in range(R)]
     w, scales = builder.gep(w, [w_at]), builder.gep(scales, [scales_at])
-    codes = ir.VectorType(ir.IntType(8), vector.count)
+    codes, halves = (ir.VectorType(ir.IntType(bits), vector.count) for bits in (8, 16))
+    f16 = ir.VectorType(ir.HalfType(), vector.count)
 
     def step(k, weights):
         """One number of x and of each row of the tile, with VECTORS vectors of W."""
@@ -172,6 +182,13 @@ def straight(
 
     def part(v):
         return I64(v * vector.count)
+
+    def weights(row):
+        """VECTORS vectors of W, from the number `row` on."""
+        if w.type.pointee != halves.element:
+            return [builder.load(vector_at(w, builder.add(row, part(v))), align=size) for v in range(V)]
+        places = [builder.bitcast(builder.gep(w, [builder.add(row, part(v))]), halves.as_pointer()) for v in range(V)]
+        return [builder.fpext(builder.bitcast(builder.load(at, align=2), f16), vector) for at in places]
 
     if w.type.pointee == codes.element:
         with cgutils.for_range(builder, builder.udiv(depth, I64(CODED))) as outer:
@@ -184,9 +201,22 @@ def straight(
                 wide = [builder.sext(q, ir.VectorType(I32, vector.count)) for q in qs]
                 step(k, [builder.fmul(builder.sitofp(q, vector), d) for q, d in zip(wide, ds, strict=True)])
     else:
-        with cgutils.for_range(builder, depth) as loop:
-            row = builder.mul(loop.index, w_step)
-            step(loop.index, [builder.load(vector_at(w, builder.add(row, part(v))), align=size) for v in range(V)])
+
+        def steps(sending):
+            with cgutils.for_range(builder, depth) as loop:
+                row = builder.mul(loop.index, w_step)
+                if sending:
+                    send_for(builder, builder.gep(w, [builder.add(row, ahead)]))
+                step(loop.index, weights(row))
+
+        if R == ROWS and V == VECTORS:
+            with builder.if_else(builder.icmp_signed("!=", ahead, I64(0))) as (some, none):
+                with some:
+                    steps(sending=True)
+                with none:
+                    steps(sending=False)
+        else:
+            steps(sending=False)
 
     last = lanes_below(builder, vector, builder.sub(width, I64((V - 1) * vector.count)))
     masks = [ir.Constant(last.type, [1] * vector.count)] * (V - 1) + [last]

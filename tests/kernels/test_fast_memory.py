@@ -17,7 +17,9 @@ from refembed.kernels import attention, panels, products
 from refembed.kernels.exact import Exact
 from refembed.kernels.fast import FEW, Fast
 from refembed.kernels.ops import Mask, Ops, load_ops
+from refembed.kernels.panels import NATIVE
 from refembed.kernels.quantize import quantize
+from refembed.kernels.tile import HALVES
 from refembed.model.trace import Recorder, at_layer
 from tests.kernels.longhand import random, stored
 
@@ -95,10 +97,10 @@ def test_few_rows_read_codes_and_have_the_bits_of_many(kind: str) -> None:
     w, x = quantised(random(1, 100, 96), kind), random(2, FEW + 1, 96)
     ops = Fast()
     many = ops.linear(x, w)
-    assert not ops.codes
+    assert not ops.smaller
     for rows in (1, 3, FEW):
         assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
-    codes, scales = ops.codes["w"] or (None, None)
+    _, codes, scales = ops.smaller["w"] or (None, None, None)
     assert np.array_equal(
         codes.transpose(0, 2, 1).reshape(-1, 96)[:100]
         * np.repeat(scales.transpose(0, 2, 1).reshape(-1, 3)[:100], 32, axis=1),
@@ -106,12 +108,27 @@ def test_few_rows_read_codes_and_have_the_bits_of_many(kind: str) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["Q4_1", "Q4_K", "F16"])
+@pytest.mark.skipif(not HALVES, reason="this processor does not turn F16 into float32")
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_few_rows_read_f16_and_have_the_bits_of_many(order: str) -> None:
+    numbers, x, ops = random(1, 100, 96).astype(f"{order}f2"), random(2, FEW + 1, 96), Fast()
+    w = Tensor("w", (100, 96), BY_NAME["F16"], numbers.reshape(-1).view(np.uint8), 0, order)  # type: ignore[arg-type]
+    many = ops.linear(x, w)
+    assert not ops.smaller
+    for rows in (1, 3, FEW):
+        assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
+    assert (ops.smaller["w"] is not None) == (order == NATIVE)
+    tight = Fast(memory_budget=2 * 3 * products.panel(4) * 96 - 1)
+    assert np.array_equal(tight.linear(x[:3], w), many[:3])
+    assert tight.smaller == {"w": None}
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q4_K", "BF16"])
 def test_weights_that_are_no_codes_times_scales_are_not_taken_for_such(kind: str) -> None:
     """Q4_1 has a smallest value beside its scale: a code times the scale is not what the file says."""
     w, ops = quantised(random(1, 64, 256), kind), Fast(memory_budget=1 << 20)
     ops.linear(random(2, 3, 256), w)
-    assert ops.codes == {"w": None}
+    assert ops.smaller == {"w": None}
     P = products.panel(4)
     assert ops.store.room == (1 << 20) - -(-64 // P) * P * 256 * 4  # the room for codes is given back
 

@@ -127,6 +127,19 @@ def test_cores_may_share_rows_or_panels(T: int, dtype: Any) -> None:
             assert out[:, others].tobytes() == before[:, others].tobytes()
 
 
+@pytest.mark.skipif(not tile.HALVES, reason="this processor does not turn F16 into float32")
+@pytest.mark.parametrize("T", [1, 7, 24, 90])
+@pytest.mark.parametrize(("n", "k"), [(210, 150), (48, 128), (5, 1), (130, 300)])
+def test_f16_gives_the_bits_of_its_numbers(T: int, n: int, k: int) -> None:
+    x, w, bias = random(1, T, k), random(2, n, k).astype(np.float16), random(3, n)
+    want, P = products.matmul(x, w.astype(np.float32)) + bias, products.panel(4)
+    halves, out = np.empty((-(-n // P), k, P), np.int16), np.full((T, n), np.nan, np.float32)
+    products.pack_rows(w.view(np.int16), halves, 0, len(halves))
+    for begin, end in ((len(halves) // 2, len(halves)), (0, len(halves) // 2)):
+        products.by_halves(x, halves, bias, out, begin, end)
+    assert out.tobytes() == want.tobytes()
+
+
 @pytest.mark.parametrize("dtype", BOTH)
 def test_a_matrix_may_come_some_rows_at_a_time(dtype: Any) -> None:
     """`first` is the column where the given panels begin; the columns of others stay."""

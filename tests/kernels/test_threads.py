@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -253,3 +254,17 @@ def test_whoever_packs_a_matrix_does_not_wait_for_those_who_wait_for_it() -> Non
 def test_a_fork_does_not_wait_for_threads_that_stayed_behind() -> None:
     """As servers do that load a model and then fork."""
     assert subprocess.run([sys.executable, "-c", FORKED], timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("max 100000", 64), ("250000 100000", 2), ("50000 100000", 1), ("9900000 100000", 64), ("", 64)]
+)
+def test_a_container_has_the_cores_whose_time_it_is_given(
+    text: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    monkeypatch.setattr(threads, "CGROUP", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert threads.available.__wrapped__() == cores
+    monkeypatch.setattr(threads, "CGROUP", tmp_path / "none")
+    assert threads.available.__wrapped__() == 64

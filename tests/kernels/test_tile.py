@@ -25,11 +25,11 @@ SENTINEL = 12345.678
 @numba.njit  # not cached: the cache looks at this file, not at tile.py
 def call(  # type: ignore[no-untyped-def]
     rows, vectors, x, x_at, x_step, w, w_at, w_step, depth, out, out_at, out_step, width, more,
-    bias, bias_at, biased, scales, scales_at,
+    bias, bias_at, biased, scales, scales_at, ahead,
 ):  # fmt: skip
     tiles.tile(
         rows, vectors, x, x_at, x_step, w, w_at, w_step, depth, out, out_at, out_step, width, more,
-        bias, bias_at, biased, scales, scales_at,
+        bias, bias_at, biased, scales, scales_at, ahead,
     )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def each_row(x, w, out):  # type: ignore[no-untyped-def]
     """x w, a tile for each row, one after the other."""
     lanes, n = w.shape[1], out.shape[1]
     for t in range(len(x)):
-        tiles.tile(1, 1, x, t * x.shape[1], 0, w, 0, lanes, len(w), out, t * n, 0, n, False, x, 0, False, x, 0)
+        tiles.tile(1, 1, x, t * x.shape[1], 0, w, 0, lanes, len(w), out, t * n, 0, n, False, x, 0, False, x, 0, 0)
 
 
 @numba.njit
@@ -52,17 +52,19 @@ def numbers(seed: int, *shape: int) -> Any:
     return rng.standard_normal(shape) * np.exp(rng.uniform(-3, 3, shape))
 
 
-def multiply(x: Any, w: Any, out: Any, rows: int, width: int, more: bool, bias: Any = None, scales: Any = None) -> None:
+def multiply(
+    x: Any, w: Any, out: Any, rows: int, width: int, more: bool, bias: Any = None, scales: Any = None, ahead: int = 0
+) -> None:
     """`tile` of rows of x (R, K) and w (K, V lanes) into the middle of out; NaN around all that is to be read."""
     vectors = w.shape[1] // tiles.lanes(x.itemsize)
     x_room, bias_room = np.full((rows, x.shape[1] + 3), np.nan, x.dtype), np.full(7 + width, np.nan, x.dtype)
-    w_room = np.full((len(w), w.shape[1] + 5), np.nan if scales is None else 99, w.dtype)
+    w_room = np.full((len(w), w.shape[1] + 5), np.nan if w.dtype.kind == "f" else 99, w.dtype)
     scales_room = np.full((1 if scales is None else len(scales), w.shape[1] + 5), np.nan, x.dtype)
     x_room[:, 2:-1], w_room[:, 1:-4], bias_room[7:] = x, w, 0 if bias is None else bias[:width]
     scales_room[:, 4:-1] = 0 if scales is None else scales
     call(
         rows, vectors, x_room, 2, x_room.shape[1], w_room, 1, w_room.shape[1], len(w),
-        out, out.shape[1] + 3, out.shape[1], width, more, bias_room, 7, bias is not None, scales_room, 4,
+        out, out.shape[1] + 3, out.shape[1], width, more, bias_room, 7, bias is not None, scales_room, 4, ahead,
     )  # fmt: skip
 
 
@@ -99,6 +101,35 @@ def test_codes_are_what_they_stand_for() -> None:
         want[1:-1, 3 : 3 + width] = (out[1:-1, 3 : 3 + width] + chain(x, weights, fused=tiles.FUSED)[:, :width]) + bias
         multiply(x, codes, out, rows + 1, width, True, bias, scales)
         assert out.tobytes() == want.tobytes(), (rows, vectors)
+
+
+@pytest.mark.skipif(not tiles.HALVES, reason="this processor does not turn F16 into float32")
+def test_f16_is_what_it_stands_for() -> None:
+    """Every pair of rows and vectors; every F16 that is a number, subnormal ones too."""
+    lanes = tiles.lanes(4)
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)]
+    for rows, vectors in np.ndindex(tiles.ROWS, tiles.VECTORS):
+        n, width = (vectors + 1) * lanes, vectors * lanes + lanes // 2 + 1
+        w = np.random.default_rng(rows).permutation(every)[: 40 * n].reshape(-1, n)
+        x, bias = numbers(vectors, rows + 1, len(w)).astype(np.float32), numbers(2, width).astype(np.float32)
+        out = np.full((rows + 3, 4 + n), SENTINEL, np.float32)
+        want = out.copy()
+        want[1:-1, 3 : 3 + width] = chain(x, w.astype(np.float32), fused=tiles.FUSED)[:, :width] + bias
+        multiply(x, w.view(np.int16), out, rows + 1, width, False, bias)
+        assert out.tobytes() == want.tobytes(), (rows, vectors)
+
+
+@pytest.mark.parametrize("ahead", [1, 48, -7, 1 << 40])
+@pytest.mark.parametrize("dtype", BOTH)
+def test_sending_for_memory_changes_nothing(dtype: Any, ahead: int) -> None:
+    width = tiles.VECTORS * tiles.lanes(np.dtype(dtype).itemsize)
+    x, w = numbers(1, tiles.ROWS, 33).astype(dtype), numbers(2, 33, width).astype(dtype)
+    out = [np.zeros((tiles.ROWS + 2, 4 + width), dtype) for _ in range(2)]
+    for one, send in zip(out, (0, ahead), strict=True):
+        multiply(x, w, one, tiles.ROWS, width, False, ahead=send)
+    assert out[0].any()
+    assert out[0].tobytes() == out[1].tobytes()
 
 
 @pytest.mark.parametrize("dtype", BOTH)

@@ -1,0 +1,172 @@
+"""Cores that stay awake from one operation of a text to the next.
+
+To wake a sleeping thread takes 50 to 100 µs: more than most products of a short text. So a helper, once woken, keeps
+looking for work until there has been none for PATIENCE looks. What there is to do is written into an array of words,
+the mail: a kernel, its arguments, and how many parts of it are left. Whoever is free takes a part, the thread that
+wrote it included, which then waits for the last one. Which thread does a part changes no bits.
+
+Helpers call compiled kernels and never Python, so they need not wait for its lock. Each kernel that may be shared is
+named here, with the types of its arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from refembed.kernels import jit, jit_attention, jit_decoder, jit_vectors, products, threads
+from refembed.kernels.atomics import add, getter, pause, publish, put, replace, seen
+from refembed.kernels.jit import njit
+
+LEAST = 1 << 12  # elements in a part, as `threads.share` counts them: some 5 µs
+PATIENCE = 100_000  # looks without work: a fifth to a third of a millisecond
+REST = 64  # looks from one pause to the next: many pauses in a row make a virtual machine stop the core
+
+LEFT, DONE, THERE, KERNEL, ROWS, ALL, GRAIN, ARGUMENTS = 0, 8, 16, 24, 25, 26, 27, 32  # words; 8 are a cache line
+WORDS = 256
+
+f1, f2, f3 = (types.Array(types.float32, n, "C") for n in (1, 2, 3))
+codes, halves = types.Array(types.int8, 3, "C"), types.Array(types.int16, 3, "C")
+places, i = types.Array(types.int64, 1, "C"), types.int64
+PRODUCT = types.Tuple((f2, f3, f1, f2, i))
+HALVES, CODED = types.Tuple((f2, halves, f1, f2)), types.Tuple((f2, codes, f3, f1, f2))
+LAYER, RMS = types.Tuple((f2, f1, f1, types.float64, f2)), types.Tuple((f2, f1, types.float64, f2))
+ONE, TWO = types.Tuple((f2, f2)), types.Tuple((f2, f2, f2))
+ATTENTION = types.Tuple(
+    (f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f2)
+)  # fmt: skip
+KINDS: dict[Any, Any] = {
+    products.by_rows: PRODUCT,
+    products.by_panels: PRODUCT,
+    products.by_halves: HALVES,
+    products.by_codes: CODED,
+    jit_attention.attention: ATTENTION,
+    jit.layer_norm: LAYER,
+    jit_decoder.rms_norm: RMS,
+    jit_vectors.gelu: ONE,
+    jit_decoder.silu: ONE,
+    jit_decoder.geglu: TWO,
+    jit_decoder.swiglu: TWO,
+}  # what can be shared, with the types of the arguments before `begin, end`
+NUMBERS = {kernel: number for number, kernel in enumerate(KINDS)}
+
+got_product, got_halves, got_coded = getter(PRODUCT), getter(HALVES), getter(CODED)
+got_attention, got_layer, got_rms = getter(ATTENTION), getter(LAYER), getter(RMS)
+got_one, got_two = getter(ONE), getter(TWO)
+
+
+@njit()
+def perform(mail, begin, end):
+    """Rows begin:end of what is to be done."""
+    k, at = mail[KERNEL], ARGUMENTS
+    if k == 0:
+        products.by_rows(*got_product(mail, at), begin, end)
+    elif k == 1:
+        products.by_panels(*got_product(mail, at), begin, end)
+    elif k == 2:
+        products.by_halves(*got_halves(mail, at), begin, end)
+    elif k == 3:
+        products.by_codes(*got_coded(mail, at), begin, end)
+    elif k == 4:
+        jit_attention.attention(*got_attention(mail, at), begin, end)
+    elif k == 5:
+        jit.layer_norm(*got_layer(mail, at), begin, end)
+    elif k == 6:
+        jit_decoder.rms_norm(*got_rms(mail, at), begin, end)
+    elif k == 7:
+        jit_vectors.gelu(*got_one(mail, at), begin, end)
+    elif k == 8:
+        jit_decoder.silu(*got_one(mail, at), begin, end)
+    elif k == 9:
+        jit_decoder.geglu(*got_two(mail, at), begin, end)
+    elif k == 10:
+        jit_decoder.swiglu(*got_two(mail, at), begin, end)
+
+
+@njit()
+def take(mail):
+    """Do a part, if one is left; False where none was."""
+    left = seen(mail, LEFT)
+    if left <= 0:
+        return False
+    if replace(mail, LEFT, left, left - 1):  # from here on, and until DONE says so, the job stays what it is
+        rows, parts, grain = mail[ROWS], mail[ALL], mail[GRAIN]
+        begin, end = rows * (left - 1) // parts // grain * grain, rows * left // parts // grain * grain
+        perform(mail, begin, rows if left == parts else end)
+        add(mail, DONE, 1)
+    return True
+
+
+@njit()
+def work(mail, parts, patience):
+    """Post the job in the mail in so many parts, and help until all are done; with 0 parts, be a helper.
+
+    How many parts this thread did. (One function for both: it has all kernels in it, which takes a while to compile.)
+    """
+    did = idle = 0
+    if parts > 0:
+        publish(mail, DONE, 0)
+        publish(mail, LEFT, parts)
+        while take(mail):
+            did += 1
+        while seen(mail, DONE) < parts:
+            pass
+        return did
+    while idle < patience:
+        if take(mail):
+            did, idle = did + 1, 0
+        else:
+            idle += 1
+            if idle % REST == 0:
+                pause()
+    add(mail, THERE, -1)
+    return did
+
+
+@njit()
+def write(mail, kernel, rows, parts, grain, arguments):
+    """Put a job into the mail."""
+    put(mail, ARGUMENTS, arguments)
+    mail[KERNEL], mail[ROWS], mail[ALL], mail[GRAIN] = kernel, rows, parts, grain
+
+
+@njit()
+def enlist(mail, most):
+    """Count one more helper as there; False if there are enough."""
+    there = seen(mail, THERE)
+    return there < most and replace(mail, THERE, there, there + 1)
+
+
+class Crew:
+    """The helpers of one process."""
+
+    def __init__(self) -> None:
+        self.mail = np.zeros(WORDS, np.int64)
+        self.lock = threading.Lock()  # one job at a time
+
+    def share(self, kernel: Callable[..., Any], *arguments: Any, rows: int, size: int, grain: int = 1) -> None:
+        """`threads.share`, where a part has a multiple of `grain` rows."""
+        parts = min(threads.cores(), rows // grain, size // LEAST)
+        if parts < 2 or threads.own.busy or not self.lock.acquire(blocking=False):  # or helpers have another text
+            kernel(*arguments, 0, rows)
+            return
+        try:
+            with contextlib.suppress(RuntimeError):  # no new threads: Python is about to end
+                while enlist(self.mail, parts - 1):
+                    threads.workers().submit(work, self.mail, 0, PATIENCE)
+            write(self.mail, NUMBERS[kernel], rows, parts, grain, arguments)
+            work(self.mail, parts, 0)
+        finally:
+            self.lock.release()
+
+
+crew = Crew()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=crew.__init__)  # type: ignore[misc]  # a fork has none of its parent's threads
