@@ -6,7 +6,8 @@ the mail: a kernel, its arguments, and how many parts of it are left. Whoever is
 wrote it included, which then waits for the last one. Which thread does a part changes no bits.
 
 Helpers call compiled kernels and never Python, so they need not wait for its lock. Each kernel that may be shared is
-named here, with the types of its arguments.
+named here, with the types of its arguments. All of them together take 50 ms to load, and seconds to be compiled the
+first time, so that is left until a process has shown that it has work to do, and happens aside.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from refembed.kernels.atomics import add, getter, pause, publish, put, replace, 
 from refembed.kernels.jit import njit
 
 LEAST = 1 << 12  # elements in a part, as `threads.share` counts them: some 5 µs
+ENOUGH = 1 << 25  # elements that a process works on, some 40 ms, before it forms a crew
 PATIENCE = 100_000  # looks without work: a fifth to a third of a millisecond
 REST = 64  # looks from one pause to the next: many pauses in a row make a virtual machine stop the core
 
@@ -149,21 +152,43 @@ class Crew:
     def __init__(self) -> None:
         self.mail = np.zeros(WORDS, np.int64)
         self.lock = threading.Lock()  # one job at a time
+        self.seen = 0  # elements
+        self.loading: Future[int] | None = None
 
     def share(self, kernel: Callable[..., Any], *arguments: Any, rows: int, size: int, grain: int = 1) -> None:
         """`threads.share`, where a part has a multiple of `grain` rows."""
         parts = min(threads.cores(), rows // grain, size // LEAST)
-        if parts < 2 or threads.own.busy or not self.lock.acquire(blocking=False):  # or helpers have another text
+        if parts < 2 or threads.own.busy:
             kernel(*arguments, 0, rows)
-            return
-        try:
-            with contextlib.suppress(RuntimeError):  # no new threads: Python is about to end
-                while enlist(self.mail, parts - 1):
-                    threads.workers().submit(work, self.mail, 0, PATIENCE)
-            write(self.mail, NUMBERS[kernel], rows, parts, grain, arguments)
-            work(self.mail, parts, 0)
-        finally:
-            self.lock.release()
+        elif not self.formed(size):
+            threads.share(kernel, *arguments, rows=rows, size=size)
+        elif not self.lock.acquire(blocking=False):  # helpers have another text
+            kernel(*arguments, 0, rows)
+        else:
+            try:
+                with contextlib.suppress(RuntimeError):  # no new threads: Python is about to end
+                    while enlist(self.mail, parts - 1):
+                        threads.workers().submit(work, self.mail, 0, PATIENCE)
+                write(self.mail, NUMBERS[kernel], rows, parts, grain, arguments)
+                work(self.mail, parts, 0)
+            finally:
+                self.lock.release()
+
+    def formed(self, size: int) -> bool:
+        """Whether `work` is there to be called; count `size` more elements, of which enough make it be loaded."""
+        if self.loading is None:
+            self.seen += size
+            if self.seen < ENOUGH:
+                return False
+            with contextlib.suppress(RuntimeError):
+                self.loading = threads.workers().submit(work, np.zeros(WORDS, np.int64), 0, 1)
+        return self.loading is not None and self.loading.done()
+
+    def form(self) -> None:
+        """Load it now."""
+        self.formed(ENOUGH)
+        if self.loading:
+            self.loading.result()
 
 
 crew = Crew()

@@ -31,6 +31,7 @@ MUCH = 1 << 30
 @pytest.fixture(autouse=True)
 def cores_as_they_were() -> Iterator[None]:
     before = list(threads.chosen)
+    crew.form()
     yield
     threads.chosen[:] = before
     threads.workers.cache_clear()
@@ -142,6 +143,7 @@ def test_a_helper_does_parts_and_leaves() -> None:
 def test_helpers_are_as_many_as_parts_and_go_when_nothing_comes() -> None:
     threads.use(3)
     own, ((x, out), _, rows) = Crew(), jobs(64)[jit_vectors.gelu]
+    own.form()
     for size, most in ((LEAST, 0), (2 * LEAST, 1), (MUCH, 2)):
         own.share(jit_vectors.gelu, x, out, rows=rows, size=size)
         assert own.mail[THERE] <= most
@@ -204,6 +206,26 @@ def test_small_work_and_work_inside_shared_work_stay_on_one_core(monkeypatch: py
     assert np.isfinite(out).all()
 
 
+def test_a_process_with_little_to_do_forms_no_crew() -> None:
+    """One short text neither loads nor compiles what helpers run; the same text many times does, aside."""
+    code = """
+from refembed import Embedder
+from refembed.kernels import threads
+from refembed.kernels.crew import crew, work
+threads.use(2)
+e = Embedder.load("minilm")
+once = e.embed("hi").tobytes()
+print(crew.loading, len(work.signatures))
+for _ in range(1000):
+    assert e.embed("hi").tobytes() == once
+crew.form()
+print(crew.loading.done(), len(work.signatures))
+assert e.embed("hi").tobytes() == once
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, text=True)
+    assert (out.stdout, out.stderr) == ("None 0\nTrue 1\n", "")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_fork_finds_helpers_of_its_own() -> None:
     code = """
@@ -213,12 +235,14 @@ from refembed.kernels.crew import THERE, crew
 from refembed.kernels.jit_vectors import gelu
 threads.use(2)
 x, out = np.ones((64, 64), np.float32), np.empty((64, 64), np.float32)
+crew.form()
 crew.share(gelu, x, out, rows=64, size=1 << 30)
 assert crew.lock.acquire(blocking=False)  # as if another thread had it
 pid = os.fork()
 if pid == 0:
     out[:] = 0
     assert crew.mail[THERE] == 0
+    crew.form()
     for _ in range(50):
         crew.share(gelu, x, out, rows=64, size=1 << 30)
     os._exit(0 if (out == out[0, 0]).all() and out[0, 0] > 0.8 else 1)
@@ -236,6 +260,7 @@ from refembed.kernels.crew import crew
 from refembed.kernels.jit_vectors import gelu
 threads.use(3)
 x, out = np.ones((64, 64), np.float32), np.empty((64, 64), np.float32)
+crew.form()
 atexit.register(lambda: crew.share(gelu, x, out, rows=64, size=1 << 30) or print(out.min() == out.max()))
 crew.share(gelu, x, out, rows=64, size=1 << 30)
 """
