@@ -13,12 +13,9 @@ is being written both are on the disk.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import itertools
 import json
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +25,7 @@ import numpy as np
 
 from refembed.embedder import BATCH_TOKENS, Embedder
 from refembed.errors import RequestError
+from refembed.files import replacing
 from refembed.fingerprint import Record, about
 from refembed.journal import Journal, Row, digest_of
 from refembed.prompts import add
@@ -186,7 +184,7 @@ def write(journal: Journal, corpus: Corpus) -> None:
     about_it = {"count": corpus.count, "dimension": corpus.dimension, "run": corpus.run}
     meta = json.dumps(about_it, indent=1, sort_keys=True, ensure_ascii=False).encode()
     try:
-        with replacing(path) as out:
+        with replacing(path, temporary=f".{path.name}.refembed") as out:
             if suffix == ".parquet":
                 write_parquet(out, journal, corpus, meta)
             elif suffix == ".npy":
@@ -194,7 +192,8 @@ def write(journal: Journal, corpus: Corpus) -> None:
             else:
                 write_jsonl(out, journal)
         if suffix != ".parquet":
-            with replacing(path.with_name(path.name + ".meta.json")) as out:
+            beside = path.with_name(path.name + ".meta.json")
+            with replacing(beside, temporary=f".{beside.name}.refembed") as out:
                 out.write(meta + b"\n")
     except OSError as e:
         hint = f"make room, or a place; {journal.path} keeps the {corpus.count} vectors, and --resume writes them"
@@ -251,25 +250,3 @@ def write_parquet(out: BinaryIO, journal: Journal, corpus: Corpus, meta: bytes) 
             columns.append(pa.FixedSizeListArray.from_arrays(numbers, D))
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             begin += len(group)
-
-
-@contextlib.contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file beside `target` that takes its place when all is written; after an error there is none.
-
-    The journal's lock keeps others away from it.
-    """
-    target = Path(os.path.realpath(target))  # a link stays one: its target is replaced
-    temporary = target.with_name(f".{target.name}.refembed")  # what a kill leaves is written over by the next run
-    try:
-        with temporary.open("wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~mask)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -16,7 +16,6 @@ import importlib
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -29,6 +28,7 @@ import numpy as np
 from refembed._version import __version__
 from refembed.embedder import Embedder, default_norm
 from refembed.errors import RequestError
+from refembed.files import replacing
 from refembed.gguf import open_gguf
 from refembed.hub.cache import cache_folder
 from refembed.pooling import resolve_pooling
@@ -100,14 +100,8 @@ def write_notes(notes: Mapping[str, Any]) -> None:
     """Replace the notes in one step. Where nothing can be written, files are hashed anew next time."""
     with contextlib.suppress(OSError):
         notes_path().parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".sha256.", dir=notes_path().parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as f:
-                json.dump(notes, f)
-            Path(name).replace(notes_path())
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(notes_path()) as out:
+            out.write(json.dumps(notes).encode())
 
 
 def about(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from refembed.errors import RequestError
+from refembed.files import replacing
 
 
 @contextlib.contextmanager
@@ -39,30 +38,3 @@ def open_output(path: str | None) -> Iterator[BinaryIO]:
             what = f"{path or 'a file without a name'}: cannot be written: {e.strerror or e}"
             raise RequestError(what, hint="--output takes a file") from None
         yield out
-
-
-@contextlib.contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A temporary file that takes the place of `target` when all is written."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.chmod(mode_of(target))
-        temporary.replace(target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
-
-
-def mode_of(target: Path) -> int:
-    """Permissions of the file that is replaced, or those a new file gets."""
-    if target.exists():
-        return stat.S_IMODE(target.stat().st_mode)
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

@@ -11,11 +11,8 @@ order: it tells which vectors the codes are of. The same codes give the same fil
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,6 +25,7 @@ from refembed.arrays import F32
 from refembed.compress.codec import ROWS, Codec, Codes
 from refembed.compress.schemes import load
 from refembed.errors import RequestError
+from refembed.files import replacing
 
 FORMAT = "refembed-compress-1"
 DAMAGE = (  # what reading a file that is none, or a broken one, can raise
@@ -77,18 +75,8 @@ def write(out: BinaryIO, compressed: Compressed) -> None:
 def save(path: str | Path, compressed: Compressed) -> Path:
     """Write the file: it appears whole, or not at all."""
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            write(out, compressed)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
+    with replacing(target) as out:
+        write(out, compressed)
     return target
 
 

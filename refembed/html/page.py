@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import os
-import stat
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from refembed._version import __version__
 from refembed.errors import RequestError
+from refembed.files import replacing
 
 STYLE = """
 :root { --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --paper: #fff; --tint: #f6f8fa; --blue: #0b5cad;
@@ -175,27 +173,9 @@ def write_page(path: str | Path, text: str) -> Path:
     """Write a page in UTF-8, whole or not at all. RequestError where it cannot be written."""
     target = Path(os.path.realpath(str(path)))
     try:
-        mode = stat.S_IMODE(target.stat().st_mode) if target.is_file() else None
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        with replacing(target) as out:
+            out.write(text.encode("utf-8", "replace"))
     except OSError as e:
         hint = "--html takes the name of a file in a folder that exists"
         raise RequestError(f"{path}: cannot be written: {e.strerror or e}", hint=hint) from None
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(text.encode("utf-8", "replace"))
-        temporary.chmod(usual_mode() if mode is None else mode)
-        temporary.replace(target)
-    except OSError as e:
-        raise RequestError(f"{path}: cannot be written: {e.strerror or e}") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
     return target
-
-
-def usual_mode() -> int:
-    """Permissions of a new file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

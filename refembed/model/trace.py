@@ -12,10 +12,7 @@ Names repeat, as they do in llama.cpp: `Qcur-0` is the product x Wᵀ, and once 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +24,7 @@ import numpy.typing as npt
 
 from refembed.arrays import Float
 from refembed.errors import RequestError
+from refembed.files import replacing
 from refembed.kernels.ops import NOBODY, See
 
 TapLike: TypeAlias = See  # listening: bool, and __call__(name, x) -> what the forward pass goes on with
@@ -69,19 +67,12 @@ class Trace:
     def save(self, path: str | Path) -> Path:
         """Write `.npz`: arrays `0000/<name>` in order, and `meta.json` beside them. Atomic: no half file is left."""
         target = Path(path)
-        fd, temporary = tempfile.mkstemp(prefix=target.name, suffix=".part", dir=target.parent)
-        try:
-            with os.fdopen(fd, "wb") as out, zipfile.ZipFile(out, "w") as z:
-                about = {"format": "refembed-trace-1", "ops": [t.op for t in self.taps], "meta": self.meta}
-                z.writestr("meta.json", json.dumps(about, indent=1))
-                for i, t in enumerate(self.taps):
-                    with z.open(f"{i:04d}/{t.name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, np.ascontiguousarray(t.array), allow_pickle=False)
-            Path(temporary).replace(target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(temporary).unlink()
-            raise
+        with replacing(target) as out, zipfile.ZipFile(out, "w") as z:
+            about = {"format": "refembed-trace-1", "ops": [t.op for t in self.taps], "meta": self.meta}
+            z.writestr("meta.json", json.dumps(about, indent=1))
+            for i, t in enumerate(self.taps):
+                with z.open(f"{i:04d}/{t.name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.ascontiguousarray(t.array), allow_pickle=False)
         return target
 
     @classmethod

@@ -1,0 +1,50 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def replacing(target: str | Path, *, temporary: str | None = None) -> Iterator[BinaryIO]:
+    """A stream for bytes into a file beside `target` that takes its place, and its permissions, when all is written.
+
+    After an error there is none, and an older `target` is untouched. A link stays one: what it names is replaced.
+
+    temporary  the file's name, for callers who let no other process write it: what a kill leaves is written over by the
+               next run. Else a fresh name
+    Raises OSError.
+    """
+    target = Path(os.path.realpath(target))
+    if temporary is None:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        out, beside = os.fdopen(handle, "wb"), Path(name)
+    else:
+        beside = target.with_name(temporary)
+        out = beside.open("wb")
+    try:
+        with out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        beside.chmod(mode_of(target))
+        beside.replace(target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+        raise
+
+
+def mode_of(target: Path) -> int:
+    """Permissions of the file that is replaced, or those a new file gets."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
