@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -108,7 +109,7 @@ def take(mail):
 
 @njit()
 def work(mail, parts, patience):
-    """Post the job in the mail in so many parts, and help until all are done; with 0 parts, be a helper.
+    """Post the job in the mail in so many parts, and help until all are taken; with 0 parts, be a helper.
 
     How many parts this thread did. (One function for both: it has all kernels in it, which takes a while to compile.)
     """
@@ -118,8 +119,6 @@ def work(mail, parts, patience):
         publish(mail, LEFT, parts)
         while take(mail):
             did += 1
-        while seen(mail, DONE) < parts:
-            pass
         return did
     while idle < patience:
         if take(mail):
@@ -133,10 +132,22 @@ def work(mail, parts, patience):
 
 
 @njit()
+def done(mail, parts, patience):
+    """Whether all parts are done, or become so within so many looks."""
+    looks = 0
+    while seen(mail, DONE) < parts:
+        looks += 1
+        if looks > patience:
+            return False
+    return True
+
+
+@njit()
 def write(mail, kernel, rows, parts, grain, arguments):
     """Put a job into the mail."""
     put(mail, ARGUMENTS, arguments)
     mail[KERNEL], mail[ROWS], mail[ALL], mail[GRAIN] = kernel, rows, parts, grain
+    publish(mail, DONE, parts)  # nothing to wait for yet
 
 
 @njit()
@@ -165,13 +176,17 @@ class Crew:
         elif not self.lock.acquire(blocking=False):  # helpers have another text
             kernel(*arguments, 0, rows)
         else:
+            posted = 0
             try:
                 with contextlib.suppress(RuntimeError):  # no new threads: Python is about to end
                     while enlist(self.mail, parts - 1):
                         threads.workers().submit(work, self.mail, 0, PATIENCE)
                 write(self.mail, NUMBERS[kernel], rows, parts, grain, arguments)
+                posted = parts
                 work(self.mail, parts, 0)
-            finally:
+            finally:  # also after Ctrl-C: helpers write into the caller's arrays
+                while not done(self.mail, posted, PATIENCE // 10):
+                    time.sleep(0)  # a helper has lost its core to somebody else: it may have this one
                 self.lock.release()
 
     def formed(self, size: int) -> bool:

@@ -116,6 +116,8 @@ def test_parts_are_all_rows_once(rows: int, parts: int, grain: int) -> None:
     out = np.full_like(x, np.nan)
     crews.write(mail, NUMBERS[jit_vectors.gelu], rows, parts, grain, (x, out))
     assert crews.work(mail, parts, 0) == parts
+    assert crews.done(mail, parts, 1)
+    assert not crews.done(mail, parts + 1, 10)
     want = np.empty_like(x)
     jit_vectors.gelu(x, want, 0, rows)
     assert out.tobytes() == want.tobytes()
@@ -134,6 +136,8 @@ def test_a_helper_does_parts_and_leaves() -> None:
         out[:] = np.nan
         crews.write(mail, NUMBERS[jit_vectors.gelu], 64, 16, 1, (x, out))
         crews.work(mail, 16, 0)
+        while not crews.done(mail, 16, 1000):
+            time.sleep(0)
         assert out.tobytes() == want.tobytes()
     helper.join(60)
     assert done[0] > 0
@@ -189,6 +193,34 @@ def test_texts_of_several_threads_do_not_mix() -> None:
         t.join(120)
     assert not any(t.is_alive() for t in those)
     assert wrong == []
+
+
+def test_an_interruption_waits_for_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the job is posted, and after: the lock is free again, and no part is under way any more."""
+    threads.use(2)
+    (x, out), _, rows = jobs(64)[jit_vectors.gelu]
+    real = crews.work
+
+    def before(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def after(*arguments: Any) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    for name, interrupted in (("enlist", before), ("work", before), ("work", after)):
+        crew.mail[DONE] = 0
+        monkeypatch.undo()
+        monkeypatch.setattr(crews, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            crew.share(jit_vectors.gelu, x, out, rows=rows, size=MUCH)
+        assert not crew.lock.locked()
+        assert crew.mail[DONE] == (0 if name == "enlist" else 2)
+    monkeypatch.undo()
+    crew.mail[THERE] = 0  # `before` was also what the helper ran
+    want = out.copy()
+    crew.share(jit_vectors.gelu, x, out, rows=rows, size=MUCH)
+    assert out.tobytes() == want.tobytes()
 
 
 def test_small_work_and_work_inside_shared_work_stay_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
