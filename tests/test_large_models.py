@@ -13,6 +13,7 @@ import pytest
 from benchmarks.memory import FIELDS, measure
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.gguf.quants import quant_type
+from refembed.kernels.panels import comfortable
 from refembed.testing.synthetic import add_vocabulary
 from refembed.verify.compare import compare
 
@@ -33,7 +34,7 @@ FACTS: dict[str, tuple[Any, str]] = {
     "rope.dimension_count": (D, "UINT32"),
     "attention.layer_norm_rms_epsilon": (1e-5, "FLOAT32"),
 }
-BEYOND = 1500  # MiB that a process may take beyond the size of the file
+BEYOND = 400  # MiB that a process may take beyond the file, and beyond what it may keep decoded
 
 
 def random_blocks(seed: int, shape: tuple[int, ...]) -> Any:
@@ -81,8 +82,8 @@ def test_two_billion_weights_run_in_little_more_than_their_file(tmp_path: Path) 
         assert (
             difference.cosine < 3e-4
         )  # measured 7.6e-5: llama.cpp rounds activations to 8 bits in each of 224 products
-        for found in (kept, none):
-            assert found["peak"] < size + BEYOND
-            assert found["own"] < BEYOND
+        assert none["peak"] < size + BEYOND  # measured: 189 more than the file
+        assert none["own"] < BEYOND
+        assert kept["own"] < (comfortable() >> 20) + BEYOND
     finally:
         path.unlink()
