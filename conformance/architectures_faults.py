@@ -42,7 +42,7 @@ FAULTS = [
           "norm-0[0]"),
     Fault("bert", "scores scaled by all channels", "plain", HEAD, ALL, "kq_soft_max-0[0]"),
     Fault("bert", "the residual is taken behind the norm", "plain",
-          "ops.layer_norm(a + x, *blk.attn_output_norm, hp.norm_eps, see)",
+          "ops.layer_norm(a, *blk.attn_output_norm, hp.norm_eps, see, plus=x)",
           "ops.layer_norm(a, *blk.attn_output_norm, hp.norm_eps, see) + x", "norm-0[1]"),
     Fault("bert", "GELU itself", "plain", "ops.gelu(h)", "ops.gelu_erf(h)", "ffn_gelu-0[0]"),
     Fault("bert", "keys for values", "fused qkv", "q, k, v = (np", "q, v, k = (np", "v_cont-0[0]"),

@@ -73,10 +73,12 @@ class Mixed:
             return getattr(self.base, name)
         theirs, mine, foreign = getattr(self.other, name), self.base.dtype, self.other.dtype
 
+        def converted(a: Any) -> Any:
+            return a.astype(foreign) if isinstance(a, np.ndarray) and a.dtype == mine else a
+
         def call(*args: Any, **options: Any) -> Any:
             """The other's operation on the base's numbers."""
-            args = tuple(a.astype(foreign) if isinstance(a, np.ndarray) and a.dtype == mine else a for a in args)
-            return theirs(*args, **options).astype(mine)
+            return theirs(*map(converted, args), **{k: converted(a) for k, a in options.items()}).astype(mine)
 
         return call
 

@@ -18,11 +18,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numba import types
 
+from refembed.arrays import F32, I64
 from refembed.kernels import jit, jit_attention, jit_decoder, jit_vectors, products, threads
 from refembed.kernels.atomics import add, getter, pause, publish, put, replace, seen
 from refembed.kernels.jit import njit
@@ -34,13 +35,17 @@ REST = 64  # looks from one pause to the next: many pauses in a row make a virtu
 
 LEFT, DONE, THERE, KERNEL, ROWS, ALL, GRAIN, ARGUMENTS = 0, 8, 16, 24, 25, 26, 27, 32  # words; 8 are a cache line
 WORDS = 256
+EMPTY = np.empty((0, WORDS), np.int64)
 
 f1, f2, f3 = (types.Array(types.float32, n, "C") for n in (1, 2, 3))
 codes, halves = types.Array(types.int8, 3, "C"), types.Array(types.int16, 3, "C")
 places, i = types.Array(types.int64, 1, "C"), types.int64
 PRODUCT = types.Tuple((f2, f3, f1, f2, i))
 HALVES, CODED = types.Tuple((f2, halves, f1, f2)), types.Tuple((f2, codes, f3, f1, f2))
-LAYER, RMS = types.Tuple((f2, f1, f1, types.float64, f2)), types.Tuple((f2, f1, types.float64, f2))
+THREE_PRODUCTS = types.Tuple((f2, f3, f3, f3, f1, f1, f1, f2, f2, f2))
+THREE_HALVES = types.Tuple((f2, halves, halves, halves, f1, f1, f1, f2, f2, f2))
+THREE_CODED = types.Tuple((f2, codes, codes, codes, f3, f3, f3, f1, f1, f1, f2, f2, f2))
+LAYER, RMS = types.Tuple((f2, f2, f1, f1, types.float64, f2)), types.Tuple((f2, f1, types.float64, f2))
 ONE, TWO = types.Tuple((f2, f2)), types.Tuple((f2, f2, f2))
 ATTENTION = types.Tuple(
     (f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f2)
@@ -57,12 +62,17 @@ KINDS: dict[Any, Any] = {
     jit_decoder.silu: ONE,
     jit_decoder.geglu: TWO,
     jit_decoder.swiglu: TWO,
+    products.three_by_panels: THREE_PRODUCTS,
+    products.three_by_halves: THREE_HALVES,
+    products.three_by_codes: THREE_CODED,
 }  # what can be shared, with the types of the arguments before `begin, end`
 NUMBERS = {kernel: number for number, kernel in enumerate(KINDS)}
+RESULTS = [3 if "three" in kernel.__name__ else 1 for kernel in KINDS]  # how many of its last matrices it fills
 
 got_product, got_halves, got_coded = getter(PRODUCT), getter(HALVES), getter(CODED)
 got_attention, got_layer, got_rms = getter(ATTENTION), getter(LAYER), getter(RMS)
 got_one, got_two = getter(ONE), getter(TWO)
+got_products, got_all_halves, got_all_coded = getter(THREE_PRODUCTS), getter(THREE_HALVES), getter(THREE_CODED)
 
 
 @njit()
@@ -91,6 +101,12 @@ def perform(mail, begin, end):
         jit_decoder.geglu(*got_two(mail, at), begin, end)
     elif k == 10:
         jit_decoder.swiglu(*got_two(mail, at), begin, end)
+    elif k == 11:
+        products.three_by_panels(*got_products(mail, at), begin, end)
+    elif k == 12:
+        products.three_by_halves(*got_all_halves(mail, at), begin, end)
+    elif k == 13:
+        products.three_by_codes(*got_all_coded(mail, at), begin, end)
 
 
 @njit()
@@ -108,18 +124,47 @@ def take(mail):
 
 
 @njit()
-def work(mail, parts, patience):
-    """Post the job in the mail in so many parts, and help until all are taken; with 0 parts, be a helper.
+def post(mail, parts):
+    """Post the job in the mail in so many parts, and help until all are taken: how many parts this thread did."""
+    did = 0
+    publish(mail, DONE, 0)
+    publish(mail, LEFT, parts)
+    while take(mail):
+        did += 1
+    return did
 
-    How many parts this thread did. (One function for both: it has all kernels in it, which takes a while to compile.)
+
+@njit()
+def again(mail, tape, at, parts, patience):
+    """The jobs of a tape from `at` on, each in so many parts at most, one after the other, as far as they get done.
+
+    Which one is next; all before are done but for the last, where somebody else took too long.
     """
-    did = idle = 0
+    for n in range(at, len(tape)):
+        most = min(tape[n, ALL], parts)
+        if most < 2:
+            perform(tape[n], 0, tape[n, ROWS])
+            continue
+        for word in range(KERNEL, WORDS):
+            mail[word] = tape[n, word]
+        mail[ALL] = most
+        post(mail, most)
+        if not done(mail, most, patience):
+            return n + 1
+    return len(tape)
+
+
+@njit()
+def work(mail, parts, patience, tape, at):
+    """Whatever a thread may do, in one function: it has all kernels in it, which takes a while to compile.
+
+    A tape that is not empty: `again`. Else, with some parts: `post`. With none: be a helper; how many parts it did.
+    """
+    if len(tape) > 0:
+        return again(mail, tape, at, parts, patience)
     if parts > 0:
-        publish(mail, DONE, 0)
-        publish(mail, LEFT, parts)
-        while take(mail):
-            did += 1
-        return did
+        return post(mail, parts)
+    did = idle = 0
     while idle < patience:
         if take(mail):
             did, idle = did + 1, 0
@@ -157,6 +202,28 @@ def enlist(mail, most):
     return there < most and replace(mail, THERE, there, there + 1)
 
 
+class Own(threading.local):
+    """What a thread has of its own."""
+
+    tape: Tape | None = None  # on which its jobs are noted (tape.py)
+
+
+class Tape(Protocol):
+    """Something that notes jobs, and has the arrays for them."""
+
+    def empty(self, shape: tuple[int, ...]) -> F32:
+        """An array of float32 with anything in it."""
+        ...
+
+    def note(self, kernel: int, rows: int, most: int, grain: int, arguments: tuple[Any, ...]) -> None:
+        """A job, before it is done; `most` is how many parts it is worth."""
+        ...
+
+    def spoil(self) -> None:
+        """The jobs could not be done again."""
+        ...
+
+
 class Crew:
     """The helpers of one process."""
 
@@ -165,10 +232,14 @@ class Crew:
         self.lock = threading.Lock()  # one job at a time
         self.seen = 0  # elements
         self.loading: Future[int] | None = None
+        self.own = Own()
 
     def share(self, kernel: Callable[..., Any], *arguments: Any, rows: int, size: int, grain: int = 1) -> None:
         """`threads.share`, where a part has a multiple of `grain` rows."""
-        parts = min(threads.cores(), rows // grain, size // LEAST)
+        most = min(rows // grain, size // LEAST)
+        if self.own.tape is not None:
+            self.own.tape.note(NUMBERS[kernel], rows, most, grain, arguments)
+        parts = min(threads.cores(), most)
         if parts < 2 or threads.own.busy:
             kernel(*arguments, 0, rows)
         elif not self.formed(size):
@@ -176,18 +247,39 @@ class Crew:
         elif not self.lock.acquire(blocking=False):  # helpers have another text
             kernel(*arguments, 0, rows)
         else:
-            posted = 0
             try:
-                with contextlib.suppress(RuntimeError):  # no new threads: Python is about to end
-                    while enlist(self.mail, parts - 1):
-                        threads.workers().submit(work, self.mail, 0, PATIENCE)
+                self.call(parts - 1)
                 write(self.mail, NUMBERS[kernel], rows, parts, grain, arguments)
-                posted = parts
-                work(self.mail, parts, 0)
+                work(self.mail, parts, 0, EMPTY, 0)
             finally:  # also after Ctrl-C: helpers write into the caller's arrays
-                while not done(self.mail, posted, PATIENCE // 10):
-                    time.sleep(0)  # a helper has lost its core to somebody else: it may have this one
+                self.wait()
                 self.lock.release()
+
+    def call(self, helpers: int) -> None:
+        """Have so many helpers look at the mail."""
+        with contextlib.suppress(RuntimeError):  # no new threads: Python is about to end
+            while enlist(self.mail, helpers):
+                threads.workers().submit(work, self.mail, 0, PATIENCE, EMPTY, 0)
+
+    def play(self, tape: I64) -> None:
+        """All jobs of a tape (n, WORDS), in order, without Python between them. For a crew that is formed."""
+        parts, at = threads.cores(), 0
+        if parts == 1 or threads.own.busy or not self.lock.acquire(blocking=False):
+            work(self.mail, 1, 0, tape, 0)
+            return
+        try:
+            self.call(parts - 1)
+            while at < len(tape):
+                at = work(self.mail, parts, PATIENCE // 10, tape, at)
+                self.wait()
+        finally:
+            self.wait()
+            self.lock.release()
+
+    def wait(self) -> None:
+        """Until the job in the mail is done."""
+        while not done(self.mail, self.mail[ALL], PATIENCE // 10):
+            time.sleep(0)  # a helper has lost its core to somebody else: it may have this one
 
     def formed(self, size: int) -> bool:
         """Whether `work` is there to be called; count `size` more elements, of which enough make it be loaded."""
@@ -196,7 +288,7 @@ class Crew:
             if self.seen < ENOUGH:
                 return False
             with contextlib.suppress(RuntimeError):
-                self.loading = threads.workers().submit(work, np.zeros(WORDS, np.int64), 0, 1)
+                self.loading = threads.workers().submit(work, np.zeros(WORDS, np.int64), 0, 1, EMPTY, 0)
         return self.loading is not None and self.loading.done()
 
     def form(self) -> None:

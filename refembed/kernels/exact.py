@@ -50,9 +50,12 @@ class Exact:
                 y[:, begin:end] = products.matmul(x, part)
         return y if b is None else see(product, y) + self.weight(b)
 
-    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
-        """y = (x - E[x]) / sqrt(Var[x] + eps) w + b."""
-        y = see("norm", norms.layer_norm(x, eps)) * self.weight(w)
+    def layer_norm(
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY, *, plus: Float | None = None
+    ) -> Float:
+        """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus."""
+        z = x if plus is None else x + plus
+        y = see("norm", norms.layer_norm(z, eps)) * self.weight(w)
         return y if b is None else see("norm_w", y) + self.weight(b)
 
     def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:

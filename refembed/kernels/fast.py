@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from refembed.kernels.crew import crew
 from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
 from refembed.kernels.panels import NATIVE, Store, panels
 from refembed.kernels.scratch import Scratch
+from refembed.kernels.tape import Tapes
 from refembed.kernels.threads import cores, share, spread, workers
 from refembed.kernels.tile import CODED, HALVES, ROWS
 
@@ -32,7 +33,11 @@ KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # Mask.kind, as jit_atten
 NOTHING = np.empty(0, np.float32)
 FEW = 24  # rows of x that need not wait for W in float32, where there is something smaller
 DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
-
+THREE: dict[Any, Any] = {
+    products.by_panels: products.three_by_panels,
+    products.by_halves: products.three_by_halves,
+    products.by_codes: products.three_by_codes,
+}
 
 UNBIASED = np.empty((0, 0, 0), np.float32)
 
@@ -63,11 +68,20 @@ class Fast:
         """As `load_ops` takes it."""
         self.store = Store(np.float32, memory_budget)
         self.decoded = self.store.kept
-        self.packed: dict[str, Float] = {}  # matrices as `products` reads them
+        self.packed: dict[str, F32] = {}  # matrices as `products` reads them
         self.smaller: dict[str, tuple[Any, ...] | None] = {}  # a product and what it reads, for few rows
         self.packing = threading.Lock()
         self.scratch = Scratch()
+        self.tapes = Tapes()
         self.turned: dict[Rope, tuple[F32, F32]] = {}
+
+    def empty(self, shape: tuple[int, ...]) -> F32:
+        """An array of float32 with anything in it."""
+        return self.scratch.empty(shape) if crew.own.tape is None else crew.own.tape.empty(shape)
+
+    def again(self, given: tuple[Any, ...], operations: Callable[[Float], Float], x: Float) -> Float:
+        """`operations(x)`, for short texts without Python between them; `Tapes.run`."""
+        return self.tapes.run(given, operations, x)
 
     def weight(self, w: Tensor) -> F32:
         """A small tensor (bias, norm, convolution) in float32."""
@@ -79,7 +93,7 @@ class Fast:
 
     def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
         """x Wᵀ + bias (T, N), every row on its own."""
-        x, out = np.ascontiguousarray(x), self.scratch.empty((len(x), w.shape[0]))
+        x, out = np.ascontiguousarray(x), self.empty((len(x), w.shape[0]))
         if len(x) <= FEW and (small := self.small(w)):
             kernel, panels = small[0], small[1:]
             crew.share(kernel, x, *panels, bias, out, rows=len(panels[0]), size=len(x) * panels[0].size // 64)
@@ -98,20 +112,27 @@ class Fast:
         All at once where it is kept; else some at a time, each valid until the next.
         """
         (n, k), P = w.shape, products.panel(4)
+        if (whole := self.all_panels(w)) is not None:
+            yield 0, whole
+            return
+        if crew.own.tape is not None:  # what it would read will soon be overwritten
+            crew.own.tape.spoil()
+        for begin, end in panels(n, k):
+            count = -(-(end - begin) // P)
+            some = self.store.workspace("packed", count * k * P, np.float32).reshape(count, k, P)
+            self.pack(w, begin, some)
+            yield begin, some
+
+    def all_panels(self, w: Tensor) -> F32 | None:
+        """W packed, kept; None where there is no room."""
+        (n, k), P = w.shape, products.panel(4)
         with self.packing:  # texts may run side by side
             whole = self.packed.get(w.name)
             if whole is None and self.store.reserve(4 * -(-n // P) * k * P):
                 whole = np.empty((-(-n // P), k, P), np.float32)
                 self.pack(w, 0, whole)
                 self.packed[w.name] = whole
-        if whole is not None:
-            yield 0, whole
-            return
-        for begin, end in panels(n, k):
-            count = -(-(end - begin) // P)
-            some = self.store.workspace("packed", count * k * P, np.float32).reshape(count, k, P)
-            self.pack(w, begin, some)
-            yield begin, some
+        return whole
 
     def small(self, w: Tensor) -> tuple[Any, ...] | None:
         """A product and W as it reads it, kept: a half or a quarter of what few rows have to wait for.
@@ -167,6 +188,27 @@ class Fast:
 
         spread([partial(some, begin) for begin in range(0, len(packed), step)])
 
+    def linears(self, x: Float, matrices: Sequence[tuple[Tensor, Tensor | None]]) -> list[Float]:
+        """`linear` of each (w, b). Three that few rows meet are one operation, so that cores meet once."""
+        ways = [self.kept(w) for w, _ in matrices] if len(matrices) == 3 and len(x) <= FEW else [None]
+        kernels = {way and way[0] for way in ways}
+        kernel = THREE.get(kernels.pop()) if len(kernels) == 1 else None
+        if kernel is None:
+            return [self.linear(x, w, b) for w, b in matrices]
+        x, arrays = np.ascontiguousarray(x), [way[1:] for way in ways if way]
+        outs = [self.empty((len(x), w.shape[0])) for w, _ in matrices]
+        biases = [NOTHING if b is None else self.weight(b) for _, b in matrices]
+        panels, size = sum(len(a[0]) for a in arrays), len(x) * sum(a[0].size for a in arrays) // 64
+        crew.share(kernel, x, *itertools.chain(*zip(*arrays, strict=True)), *biases, *outs, rows=panels, size=size)
+        return outs
+
+    def kept(self, w: Tensor) -> tuple[Any, ...] | None:
+        """How few rows are multiplied with a matrix: a product, and W as it reads it, if that is kept."""
+        if small := self.small(w):
+            return small
+        packed = self.all_panels(w)
+        return None if packed is None else (products.by_panels, packed)
+
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
         """y = x Wᵀ + b."""
         if b is None or see.listening:
@@ -174,21 +216,23 @@ class Fast:
             return y if b is None else see(product, y) + self.weight(b)
         return self.product(x, w, self.weight(b))
 
-    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
-        """y = (x - E[x]) / sqrt(Var[x] + eps) w + b, in one pass where nobody looks."""
-        weight, out = self.weight(w), self.scratch.empty(x.shape)
+    def layer_norm(
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY, *, plus: Float | None = None
+    ) -> Float:
+        """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus, in one pass where nobody looks."""
+        weight, out, more = self.weight(w), self.empty(x.shape), x[:0] if plus is None else plus
         if not see.listening:
             bias = NOTHING if b is None else self.weight(b)
-            crew.share(jit.layer_norm, x, weight, bias, eps, out, rows=len(x), size=x.size)
+            crew.share(jit.layer_norm, x, more, weight, bias, eps, out, rows=len(x), size=x.size)
             return out
-        crew.share(jit.layer_norm, x, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size)
+        crew.share(jit.layer_norm, x, more, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size)
         y = see("norm", out) * weight
         return y if b is None else see("norm_w", y) + self.weight(b)
 
     def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
         """y = x / sqrt(E[x^2] + eps) w, in one pass where nobody looks."""
         ones = np.ones(x.shape[-1], np.float32)
-        weight, out = ones if w is None else self.weight(w), self.scratch.empty(x.shape)
+        weight, out = ones if w is None else self.weight(w), self.empty(x.shape)
         rows, done = (a.reshape(-1, x.shape[-1]) for a in (x, out))
         scale = ones if see.listening else weight
         crew.share(jit_decoder.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
@@ -196,31 +240,31 @@ class Fast:
 
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
-        out = self.scratch.empty(x.shape)
+        out = self.empty(x.shape)
         crew.share(jit_vectors.gelu, np.ascontiguousarray(x), out, rows=len(x), size=x.size)
         return out
 
     def gelu_erf(self, x: Float) -> Float:
         """y = x/2 erfc(-x/sqrt(2))."""
-        out = self.scratch.empty(x.shape)
+        out = self.empty(x.shape)
         share(jit_decoder.gelu_erf, x, out, rows=len(x), size=16 * x.size)
         return out
 
     def silu(self, x: Float) -> Float:
         """y = x / (1 + e^-x)."""
-        out = self.scratch.empty(x.shape)
+        out = self.empty(x.shape)
         crew.share(jit_decoder.silu, x, out, rows=len(x), size=x.size)
         return out
 
     def geglu(self, gate: Float, up: Float) -> Float:
         """y = gelu(gate) up."""
-        out = self.scratch.empty(gate.shape)
+        out = self.empty(gate.shape)
         crew.share(jit_decoder.geglu, gate, up, out, rows=len(gate), size=gate.size)
         return out
 
     def swiglu(self, gate: Float, up: Float) -> Float:
         """y = silu(gate) up."""
-        out = self.scratch.empty(gate.shape)
+        out = self.empty(gate.shape)
         crew.share(jit_decoder.swiglu, gate, up, out, rows=len(gate), size=gate.size)
         return out
 
@@ -228,7 +272,7 @@ class Fast:
         """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
         step, apart = (2, 1) if rope.pairs == "norm" else (1, rope.n_dims // 2)
         cos, sin = self.turns(int(pos.max()) + 1, rope)
-        out = self.scratch.empty(x.shape)
+        out = self.empty(x.shape)
         share(jit_decoder.rope, x, pos, cos, sin, step, apart, out, rows=len(x), size=x.size)
         return out
 
@@ -257,7 +301,7 @@ class Fast:
         bias: Float | None = None,
     ) -> Float:
         """y = softmax(scale q kᵀ + bias) v, each sequence and head on its own."""
-        out, group = self.scratch.empty(q.shape), n_head // (n_head_kv or n_head)
+        out, group = self.empty(q.shape), n_head // (n_head_kv or n_head)
         slopes = attention.slopes(n_head, mask.max_bias).astype(np.float32) if mask.max_bias else flat(n_head)
         how = Sight(np.float32(scale), mask.causal, mask.window, KINDS[mask.kind], np.float32(soft_cap))
         more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)

@@ -112,14 +112,22 @@ def gelu(x, out, begin, end):
 
 
 @njit()
-def layer_norm(x, weight, bias, eps, out, begin, end):
-    """Layer norm with its affine part, sums in double. x, out (T, C); weight (C); bias (C) or (0); rows begin:end."""
+def layer_norm(x, plus, weight, bias, eps, out, begin, end):
+    """Layer norm with its affine part, sums in double: of rows begin:end of x + plus.
+
+    x, out (T, C); plus like x, or (0, C) for nothing; weight (C); bias (C) or (0)
+    """
     C = x.shape[1]
     for t in range(begin, end):
-        mean = f32(sum_of(x[t]) / C)
-        scale = f32(1 / np.sqrt(squares_of(x[t], mean) / C + eps))
+        row = x[t]
+        if len(plus) > 0:
+            row = out[t]
+            for c in range(C):
+                row[c] = x[t, c] + plus[t, c]
+        mean = f32(sum_of(row) / C)
+        scale = f32(1 / np.sqrt(squares_of(row, mean) / C + eps))
         for c in range(C):
-            out[t, c] = (x[t, c] - mean) * scale * weight[c]
+            out[t, c] = (row[c] - mean) * scale * weight[c]
         for c in range(len(bias)):
             out[t, c] += bias[c]
 

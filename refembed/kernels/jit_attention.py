@@ -131,6 +131,7 @@ def attention(q, k, v, n_head, group, offsets, scale, causal, window, kind, soft
     for unit in range(begin, end):
         s, h = unit // n_head, unit % n_head
         first, n, theirs = offsets[s], offsets[s + 1] - offsets[s], h // group * D
+        plain = soft_cap == 0 and slopes[h] == 0 and len(bias) == 0
         keys, values = np.empty(((n + P - 1) // P, D, P), np.float32), value_panels(D, n)
         pack_keys(k, first, n, theirs, keys)
         pack_values(v, first, n, theirs, D, values)
@@ -143,10 +144,14 @@ def attention(q, k, v, n_head, group, offsets, scale, causal, window, kind, soft
             scores(q, at, C, rows, keys, n, low, high, p, step)
             for i in range(rows):
                 a, b = reach(t + i, n, causal, window, kind)
-                more = bias[h, t + i, a:b] if len(bias) > 0 else none
-                shares(p, i * step + a, b - a, t + i, a, scale, soft_cap, slopes[h], more)
-                p[i * step + low : i * step + a] = f32(0)
-                p[i * step + b : i * step + high] = f32(0)
+                if plain:
+                    softmax(p, i * step + a, b - a, scale)
+                else:
+                    more = bias[h, t + i, a:b] if len(bias) > 0 else none
+                    shares(p, i * step + a, b - a, t + i, a, scale, soft_cap, slopes[h], more)
+                if b - a < high - low:
+                    p[i * step + low : i * step + a] = f32(0)
+                    p[i * step + b : i * step + high] = f32(0)
             mix(p, step, rows, low, high, values, D, out, at, C)
 
 

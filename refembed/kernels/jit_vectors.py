@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from refembed.kernels.dequant_lanes import N, of_bits, put, spread
-from refembed.kernels.jit import LN2_HIGH, LN2_LOW, LOG2_E, ROUND, largest, njit
+from refembed.kernels.dequant_lanes import N, bits_of, of_bits, put, spread
+from refembed.kernels.jit import LN2_HIGH, LN2_LOW, LOG2_E, ROUND, njit
 from refembed.kernels.jit import gelu as jit_gelu
 from refembed.kernels.tile import FUSED
-from refembed.kernels.vectors import first, fma, highest, larger, load, quotient, total, whole
+from refembed.kernels.vectors import first, fma, highest, larger, load, quotient, smaller, total
 
 f32 = np.float32
+LOWEST = f32(-np.inf)
 SUMMED = 128  # terms of a sum whose lanes are added in float32, before the rest is done in double
 ROOM = N  # numbers behind a row that may be read and written
 
@@ -28,11 +29,10 @@ def both(a, b, c):
 
 
 @njit(inline="always")
-def expf(x):
-    """`jit.expf` of sixteen numbers."""
-    y = larger(x, spread(f32(-87.3)))
-    y = larger(y * f32(-1), spread(f32(-88.37))) * f32(-1)
-    n = both(y, spread(LOG2_E), spread(ROUND)) - ROUND
+def power(y):
+    """`jit.expf` of sixteen numbers from -87.3 to 88.37."""
+    shifted = both(y, spread(LOG2_E), spread(ROUND))  # n stands in its last bits
+    n = shifted - ROUND
     r = both(n, spread(-LN2_LOW), both(n, spread(-LN2_HIGH), y))
     p = both(spread(f32(1.9875691500e-4)), r, spread(f32(1.3981999507e-3)))
     p = both(p, r, spread(f32(8.3334519073e-3)))
@@ -40,14 +40,20 @@ def expf(x):
     p = both(p, r, spread(f32(1.6666665459e-1)))
     p = both(p, r, spread(f32(5.0000001201e-1)))
     e = both(p, r * r, r) + f32(1)
-    return e * of_bits((whole(n) + 127) << 23)
+    return e * of_bits((bits_of(shifted) << 23) + 0x3F800000)
+
+
+@njit(inline="always")
+def expf(x):
+    """`jit.expf` of sixteen numbers."""
+    return power(smaller(larger(x, spread(f32(-87.3))), spread(f32(88.37))))
 
 
 @njit(inline="always")
 def high_of(x, at, n):
     """The largest of x[at : at + n]."""
     if n < N:
-        return largest(x[at : at + n])
+        return highest(first(load(x, at), n, spread(LOWEST)))
     high = load(x, at + n - N)  # some of these are seen twice
     for j in range(at, at + n - N, N):
         high = larger(high, load(x, j))
@@ -57,14 +63,19 @@ def high_of(x, at, n):
 @njit()
 def softmax(x, at, n, scale):
     """exp(scale y) / sum(exp(scale y)) of y = x[at : at + n], in place; x is flat, with ROOM behind it."""
-    end, sum_ = at + n, 0.0
+    end, sum_, lowest, zero = at + n, 0.0, spread(f32(-87.3)), spread(f32(0))
     lowered = spread(-(high_of(x, at, n) * scale))
     for begin in range(at, end, SUMMED):
-        part = spread(f32(0))
-        for j in range(begin, min(begin + SUMMED, end), N):
-            e = first(expf(load(x, j) * scale + lowered), end - j)  # rounded twice, as llama.cpp does
+        part, some = zero, min(begin + SUMMED, end)
+        full = some - (some - begin) % N
+        for j in range(begin, full, N):
+            e = power(larger(load(x, j) * scale + lowered, lowest))  # rounded twice, as llama.cpp does
             part = part + e
             put(x, j, e)
+        if full < some:
+            e = first(power(larger(load(x, full) * scale + lowered, lowest)), some - full, zero)
+            part = part + e
+            put(x, full, e)
         sum_ += total(part)
     share = f32(1 / sum_)
     for j in range(at, end, N):

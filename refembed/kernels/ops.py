@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -85,8 +86,13 @@ class Ops(Protocol):
         """x (T, C) times w (N, C) transposed, plus b (N): (T, N). `see` is shown the product before a bias."""
         ...
 
-    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
-        """Mean 0, variance 1, times w (C), plus b (C). `see` is shown `norm`, and `norm_w` where there is a bias."""
+    def layer_norm(
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY, *, plus: Float | None = None
+    ) -> Float:
+        """Mean 0, variance 1, times w (C), plus b (C). `see` is shown `norm`, and `norm_w` where there is a bias.
+
+        plus  (T, C) added to x before: the residual of a layer that norms behind it
+        """
         ...
 
     def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
@@ -164,6 +170,15 @@ class Ops(Protocol):
     def mean(self, x: Float, offsets: I64) -> Float:
         """Mean pooling: x (T, C), offsets (S+1) -> (S, C)."""
         ...
+
+
+def in_place_of(ops: Ops, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(ops, x, ...)` in the place of an operation; where that would first add `plus` to x, this does."""
+
+    def operation(x: Any, *rest: Any, plus: Float | None = None, **more: Any) -> Any:
+        return function(ops, x if plus is None else x + plus, *rest, **more)
+
+    return operation if name == "layer_norm" else partial(function, ops)
 
 
 def load_ops(

@@ -114,6 +114,36 @@ def by_codes(x, codes, scales, bias, out, begin, end):
 
 
 @njit()
+def part(begin, end, before, matrix):
+    """Which panels of a matrix are among begin:end, where `before` panels of others are counted first."""
+    return max(begin - before, 0), min(end - before, len(matrix))
+
+
+@njit()
+def three_by_panels(x, a, b, c, bias_a, bias_b, bias_c, out_a, out_b, out_c, begin, end):
+    """`by_panels` of three matrices, whose panels are counted through."""
+    by_panels(x, a, bias_a, out_a, 0, *part(begin, end, 0, a))
+    by_panels(x, b, bias_b, out_b, 0, *part(begin, end, len(a), b))
+    by_panels(x, c, bias_c, out_c, 0, *part(begin, end, len(a) + len(b), c))
+
+
+@njit()
+def three_by_halves(x, a, b, c, bias_a, bias_b, bias_c, out_a, out_b, out_c, begin, end):
+    """`by_halves` of three matrices, likewise."""
+    by_halves(x, a, bias_a, out_a, *part(begin, end, 0, a))
+    by_halves(x, b, bias_b, out_b, *part(begin, end, len(a), b))
+    by_halves(x, c, bias_c, out_c, *part(begin, end, len(a) + len(b), c))
+
+
+@njit()
+def three_by_codes(x, a, b, c, d_a, d_b, d_c, bias_a, bias_b, bias_c, out_a, out_b, out_c, begin, end):
+    """`by_codes` of three matrices, likewise."""
+    by_codes(x, a, d_a, bias_a, out_a, *part(begin, end, 0, a))
+    by_codes(x, b, d_b, bias_b, out_b, *part(begin, end, len(a), b))
+    by_codes(x, c, d_c, bias_c, out_c, *part(begin, end, len(a) + len(b), c))
+
+
+@njit()
 def pack_rows(w, panels, begin, end):
     """w (n, k) into panels begin:end of (?, k, P), the rest zeros; 16 by 16 at a time."""
     n, k = w.shape

@@ -59,18 +59,26 @@ def larger(typing_context, a, b):
 
 
 @intrinsic
-def first(typing_context, x, n):
-    """x in the first n lanes, 0 in the others."""
+def smaller(typing_context, a, b):
+    """b where it is smaller than a, else a: so NaN in a stays."""
+
+    def generate(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered(">", *args), args[1], args[0])
+
+    return REALS(REALS, REALS), generate
+
+
+@intrinsic
+def first(typing_context, x, n, other):
+    """x in the first n lanes, `other` behind them."""
 
     def generate(context, builder, sig, args):
         count = builder.trunc(args[1], VECTOR[INTS].element)
         every = builder.insert_element(ir.Constant(VECTOR[INTS], ir.Undefined), count, ir.IntType(32)(0))
         every = builder.shuffle_vector(every, every, vector([0] * N))
-        return builder.select(
-            builder.icmp_signed("<", vector(range(N)), every), args[0], ir.Constant(VECTOR[REALS], None)
-        )
+        return builder.select(builder.icmp_signed("<", vector(range(N)), every), args[0], args[2])
 
-    return REALS(REALS, types.intp), generate
+    return REALS(REALS, types.intp, REALS), generate
 
 
 def halves(builder, x, join):

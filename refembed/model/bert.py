@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops
 from refembed.model.batch import Batch
+from refembed.model.blocks import again, products
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import TapLike, at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -65,7 +67,11 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Fl
         x = x + ops.get_rows(w.token_types, [0])  # llama.cpp gives every token segment 0, also in pairs
     x = tap("inp_embd", x + ops.get_rows(w.position_embd, batch.pos))  # (T, C)
     x = tap("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, hp.norm_eps, at_layer(tap, 0)))
+    return again(ops, batch, tap, (w, hp), partial(layers, w, hp, batch, ops, tap), x)
 
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike, x: Float) -> Float:
+    """All layers, one after the other: (T, C) -> (T, C)."""
     for il, blk in enumerate(w.blk):
         see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
 
@@ -74,19 +80,17 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Fl
             qkv = see("wqkv_b" if blk.attn_qkv.bias else "wqkv", ops.linear(x, *blk.attn_qkv, see, "wqkv"))  # (T, 3C)
             q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, 3, axis=1))  # 3 x (T, C)
         else:
-            q = see("Qcur", ops.linear(x, *blk.attn_q, see, "Qcur"))  # (T, C)
-            k = see("Kcur", ops.linear(x, *blk.attn_k, see, "Kcur"))  # (T, C)
-            v = see("Vcur", ops.linear(x, *blk.attn_v, see, "Vcur"))  # (T, C)
+            q, k, v = products(ops, x, see, Qcur=blk.attn_q, Kcur=blk.attn_k, Vcur=blk.attn_v)  # 3 x (T, C)
         a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1 / math.sqrt(hp.n_embd_head), see)
         a = see("kqv_out", a)  # (T, C) heads side by side
         a = see("kqv_out", ops.linear(a, *blk.attn_output, see, ""))  # (T, C)
-        x = see("ffn_inp", ops.layer_norm(a + x, *blk.attn_output_norm, hp.norm_eps, see))
+        x = see("ffn_inp", ops.layer_norm(a, *blk.attn_output_norm, hp.norm_eps, see, plus=x))
 
         # feed-forward: every token on its own
         h = see("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(x, *blk.ffn_up, see, "ffn_up"))  # (T, F)
         h = see("ffn_gelu", ops.gelu(h))  # (T, F)
         h = see("ffn_out", ops.linear(h, *blk.ffn_down, see, "ffn_down"))  # (T, C)
-        x = ops.layer_norm(h + x, *blk.layer_output_norm, hp.norm_eps, see)
+        x = ops.layer_norm(h, *blk.layer_output_norm, hp.norm_eps, see, plus=x)
         x = tap("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)  # l_out: unnamed in llama.cpp's graph
 
     return x

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Mask, Ops, Rope, See
+from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams
+from refembed.model.trace import TapLike
 from refembed.model.weights import Affine, affine
 
 
@@ -23,6 +27,31 @@ class QkvBlock:
     attn_v: Affine = affine("KD C", bias="optional", unless="attn_qkv")
 
 
+def products(ops: Ops, x: Float, see: See, **matrices: Affine) -> list[Float]:
+    """x (T, C) times each matrix, plus its bias: (T, N) each, seen by its name without the bias and with it.
+
+    `fast` has them all at once, where nobody looks and where `ops` is it, not something that changes an operation.
+    """
+    together = getattr(type(ops), "linears", None)
+    if together and not see.listening:
+        return list(together(ops, x, list(matrices.values())))
+    return [see(name, ops.linear(x, *matrix, see, name)) for name, matrix in matrices.items()]
+
+
+def again(
+    ops: Ops, batch: Batch, tap: TapLike, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float
+) -> Float:
+    """`layers(x)`: nothing but operations on x (T, C), and on what is given, which stays as it is.
+
+    `fast` does without Python between the operations from a length's second text on (kernels/tape.py): for one text,
+    where nobody looks, and where `ops` is it, not something that changes an operation.
+    """
+    quick = getattr(type(ops), "again", None)
+    if quick is None or tap.listening or len(batch.offsets) != 2:
+        return layers(x)
+    return cast(Float, quick(ops, given, layers, x))
+
+
 class Qkv:
     """Queries, keys and values of x (T, C), by one matrix or by three. Each is computed when it is asked for, once."""
 
@@ -34,6 +63,8 @@ class Qkv:
             qkv = see(name, ops.linear(x, *blk.attn_qkv, see, "wqkv"))  # (T, HD+2KD)
             HD, KD = hp.sizes["HD"], hp.sizes["KD"]
             self.parts = [np.ascontiguousarray(part) for part in np.split(qkv, [HD, HD + KD], axis=1)]
+        elif not see.listening:
+            self.parts = products(ops, x, see, Qcur=blk.attn_q, Kcur=blk.attn_k, Vcur=blk.attn_v)
 
     def queries(self) -> Float:
         """(T, H, D)."""

@@ -88,14 +88,14 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Fl
         more: dict[str, Any] = {"n_head_kv": hp.n_head_kv, "mask": ALIBI}
         a = see("kqv_out", ops.attention(q, k, v, hp.n_head, batch.offsets, scale, see, **more))  # (T, C)
         a = see("kqv_out", ops.linear(a, *blk.attn_output, see, ""))
-        y = ops.layer_norm(a + x, *blk.attn_output_norm, eps, see)
+        y = ops.layer_norm(a, *blk.attn_output_norm, eps, see, plus=x)
         if blk.attn_norm_2 is not None:
             y = see("attn_out_norm", y)
-            y = ops.layer_norm(y + x, *blk.attn_norm_2, eps, see)
+            y = ops.layer_norm(y, *blk.attn_norm_2, eps, see, plus=x)
         y = see("ffn_inp", y)
 
         h = feed_forward(y, blk, ops, see)  # (T, C)
-        x = ops.layer_norm(h + y, *blk.layer_output_norm, eps, see)
+        x = ops.layer_norm(h, *blk.layer_output_norm, eps, see, plus=y)
         x = tap("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)
 
     return x

@@ -69,14 +69,14 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Fl
         k = see("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
         a = attend(q, k, qkv.values(), scale, il, hp, batch.offsets, ops, see, cached=False)  # (T, C)
         a = see("kqv_out", ops.linear(a, *blk.attn_output, see, ""))
-        y = see("ffn_inp", ops.layer_norm(a + x, *blk.attn_output_norm, eps, see))
+        y = see("ffn_inp", ops.layer_norm(a, *blk.attn_output_norm, eps, see, plus=x))
 
         # feed-forward: every token on its own
         gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
         up = see("ffn_up", ops.linear(y, blk.ffn_up.weight))  # (T, F)
         h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
         h = see("ffn_out", ops.linear(h, blk.ffn_down.weight))  # (T, C)
-        x = ops.layer_norm(h + y, *blk.layer_output_norm, eps, see)
+        x = ops.layer_norm(h, *blk.layer_output_norm, eps, see, plus=y)
         x = tap("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)
 
     return x

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from refembed.arrays import F64, Float
 from refembed.embedder import Embedder, Info, Without, groups
 from refembed.heads import dense, pooled, run
-from refembed.kernels.ops import Ops, load_ops
+from refembed.kernels.ops import Ops, in_place_of, load_ops
 from refembed.model import Model
 from refembed.model.batch import Batch, pack
 from refembed.model.trace import SILENT, TapLike
@@ -58,7 +57,7 @@ class ChangedOps:
         self.ops, self.replaced = ops, replaced
 
     def __getattr__(self, name: str) -> Any:
-        return partial(self.replaced[name], self.ops) if name in self.replaced else getattr(self.ops, name)
+        return in_place_of(self.ops, name, self.replaced[name]) if name in self.replaced else getattr(self.ops, name)
 
 
 @dataclass(frozen=True, eq=False)

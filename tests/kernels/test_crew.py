@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from refembed import Embedder
 from refembed.kernels import crew as crews
 from refembed.kernels import jit, jit_attention, jit_decoder, jit_vectors, products, threads, tile
-from refembed.kernels.crew import DONE, KINDS, LEAST, LEFT, NUMBERS, THERE, Crew, crew
+from refembed.kernels.crew import ALL, DONE, EMPTY, KINDS, LEAST, LEFT, NUMBERS, THERE, Crew, crew
 from refembed.model import ARCHITECTURES
 from refembed.testing.synthetic import synthetic
 from tests.kernels.longhand import random
@@ -51,19 +51,29 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
     how = np.float32(0.2), False, 0, 0, np.float32(0)
     none = np.empty((0, 0, 0), np.float32)
     attention = (x, up, random(seed + 6, T, 96), 6, 1, offsets, *how, np.zeros(6, np.float32), none, same)
+    all_out = np.full(T * 450, np.nan, np.float32)
+    outs = tuple(all_out[T * a : T * b].reshape(T, b - a) for a, b in ((0, 250), (250, 346), (346, 450)))
+    biases, two = (bias, bias[:0], bias[50:154]), (products.pack(w[:96]), products.pack(w[96:200]))
+    two_halves, two_scales = (halves[:2].copy(), halves[2:5].copy()), (scales[:2].copy(), scales[2:5].copy())
+    two_codes = codes[:2].copy(), codes[2:5].copy()
     given = {
+        products.three_by_panels: ((x, packed, *two, *biases, *outs), all_out, 6 + 2 + 3),
+        products.three_by_codes: ((x, codes, *two_codes, scales, *two_scales, *biases, *outs), all_out, 6 + 2 + 3),
         products.by_rows: ((x, packed, bias, out, 0), out, T),
         products.by_panels: ((x, packed, bias, out, 0), out, len(packed)),
         products.by_codes: ((x, codes, scales, bias, out), out, len(packed)),
         jit_attention.attention: (attention, same, 18),
-        jit.layer_norm: ((x, g, g, 1e-5, same), same, T),
+        jit.layer_norm: ((x, up, g, g, 1e-5, same), same, T),
         jit_decoder.rms_norm: ((x, g, 1e-5, same), same, T),
         jit_vectors.gelu: ((x, same), same, T),
         jit_decoder.silu: ((x, same), same, T),
         jit_decoder.geglu: ((x, up, same), same, T),
         jit_decoder.swiglu: ((x, up, same), same, T),
     }
-    return given | ({products.by_halves: ((x, halves, bias, out), out, len(packed))} if tile.HALVES else {})
+    if tile.HALVES:
+        given[products.by_halves] = (x, halves, bias, out), out, len(packed)
+        given[products.three_by_halves] = (x, halves, *two_halves, *biases, *outs), all_out, 6 + 2 + 3
+    return given
 
 
 @pytest.mark.parametrize("cores", [2, 3, 7])
@@ -71,7 +81,7 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
 def test_every_kernel_has_the_bits_of_one_core(cores: int, T: int) -> None:
     threads.use(cores)
     todo = jobs(T)
-    assert todo.keys() == {k for k in KINDS if tile.HALVES or k is not products.by_halves}
+    assert todo.keys() == {k for k in KINDS if tile.HALVES or "halves" not in k.__name__}
     for kernel, (arguments, out, rows) in todo.items():
         kernel(*arguments, 0, rows)
         want = out.tobytes()
@@ -104,8 +114,8 @@ def test_so_have_those_of_forward_passes(
     e.embed([[1, 2, 3]], pooling="mean")
     e.embed([[1, 2, 3], [4, 5], list(range(2, 40))], pooling="mean")
     assert {products.by_panels, jit_attention.attention} <= called
-    few = {"F32": products.by_panels, "F16": products.by_halves, "Q8_0": products.by_codes}[type_name]
-    assert few in called or (type_name == "F16" and not tile.HALVES)
+    few = {"F32": "by_panels", "F16": "by_halves", "Q8_0": "by_codes"}[type_name]
+    assert {few, f"three_{few}"} & {kernel.__name__ for kernel in called} or (type_name == "F16" and not tile.HALVES)
 
 
 @settings(max_examples=60)
@@ -115,7 +125,7 @@ def test_parts_are_all_rows_once(rows: int, parts: int, grain: int) -> None:
     mail, x = np.zeros(crews.WORDS, np.int64), random(rows, rows, 5)
     out = np.full_like(x, np.nan)
     crews.write(mail, NUMBERS[jit_vectors.gelu], rows, parts, grain, (x, out))
-    assert crews.work(mail, parts, 0) == parts
+    assert crews.work(mail, parts, 0, EMPTY, 0) == parts
     assert crews.done(mail, parts, 1)
     assert not crews.done(mail, parts + 1, 10)
     want = np.empty_like(x)
@@ -128,14 +138,14 @@ def test_a_helper_does_parts_and_leaves() -> None:
     mail, x = np.zeros(crews.WORDS, np.int64), random(1, 64, 512)
     out, want, done = np.empty_like(x), np.empty_like(x), []
     jit_vectors.gelu(x, want, 0, 64)
-    crews.work(mail, 0, 1)  # compiled
+    crews.work(mail, 0, 1, EMPTY, 0)  # compiled
     mail[THERE] = 1
-    helper = threading.Thread(target=lambda: done.append(crews.work(mail, 0, 10_000_000)))
+    helper = threading.Thread(target=lambda: done.append(crews.work(mail, 0, 10_000_000, EMPTY, 0)))
     helper.start()
     for _ in range(500):
         out[:] = np.nan
         crews.write(mail, NUMBERS[jit_vectors.gelu], 64, 16, 1, (x, out))
-        crews.work(mail, 16, 0)
+        crews.work(mail, 16, 0, EMPTY, 0)
         while not crews.done(mail, 16, 1000):
             time.sleep(0)
         assert out.tobytes() == want.tobytes()
@@ -209,7 +219,7 @@ def test_an_interruption_waits_for_helpers(monkeypatch: pytest.MonkeyPatch) -> N
         raise KeyboardInterrupt
 
     for name, interrupted in (("enlist", before), ("work", before), ("work", after)):
-        crew.mail[DONE] = 0
+        crew.mail[DONE] = crew.mail[ALL] = 0
         monkeypatch.undo()
         monkeypatch.setattr(crews, name, interrupted)
         with pytest.raises(KeyboardInterrupt):

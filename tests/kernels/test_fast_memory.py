@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from refembed.errors import RequestError
 from refembed.gguf import BY_NAME, Tensor
 from refembed.kernels import attention, panels, products
+from refembed.kernels.crew import crew
 from refembed.kernels.exact import Exact
 from refembed.kernels.fast import FEW, Fast
 from refembed.kernels.ops import Mask, Ops, load_ops
@@ -106,6 +107,35 @@ def test_few_rows_read_codes_and_have_the_bits_of_many(kind: str) -> None:
         * np.repeat(scales.transpose(0, 2, 1).reshape(-1, 3)[:100], 32, axis=1),
         w.dequantize(),
     )
+
+
+@pytest.mark.parametrize("budget", [None, 0, 3 * 12 * 96 * 48])
+@pytest.mark.parametrize("kinds", [("F32",) * 3, ("F16",) * 3, ("Q8_0",) * 3, ("Q4_0", "Q8_0", "F32"), ("Q4_K",) * 2])
+def test_several_matrices_at_once_have_the_bits_of_each_alone(kinds: Sequence[str], budget: int | None) -> None:
+    """Of different heights, one without a bias; in one operation where three are read in the same way."""
+    sizes = [(100, 7), (48, 0), (97, 3)]
+    k = 96 if kinds[0] != "Q4_K" else 256
+    ws = [quantised(random(i, n, k), kind, f"w{i}") for (n, i), kind in zip(sizes, kinds, strict=False)]
+    biases = [stored(random(9, 100), "b"), None, stored(random(8, 97), "c")]
+    matrices, ops = list(zip(ws, biases, strict=False)), Fast(memory_budget=budget)
+    for T in (1, 8, 9, FEW, FEW + 1):
+        x = random(T, T, k)
+        alone = Fast(memory_budget=budget)
+        want = [alone.linear(x, w, b) for w, b in matrices]
+        for got, y in zip(ops.linears(x, matrices), want, strict=True):
+            assert np.array_equal(got, y)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])
+def test_three_matrices_are_one_job_where_few_rows_meet_them(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    share = crew.share
+    monkeypatch.setattr(crew, "share", lambda f, *a, **k: (called.append(f.__name__), share(f, *a, **k)))
+    matrices = [(quantised(random(i, 50, 96), kind, f"w{i}"), None) for i in range(3)]
+    for T in (FEW, FEW + 1):
+        Fast().linears(random(T, T, 96), matrices)
+    assert called[0].startswith("three_by_" if kind != "F16" or HALVES else "by_panels")
+    assert called[1:] == ["by_panels"] * 3
 
 
 @pytest.mark.skipif(not HALVES, reason="this processor does not turn F16 into float32")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refembed.kernels import jit
-from refembed.kernels.ops import Ops, load_ops
+from refembed.kernels.ops import Ops, in_place_of, load_ops
 from refembed.model.trace import Recorder, at_layer
 from tests.kernels.longhand import close, random, stored
 
@@ -51,6 +51,19 @@ def test_layer_norm_is_the_papers_formula(ops: Ops, C: int, eps: float) -> None:
         )
     # C = 1: the variance is 0 and eps alone decides; the centred value is an exact 0
     close(ops.layer_norm(x.astype(ops.dtype), stored(w, f"g{C}"), stored(b, f"h{C}"), eps), want, ops, times=2)
+
+
+def test_layer_norm_adds_first_what_it_is_told_to(ops: Ops) -> None:
+    """With the bits of a sum by NumPy, seen and unseen, whoever replaces the operation."""
+    x, y, g = (random(k, 5, 24).astype(ops.dtype) for k in (21, 22, 23))
+    w, see = stored(g[0], "gp"), at_layer(Recorder(), 0)
+    want = ops.layer_norm(x + y, w, w, 1e-5)
+    assert not np.array_equal(want, ops.layer_norm(x, w, w, 1e-5))
+    assert np.array_equal(ops.layer_norm(x, w, w, 1e-5, plus=y), want)
+    assert np.array_equal(ops.layer_norm(x, w, w, 1e-5, see, plus=y), want)
+    replaced = in_place_of(ops, "layer_norm", lambda true, x, *rest: true.layer_norm(x, *rest))
+    assert np.array_equal(replaced(x, w, w, 1e-5, plus=y), want)
+    assert np.array_equal(replaced(x + y, w, w, 1e-5, see), want)
 
 
 def test_layer_norm_needs_no_bias(ops: Ops) -> None:

@@ -61,10 +61,13 @@ class Ggml:
         y = self.product(np.ascontiguousarray(x, np.float32), w)
         return y if b is None else see(product, y) + self.weight(b)
 
-    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
-        """Norm, times w, plus b: three roundings."""
-        out = np.empty_like(x)
-        share(rows.layer_norm, x, np.float32(eps), self.profile.lanes, out, rows=len(x), size=x.size)
+    def layer_norm(
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY, *, plus: Float | None = None
+    ) -> Float:
+        """Sum, norm, times w, plus b: four roundings."""
+        z = x if plus is None else x + plus
+        out = np.empty_like(z)
+        share(rows.layer_norm, z, np.float32(eps), self.profile.lanes, out, rows=len(x), size=x.size)
         y = see("norm", out) * self.weight(w)
         return y if b is None else see("norm_w", y) + self.weight(b)
 
