@@ -24,7 +24,7 @@ import numpy as np
 from numba import types
 
 from refembed.arrays import F32, I64
-from refembed.kernels import jit, jit_attention, jit_decoder, jit_vectors, products, threads
+from refembed.kernels import jit_attention, jit_decoder, jit_vectors, products, threads
 from refembed.kernels.atomics import add, getter, pause, publish, put, replace, seen
 from refembed.kernels.jit import njit
 
@@ -56,8 +56,8 @@ KINDS: dict[Any, Any] = {
     products.by_halves: HALVES,
     products.by_codes: CODED,
     jit_attention.attention: ATTENTION,
-    jit.layer_norm: LAYER,
-    jit_decoder.rms_norm: RMS,
+    jit_vectors.layer_norm: LAYER,
+    jit_vectors.rms_norm: RMS,
     jit_vectors.gelu: ONE,
     jit_decoder.silu: ONE,
     jit_decoder.geglu: TWO,
@@ -90,9 +90,9 @@ def perform(mail, begin, end):
     elif k == 4:
         jit_attention.attention(*got_attention(mail, at), begin, end)
     elif k == 5:
-        jit.layer_norm(*got_layer(mail, at), begin, end)
+        jit_vectors.layer_norm(*got_layer(mail, at), begin, end)
     elif k == 6:
-        jit_decoder.rms_norm(*got_rms(mail, at), begin, end)
+        jit_vectors.rms_norm(*got_rms(mail, at), begin, end)
     elif k == 7:
         jit_vectors.gelu(*got_one(mail, at), begin, end)
     elif k == 8:

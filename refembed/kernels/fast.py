@@ -223,9 +223,9 @@ class Fast:
         weight, out, more = self.weight(w), self.empty(x.shape), x[:0] if plus is None else plus
         if not see.listening:
             bias = NOTHING if b is None else self.weight(b)
-            crew.share(jit.layer_norm, x, more, weight, bias, eps, out, rows=len(x), size=x.size)
+            crew.share(jit_vectors.layer_norm, x, more, weight, bias, eps, out, rows=len(x), size=x.size)
             return out
-        crew.share(jit.layer_norm, x, more, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size)
+        crew.share(jit_vectors.layer_norm, x, more, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size)
         y = see("norm", out) * weight
         return y if b is None else see("norm_w", y) + self.weight(b)
 
@@ -235,7 +235,7 @@ class Fast:
         weight, out = ones if w is None else self.weight(w), self.empty(x.shape)
         rows, done = (a.reshape(-1, x.shape[-1]) for a in (x, out))
         scale = ones if see.listening else weight
-        crew.share(jit_decoder.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
+        crew.share(jit_vectors.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
         return see("norm", out) * weight if see.listening and w is not None else out
 
     def gelu(self, x: Float) -> Float:

@@ -1,4 +1,4 @@
-"""Numba twins of the definitions in norms and activations: same names, float32, compiled and cached.
+"""Numba twins of the definitions in activations and attention: same names, float32, compiled and cached.
 
 Numba (0.3 s) is imported here and by what builds on this file: for `fast` and `ggml`, and for `exact` where BLAS mixes
 rows. Kernels release the GIL and take a range of rows, so that `fast` can give each core its share; no row reads
@@ -79,16 +79,6 @@ def sum_of(x):
     return total
 
 
-@njit(fastmath={"reassoc", "contract"})
-def squares_of(x, mean):
-    """The sum of (x - mean)^2 in double, likewise."""
-    total = 0.0
-    for j in range(len(x)):
-        centred = np.float64(x[j] - mean)
-        total += centred * centred
-    return total
-
-
 @njit()
 def largest(x):
     """The largest number of a row, found among whole numbers of the same order, which LLVM takes many at a time.
@@ -109,27 +99,6 @@ def gelu(x, out, begin, end):
             a = x[t, j]
             u = f32(0.7978845608028654) * a * (f32(1) + f32(0.044715) * a * a)
             out[t, j] = a / (f32(1) + expf(-(u + u)))
-
-
-@njit()
-def layer_norm(x, plus, weight, bias, eps, out, begin, end):
-    """Layer norm with its affine part, sums in double: of rows begin:end of x + plus.
-
-    x, out (T, C); plus like x, or (0, C) for nothing; weight (C); bias (C) or (0)
-    """
-    C = x.shape[1]
-    for t in range(begin, end):
-        row = x[t]
-        if len(plus) > 0:
-            row = out[t]
-            for c in range(C):
-                row[c] = x[t, c] + plus[t, c]
-        mean = f32(sum_of(row) / C)
-        scale = f32(1 / np.sqrt(squares_of(row, mean) / C + eps))
-        for c in range(C):
-            out[t, c] = (row[c] - mean) * scale * weight[c]
-        for c in range(len(bias)):
-            out[t, c] += bias[c]
 
 
 @njit()

@@ -1,6 +1,6 @@
 """Numba twins of what decoders need on top of jit.py: same names as their definitions, float32, compiled and cached.
 
-The rules are jit.py's: rows begin:end, no row reads another's, sums in double, no fast-math.
+The rules are jit.py's: rows begin:end, no row reads another's, no fast-math.
 """
 
 from __future__ import annotations
@@ -9,19 +9,9 @@ import math
 
 import numpy as np
 
-from refembed.kernels.jit import expf, njit, squares_of
+from refembed.kernels.jit import expf, njit
 
 f32 = np.float32
-
-
-@njit()
-def rms_norm(x, weight, eps, out, begin, end):
-    """RMS norm with its weight. x, out (N, C); weight (C); rows begin:end."""
-    C = x.shape[1]
-    for t in range(begin, end):
-        scale = f32(1 / np.sqrt(squares_of(x[t], f32(0)) / C + eps))
-        for c in range(C):
-            out[t, c] = x[t, c] * scale * weight[c]
 
 
 @njit()

@@ -1,4 +1,4 @@
-"""Softmax and GELU sixteen numbers at a time: where `fast` would spend most of what products leave.
+"""Softmax, GELU and norms sixteen numbers at a time: where `fast` would spend most of what products leave.
 
 LLVM turns the loops of jit.py into vectors too, but half as wide, and not where a largest number is sought. The
 formulas are jit.py's; a row's last, unfilled vector is computed whole and only its own numbers are kept.
@@ -95,3 +95,65 @@ def gelu(x, out, begin, end):
             put(to, j, quotient(a, expf(u) + f32(1)))
     if whole_vectors < F:
         jit_gelu(x[:, whole_vectors:], out[:, whole_vectors:], begin, end)
+
+
+@njit()
+def scale_of(x, at, C, mean, eps):
+    """1 / sqrt(E[(y - mean)^2] + eps) of y = x[at : at + C]."""
+    full, sum_, taken = at + C // N * N, 0.0, spread(mean)
+    for begin in range(at, full, SUMMED):
+        part = spread(f32(0))
+        for j in range(begin, min(begin + SUMMED, full), N):
+            d = load(x, j) - taken
+            part = both(d, d, part)
+        sum_ += total(part)
+    for j in range(full, at + C):
+        sum_ += np.float64(x[j] - mean) * np.float64(x[j] - mean)
+    return f32(1 / np.sqrt(sum_ / C + eps))
+
+
+@njit()
+def layer_norm(x, plus, weight, bias, eps, out, begin, end):
+    """Layer norm with its affine part, of rows begin:end of x + plus.
+
+    x, out (T, C); plus like x, or (0, C) for nothing; weight (C); bias (C) or (0)
+    """
+    C, adds, biased = x.shape[1], len(plus) > 0, len(bias) > 0
+    source, more, to = x.reshape(-1), plus.reshape(-1), out.reshape(-1)
+    for t in range(begin, end):
+        at, sum_ = t * C, 0.0
+        full = at + C // N * N
+        for first_ in range(at, full, SUMMED):
+            part = spread(f32(0))
+            for j in range(first_, min(first_ + SUMMED, full), N):
+                a = load(source, j)
+                if adds:
+                    a = a + load(more, j)
+                put(to, j, a)
+                part = part + a
+            sum_ += total(part)
+        for j in range(full, at + C):
+            to[j] = source[j] + more[j] if adds else source[j]
+            sum_ += to[j]
+        mean = f32(sum_ / C)
+        scale, taken = scale_of(to, at, C, mean, eps), spread(mean)
+        for c in range(0, full - at, N):
+            y = (load(to, at + c) - taken) * scale * load(weight, c)
+            put(to, at + c, y + load(bias, c) if biased else y)
+        for c in range(full - at, C):
+            to[at + c] = (to[at + c] - mean) * scale * weight[c]
+            if biased:
+                to[at + c] += bias[c]
+
+
+@njit()
+def rms_norm(x, weight, eps, out, begin, end):
+    """RMS norm with its weight. x, out (N, C); weight (C); rows begin:end."""
+    C = x.shape[1]
+    source, to = x.reshape(-1), out.reshape(-1)
+    for t in range(begin, end):
+        scale = scale_of(source, t * C, C, f32(0), eps)
+        for c in range(0, C // N * N, N):
+            put(to, t * C + c, load(source, t * C + c) * scale * load(weight, c))
+        for c in range(C // N * N, C):
+            to[t * C + c] = source[t * C + c] * scale * weight[c]

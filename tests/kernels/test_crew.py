@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from refembed import Embedder
 from refembed.kernels import crew as crews
-from refembed.kernels import jit, jit_attention, jit_decoder, jit_vectors, products, threads, tile
+from refembed.kernels import jit_attention, jit_decoder, jit_vectors, products, threads, tile
 from refembed.kernels.crew import ALL, DONE, EMPTY, KINDS, LEAST, LEFT, NUMBERS, THERE, Crew, crew
 from refembed.model import ARCHITECTURES
 from refembed.testing.synthetic import synthetic
@@ -63,8 +63,8 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         products.by_panels: ((x, packed, bias, out, 0), out, len(packed)),
         products.by_codes: ((x, codes, scales, bias, out), out, len(packed)),
         jit_attention.attention: (attention, same, 18),
-        jit.layer_norm: ((x, up, g, g, 1e-5, same), same, T),
-        jit_decoder.rms_norm: ((x, g, 1e-5, same), same, T),
+        jit_vectors.layer_norm: ((x, up, g, g, 1e-5, same), same, T),
+        jit_vectors.rms_norm: ((x, g, 1e-5, same), same, T),
         jit_vectors.gelu: ((x, same), same, T),
         jit_decoder.silu: ((x, same), same, T),
         jit_decoder.geglu: ((x, up, same), same, T),

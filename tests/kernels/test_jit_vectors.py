@@ -1,4 +1,4 @@
-"""Softmax and GELU sixteen numbers at a time: the formulas, at any place and of any length."""
+"""Softmax, GELU and norms sixteen numbers at a time: the formulas, at any place and of any length."""
 
 from __future__ import annotations
 
@@ -75,3 +75,47 @@ def test_gelu_keeps_what_is_no_number() -> None:
     x[0, 3] = x[1, 39] = np.nan
     jit_vectors.gelu(x, out, 0, 2)
     assert np.array_equal(np.isnan(out), np.isnan(x))
+
+
+def of_one_row(x: Any, g: Any, b: Any, eps: float, centred: bool) -> list[float]:
+    """A norm in double, term by term."""
+    mean = math.fsum(x) / len(x) if centred else 0.0
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in x) / len(x) + eps)
+    return [(v - mean) / deviation * float(w) + float(c) for v, w, c in zip(x, g, b, strict=True)]
+
+
+@given(st.integers(1, 400), st.sampled_from([0.0, 1.0, 30.0]), st.sampled_from([1e-12, 1e-5]), st.booleans())
+def test_norms_are_their_formulas_whatever_the_rows_length(C: int, offset: float, eps: float, biased: bool) -> None:
+    """Rows whose mean is far from 0 lose no more than its digits; rows done apart have the bits of all together."""
+    x, plus = random(C, 7, C, scale=2), random(C + 1, 7, C) + np.float32(offset)
+    g, b = random(C + 2, C), random(C + 3, C) if biased else np.zeros(C, np.float32)
+    z = (x + plus).astype(np.float64)
+    layer, rms, apart = (np.full((8, C), np.nan, np.float32)[:7] for _ in range(3))
+    jit_vectors.layer_norm(x, plus, g, b if biased else b[:0], eps, layer, 0, 7)
+    jit_vectors.rms_norm(x + plus, g, eps, rms, 0, 7)
+    for got, centred in ((layer, True), (rms, False)):
+        want = np.array([of_one_row(row.tolist(), g, b if centred else b * 0, eps, centred) for row in z])
+        lost = 1 + np.abs(z).max() / max(float(z.std(1).min()), 1e-3) if centred else 1
+        assert np.abs(got - want).max() <= 3e-7 * lost * max(np.abs(want).max(), 1)
+    jit_vectors.layer_norm(x + plus, x[:0], g, b if biased else b[:0], eps, apart, 2, 5)
+    jit_vectors.layer_norm(x, plus, g, b if biased else b[:0], eps, apart, 5, 7)
+    jit_vectors.layer_norm(x, plus, g, b if biased else b[:0], eps, apart, 0, 2)
+    assert apart.tobytes() == layer.tobytes()
+    jit_vectors.rms_norm((x + plus)[3:], g, eps, apart, 0, 4)
+    assert apart[:4].tobytes() == rms[3:].tobytes()
+
+
+@pytest.mark.parametrize("C", [1, 15, 16, 40, 384])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_norms_write_their_rows_alone_and_keep_what_is_no_number(C: int, bad: float) -> None:
+    x, g = random(1, 3, C), np.ones(C, np.float32)
+    x[1, C - 1] = bad
+    for norm in (
+        lambda *a: jit_vectors.layer_norm(x, x[:0], g, g, 1e-5, *a),
+        lambda *a: jit_vectors.rms_norm(x, g, 1e-5, *a),
+    ):
+        out = np.full((5, C), 777, np.float32)
+        norm(out[1:4], 0, 3)
+        assert (out[[0, 4]] == 777).all()
+        assert np.isfinite(out[[1, 3]]).all()
+        assert not np.isfinite(out[2]).all()
