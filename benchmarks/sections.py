@@ -13,6 +13,7 @@ from benchmarks.company import GGML, WHEEL, Company, Model, Settings
 from benchmarks.memory import measure
 from benchmarks.processes import ROOT, Worker, WorkerError, job
 from benchmarks.texts import ROWS, Row, token_ids
+from refembed.embedder import FORWARD_TOKENS
 
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
@@ -23,7 +24,7 @@ COMMANDS = {
     "refembed embed hi": ["-m", "refembed", "embed", "hi"],
 }
 SHAPES = {"minilm": [(384, 384), (1536, 384), (384, 1536)], "gemma": [(1024, 640), (2048, 640), (640, 2048)]}  # (n, k)
-HEIGHT = 512  # rows of a product: what `fast` computes at a time (embedder.FORWARD_TOKENS)
+HEIGHT = FORWARD_TOKENS  # rows of a product: what `fast` computes at a time
 SIZES = (1, 8, 32, 128, 256)  # texts of a call
 
 
