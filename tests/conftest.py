@@ -17,6 +17,14 @@ settings.register_profile("ci", max_examples=100, deadline=None, suppress_health
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def a_crew_that_is_formed() -> None:
+    """A process that has work to do loads its helpers aside; a test that counts bytes meanwhile would count theirs."""
+    from refembed.kernels.crew import crew
+
+    crew.form()
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers with random weights."""

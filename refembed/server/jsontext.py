@@ -84,10 +84,13 @@ def to_int(value: Any) -> int:
 
 
 def field(body: Any, key: str, default: Any) -> Any:
-    """`json_value(body, key, default)`: the default where the key is absent, null or of another type."""
+    """`json_value(body, key, default)`: the default where the key is absent, null or of another type.
+
+    A number may be given as true or false, which are 1 and 0, but no number is a truth.
+    """
     value = body.get(key) if isinstance(body, dict) else None
-    if isinstance(default, bool) or isinstance(value, bool):
-        same = isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, bool):
+        same = isinstance(value, bool)
     elif isinstance(default, int):
         same = isinstance(value, (int, float))
         value = int(value) if same and value is not None else value

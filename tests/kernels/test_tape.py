@@ -26,7 +26,7 @@ from tests.kernels.longhand import random, stored
 
 
 @pytest.fixture(autouse=True)
-def a_crew_that_is_formed() -> Iterator[None]:
+def cores_as_they_were() -> Iterator[None]:
     before = list(threads.chosen)
     crew.form()
     yield

@@ -366,7 +366,7 @@ RERANK: list[dict[str, Any]] = [
     {"query": QUERY, "documents": DOCUMENTS, "texts": ["x"]},
     {"query": QUERY, "documents": DOCUMENTS, "return_text": True},
     {"query": QUERY, "documents": [1], "texts": DOCUMENTS},
-    *({"query": QUERY, "documents": DOCUMENTS, "top_n": n} for n in (0, 2, 4, 99, "2", None, 1.9)),
+    *({"query": QUERY, "documents": DOCUMENTS, "top_n": n} for n in (0, 2, 4, 99, "2", None, 1.9, True, False)),
     {"query": "", "documents": ["", "a"], "model": "m"},
 ]
 
