@@ -37,6 +37,7 @@ Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 
 
 BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes no bits
 FORWARD_TOKENS = 256  # of one forward pass of `fast`: few enough that hidden states stay in a core's own cache
+UNEVEN = 1.2  # how much more than its part a core may have, before all had better share every operation
 
 
 @dataclass(frozen=True)
@@ -242,23 +243,24 @@ class Embedder:
         """What token ids (S lists, checked) come to: S arrays (D), or, where nothing is pooled, (T_s, D)."""
         vectors: list[F32] = [np.empty(0, np.float32)] * len(ids)
 
-        quick = self.ops.name == "fast" and sum(map(len, ids)) > self.batch_tokens
-        # in `fast` texts may run in any order, side by side: the longest first, so that all cores end together
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i])) if quick else range(len(ids))
-
-        def run(places: list[int]) -> None:
-            group = [order[p] for p in places]
+        def run(group: Sequence[int]) -> None:
             texts = [ids[i] for i in group]
             found = pooled(self.forward(texts), pack(texts).offsets, how, self.model, self.ops)
             for i, vector in zip(group, found, strict=True):
                 vectors[i] = finish(vector, normalize, dimensions)
 
-        runs = [partial(run, places) for places in groups([ids[i] for i in order], self.batch_tokens)]
-        if quick and len(runs) >= cores():
-            spread(runs)
+        lengths = [len(text) for text in ids]
+        quick = self.ops.name == "fast" and sum(lengths) >= self.batch_tokens
+        # in `fast` texts may run in any order, side by side: the longest first, so that all cores end together
+        order = sorted(range(len(ids)), key=lambda i: -lengths[i]) if quick else range(len(ids))
+        few = quick and sum(lengths) <= cores() * self.batch_tokens
+        dealt = deal(lengths, cores()) if few else []
+        runs = dealt or [[order[p] for p in places] for places in groups([ids[i] for i in order], self.batch_tokens)]
+        if dealt or (quick and len(runs) >= cores()):
+            spread([partial(run, group) for group in runs])
         else:
-            for one in runs:
-                one()
+            for group in runs:
+                run(group)
         return vectors
 
     def rerank(
@@ -413,6 +415,17 @@ def groups(ids: Sequence[Sequence[int]], limit: int) -> Iterator[list[int]]:
         tokens += len(sequence)
     if group:
         yield group
+
+
+def deal(lengths: Sequence[int], n: int) -> list[list[int]]:
+    """Texts for n cores, the longest first, each to the core that has least; none where one would have far too much."""
+    hands: list[list[int]] = [[] for _ in range(n)]
+    loads = [0] * n
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        least = loads.index(min(loads))
+        hands[least].append(i)
+        loads[least] += lengths[i]
+    return [hand for hand in hands if hand] if max(loads) <= UNEVEN * sum(loads) / n else []
 
 
 def finish(vector: Float, normalize: int, dimensions: int | None) -> F32:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from refembed import Embedder, ModelError, RequestError, Trace
+from refembed import Embedder, ModelError, RequestError, Trace, embedder
+from refembed.embedder import UNEVEN, deal
 from refembed.gguf import open_gguf
 from tests.tiny import tiny_bert
 
@@ -171,3 +174,38 @@ def test_what_is_no_model_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"hello")
     with pytest.raises(Exception, match=r"x\.gguf"):
         Embedder.load(tmp_path / "x.gguf")
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 12))
+def test_texts_are_dealt_to_cores_once_and_evenly_or_not_at_all(lengths: list[int], n: int) -> None:
+    hands = deal(lengths, n)
+    loads = [sum(lengths[i] for i in hand) for hand in hands]
+    assert sorted(i for hand in hands for i in hand) == (list(range(len(lengths))) if hands else [])
+    assert all(hands)
+    assert len(hands) <= n
+    if hands:
+        assert max(loads) <= UNEVEN * sum(lengths) / n
+    else:  # the last text went to the core that had least: no more than an even part
+        assert max(lengths) > (UNEVEN - 1) * sum(lengths) / n
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_some_texts_run_side_by_side_with_the_bits_of_each_alone(
+    cores: int, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even ones a core each; where one is far longer than the rest, all cores share each operation."""
+    spread, dealt = embedder.spread, []
+    monkeypatch.setattr(embedder, "cores", lambda: cores)
+    monkeypatch.setattr(embedder, "spread", lambda jobs: (dealt.append([job.args[0] for job in jobs]), spread(jobs)))
+    e = Embedder.load(tiny)
+    for counts, even in (
+        ([30] * 9, True),
+        ([40, 61, 60, 60, 41, 41], True),
+        ([30] * 8, False),
+        ([64] * 4 + [9], cores == 2),
+    ):
+        texts = [[2 + (7 * i + j) % 20 for j in range(n)] for i, n in enumerate(counts)]
+        alone = [e.embed([text])[0].tobytes() for text in texts]
+        dealt.clear()
+        assert [v.tobytes() for v in e.embed(texts)] == alone
+        assert len(dealt[0] if dealt else []) == (cores if even and cores > 1 else 0) or cores == 1
