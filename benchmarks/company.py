@@ -21,7 +21,7 @@ WHEEL, NATIVE, TORCH, ONNX = "llama.cpp, wheel", "llama.cpp, native", "PyTorch",
 ENGINES = (OURS, GGML, WHEEL, NATIVE, TORCH, ONNX)
 FLOAT = 0.99999  # least cosine between engines' vectors on float weights; PyTorch's rounding is 1e-7 away
 QUANTISED = 0.999
-GEMMA = 0.995  # 8-bit activations: 0.9975 on random ids, in llama.cpp and in refembed's `ggml`, which has its bits
+GEMMA = 0.997  # 8-bit activations: 0.9975 on random ids, in llama.cpp and in refembed's `ggml`, which has its bits
 SOME = 2048  # tokens of a row that ways and vectors are compared on
 
 

@@ -249,17 +249,10 @@ class Embedder:
             for i, vector in zip(group, found, strict=True):
                 vectors[i] = finish(vector, normalize, dimensions)
 
-        lengths = [len(text) for text in ids]
-        quick = self.ops.name == "fast" and sum(lengths) >= self.batch_tokens
-        # in `fast` texts may run in any order, side by side: the longest first, so that all cores end together
-        order = sorted(range(len(ids)), key=lambda i: -lengths[i]) if quick else range(len(ids))
-        few = quick and sum(lengths) <= cores() * self.batch_tokens
-        dealt = deal(lengths, cores()) if few else []
-        runs = dealt or [[order[p] for p in places] for places in groups([ids[i] for i in order], self.batch_tokens)]
-        if dealt or (quick and len(runs) >= cores()):
+        if runs := side_by_side(ids, self.batch_tokens, cores()) if self.ops.name == "fast" else []:
             spread([partial(run, group) for group in runs])
         else:
-            for group in runs:
+            for group in groups(ids, self.batch_tokens):
                 run(group)
         return vectors
 
@@ -415,6 +408,21 @@ def groups(ids: Sequence[Sequence[int]], limit: int) -> Iterator[list[int]]:
         tokens += len(sequence)
     if group:
         yield group
+
+
+def side_by_side(ids: Sequence[Sequence[int]], limit: int, n: int) -> list[list[int]]:
+    """Texts that n cores run at the same time, in groups of some `limit` tokens; none where a core would be idle.
+
+    The longest are first, so that all cores end together.
+    """
+    lengths = [len(text) for text in ids]
+    if sum(lengths) < limit:
+        return []
+    if sum(lengths) <= n * limit and (hands := deal(lengths, n)):
+        return hands
+    order = sorted(range(len(ids)), key=lambda i: -lengths[i])
+    found = [[order[p] for p in places] for places in groups([ids[i] for i in order], limit)]
+    return found if len(found) >= n else []
 
 
 def deal(lengths: Sequence[int], n: int) -> list[list[int]]:

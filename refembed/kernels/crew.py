@@ -67,7 +67,8 @@ KINDS: dict[Any, Any] = {
     products.three_by_codes: THREE_CODED,
 }  # what can be shared, with the types of the arguments before `begin, end`
 NUMBERS = {kernel: number for number, kernel in enumerate(KINDS)}
-RESULTS = [3 if "three" in kernel.__name__ else 1 for kernel in KINDS]  # how many of its last matrices it fills
+THREE = THREE_PRODUCTS, THREE_HALVES, THREE_CODED
+RESULTS = [3 if kind in THREE else 1 for kind in KINDS.values()]  # how many of its last matrices a kernel fills
 
 got_product, got_halves, got_coded = getter(PRODUCT), getter(HALVES), getter(CODED)
 got_attention, got_layer, got_rms = getter(ATTENTION), getter(LAYER), getter(RMS)

@@ -1,7 +1,8 @@
 """Softmax, GELU and norms sixteen numbers at a time: where `fast` would spend most of what products leave.
 
 LLVM turns the loops of jit.py into vectors too, but half as wide, and not where a largest number is sought. The
-formulas are jit.py's; a row's last, unfilled vector is computed whole and only its own numbers are kept.
+formulas are jit.py's and norms.py's. What is left of a row below sixteen numbers is done one by one, but by softmax,
+which computes a whole vector and keeps its own numbers.
 """
 
 from __future__ import annotations

@@ -53,7 +53,10 @@ def again(
 
 
 class Qkv:
-    """Queries, keys and values of x (T, C), by one matrix or by three. Each is computed when it is asked for, once."""
+    """Queries, keys and values of x (T, C), by one matrix or by three.
+
+    Where somebody looks, each of the three is computed when it is asked for, once: in llama.cpp's order.
+    """
 
     def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, see: See) -> None:
         self.x, self.blk, self.hp, self.ops, self.see = x, blk, hp, ops, see

@@ -30,6 +30,7 @@ async def embed(state: State, request: Request) -> Response:
     texts = [given] if given and isinstance(given, str) else [] if given in (None, "") else given
     if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
         raise ApiError("invalid input type")
+    # Go reads no number from a truth, where llama-server does
     dimensions = 0 if isinstance(body.get("dimensions"), bool) else field(body, "dimensions", 0)
     if not 0 < dimensions < state.embedder.width(state.how):
         dimensions = None  # as there: a number out of range is no cut

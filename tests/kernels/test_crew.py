@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,7 @@ from tests.kernels.longhand import random
 MUCH = 1 << 30
 
 
-@pytest.fixture(autouse=True)
-def cores_as_they_were() -> Iterator[None]:
-    before = list(threads.chosen)
-    crew.form()
-    yield
-    threads.chosen[:] = before
-    threads.workers.cache_clear()
+pytestmark = pytest.mark.usefixtures("cores_as_they_were")
 
 
 def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:

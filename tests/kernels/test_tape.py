@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading as threading_
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,13 @@ from refembed.kernels import threads
 from refembed.kernels.crew import crew
 from refembed.kernels.fast import Fast
 from refembed.kernels.jit_vectors import gelu
-from refembed.kernels.tape import KEPT, LONGEST, Tapes
+from refembed.kernels.tape import KEPT, LONGEST
 from refembed.model.batch import pack
 from refembed.testing.synthetic import synthetic
 from refembed.verify.reference import ChangedOps
 from tests.kernels.longhand import random, stored
 
-
-@pytest.fixture(autouse=True)
-def cores_as_they_were() -> Iterator[None]:
-    before = list(threads.chosen)
-    crew.form()
-    yield
-    threads.chosen[:] = before
-    threads.workers.cache_clear()
+pytestmark = pytest.mark.usefixtures("cores_as_they_were")
 
 
 def plain(e: Embedder, ids: list[int]) -> bytes:
@@ -285,5 +278,4 @@ def test_a_tape_is_not_noted_on_a_thread_that_does_its_part_of_something() -> No
         ops.again((), ops.gelu, x)
     finally:
         threads.own.busy = False
-    assert not Tapes().known
     assert not ops.tapes.known
