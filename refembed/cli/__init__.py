@@ -26,6 +26,7 @@ from typing import NoReturn, TextIO
 import click
 
 from refembed._version import __version__
+from refembed.cli.overwriting import CheckedContext
 from refembed.errors import RefembedError
 
 COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.py` has the click command, `command`
@@ -68,6 +69,7 @@ class Verbs(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"refembed.cli.{cmd_name}").command
+        command.context_class = CheckedContext
         return command
 
     def resolve_command(

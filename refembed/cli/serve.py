@@ -172,6 +172,30 @@ def words(value: str | None) -> tuple[str, ...]:
 @click.option("--warmup/--no-warmup", default=True, show_default=True, help="Run once before the first request.")
 @click.option("--ssl-key-file", metavar="FILE", help="With --ssl-cert-file: serve HTTPS.")
 @click.option("--ssl-cert-file", metavar="FILE", help="With --ssl-key-file.")
+@click.option(
+    "--max-queue",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Requests under way at a time; one more is answered 503.",
+)
+@click.option(
+    "--max-inputs",
+    type=click.IntRange(1),
+    default=16_384,
+    show_default=True,
+    metavar="N",
+    help="Most texts of one request.",
+)
+@click.option(
+    "--grace-period",
+    type=click.FloatRange(0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time that requests under way have after SIGTERM or Ctrl-C.",
+)
 @threads_option
 @numerics_options
 @lora_option
@@ -183,7 +207,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     try:
         from refembed.server.run import serve
     except ModuleNotFoundError as e:
-        if (e.name or "").split(".")[0] not in ("starlette", "uvicorn", "anyio"):
+        if (e.name or "").split(".")[0] not in ("starlette", "uvicorn", "anyio", "httptools", "orjson"):
             raise
         raise RequestError(f"`refembed serve` needs {e.name}", hint=HOME) from None
     quiet, ignored = options["log_disable"], ctx.meta["refembed.ignored"]
@@ -208,6 +232,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         warmup=options["warmup"],
         ssl_key=options["ssl_key_file"],
         ssl_cert=options["ssl_cert_file"],
+        grace=options["grace_period"],
         announce=lambda line: note(line, quiet=quiet),
     )
 
@@ -219,11 +244,14 @@ def settings_of(options: dict[str, Any]) -> Any:
 
     if bool(options["ssl_key_file"]) != bool(options["ssl_cert_file"]):
         raise click.UsageError("--ssl-key-file and --ssl-cert-file go together.")
+    if options["api_key"] is not None and not words(options["api_key"]):
+        raise RequestError("--api-key is empty", hint="give a key, or leave the option out to serve everyone")
     pooling = "rank" if options["rerank"] else options["pooling"]
     resolve_pooling(pooling, "mean")
     same = (
         *("embd_normalize", "ctx_size", "batch_size", "ubatch_size", "parallel", "kv_unified", "api_prefix"),
         *("cors_origins", "cors_methods", "cors_headers", "cors_credentials", "metrics", "slots", "props"),
+        *("max_queue", "max_inputs"),
     )
     return Settings(
         model=options["model"],

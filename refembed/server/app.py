@@ -122,7 +122,11 @@ class App:
         except ApiError as e:
             return reply(front_body(e), e.status)
         try:
-            return await handler(self.state, request)
+            if request.method != "POST":
+                return await handler(self.state, request)
+            with self.state.admission.request() as held:
+                request.state.held = held
+                return await handler(self.state, request)
         except Gone:
             raise
         except Exception as e:
@@ -130,7 +134,9 @@ class App:
             if not isinstance(e, ApiError):
                 log.log(logging.ERROR if error.status == 500 else logging.INFO, "%s: %s", request.url.path, error)
                 log.debug("its traceback", exc_info=e)
-            return reply(dialect(error), error.status)
+            response = reply(dialect(error), error.status)
+            response.headers.update(error.headers)
+            return response
 
     def admit(self, request: Request) -> None:
         """ApiError while the model is being loaded, and for a client without a key."""

@@ -7,7 +7,7 @@ TEI        {"error": "message", "error_type": "..."}    router/src/server.rs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from refembed.errors import RefembedError, RequestError
@@ -31,10 +31,17 @@ NOT_A_PROMPT = (
 class ApiError(Exception):
     """A request that is answered with an error."""
 
-    def __init__(self, message: str, kind: str = "invalid_request_error", status: int = 0, **more: Any) -> None:
-        """kind: a row of STATUS; more: further keys of llama-server's body."""
+    def __init__(
+        self,
+        message: str,
+        kind: str = "invalid_request_error",
+        status: int = 0,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        """kind: a row of STATUS; headers: of the answer; more: further keys of llama-server's body."""
         super().__init__(message)
-        self.message, self.kind, self.more = message, kind, more
+        self.message, self.kind, self.headers, self.more = message, kind, dict(headers or {}), more
         self.status = status or STATUS[kind]
 
 

@@ -26,6 +26,7 @@ def read_inputs(state: State, prompt: Any, truncate: bool = False) -> list[list[
     """Token ids of the texts of a request, checked. truncate: a text that is too long is cut, not refused."""
     tokenizer = state.embedder.tokenizer
     several = isinstance(prompt, list) and not any(map(is_integer, prompt))
+    state.check_inputs(len(prompt) if several else 1)
     ids = [read_input(tokenizer, p) for p in (prompt if several else [prompt])]
     if not ids:
         raise ApiError('"input" must not be empty')

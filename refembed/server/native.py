@@ -15,7 +15,7 @@ from refembed.arrays import F32
 from refembed.server.errors import ApiError
 from refembed.server.inputs import check_vocabulary, fitting, read_inputs, tokenize_mixed
 from refembed.server.jsontext import dumps, field, loads, to_int, to_string, wrong_type
-from refembed.server.replies import encoded, numbers, raw_reply, read_body, reply, rows
+from refembed.server.replies import encoded, numbers, raw_reply, read_body, rows
 from refembed.server.state import State
 from refembed.server.worker import Job
 
@@ -34,10 +34,10 @@ async def embeddings_openai(state: State, request: Request) -> Response:
 
 async def embed(state: State, request: Request, openai: bool) -> Response:
     """Read, compute, answer."""
-    body, job, as_base64 = await state.off_loop(read_embed, state, await read_body(request))
+    body, job, as_base64 = await state.off_loop(request, read_embed, state, await read_body(request))
     vectors = await state.vectors(request, job)
     openai = openai and "input" in body  # "content" is not OpenAI's word
-    return raw_reply(await state.off_loop(write_embed, state, body, job, vectors, openai, as_base64))
+    return raw_reply(await state.off_loop(request, write_embed, state, body, job, vectors, openai, as_base64))
 
 
 def read_embed(state: State, raw: bytes) -> tuple[dict[str, Any], Job, bool]:
@@ -86,9 +86,10 @@ async def rerank(state: State, request: Request) -> Response:
     if state.how != "rank":
         message = "This server does not support reranking. Start it with `--reranking`"
         raise ApiError(message, "not_supported_error")
-    body, documents, job = await state.off_loop(read_rerank, state, await read_body(request))
+    body, documents, job = await state.off_loop(request, read_rerank, state, await read_body(request))
     vectors = await state.vectors(request, job)
-    return reply(write_rerank(state, body, documents, job, [float(v[0]) for v in vectors]))
+    scores = [float(v[0]) for v in vectors]
+    return raw_reply(await state.off_loop(request, lambda: dumps(write_rerank(state, body, documents, job, scores))))
 
 
 def read_rerank(state: State, raw: bytes) -> tuple[dict[str, Any], list[str], Job]:
@@ -102,6 +103,7 @@ def read_rerank(state: State, raw: bytes) -> tuple[dict[str, Any], list[str], Jo
     documents = next((d for key in ("documents", "texts") if strings(d := body.get(key))), None)
     if not documents:
         raise ApiError('"documents" must be a non-empty string array')
+    state.check_inputs(len(documents))
     if field(body, "top_n", 0) < 0:
         raise ApiError('"top_n" must not be negative')
     truncate = field(body, "truncate", False)
@@ -134,20 +136,20 @@ def write_rerank(state: State, body: dict[str, Any], documents: list[str], job: 
 
 async def tokenize(state: State, request: Request) -> Response:
     """POST /tokenize: ids, or with `with_pieces` what they stand for as well."""
-    return reply(await state.off_loop(tokens_of, state, await read_body(request)))
+    return raw_reply(await state.off_loop(request, tokens_of, state, await read_body(request)))
 
 
-def tokens_of(state: State, raw: bytes) -> dict[str, Any]:
+def tokens_of(state: State, raw: bytes) -> bytes:
     """The answer."""
     body, tokenizer = loads(raw), state.embedder.tokenizer
     if not isinstance(body, dict) or "content" not in body:
-        return {"tokens": []}
+        return dumps({"tokens": []})
     flags = field(body, "add_special", False), field(body, "parse_special", True)
     ids = tokenize_mixed(tokenizer, body["content"], *flags)
     if not field(body, "with_pieces", False):
-        return {"tokens": ids}
+        return dumps({"tokens": ids})
     check_vocabulary(state, ids)
-    return {"tokens": [{"id": i, "piece": spelt(tokenizer.piece(i))} for i in ids]}
+    return dumps({"tokens": [{"id": i, "piece": spelt(tokenizer.piece(i))} for i in ids]})
 
 
 def spelt(piece: bytes) -> str | list[int]:
@@ -160,16 +162,16 @@ def spelt(piece: bytes) -> str | list[int]:
 
 async def detokenize(state: State, request: Request) -> Response:
     """POST /detokenize: the text of ids, special tokens spelt out."""
-    return reply({"content": await state.off_loop(text_of, state, await read_body(request))})
+    return raw_reply(await state.off_loop(request, text_of, state, await read_body(request)))
 
 
-def text_of(state: State, raw: bytes) -> str:
-    """The text: the tokens' pieces, one after the other."""
+def text_of(state: State, raw: bytes) -> bytes:
+    """The answer: the tokens' pieces, one after the other."""
     body = loads(raw)
     if not isinstance(body, dict) or "tokens" not in body:
-        return ""
+        return dumps({"content": ""})
     if not isinstance(body["tokens"], list):
         raise wrong_type("array", body["tokens"])
     ids = [to_int(i) for i in body["tokens"]]
     check_vocabulary(state, ids)
-    return b"".join(map(state.embedder.tokenizer.piece, ids)).decode(errors="replace")
+    return dumps({"content": b"".join(map(state.embedder.tokenizer.piece, ids)).decode(errors="replace")})

@@ -6,6 +6,7 @@ EmbeddingsHandler and ListHandler of Ollama's server/routes.go.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import datetime, timezone
 from typing import Any
@@ -16,8 +17,8 @@ from starlette.responses import Response
 from refembed._version import __version__
 from refembed.server.errors import ApiError
 from refembed.server.inputs import fitting
-from refembed.server.jsontext import field, loads
-from refembed.server.replies import numbers, read_body, reply
+from refembed.server.jsontext import dumps, field, loads
+from refembed.server.replies import numbers, raw_reply, read_body, reply
 from refembed.server.state import State
 from refembed.server.worker import Job
 
@@ -25,7 +26,7 @@ from refembed.server.worker import Job
 async def embed(state: State, request: Request) -> Response:
     """POST /api/embed: unit vectors of one text or several; one that is too long is cut unless truncate is false."""
     begin = time.perf_counter_ns()
-    body = read_object(await read_body(request))
+    body = await state.off_loop(request, read_object, await read_body(request))
     given: Any = body.get("input")
     texts = [given] if given and isinstance(given, str) else [] if given in (None, "") else given
     if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
@@ -37,29 +38,33 @@ async def embed(state: State, request: Request) -> Response:
     one_vector(state)
     if not texts:
         return reply({"model": field(body, "model", state.settings.name), "embeddings": []})
-    ids = await state.off_loop(tokens_of, state, texts, field(body, "truncate", True))
+    ids = await state.off_loop(request, tokens_of, state, texts, field(body, "truncate", True))
     vectors = await state.vectors(request, Job(ids, state.how, 2, dimensions))
-    return reply(
-        {
-            "model": field(body, "model", state.settings.name),
-            "embeddings": [numbers(v) for v in vectors],
-            "total_duration": time.perf_counter_ns() - begin,
-            "load_duration": 0,
-            "prompt_eval_count": sum(map(len, ids)),
-        }
-    )
+
+    def answer() -> bytes:
+        return dumps(
+            {
+                "model": field(body, "model", state.settings.name),
+                "embeddings": [numbers(v) for v in vectors],
+                "total_duration": time.perf_counter_ns() - begin,
+                "load_duration": 0,
+                "prompt_eval_count": sum(map(len, ids)),
+            }
+        )
+
+    return raw_reply(await state.off_loop(request, answer))
 
 
 async def embed_one(state: State, request: Request) -> Response:
     """POST /api/embeddings: the vector of one prompt, not normalised."""
-    body = read_object(await read_body(request))
+    body = await state.off_loop(request, read_object, await read_body(request))
     prompt = body.get("prompt", "")
     if not isinstance(prompt, str):
         raise ApiError("invalid prompt type")
     one_vector(state)
     if not prompt:
         return reply({"embedding": []})
-    ids = await state.off_loop(tokens_of, state, [prompt], True)
+    ids = await state.off_loop(request, tokens_of, state, [prompt], True)
     (vector,) = await state.vectors(request, Job(ids, state.how, -1))
     return reply({"embedding": numbers(vector)})
 
@@ -83,6 +88,7 @@ def one_vector(state: State) -> None:
 
 def tokens_of(state: State, texts: list[str], truncate: bool) -> list[list[int]]:
     """Token ids of texts."""
+    state.check_inputs(len(texts))
     ids = [state.embedder.tokenize(text) for text in texts]
     if not all(ids):
         raise ApiError("an input has no tokens")
@@ -108,7 +114,7 @@ async def tags(state: State, request: Request) -> Response:
         "model": state.settings.name,
         "modified_at": datetime.fromtimestamp(facts.modified, timezone.utc).isoformat(),
         "size": info.file_size,
-        "digest": await state.off_loop(getattr, state, "sha256"),
+        "digest": await asyncio.to_thread(getattr, state, "sha256"),
         "details": details,
     }
     return reply({"models": [model]})

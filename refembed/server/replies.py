@@ -18,7 +18,7 @@ JSON_TYPE = "application/json; charset=utf-8"
 
 
 async def read_body(request: Request) -> bytes:
-    """The body. ApiError 413 where it is larger than 100 MiB, Gone where it never comes to an end."""
+    """The body. ApiError 413 above 100 MiB, 503 where all bodies together are too large; Gone where it ends early."""
     too_large = ApiError(f"the body is larger than {MAX_BODY} bytes", status=413)
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > MAX_BODY:
@@ -26,9 +26,10 @@ async def read_body(request: Request) -> bytes:
     body = bytearray()
     try:
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
+            if len(body) + len(chunk) > MAX_BODY:
                 raise too_large
+            request.state.held.take(len(chunk))
+            body += chunk
     except ClientDisconnect:
         raise Gone from None
     return bytes(body)

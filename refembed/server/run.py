@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import os
 import signal
 import socket
+import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +20,14 @@ import uvicorn
 
 from refembed.errors import EngineError, RequestError
 from refembed.server.app import App
+from refembed.server.connection import (
+    ACCEPTED_AT_ONCE,
+    QUEUE,
+    ConnectionLimits,
+    connection_limit,
+    limited,
+    on_loop_error,
+)
 from refembed.server.state import Settings, State
 
 if TYPE_CHECKING:
@@ -24,8 +36,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("refembed.server")
 
 
+GRACE_SECONDS = 10.0  # between the first signal and the end of requests under way
+FORCE_SECONDS = 2.0  # after those, until the process ends although a thread is still at work
+SWITCH_SECONDS = 0.0005  # between Python's threads: tokenizing a large request must not hold up a small one
+
+
 class Server(uvicorn.Server):
-    """uvicorn's server; SIGTERM and SIGINT end it with exit code 0, after the requests that are under way."""
+    """uvicorn's server; SIGTERM and SIGINT end it with exit code 0, after the requests that are under way.
+
+    What is not done `grace` seconds after the first signal is dropped.
+    """
+
+    grace = GRACE_SECONDS
+    sockets_to_remove: Sequence[str] = ()  # before the process is ended by force
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; the event loop has made the sockets' queues as short as what it accepts at once."""
+        await super().startup(sockets)
+        for s in sockets or ():
+            s.listen(QUEUE)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -43,7 +72,18 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: object) -> None:
         """The first signal ends politely, the second at once."""
         self.force_exit = self.should_exit
+        if not self.should_exit:
+            timer = threading.Timer(self.grace + FORCE_SECONDS, self.end_by_force)
+            timer.daemon = True
+            timer.start()
         self.should_exit = True
+
+    def end_by_force(self) -> None:
+        """End the process although a thread is still at work: one text may take minutes to tokenize."""
+        log.warning("ended %g s after the signal, with work unfinished", self.grace + FORCE_SECONDS)
+        for host in self.sockets_to_remove:
+            remove_socket(host)
+        os._exit(0)
 
 
 def serve(
@@ -55,6 +95,7 @@ def serve(
     warmup: bool = True,
     ssl_key: str | None = None,
     ssl_cert: str | None = None,
+    grace: float = GRACE_SECONDS,
     announce: Callable[[str], object] = log.info,
 ) -> None:
     """Listen, load the model, answer until SIGTERM or SIGINT.
@@ -62,14 +103,16 @@ def serve(
     load      makes the Embedder; meanwhile requests are answered 503
     hosts     addresses, or paths of Unix sockets that end in .sock
     port      0: any free one
+    grace     seconds that requests under way have after the first signal
     announce  is told each address, and when the model is ready
 
     EngineError where an address cannot be had, RequestError for a key or certificate; whatever `load` raises.
     """
     state = State(settings)
     config = uvicorn.Config(
-        App(state), lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=5,
-        ssl_keyfile=ssl_key, ssl_certfile=ssl_cert,
+        App(state), http=limited(ConnectionLimits(connection_limit())), ws="none", lifespan="off", log_config=None,
+        access_log=False, server_header=False, timeout_keep_alive=5, timeout_graceful_shutdown=math.ceil(grace),
+        backlog=ACCEPTED_AT_ONCE, ssl_keyfile=ssl_key, ssl_certfile=ssl_cert,
     )  # fmt: skip
     try:
         config.load()  # reads key and certificate
@@ -82,7 +125,13 @@ def serve(
         sockets = [stack.enter_context(listening(host, port)) for host in hosts]
         for s in sockets:
             announce(f"listening on {address(s, bool(ssl_key))}")
-        asyncio.run(run(Server(config), sockets, state, load, warmup, announce))
+        server = Server(config)
+        server.grace = grace
+        server.sockets_to_remove = hosts
+        switching = sys.getswitchinterval()
+        stack.callback(sys.setswitchinterval, switching)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        asyncio.run(run(server, sockets, state, load, warmup, announce))
 
 
 async def run(
@@ -109,6 +158,7 @@ async def run(
             if not state.loaded:
                 server.should_exit = True
 
+    asyncio.get_running_loop().set_exception_handler(on_loop_error)
     task = asyncio.ensure_future(loading())
     await server.serve(sockets=sockets)
     if task.done():
@@ -132,18 +182,43 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     with s:
         try:
             if local:
-                Path(host).unlink(missing_ok=True)
+                remove_stale(Path(host))
             else:
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             s.bind(where)
-            s.listen(512)
+            s.listen(QUEUE)
         except OSError as e:
             raise taken(host, port, e) from None
         try:
             yield s
         finally:
-            if local:
-                Path(host).unlink(missing_ok=True)
+            remove_socket(host)
+
+
+def remove_stale(path: Path) -> None:
+    """Remove the socket that a killed server left behind. EngineError for another kind of file, or a live socket."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise EngineError(f"{path}: there is a file of this name that is not a socket", hint="choose another --host")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError:  # a full queue: it is listened on
+            pass
+    raise EngineError(f"{path}: another server is listening on this socket", hint="stop it, or choose another --host")
+
+
+def remove_socket(host: str) -> None:
+    """Remove a Unix socket's file, where the address is one."""
+    if host.endswith(".sock"):
+        Path(host).unlink(missing_ok=True)
 
 
 def taken(host: str, port: int, e: OSError) -> EngineError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.requests import Request
 
 from refembed.arrays import F32
+from refembed.server.admission import Admission
 from refembed.server.errors import ApiError, Gone
 from refembed.server.metrics import Metrics
 from refembed.server.worker import Job, Worker
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LARGE_BODY = 64 * 1024  # bytes: reading and tokenizing it takes some ten milliseconds
 AUTO_SLOTS = 4  # llama-server's --parallel -1: so many slots, which share one context
 
 
@@ -48,6 +50,9 @@ class Settings:
     metrics: bool = False
     slots: bool = True
     props: bool = False
+    max_queue: int = 512  # requests under way at a time
+    max_inputs: int = 16_384  # texts of one request
+    max_body_bytes: int = 256 << 20  # of all requests under way together
 
     @property
     def name(self) -> str:
@@ -71,7 +76,7 @@ class Limits:
 
     def check(self, n: int) -> None:
         """ApiError for a text of n tokens that is too long, as llama-server answers it."""
-        more = {"n_prompt_tokens": n, "n_ctx": self.n_ctx}
+        more: dict[str, Any] = {"n_prompt_tokens": n, "n_ctx": self.n_ctx}
         if self.splits:
             if n >= self.n_ctx:
                 what = f"request ({n} tokens) exceeds the available context size ({self.n_ctx} tokens)"
@@ -111,9 +116,19 @@ class State:
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
     started: float = field(default_factory=time.time)
-    aside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "refembed-text"))
+    small: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "refembed-text"))
+    large: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "refembed-large-text"))
+    admission: Admission = field(init=False)
     # set by `ready`, and not before
     loaded: bool = False
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.settings.max_queue, self.settings.max_body_bytes)
+
+    def check_inputs(self, n: int) -> None:
+        """ApiError for a request of n texts, if they are more than one request may have."""
+        if n > self.settings.max_inputs:
+            raise ApiError(f"{n} inputs in one request, at most {self.settings.max_inputs} (--max-inputs)")
 
     def ready(self, embedder: Embedder) -> None:
         """Take the model into service. Raises RequestError for a pooling that the model cannot do."""
@@ -139,24 +154,36 @@ class State:
         """Finish what is queued and stop the threads."""
         if self.loaded:
             self.worker.close()
-        self.aside.shutdown(wait=False, cancel_futures=True)
+        for pool in (self.small, self.large):
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    async def off_loop(self, work: Callable[..., T], *args: Any) -> T:
-        """Run text work (parsing, tokenizing, writing JSON) where it does not hold up other requests."""
-        return await asyncio.get_running_loop().run_in_executor(self.aside, work, *args)
+    async def off_loop(self, request: Request, work: Callable[..., T], *args: Any) -> T:
+        """Run text work (parsing, tokenizing, writing JSON) where it does not hold up other requests.
+
+        Requests with large bodies have threads of their own, so that small ones never wait behind them. Gone if the
+        client of such a request leaves first; work that has not begun is then dropped.
+        """
+        if request.state.held.bytes > LARGE_BODY:
+            return await unless_gone(request, self.large.submit(work, *args))
+        return await asyncio.get_running_loop().run_in_executor(self.small, work, *args)
 
     async def vectors(self, request: Request, job: Job) -> list[F32]:
         """The vectors of a job. Gone, and the job is dropped, if the client leaves before they are there."""
-        wanted = asyncio.ensure_future(asyncio.wrap_future(self.worker.submit(job)))
-        leaving = asyncio.ensure_future(left(request))
-        try:
-            await asyncio.wait((wanted, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not wanted.done():
-                raise Gone
-            return wanted.result()
-        finally:
-            wanted.cancel()
-            leaving.cancel()
+        return await unless_gone(request, self.worker.submit(job))
+
+
+async def unless_gone(request: Request, future: Future[T]) -> T:
+    """The result of a thread's work. Gone if the client leaves before it is there; work not begun is cancelled."""
+    wanted = asyncio.ensure_future(asyncio.wrap_future(future))
+    leaving = asyncio.ensure_future(left(request))
+    try:
+        await asyncio.wait((wanted, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not wanted.done():
+            raise Gone
+        return wanted.result()
+    finally:
+        wanted.cancel()
+        leaving.cancel()
 
 
 async def left(request: Request) -> None:

@@ -5,6 +5,7 @@ Mirrors router/src/server.rs and router/src/lib.rs of text-embeddings-inference.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from starlette.responses import Response
 from refembed._version import __version__
 from refembed.server.errors import ApiError
 from refembed.server.inputs import fitting
-from refembed.server.jsontext import field, is_integer, loads
-from refembed.server.replies import numbers, read_body, reply, rows
+from refembed.server.jsontext import dumps, field, is_integer, loads
+from refembed.server.replies import numbers, raw_reply, read_body, reply, rows
 from refembed.server.state import State
 from refembed.server.worker import Job
 from refembed.similarity import cosine
@@ -25,7 +26,7 @@ MAX_INPUTS = 2048  # of one request
 
 async def embed(state: State, request: Request) -> Response:
     """POST /embed, /: a list of vectors, of unit length unless `normalize` is false."""
-    body, ids = await state.off_loop(read_inputs, state, await read_body(request))
+    body, ids = await state.off_loop(request, read_inputs, state, await read_body(request))
     if state.how == "none":
         raise validation("pooling none gives each token a vector; use /embed_all")
     if state.how == "rank":
@@ -35,19 +36,19 @@ async def embed(state: State, request: Request) -> Response:
         raise validation(f"`dimensions` must be between 1 and {state.embedder.width(state.how)}")
     normalize = 2 if field(body, "normalize", True) else -1
     vectors = await state.vectors(request, Job(ids, state.how, normalize, dimensions))
-    return reply([numbers(v) for v in vectors])
+    return raw_reply(await state.off_loop(request, lambda: dumps([numbers(v) for v in vectors])))
 
 
 async def embed_all(state: State, request: Request) -> Response:
     """POST /embed_all: each token's vector, as it is."""
-    _, ids = await state.off_loop(read_inputs, state, await read_body(request))
+    _, ids = await state.off_loop(request, read_inputs, state, await read_body(request))
     vectors = await state.vectors(request, Job(ids, "none", -1))
-    return reply([rows(v) for v in vectors])
+    return raw_reply(await state.off_loop(request, lambda: dumps([rows(v) for v in vectors])))
 
 
 async def similarity(state: State, request: Request) -> Response:
     """POST /similarity: the cosine of a sentence with each of several."""
-    body = read_object(await read_body(request))
+    body = await state.off_loop(request, read_object, await read_body(request))
     inputs = body.get("inputs")
     source = inputs.get("source_sentence") if isinstance(inputs, dict) else None
     sentences = inputs.get("sentences") if isinstance(inputs, dict) else None
@@ -59,7 +60,7 @@ async def similarity(state: State, request: Request) -> Response:
         raise validation("`model is not an embedding model`")
     given = body.get("parameters")
     truncate = field(given if isinstance(given, dict) else {}, "truncate", False)
-    ids = await state.off_loop(tokens_of, state, [source, *sentences], truncate)
+    ids = await state.off_loop(request, tokens_of, state, [source, *sentences], truncate)
     first, *others = await state.vectors(request, Job(ids, state.how, 2))
     return reply([float(np.float32(cosine(first, v))) for v in others])
 
@@ -71,11 +72,11 @@ async def info(state: State, request: Request) -> Response:
     return reply(
         {
             "model_id": state.settings.name,
-            "model_sha": await state.off_loop(getattr, state, "sha256"),
+            "model_sha": await asyncio.to_thread(getattr, state, "sha256"),
             "model_dtype": state.facts.file_type,
             "served_model_name": state.settings.name,
             "model_type": kind,
-            "max_concurrent_requests": 512,
+            "max_concurrent_requests": state.settings.max_queue,
             "max_input_length": state.limits.longest,
             "max_batch_tokens": state.settings.batch_size,
             "max_batch_requests": None,

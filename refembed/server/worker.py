@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from refembed.embedder import Embedder
 
 
+SMALL_TOKENS = 512  # of a job that need not wait in turn with larger ones
+LARGE_TOKENS = 512  # of a batch of larger ones: some 35 ms of MiniLM on two cores
+
+
 class Job:
     """The texts of one request on their way to vectors."""
 
@@ -32,6 +36,7 @@ class Job:
         self.ids, self.options = ids, (how, normalize, dimensions)
         self.vectors: list[F32 | None] = [None] * len(ids)
         self.next = self.done = 0  # texts handed out, texts finished
+        self.tokens = sum(map(len, ids))  # of the texts that are not handed out yet
         self.future: Future[list[F32]] = Future()  # S arrays (D), or (T_s, D) where nothing is pooled
 
     @property
@@ -62,6 +67,7 @@ class Worker:
         self.jobs: deque[Job] = deque()
         self.wake = threading.Condition()
         self.closing = False
+        self.small_next = False  # whose turn it is, where small and large jobs wait
         self.thread = threading.Thread(target=self.run, name="refembed-inference", daemon=True)
         self.thread.start()
 
@@ -99,25 +105,39 @@ class Worker:
                 self.wake.wait()
 
     def pick(self) -> list[tuple[Job, int]]:
-        """One text of each job in turn, the job that waits longest first, until the batch is full."""
+        """Texts of jobs with equal options, one of each job in turn, the job that waits longest first.
+
+        Small jobs and large ones take turns, and a batch of large jobs is short: a small request beside a giant one
+        waits for one such batch.
+        """
         options = self.jobs[0].options
-        turn = deque(job for job in self.jobs if job.options == options)
-        batch: list[tuple[Job, int]] = []
-        tokens = 0
-        while turn:
-            job = turn.popleft()
-            tokens += len(job.ids[job.next])
-            if batch and tokens > self.batch_tokens:
-                break
-            batch.append((job, job.next))
-            job.next += 1
-            if job.next < len(job.ids):
-                turn.append(job)
+        same = [job for job in self.jobs if job.options == options]
+        small = [job for job in same if job.tokens <= SMALL_TOKENS]
+        large = [job for job in same if job.tokens > SMALL_TOKENS]
+        self.small_next = not self.small_next if small and large else False
+        chosen = (small if self.small_next else large) if small and large else same
+        batch = self.in_turn(chosen, min(self.batch_tokens, LARGE_TOKENS) if large else self.batch_tokens)
         served = {id(job) for job, _ in batch}
         waiting = [job for job in self.jobs if id(job) not in served]
-        again = [job for job in self.jobs if id(job) in served and job.next < len(job.ids)]
-        self.jobs = deque(waiting + again)
+        unfinished = [job for job in self.jobs if id(job) in served and job.next < len(job.ids)]
+        self.jobs = deque(waiting + unfinished)
         self.metrics.busy(len(served), len(waiting))
+        return batch
+
+    def in_turn(self, jobs: Sequence[Job], limit: int) -> list[tuple[Job, int]]:
+        """One text of each job in turn, up to `limit` tokens; a longer text runs alone."""
+        turn, batch, tokens = deque(jobs), list[tuple[Job, int]](), 0
+        while turn:
+            job = turn.popleft()
+            n = len(job.ids[job.next])
+            if batch and tokens + n > limit:
+                break
+            batch.append((job, job.next))
+            tokens += n
+            job.next += 1
+            job.tokens -= n
+            if job.next < len(job.ids):
+                turn.append(job)
         return batch
 
     def compute(self, batch: list[tuple[Job, int]]) -> None:
