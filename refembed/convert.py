@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from refembed.convert_vocab import ID_KEYS, Vocab, load_json, read_json, read_vocab
+from refembed.convert_vocab import ID_KEYS, Vocab, check_card, load_json, read_json, read_vocab
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import shown
@@ -382,6 +382,7 @@ def add_general(writer: GGUFWriter, folder: Path, name: str | None, plan: list[P
     import gguf
 
     count = sum(math.prod(p.entry.shape) for p in plan)
+    check_card(folder)
     try:
         card = gguf.Metadata.load(None, folder.resolve(), name, count)
     except Exception as e:  # gguf-py checks nothing, and a model card may hold anything

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ ID_KEYS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pa
 UNCASED = "0f052197aac305fe42f378b5c61554b7bacb34b8be4af83fec2cfdcdffbc9973"  # of bert-base-uncased
 PRE = {(30522, UNCASED, True): "jina-v2-en"}
 PRE_UNKNOWN = "default"
+
+LARGEST_CARD = 4 << 20  # characters of the YAML in front of a README.md; with a benchmark's results it has a million
+ALIAS = re.compile(r"(?:^|[\s\[,:-])\*\w", re.MULTILINE)  # what may be a YAML alias
 
 
 @dataclass
@@ -262,3 +266,25 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path}: {shown(str(value))}, not a JSON object", hint="is this the right file?")
     return value
+
+
+def check_card(folder: Path) -> None:
+    """Refuse a model card whose YAML refers to itself: a few hundred bytes of aliases may stand for gigabytes."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    card = text[3:].partition("\n---")[0] if text.startswith("---") else ""
+    where = f"{folder}: README.md: the model card in front"
+    if len(card) > LARGEST_CARD:
+        raise ModelError(f"{where} has {len(card)} characters", hint=f"at most {LARGEST_CARD} are read; shorten it")
+    if not ALIAS.search(card):
+        return
+    import yaml
+
+    try:
+        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(card))
+    except yaml.YAMLError:
+        return  # gguf-py says what is wrong
+    if aliases:
+        raise ModelError(f"{where} has YAML aliases (*name)", hint="write the values out, or remove the card")

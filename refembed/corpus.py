@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from refembed.cache import Cache
 
 SUFFIXES = (".parquet", ".npy", ".jsonl")
+FIRST_TOKENS = 256  # computed before the first write
+FLUSH_SECONDS = 0.5  # between two writes
 GROUP = 32 << 20  # bytes of vectors in a row group of Parquet
 
 
@@ -85,13 +88,13 @@ def embed_corpus(
     keep_text = keep_text and path.suffix.lower() != ".npy"
     run = record | {"prefix": prefix, "truncate": truncate, "keys": keys is not None, "text": keep_text}
     width, cut = record["dimensions"] or embedder.width(record["pooling"]), 0
-    with Journal(path.with_name(path.name + ".part"), run, resume=resume) as journal:
+    with Journal(path.with_name(path.name + ".part"), run, width, resume=resume) as journal:
         resumed, pairs = journal.count, pair(texts, keys, where)
         for i, row in enumerate(journal.rows()):
             check_same(row, next(pairs, None), where(i), journal)
             advance()
-        numbered = enumerate(pairs, start=resumed)
-        while batch := list(take(numbered, embedder, prefix, batch_tokens)):
+        numbered, pace = enumerate(pairs, start=resumed), Pace(embedder, batch_tokens)
+        while batch := list(take(numbered, embedder, prefix, pace.tokens)):
             for i, _, _, ids in batch:
                 whole, last = len(ids), ids[-1:] in ([embedder.tokenizer.vocab.sep], [embedder.tokenizer.vocab.eos])
                 ids[:] = embedder.fitting(ids, where(i), truncate, last)
@@ -100,12 +103,33 @@ def embed_corpus(
                 kept = text if keep_text else None
                 journal.append(Row(digest_of(text, key), len(ids), key, kept, vector))
             journal.flush()
+            pace.done()
             for _ in batch:
                 advance()
         corpus = Corpus(path, journal.count, resumed, cut, width, run)
         write(journal, corpus)
         journal.remove()
         return corpus
+
+
+class Pace:
+    """How many tokens to compute between two writes: few at first, then what takes about `FLUSH_SECONDS`.
+
+    A run that is killed again and again, each time soon after it began, still gets on. Where a text's bits depend on
+    its batch (`ggml` with n_ubatch), all batches have `most` tokens.
+    """
+
+    def __init__(self, embedder: Embedder, most: int) -> None:
+        steady = embedder.ops.name == "ggml" and embedder.batch_tokens > 0
+        self.most, self.least = most, most if steady else min(FIRST_TOKENS, most)
+        self.tokens, self.last = self.least, time.monotonic()
+
+    def done(self) -> None:
+        """A batch is written: the next may be twice as large, or must be smaller."""
+        now = time.monotonic()
+        factor = FLUSH_SECONDS / max(now - self.last, 1e-3)
+        self.tokens = max(min(int(self.tokens * min(max(factor, 0.5), 2.0)), self.most), self.least)
+        self.last = now
 
 
 def check(path: Path, record: Record, keys: bool) -> None:

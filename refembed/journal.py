@@ -53,10 +53,14 @@ class Row:
 
     @classmethod
     def unpack(cls, payload: bytes) -> Row:
-        """The way back."""
+        """The way back. ValueError where the payload is not a row."""
+        if len(payload) < ROW.size:
+            raise ValueError(f"{len(payload)} bytes are no row")
         digest, tokens, n_key, n_text = ROW.unpack_from(payload)
         begin = ROW.size + n_key
         end = begin + (0 if n_text == NO_TEXT else n_text)
+        if end > len(payload) or (len(payload) - end) % 4:
+            raise ValueError(f"a key of {n_key} bytes and a text of {end - begin} do not fit {len(payload)} bytes")
         text = None if n_text == NO_TEXT else payload[begin:end]
         return cls(digest, tokens, payload[ROW.size : begin], text, np.frombuffer(payload, "<f4", offset=end))
 
@@ -71,12 +75,13 @@ class Journal:
 
     path    of the journal
     run     of what run its records are; another one in the file is refused
+    width   numbers of each vector
     resume  False: records of an earlier run are an error
     Raises RequestError for these, for a file of somebody else, and while another process writes it.
     """
 
-    def __init__(self, path: Path, run: Record, *, resume: bool) -> None:
-        self.path, self.run = path, run
+    def __init__(self, path: Path, run: Record, width: int, *, resume: bool) -> None:
+        self.path, self.run, self.width = path, run, width
         self.count = 0  # rows
         self.waiting: list[bytes] = []
         with self.reported():
@@ -133,7 +138,7 @@ class Journal:
         first = next(payloads, None)
         if first is None and size > BUFFER:
             raise RequestError(f"{self.path}: damaged at its beginning", hint="delete it to start anew")
-        then = json.loads(first[1]) if first else None
+        then = self.read_run(first[1]) if first else None
         end = first[0] if first else 0
         for behind, _ in payloads:
             end = behind
@@ -145,6 +150,20 @@ class Journal:
         if not self.count:
             self.file.truncate(0)
             self.write(MAGIC + framed(json.dumps(self.run, sort_keys=True).encode()))
+
+    def read_run(self, payload: bytes) -> Record:
+        """The first record. RequestError where it is not a run's."""
+        try:
+            then = json.loads(payload)
+        except ValueError:  # UnicodeDecodeError is one
+            then = None
+        if not isinstance(then, dict):
+            raise self.damaged("its first record does not say which run it is of")
+        return then
+
+    def damaged(self, what: str) -> RequestError:
+        """The error for a file whose records are whole and still not this project's."""
+        return RequestError(f"{self.path}: {what}", hint="delete it to start anew")
 
     def check(self, then: Record, resume: bool) -> None:
         """Refuse to go on with what another run began, or unasked."""
@@ -170,11 +189,19 @@ class Journal:
                 yield f.tell(), payload
 
     def rows(self) -> Iterator[Row]:
-        """The rows that are written, in order."""
+        """The rows that are written, in order. RequestError at one whose vector cannot be of this run."""
         payloads = self.payloads()
         next(payloads, None)
-        for _, (_, payload) in zip(range(self.count), payloads, strict=False):
-            yield Row.unpack(payload)
+        for i, (_, payload) in zip(range(self.count), payloads, strict=False):
+            try:
+                row = Row.unpack(payload)
+            except ValueError as e:
+                raise self.damaged(f"text {i}: {e}") from None
+            if len(row.vector) != self.width:
+                raise self.damaged(f"text {i}: its vector has {len(row.vector)} numbers, not {self.width}")
+            if not np.isfinite(row.vector).all():
+                raise self.damaged(f"text {i}: its vector is not finite")
+            yield row
 
     def append(self, row: Row) -> None:
         """Add a row; `flush` writes it."""

@@ -20,9 +20,9 @@ import pytest
 from refembed import Embedder
 from refembed.cache import Cache
 from refembed.cli.formats import Item, JsonlWriter, Run
-from refembed.corpus import SUFFIXES, embed_corpus
+from refembed.corpus import FIRST_TOKENS, SUFFIXES, embed_corpus
 from refembed.errors import RequestError
-from refembed.journal import MAGIC, Journal, Row, digest_of
+from refembed.journal import MAGIC, Journal, Row, digest_of, framed
 from tests.tiny import tiny_bert
 
 TEXTS = ["hello world", "the cat sat", "", "a dog.", "hello world", "naïve café", b"\xff raw", "\udc80", "a\nb\u2028c"]
@@ -257,16 +257,16 @@ def test_a_file_of_somebody_else_is_no_journal(e: Embedder, tmp_path: Path) -> N
 
 def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
     with (
-        Journal(tmp_path / "x.part", {}, resume=True),
+        Journal(tmp_path / "x.part", {}, 3, resume=True),
         pytest.raises(RequestError, match="another process is writing it"),
     ):
-        Journal(tmp_path / "x.part", {}, resume=True)
+        Journal(tmp_path / "x.part", {}, 3, resume=True)
 
 
 def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
     vector = np.array([1.5, -0.0, np.float32(1e-45), 3], np.float32)
-    rows = [Row(digest_of(b"a", b""), 7, b"", b"a", vector), Row(digest_of(b"", b"k"), 0, b"k", None, vector[:1])]
-    with Journal(tmp_path / "x.part", {"a": [1, "ü"]}, resume=False) as journal:
+    rows = [Row(digest_of(b"a", b""), 7, b"", b"a", vector), Row(digest_of(b"", b"k"), 0, b"k", None, -vector)]
+    with Journal(tmp_path / "x.part", {"a": [1, "ü"]}, 4, resume=False) as journal:
         for row in rows:
             journal.append(row)
         journal.flush()
@@ -276,6 +276,46 @@ def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
             assert (found.key, found.text, found.tokens) == (row.key, row.text, row.tokens)
     assert (tmp_path / "x.part").read_bytes().startswith(MAGIC)
     assert digest_of(b"ab", b"c") != digest_of(b"a", b"bc")
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        (np.array([1, np.nan, 0], np.float32), "text 1: its vector is not finite"),
+        (np.array([1, np.inf, 0], np.float32), "text 1: its vector is not finite"),
+        (np.zeros(2, np.float32), "text 1: its vector has 2 numbers, not 3"),
+        (np.zeros(0, np.float32), "text 1: its vector has 0 numbers, not 3"),
+    ],
+)
+def test_a_vector_that_cannot_be_is_not_passed_on(tmp_path: Path, vector: Any, message: str) -> None:
+    """Its record is whole, its checksum right."""
+    with Journal(tmp_path / "x.part", {}, 3, resume=False) as journal:
+        for v in (np.ones(3, np.float32), vector):
+            journal.append(Row(digest_of(b"a", b""), 1, b"", b"a", v))
+        journal.flush()
+        with pytest.raises(RequestError, match=message):
+            list(journal.rows())
+
+
+@pytest.mark.parametrize("first", [b"[]", b"3", b"\xff", b"{"])
+def test_a_journal_that_does_not_say_its_run_is_refused(e: Embedder, tmp_path: Path, first: bytes) -> None:
+    (tmp_path / "x.npy.part").write_bytes(MAGIC + framed(first) + framed(b"short"))
+    with pytest.raises(RequestError, match="does not say which run"):
+        embed_corpus(e, TEXTS, tmp_path / "x.npy", resume=True)
+
+
+def test_the_first_texts_are_written_soon(e: Embedder, tmp_path: Path) -> None:
+    """A run that is killed within seconds of its start, again and again, still gets on."""
+    texts = [f"hello {i}" for i in range(500)]  # four tokens each
+    with pytest.raises(InterruptedError):
+        embed_corpus(e, texts, tmp_path / "x.npy", advance=raising)
+    with pytest.raises(RequestError, match=r"left \d+ texts here") as found:
+        embed_corpus(e, texts, tmp_path / "x.npy")
+    assert 0 < int(str(found.value).split(" left ")[1].split()[0]) <= FIRST_TOKENS
+
+
+def raising() -> None:
+    raise InterruptedError
 
 
 def test_a_full_disk_is_one_error_and_nothing_is_lost(e: Embedder, tmp_path: Path) -> None:

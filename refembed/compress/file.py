@@ -25,7 +25,7 @@ from refembed.arrays import F32
 from refembed.compress.codec import ROWS, Codec, Codes
 from refembed.compress.schemes import load
 from refembed.errors import RequestError
-from refembed.files import replacing
+from refembed.files import opened_zip, replacing
 
 FORMAT = "refembed-compress-1"
 DAMAGE = (  # what reading a file that is none, or a broken one, can raise
@@ -84,7 +84,7 @@ def read(path: str | Path) -> Compressed:
     """What `save` wrote. RequestError for anything else, damage included: every member has its CRC-32."""
     hint = "`refembed compress vectors.npy --to int8 --out FILE` writes one"
     try:
-        with zipfile.ZipFile(path) as z:
+        with opened_zip(path) as z:
             meta = json.loads(z.read("meta.json"))
             if not isinstance(meta, dict) or meta.get("format") != FORMAT:
                 raise RequestError(f"{path}: not a file of {FORMAT}", hint=hint)

@@ -13,7 +13,8 @@ from refembed.gguf import GGUFFile
 POOLING_NAMES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type; -1 is "unspecified"
 SCALINGS = ("none", "linear", "yarn", "longrope")  # enum llama_rope_scaling_type
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
-LARGEST = 1 << 20  # of layers, heads and channels; far beyond any model
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+LARGEST = 1 << 20  # of heads and channels; far beyond any model
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     n_embd, n_head = keys.uint("embedding_length", least=1), keys.uint("attention.head_count", least=1)
     if n_embd % n_head and f"{arch}.attention.key_length" not in md:
         raise ModelError(f"{f.path}: {n_embd} channels do not divide into {n_head} heads")
-    n_ctx, n_layer = keys.uint("context_length", most=2**32 - 1), keys.uint("block_count", least=1)
+    n_ctx, n_layer = keys.uint("context_length", most=2**32 - 1), keys.uint("block_count", least=1, most=MAX_LAYERS)
     norm = "layer_norm_rms_epsilon" if traits.norm == "rms" else "layer_norm_epsilon"
     n_swa = read_window(keys, traits)
     n_head_kv, conv_layers = read_head_count_kv(keys, n_layer, n_head, traits)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from refembed.arrays import Float
 from refembed.errors import RequestError
-from refembed.files import replacing
+from refembed.files import opened_zip, replacing
 from refembed.kernels.ops import NOBODY, See
 
 TapLike: TypeAlias = See  # listening: bool, and __call__(name, x) -> what the forward pass goes on with
@@ -79,7 +79,7 @@ class Trace:
     def load(cls, path: str | Path) -> Trace:
         """Read what `save` wrote. Anything else is a RequestError."""
         try:
-            with zipfile.ZipFile(path) as z:
+            with opened_zip(path) as z:
                 about = json.loads(z.read("meta.json"))
                 names = sorted(n for n in z.namelist() if n.endswith(".npy"))
                 taps = []
@@ -89,7 +89,7 @@ class Trace:
                     taps.append(Tap(n[5:-4], array, op))
         except FileNotFoundError:
             raise RequestError(f"{path}: no such file", hint="`refembed trace --save run.npz` writes one") from None
-        except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, TypeError) as e:
+        except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, TypeError, MemoryError) as e:
             hint = "a trace is written by `refembed trace --save run.npz`"
             raise RequestError(f"{path}: not a trace: {e}", hint=hint) from None
         return cls(taps, about["meta"])

@@ -165,6 +165,8 @@ def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) 
         ({"expert_count": (8, "UINT32")}, "a mixture of experts"),
         ({"attention.sliding_window_pattern": ([True], "ARRAY[BOOL]")}, "has 1 flags for 3 layers"),
         ({"block_count": (0, "UINT32")}, "block_count is 0"),
+        ({"block_count": (513, "UINT32")}, "block_count is 513\n  hint: 1 to 512"),  # LLAMA_MAX_LAYERS
+        ({"block_count": (2**32 - 1, "UINT32")}, "block_count is 4294967295"),
         ({"attention.head_count": (0, "UINT32")}, "head_count is 0"),
         ({"attention.layer_norm_rms_epsilon": (float("nan"), "FLOAT32")}, "layer_norm_rms_epsilon is nan"),
     ],

@@ -24,6 +24,7 @@ import numpy as np
 
 from refembed.arrays import F32
 from refembed.errors import EngineError, RequestError
+from refembed.files import opened_zip
 from refembed.model.trace import Trace
 from refembed.tokenizer import load_tokenizer
 from refembed.verify.engines.base import Item, Plain, checked
@@ -207,10 +208,13 @@ Read = tuple[Sequence[Any], "list[Item] | None", dict[str, Any]]
 def from_numpy(path: Path) -> Read:
     """.npy and .npz."""
     try:
+        if zipfile.is_zipfile(path):
+            with opened_zip(path):  # looks at the sizes
+                pass
         with path.open("rb") as f:
             found = np.load(f, allow_pickle=False)
             arrays = {"arr_0": found} if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as e:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, MemoryError) as e:
         raise EngineError(f"{path}: cannot be read as NumPy's format: {e}") from None
     name = next((n for n in VECTORS if n in arrays), None) or (next(iter(arrays)) if len(arrays) == 1 else None)
     if name is None:
