@@ -36,6 +36,7 @@ VERSION = 1  # of the tables
 LIMIT = 1 << 30  # bytes
 KEEP = 0.9  # share of the limit that is left when the oldest are removed
 PATIENCE = 30.0  # seconds to wait for another process
+CLOSING_SECONDS = 0.5  # seconds to wait for another process when only the order of removal is to be written
 ASKED = 400  # keys a query asks for
 
 PAGE_SIZE = 16384  # bytes: a vector of 384 or 1024 numbers fills such pages well
@@ -103,6 +104,7 @@ class Cache:
         """Write down what was used, and close the file."""
         with contextlib.suppress(RequestError, sqlite3.Error):  # only the order of removal is at stake
             if self.used and self.writable:
+                self.db.execute(f"PRAGMA busy_timeout = {int(CLOSING_SECONDS * 1000)}")
                 self.store({})
         self.db.close()
 
@@ -178,10 +180,12 @@ class Cache:
                 for key, raw, crc in self.db.execute(
                     f"SELECT key, vector, crc FROM vectors WHERE key IN ({marks})", page
                 ):
-                    if key not in size_of or not whole(key, raw, crc, 4 * size_of[key]):
+                    sound = key in size_of and whole(key, raw, crc, 4 * size_of[key])
+                    vector = np.frombuffer(raw if sound else b"", "<f4").astype(np.float32, copy=False)
+                    if not sound or not np.isfinite(vector).all():
                         self.tell(f"cache {self.path}: a damaged vector; it is computed anew")
                         continue
-                    found[key] = np.frombuffer(raw, "<f4").astype(np.float32, copy=False)
+                    found[key] = vector
         self.used |= found.keys()
         return found
 

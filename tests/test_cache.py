@@ -432,6 +432,31 @@ def test_a_damaged_file_never_gives_a_wrong_vector(e: Embedder, path: Path, seed
     assert not refused or ("damaged" in refused and "hint: delete it" in refused)
 
 
+def test_a_vector_that_is_not_finite_is_computed_anew(e: Embedder, path: Path) -> None:
+    """Its checksum is right: it was stored by something broken."""
+    record = about(e)
+    key = key_of(digest(record), e.ids_of("hello", 0, False))
+    with Cache(path) as cache:
+        cache.store({key: np.full(e.info.n_embd, np.nan, np.float32)})
+        with pytest.warns(UserWarning, match="a damaged vector; it is computed anew"):
+            assert np.array_equal(cache.embed(e, "hello"), e.embed("hello"))
+
+
+def test_closing_does_not_wait_for_another_process(e: Embedder, path: Path) -> None:
+    """Only the order of removal is at stake."""
+    with Cache(path) as cache:
+        cache.embed(e, "hello")
+    other = sqlite3.connect(path, isolation_level=None)
+    cache = Cache(path)
+    cache.embed(e, "hello")
+    other.execute("BEGIN IMMEDIATE")
+    begin = time.monotonic()
+    cache.close()
+    assert time.monotonic() - begin < 5
+    other.execute("ROLLBACK")
+    other.close()
+
+
 def test_a_full_disk_is_a_warning_and_the_vectors_come(e: Embedder, path: Path) -> None:
     texts = [[2, 5 + i, 5 + j, 3] for i in range(40) for j in range(40)]
     said: list[str] = []
