@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from refembed.explain.journey import FIRST, Journey, Step, normalised
-from refembed.explain.words import spell_numbers, spell_parts, spell_shape
+from refembed.explain.words import SHARES, spell_numbers, spell_parts, spell_shape
 from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
 from refembed.html.page import Section, esc, figure, page, table
@@ -27,7 +27,7 @@ def journey_page(j: Journey, head: int | None = None) -> str:
         ("attention", "4. Attention", lambda j: attention(j, head)),
         ("layers", "5. Through all layers", layers),
         ("pooling", "6. Pooling", pooling),
-        ("normalisation", "7. Normalisation", normalisation),
+        ("normalization", "7. Normalization", normalization),
         ("similarity", "8. Similarity", similarity),
         ("model", "The model", model),
     )
@@ -65,7 +65,8 @@ def tokens(j: Journey) -> str:
         boxes = "<wbr>".join(f'<span class="token">{esc(p)}</span>' for p in parts[:SHOWN_PARTS]) or "(nothing)"
         rows.append((esc(stage.name), f'<div class="tokens">{boxes}{more}</div>', esc(stage.rule)))
     how = f'<p class="source">{esc(j.tokenizer)}. <code>tokenizer.ggml.model</code></p>'
-    return intro(TOKENS) + how + table(["stage", "becomes", "by"], rows, caption="Stages of the tokenizer")
+    marks = intro(f"Marks: {j.marks}.") if j.marks else ""
+    return intro(TOKENS) + how + table(["stage", "becomes", "by"], rows, caption="Stages of the tokenizer") + marks
 
 
 def steps(found: Sequence[Step]) -> str:
@@ -76,12 +77,12 @@ def steps(found: Sequence[Step]) -> str:
 def one_step(s: Step) -> str:
     """One step."""
     formula = f'<div class="formula mono">{esc(s.formula)}</div>' if s.formula else ""
-    source = [f"<i>{esc(s.source)}</i>"] if s.source else []
-    source += [f"<code>{esc(s.reads)}</code>"] if s.reads else []
-    origin = f'<p class="source">{". ".join(source)}</p>' if source else ""
+    where = "; ".join(f"{esc(o.letter)} = <code>{esc(o.what)}</code>" for o in s.how.operands)
+    formula += f'<p class="source">{where}</p>' if where else ""
+    origin = f'<p class="source"><i>{esc(s.source)}</i></p>' if s.source else ""
     more = " ..." if np.prod(s.shape) > FIRST else ""
     return (
-        f"<h3>{esc(s.title or s.name)} <code>{esc(s.name)}</code></h3>{formula}"
+        f"<h3>{esc(s.title or s.label)} <code>{esc(s.label)}</code></h3>{formula}"
         f'<p class="mono">{spell_shape(s.shape)}; {esc(s.whose)}: {spell_numbers(s.numbers)}{more}</p>{origin}'
     )
 
@@ -111,7 +112,7 @@ def layers(j: Journey) -> str:
             Line(f"last, {j.pieces[-1]}", lengths[:, -1].tolist()),
         ]
     log = float(lengths.max()) > 50 * float(max(lengths.min(), 1e-30))
-    alt = f"Length of the hidden states behind each layer: from {lengths[0].mean():.4g} to {lengths[-1].mean():.4g}."
+    alt = f"Length of the hidden states after each layer: from {lengths[0].mean():.4g} to {lengths[-1].mean():.4g}."
     drawn = plot(lines, alt, x_labels=labels, y_name="|x|, by layer", log=log, titles=[f"layer {n}" for n in labels])
     rows = [
         (
@@ -133,7 +134,7 @@ def states(j: Journey) -> str:
     """The last hidden states as a picture."""
     x = j.hidden[-1]
     alt = (
-        f"Heat map of the hidden states behind the last layer: {x.shape[0]} tokens from the top, {x.shape[1]} channels."
+        f"Heat map of the hidden states after the last layer: {x.shape[0]} tokens from the top, {x.shape[1]} channels."
     )
     sizes = np.abs(x[np.isfinite(x)])
     spread = float(np.quantile(sizes, 0.995)) or None if sizes.size else None
@@ -149,14 +150,11 @@ def pooling(j: Journey) -> str:
     text += f'<p class="source">{". ".join(origin)}</p>'
     text += steps(j.behind)
     if j.shares is not None:
-        words = (
-            "Share of each token in the vector, q[t] · p / |p|²; they add up to 1, a negative one pulls the other way."
-        )
-        text += "<h3>What each token contributes</h3>" + intro(words) + strip(j.pieces, j.shares.tolist())
+        text += "<h3>What each token contributes</h3>" + intro(SHARES) + strip(j.pieces, j.shares.tolist())
     return text + "".join(intro(note) for note in j.notes if "pooling" in note)
 
 
-def normalisation(j: Journey) -> str:
+def normalization(j: Journey) -> str:
     """The last step."""
     unit = normalised(j)
     if j.pooled is None or unit is None or len(j.pooled) < 2:
