@@ -118,7 +118,7 @@ def opened(name: str, tmp_path: Path) -> Page:
 
 def readable(text: str) -> str:
     """A printed formula as Python: the notation of papers, sign by sign. "" where it is no expression."""
-    text = re.sub(r", (row by row|head by head)$", "", text.rpartition(" = ")[2])
+    text = re.sub(r", (row by row|head by head)$", "", re.split(" [=≈] ", text)[-1])
     for sign, code in (
         ("½", "0.5"),
         ("²", "**2"),

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import F64
-from refembed.embedder import Embedder, Input
+from refembed.embedder import Embedder
 from refembed.errors import RequestError
 from refembed.explain.formulas import NO_FORMULA, Formula, formula_of
 from refembed.explain.operands import Operand, base_of, tap_of
 from refembed.explain.taps import HE, MARKS, POOLINGS, TOKENIZERS, Pooling, meaning
 from refembed.explain.watch import Call, Run, watch
+from refembed.inputs import Input
 from refembed.model.trace import Trace
 from refembed.normalize import normalize
 from refembed.pooling import POOLERS, resolve_pooling

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from refembed.arrays import Float
-from refembed.embedder import Embedder, Input
+from refembed.embedder import Embedder
+from refembed.inputs import Input
 from refembed.kernels.ops import Ops
 from refembed.model.trace import Recorder, Trace
 
