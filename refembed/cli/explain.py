@@ -24,7 +24,7 @@ from refembed.cli.options import (
 from refembed.cli.show import escape, note, print_json, table
 from refembed.cli.texts import Texts
 from refembed.explain.journey import FIRST, Journey, Step, explain, normalised
-from refembed.explain.words import SHARES, as_object, spell_numbers, spell_parts, spell_shape
+from refembed.explain.words import as_object, spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.similarity import cosine
 
 EPILOG = """\b
@@ -125,7 +125,7 @@ def shares(j: Journey) -> None:
     if j.shares is None:
         return
     click.echo()
-    line("  ", SHARES)
+    line("  ", spell_shares(j))
     order = list(range(j.n_tokens))
     if j.n_tokens > SHOWN_TOKENS:
         order = sorted(np.argsort(-np.abs(j.shares), kind="stable")[:SHOWN_TOKENS].tolist())

@@ -99,6 +99,7 @@ class Journey:
     layers: list[Layer]
     hidden: list[F64]  # (T, C) into the first layer, and out of each
     attention: dict[int, Array]  # layer -> (H, T, T); empty where the run shows none
+    how: str  # the pooling's name
     pooling: Pooling
     pooled: F64 | None  # (D) before it is normalised; None: one vector a token
     shares: F64 | None  # (T) of the tokens in the pooled vector
@@ -163,6 +164,7 @@ def explain(
         layers=[layer_of(il, hidden, attention.get(il)) for il in range(len(hidden) - 1)],
         hidden=hidden,
         attention=attention,
+        how=how,
         pooling=filled(POOLINGS[how], embedder),
         pooled=None if how == "none" else np.asarray(trace["result_embd_pooled"], np.float64).reshape(-1),
         shares=contributions(last, how) if poolable and last is not None else None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from refembed.explain.journey import FIRST, Journey, Step, normalised
-from refembed.explain.words import SHARES, spell_numbers, spell_parts, spell_shape
+from refembed.explain.words import spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
 from refembed.html.page import Section, esc, figure, page, table
@@ -22,7 +22,11 @@ def journey_page(j: Journey, head: int | None = None) -> str:
     """The page as HTML. head: shown first in the map of attention; None is the mean of all."""
     builders: Sequence[tuple[str, str, Callable[[Journey], str]]] = (
         ("tokens", "1. From characters to token ids", tokens),
-        ("embeddings", "2. From ids to vectors", lambda j: intro(EMBEDDINGS) + steps(j.before)),
+        (
+            "embeddings",
+            "2. From ids to vectors",
+            lambda j: intro(EMBEDDINGS.format(C=j.hidden[0].shape[1])) + steps(j.before),
+        ),
         ("layer", f"3. Layer {j.layer}, step by step", layer),
         ("attention", "4. Attention", lambda j: attention(j, head)),
         ("layers", "5. Through all layers", layers),
@@ -35,7 +39,7 @@ def journey_page(j: Journey, head: int | None = None) -> str:
     sections = [Section(id, heading, body) for id, heading, body in built if body]
     lead = (
         f"The journey of <b>“{esc(clipped(j.text))}”</b> through <b>{esc(j.about['model'])}</b>: "
-        f"{j.n_tokens} tokens, {j.about['layers']} layers, numbers of the arithmetic “{esc(j.about['numerics'])}”."
+        f"{j.n_tokens} tokens, {j.about['layers']} layers, computed with the numerics “{esc(j.about['numerics'])}”."
     )
     return page("How a text becomes a vector", lead, sections)
 
@@ -44,7 +48,9 @@ TOKENS = (
     "A model reads numbers, so the text is cut into pieces that its vocabulary knows. Each row is what one stage makes "
     "of it."
 )
-EMBEDDINGS = "Each id picks a row of a table: its vector. From here on every token is a row of C numbers."
+EMBEDDINGS = (
+    "Each id picks a row of a table: its vector. From here on every token is a row of C numbers; C is {C} here."
+)
 LAYER = (
     "A layer lets tokens look at each other (attention), then works on each on its own (feed-forward). The shape says "
     "how many numbers there are, rows first; T is {T} here."
@@ -104,7 +110,7 @@ def attention(j: Journey, head: int | None) -> str:
 def layers(j: Journey) -> str:
     """Lengths of the hidden states, and each layer in numbers."""
     lengths = np.array([np.linalg.norm(x, axis=1) for x in j.hidden])  # (layers + 1, T)
-    labels = ["in", *map(str, range(len(j.hidden) - 1))]
+    labels = ["input", "layer 0", *map(str, range(1, len(j.hidden) - 1))]
     lines = [Line("mean of all tokens", lengths.mean(axis=1).tolist())]
     if j.n_tokens > 1:
         lines += [
@@ -113,7 +119,9 @@ def layers(j: Journey) -> str:
         ]
     log = float(lengths.max()) > 50 * float(max(lengths.min(), 1e-30))
     alt = f"Length of the hidden states after each layer: from {lengths[0].mean():.4g} to {lengths[-1].mean():.4g}."
-    drawn = plot(lines, alt, x_labels=labels, y_name="|x|, by layer", log=log, titles=[f"layer {n}" for n in labels])
+    drawn = plot(
+        lines, alt, x_labels=labels, y_name="|x|", log=log, titles=["input", *(f"layer {x.layer}" for x in j.layers)]
+    )
     rows = [
         (
             str(x.layer),
@@ -150,7 +158,7 @@ def pooling(j: Journey) -> str:
     text += f'<p class="source">{". ".join(origin)}</p>'
     text += steps(j.behind)
     if j.shares is not None:
-        text += "<h3>What each token contributes</h3>" + intro(SHARES) + strip(j.pieces, j.shares.tolist())
+        text += "<h3>What each token contributes</h3>" + intro(spell_shares(j)) + strip(j.pieces, j.shares.tolist())
     return text + "".join(intro(note) for note in j.notes if "pooling" in note)
 
 
@@ -177,7 +185,7 @@ def similarity(j: Journey) -> str:
     x = np.asarray([[float(cosine(a, b)) for b in j.vectors] for a in j.vectors])
     alt = f"Cosines of {n} texts with each other. " + closest(x, j.texts)
     side = min(max(36 * n, 120), 480)
-    names = table([">text", ""], [(str(i + 1), esc(clipped(t))) for i, t in enumerate(j.texts)], caption="The texts")
+    names = table([">", "text"], [(str(i + 1), esc(clipped(t))) for i, t in enumerate(j.texts)], caption="The texts")
     text = '<div class="formula mono">cos(a, b) = a · b / (|a| |b|)</div>' + names
     if n <= 12:
         rows = [(str(i + 1), *(f"{v:.3f}" for v in x[i])) for i in range(n)]

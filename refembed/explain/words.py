@@ -8,10 +8,19 @@ from typing import Any
 from refembed.explain.journey import Journey, Step
 from refembed.tokenizer.explain import Stage
 
-SHARES = (
-    "What each token contributes to the pooled vector p: its share is q[t] · p / |p|², where q[t] is what token t adds "
-    "to p (with the mean, x[t] / T). Shares add up to 1; a negative one pulls the other way."
-)
+ADDS = {  # pooling -> q[t], what token t adds to the pooled vector
+    "mean": "x[t] / T", "cls": "x[0] for the first token and 0 for all others",
+    "last": "x[T-1] for the last token and 0 for all others", "max": "x[t] in the channels where it is the largest",
+    "mean_sqrt_len": "x[t] / sqrt(T)", "weightedmean": "t x[t] / Σ t, t from 1",
+}  # fmt: skip
+
+
+def spell_shares(j: Journey) -> str:
+    """What the shares of tokens are."""
+    return (
+        "What each token contributes to the pooled vector p: its share is q[t] · p / |p|², where q[t] is what token t "
+        f"adds to p: {ADDS.get(j.how, 'its part of the sum')}. Shares add up to 1; a negative one pulls the other way."
+    )
 
 
 def spell_parts(stage: Stage, special: Mapping[int, bytes]) -> list[str]:
