@@ -139,8 +139,10 @@ class Embedder:
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
     ) -> Embedder:
-        """Open a model: a GGUF file, or a name that `refembed.hub` knows (fetched and converted once).
+        """Open a model.
 
+        model            a GGUF file; a folder as Hugging Face publishes them; or a name that `refembed.hub` knows, such
+                         as "minilm" or "organisation/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
         batch_invariant  without effect: a text's bits never depend on its batch. Once False let BLAS mix rows
         lora             adapter files, "FILE" or "FILE:SCALE" (`refembed.lora`)
@@ -156,7 +158,10 @@ class Embedder:
         repack      with weights interleaved at load time, likewise (`--no-repack` turns it off there)
         n_ubatch    texts that fit into so many tokens run together, as llama.cpp runs those that one call brings;
                     there a text's bits depend on its company. 0: every text alone
-        Raises GGUFError, ModelError, DownloadError, RequestError.
+        Raises GGUFError for a file that is damaged or no GGUF, ModelError where there is no such model or none that
+        refembed can run, DownloadError where it cannot be fetched, RequestError for an option that is not there.
+
+            Embedder.load("minilm", numerics="exact")
         """
         check_semantics(semantics, numerics)
         ops = load_ops(
@@ -220,7 +225,8 @@ class Embedder:
     ) -> F32 | list[F32]:
         """Vectors of texts.
 
-        texts       one text, or a list; a text is characters, UTF-8 bytes, or a list of token ids
+        texts       one text, or several in order: a list, a tuple, an array, a Series or a generator. A text is
+                    characters, UTF-8 bytes, or, among several, a list of token ids
         pooling     "native" (the model's own), none, mean, cls, last, max, mean_sqrt_len, weightedmean; "rank": a
                     reranker's outputs (R) for texts that are pairs already; `rerank` makes pairs
         normalize   -1 as it is, 0 largest magnitude 32760, 1 taxicab, 2 Euclid, p: llama.cpp's embd_normalize; None is
@@ -228,7 +234,12 @@ class Embedder:
         dimensions  keep the first so many numbers of each vector (Matryoshka), before normalising
         truncate    cut a text that is too long instead of refusing it; its last special token stays
         returns     (S, D) float32; (D) for one text. pooling "none": a list of (T_i, D); (T, D) for one text
-        Raises RequestError for an input that cannot be taken, ModelError where a vector is not finite.
+        Raises RequestError for an input that cannot be taken, TooLongError for one of too many tokens, ModelError where
+        a vector is not finite.
+
+            e.embed("Hello, world!")                            # (D,)
+            e.embed(["a cat", [101, 4937, 102]])                # (2, D): a text, and token ids
+            e.embed("a cat", pooling="none", normalize=-1)      # (T, D): each token's hidden state
         """
         inputs, alone = input_list(texts)
         how = resolve_pooling(pooling, self.model.hparams.pooling)

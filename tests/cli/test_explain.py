@@ -25,7 +25,12 @@ def test_each_part_of_the_journey_is_there(explain: Cli) -> None:
         "From characters to token ids", "From ids to vectors", "Layer 0 of 2, step by step", "Through all layers",
         "Pooling: mean of the tokens", "Normalization",
     ]  # fmt: skip
-    for words in ("softmax(scale · S + mask)", "Vaswani et al. 2017", "blk.0.attn_q.weight", "bert.pooling_type = 1"):
+    for words in (
+        "A = softmax(S / sqrt(D)), row by row",
+        "Vaswani et al. 2017",
+        "blk.0.attn_q.weight",
+        "bert.pooling_type = 1",
+    ):
         assert words in r.out
 
 
@@ -70,7 +75,7 @@ def test_every_pooling_is_explained(explain: Cli) -> None:
     for how in ("none", "mean", "cls", "last", "max", "mean_sqrt_len", "weightedmean"):
         r = explain("hello world", "--pooling", how)
         assert (r.code, r.err) == (0, ""), how
-        assert ("Normalization" in r.out) is (how != "none")
+        assert ("6. Normalization" in r.out) is (how != "none")
 
 
 def test_text_is_read_from_standard_input_and_may_be_odd(explain: Cli) -> None:
