@@ -102,7 +102,8 @@ def show(j: Journey) -> None:
     heading(4, "Through all layers", "entropy: how widely tokens look, 0 is at one token")
     heads = [">layer", ">mean |x|", ">cos(out, in)", ">entropy, bits", ">to itself", ">to the first token"]
     table(heads, [layer_cells(x) for x in j.layers])
-    heading(5, "Pooling: " + j.pooling.title.lower(), f"{j.pooling.formula}    {j.pooling.source}  {j.pooling.reads}")
+    heading(5, "Pooling: " + j.pooling.title.lower(), j.pooling.formula)
+    line("  ", "; ".join(x for x in (j.pooling.source, j.pooling.reads) if x))
     steps(j.behind)
     shares(j)
     unit = normalised(j)
