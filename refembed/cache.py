@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import F32
-from refembed.embedder import BATCH_TOKENS, Embedder, Input, groups
+from refembed.embedder import BATCH_TOKENS, Embedder, groups
 from refembed.errors import RequestError
 from refembed.fingerprint import Record, about, digest
 from refembed.hub.cache import cache_folder
+from refembed.inputs import Input
 
 APPLICATION = 0x72666276  # "rfbv" in the file's head: whose file it is
 VERSION = 1  # of the tables

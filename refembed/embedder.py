@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 
 from refembed._version import __version__
 from refembed.arrays import F32, Float
-from refembed.errors import ModelError, RequestError
-from refembed.gguf import GGUFFile, open_gguf
+from refembed.errors import ModelError, RequestError, TooLongError
+from refembed.gguf import GGUFFile
 from refembed.heads import check_dense, check_rank, pooled, width
+from refembed.inputs import Input, check_dimensions, check_ids, input_list, ordered
 from refembed.kernels.ops import Ops, load_ops
 from refembed.kernels.threads import cores, spread
 from refembed.lora import Adapter, adapted, load_adapter
@@ -29,11 +30,10 @@ from refembed.model import Model, load_model
 from refembed.model.batch import pack
 from refembed.model.trace import SILENT, Recorder, TapLike, Trace
 from refembed.normalize import normalize as normalize_rows
+from refembed.opening import open_gguf
 from refembed.pooling import resolve_pooling
 from refembed.semantics import check_semantics, original
 from refembed.tokenizer import Tokenizer, load_tokenizer
-
-Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 bytes, or token ids ready made
 
 BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes no bits
 FORWARD_TOKENS = 256  # of one forward pass of `fast`: few enough that hidden states stay in a core's own cache
@@ -116,6 +116,14 @@ class Embedder:
         self.info, self.tokenizer, self.model, self.ops = info, tokenizer, model, ops
         self.batch_tokens, self.adapters = batch_tokens, tuple(adapters)
 
+    def __repr__(self) -> str:
+        """One line: the model, and what its vectors are."""
+        i = self.info
+        return (
+            f"<Embedder {i.name!r}: {i.architecture}, numerics {i.numerics}, {i.n_embd_out} dimensions, "
+            f"pooling {i.pooling}, at most {i.n_ctx} tokens>"
+        )
+
     @classmethod
     def load(
         cls,
@@ -131,8 +139,10 @@ class Embedder:
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
     ) -> Embedder:
-        """Open a model: a GGUF file, or a name that `refembed.hub` knows (fetched and converted once).
+        """Open a model.
 
+        model            a GGUF file; a folder as Hugging Face publishes them; or a name that `refembed.hub` knows, such
+                         as "minilm" or "organisation/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
         batch_invariant  without effect: a text's bits never depend on its batch. Once False let BLAS mix rows
         lora             adapter files, "FILE" or "FILE:SCALE" (`refembed.lora`)
@@ -148,16 +158,17 @@ class Embedder:
         repack      with weights interleaved at load time, likewise (`--no-repack` turns it off there)
         n_ubatch    texts that fit into so many tokens run together, as llama.cpp runs those that one call brings;
                     there a text's bits depend on its company. 0: every text alone
-        Raises GGUFError, ModelError, DownloadError, RequestError.
-        """
-        from refembed.hub import resolve
+        Raises GGUFError for a file that is damaged or no GGUF, ModelError where there is no such model or none that
+        refembed can run, DownloadError where it cannot be fetched, RequestError for an option that is not there.
 
+            Embedder.load("minilm", numerics="exact")
+        """
         check_semantics(semantics, numerics)
         ops = load_ops(
             numerics, batch_invariant=batch_invariant, profile=profile, flash_attn=flash_attn, repack=repack,
             memory_budget=memory_budget,
         )  # fmt: skip
-        f = open_gguf(resolve(str(model)))
+        f = open_gguf(model)
         loaded = load_model(f)
         check_dense(loaded, str(f.path))
         adapters = [
@@ -214,7 +225,8 @@ class Embedder:
     ) -> F32 | list[F32]:
         """Vectors of texts.
 
-        texts       one text, or a list; a text is characters, UTF-8 bytes, or a list of token ids
+        texts       one text, or several in order: a list, a tuple, an array, a Series or a generator. A text is
+                    characters, UTF-8 bytes, or, among several, a list of token ids
         pooling     "native" (the model's own), none, mean, cls, last, max, mean_sqrt_len, weightedmean; "rank": a
                     reranker's outputs (R) for texts that are pairs already; `rerank` makes pairs
         normalize   -1 as it is, 0 largest magnitude 32760, 1 taxicab, 2 Euclid, p: llama.cpp's embd_normalize; None is
@@ -222,13 +234,17 @@ class Embedder:
         dimensions  keep the first so many numbers of each vector (Matryoshka), before normalising
         truncate    cut a text that is too long instead of refusing it; its last special token stays
         returns     (S, D) float32; (D) for one text. pooling "none": a list of (T_i, D); (T, D) for one text
-        Raises RequestError for an input that cannot be taken, ModelError where a vector is not finite.
+        Raises RequestError for an input that cannot be taken, TooLongError for one of too many tokens, ModelError where
+        a vector is not finite.
+
+            e.embed("Hello, world!")                            # (D,)
+            e.embed(["a cat", [101, 4937, 102]])                # (2, D): a text, and token ids
+            e.embed("a cat", pooling="none", normalize=-1)      # (T, D): each token's hidden state
         """
-        alone = isinstance(texts, (str, bytes))
-        inputs = [texts] if isinstance(texts, (str, bytes)) else list(texts)
+        inputs, alone = input_list(texts)
         how = resolve_pooling(pooling, self.model.hparams.pooling)
         norm = default_norm(how) if normalize is None else normalize
-        self.check_options(how, norm, dimensions)
+        dimensions = self.check_options(how, norm, dimensions)
         ids = [self.ids_of(t, i, truncate) for i, t in enumerate(inputs)]
         vectors = self.vectors(ids, how, norm, dimensions)
         if alone:
@@ -278,6 +294,10 @@ class Embedder:
         """
         if isinstance(documents, (str, bytes)):
             raise RequestError("rerank takes a list of documents, not one", hint="rerank(query, [document])")
+        if not isinstance(query, (str, bytes)):
+            message = f"rerank: the query is a text, not of type {type(query).__name__}"
+            raise RequestError(message, hint="rerank(query, [document])")
+        documents = ordered(documents, "documents", "rerank(query, [document])")
         check_rank(self.model)
         ids = [self.pair_of(query, document, i, caller, truncate) for i, document in enumerate(documents)]
         found = self.vectors(ids, "rank")
@@ -293,13 +313,12 @@ class Embedder:
         """Numbers of a vector under a pooling (`resolve_pooling`)."""
         return width(self.model.hparams, how)
 
-    def check_options(self, how: str, normalize: int, dimensions: int | None) -> None:
-        """Refuse what no vector could satisfy before any work is done."""
+    def check_options(self, how: str, normalize: int, dimensions: int | None) -> int | None:
+        """Refuse what no vector could satisfy before any work is done; dimensions as a number."""
         if how == "rank":
             check_rank(self.model)
         normalize_rows(np.ones((1, 1), np.float32), normalize)
-        if dimensions is not None and not 1 <= dimensions <= self.width(how):
-            raise RequestError(f"dimensions {dimensions}: the model's vectors have {self.width(how)} numbers")
+        return check_dimensions(dimensions, self.width(how))
 
     def embed_iter(
         self, texts: Iterable[Input], *, batch_tokens: int = BATCH_TOKENS, progress: bool = False, **options: Any
@@ -309,6 +328,8 @@ class Embedder:
         progress  show a bar on stderr, if that is a terminal
         options   as `embed` takes them
         """
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+            ordered(texts, "texts", "embed_iter([text]); a generator, a file's lines or a list will do")
         waiting: list[list[int]] = []
         tokens = 0
         with progress_bar(progress) as advance:
@@ -347,8 +368,8 @@ class Embedder:
 
     def ids_of(self, text: Input, index: int, truncate: bool) -> list[int]:
         """Token ids of one input, checked: whole, in the vocabulary, not too many."""
-        if isinstance(text, (str, bytes)):
-            ids, made = self.tokenize(text), True
+        if isinstance(text, (str, bytes, bytearray, memoryview)):
+            ids, made = self.tokenize(text if isinstance(text, str) else bytes(text)), True
         else:
             ids, made = check_ids(text, index, self.info.n_vocab), False
         vocab = self.tokenizer.vocab
@@ -361,7 +382,7 @@ class Embedder:
         limit = self.info.n_ctx
         if len(ids) > limit and not truncate:
             hint = f"cut it into pieces, or pass truncate=True (--truncate) to keep its first {limit} tokens"
-            raise RequestError(f"{what}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
+            raise TooLongError(f"{what}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
         if len(ids) > limit:
             ids = ids[: limit - 1] + ids[-1:] if keep_last else ids[:limit]
         return ids
@@ -376,19 +397,6 @@ class Without:
     def __call__(self, name: str, x: Float) -> Float:
         """Show x."""
         return x if name == self.name else self.tap(name, x)
-
-
-def check_ids(ids: Sequence[Any], index: int, n_vocab: int) -> list[int]:
-    """Token ids given ready made, each a whole number of the vocabulary."""
-    checked = list(ids) if isinstance(ids, Iterable) else [None]
-    if not all(isinstance(i, (int, np.integer)) for i in checked):
-        raise RequestError(f"input {index}: neither a text nor a list of token ids: {str(ids)[:60]!r}")
-    for i in checked:
-        if not 0 <= i < n_vocab:
-            raise RequestError(
-                f"input {index}: token id {i} is not in the vocabulary", hint=f"ids are 0 to {n_vocab - 1}"
-            )
-    return [int(i) for i in checked]
 
 
 def default_norm(how: str) -> int:

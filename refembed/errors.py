@@ -17,12 +17,16 @@ class RefembedError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        self.hint = hint
+        self.message, self.hint = message, hint
         super().__init__(message + (f"\n  hint: {hint}" if hint else ""))
 
 
 class RequestError(RefembedError):
     """The input cannot be taken: too long, empty where it must not be, an unknown option."""
+
+
+class TooLongError(RequestError):
+    """A text of more tokens than the model reads."""
 
 
 class EngineError(RefembedError):

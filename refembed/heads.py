@@ -123,7 +123,10 @@ def check_rank(model: Model) -> None:
         if hp.pooling == "rank":
             hint = "the file calls itself a reranker, but its head is lost: convert the model again"
             raise ModelError(message, hint=hint)
-        raise RequestError(message, hint="this is no reranker; choose another pooling")
+        raise RequestError(
+            message,
+            hint="this is no reranker: load one, or compare texts by the cosine of their vectors (another pooling)",
+        )
     if last.weight.shape[0] != hp.n_cls_out:
         hint = f"{hp.arch}.classifier.output_labels counts the labels; where that key is absent there is one"
         raise ModelError(

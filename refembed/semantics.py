@@ -11,6 +11,7 @@ through the operations (`Ops`) that they are given.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -119,9 +120,9 @@ class OriginalOps:
 def check_semantics(semantics: str, numerics: str) -> None:
     """RequestError for a name that is none of SEMANTICS, and for what cannot be had together."""
     if semantics not in SEMANTICS:
-        raise RequestError(
-            f"semantics {semantics!r}: there is none of that name", hint=f"one of {', '.join(SEMANTICS)}"
-        )
+        near = difflib.get_close_matches(str(semantics).lower(), SEMANTICS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(SEMANTICS)}"
+        raise RequestError(f"semantics {semantics!r}: there is none of that name", hint=hint)
     if semantics == "original" and numerics == "ggml":
         hint = "numerics exact or fast; ggml rounds as llama.cpp does, which has no such graph"
         raise RequestError("semantics 'original' cannot be had in numerics 'ggml'", hint=hint)

@@ -351,7 +351,7 @@ def test_write_report_writes_the_page(tmp_path: Path) -> None:
 def test_the_page_of_a_journey_is_sound(tiny_embedder: Embedder, texts: list[str]) -> None:
     j = explain(tiny_embedder, texts, layer=-1)
     parts = check(journey_page(j))
-    headings = ["tokens", "embeddings", "layer", "attention", "layers", "pooling", "normalisation"]
+    headings = ["tokens", "embeddings", "layer", "attention", "layers", "pooling", "normalization"]
     assert [a["id"] for a in parts.of("section")] == [*headings, *(["similarity"] if len(texts) > 1 else []), "model"]
 
 

@@ -24,7 +24,7 @@ from refembed.cli.options import (
 from refembed.cli.show import escape, note, print_json, table
 from refembed.cli.texts import Texts
 from refembed.explain.journey import FIRST, Journey, Step, explain, normalised
-from refembed.explain.words import as_object, spell_numbers, spell_parts, spell_shape
+from refembed.explain.words import as_object, spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.similarity import cosine
 
 EPILOG = """\b
@@ -64,9 +64,9 @@ def command(
     token: int | None, pooling: str, numerics: dict[str, Any], lora: tuple[str, ...], truncate: bool, as_json: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Show how TEXT becomes a vector: characters, tokens, each step of a layer, pooling, normalisation.
+    """Show how TEXT becomes a vector: characters, tokens, each step of a layer, pooling, normalization.
 
-    Each step has its formula, where it comes from (paper, GGUF tensors and keys), its shape and a few real numbers.
+    Each step has its formula, where it comes from (paper, GGUF tensors and keys), its shape and a few of its numbers.
     """
     texts = list(Texts(text, file))
     embedder = open_embedder(model, numerics, lora)
@@ -93,19 +93,22 @@ def show(j: Journey) -> None:
         parts = [escape(p) for p in spell_parts(stage, j.special)]
         more = f" ... ({len(parts)} in all)" if len(parts) > SHOWN_PARTS else ""
         line("  " + stage.name, " | ".join(parts[:SHOWN_PARTS]) + more or "(nothing)", stage.rule)
-    heading(2, "From ids to vectors", f"each id picks a row; T is {j.n_tokens}")
+    if j.marks:
+        line("  marks", j.marks)
+    heading(2, "From ids to vectors", f"each id picks a row; T, the number of tokens, is {j.n_tokens}")
     steps(j.before)
     heading(3, f"Layer {j.layer} of {len(j.layers)}, step by step", "tokens look at each other, then each on its own")
     steps(j.inside)
     heading(4, "Through all layers", "entropy: how widely tokens look, 0 is at one token")
     heads = [">layer", ">mean |x|", ">cos(out, in)", ">entropy, bits", ">to itself", ">to the first token"]
     table(heads, [layer_cells(x) for x in j.layers])
-    heading(5, "Pooling: " + j.pooling.title.lower(), f"{j.pooling.formula}    {j.pooling.source}  {j.pooling.reads}")
+    heading(5, "Pooling: " + j.pooling.title.lower(), j.pooling.formula)
+    line("  ", "; ".join(x for x in (j.pooling.source, j.pooling.reads) if x))
     steps(j.behind)
     shares(j)
     unit = normalised(j)
     if j.pooled is not None and unit is not None and len(unit) > 1:
-        heading(6, "Normalisation", "y = p / |p|,  |p| = sqrt(Σ p²)    llama.cpp's embd_normalize 2")
+        heading(6, "Normalization", "y = p / |p|,  |p| = sqrt(Σ p²)    llama.cpp's embd_normalize 2")
         click.echo(f"  |p| {np.linalg.norm(j.pooled):.6g}   p {spell_numbers(j.pooled[:FIRST])} ...")
         click.echo(f"  |y| {np.linalg.norm(unit):.6g}   y {spell_numbers(unit[:FIRST])} ...")
     if j.vectors is not None:
@@ -122,7 +125,8 @@ def shares(j: Journey) -> None:
     """The shares of the tokens in the vector."""
     if j.shares is None:
         return
-    click.echo("\n  share of each token in the vector, q[t] · p / |p|²; they add up to 1")
+    click.echo()
+    line("  ", spell_shares(j))
     order = list(range(j.n_tokens))
     if j.n_tokens > SHOWN_TOKENS:
         order = sorted(np.argsort(-np.abs(j.shares), kind="stable")[:SHOWN_TOKENS].tolist())
@@ -137,15 +141,17 @@ def heading(n: int, title: str, about: str) -> None:
 
 
 def steps(found: list[Step]) -> None:
-    """Steps, four short lines each."""
+    """Steps: name, shape and title; the formula; what its letters stand for; numbers; the paper."""
     for s in found:
         more = " ..." if np.prod(s.shape) > FIRST else ""
-        click.echo(f"\n  {s.name}  {spell_shape(s.shape)}  {s.title}".rstrip())
+        click.echo(f"\n  {s.label}  {spell_shape(s.shape)}  {s.title}".rstrip())
         if s.formula:
             line("    ", s.formula)
+        if s.where:
+            line("      ", s.where)
         click.echo(f"    {escape(s.whose)}: {spell_numbers(s.numbers)}{more}")
-        if origin := "; ".join(x for x in (s.source, s.reads) if x):
-            line("    ", origin)
+        if s.source:
+            line("    ", s.source)
 
 
 def line(label: str, text: str, rule: str = "") -> None:

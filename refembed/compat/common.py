@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from refembed.arrays import F32
 from refembed.embedder import Embedder
-from refembed.errors import ModelError, RequestError
+from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.gguf import open_gguf
 from refembed.pooling import canonical, resolve_pooling
 from refembed.prompts import find
@@ -87,6 +87,26 @@ def one_text(text: str, who: str) -> str:
     return text
 
 
+@contextlib.contextmanager
+def too_long(hint: str) -> Iterator[None]:
+    """Say what to do about a text that is too long in the words of a library that has no argument `truncate`."""
+    try:
+        yield
+    except TooLongError as error:
+        raise TooLongError(error.message, hint=hint) from None
+
+
+def one_vector(embedder: Embedder, pooling: str, hint: str) -> str:
+    """The pooling, resolved; ModelError where it gives a vector a token: the file names none, and "native" was asked.
+
+    hint  how this library names another pooling
+    """
+    how = resolve_pooling(pooling, embedder.model.hparams.pooling)
+    if how == "none":
+        raise ModelError(f"{embedder.info.path}: the file names no pooling", hint=hint)
+    return how
+
+
 class Source:
     """One model, loaded when first needed, and the options its vectors are made with. Threads take turns.
 
@@ -131,10 +151,7 @@ class Source:
             if self._loaded is None:
                 model = self.model
                 found = model if isinstance(model, Embedder) else Embedder.load(model, **self.load)
-                how = resolve_pooling(self.pooling, found.model.hparams.pooling)
-                if how == "none":
-                    hint = "pass pooling='mean', or 'last' for most decoders"
-                    raise ModelError(f"{found.info.path}: the file names no pooling", hint=hint)
+                how = one_vector(found, self.pooling, "pass pooling='mean', or 'last' for most decoders")
                 found.check_options(how, 2 if self.normalize is None else self.normalize, self.dimensions)
                 self._found = prompts_of(found, self.prompts)
                 self._loaded = found
@@ -150,10 +167,11 @@ class Source:
         with self._lock:
             embedder = self.embedder
             prompt = self.prompt(kind)
-            found = embedder.embed(
-                [prompt + text for text in texts],
-                pooling=self.pooling, normalize=self.normalize, dimensions=self.dimensions, truncate=self.truncate,
-            )  # fmt: skip
+            with too_long(f"cut it into pieces, or make this with truncate=True: the first {embedder.info.n_ctx} stay"):
+                found = embedder.embed(
+                    [prompt + text for text in texts],
+                    pooling=self.pooling, normalize=self.normalize, dimensions=self.dimensions, truncate=self.truncate,
+                )  # fmt: skip
         assert not isinstance(found, list)  # pooled: `embedder` sees to that
         return found
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from refembed.arrays import F32
-from refembed.compat.common import StateError, one_text, refused, text_list
+from refembed.compat.common import StateError, one_text, refused, text_list, too_long
 from refembed.embedder import Embedder
-from refembed.errors import RequestError
+from refembed.errors import RequestError, TooLongError
 
 
 class PoolingType(enum.IntEnum):
@@ -188,7 +188,8 @@ class Llama:
         if not self.params.embeddings:
             raise StateError("embedding mode is not enabled", hint="LlamaParams(path).with_embeddings(True)")
         ids = [self.ids_of(text, i, options.start_token) for i, text in enumerate(text_list(texts, "embed_texts"))]
-        return list(self.embedder.embed(ids, pooling=self.pooling, normalize=2 if options.normalize else -1))
+        with too_long("cut the text into pieces"):
+            return list(self.embedder.embed(ids, pooling=self.pooling, normalize=2 if options.normalize else -1))
 
     def ids_of(self, text: str, index: int, start_token: bool) -> list[int]:
         """Token ids of a text, not too many."""
@@ -196,7 +197,8 @@ class Llama:
         front = len(self.embedder.tokenizer.front())
         ids = ids if start_token else ids[front:]
         if len(ids) > self.n_ctx:
-            raise RequestError(f"input {index}: {len(ids)} tokens, but the context has {self.n_ctx}")
+            hint = "cut the text into pieces, or open the model with a larger n_ctx"
+            raise TooLongError(f"input {index}: {len(ids)} tokens, but the context has {self.n_ctx}", hint=hint)
         return ids
 
     def rerank(self, query: str, documents: Sequence[str]) -> list[float]:
@@ -209,7 +211,8 @@ class Llama:
         if self.pooling != "rank":
             hint = "LlamaParams(path).with_pooling_type(PoolingType.Rank)"
             raise StateError(f"a reranker wants pooling rank, and this is {self.pooling}", hint=hint)
-        found: list[float] = self.embedder.rerank(query, text_list(documents, "rerank")).tolist()
+        with too_long("cut the document into pieces"):
+            found: list[float] = self.embedder.rerank(query, text_list(documents, "rerank")).tolist()
         return found
 
     create_completion = refused("Llama.create_completion")

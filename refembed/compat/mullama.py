@@ -24,11 +24,24 @@ import numpy.typing as npt
 
 import refembed
 from refembed.arrays import F32
-from refembed.compat.common import InputValueError, StateError, metadata_text, refused, text_list, token_or_null
+from refembed.compat.common import (
+    InputValueError,
+    StateError,
+    metadata_text,
+    one_text,
+    one_vector,
+    refused,
+    text_list,
+    token_or_null,
+    too_long,
+)
 from refembed.embedder import Embedder
-from refembed.errors import RequestError
+from refembed.errors import RequestError, TooLongError
 from refembed.normalize import normalize as normalize_rows
 from refembed.similarity import check_vectors, cosine, dot
+
+TOO_LONG = "cut the text into pieces"
+NO_POOLING = "get_embedding(text, PoolingStrategy.Mean), or PoolingStrategy.Last for most decoders"
 
 
 class PoolingStrategy(enum.Enum):
@@ -150,9 +163,10 @@ class Context:
 
         pooling    None: mean, as Mullama's guide says, with a warning where the model's file says otherwise
         normalize  to length 1
-        Raises RequestError (a RuntimeError too) unless the Context was made with embeddings=True.
+        Raises RequestError (a RuntimeError too) unless the Context was made with embeddings=True, RequestError for a
+        text that is too long, ModelError for PoolingStrategy.Native where the model's file names no pooling.
         """
-        return self.get_embedding_batch([text], pooling, normalize)[0]
+        return self.get_embedding_batch([one_text(text, "get_embedding")], pooling, normalize)[0]
 
     def get_embedding_batch(
         self, texts: Sequence[str], pooling: PoolingStrategy | str | None = None, normalize: bool = True
@@ -162,11 +176,18 @@ class Context:
             hint = "Context(model, ContextParams(embeddings=True))"
             raise StateError("this Context was made without embeddings", hint=hint)
         embedder = self.model.embedder
-        ids = [embedder.ids_of(text, i, False) for i, text in enumerate(text_list(texts, "get_embedding_batch"))]
+        how = self.default_pooling() if pooling is None else strategy(pooling).value
+        how = one_vector(embedder, how, NO_POOLING)
+        with too_long(TOO_LONG):
+            ids = [embedder.ids_of(text, i, False) for i, text in enumerate(text_list(texts, "get_embedding_batch"))]
         for i, tokens in enumerate(ids):
             if len(tokens) > self.n_ctx:
-                raise RequestError(f"input {i}: {len(tokens)} tokens, but the context has {self.n_ctx}")
-        how = self.default_pooling() if pooling is None else PoolingStrategy(pooling).value
+                hint = (
+                    f"{TOO_LONG}, or make the Context with a larger n_ctx"
+                    if self.n_ctx < self.model.n_ctx_train
+                    else TOO_LONG
+                )
+                raise TooLongError(f"input {i}: {len(tokens)} tokens, but the context has {self.n_ctx}", hint=hint)
         return [Embedding(row) for row in embedder.embed(ids, pooling=how, normalize=2 if normalize else -1)]
 
     def default_pooling(self) -> str:
@@ -182,8 +203,11 @@ class Context:
         return "mean"
 
     def decode(self, tokens: Sequence[int]) -> None:
-        """Run token ids, for `get_embeddings`."""
-        self.decoded = self.model.embedder.embed([list(tokens)], normalize=-1)[0]
+        """Run token ids, for `get_embeddings`. ModelError where the model's file names no pooling."""
+        embedder = self.model.embedder
+        how = one_vector(embedder, "native", NO_POOLING)
+        with too_long("pass fewer tokens"):
+            self.decoded = embedder.embed([list(tokens)], pooling=how, normalize=-1)[0]
 
     def get_embeddings(self) -> F32 | None:
         """The vector of what `decode` ran last, by the model's own pooling and not normalised; None before that."""
@@ -208,7 +232,7 @@ class EmbeddingGenerator:
 
     def embed(self, text: str) -> F32:
         """The vector (D) of a text."""
-        return self.embed_batch([text])[0]
+        return self.embed_batch([one_text(text, "embed")])[0]
 
     def embed_batch(self, texts: Sequence[str]) -> list[F32]:
         """Vectors (D) of texts, in order."""
@@ -219,6 +243,17 @@ class EmbeddingGenerator:
     def n_embd(self) -> int:
         """Numbers of a vector."""
         return self.context.model.embedder.info.n_embd_out
+
+
+def strategy(pooling: PoolingStrategy | str) -> PoolingStrategy:
+    """A PoolingStrategy, by its value or by its name. RequestError (a ValueError too) for anything else."""
+    if isinstance(pooling, PoolingStrategy):
+        return pooling
+    known = {name: member for member in PoolingStrategy for name in (member.value, member.name.lower())}
+    if not isinstance(pooling, str) or pooling.lower() not in known:
+        hint = f"one of {', '.join(f'PoolingStrategy.{member.name}' for member in PoolingStrategy)}"
+        raise InputValueError(f"pooling {pooling!r}: there is no such PoolingStrategy", hint=hint)
+    return known[pooling.lower()]
 
 
 def pair(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

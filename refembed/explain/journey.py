@@ -1,23 +1,27 @@
 """A text's stages as plain data, filled from the tokenizer's own stages and from a trace: nothing is computed twice.
 
-text ─► stages of the tokenizer ─► ids ─► steps before the layers, of one layer, behind them ─► pooling ─► vector
+text ─► stages of the tokenizer ─► ids ─► steps before the layers, of one layer, after them ─► pooling ─► vector
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import F64
-from refembed.embedder import Embedder, Input
+from refembed.embedder import Embedder
 from refembed.errors import RequestError
-from refembed.explain.taps import NORMS, POOLINGS, TOKENIZERS, Meaning, meaning
-from refembed.model.trace import Tap, Trace
+from refembed.explain.formulas import NO_FORMULA, Formula, formula_of
+from refembed.explain.operands import Operand, base_of, tap_of
+from refembed.explain.taps import HE, MARKS, POOLINGS, TOKENIZERS, Pooling, meaning
+from refembed.explain.watch import Call, Run, watch
+from refembed.inputs import Input
+from refembed.model.trace import Trace
 from refembed.normalize import normalize
 from refembed.pooling import POOLERS, resolve_pooling
 from refembed.tokenizer.explain import Stage
@@ -34,16 +38,32 @@ HIDDEN_END = ("result_norm", "final_norm_out", "result_embd")
 
 @dataclass(frozen=True)
 class Step:
-    """One tensor on the way."""
+    """One tensor of the run."""
 
-    name: str  # llama.cpp's name
+    name: str  # llama.cpp's name; of a sum that its graph leaves unnamed, the sum: "kqv_out-0 (2nd of 2) + inp_norm-0"
     shape: tuple[int, ...]
     numbers: tuple[float, ...]  # the first few of the token that is looked at
     whose: str  # what the numbers are of
     title: str = ""
-    formula: str = ""
     source: str = ""  # the paper
-    reads: str = ""  # GGUF tensors and keys
+    how: Formula = NO_FORMULA  # its formula, in words and in NumPy, and what the letters stand for
+    label: str = ""  # the name, with its number where it occurs more than once: "Qcur-0 (2nd of 2)"
+
+    @property
+    def formula(self) -> str:
+        """As it is read: "x Wᵀ + b"."""
+        return self.how.text
+
+    @property
+    def where(self) -> str:
+        """What the letters stand for: "x = inp_norm-0; W = blk.0.attn_q.weight"."""
+        return "; ".join(f"{o.letter} = {o.what}" for o in self.how.operands)
+
+    @property
+    def reads(self) -> str:
+        """GGUF tensors and keys among them: "blk.0.attn_q.weight, bert.attention.head_count = 12"."""
+        found = [o.what for o in self.how.operands if o.what.endswith((".weight", ".bias")) or " = " in o.what]
+        return ", ".join(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -70,15 +90,17 @@ class Journey:
     special: dict[int, bytes]  # spelling of ids that stages leave as ids
     ids: list[int]
     pieces: list[str]  # (T)
+    marks: str  # how pieces show where a word begins
     token: int  # which token's numbers are shown
     layer: int  # which layer is shown step by step
     before: list[Step]  # up to the first layer
     inside: list[Step]  # of that layer
-    behind: list[Step]  # behind the last layer
+    behind: list[Step]  # after the last layer
     layers: list[Layer]
-    hidden: list[F64]  # (T, C) into the first layer, and behind each
+    hidden: list[F64]  # (T, C) into the first layer, and out of each
     attention: dict[int, Array]  # layer -> (H, T, T); empty where the run shows none
-    pooling: Meaning
+    how: str  # the pooling's name
+    pooling: Pooling
     pooled: F64 | None  # (D) before it is normalised; None: one vector a token
     shares: F64 | None  # (T) of the tokens in the pooled vector
     vector: Array  # (D), or (T, D)
@@ -110,15 +132,15 @@ def explain(
         raise RequestError("there is no text to explain", hint='explain "Hello, world!"')
     n_layer, how = embedder.info.n_layer, resolve_pooling(pooling, embedder.model.hparams.pooling)
     layer = pick_layer(n_layer, layer)
-    trace = embedder.trace(texts[0], pooling=how, truncate=truncate)
+    run = watch(embedder, texts[0], pooling=how, truncate=truncate)
+    trace = run.trace
     ids = [int(i) for i in trace.meta["tokens"]]
     tokenizer = embedder.tokenizer
     stages = tokenizer.stages(texts[0], True, True)
     chosen = pick_token(ids, {p for s in stages if s.name != "ids" for p in s.parts if isinstance(p, int)}, token)
     pieces = [spell(tokenizer.vocab.tokens[i], tokenizer.vocab.kind) for i in ids]
     whose = f"token {chosen}, {pieces[chosen]!r}"
-    find = Finder(embedder, whose, chosen)
-    before, inside, behind = find.parts(trace, layer)
+    before, inside, after = Finder(run, whose, chosen).parts(layer)
     hidden = hidden_states(trace, n_layer)
     attention = attention_of(trace, n_layer, len(ids))
     last = last_hidden(trace)
@@ -133,15 +155,17 @@ def explain(
         special={i: tokenizer.vocab.tokens[i] for i in {*ids, *specials(stages)}},
         ids=ids,
         pieces=pieces,
+        marks=spell_marks(tokenizer.vocab.kind, pieces),
         token=chosen,
         layer=layer,
         before=before,
         inside=inside,
-        behind=behind,
+        behind=after,
         layers=[layer_of(il, hidden, attention.get(il)) for il in range(len(hidden) - 1)],
         hidden=hidden,
         attention=attention,
-        pooling=filled(POOLINGS[how], embedder, layer),
+        how=how,
+        pooling=filled(POOLINGS[how], embedder),
         pooled=None if how == "none" else np.asarray(trace["result_embd_pooled"], np.float64).reshape(-1),
         shares=contributions(last, how) if poolable and last is not None else None,
         vector=np.asarray(vector),
@@ -205,45 +229,46 @@ def compared(embedder: Embedder, texts: Sequence[str | bytes], how: str, truncat
 
 
 class Finder:
-    """Turns taps into steps."""
+    """Turns tensors of a run into steps."""
 
-    def __init__(self, embedder: Embedder, whose: str, token: int) -> None:
-        self.embedder, self.whose, self.token = embedder, whose, token
+    def __init__(self, run: Run, whose: str, token: int) -> None:
+        self.run, self.whose, self.token = run, whose, token
 
-    def parts(self, trace: Trace, layer: int) -> tuple[list[Step], list[Step], list[Step]]:
-        """Steps before the first layer, within one layer, and behind the last."""
+    def parts(self, layer: int) -> tuple[list[Step], list[Step], list[Step]]:
+        """Steps before the first layer, within one layer, and after the last."""
+        trace = self.run.trace
         owners = owner_of(trace)
         last = max((o for o in owners if o is not None), default=-1)
         before: list[Step] = []
         inside: list[Step] = []
-        behind: list[Step] = []
-        seen: dict[tuple[str, int | None], int] = {}
-        axes: set[tuple[str, int]] = set()  # of tensors that the layer has shown
-        for i, (tap, owner) in enumerate(zip(trace.taps, owners, strict=True)):
-            k = seen.get((tap.name, owner), 0)
-            seen[tap.name, owner] = k + 1
+        after: list[Step] = []
+        for i, owner in enumerate(owners):
             if owner == layer:
-                inside.append(self.step(tap, k, layer, turned=(tap.name, 3) in axes))
-                axes.add((tap.name, tap.array.ndim))
+                inside += self.steps(i)
             elif owner is None:
-                (behind if last in owners[:i] else before).append(self.step(tap, k, layer))
-        return before, inside, behind
+                (after if last in owners[:i] else before).extend(self.steps(i))
+        return before, inside, after
 
-    def step(self, tap: Tap, k: int, layer: int, turned: bool = False) -> Step:
-        """A tap with its line of the table."""
-        name = base_of(tap.name)
-        bias = self.has_bias(name, layer)
-        line = filled(meaning(name, k, tap.array.ndim, bias, turned), self.embedder, layer)
-        numbers, whose = self.numbers(name, tap.array)
-        return Step(tap.name, tap.array.shape, numbers, whose, line.title, line.formula, line.source, line.reads)
+    def steps(self, i: int) -> list[Step]:
+        """A tensor with its line of the table; where a norm adds the residual first, that sum before it."""
+        tap, line, formula = self.run.trace.taps[i], meaning(self.run, i), formula_of(self.run, i)
+        numbers, whose = self.numbers(base_of(tap.name), tap.array)
+        step = Step(tap.name, tap.array.shape, numbers, whose, line.title, line.source, formula, tap_of(self.run, i))
+        call = self.run.shown[i].call
+        is_first = i == 0 or self.run.shown[i - 1].call is not call
+        if call is None or call.arguments.get("plus") is None or not is_first:
+            return [step]
+        return [self.residual(call, formula), step]
 
-    def has_bias(self, name: str, layer: int) -> bool:
-        """Whether layer's Qcur, Kcur or Vcur has a bias."""
-        if name not in ("Qcur", "Kcur", "Vcur"):
-            return False
-        block = self.embedder.model.weights.blk[layer]
-        found = getattr(block, f"attn_{name[0].lower()}", None)
-        return getattr(found, "bias", None) is not None
+    def residual(self, call: Call, formula: Formula) -> Step:
+        """The sum that a norm begins with: llama.cpp's graph has it under no name."""
+        total = call["x"] + call["plus"]
+        parts = dict(zip("ax", formula.operands[0].what.split(" + "), strict=False)) if formula.operands else {}
+        operands = tuple(Operand(letter, what) for letter, what in sorted(parts.items(), reverse=True))
+        title = "The sum of what came before and what went in: the residual connection"
+        numbers, whose = self.numbers("", total)
+        name, formula = " + ".join(parts.values()), Formula("x + a", "x + a", operands)
+        return Step(name, total.shape, numbers, whose, title, HE, formula, name)
 
     def numbers(self, name: str, x: Array) -> tuple[tuple[float, ...], str]:
         """The first few numbers of the token that is looked at."""
@@ -292,64 +317,16 @@ def number_of(name: str) -> int | None:
     return int(found[2]) if found else None
 
 
-def base_of(name: str) -> str:
-    """`kqv_out` of `kqv_out-3`."""
-    found = END.match(name)
-    return found[1] if found else name
-
-
-def filled(line: Meaning, embedder: Embedder, layer: int) -> Meaning:
-    """A line with the model's own names in it, and of what it reads only what the file has."""
-    hp, traits = embedder.model.hparams, embedder.model.module.TRAITS
-    formula, source, eps = NORMS[traits.norm]
-    values = {
-        "{norm}": formula, "{norm_source}": source, "{norm_eps}": eps, "{arch}": hp.arch, "{il}": str(layer),
-    }  # fmt: skip
-
-    def fill(text: str) -> str:
-        for key, value in values.items():
-            text = text.replace(key, value)
-        return text
-
-    items = (fill(line.reads).replace("{arch}", hp.arch)).split(", ")
-    there = (as_stored(item, embedder) for item in items if item)
-    return Meaning(line.title, fill(line.formula), fill(line.source), ", ".join(t for t in there if t))
-
-
-OTHER_NAMES = (  # where an architecture has a tensor under another name
-    ("attn_q.", "attn_qkv."), ("attn_k.", "attn_qkv."), ("attn_v.", "attn_qkv."), ("attn_output.", "attn_o."),
-    ("output_norm.", "token_embd_norm."),
-)  # fmt: skip
-
-
-def as_stored(item: str, embedder: Embedder) -> str:
-    """A tensor's name as the file has it, or a key with its value; "" for a tensor that is not there."""
-    if not item.endswith((".weight", ".bias")):
-        metadata, key = embedder.tokenizer.vocab.metadata, item.partition(" ")[0]
-        return f"{key} = {short(metadata[key])}" if key in metadata else f"{key} (absent)" if "." in key else item
-    names = frozenset(tensor_names(embedder.model.weights))
-    forms = [item, *(item.replace(a, b) for a, b in OTHER_NAMES if a in item)]
-    forms += [f"enc.{form}" for form in forms]
-    return next((form for form in forms if form in names), "")
-
-
-def short(value: Any) -> str:
-    """A key's value; a float32 in the fewest digits that read back to it, an array by its length."""
-    if isinstance(value, float):
-        return str(np.float32(value))
-    return f"{len(value)} numbers" if isinstance(value, np.ndarray) else str(value)
-
-
-def tensor_names(value: Any) -> Iterator[str]:
-    """Names of all tensors that a model's weights are made of."""
-    if hasattr(value, "raw") and hasattr(value, "name"):
-        yield value.name
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from tensor_names(part)
-    elif is_dataclass(value):
-        for f in fields(value):
-            yield from tensor_names(getattr(value, f.name))
+def filled(line: Pooling, embedder: Embedder) -> Pooling:
+    """A pooling with the model's own names in it, and of what it reads only what the file has."""
+    arch, metadata = embedder.model.hparams.arch, embedder.tokenizer.vocab.metadata
+    key, _, value = line.reads.replace("{arch}", arch).partition(" = ")
+    if not key:
+        return line
+    stored = metadata.get(key)
+    same = value.split(",")[0].strip() == str(stored)
+    found = f"{key} = {stored}" if same else f"chosen; the file says {key} = {stored}" if stored is not None else ""
+    return Pooling(line.title, line.formula, line.source, found or f"the file has no {key}")
 
 
 def hidden_states(trace: Trace, n_layer: int) -> list[F64]:
@@ -403,6 +380,19 @@ def spell(token: bytes, kind: str) -> str:
     """A token of the vocabulary as characters; GPT-2's alphabet of bytes is turned back."""
     text = token.decode("utf-8", "replace")
     return text.replace("Ġ", "▁").replace("Ċ", "↵") if kind == "gpt2" else text
+
+
+def spell_marks(kind: str, pieces: Sequence[str]) -> str:
+    """How pieces show where a word begins; for WordPiece with this text's pieces as BERT's vocab.txt has them."""
+    if kind != "bert" or not (words := as_published(pieces)):
+        return MARKS.get(kind, "")
+    return f"{MARKS[kind]}. Here: {' '.join(words)}"
+
+
+def as_published(pieces: Sequence[str], most: int = 24) -> list[str]:
+    """Pieces of a WordPiece vocabulary as BERT's vocab.txt spells them: ["▁em", "bed"] -> ["em", "##bed"]."""
+    spelled = [p if re.fullmatch(r"\[[A-Za-z]+\]", p) else p[1:] if p[0] == "▁" else f"##{p}" for p in pieces if p]
+    return spelled[:most] + ["..."] * (len(spelled) > most)
 
 
 def decode(text: str | bytes) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from refembed.explain.journey import FIRST, Journey, Step, normalised
-from refembed.explain.words import spell_numbers, spell_parts, spell_shape
+from refembed.explain.words import spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
 from refembed.html.page import Section, esc, figure, page, table
@@ -22,12 +22,16 @@ def journey_page(j: Journey, head: int | None = None) -> str:
     """The page as HTML. head: shown first in the map of attention; None is the mean of all."""
     builders: Sequence[tuple[str, str, Callable[[Journey], str]]] = (
         ("tokens", "1. From characters to token ids", tokens),
-        ("embeddings", "2. From ids to vectors", lambda j: intro(EMBEDDINGS) + steps(j.before)),
+        (
+            "embeddings",
+            "2. From ids to vectors",
+            lambda j: intro(EMBEDDINGS.format(C=j.hidden[0].shape[1])) + steps(j.before),
+        ),
         ("layer", f"3. Layer {j.layer}, step by step", layer),
         ("attention", "4. Attention", lambda j: attention(j, head)),
         ("layers", "5. Through all layers", layers),
         ("pooling", "6. Pooling", pooling),
-        ("normalisation", "7. Normalisation", normalisation),
+        ("normalization", "7. Normalization", normalization),
         ("similarity", "8. Similarity", similarity),
         ("model", "The model", model),
     )
@@ -35,7 +39,7 @@ def journey_page(j: Journey, head: int | None = None) -> str:
     sections = [Section(id, heading, body) for id, heading, body in built if body]
     lead = (
         f"The journey of <b>“{esc(clipped(j.text))}”</b> through <b>{esc(j.about['model'])}</b>: "
-        f"{j.n_tokens} tokens, {j.about['layers']} layers, numbers of the arithmetic “{esc(j.about['numerics'])}”."
+        f"{j.n_tokens} tokens, {j.about['layers']} layers, computed with the numerics “{esc(j.about['numerics'])}”."
     )
     return page("How a text becomes a vector", lead, sections)
 
@@ -44,7 +48,9 @@ TOKENS = (
     "A model reads numbers, so the text is cut into pieces that its vocabulary knows. Each row is what one stage makes "
     "of it."
 )
-EMBEDDINGS = "Each id picks a row of a table: its vector. From here on every token is a row of C numbers."
+EMBEDDINGS = (
+    "Each id picks a row of a table: its vector. From here on every token is a row of C numbers; C is {C} here."
+)
 LAYER = (
     "A layer lets tokens look at each other (attention), then works on each on its own (feed-forward). The shape says "
     "how many numbers there are, rows first; T is {T} here."
@@ -65,7 +71,8 @@ def tokens(j: Journey) -> str:
         boxes = "<wbr>".join(f'<span class="token">{esc(p)}</span>' for p in parts[:SHOWN_PARTS]) or "(nothing)"
         rows.append((esc(stage.name), f'<div class="tokens">{boxes}{more}</div>', esc(stage.rule)))
     how = f'<p class="source">{esc(j.tokenizer)}. <code>tokenizer.ggml.model</code></p>'
-    return intro(TOKENS) + how + table(["stage", "becomes", "by"], rows, caption="Stages of the tokenizer")
+    marks = intro(f"Marks: {j.marks}.") if j.marks else ""
+    return intro(TOKENS) + how + table(["stage", "becomes", "by"], rows, caption="Stages of the tokenizer") + marks
 
 
 def steps(found: Sequence[Step]) -> str:
@@ -76,12 +83,12 @@ def steps(found: Sequence[Step]) -> str:
 def one_step(s: Step) -> str:
     """One step."""
     formula = f'<div class="formula mono">{esc(s.formula)}</div>' if s.formula else ""
-    source = [f"<i>{esc(s.source)}</i>"] if s.source else []
-    source += [f"<code>{esc(s.reads)}</code>"] if s.reads else []
-    origin = f'<p class="source">{". ".join(source)}</p>' if source else ""
+    where = "; ".join(f"{esc(o.letter)} = <code>{esc(o.what)}</code>" for o in s.how.operands)
+    formula += f'<p class="source">{where}</p>' if where else ""
+    origin = f'<p class="source"><i>{esc(s.source)}</i></p>' if s.source else ""
     more = " ..." if np.prod(s.shape) > FIRST else ""
     return (
-        f"<h3>{esc(s.title or s.name)} <code>{esc(s.name)}</code></h3>{formula}"
+        f"<h3>{esc(s.title or s.label)} <code>{esc(s.label)}</code></h3>{formula}"
         f'<p class="mono">{spell_shape(s.shape)}; {esc(s.whose)}: {spell_numbers(s.numbers)}{more}</p>{origin}'
     )
 
@@ -103,7 +110,7 @@ def attention(j: Journey, head: int | None) -> str:
 def layers(j: Journey) -> str:
     """Lengths of the hidden states, and each layer in numbers."""
     lengths = np.array([np.linalg.norm(x, axis=1) for x in j.hidden])  # (layers + 1, T)
-    labels = ["in", *map(str, range(len(j.hidden) - 1))]
+    labels = ["input", "layer 0", *map(str, range(1, len(j.hidden) - 1))]
     lines = [Line("mean of all tokens", lengths.mean(axis=1).tolist())]
     if j.n_tokens > 1:
         lines += [
@@ -111,8 +118,10 @@ def layers(j: Journey) -> str:
             Line(f"last, {j.pieces[-1]}", lengths[:, -1].tolist()),
         ]
     log = float(lengths.max()) > 50 * float(max(lengths.min(), 1e-30))
-    alt = f"Length of the hidden states behind each layer: from {lengths[0].mean():.4g} to {lengths[-1].mean():.4g}."
-    drawn = plot(lines, alt, x_labels=labels, y_name="|x|, by layer", log=log, titles=[f"layer {n}" for n in labels])
+    alt = f"Length of the hidden states after each layer: from {lengths[0].mean():.4g} to {lengths[-1].mean():.4g}."
+    drawn = plot(
+        lines, alt, x_labels=labels, y_name="|x|", log=log, titles=["input", *(f"layer {x.layer}" for x in j.layers)]
+    )
     rows = [
         (
             str(x.layer),
@@ -133,7 +142,7 @@ def states(j: Journey) -> str:
     """The last hidden states as a picture."""
     x = j.hidden[-1]
     alt = (
-        f"Heat map of the hidden states behind the last layer: {x.shape[0]} tokens from the top, {x.shape[1]} channels."
+        f"Heat map of the hidden states after the last layer: {x.shape[0]} tokens from the top, {x.shape[1]} channels."
     )
     sizes = np.abs(x[np.isfinite(x)])
     spread = float(np.quantile(sizes, 0.995)) or None if sizes.size else None
@@ -149,14 +158,11 @@ def pooling(j: Journey) -> str:
     text += f'<p class="source">{". ".join(origin)}</p>'
     text += steps(j.behind)
     if j.shares is not None:
-        words = (
-            "Share of each token in the vector, q[t] · p / |p|²; they add up to 1, a negative one pulls the other way."
-        )
-        text += "<h3>What each token contributes</h3>" + intro(words) + strip(j.pieces, j.shares.tolist())
+        text += "<h3>What each token contributes</h3>" + intro(spell_shares(j)) + strip(j.pieces, j.shares.tolist())
     return text + "".join(intro(note) for note in j.notes if "pooling" in note)
 
 
-def normalisation(j: Journey) -> str:
+def normalization(j: Journey) -> str:
     """The last step."""
     unit = normalised(j)
     if j.pooled is None or unit is None or len(j.pooled) < 2:
@@ -179,7 +185,7 @@ def similarity(j: Journey) -> str:
     x = np.asarray([[float(cosine(a, b)) for b in j.vectors] for a in j.vectors])
     alt = f"Cosines of {n} texts with each other. " + closest(x, j.texts)
     side = min(max(36 * n, 120), 480)
-    names = table([">text", ""], [(str(i + 1), esc(clipped(t))) for i, t in enumerate(j.texts)], caption="The texts")
+    names = table([">", "text"], [(str(i + 1), esc(clipped(t))) for i, t in enumerate(j.texts)], caption="The texts")
     text = '<div class="formula mono">cos(a, b) = a · b / (|a| |b|)</div>' + names
     if n <= 12:
         rows = [(str(i + 1), *(f"{v:.3f}" for v in x[i])) for i in range(n)]

@@ -8,6 +8,20 @@ from typing import Any
 from refembed.explain.journey import Journey, Step
 from refembed.tokenizer.explain import Stage
 
+ADDS = {  # pooling -> q[t], what token t adds to the pooled vector
+    "mean": "x[t] / T", "cls": "x[0] for the first token and 0 for all others",
+    "last": "x[T-1] for the last token and 0 for all others", "max": "x[t] in the channels where it is the largest",
+    "mean_sqrt_len": "x[t] / sqrt(T)", "weightedmean": "t x[t] / Σ t, t from 1",
+}  # fmt: skip
+
+
+def spell_shares(j: Journey) -> str:
+    """What the shares of tokens are."""
+    return (
+        "What each token contributes to the pooled vector p: its share is q[t] · p / |p|², where q[t] is what token t "
+        f"adds to p: {ADDS.get(j.how, 'its part of the sum')}. Shares add up to 1; a negative one pulls the other way."
+    )
+
 
 def spell_parts(stage: Stage, special: Mapping[int, bytes]) -> list[str]:
     """The parts of a stage: texts, special tokens by their names; ids as numbers."""
@@ -34,6 +48,7 @@ def as_object(j: Journey) -> dict[str, Any]:
         "stages": [{"name": s.name, "parts": spell_parts(s, j.special), "rule": s.rule} for s in j.stages],
         "ids": j.ids,
         "pieces": j.pieces,
+        "marks": j.marks,
         "layer": j.layer,
         "token": j.token,
         "steps": {
@@ -56,5 +71,6 @@ def step_object(s: Step) -> dict[str, Any]:
     """A step as JSON."""
     return {
         "name": s.name, "shape": list(s.shape), "numbers": list(s.numbers), "of": s.whose, "title": s.title,
-        "formula": s.formula, "source": s.source, "reads": s.reads,
+        "formula": s.formula, "numpy": s.how.python, "where": {o.letter: o.what for o in s.how.operands},
+        "source": s.source, "reads": s.reads,
     }  # fmt: skip

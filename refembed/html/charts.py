@@ -174,7 +174,7 @@ def strip(pieces: Sequence[str], values: Sequence[float], *, unit: str = "") -> 
     for piece, value in zip(pieces, values, strict=True):
         share = min(abs(value) / top, 1.0) if math.isfinite(value) else 0.0
         tint = f"rgba({'11,92,173' if value >= 0 else '179,71,0'},{0.5 * share:.2f})"
-        small = f"<small> {value:.3g}{unit}</small>" if len(pieces) <= 40 else ""
+        small = f'<small style="color:inherit"> {value:.3g}{unit}</small>' if len(pieces) <= 40 else ""
         title = f"{esc(piece)}: {value:.4g}{unit}"
         boxes.append(f'<span class="token" style="background:{tint}" title="{title}">{esc(piece)}{small}</span>')
     return f'<div class="tokens">{"<wbr>".join(boxes)}</div>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -212,4 +213,6 @@ def load_ops(
         from refembed.kernels.fast import Fast  # imports Numba: 0.3 s that only this numerics pays
 
         return Fast(memory_budget=memory_budget)
-    raise RequestError(f"numerics {numerics!r}: there is no such numerics", hint=f"one of auto, {', '.join(NUMERICS)}")
+    near = difflib.get_close_matches(str(numerics).lower(), ("auto", *NUMERICS), 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"one of auto, {', '.join(NUMERICS)}"
+    raise RequestError(f"numerics {numerics!r}: there is no such numerics", hint=hint)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,6 +120,9 @@ class Tokenizer(ABC):
 
         RequestError for an id that is not in the vocabulary.
         """
+        if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+            found = "None" if ids is None else f"{ids!r:.60} of type {type(ids).__name__}"
+            raise RequestError(f"token ids: a list of whole numbers is wanted, not {found}", hint="decode([101, 102])")
         vocab, ids = self.vocab, list(ids)
         no_bos = remove_special and vocab.add_bos and ids[:1] == [vocab.bos]
         no_eos = remove_special and vocab.add_eos and ids[-1:] == [vocab.eos]
@@ -152,7 +155,7 @@ def as_bytes(text: str | bytes) -> bytes:
         return text.encode("utf-8", "surrogatepass")
     if isinstance(text, (bytes, bytearray, memoryview)):
         return bytes(text)
-    raise RequestError(f"a text is str or bytes, not {type(text).__name__}")
+    raise RequestError(f"a text is str or bytes, not {type(text).__name__}", hint="one text at a time")
 
 
 def clean_spaces(text: bytes) -> bytes:

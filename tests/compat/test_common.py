@@ -14,7 +14,7 @@ import pytest
 
 from refembed import Embedder
 from refembed.compat.common import Source, text_list
-from refembed.errors import ModelError, RequestError
+from refembed.errors import ModelError, RequestError, TooLongError
 from tests.tiny import tiny_bert
 
 LIBRARIES = [
@@ -131,3 +131,9 @@ def test_a_models_own_prompts_are_taken_where_they_are_asked_for(tmp_path: Path)
     again = Source(path, prompts="model")
     assert np.array_equal(again.vectors(["cat"], "query"), e.embed(["the cat"]))
     assert np.array_equal(again.vectors(["cat"], "document"), e.embed(["cat"]))
+
+
+def test_a_text_that_is_too_long_names_the_argument_of_the_adapter(tiny: Path) -> None:
+    with pytest.raises(TooLongError, match=r"make this with truncate=True") as found:
+        Source(tiny, load={"numerics": "exact"}).vectors(["cat " * 99], "query")
+    assert "--truncate" not in str(found.value)

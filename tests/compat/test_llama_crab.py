@@ -10,7 +10,7 @@ import pytest
 
 from refembed import Embedder
 from refembed.compat.llama_crab import EmbedOptions, Llama, LlamaParams, PoolingType
-from refembed.errors import ModelError, RequestError
+from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.testing.synthetic import synthetic
 from tests.tiny import tiny_bert
 
@@ -123,3 +123,10 @@ def test_a_bi_encoder_does_not_rerank(llama: Llama, minilm: Path) -> None:
 def test_writing_text_is_refused(llama: Llama) -> None:
     with pytest.raises(NotImplementedError, match=r"Llama\.create_completion: refembed makes embeddings"):
         llama.create_completion("once", 5)
+
+
+def test_errors_name_no_argument_that_llama_crab_lacks(minilm: Path) -> None:
+    llama = Llama.load(LlamaParams(str(minilm)).with_n_ctx(4096).with_embeddings(True))
+    with pytest.raises(TooLongError, match=r"the model reads at most 512(.|\n)*cut the text") as found:
+        llama.embed("cat " * 600, True)
+    assert "truncate" not in str(found.value)

@@ -20,7 +20,8 @@ from refembed.compat.mullama import (
     dot_product,
     normalize,
 )
-from refembed.errors import RequestError
+from refembed.errors import ModelError, RequestError, TooLongError
+from refembed.testing.synthetic import synthetic
 from tests.tiny import tiny_bert
 
 PASTA = ["How do I cook pasta?", "What is the recipe for spaghetti?", "Tell me about quantum physics"]
@@ -189,3 +190,35 @@ def test_writing_text_is_refused(context: Context) -> None:
     for refuse in (context.generate, context.generate_stream, context.model.apply_chat_template):
         with pytest.raises(NotImplementedError, match="refembed makes embeddings, it writes no text"):
             refuse("once")
+
+
+def test_native_pooling_of_a_file_that_names_none_is_refused(tmp_path: Path) -> None:
+    """A decoder has no vector of its own for a text: the dimension was once the number of tokens."""
+    model = Model.load(synthetic(tmp_path / "m.gguf", "llama"), numerics="exact")
+    context = Context(model, ContextParams(embeddings=True))
+    for call in (
+        lambda: context.get_embedding("the cat", PoolingStrategy.Native),
+        lambda: EmbeddingGenerator(model).embed("the cat"),
+        lambda: context.decode([2, 5, 3]),
+    ):
+        with pytest.raises(ModelError, match=r"the file names no pooling(.|\n)*PoolingStrategy.Last"):
+            call()
+    assert context.get_embedding("the cat", PoolingStrategy.Last).dimension == model.n_embd
+    assert context.get_embedding("the cat").dimension == model.n_embd
+
+
+def test_errors_name_no_argument_that_mullama_lacks(context: Context) -> None:
+    for call in (
+        lambda: context.get_embedding("cat " * 600),
+        lambda: EmbeddingGenerator(context.model, n_ctx=8).embed("cat " * 20),
+        lambda: context.decode([101] * 600),
+    ):
+        with pytest.raises(TooLongError) as found:
+            call()
+        assert found.value.hint
+        assert "truncate" not in str(found.value)
+    with pytest.raises(ValueError, match="no such PoolingStrategy"):
+        context.get_embedding("cat", "meen")
+    with pytest.raises(TypeError, match="get_embedding takes one text"):
+        context.get_embedding(None)  # type: ignore[arg-type]
+    assert np.array_equal(context.get_embedding("cat", "First").data, context.get_embedding("cat", "cls").data)

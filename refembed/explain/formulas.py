@@ -1,0 +1,28 @@
+"""The formula of each tensor of a run, with what its letters stand for: for reading, and in NumPy for checking.
+
+    text      (x - mean(x)) / sqrt(var(x) + eps) · W + b
+    python    (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * W + b
+    operands  x = kqv_out-0 + inp_norm-0, eps = bert.attention.layer_norm_epsilon = 1e-12, W = ..., b = ...
+
+Nothing is looked up by a tensor's name that the run can tell: a formula comes from the operation that was called, and
+its operands from that operation's arguments. `python` uses np, `softmax`, `erf`, `rope` and `bucket` (T5); it is ""
+where NumPy has no line for it.
+"""
+
+from __future__ import annotations
+
+from refembed.explain.formula import NO_FORMULA, Formula
+from refembed.explain.formulas_by_name import ALWAYS_BY_NAME, BY_NAME
+from refembed.explain.formulas_of_operations import BY_OPERATION
+from refembed.explain.operands import base_of
+from refembed.explain.watch import Run
+
+__all__ = ["NO_FORMULA", "Formula", "formula_of"]
+
+
+def formula_of(run: Run, i: int) -> Formula:
+    """The formula of the i-th tensor of a run."""
+    shown, name = run.shown[i], base_of(run.trace.taps[i].name)
+    if name in BY_NAME and (shown.call is None or name in ALWAYS_BY_NAME):
+        return BY_NAME[name](run, i)
+    return NO_FORMULA if shown.call is None else BY_OPERATION[shown.call.op](run, i, shown.call)
