@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from refembed.convert_files import check_named
 from refembed.convert_vocab import ID_KEYS, Vocab, load_json, read_json, read_vocab
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
@@ -315,7 +316,7 @@ def open_weights(folder: Path) -> list[Entry]:
         raise ModelError(f"{folder}: no model.safetensors", hint=hint if pickled else "is the folder whole?")
     entries = []
     for part in parts:
-        file = SafetensorsFile(folder / part)
+        file = SafetensorsFile(check_named(folder / part))
         entries += [file[name] for name in sorted(file)]
     found = {entry.name for entry in entries}
     if len(found) < len(entries) or (places and found != set(places)):

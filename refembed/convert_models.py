@@ -139,9 +139,9 @@ RECIPES: dict[str, Recipe] = {
                          extras=(*ENCODER, "local-window", "unscaled", "vocab", "activation")),
     "Roberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), BERT_DROPPED, pre="roberta-bpe",
                       extras=(*ENCODER, "labels")),
-    "XLMRoberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), BERT_DROPPED, ("unigram",),
+    "XLMRoberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), BERT_DROPPED, ("unigram", "xlm-roberta"),
                          extras=(*ENCODER, "labels")),
-    "T5Encoder": Recipe("t5encoder", T5, "encoder.block.", (), ("encoder.embed_tokens.",), ("spiece",)),
+    "T5Encoder": Recipe("t5encoder", T5, "encoder.block.", (), ("encoder.embed_tokens.",), ("spiece", "unigram")),
 }  # fmt: skip
 CLASSES = {
     "Qwen2": ("Model", "ForCausalLM"), "Qwen3": ("Model", "ForCausalLM"), "Llama": ("Model", "ForCausalLM"),

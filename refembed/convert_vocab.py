@@ -16,6 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refembed.convert_files import check_listed
+from refembed.convert_rules import (
+    around,
+    check_added,
+    check_wordpiece,
+    check_wordpiece_settings,
+    warn_added,
+    warn_lowercase,
+)
 from refembed.errors import ModelError
 from refembed.gguf.cursor import shown
 
@@ -75,16 +84,27 @@ def understand(folder: Path, config: dict[str, Any]) -> Vocab:
     names = DEFAULTS | special_names(read_json(folder / "special_tokens_map.json")) | special_names(settings)
     tokenizer = read_json(folder / "tokenizer.json")
     if tokenizer:
-        pieces = pieces_of_json(folder / "tokenizer.json", tokenizer)
+        path = folder / "tokenizer.json"
+        pieces = pieces_of_json(path, tokenizer)
+        check_wordpiece(path, tokenizer)
         lowercase, strip_accents = normalizer_flags(tokenizer.get("normalizer") or {})
+        warn_lowercase(path, settings, {"lowercase": lowercase, "strip_accents": strip_accents})
+        ends = around(path, tokenizer)
+        names |= {"unk": tokenizer["model"]["unk_token"]}
+        names |= {name: token[0] for name, token in (("cls", ends.front), ("sep", ends.back)) if token}
         adds = template_flags(tokenizer.get("post_processor") or {}, names)
+        adds |= {"bos": True, "eos": True}
     else:
+        check_wordpiece_settings(folder / "tokenizer_config.json", settings)
         pieces = pieces_of_text(folder, settings, names)
         lowercase, strip_accents = settings.get("do_lower_case", True), settings.get("strip_accents")
         adds = {"bos": True, "eos": True, "sep": False}  # [CLS] text [SEP]
     for name in ("bos", "eos", "sep"):
         if isinstance(settings.get(f"add_{name}_token"), bool):
             adds.setdefault(name, settings[f"add_{name}_token"])
+    warn_added(pieces.path, pieces.added.values(), word_piece=True, lowercase=lowercase)
+    if tokenizer:  # what its template puts around a text, whatever they are called elsewhere
+        names |= {"bos": names["cls"], "eos": names["sep"]}
     names.setdefault("bos", names["cls"])
     names.setdefault("eos", names["sep"])
     tokens, types = spell(pieces, config["vocab_size"])
@@ -144,6 +164,7 @@ def pieces_of_json(path: Path, tokenizer: dict[str, Any]) -> Pieces:
     texts = {id_number(i): text for text, i in model["vocab"].items()}
     if len(texts) != len(model["vocab"]):
         raise ModelError(f"{path}: two tokens have the same id", hint="is the file whole?")
+    check_added(path, tokenizer, model["vocab"])
     return Pieces(path, texts, {id_number(t["id"]): added_token(t) for t in tokenizer.get("added_tokens") or []})
 
 
@@ -151,7 +172,7 @@ def pieces_of_text(folder: Path, settings: dict[str, Any], names: dict[str, str]
     """The vocabulary in vocab.txt, a piece a line; what is special is said elsewhere."""
     path = folder / "vocab.txt"
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = check_listed(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise ModelError(f"{folder}: no tokenizer.json and no vocab.txt", hint="refembed converts WordPiece") from None
     except (OSError, UnicodeDecodeError) as e:
@@ -177,7 +198,8 @@ def added_token(token: dict[str, Any]) -> dict[str, Any]:
     """The parts of an added token that matter here. KeyError or ValueError where it is none."""
     if not isinstance(token["content"], str):
         raise ValueError(f"{token['content']!r} is no token")
-    return {"content": token["content"], "special": bool(token.get("special"))}
+    flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
+    return {"content": token["content"]} | {flag: bool(token.get(flag)) for flag in flags}
 
 
 def special_names(settings: dict[str, Any]) -> dict[str, str]:
@@ -245,7 +267,7 @@ def pre_name(pieces: Pieces, lowercase: Any) -> str:
 def load_json(path: Path) -> Any:
     """What a JSON file holds; None where there is no such file. ModelError where it holds no JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(check_listed(path).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as e:  # bad UTF-8 and bad JSON are ValueErrors
