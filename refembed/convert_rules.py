@@ -209,6 +209,7 @@ def warn_lowercase(path: Path, settings: dict[str, Any], flags: dict[str, Any]) 
 def check_bpe(path: Path, tokenizer: dict[str, Any], *, ignore_merges: bool) -> None:
     """ModelError for byte-level BPE that llama.cpp's is not. ignore_merges: as tokenizer.ggml.pre implies it."""
     model = tokenizer["model"]
+    added = {token["content"] for token in tokenizer.get("added_tokens") or []}
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise refuse(path, "a setting", f"{key} {model[key]}", "refembed converts byte-level BPE as GPT-2 has it")
@@ -220,7 +221,7 @@ def check_bpe(path: Path, tokenizer: dict[str, Any], *, ignore_merges: bool) -> 
         )
     elif normalizer:
         raise refuse(path, "a normalizer", tokenizer["normalizer"], "llama.cpp's byte-pair encoding has none")
-    if bool(model.get("ignore_merges")) != ignore_merges and (odd := unmerged(model)):
+    if bool(model.get("ignore_merges")) != ignore_merges and (odd := unmerged(model, added)):
         found = f"ignore_merges {bool(model.get('ignore_merges'))}".lower()
         hint = f"the name of this cut implies the opposite, and {shown(odd)} is no result of merges"
         raise refuse(path, "a setting", found, hint)
@@ -233,11 +234,11 @@ def check_bpe(path: Path, tokenizer: dict[str, Any], *, ignore_merges: bool) -> 
 BYTES = "".join(map(chr, (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))))
 
 
-def unmerged(model: dict[str, Any]) -> str | None:
-    """A token that merges do not lead to from its characters; None where they lead to all."""
+def unmerged(model: dict[str, Any], added: set[str]) -> str | None:
+    """A token of the vocabulary, none of the added, that merges do not lead to; None where they lead to all."""
     pairs = [tuple(pair.split(" ", 1)) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
     ranks = {pair: rank for rank, pair in reversed([*enumerate(pairs)])}
-    for token in model["vocab"]:
+    for token in model["vocab"].keys() - added:
         parts = list(token)
         while len(parts) > 1:
             found = [ranks.get(pair, len(ranks)) for pair in itertools.pairwise(parts)]
@@ -257,6 +258,9 @@ def check_unigram(path: Path, tokenizer: dict[str, Any], charsmap: bytes) -> tup
         raise refuse(path, "a setting", "byte_fallback", "llama.cpp's Unigram has an unknown token, and no bytes")
     if type(model.get("unk_id")) is not int or not 0 <= model["unk_id"] < len(pieces):
         raise refuse(path, "an unknown token", model.get("unk_id"), "unk_id is to be the id of a piece")
+    unk, added = pieces[model["unk_id"]], {token["content"] for token in tokenizer.get("added_tokens") or []}
+    if unk not in added:
+        raise refuse(path, "an unknown token", f"{unk}, no added token", "llama.cpp does not look for it in a text")
     collapse, stripped = spaces_of(path, tokenizer)
     cutter = steps(tokenizer.get("pre_tokenizer"))
     kinds = [step.get("type") for step in cutter]
@@ -269,15 +273,17 @@ def check_unigram(path: Path, tokenizer: dict[str, Any], charsmap: bytes) -> tup
         hint = "where llama.cpp merges spaces it puts one before each text"
         raise refuse(path, "a pre-tokenizer", "prepend_scheme never, with spaces that are merged", hint)
     split = words or metaspace.get("split", True)
-    added = {token["content"] for token in tokenizer.get("added_tokens") or []}
     across = [p for p in pieces if "▁" in p[1:] and p not in added and not (words and set(p) == {"▁"})]
     if split and across:
         hint = f"llama.cpp finds pieces across words, {shown(across[0])} for one, and the `tokenizers` library does not"
         raise refuse(path, "a pre-tokenizer", "a cut before each U+2581", hint)
     if "▁" not in pieces:
         raise refuse(path, "a vocabulary", "no piece U+2581", "a space before an unknown character has to have one")
-    warn_spaces(path, words=words, collapse=collapse, stripped=stripped, scheme=scheme, charsmap=charsmap)
-    return scheme != "never", words or collapse or scheme != "never"
+    marked = any(step.get("content") == "▁" for step in steps(tokenizer.get("normalizer")))
+    warn_spaces(
+        path, words=words, collapse=collapse, marked=marked, stripped=stripped, scheme=scheme, charsmap=charsmap
+    )
+    return scheme != "never", words or collapse
 
 
 def spaces_of(path: Path, tokenizer: dict[str, Any]) -> tuple[bool, bool]:
@@ -297,17 +303,29 @@ def spaces_of(path: Path, tokenizer: dict[str, Any]) -> tuple[bool, bool]:
     return collapse, stripped
 
 
-def warn_spaces(path: Path, *, words: bool, collapse: bool, stripped: bool, scheme: str, charsmap: bytes) -> None:
+def warn_spaces(
+    path: Path, *, words: bool, collapse: bool, marked: bool, stripped: bool, scheme: str, charsmap: bytes
+) -> None:
     """Say which spaces llama.cpp takes otherwise."""
     if words and not charsmap:
         warn(
             f"{path}: words end at every white space, in llama.cpp at U+0020 alone, and no character map makes one of "
             "the other: texts with line feeds or tabs get other ids; replace these by spaces beforehand"
         )
-    if not words and not (collapse and stripped):
+    if (marked or not words) and collapse and not stripped:
         warn(
-            f"{path}: spaces at the ends of a text or several in a row are tokens there, but none in llama.cpp; only "
-            "such texts get other ids: strip them beforehand"
+            f"{path}: white space at the end of a text is a token there, but none in llama.cpp: only such texts get "
+            "other ids; strip them beforehand"
+        )
+    if not words and not collapse and scheme != "never":
+        warn(
+            f"{path}: where a text, or what follows a special token in it, begins with white space, llama.cpp puts one "
+            "more: only such texts get other ids; strip them beforehand"
+        )
+    if not words and not collapse and charsmap:
+        warn(
+            f"{path}: CR LF is one space there, in llama.cpp two: only texts with such line ends get other ids; "
+            "end lines with LF"
         )
     if scheme == "first":
         warn(

@@ -10,6 +10,7 @@ Mirrors conversion/base.py, bert.py and t5.py of llama.cpp; special tokens are g
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,7 @@ def add_xlm_roberta(writer: GGUFWriter, folder: Path, size: int, pre: str) -> No
         raise refuse(pieces.path, "a vocabulary", "BPE", "XLM-RoBERTa has Unigram")
     wider = read_sentencepiece(folder / "sentencepiece.bpe.model", max(size, pieces.count + 1))
     pieces = realign(wider)
+    check_prefix(pieces)
     for text, i in read_json(folder / "added_tokens.json").items():
         pieces.put_added(i, text, 0.0, USER_DEFINED)
     add_scored(writer, pieces)
@@ -217,6 +219,7 @@ def add_spiece(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
         if path.name != "tokenizer.model":
             raise refuse(path, "a vocabulary", "BPE in a spiece.model", "T5 has Unigram; name it tokenizer.model")
         return add_sentencepiece(writer, folder, size, pre)
+    check_prefix(pieces)
     for text, i in read_json(folder / "added_tokens.json").items():
         pieces.put_added(i, text, -1000.0, USER_DEFINED)
     add_scored(writer, pieces)
@@ -225,6 +228,13 @@ def add_spiece(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
     set_unknown(keys, pieces, 2)
     add_keys(writer, keys)
     return None
+
+
+def check_prefix(pieces: Pieces) -> None:
+    """ModelError for Unigram that merges spaces but puts none before a text."""
+    if pieces.remove_extra_whitespaces and not pieces.add_space_prefix:
+        hint = "where llama.cpp's Unigram merges spaces it puts one before each text"
+        raise refuse(pieces.path, "a setting", "add_dummy_prefix false", hint)
 
 
 def add_scored(writer: GGUFWriter, pieces: Pieces) -> None:
@@ -246,11 +256,15 @@ def special_keys(folder: Path, size: int, *, merges: bool = False) -> Keys:
     import gguf
 
     notes = gguf.GGUFWriter(None, "none")  # never writes: it is the list that SpecialVocab adds to
+    log = logging.getLogger("gguf.vocab")
+    log.addFilter(worth_saying)
     try:
         gguf.SpecialVocab(folder, load_merges=merges, n_vocab=size).add_to_gguf(notes, quiet=True)
     except Exception as e:  # gguf-py checks nothing
         hint = "save the tokenizer again with save_pretrained"
         raise ModelError(f"{folder}: the tokenizer's files: {e!r}", hint=hint) from None
+    finally:
+        log.removeFilter(worth_saying)
     keys: Keys = {}
     for key, item in notes.kv_data[0].items():
         if key.startswith("tokenizer.") and "chat_template" not in key:
@@ -258,6 +272,11 @@ def special_keys(folder: Path, size: int, *, merges: bool = False) -> Keys:
             kind = "ARRAY[STRING]" if isinstance(item.value, list) else kind
             keys[key.removeprefix("tokenizer.ggml.")] = (item.value, kind)
     return keys
+
+
+def worth_saying(record: logging.LogRecord) -> bool:
+    """Whether a remark of gguf-py is one: [CLS] is BOS in GGUF, and that flags differ is said by `warn_flags`."""
+    return not record.getMessage().startswith(("No handler for special token type cls", "Mismatch between"))
 
 
 def settle(writer: GGUFWriter, keys: Keys, ends: Around, *, bos: bool, eos: bool) -> None:
