@@ -109,6 +109,12 @@ def understand(folder: Path, config: dict[str, Any]) -> Vocab:
     names.setdefault("eos", names["sep"])
     tokens, types = spell(pieces, config["vocab_size"])
     ids = {name: pieces.id_of(names[name]) for name in ID_KEYS}
+    for name in ("bos", "sep", "unk"):
+        if ids[name] is None:
+            found = (
+                f"{pieces.path}: no token {shown(names[name])}, which goes around each text or stands for the unknown"
+            )
+            raise ModelError(found, hint="is the file whole? tokenizer_config.json may name another token")
     ids = {name: config.get(f"{name}_token_id") if i is None else i for name, i in ids.items()}
     return Vocab(
         tokens=tokens,
@@ -130,7 +136,7 @@ def spell(pieces: Pieces, size: int) -> tuple[list[str], list[int]]:
     tokens: dict[str, int] = {}
     types = []
     for i in range(size):
-        token, kind = pieces.texts.get(i), NORMAL
+        token, kind = pieces.texts.get(i) or None, NORMAL  # a blank line is no token: no word is empty
         if i in pieces.added:
             token = pieces.added[i]["content"]
             kind = CONTROL if pieces.added[i]["special"] or looks_special(token) else USER_DEFINED
