@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from refembed.convert_merges import is_merged, scores_of, space_before
 from refembed.convert_rules import (
     Around,
     around,
@@ -28,7 +30,7 @@ from refembed.convert_rules import (
     warn_added,
     warn_flags,
 )
-from refembed.convert_sentencepiece import UNKNOWN, Pieces, read_sentencepiece, realign
+from refembed.convert_sentencepiece import BYTE, UNKNOWN, Pieces, read_sentencepiece, realign
 from refembed.convert_vocab import CONTROL, NORMAL, UNUSED, USER_DEFINED, looks_special, read_json, special_names
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter
@@ -61,8 +63,10 @@ def add_bpe(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
     """Byte-level BPE. pre: what the cut of GPT-2 is called in this architecture."""
     path = folder / "tokenizer.json"
     tokenizer = read_json(path, required=True)
+    if is_merged(tokenizer):
+        return add_merged(writer, folder, size, pre)
     model = tokenizer.get("model") or {}
-    if model.get("type", "BPE") != "BPE" or model.get("byte_fallback"):
+    if model.get("type", "BPE") != "BPE":
         raise ModelError(f"{path}: not a byte-level BPE tokenizer", hint="refembed converts this architecture's own")
     name = cut_of(path, tokenizer, pre or GPT2)
     ends = around(path, tokenizer)
@@ -78,6 +82,34 @@ def add_bpe(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
     keys = special_keys(folder, size, merges=True)
     settle(writer, keys, ends, bos=defaults_of(name).add_bos, eos=False)
     warn_flags(path, read_json(folder / "tokenizer_config.json"), ends)
+    add_keys(writer, keys)
+    return None
+
+
+def add_merged(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
+    """SentencePiece's BPE as a tokenizer.json has it: what merges say becomes scores."""
+    path = folder / "tokenizer.json"
+    tokenizer = read_json(path, required=True)
+    model = tokenizer["model"]
+    ends, scores = around(path, tokenizer), scores_of(path, tokenizer)
+    prefix = space_before(path, tokenizer)
+    pieces = Pieces.blank(size, path)
+    pieces.unigram = False
+    for token, i in model["vocab"].items():
+        kind = BYTE if re.fullmatch(r"<0x[0-9A-F]{2}>", token) else NORMAL
+        pieces.put(i, token, scores.get(token, -10000.0), kind)
+    put_added(pieces, tokenizer, model["vocab"])
+    if sum(kind == BYTE for kind in pieces.kinds) != 256:
+        raise refuse(path, "a vocabulary", "not every byte has a token", "llama.cpp spells unknown characters as bytes")
+    unk = pieces.id_of(model.get("unk_token"))
+    if unk is not None:
+        pieces.kinds[unk] = UNKNOWN
+    add_scored(writer, pieces)
+    keys = special_keys(folder, len(pieces.tokens))
+    settle(writer, keys, ends, bos=True, eos=False)
+    set_unknown(keys, pieces, 0)
+    warn_flags(path, read_json(folder / "tokenizer_config.json"), ends)
+    keys["add_space_prefix"] = (prefix, "BOOL")
     add_keys(writer, keys)
 
 

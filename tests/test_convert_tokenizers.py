@@ -342,3 +342,76 @@ def test_unigram_that_merges_spaces_and_puts_none_before_a_text_is_refused(tmp_p
         folder = spm(name, tmp_path, pieces, UNIGRAM, add_dummy_prefix=False, remove_extra_whitespaces=True, more=4)
         with pytest.raises(ModelError, match="a setting that GGUF has no key for: add_dummy_prefix false"):
             convert(folder, tmp_path / "x.gguf")
+
+
+# -- SentencePiece's BPE in a tokenizer.json, without its own file
+
+
+def merged_json(**change: Any) -> dict[str, Any]:
+    """As `transformers` 5 saves Gemma: every pair of a piece stands with the others of that piece."""
+    merges = [["t", "h"], ["h", "e"], ["t", "he"], ["th", "e"], ["▁", "the"], ["▁the", "c"]]
+    vocab = {text: i for i, (text, _, _) in enumerate(PLAIN[:259])}
+    for piece in ("th", "he", "the", "▁the", "▁thec", *"▁theca"):
+        vocab[piece] = len(vocab)
+    model = {"type": "BPE", "byte_fallback": True, "fuse_unk": True, "unk_token": "<unk>", "vocab": vocab,
+             "merges": merges}  # fmt: skip
+    added = [{"id": i, "content": t, "special": True} for i, t in enumerate(("<unk>", "<s>", "</s>"))]
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    post = template("<s>", "A", "</s>", **{"<s>": 1, "</s>": 2})
+    return {"model": model, "added_tokens": added, "normalizer": spaces, "post_processor": post} | change
+
+
+def merged_folder(tmp_path: Path, **change: Any) -> tuple[Path, dict[str, int]]:
+    content = merged_json(**change)
+    vocab = content["model"]["vocab"]
+    folder = spm("gemma-embedding", tmp_path, [("x", 0.0, 1)] * len(vocab))
+    (folder / "tokenizer.model").unlink()
+    write_json(folder / "tokenizer.json", content)
+    return folder, vocab
+
+
+def test_merges_of_a_tokenizer_json_become_scores(tmp_path: Path) -> None:
+    """ "he" is made before "the", "▁thec" last; "é" is its bytes."""
+    folder, vocab = merged_folder(tmp_path)
+    path = convert(folder, tmp_path / "x.gguf")
+    assert open_gguf(path).metadata[f"{TOKENIZER}model"] == "llama"
+    assert ids(path, "the thecé") == [
+        1, vocab["the"], vocab["▁thec"], vocab["<0xC3>"], vocab["<0xA9>"], 2
+    ]  # fmt: skip
+    assert ids(path, "ht") == [1, vocab["h"], vocab["t"], 2]
+
+
+def test_the_space_before_a_text_is_what_the_normalizer_says(tmp_path: Path) -> None:
+    spaces = merged_json()["normalizer"]
+    prepend = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, spaces]}
+    folder, vocab = merged_folder(tmp_path, normalizer=prepend)
+    assert ids(convert(folder, tmp_path / "x.gguf"), "the") == [1, vocab["▁the"], 2]
+
+
+PAIRS = merged_json()["model"]["merges"]
+MERGED_REFUSED: dict[str, tuple[list[list[str]], str]] = {
+    "a pair is missing": ([p for p in PAIRS if p != ["th", "e"]], "merges .*: none of th and e, though the is a token"),
+    "a pair is elsewhere": ([*(p for p in PAIRS if p != ["th", "e"]), ["th", "e"]], "the is made before and after"),
+}
+
+
+@pytest.mark.parametrize("fault", MERGED_REFUSED)
+def test_merges_that_no_scores_lead_to_are_refused_by_name(fault: str, tmp_path: Path) -> None:
+    merges, message = MERGED_REFUSED[fault]
+    folder, _ = merged_folder(tmp_path, model=merged_json()["model"] | {"merges": merges})
+    with pytest.raises(ModelError, match=message):
+        convert(folder, tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"normalizer": {"type": "NFKC"}}, "a normalizer .*NFKC"),
+        ({"normalizer": None}, "none that replaces spaces"),
+        ({"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "split": True}}, "a pre-tok"),
+    ],
+)
+def test_other_spaces_than_sentencepieces_are_refused_by_name(change: Any, message: str, tmp_path: Path) -> None:
+    folder, _ = merged_folder(tmp_path, **change)
+    with pytest.raises(ModelError, match=message):
+        convert(folder, tmp_path / "x.gguf")
