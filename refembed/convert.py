@@ -191,8 +191,8 @@ def convert(
 ) -> Path:
     """Convert a model that Hugging Face's `transformers` or sentence-transformers saved. Returns out_path.
 
-    folder    config.json, safetensors, and tokenizer.json, vocab.txt, tokenizer.model or spiece.model, as the kind has
-              it; modules.json and 1_Pooling where there are any
+    folder    config.json, safetensors, and tokenizer.json, vocab.txt, tokenizer.model, spiece.model or
+              sentencepiece.bpe.model, as the kind has it; modules.json and 1_Pooling where there are any
     outtype   "f32", "f16", "bf16" or "q8_0": how matrices are stored; vectors, positions and segments stay F32.
               Or a type of quantize.py, "q4_k_m" for example: the file that llama-quantize makes of the one in F32
     name      GGUF `general.name`; the model card, config.json or the folder say it otherwise

@@ -46,7 +46,7 @@ def scores_of(path: Path, tokenizer: dict[str, Any]) -> dict[str, float]:
 
 
 def space_before(path: Path, tokenizer: dict[str, Any]) -> bool:
-    """Whether a space goes in front of a text. ModelError for a normalizer or pre-tokenizer that is not SentencePiece's."""
+    """Whether a space goes in front of a text. ModelError for what SentencePiece does not do before it merges."""
     model = tokenizer["model"]
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "ignore_merges"):
         if model.get(key):

@@ -1,10 +1,14 @@
 """Tokenizers of Hugging Face folders that are not WordPiece -> `tokenizer.ggml.*`.
 
     tokenizer.json, byte-level BPE          -> "gpt2": tokens, kinds, merges
+    tokenizer.json, BPE with byte fallback  -> "llama": tokens, scores by the order of merges (convert_merges.py)
     tokenizer.json, Unigram (XLM-RoBERTa)   -> "t5": tokens, scores, kinds, the map of characters
     tokenizer.model, spiece.model           -> "llama" (BPE by scores) or "t5" (Unigram): SentencePiece's own file
+    sentencepiece.bpe.model                 -> "t5", with XLM-RoBERTa's numbers
 
-Mirrors conversion/base.py, bert.py and t5.py of llama.cpp; special tokens are gguf-py's SpecialVocab, as there.
+Mirrors conversion/base.py, bert.py and t5.py of llama.cpp; special tokens are gguf-py's SpecialVocab, as there. What it
+does not write, and ids depend on, is written here: flags and ids that say what tokenizer.json puts around a text, the
+unknown token, the space before a text.
 """
 
 from __future__ import annotations
