@@ -463,6 +463,11 @@ def add_tokenizer(writer: GGUFWriter, config: Config) -> None:
             break
     else:
         files = " or ".join(name for kind in config.recipe.vocabs for name in VOCABS[kind].files)
-        raise ModelError(f"{config.folder}: no {files}", hint="is the folder whole?")
+        hint = "is the folder whole?"
+        if (config.folder / "vocab.json").is_file() and (config.folder / "merges.txt").is_file():
+            hint = (
+                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of `transformers` writes tokenizer.json"
+            )
+        raise ModelError(f"{config.folder}: no {files}", hint=hint)
     if config.recipe.arch == "bert":
         writer.add("tokenizer.ggml.token_type_count", config.sizes["types"], "UINT32")

@@ -183,6 +183,14 @@ def warn_added(
         )
 
 
+def warn_beyond(folder: Path, token: str, i: int, size: int) -> None:
+    """Say that an added token has no row in the table of embeddings."""
+    warn(
+        f"{folder}: added token {shown(token)} has id {i}, but the model has {size:,} tokens: it is left out; a text "
+        "that holds it is cut like any other"
+    )
+
+
 def warn_flags(path: Path, settings: dict[str, Any], ends: Around) -> None:
     """Say where tokenizer_config.json contradicts what tokenizer.json puts around a text, which counts."""
     for name, token in (("bos", ends.front), ("eos", ends.back)):

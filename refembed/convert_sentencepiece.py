@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refembed.convert_files import check_listed
-from refembed.convert_rules import refuse, warn
+from refembed.convert_rules import refuse, warn, warn_beyond
 from refembed.convert_vocab import NORMAL, UNUSED, USER_DEFINED
 from refembed.errors import ModelError
 from refembed.gguf.cursor import shown
@@ -51,10 +51,7 @@ class Pieces:
     def put_added(self, i: int, token: str, score: float, kind: int) -> None:
         """Token i, which was added to the vocabulary; left out where the table of embeddings has no row for it."""
         if i >= len(self.tokens):
-            warn(
-                f"{self.path.parent}: added token {shown(token)} has id {i}, but the model has {len(self.tokens):,} "
-                "tokens: it is left out; a text that holds it is cut like any other"
-            )
+            warn_beyond(self.path.parent, token, i, len(self.tokens))
         else:
             self.put(i, token, score, kind)
 

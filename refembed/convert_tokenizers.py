@@ -209,12 +209,29 @@ def add_sentencepiece(writer: GGUFWriter, folder: Path, size: int, pre: str) -> 
     if pieces.charsmap or pieces.remove_extra_whitespaces:
         does = "replaces characters (precompiled_charsmap)" if pieces.charsmap else "makes one space of several"
         warn(f"{pieces.path}: SentencePiece {does}, llama.cpp takes texts as they are; normalize them beforehand")
+    warn_of_two(pieces, folder)
     put_settings(pieces, folder, settings)
     add_scored(writer, pieces)
     keys = special_keys(folder, len(pieces.tokens))
     set_roles(keys, pieces, settings, {"bos": 1, "eos": 2})
     set_unknown(keys, pieces, 0)
     add_keys(writer, keys)
+
+
+def warn_of_two(pieces: Pieces, folder: Path) -> None:
+    """Say where a tokenizer.json beside SentencePiece's own file has another vocabulary."""
+    vocab = (read_json(folder / "tokenizer.json").get("model") or {}).get("vocab") or {}
+    theirs = {i: token for i, (token, _) in enumerate(vocab)} if isinstance(vocab, list) else {
+        i: token for token, i in vocab.items()}  # fmt: skip
+    ours = [token.replace(" ", "▁") for token in pieces.tokens[: pieces.count]]
+    differ = [i for i, token in enumerate(ours) if theirs.get(i, token) != token]
+    if differ:
+        i = differ[0]
+        warn(
+            f"{pieces.path}: token {i} is {shown(ours[i])}, in the tokenizer.json beside it {shown(theirs[i])} "
+            f"({len(differ)} differ); the file has {pieces.path.name}, as llama.cpp's converter; `transformers` "
+            "reads tokenizer.json: remove the one that is wrong"
+        )
 
 
 def put_settings(pieces: Pieces, folder: Path, settings: dict[str, Any]) -> None:
@@ -256,6 +273,7 @@ def add_spiece(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
             raise refuse(path, "a vocabulary", "BPE in a spiece.model", "T5 has Unigram; name it tokenizer.model")
         return add_sentencepiece(writer, folder, size, pre)
     check_prefix(pieces)
+    warn_of_two(pieces, folder)
     for text, i in read_json(folder / "added_tokens.json").items():
         pieces.put_added(i, text, -1000.0, USER_DEFINED)
     add_scored(writer, pieces)

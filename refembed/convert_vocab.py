@@ -23,6 +23,7 @@ from refembed.convert_rules import (
     check_wordpiece,
     check_wordpiece_settings,
     warn_added,
+    warn_beyond,
     warn_lowercase,
 )
 from refembed.errors import ModelError
@@ -129,7 +130,7 @@ def understand(folder: Path, config: dict[str, Any]) -> Vocab:
 
 def spell(pieces: Pieces, size: int) -> tuple[list[str], list[int]]:
     """Tokens and their types, spelled as llama.cpp's WordPiece looks them up; ids without a piece become [PADn]."""
-    last = max([*pieces.texts, *pieces.added], default=-1)
+    last = max([*pieces.texts, *(i for i in pieces.added if not drop_added(pieces, i, size))], default=-1)
     if last >= size:
         found = f"{pieces.path}: token {last}, but config.json has a vocab_size of {size:,}"
         raise ModelError(found, hint="are these files of one model?")
@@ -151,6 +152,14 @@ def spell(pieces: Pieces, size: int) -> tuple[list[str], list[int]]:
             raise ModelError(found, hint="llama.cpp takes no vocabulary with a token twice")
         types.append(kind)
     return list(tokens), types
+
+
+def drop_added(pieces: Pieces, i: int, size: int) -> bool:
+    """Whether added token i has no row in the table of embeddings: then it is left out, and that is said."""
+    if i < size or i in pieces.texts:
+        return False
+    warn_beyond(pieces.path.parent, pieces.added[i]["content"], i, size)
+    return True
 
 
 def looks_special(token: str) -> bool:

@@ -415,3 +415,40 @@ def test_other_spaces_than_sentencepieces_are_refused_by_name(change: Any, messa
     folder, _ = merged_folder(tmp_path, **change)
     with pytest.raises(ModelError, match=message):
         convert(folder, tmp_path / "x.gguf")
+
+
+# -- files that disagree
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_tokenizer_json_of_another_vocabulary_is_said(
+    same: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = spm("llama", tmp_path, PLAIN)
+    vocab = {text: i for i, (text, _, _) in enumerate(PLAIN)}
+    if not same:
+        vocab["▁the"], vocab["▁cat"] = vocab["▁cat"], vocab["▁the"]
+    write_json(folder / "tokenizer.json", {"model": {"type": "BPE", "vocab": vocab, "merges": []}})
+    path = convert(folder, tmp_path / "x.gguf")
+    assert ids(path, "the") == [AT["<s>"], AT["▁the"]]
+    assert ("remove the one that is wrong" in caplog.text) is not same
+
+
+def test_an_added_token_of_bert_beyond_the_table_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = small(tmp_path / "x")
+    plain = convert(folder, tmp_path / "plain.gguf").read_bytes()
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["added_tokens"].append({"id": len(PIECES), "content": "<image>", "special": True})
+    write_json(folder / "tokenizer.json", tokenizer)
+    assert convert(folder, tmp_path / "x.gguf").read_bytes() == plain
+    assert f"added token <image> has id {len(PIECES)}" in caplog.text
+
+
+def test_vocab_json_and_merges_txt_alone_say_how_to_go_on(tmp_path: Path) -> None:
+    folder = recorded("roberta", tmp_path)
+    (folder / "tokenizer.json").rename(folder / "vocab.json")
+    (folder / "merges.txt").write_text("")
+    with pytest.raises(ModelError, match=r"(?s)no tokenizer.json.*save_pretrained"):
+        convert(folder, tmp_path / "x.gguf")

@@ -129,7 +129,7 @@ class ConversionRemarks(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line on stderr."""
-        if not logging.getLogger().handlers:
+        if not any(type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers):
             click.echo(f"warning: {record.getMessage()}", err=True)
 
 
