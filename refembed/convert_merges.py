@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refembed.convert_rules import refuse, steps, warn
+from refembed.gguf.cursor import shown
 
 HINT = "refembed converts SentencePiece's merges; put the tokenizer.model beside it"
 
@@ -71,6 +72,12 @@ def space_before(path: Path, tokenizer: dict[str, Any]) -> bool:
                 f"{path}: before a text that begins with a space, and behind special tokens, llama.cpp puts one more "
                 "space than Metaspace does; only such texts get other ids"
             )
+    normalized = [t["content"] for t in tokenizer.get("added_tokens") or [] if t.get("normalized")]
+    if prepended and normalized:
+        warn(
+            f"{path}: behind added tokens that are normalized, {shown(normalized[0])} for one, llama.cpp puts a space; "
+            "only texts that hold one of them get other ids"
+        )
     if not spaced:
         raise refuse(path, "a pre-tokenizer", "none that replaces spaces by U+2581", HINT)
     return prepended

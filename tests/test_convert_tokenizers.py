@@ -7,6 +7,7 @@ bytes), or were made by `tokenizers` 0.23; tests/peers/tokenizer_folders.py comp
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -452,3 +453,37 @@ def test_vocab_json_and_merges_txt_alone_say_how_to_go_on(tmp_path: Path) -> Non
     (folder / "merges.txt").write_text("")
     with pytest.raises(ModelError, match=r"(?s)no tokenizer.json.*save_pretrained"):
         convert(folder, tmp_path / "x.gguf")
+
+
+# -- live llama.cpp
+
+
+def with_template(tmp_path: Path) -> Path:
+    vocab = RECORDS["modern-bert"]["files"]["tokenizer.json"]["json"]["model"]["vocab"]
+    post = template("<s>", "A", "</s>", **{"<s>": len(vocab), "</s>": len(vocab) + 1})
+    return recorded("modern-bert", tmp_path, tokenizer__json={"post_processor": post})
+
+
+LIVE: dict[str, Callable[[Path], Path]] = {
+    "ModernBERT with a template": with_template,
+    "Llama without a space": lambda p: spm("llama", p, PLAIN, settings={"add_prefix_space": False}),
+    "Llama with Unigram": lambda p: spm("llama", p, PLAIN, UNIGRAM),
+    "Gemma with merges": lambda p: merged_folder(p)[0],
+    "XLM-RoBERTa's own file": lambda p: spm(
+        "xlm-roberta", p, XLM, UNIGRAM, remove_extra_whitespaces=True, more=4
+    ),
+    "T5 with another unknown": lambda p: spm(
+        "t5encoder", p, T5, UNIGRAM, unk_id=3, eos_id=1, remove_extra_whitespaces=True
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", LIVE)
+def test_llama_cpp_reads_the_same_ids_from_the_file(kind: str, tmp_path: Path) -> None:
+    from refembed.verify.engines.llamacpp import LlamaCpp
+
+    path = convert(LIVE[kind](tmp_path), tmp_path / "x.gguf")
+    texts = ["the cat", " the  cat ", "cat the", "thecat th", "é the"]
+    with LlamaCpp(path, threads=1) as engine:
+        assert [engine.tokenize(text) for text in texts] == [ids(path, text) for text in texts]

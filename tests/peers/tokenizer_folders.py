@@ -69,9 +69,10 @@ CONCERNED: dict[str, Callable[[str, str], bool]] = {
     ),
     r"white space at the end of a text": lambda text, said: text != text.rstrip(SPACES),
     r"CR LF is one space": lambda text, said: "\r\n" in text,
+    r"that are normalized": lambda text, said: re.findall(r"normalized, (.+?) for one", said)[0] in text,
     r"begins with a space": lambda text, said: text.startswith(" ") or bool(re.search("he|[<[]|word", text)),
     r"begins with white space": lambda text, said: (
-        text != text.lstrip(SPACES) or bool(re.search("newword |at ", text)) or bool(re.search(r"[>\]] ", text))
+        text != text.lstrip(SPACES) or bool(re.search(r"(?:newword|at)\s", text)) or bool(re.search(r"[>\]] ", text))
     ),
     r"normalizer NFC": lambda text, said: text != unicodedata.normalize("NFC", text),
     r"characters are .* \(max_input_chars_per_word\)": lambda text, said: any(
