@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from refembed.convert_files import check_named
-from refembed.convert_vocab import ID_KEYS, Vocab, load_json, read_json, read_vocab
+from refembed.convert_vocab import ID_KEYS, Vocab, load_json, read_json, read_vocab, warn_lowered
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import shown
@@ -208,6 +208,7 @@ def convert(
     writer = GGUFWriter(None)
     add_general(writer, source, name, plan, arch)
     add_keys(writer)
+    warn_lowered(source)
     total, done = sum(p.entry.raw.nbytes for p in plan), 0
 
     def data_of(planned: Planned) -> Callable[[], Any]:

@@ -15,7 +15,8 @@ from refembed.errors import ModelError
 
 CONFIGS = ("config.json", "generation_config.json", "README.md")
 SENTENCE_TRANSFORMERS = (
-    "modules.json", "config_sentence_transformers.json", "*_Pooling/config.json", "*/config.json",
+    "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
+    "*_Pooling/config.json", "*/config.json",
     "*_Dense/model.safetensors",
 )  # fmt: skip
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")

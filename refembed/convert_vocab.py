@@ -22,6 +22,7 @@ from refembed.convert_rules import (
     check_added,
     check_wordpiece,
     check_wordpiece_settings,
+    warn,
     warn_added,
     warn_beyond,
     warn_lowercase,
@@ -277,6 +278,23 @@ def pre_name(pieces: Pieces, lowercase: Any) -> str:
         if lower == lowercase and hashlib.sha256(text.encode()).hexdigest() == digest:
             return name
     return PRE_UNKNOWN
+
+
+def warn_lowered(folder: Path) -> None:
+    """Say where sentence-transformers lowers the case of a text before a tokenizer that does not."""
+    if read_json(folder / "sentence_bert_config.json").get("do_lower_case") is not True:
+        return
+    tokenizer = read_json(folder / "tokenizer.json")
+    lowers = (
+        normalizer_flags(tokenizer.get("normalizer") or {})[0]
+        if tokenizer
+        else (folder / "vocab.txt").is_file() and read_json(folder / "tokenizer_config.json").get("do_lower_case", True)
+    )
+    if not lowers:
+        warn(
+            f"{folder / 'sentence_bert_config.json'}: do_lower_case true: sentence-transformers lowers the case of "
+            "each text, which no file of GGUF says; give texts in lower case"
+        )
 
 
 def load_json(path: Path) -> Any:

@@ -455,6 +455,17 @@ def test_vocab_json_and_merges_txt_alone_say_how_to_go_on(tmp_path: Path) -> Non
         convert(folder, tmp_path / "x.gguf")
 
 
+@pytest.mark.parametrize(("cased", "said"), [(True, True), (False, False)])
+def test_texts_that_sentence_transformers_lowers_are_said(
+    cased: bool, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = wordpiece(tmp_path / "x", normalizer=BERT_NORMALIZER | {"lowercase": not cased})
+    write_json(folder / "tokenizer_config.json", {"do_lower_case": not cased})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 16, "do_lower_case": True})
+    convert(folder, tmp_path / "x.gguf")
+    assert ("give texts in lower case" in caplog.text) is said
+
+
 # -- live llama.cpp
 
 
