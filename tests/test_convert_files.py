@@ -92,7 +92,8 @@ def test_a_reader_of_a_file_that_is_not_listed_fails_at_once(tmp_path: Path) -> 
 EVERY = [
     "config.json", "generation_config.json", "README.md", "modules.json", "config_sentence_transformers.json",
     "sentence_bert_config.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors",
-    "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+    "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json",
+    "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
     "sentencepiece.bpe.model", "chat_template.json", "chat_template.jinja", "additional_chat_templates/tool.jinja",
 ]  # fmt: skip
