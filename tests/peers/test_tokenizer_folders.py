@@ -51,7 +51,7 @@ def test_the_survey_finds_ids_that_are_exchanged(family: str, tmp_path: Path, mo
         return convert(folder, out)
 
     def drawn_well() -> Draw:
-        draws = (drawn(1, number) for number in range(100))
+        draws = (drawn(1, number) for number in range(1000))
         mine = (d for d in draws if d.family == family and "tokenizer.json" in d.files and not d.unsound)
         return next(d for n, d in enumerate(mine) if outcome(d, tmp_path / str(n), "").verdict == "same")
 
