@@ -22,7 +22,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from refembed.convert_vocab import ID_KEYS, Vocab, check_card, load_json, read_json, read_vocab
+from refembed.convert_files import check_named
+from refembed.convert_vocab import ID_KEYS, Vocab, check_card, load_json, read_json, read_vocab, warn_lowered
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import shown
@@ -190,8 +191,8 @@ def convert(
 ) -> Path:
     """Convert a model that Hugging Face's `transformers` or sentence-transformers saved. Returns out_path.
 
-    folder    config.json, safetensors, and tokenizer.json, vocab.txt, tokenizer.model or spiece.model, as the kind has
-              it; modules.json and 1_Pooling where there are any
+    folder    config.json, safetensors, and tokenizer.json, vocab.txt, tokenizer.model, spiece.model or
+              sentencepiece.bpe.model, as the kind has it; modules.json and 1_Pooling where there are any
     outtype   "f32", "f16", "bf16" or "q8_0": how matrices are stored; vectors, positions and segments stay F32.
               Or a type of quantize.py, "q4_k_m" for example: the file that llama-quantize makes of the one in F32
     name      GGUF `general.name`; the model card, config.json or the folder say it otherwise
@@ -207,6 +208,7 @@ def convert(
     writer = GGUFWriter(None)
     add_general(writer, source, name, plan, arch)
     add_keys(writer)
+    warn_lowered(source)
     total, done = sum(p.entry.raw.nbytes for p in plan), 0
 
     def data_of(planned: Planned) -> Callable[[], Any]:
@@ -315,7 +317,7 @@ def open_weights(folder: Path) -> list[Entry]:
         raise ModelError(f"{folder}: no model.safetensors", hint=hint if pickled else "is the folder whole?")
     entries = []
     for part in parts:
-        file = SafetensorsFile(folder / part)
+        file = SafetensorsFile(check_named(folder / part))
         entries += [file[name] for name in sorted(file)]
     found = {entry.name for entry in entries}
     if len(found) < len(entries) or (places and found != set(places)):

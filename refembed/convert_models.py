@@ -130,8 +130,8 @@ RECIPES: dict[str, Recipe] = {
     "Qwen2": Recipe("qwen2", DECODER + NORMS + HEAD, extras=("pooling",)),
     "Qwen3": Recipe("qwen3", DECODER + HEAD_NORMS + NORMS + HEAD, extras=("pooling",)),
     "Llama": Recipe("llama", LLAMA, vocabs=("spm", "bpe"), extras=("vocab", "rope-dims")),
-    "Gemma3Text": Recipe("gemma-embedding", GEMMA, vocabs=("gemma",), extras=("gemma", "window", "pooling")),
-    "Gemma3": Recipe("gemma3", GEMMA, dropped=("lm_head.",), vocabs=("gemma",), extras=("gemma", "window")),
+    "Gemma3Text": Recipe("gemma-embedding", GEMMA, vocabs=("gemma", "bpe"), extras=("gemma", "window", "pooling")),
+    "Gemma3": Recipe("gemma3", GEMMA, dropped=("lm_head.",), vocabs=("gemma", "bpe"), extras=("gemma", "window")),
     "EuroBert": Recipe("eurobert", DECODER + NORMS, dropped=("lm_head.",), tokenizer={"add_bos_token": False},
                        extras=("causal", "unscaled", "pooling")),
     "ModernBert": Recipe("modern-bert", MODERN_BERT, dropped=("head.", "decoder."), pre="modern-bert",
@@ -139,9 +139,9 @@ RECIPES: dict[str, Recipe] = {
                          extras=(*ENCODER, "local-window", "unscaled", "vocab", "activation")),
     "Roberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), BERT_DROPPED, pre="roberta-bpe",
                       extras=(*ENCODER, "labels")),
-    "XLMRoberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), BERT_DROPPED, ("unigram",),
+    "XLMRoberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), BERT_DROPPED, ("unigram", "xlm-roberta"),
                          extras=(*ENCODER, "labels")),
-    "T5Encoder": Recipe("t5encoder", T5, "encoder.block.", (), ("encoder.embed_tokens.",), ("spiece",)),
+    "T5Encoder": Recipe("t5encoder", T5, "encoder.block.", (), ("encoder.embed_tokens.",), ("spiece", "unigram")),
 }  # fmt: skip
 CLASSES = {
     "Qwen2": ("Model", "ForCausalLM"), "Qwen3": ("Model", "ForCausalLM"), "Llama": ("Model", "ForCausalLM"),
@@ -463,6 +463,11 @@ def add_tokenizer(writer: GGUFWriter, config: Config) -> None:
             break
     else:
         files = " or ".join(name for kind in config.recipe.vocabs for name in VOCABS[kind].files)
-        raise ModelError(f"{config.folder}: no {files}", hint="is the folder whole?")
+        hint = "is the folder whole?"
+        if (config.folder / "vocab.json").is_file() and (config.folder / "merges.txt").is_file():
+            hint = (
+                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of `transformers` writes tokenizer.json"
+            )
+        raise ModelError(f"{config.folder}: no {files}", hint=hint)
     if config.recipe.arch == "bert":
         writer.add("tokenizer.ggml.token_type_count", config.sizes["types"], "UINT32")

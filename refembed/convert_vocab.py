@@ -17,6 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refembed.convert_files import check_listed
+from refembed.convert_rules import (
+    around,
+    check_added,
+    check_wordpiece,
+    check_wordpiece_settings,
+    warn,
+    warn_added,
+    warn_beyond,
+    warn_lowercase,
+)
 from refembed.errors import ModelError
 from refembed.gguf.cursor import shown
 
@@ -79,20 +90,37 @@ def understand(folder: Path, config: dict[str, Any]) -> Vocab:
     names = DEFAULTS | special_names(read_json(folder / "special_tokens_map.json")) | special_names(settings)
     tokenizer = read_json(folder / "tokenizer.json")
     if tokenizer:
-        pieces = pieces_of_json(folder / "tokenizer.json", tokenizer)
+        path = folder / "tokenizer.json"
+        pieces = pieces_of_json(path, tokenizer)
+        check_wordpiece(path, tokenizer)
         lowercase, strip_accents = normalizer_flags(tokenizer.get("normalizer") or {})
+        warn_lowercase(path, settings, {"lowercase": lowercase, "strip_accents": strip_accents})
+        ends = around(path, tokenizer)
+        names |= {"unk": tokenizer["model"]["unk_token"]}
+        names |= {name: token[0] for name, token in (("cls", ends.front), ("sep", ends.back)) if token}
         adds = template_flags(tokenizer.get("post_processor") or {}, names)
+        adds |= {"bos": True, "eos": True}
     else:
+        check_wordpiece_settings(folder / "tokenizer_config.json", settings)
         pieces = pieces_of_text(folder, settings, names)
         lowercase, strip_accents = settings.get("do_lower_case", True), settings.get("strip_accents")
         adds = {"bos": True, "eos": True, "sep": False}  # [CLS] text [SEP]
     for name in ("bos", "eos", "sep"):
         if isinstance(settings.get(f"add_{name}_token"), bool):
             adds.setdefault(name, settings[f"add_{name}_token"])
+    warn_added(pieces.path, pieces.added.values(), word_piece=True, lowercase=lowercase)
+    if tokenizer:  # what its template puts around a text, whatever they are called elsewhere
+        names |= {"bos": names["cls"], "eos": names["sep"]}
     names.setdefault("bos", names["cls"])
     names.setdefault("eos", names["sep"])
     tokens, types = spell(pieces, config["vocab_size"])
     ids = {name: pieces.id_of(names[name]) for name in ID_KEYS}
+    for name in ("bos", "sep", "unk"):
+        if ids[name] is None:
+            found = (
+                f"{pieces.path}: no token {shown(names[name])}, which goes around each text or stands for the unknown"
+            )
+            raise ModelError(found, hint="is the file whole? tokenizer_config.json may name another token")
     ids = {name: config.get(f"{name}_token_id") if i is None else i for name, i in ids.items()}
     return Vocab(
         tokens=tokens,
@@ -107,14 +135,14 @@ def understand(folder: Path, config: dict[str, Any]) -> Vocab:
 
 def spell(pieces: Pieces, size: int) -> tuple[list[str], list[int]]:
     """Tokens and their types, spelled as llama.cpp's WordPiece looks them up; ids without a piece become [PADn]."""
-    last = max([*pieces.texts, *pieces.added], default=-1)
+    last = max([*pieces.texts, *(i for i in pieces.added if not drop_added(pieces, i, size))], default=-1)
     if last >= size:
         found = f"{pieces.path}: token {last}, but config.json has a vocab_size of {size:,}"
         raise ModelError(found, hint="are these files of one model?")
     tokens: dict[str, int] = {}
     types = []
     for i in range(size):
-        token, kind = pieces.texts.get(i), NORMAL
+        token, kind = pieces.texts.get(i) or None, NORMAL  # a blank line is no token: no word is empty
         if i in pieces.added:
             token = pieces.added[i]["content"]
             kind = CONTROL if pieces.added[i]["special"] or looks_special(token) else USER_DEFINED
@@ -129,6 +157,14 @@ def spell(pieces: Pieces, size: int) -> tuple[list[str], list[int]]:
             raise ModelError(found, hint="llama.cpp takes no vocabulary with a token twice")
         types.append(kind)
     return list(tokens), types
+
+
+def drop_added(pieces: Pieces, i: int, size: int) -> bool:
+    """Whether added token i has no row in the table of embeddings: then it is left out, and that is said."""
+    if i < size or i in pieces.texts:
+        return False
+    warn_beyond(pieces.path.parent, pieces.added[i]["content"], i, size)
+    return True
 
 
 def looks_special(token: str) -> bool:
@@ -148,6 +184,7 @@ def pieces_of_json(path: Path, tokenizer: dict[str, Any]) -> Pieces:
     texts = {id_number(i): text for text, i in model["vocab"].items()}
     if len(texts) != len(model["vocab"]):
         raise ModelError(f"{path}: two tokens have the same id", hint="is the file whole?")
+    check_added(path, tokenizer, model["vocab"])
     return Pieces(path, texts, {id_number(t["id"]): added_token(t) for t in tokenizer.get("added_tokens") or []})
 
 
@@ -155,7 +192,7 @@ def pieces_of_text(folder: Path, settings: dict[str, Any], names: dict[str, str]
     """The vocabulary in vocab.txt, a piece a line; what is special is said elsewhere."""
     path = folder / "vocab.txt"
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = check_listed(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise ModelError(f"{folder}: no tokenizer.json and no vocab.txt", hint="refembed converts WordPiece") from None
     except (OSError, UnicodeDecodeError) as e:
@@ -181,7 +218,8 @@ def added_token(token: dict[str, Any]) -> dict[str, Any]:
     """The parts of an added token that matter here. KeyError or ValueError where it is none."""
     if not isinstance(token["content"], str):
         raise ValueError(f"{token['content']!r} is no token")
-    return {"content": token["content"], "special": bool(token.get("special"))}
+    flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
+    return {"content": token["content"]} | {flag: bool(token.get(flag)) for flag in flags}
 
 
 def special_names(settings: dict[str, Any]) -> dict[str, str]:
@@ -246,10 +284,27 @@ def pre_name(pieces: Pieces, lowercase: Any) -> str:
     return PRE_UNKNOWN
 
 
+def warn_lowered(folder: Path) -> None:
+    """Say where sentence-transformers lowers the case of a text before a tokenizer that does not."""
+    if read_json(folder / "sentence_bert_config.json").get("do_lower_case") is not True:
+        return
+    tokenizer = read_json(folder / "tokenizer.json")
+    lowers = (
+        normalizer_flags(tokenizer.get("normalizer") or {})[0]
+        if tokenizer
+        else (folder / "vocab.txt").is_file() and read_json(folder / "tokenizer_config.json").get("do_lower_case", True)
+    )
+    if not lowers:
+        warn(
+            f"{folder / 'sentence_bert_config.json'}: do_lower_case true: sentence-transformers lowers the case of "
+            "each text, which no file of GGUF says; give texts in lower case"
+        )
+
+
 def load_json(path: Path) -> Any:
     """What a JSON file holds; None where there is no such file. ModelError where it holds no JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(check_listed(path).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as e:  # bad UTF-8 and bad JSON are ValueErrors

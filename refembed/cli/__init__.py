@@ -17,10 +17,11 @@ import difflib
 import errno
 import importlib
 import io
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn, TextIO
 
 import click
@@ -111,7 +112,8 @@ def run(args: Sequence[str]) -> int:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # \\u2581, where it would fail for want of the character
-        code = dispatch(args)
+        with conversion_remarks():
+            code = dispatch(args)
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
         return code
@@ -122,6 +124,26 @@ def run(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         click.echo("refembed: interrupted", err=True)
         return EXIT_INTERRUPTED
+
+
+class ConversionRemarks(logging.Handler):
+    """Prints what `convert` warns of, unless the command has set up logging of its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line on stderr."""
+        if not any(type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers):
+            click.echo(f"warning: {record.getMessage()}", err=True)
+
+
+@contextlib.contextmanager
+def conversion_remarks() -> Iterator[None]:
+    """Print what `convert` warns of for as long as a command runs."""
+    log, handler = logging.getLogger("refembed.convert"), ConversionRemarks()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def dispatch(args: Sequence[str]) -> int:

@@ -33,8 +33,9 @@ Examples:
 def command(folder: Path, outtype: str, output: Path | None, force: bool) -> None:
     """Write the model in DIR, as Hugging Face publishes them, as one GGUF file.
 
-    DIR holds config.json, *.safetensors, and tokenizer.json, vocab.txt, tokenizer.model or spiece.model; modules.json
-    and 1_Pooling say the pooling.
+    DIR holds config.json, *.safetensors, and tokenizer.json, vocab.txt, tokenizer.model, spiece.model or
+    sentencepiece.bpe.model; modules.json and 1_Pooling say the pooling.
+    What llama.cpp has no counterpart of is refused by name, what is left out of the file is said in a warning.
     The tensors and keys are those that llama.cpp's own converter writes, in other types those that llama-quantize makes
     of them. The file is written whole or not at all.
     """

@@ -80,9 +80,12 @@ class GGUFWriter:
         if alignment != 32:
             self.add("general.alignment", alignment, "UINT32")
 
-    def add(self, key: str, value: Value | bytes | Sequence[Any], type_name: str) -> None:
-        """Add a key. A string is str or bytes; an array is any sequence, or 1-D NumPy array, of what the type says."""
-        check_name(f"key {shorten(key)}", key, self._fields, 1, MAX_KEY_BYTES)
+    def add(self, key: str, value: Value | bytes | Sequence[Any], type_name: str, *, replace: bool = False) -> None:
+        """Add a key. A string is str or bytes; an array is any sequence, or 1-D NumPy array, of what the type says.
+
+        replace  take the place of a key of that name, if there is one: the later value counts, as in gguf-py
+        """
+        check_name(f"key {shorten(key)}", key, () if replace else self._fields, 1, MAX_KEY_BYTES)
         if key == "general.alignment" and (type_name != "UINT32" or value != self._alignment):
             raise RequestError(f"{key} is {self._alignment} in this file", hint="GGUFWriter takes the alignment itself")
         try:
@@ -90,6 +93,10 @@ class GGUFWriter:
             self._fields[key] = self._pack("I", kind.id) + self._value(value, kind, item)
         except (ValueError, TypeError, OverflowError, struct.error) as e:
             raise RequestError(f"{key}: {shorten(value)} cannot be stored as {type_name}: {e}") from None
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is a key of that name."""
+        return key in self._fields
 
     def copy_keys(self, metadata: Metadata, but: Collection[str] = ()) -> None:
         """Add the keys of an open file as they stand there, in that order.

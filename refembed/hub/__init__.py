@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from refembed.convert_files import FILES, states
 from refembed.errors import DownloadError, ModelError, RequestError
 from refembed.hub.cache import at_work, cache_folder, fresh, is_cached, keep, move
 from refembed.hub.models import MODELS, Model
@@ -21,14 +22,7 @@ OUTTYPES = (  # what convert.py can make, which a warm start need not import
     "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l",
     "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k", "iq4_nl", "iq4_xs",
 )  # fmt: skip
-RECIPE = 1  # to be raised when convert() writes another file from the same folder: what is cached is then made anew
-
-# What convert() reads of a folder, and what is fetched of a repository
-PATTERNS = (
-    "config.json", "generation_config.json", "README.md", "modules.json", "*_Pooling/config.json",
-    "model*.safetensors", "model.safetensors.index.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-)  # fmt: skip
+RECIPE = 2  # to be raised when convert() writes another file from the same folder: what is cached is then made anew
 
 
 def resolve(
@@ -138,16 +132,14 @@ def fetched(model: Model, offline: bool, advance: Progress) -> Path:
 
 
 def converted(folder: Path, outtype: str, progress: Progress | None, name: str | None = None) -> Path:
-    """The GGUF of a folder, made anew when one of its files has another size or time of change."""
+    """The GGUF of a folder, made anew when a file that `convert` reads is changed, added or removed."""
     import hashlib
 
     if not (folder / "config.json").exists():
         inside = sorted(folder.glob("*.gguf"))
         hint = f"give the file: {inside[0]}" if inside else "give a .gguf file, or a folder as Hugging Face has them"
         raise ModelError(f"{folder}: a folder without config.json", hint=hint)
-    files = sorted({file for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()})
-    states = [(file.relative_to(folder).as_posix(), file.stat()) for file in files]
-    made_of = [RECIPE, name, *([path, state.st_size, state.st_mtime_ns] for path, state in states)]
+    made_of = [RECIPE, name, *states(folder)]
     key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
     path = cache_folder() / "gguf" / f"{name or folder.resolve().name}-{key}-{outtype}.gguf"
     if is_cached(path, made_of):
@@ -168,7 +160,7 @@ def from_repository(name: str, file: str | None, outtype: str, offline: bool, pr
     try:
         if file:
             return Path(hub.hf_hub_download(name, file, local_files_only=offline))
-        folder = Path(hub.snapshot_download(name, allow_patterns=list(PATTERNS), local_files_only=offline))
+        folder = Path(hub.snapshot_download(name, allow_patterns=list(FILES), local_files_only=offline))
     except Exception as e:  # its own errors, those of its HTTP library, and the disk's
         reason = " ".join(str(e).split())[:300] or type(e).__name__
         raise DownloadError(f"{name} cannot be had from Hugging Face: {reason}", hint="check the name") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_a_folder_that_is_no_model_is_a_model_error(tmp_path: Path, capsys: pyte
     assert cli("convert", tmp_path, "-o", tmp_path / "x.gguf") == 2
     assert "config.json" in capsys.readouterr().err
     assert not (tmp_path / "x.gguf").exists()
+
+
+def test_what_is_left_out_is_said_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer["added_tokens"][-1]["lstrip"] = True
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    assert cli("convert", folder, "-o", tmp_path / "x.gguf") == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "[MASK] takes along the spaces before it" in said
