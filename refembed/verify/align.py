@@ -112,15 +112,18 @@ def without_empty_cells(trace: Trace) -> Trace:
 def without_lora(trace: Trace) -> Trace:
     """The trace with the inner nodes of W x + scale B (A x) named as views are, so that only the sum is left to pair.
 
-    They have no names of their own, and four in a row have the same shape.
+    They have no names of their own, and four in a row have the same shape. A trace without adapters, or one that does
+    not tell its sources, stays as it is.
     """
-    nodes, inner = trace.meta["nodes"], set[int]()
+    nodes, inner = trace.meta.get("nodes", ()), set[int]()
     for i, node in enumerate(nodes):
         factor = any(isinstance(s, str) and s.endswith((".lora_a", ".lora_b")) for s in node["sources"])
         if factor or (trace.taps[i].op == "SCALE" and set(node["sources"]) & inner):
             inner.add(i)
         elif trace.taps[i].op == "ADD" and node["sources"][1] in inner:
             inner.add(node["sources"][0])
+    if not inner:
+        return trace
     return replace(trace, taps=[t._replace(name="lora (view)") if i in inner else t for i, t in enumerate(trace.taps)])
 
 
