@@ -12,6 +12,16 @@ from hypothesis import HealthCheck, settings
 
 from tests.tiny import tiny_bert
 
+# what a user may have set, and what would change commands, llama.cpp or their output: gone before a test reads it
+for name in list(os.environ):
+    if name.startswith(("LLAMA_", "GGML_")) or name in (
+        "REFEMBED_DEBUG",
+        "REFEMBED_API_KEY",
+        "FORCE_COLOR",
+        "NO_COLOR",
+    ):
+        del os.environ[name]
+
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
