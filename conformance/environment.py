@@ -1,10 +1,14 @@
-"""What a run ran on: without it no number means anything."""
+"""What a run ran on: without it no number means anything.
+
+Bounds hold on every processor, but they were measured on one: `measured_elsewhere` says so beside one that fails.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,9 @@ import numpy as np
 
 from conformance.oracle import Oracle
 from refembed import __version__
+from refembed.fingerprint import features
+
+VECTORS = ("sse4", "avx", "fma", "f16c", "amx", "neon", "asimd", "sve", "vsx", "rvv")
 
 
 def environment(oracle: Oracle) -> dict[str, str]:
@@ -25,6 +32,7 @@ def environment(oracle: Oracle) -> dict[str, str]:
         "blas": blas(),
         "numba": numba_version(),
         "cpu": f"{cpu_name()}; {platform.system()} {platform.machine()}",
+        "cpu_vectors": " ".join(vector_sets()),
         "oracle": f"llama.cpp, {oracle.name}: wheel xllamacpp {build.get('wheel')}, one thread, no repacked weights",
         "oracle_sha256": str(file.get("sha256", "")),
         "oracle_cpu": str(build.get("system_info", "")),
@@ -58,9 +66,29 @@ def numba_version() -> str:
 
 def cpu_name() -> str:
     """The processor as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor; elsewhere nothing."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    first = path.read_text(errors="replace").split("\n\n")[0]
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+
+
+def vector_sets() -> list[str]:
+    """The processor's vector instruction sets: as Linux names them, elsewhere as NumPy does."""
+    info = cpuinfo()
+    named = (info.get("flags") or info.get("Features") or " ".join(features()).lower()).split()
+    return [name for name in dict.fromkeys(named) if name.startswith(VECTORS)]
+
+
+def measured_elsewhere(measured: Mapping[str, str]) -> str:
+    """Where bounds come from, if that is another processor or another BLAS kernel than this process has; else ""."""
+    here = {"cpu": f"{cpu_name()}; {platform.system()} {platform.machine()}", "blas": blas()}
+    if all(measured.get(key) == value for key, value in here.items()):
+        return ""
+    there = ", ".join(str(measured.get(key, "?")) for key in here)
+    return f"measured on {there}; this is {', '.join(here.values())}"

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from conformance.bounds import Bounds
 from conformance.cases import Test
+from conformance.environment import measured_elsewhere
 from conformance.runner import Result
 from conformance.toml import write_whole
 
@@ -35,7 +36,8 @@ def as_json(results: Sequence[Result], environment: dict[str, str], bounds: Boun
         ]
         about = {"id": r.test.id, "numerics": r.test.numerics, "kind": r.test.case.kind, "model": r.test.case.model}
         rows.append(about | {"status": r.status, "note": r.note, "seconds": round(r.seconds, 4), "measures": measures})
-    return {"format": "refembed-conformance-1", "environment": environment, "results": rows}
+    origin = {"environment": environment, "bounds": bounds.measured}
+    return {"format": "refembed-conformance-1", **origin, "results": rows}
 
 
 def save(path: Path, data: Row) -> None:
@@ -54,6 +56,8 @@ def show(data: Row, console: Console) -> None:
         console.print(f"{r['status']:8} {r['numerics']:5} {r['id']}  {explain(r)}", markup=False, highlight=False)
     if len(failures) > 50:
         console.print(f"... and {len(failures) - 50} more")
+    if failures and (where := measured_elsewhere(data.get("bounds", {}))):
+        console.print(f"bounds were {where}", markup=False, highlight=False)
     counts = Counter(r["status"] for r in results)
     numbers = ", ".join(f"{n} {status}" for status, n in counts.most_common())
     console.print(f"{len(results)} tests: {numbers or 'none'}", markup=False, highlight=False)

@@ -145,7 +145,8 @@ class Embedder:
                          as "minilm" or "organisation/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
         batch_invariant  without effect: a text's bits never depend on its batch. Once False let BLAS mix rows
-        lora             adapter files, "FILE" or "FILE:SCALE" (`refembed.lora`)
+        lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
+                         several to chance (`refembed.lora`)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
                          (`refembed.semantics`, docs/differences.md)
         memory_budget    bytes of decoded matrices that `fast` and `exact` keep; None: a quarter of the machine's

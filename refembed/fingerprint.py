@@ -34,7 +34,7 @@ from refembed.hub.cache import cache_folder
 from refembed.pooling import resolve_pooling
 from refembed.semantics import OriginalModel
 
-BITS = 1  # to be raised when a change of refembed between two releases gives some vector other bits
+BITS = 2  # to be raised when a change of refembed between two releases gives some vector other bits
 SETTLED = 2.0  # seconds after which a file's time of change can be told from that of a later change
 REMEMBERED = 500  # files
 

@@ -10,7 +10,16 @@ are. jina-embeddings-v3 is published as a model and one such file a task. Mirror
 build_lora_mm, build_lora_mm_id and build_inp_embd in src/llama-graph.cpp.
 
 An "activated" LoRA (adapter.alora.*) works on every token, as in llama-embedding; llama-server waits for its signal.
-Several adapters are added up in the order in which llama.cpp, built with GCC's library, walks them: last first.
+
+Several adapters are added one after another, in the order in which they are given. Float addition is not associative:
+another order moves the last bits. llama.cpp leaves the order to chance: it keeps the adapters of a context in a
+`std::unordered_map` keyed by their addresses (src/llama-adapter.h), so it depends on the allocator and on the C++
+library, and may change from one machine to the next. To equal one run of llama.cpp bit for bit, give `adapted` the
+order of that run, which `LlamaCpp.lora_order` reads from its graph:
+
+    with LlamaCpp(model, lora=[(a, 0.5), (b, 1.0), (c, 1.0)]) as engine:
+        engine.lora_order            # (2, 0, 1): W x + c + a + b
+    Embedder.load(model, lora=[c, f"{a}:0.5", b], numerics="ggml")  # the same bits
 """
 
 from __future__ import annotations
@@ -153,15 +162,16 @@ def is_applied(name: str, tensors: Mapping[str, Tensor]) -> bool:
 class Adapted:
     """`Ops` that knows adapters: products with matrices that have one are those plus what it adds; all else is as ever.
 
-    base  the operations of the model
-    side  those of the adapters' own tensors, which llama.cpp never repacks
+    base      the operations of the model
+    side      those of the adapters' own tensors, which llama.cpp never repacks
+    adapters  in the order of addition
     """
 
     def __init__(self, base: Ops, side: Ops, adapters: Sequence[Adapter]) -> None:
         self.base, self.side, self.name, self.dtype = base, side, base.name, base.dtype
         self.pairs: dict[str, list[tuple[Any, Pair]]] = {}  # tensor -> (scale, factors), in the order of addition
         self.biases: dict[str, Float] = {}
-        for adapter in reversed([a for a in adapters if a.scale]):
+        for adapter in (a for a in adapters if a.scale):
             for name, pair in adapter.pairs.items():
                 self.pairs.setdefault(name, []).append((self.scale_of(adapter, pair), pair))
 
@@ -205,6 +215,20 @@ class Adapted:
         return self.biases[b.name]
 
 
-def adapted(base: Ops, side: Ops, adapters: Sequence[Adapter]) -> Ops:
-    """`base` with adapters; itself where none has a scale other than 0."""
-    return cast(Ops, Adapted(base, side, adapters)) if any(a.scale for a in adapters) else base
+def adapted(base: Ops, side: Ops, adapters: Sequence[Adapter], order: Sequence[int] | None = None) -> Ops:
+    """`base` with adapters; itself where none has a scale other than 0.
+
+    order  of addition: places in `adapters`, each once; None: as given. (2, 0, 1) is W x + adapter 2 + adapter 0 + 1.
+    """
+    active = [a for a in in_order(adapters, order) if a.scale]
+    return cast(Ops, Adapted(base, side, active)) if active else base
+
+
+def in_order(adapters: Sequence[Adapter], order: Sequence[int] | None) -> list[Adapter]:
+    """Adapters in their order of addition. RequestError where `order` does not name each place once."""
+    if order is None:
+        return list(adapters)
+    if sorted(order) != list(range(len(adapters))):
+        message = f"order of addition {tuple(order)}: {len(adapters)} adapters have the places 0 to {len(adapters) - 1}"
+        raise RequestError(message, hint="name each place once: (2, 0, 1)")
+    return [adapters[i] for i in order]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,38 @@ from hypothesis import HealthCheck, settings
 
 from tests.tiny import tiny_bert
 
+# what a user may have set, and what would change commands, llama.cpp or their output: gone before a test reads it
+for name in list(os.environ):
+    if name.startswith(("LLAMA_", "GGML_")) or name in (
+        "REFEMBED_DEBUG",
+        "REFEMBED_API_KEY",
+        "FORCE_COLOR",
+        "NO_COLOR",
+    ):
+        del os.environ[name]
+
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_report_header() -> list[str]:
+    """The processor, and which bounds were measured on which."""
+    from tests import machine
+
+    return machine.header()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails on another processor than the one where bounds were measured says so."""
+    report = yield
+    if report.when == "call" and report.failed:
+        from tests import machine
+
+        if said := machine.warning():
+            report.sections.append(("Another processor", said))
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

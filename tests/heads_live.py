@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refembed.arrays import Float
@@ -22,9 +22,10 @@ from tests.model.bits import Bits
 
 @dataclass
 class Headed(Bits):
-    """As Bits, through the model's head; lora is (file, scale) each."""
+    """As Bits, through the model's head; lora is (file, scale) each, lora_order the order of addition."""
 
     lora: tuple[tuple[Path, float], ...] = ()
+    lora_order: tuple[int, ...] | None = None
     numerics: str = "ggml"
 
     def __post_init__(self) -> None:
@@ -33,7 +34,11 @@ class Headed(Bits):
             self.ops = load_ops(self.numerics)
         f = open_gguf(self.path)
         adapters = [load_adapter(f"{file}:{scale}", f, i) for i, (file, scale) in enumerate(self.lora)]
-        self.ops = adapted(self.ops, load_ops(self.numerics, repack=False), adapters)
+        self.ops = adapted(self.ops, load_ops(self.numerics, repack=False), adapters, self.lora_order)
+
+    def adding_as(self, engine: LlamaCpp) -> Headed:
+        """The same, its adapters added in the order that is this engine's by chance."""
+        return replace(self, lora_order=engine.lora_order)
 
     def engine(self, **options: object) -> LlamaCpp:
         """The live side."""

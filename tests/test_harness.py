@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from conformance import FOLDER
+from conformance import FOLDER, environment
 from conformance.__main__ import command, main
 from conformance.bounds import Bound, Bounds, limit_of, load_bounds
 from conformance.cases import Case, Test, load_texts, select
@@ -30,6 +32,7 @@ from refembed import Trace
 from refembed.errors import EngineError, RequestError
 from refembed.kernels.activations import gelu
 from refembed.model.trace import Tap
+from tests import machine
 
 REQUIRED = {"gelu-erf", "eps-1e-5", "variance-unbiased"}  # cosine > 0.99999 passes all three
 
@@ -373,3 +376,33 @@ def test_the_three_faults_that_a_cosine_cannot_see_are_among_them() -> None:
 
 def test_ids_of_mutants_are_unique() -> None:
     assert len({m.id for m in MUTANTS}) == len(MUTANTS)
+
+
+def test_a_run_names_the_processor_and_where_bounds_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = load_bounds().measured
+    monkeypatch.setattr(environment, "cpu_name", lambda: "Test CPU")
+    lines = "\n".join(machine.header())
+    assert f"processor: Test CPU, {machine.cores()} cores; {' '.join(environment.vector_sets())}" in lines
+    assert environment.blas() in lines
+    assert version("xllamacpp") in lines
+    assert f"bounds (bounds.toml, architectures-bounds.toml): measured on {there['cpu']}" in lines
+    assert "this is Test CPU" in lines
+    assert there["cpu"] in machine.warning()
+
+
+def test_bounds_of_this_very_processor_need_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = load_bounds().measured
+    monkeypatch.setattr(environment, "cpu_name", lambda: there["cpu"].split(";")[0])
+    monkeypatch.setattr(environment, "blas", lambda: there["blas"])
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert environment.measured_elsewhere(there) == ""
+    assert machine.warning() == ""
+    assert "measured on a processor like this one" in "\n".join(machine.header())
+
+
+def test_a_failed_run_says_that_bounds_are_another_processors(capsys: Any) -> None:
+    failed = {"status": "differs", "numerics": "fast", "id": "a::b", "kind": "embed", "model": "m", "note": "x"}
+    data = {"results": [failed | {"measures": []}], "bounds": {"cpu": "Other CPU; Linux x86_64", "blas": "b"}}
+    show(data, Console(width=300))
+    assert "bounds were measured on Other CPU; Linux x86_64, b; this is " in capsys.readouterr().out

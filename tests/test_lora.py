@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,7 @@ def test_adapted_models_are_llama_cpps(variant: str, files: Any) -> None:
     for switched in (False, True):  # flash attention, and repacked weights
         here = Headed(model, flash_attn=switched, repack=switched, lora=adapters)
         with here.engine() as engine:
+            here = here.adding_as(engine)
             assert here.differing(engine) == {}
             if not switched:
                 theirs = engine.trace(some_ids(19))
@@ -94,7 +97,7 @@ def test_adapted_models_are_llama_cpps(variant: str, files: Any) -> None:
     if "type_name" in VARIANTS[variant][1]:
         return
     for numerics in ("exact", "fast"):
-        for d in Headed(model, numerics=numerics, lora=adapters).local(theirs):
+        for d in replace(here, numerics=numerics).local(theirs):
             bound = LOCAL_ROPE if d.op == "ROPE" else LOCAL_GELU if "GELU" in d.op or "GEGLU" in d.op else LOCAL
             if VARIANTS[variant][0] in ("qwen3", "gemma3", "llama") and d.name.startswith("kq"):  # the cache's 16 bits
                 bound = max(bound, LOCAL_GELU)
@@ -188,12 +191,21 @@ def rows_of_all(self: Adapted, w: Tensor, ids: Any) -> Any:
     return x + np.float32(1e-3) if w.name == "token_types.weight" else ADAPTED_ROWS(self, w, ids)
 
 
-def first_first(adapters: Any) -> Any:
-    """Adapters in the order in which they were given."""
-    return list(adapters)
+def changed(change: Callable[[list[Any]], list[Any]]) -> Callable[..., Any]:
+    """Something else than the adapters in their order of addition."""
+    return lambda adapters, order: change(IN_ORDER(adapters, order))
 
 
-ADAPTED_ROWS = Adapted.get_rows
+def with_fields_of_next(*names: str) -> Callable[[list[Any]], list[Any]]:
+    """Each adapter with these fields of the one after it."""
+    return lambda found: [
+        replace(a, **{n: getattr(b, n) for n in names}) for a, b in zip(found, found[1:] + found[:1], strict=True)
+    ]
+
+
+ADAPTED_ROWS, IN_ORDER = Adapted.get_rows, lora.in_order
+TASKS = "jina-bert-v3, three tasks"
+ORDERS = list(permutations(range(3)))
 
 # fmt: off
 FAULTS: dict[str, tuple[str, Any, str, Any]] = {
@@ -207,8 +219,14 @@ FAULTS: dict[str, tuple[str, Any, str, Any]] = {
     "added after the bias":     ("bert", Adapted, "linear", linear_of("after the bias")),
     "mixed, not added":         ("bert", Adapted, "linear", linear_of("mixed")),
     "no token embeddings":      ("bert", Adapted, "get_rows", rows_without),
-    "kinds of token too":       ("jina-bert-v3, three tasks", Adapted, "get_rows", rows_of_all),
-    "first adapter first":      ("jina-bert-v3, three tasks", lora, "reversed", first_first),
+    "kinds of token too":       (TASKS, Adapted, "get_rows", rows_of_all),
+    "order turned round":       (TASKS, lora, "in_order", changed(lambda found: found[::-1])),
+    "the last two swapped":     (TASKS, lora, "in_order", changed(lambda found: [found[0], found[2], found[1]])),
+    "an adapter added twice":   (TASKS, lora, "in_order", changed(lambda found: [*found, found[0]])),
+    "an adapter left out":      (TASKS, lora, "in_order", changed(lambda found: found[1:])),
+    "one adapter for all":      (TASKS, lora, "in_order", changed(lambda found: found[:1] * 3)),
+    "another adapter's scale":  (TASKS, lora, "in_order", changed(with_fields_of_next("scale"))),
+    "another adapter's alpha":  (TASKS, lora, "in_order", changed(with_fields_of_next("alpha"))),
     "experts forgotten":        ("nomic-bert-moe", Adapted, "experts", lambda self, *a: self.base.experts(*a)),
 }
 # fmt: on
@@ -220,10 +238,53 @@ def test_a_fault_is_found(fault: str, files: Any, monkeypatch: pytest.MonkeyPatc
     variant, where, name, broken = FAULTS[fault]
     model, adapters = files(variant)
     with Headed(model, lora=adapters).engine() as engine:
-        theirs = engine.trace(some_ids(19))
-    assert Headed(model, lora=adapters).wrong(theirs) == []
-    monkeypatch.setattr(where, name, broken, raising=name != "reversed")
-    assert Headed(model, lora=adapters).wrong(theirs) != []
+        here, theirs = Headed(model, lora=adapters).adding_as(engine), engine.trace(some_ids(19))
+    assert here.wrong(theirs) == []
+    monkeypatch.setattr(where, name, broken)
+    assert replace(here).wrong(theirs) != []
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("given", ORDERS)
+def test_the_order_of_addition_is_read_from_the_graph(given: tuple[int, ...], files: Any) -> None:
+    """llama.cpp's order is chance; adapters given in every order make it add in several. Each is ours, and only it."""
+    model, adapters = files(TASKS)
+    with Headed(model, lora=tuple(adapters[i] for i in given)).engine() as engine:
+        order = tuple(given[i] for i in engine.lora_order)  # as places in `adapters`
+        theirs = engine.embed([some_ids(33)])[0].tobytes()
+    assert [o for o in ORDERS if vector(model, adapters, o).tobytes() == theirs] == [order]
+    ordered = [f"{file}:{scale}" for file, scale in (adapters[i] for i in order)]
+    e = Embedder.load(model, numerics="ggml", flash_attn=False, repack=False, lora=ordered)
+    assert e.embed([some_ids(33)], normalize=-1)[0].tobytes() == theirs
+
+
+def vector(model: Path, adapters: Any, order: tuple[int, ...]) -> Any:
+    """Of one text, the adapters added in this order."""
+    return Headed(model, lora=adapters, lora_order=order).vectors([some_ids(33)])[0]
+
+
+@pytest.mark.oracle
+def test_the_order_of_adapters_that_are_switched_off_or_the_same_file(files: Any) -> None:
+    """A scale of 0 stands last; one file twice is two adapters, told apart by their addresses."""
+    model, ((a, _), (b, _), _) = files(TASKS)
+    with LlamaCpp(model, lora=[(a, 0.0), (b, 0.5), (a, 1.5)]) as engine:
+        assert sorted(engine.lora_order) == [0, 1, 2]
+        assert engine.lora_order[-1] == 0
+        names = {s for node in engine.trace([1, 2]).meta["nodes"] for s in node["sources"] if "lora_b" in str(s)}
+        assert {name.split(":")[0] for name in names} == {"lora 1", "lora 2"}
+    here = Headed(model, lora=((a, 0.7), (a, -0.2)))
+    with here.engine() as engine:
+        assert sorted(engine.lora_order) == [0, 1]
+        assert here.adding_as(engine).differing(engine) == {}
+
+
+def test_an_order_of_addition_names_each_place_once(bert: Path, tmp_path: Path) -> None:
+    adapters = [load_adapter(synthetic_lora(tmp_path / f"{i}.gguf", bert, seed=i), open_gguf(bert), i) for i in (0, 1)]
+    assert lora.in_order(adapters, None) == adapters
+    assert lora.in_order(adapters, (1, 0)) == adapters[::-1]
+    for wrong in ((0,), (0, 0), (1, 2), (0, 1, 1)):
+        with pytest.raises(RequestError, match="2 adapters have the places 0 to 1\n  hint: name each place once"):
+            lora.in_order(adapters, wrong)
 
 
 @pytest.mark.oracle

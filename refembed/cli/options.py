@@ -194,7 +194,8 @@ lora_option: Decorator = click.option(
     "--lora",
     multiple=True,
     metavar="FILE[:SCALE]",
-    help="Add a LoRA adapter, a GGUF file made for this model, SCALE times (1 if not given); repeatable.",
+    help="Add a LoRA adapter, a GGUF file made for this model, SCALE times (1 if not given); repeatable. "
+    "Several are added in this order.",
 )
 
 truncate_option: Decorator = click.option(

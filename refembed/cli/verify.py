@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from refembed.cli.options import json_option, quiet_option
+from refembed.cli.options import json_option, lora_option, quiet_option
 from refembed.cli.show import decode, is_terminal, note, print_json
 from refembed.cli.texts import Texts
 from refembed.errors import RequestError
+
+if TYPE_CHECKING:
+    from refembed.embedder import Embedder
+    from refembed.lora import Adapter
 
 EPILOG = """\b
 Examples:
@@ -47,6 +52,7 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
     default=None,
     help="What the engine is to do to lengths: 2 normalise, -1 leave alone.  [default: either; a server normalises]",
 )
+@lora_option
 @click.option("--flash-attn/--no-flash-attn", default=None, help="llamacpp: with flash attention.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="llamacpp: threads.")
 @click.option("--batched/--single", default=None, help="llamacpp: all texts in one call, or one text a call.")
@@ -60,14 +66,15 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
 @json_option
 @quiet_option
 def command(
-    model: str, against: str, texts: str | None, pooling: str, normalize: str | None, trace: bool, html: str | None,
-    as_json: bool, quiet: bool, **options: Any,
+    model: str, against: str, texts: str | None, pooling: str, normalize: str | None, lora: tuple[str, ...],
+    trace: bool, html: str | None, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compare an engine with the reference that MODEL is, and say what differs and why.
 
     MODEL is a GGUF file or the name of a model. The bounds are the noise floor: how far sound arithmetics are apart on
     this model and these texts.
     """
+    from refembed.embedder import Embedder
     from refembed.hub import resolve
     from refembed.verify.engines.base import open_engine
     from refembed.verify.run import verify
@@ -77,10 +84,11 @@ def command(
     if target is not None and not target.absolute().parent.is_dir():
         raise RequestError(f"{html}: there is no such folder", hint="--html takes a file to write")
     path = Path(resolve(model))
-    engine = open_engine(against, path, **chosen(against, pooling, options))
+    reference = Embedder.load(path, numerics="fast", lora=lora)
+    engine = open_engine(against, path, **chosen(against, pooling, options, reference.adapters))
     try:
         verdict = verify(
-            path,
+            reference,
             engine,
             items,
             pooling=pooling,
@@ -89,7 +97,7 @@ def command(
             progress=lambda message: note(f"{message} ...", quiet=quiet or as_json),
         )
         if target is not None:
-            write_html(target, verdict, engine, path, pooling)
+            write_html(target, verdict, engine, reference, pooling)
             note(f"wrote {target}", quiet=quiet)
     finally:
         engine.close()
@@ -100,11 +108,11 @@ def command(
     click.get_current_context().exit(verdict.exit_code)
 
 
-def chosen(against: str, pooling: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Options that were given, for the engine to take or to refuse; llama.cpp pools as the reference does."""
+def chosen(against: str, pooling: str, options: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
+    """Options that were given, for the engine to take or to refuse; llama.cpp has the reference's pooling and LoRA."""
     given = {name: value for name, value in options.items() if value is not None}
     if against.lower() in ("llamacpp", "llama.cpp"):
-        given["pooling"] = pooling
+        given |= {"pooling": pooling, "lora": [(a.path, a.scale) for a in adapters]}
     return given
 
 
@@ -131,7 +139,7 @@ def show(verdict: Any) -> None:
         click.echo(line)
 
 
-def write_html(target: Path, verdict: Any, engine: Any, model: Path, pooling: str) -> None:
+def write_html(target: Path, verdict: Any, engine: Any, model: Embedder, pooling: str) -> None:
     """Hand the findings to the report's writer."""
     from refembed.verify.html_data import report_data
     from refembed.verify.html_report import write_report

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ DERIVED = re.compile(r" \((view|reshaped|permuted|transposed|cont|copy.*)\)$")  
 SCORES = re.compile(r"kq(_\w+)?-\d+$")  # kq, kq_soft_max ...: (H, T, cells)
 BLOCK = 256  # cells of a KV cache that are read at a time (llama_kv_cache::get_n_kv)
 LOGITS = "result_output"
+FACTOR = re.compile(r"lora (\d+): .*\.lora_b$")
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,40 @@ def without_empty_cells(trace: Trace) -> Trace:
 def without_lora(trace: Trace) -> Trace:
     """The trace with the inner nodes of W x + scale B (A x) named as views are, so that only the sum is left to pair.
 
-    They have no names of their own, and four in a row have the same shape.
+    They have no names of their own, and four in a row have the same shape. A trace without adapters, or one that does
+    not tell its sources, stays as it is.
     """
-    nodes, inner = trace.meta["nodes"], set[int]()
+    nodes, inner = trace.meta.get("nodes", ()), set[int]()
     for i, node in enumerate(nodes):
         factor = any(isinstance(s, str) and s.endswith((".lora_a", ".lora_b")) for s in node["sources"])
         if factor or (trace.taps[i].op == "SCALE" and set(node["sources"]) & inner):
             inner.add(i)
         elif trace.taps[i].op == "ADD" and node["sources"][1] in inner:
             inner.add(node["sources"][0])
+    if not inner:
+        return trace
     return replace(trace, taps=[t._replace(name="lora (view)") if i in inner else t for i, t in enumerate(trace.taps)])
+
+
+def addition_order(trace: Trace) -> tuple[int, ...]:
+    """Places of LoRA adapters in the order in which llama.cpp's graph adds them: (2, 0, 1).
+
+    Each is added to each of its matrices by ADD(sum so far, SCALE(MUL_MAT("lora 1: ... .lora_b", ...))).
+    """
+    taps, nodes = trace.taps, trace.meta["nodes"]
+    chains: dict[int, list[int]] = {}  # place of a sum -> adapters that are in it, the first added first
+    before: dict[int, set[int]] = {}
+    for i, node in enumerate(nodes):
+        scaled = node["sources"][-1] if taps[i].op == "ADD" else None
+        if not isinstance(scaled, int) or taps[scaled].op != "SCALE":
+            continue
+        factor = FACTOR.match(str(nodes[nodes[scaled]["sources"][0]]["sources"][0]))
+        if factor:
+            chain = chains.get(node["sources"][0], [])
+            adapter = int(factor[1])
+            before.setdefault(adapter, set()).update(chain)
+            chains[i] = [*chain, adapter]
+    return tuple(TopologicalSorter({adapter: before[adapter] for adapter in sorted(before)}).static_order())
 
 
 def cut(tap: Tap) -> Tap:

@@ -12,7 +12,7 @@ import numpy as np
 from refembed.embedder import Embedder
 from refembed.errors import RefembedError
 from refembed.model.trace import Recorder, Trace
-from refembed.verify.align import align, without_empty_cells
+from refembed.verify.align import align, without_empty_cells, without_lora
 from refembed.verify.contributions import contributions
 from refembed.verify.engines.base import Engine
 from refembed.verify.floor import SCREEN
@@ -82,7 +82,7 @@ def traces_of(verdict: Verdict, engine: Engine, reference: Reference, world: str
         theirs = engine.trace(ids if engine.can_take_ids else verdict.evidence.traced) if engine.can_trace else None
     except RefembedError:
         theirs = None
-    return shown_in(reference, ids, world), theirs
+    return shown_in(reference, ids, world), None if theirs is None else without_lora(theirs)
 
 
 def shown_in(reference: Reference, ids: list[int], world: str) -> Trace:

@@ -18,6 +18,7 @@ from refembed.arrays import F64, Float
 from refembed.embedder import Embedder, Info, Without, groups
 from refembed.heads import dense, pooled, run
 from refembed.kernels.ops import Ops, in_place_of, load_ops
+from refembed.lora import Adapter, adapted
 from refembed.model import Model
 from refembed.model.batch import Batch, pack
 from refembed.model.trace import SILENT, TapLike
@@ -37,16 +38,22 @@ TOGETHER = 2048  # tokens of one forward pass where a text's bits do not depend 
 
 
 class Worlds:
-    """The arithmetics, each made when first asked for; and hidden states that were computed before."""
+    """The arithmetics, each made when first asked for; and hidden states that were computed before.
 
-    def __init__(self) -> None:
+    adapters, order  LoRA, and the order of addition, as `refembed.lora.adapted` takes them
+    """
+
+    def __init__(self, adapters: Sequence[Adapter] = (), order: Sequence[int] | None = None) -> None:
+        self.adapters, self.order = tuple(adapters), order
         self.ops: dict[str, Ops] = {}
         self.hidden: dict[Any, tuple[Any, Float]] = {}
 
     def __getitem__(self, name: str) -> Ops:
         """Operations of a row of WORLDS."""
         if name not in self.ops:
-            self.ops[name] = load_ops(**WORLDS[name])
+            base = load_ops(**WORLDS[name])
+            side = load_ops(**WORLDS[name] | {"repack": False}) if self.adapters else base
+            self.ops[name] = adapted(base, side, self.adapters, self.order)
         return self.ops[name]
 
 
@@ -170,9 +177,9 @@ def own_encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def reference_of(embedder: Embedder, pooling: str = "native") -> Reference:
-    """The model of an embedder, unchanged. pooling as `Embedder.embed` takes it."""
+    """The model of an embedder with its adapters, unchanged. pooling as `Embedder.embed` takes it."""
     how = resolve_pooling(pooling, embedder.model.hparams.pooling)
-    return Reference(embedder.info, embedder.tokenizer, embedder.model, Worlds(), how, own_encode)
+    return Reference(embedder.info, embedder.tokenizer, embedder.model, Worlds(embedder.adapters), how, own_encode)
 
 
 def spy(reference: Reference) -> frozenset[str]:

@@ -21,6 +21,8 @@ from refembed.embedder import Embedder
 from refembed.errors import RequestError
 from refembed.normalize import normalize as normalize_rows
 from refembed.verify import company as together
+from refembed.verify.adapters import with_order_of
+from refembed.verify.align import without_lora
 from refembed.verify.company import Company
 from refembed.verify.compare import Difference, compare
 from refembed.verify.diagnose import Case, Diagnosis, Trial, diagnose, part, probe
@@ -110,10 +112,13 @@ def findings(
     progress: Callable[[str], object],
 ) -> Findings:
     """Ask the engine everything, and measure it; what it means is for `decide`."""
-    items = items_of(reference, dict(engine.about), texts)
+    about = dict(engine.about)
+    items = items_of(reference, about, texts)
     progress(f"asking {engine.name} for {len(items)} texts")
     vectors = together.doubles(engine.embed(items))
+    reference, remarks = with_order_of(reference, about, items, vectors)
     found = measure(reference, items, vectors, progress)
+    found.remarks += remarks
     found.ids += token_differences(engine, found)
     if len(items) > 1 and engine.name != "recorded":
         progress("asking once more, alone and together")
@@ -170,7 +175,7 @@ def look_inside(engine: Engine, found: Findings, progress: Callable[[str], objec
     right = found.distances <= found.floor.bound
     found.traced = found.items[min(range(len(found.items)), key=lambda i: (right[i], not fits[i], found.tokens[i]))]
     progress("comparing tensors")
-    theirs = engine.trace(found.traced)
+    theirs = without_lora(engine.trace(found.traced))
     told = theirs.meta.get("tokens")
     ids = found.reference.ids_of(found.traced)
     if told is not None and list(told) != ids:

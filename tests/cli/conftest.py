@@ -35,6 +35,7 @@ Cli = Callable[..., Result]
 @pytest.fixture
 def cli(capsysbinary: Any, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """`cli("embed", "hi", stdin=b"")` in this process; no terminal anywhere, nothing on standard input."""
+    monkeypatch.setenv("COLUMNS", "80")  # as on no terminal, whatever the one is that tests run in
 
     def call(*args: str | Path, stdin: bytes = b"") -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))

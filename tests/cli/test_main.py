@@ -137,7 +137,9 @@ def test_an_error_of_the_system_is_one_line(failing: Cli) -> None:
 def imported(*args: str) -> set[str]:
     """Modules that a run leaves in memory, in a fresh interpreter."""
     code = "import sys; from refembed.cli import run; run(sys.argv[1:]); print('\\n', *sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, encoding="utf-8", check=True, timeout=60
+    )
     return set(done.stdout.splitlines()[-1].split())
 
 

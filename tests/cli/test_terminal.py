@@ -21,9 +21,9 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
 
 
 def seen(*args: str | Path, **environment: str) -> tuple[int, str]:
-    """Exit code, and all that stdout and stderr put on a terminal of 100 columns."""
+    """Exit code, and all that stdout and stderr put on a terminal of 100 columns that speaks UTF-8."""
     master, terminal = pty.openpty()
-    env = ENVIRONMENT | {"TERM": "xterm-256color", "COLUMNS": "100", **environment}
+    env = ENVIRONMENT | {"TERM": "xterm-256color", "COLUMNS": "100", "PYTHONUTF8": "1", **environment}
     p = subprocess.Popen(
         [sys.executable, "-m", "refembed", *map(str, args)], stdin=terminal, stdout=terminal, stderr=terminal, env=env
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
+from refembed.testing.synthetic_lora import synthetic_lora
 
 
 @pytest.fixture
@@ -97,3 +98,15 @@ def test_a_file_without_texts_is_refused(cli, tiny, recorded, tmp_path):
     result = cli("verify", "-q", tiny, "--against", recorded(), "--texts", empty)
     assert result.code == 1
     assert "no texts" in result.err
+
+
+@pytest.mark.oracle
+def test_adapters_are_added_on_both_sides_and_their_order_is_said(cli, tiny, tmp_path):
+    lora = [
+        word for i in range(2) for word in ("--lora", f"{synthetic_lora(tmp_path / f'{i}.gguf', tiny, seed=i)}:0.5")
+    ]
+    result = cli("verify", tiny, "--against", "llamacpp", *lora, "--html", tmp_path / "report.html")
+    assert result.code == 0
+    assert result.out.startswith("IDENTICAL")
+    for report in (result.out, (tmp_path / "report.html").read_text()):
+        assert "LoRA adapters: llama.cpp adds them in an order that depends on addresses" in " ".join(report.split())

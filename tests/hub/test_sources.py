@@ -163,7 +163,7 @@ WHEEL = Wheel("tiny-model", "1.0", "tiny_model/model")
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that pip takes wheels from, and from nowhere else."""
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    monkeypatch.setenv("PIP_FIND_LINKS", (tmp_path / "index").as_uri())  # a path would end at its first space
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
     return tmp_path / "index"

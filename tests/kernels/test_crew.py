@@ -23,6 +23,7 @@ from refembed.kernels.crew import ALL, DONE, EMPTY, KINDS, LEAST, LEFT, NUMBERS,
 from refembed.model import ARCHITECTURES
 from refembed.testing.synthetic import synthetic
 from tests.kernels.longhand import random
+from tests.machine import cores
 
 MUCH = 1 << 30
 
@@ -143,7 +144,7 @@ def test_a_helper_does_parts_and_leaves() -> None:
             time.sleep(0)
         assert out.tobytes() == want.tobytes()
     helper.join(60)
-    assert done[0] > 0
+    assert done[0] > 0 or cores() == 1  # on one core it may never have its turn
     assert (mail[LEFT], mail[THERE]) == (0, 0)
 
 

@@ -46,7 +46,8 @@ class Engine(Protocol):
 
     Keys of `about` that callers may look for, where they are known: "url", "version", "model", "n_embd", "pooling",
     "texts" (a recording's own), "resolution" (half the last printed digit), "partial" (True: traces show some elements
-    of each tensor only, the others are NaN: compare them with `dump.compare_shown`).
+    of each tensor only, the others are NaN: compare them with `dump.compare_shown`), "lora_order" (the order in which
+    several adapters are added).
     """
 
     name: str  # "llama.cpp", "http llama-server", "sentence-transformers", "onnx", "recorded", "callable"

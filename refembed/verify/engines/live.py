@@ -64,7 +64,8 @@ class LiveLlamaCpp(Plain):
         """The build, the options in force, and what the model says of itself."""
         e = self.engine
         facts = {"model": str(e.options["path"]), "n_embd": e.n_embd_out, "pooling": e.pooling}
-        return {**facts, "options": e.options, "build": e.build, "batched": self.batched}
+        order = {"lora_order": e.lora_order} if len(e.options["lora"]) > 1 else {}
+        return {**facts, **order, "options": e.options, "build": e.build, "batched": self.batched}
 
     @about.setter
     def about(self, value: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ import numpy as np
 from refembed.arrays import F32
 from refembed.errors import EngineError, RequestError
 from refembed.model.trace import Tap, Trace
+from refembed.verify.align import addition_order
 from refembed.verify.engines.llamacpp_wire import receive, send
 
 Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 bytes, or token ids ready made
@@ -58,7 +59,7 @@ class LlamaCpp:
     type_kv             of the KV cache of decoders; llama.cpp's default is f16
     causal              None: as the model says
     n_seq_max           texts that fit in one call with batched=True
-    lora                (adapter file, scale) each, applied to every run
+    lora                (adapter file, scale) each, applied to every run, in the order `lora_order`
     lib, cpu            another build: a folder of libllama and libggml, and which of its CPU backends ("haswell")
     vocab_only          tokenize only: loads in milliseconds
     timeout             seconds that one request may take
@@ -104,7 +105,7 @@ class LlamaCpp:
             "vocab_only": vocab_only,
         }
         check_options(self.options)
-        self.timeout = timeout
+        self.timeout, self.known_order = timeout, cast("tuple[int, ...] | None", None)
         self.lock = threading.Lock()  # one request at a time
         self.log = open_log()
         self.worker = start_worker(self.log)
@@ -163,7 +164,8 @@ class LlamaCpp:
 
         Names repeat; nodes that llama.cpp leaves unnamed are `node_K`; views (`align.VIEWS`) are there too. Shapes are
         NumPy's (`ne` reversed), at least 2-D. meta["nodes"] tells for each tap its type, its sources and what it is a
-        view of: an index into the taps, or the name of a weight or input. Quantised tensors come as raw bytes.
+        view of: an index into the taps, or the name of a weight or input. Names of several LoRA adapters' tensors begin
+        with the adapter's place, "lora 1: ". Quantised tensors come as raw bytes.
         """
         found = self.call("trace", as_input(text), about=f"trace {one(text)}")
         nodes = found["nodes"]
@@ -222,6 +224,21 @@ class LlamaCpp:
             "layouts": self.facts["layouts"],
             "environment": {k: v for k, v in self.facts["environment"].items() if k != NO_BACKTRACE},
         }
+
+    @property
+    def lora_order(self) -> tuple[int, ...]:
+        """The order in which llama.cpp adds this engine's adapters: places in `lora`, those of scale 0 last.
+
+        It keeps them in a hash table keyed by their addresses, so the order may differ between processes. It is read
+        from the graph of one token. Of adapters that share no matrix either order is right: no bit depends on it.
+        """
+        given = self.options["lora"]
+        if len(given) < 2:
+            return tuple(range(len(given)))
+        if self.known_order is None:
+            found = addition_order(self.trace([0]))
+            self.known_order = (*found, *(i for i in range(len(given)) if i not in found))
+        return self.known_order
 
     # -- the worker --------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -44,11 +44,13 @@ class Graph:
         self.lib, self.failure = lib, ""
         self.nodes: list[dict[str, Any]] = []
         self.places: dict[int, int] = {}  # address of a ggml_tensor -> its place in nodes
+        self.factors: dict[int, str] = {}  # address of a LoRA factor -> its name with its adapter's place
+        self.leaves: set[int] = set()  # addresses of the weights and inputs of this run
         self.callback = abi.EVAL_CALLBACK(self.seen)
 
     def clear(self) -> None:
         """Forget the last run."""
-        self.nodes, self.places, self.failure = [], {}, ""
+        self.nodes, self.places, self.leaves, self.failure = [], {}, set(), ""
 
     def seen(self, tensor: int, ask: bool, _: Any) -> bool:
         """ggml's callback. An exception must not vanish in C: it is kept, and the run ends here."""
@@ -64,7 +66,7 @@ class Graph:
         """Copy a node: name, operation, values, and where its operands come from."""
         t = abi.tensor_at(address)
         node = {
-            "name": t.name.decode(errors="replace"),
+            "name": name_at(address),
             "op": self.lib.ggml_op_desc(address).decode(),
             "type": self.lib.ggml_type_name(t.type).decode(),
             "array": read_tensor(self.lib, address),
@@ -76,8 +78,16 @@ class Graph:
 
     def reference(self, address: int) -> int | str:
         """A node's place; the name of a leaf (a weight or an input)."""
-        place = self.places.get(address)
-        return abi.tensor_at(address).name.decode(errors="replace") if place is None else place
+        if address in self.places:
+            return self.places[address]
+        self.leaves.add(address)
+        return self.factors.get(address) or name_at(address)
+
+
+def name_at(address: int) -> str:
+    """A tensor's own name."""
+    name: str = abi.tensor_at(address).name.decode(errors="replace")
+    return name
 
 
 class Session:
@@ -126,15 +136,29 @@ class Session:
         """Raise EngineError."""
         raise EngineError(message)
 
-    def adapt(self, context: int) -> None:
-        """Put the adapters on a context."""
-        n = len(self.adapters)
+    def adapt(self, context: int, places: Sequence[int]) -> None:
+        """Put the adapters in these places on a context, in place of those that it had."""
+        n = len(places)
         if n:
-            scales = (ct.c_float * n)(*(scale for _, scale in self.options["lora"]))
+            scales = (ct.c_float * n)(*(self.options["lora"][i][1] for i in places))
             arguments = (ct.c_void_p, ct.POINTER(ct.c_void_p), ct.c_size_t, ct.POINTER(ct.c_float))
             put = self.declared("llama_set_adapters_lora", ct.c_int32, *arguments)
-            if put(context, (ct.c_void_p * n)(*self.adapters), n, scales):
+            if put(context, (ct.c_void_p * n)(*(self.adapters[i] for i in places)), n, scales):
                 raise EngineError("llama_set_adapters_lora failed")
+
+    def name_factors(self, context: int) -> None:
+        """Learn which LoRA factor is which adapter's: one token with each adapter alone on the watched context.
+
+        The tensors of several adapters share their names; in a trace they are `lora 1: blk.0.attn_q.weight.lora_a`.
+        """
+        for i, (_, scale) in enumerate(self.options["lora"]):
+            if scale:
+                self.graph.clear()
+                self.adapt(context, [i])
+                self.run(context, [[0]])
+                found = [a for a in self.graph.leaves if name_at(a).endswith((".lora_a", ".lora_b"))]
+                self.graph.factors |= {a: f"lora {i}: {name_at(a)}" for a in found}
+        self.graph.clear()
 
     def context(self, watched: bool = False) -> int:
         """The context for this kind of run, made when first needed."""
@@ -146,7 +170,9 @@ class Session:
             made = self.lib.llama_init_from_model(self.model, self.context_params(watched))
             if not made:
                 raise EngineError(f"llama.cpp made no context from {self.options}")
-            self.adapt(made)
+            if watched and len(self.adapters) > 1:
+                self.name_factors(made)
+            self.adapt(made, range(len(self.adapters)))
             self.contexts[watched] = made
         return self.contexts[watched]
 
