@@ -173,7 +173,7 @@ def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
     notes += remarks(raw, architecture)
     if "pad_token_id" in raw and raw["pad_token_id"] is None and RECIPES[stem].arch == "bert":
         raise ModelError(f"{path}: pad_token_id is null", hint="RoBERTa counts places from it")
-    answers = answer_ids(folder) if stem == "Qwen3" and is_reranker(folder, raw, name) else None
+    answers = answer_ids(folder, notes) if stem == "Qwen3" and is_reranker(folder, raw, name) else None
     config = Config(folder, architecture, RECIPES[stem], with_defaults(stem, raw), stem, notes, answers)
     if stem.startswith("Gemma3") and config.query_scale != 1:
         notes.append(

@@ -153,7 +153,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "infinity": (numbers(Q, -np.inf), "query.weight holds NaN or infinity"),
     "a shard elsewhere": (sharded(lambda c: c["weight_map"].update({Q: "../model.safetensors"})), "no weight_map"),
     "no weight_map": (sharded(lambda c: c.pop("weight_map") and None), "no weight_map"),
-    "a shard that is not there": (sharded(lambda c: c["weight_map"].update({Q: "x"})), "it names x, and there is no such file"),
+    "a shard that is not there": (
+        sharded(lambda c: c["weight_map"].update({Q: "x"})),
+        "it names x, and there is no such file",
+    ),
     "a tensor that no shard has": (
         sharded(lambda c: c["weight_map"].update({"x": "model-00001-of-00002.safetensors"})),
         "and the files differ: x",
