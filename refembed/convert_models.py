@@ -197,11 +197,16 @@ def turned(x: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     return x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
+def widened(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """float16 as float32, so that a sum keeps its digits: llama.cpp's converter adds in float16 and loses some."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
 CHANGES: dict[str, Change] = {
     "turn-q": lambda x, c: turned(x, c.sizes["H"]),
     "turn-k": lambda x, c: turned(x, c.sizes["K"]),
-    "+1": lambda x, c: x + x.dtype.type(1),
-    "+1, scaled": lambda x, c: (x + x.dtype.type(1)) * x.dtype.type(c.query_scale),
+    "+1": lambda x, c: widened(x) + np.float32(1),
+    "+1, scaled": lambda x, c: (widened(x) + np.float32(1)) * np.float32(c.query_scale),
     "yes and no": lambda x, c: x[list(c.answers or ())],
     "used-positions": lambda x, c: x[c.first_position :],
     "known-tokens": lambda x, c: x[: c.sizes["V"]],

@@ -74,6 +74,11 @@ def read_modules(folder: Path, architecture: str, *, keeps_dense: bool, width: i
     for i, (kind, path) in enumerate(kinds):
         if kind == "Pooling":
             pooling = read_pooling(folder / path / "config.json", notes)
+        if kind == "Transformer" and read_json(folder / path / "sentence_bert_config.json").get("do_lower_case"):
+            notes.append(
+                "sentence_bert_config.json has do_lower_case, which lowercases texts before they are tokenized: "
+                "where tokenizer.json does not, lowercase them yourself"
+            )
         if kind == "Dense":
             if "Pooling" not in order[:i] or "Normalize" in order[:i] or len(matrices) == len(DENSE):
                 found = f"{folder / 'modules.json'}: the modules are {', '.join(order)}"
@@ -132,6 +137,10 @@ def read_dense(folder: Path) -> Entry:
     if activation.rpartition(".")[2] not in IDENTITY:
         hint = "GGUF keeps Dense modules without one (Identity)"
         raise ModelError(f"{folder}: activation_function is {shown(activation)}", hint=hint)
+    for key in ("module_input_name", "module_output_name"):
+        if settings.get(key) not in (None, "sentence_embedding"):
+            hint = "GGUF keeps Dense modules of a whole text's vector"
+            raise ModelError(f"{folder}: {key} is {shown(str(settings[key]))}", hint=hint)
     path = folder / "model.safetensors"
     if not path.is_file():
         hint = "save the model again: SentenceTransformer(folder).save(...) writes safetensors"
