@@ -33,10 +33,11 @@ Examples:
 def command(folder: Path, outtype: str, output: Path | None, force: bool) -> None:
     """Write the model in DIR, as Hugging Face publishes them, as one GGUF file.
 
-    DIR holds config.json, *.safetensors, and tokenizer.json, vocab.txt, tokenizer.model or spiece.model; modules.json
-    and 1_Pooling say the pooling.
+    DIR holds config.json, model.safetensors or its shards, and tokenizer.json, vocab.txt, tokenizer.model or
+    spiece.model; modules.json and 1_Pooling say the pooling.
     The tensors and keys are those that llama.cpp's own converter writes, in other types those that llama-quantize makes
-    of them. The file is written whole or not at all.
+    of them. The file is written whole or not at all. What config.json or modules.json asks for and a GGUF file cannot
+    hold is refused by name; tensors that are left out are listed on standard error.
     """
     from refembed.convert import convert
     from refembed.hub.progress import shown
@@ -44,6 +45,9 @@ def command(folder: Path, outtype: str, output: Path | None, force: bool) -> Non
     target = output or Path(f"{folder.resolve().name}-{outtype}.gguf")
     if target.exists() and not force:
         raise RequestError(f"{target} is there already", hint="--force replaces it, --output names another")
+    notes: list[str] = []
     with shown(None, f"converting {folder}") as advance:
-        convert(folder, target, outtype=outtype, progress=advance)
+        convert(folder, target, outtype=outtype, progress=advance, say=notes.append)
+    for note in notes:
+        click.echo(f"refembed: {note}", err=True)
     click.echo(f"{target}: {target.stat().st_size:,} bytes", err=True)

@@ -14,7 +14,7 @@ from typing import Any
 from refembed.errors import DownloadError, ModelError, RequestError
 from refembed.hub.cache import at_work, cache_folder, fresh, is_cached, keep, move
 from refembed.hub.models import MODELS, Model
-from refembed.hub.progress import shown
+from refembed.hub.progress import say_on_stderr, shown
 from refembed.hub.sources import Progress, Unreachable, problem
 
 OUTTYPES = (  # what convert.py can make, which a warm start need not import
@@ -152,9 +152,12 @@ def converted(folder: Path, outtype: str, progress: Progress | None, name: str |
     path = cache_folder() / "gguf" / f"{name or folder.resolve().name}-{key}-{outtype}.gguf"
     if is_cached(path, made_of):
         return path
+    notes: list[str] = []
     with shown(progress, f"converting {name or folder}") as advance, at_work(path.stem, advance) as work:
         if not is_cached(path, made_of):
-            make(folder, path, work, outtype, made_of, advance, name)
+            make(folder, path, work, outtype, made_of, advance, name, notes)
+    for note in notes:
+        say_on_stderr(note)
     return path
 
 
@@ -176,9 +179,17 @@ def from_repository(name: str, file: str | None, outtype: str, offline: bool, pr
 
 
 def make(
-    folder: Path, path: Path, work: Path, outtype: str, made_of: list[Any], advance: Progress, name: str | None = None
+    folder: Path,
+    path: Path,
+    work: Path,
+    outtype: str,
+    made_of: list[Any],
+    advance: Progress,
+    name: str | None = None,
+    notes: list[str] | None = None,
 ) -> None:
-    """Convert a folder and keep the file."""
+    """Convert a folder and keep the file. What the file lacks is added to `notes`; of a known model it is known."""
     from refembed.convert import convert
 
-    keep(convert(folder, work / path.name, outtype=outtype, name=name, progress=advance), path, made_of)
+    say = (notes if notes is not None else []).append
+    keep(convert(folder, work / path.name, outtype=outtype, name=name, progress=advance, say=say), path, made_of)
