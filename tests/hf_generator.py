@@ -49,11 +49,12 @@ class Case:
     layout: str = "single"
     dtype: str = "float32"
     removed: list[str] = field(default_factory=list)  # keys taken out of config.json
+    old: bool = False  # config.json is spelled as `transformers` 4 did
     rerank: bool = False  # a Qwen3 with the heading of a reranker
 
     def __str__(self) -> str:
         parts = [f"#{self.number} {self.kind} {self.config}", self.modules, self.layout, self.dtype]
-        return " | ".join(filter(None, [*parts, f"without {self.removed}" if self.removed else ""]))
+        return " | ".join(filter(None, [*parts, f"without {self.removed}" if self.removed else "", "old" * self.old]))
 
 
 @dataclass
@@ -113,7 +114,34 @@ def draw(number: int, seed: int) -> Case:
     case.rerank = case.kind == "Qwen3ForCausalLM" and not case.modules and rng.random() < 0.7
     if rng.random() < 0.3:
         case.removed = rng.sample(family.removable, min(2, len(family.removable)))
+    case.old = rng.random() < 0.3
     return case
+
+
+def old_spelling(raw: dict[str, Any]) -> None:
+    """Rewrite a config.json with the keys of `transformers` 4, which 5 reads as well."""
+    rope = raw.pop("rope_parameters", None)
+    if rope and "full_attention" in rope:
+        local = "local_rope_theta" if raw["model_type"] == "modernbert" else "rope_local_base_freq"
+        whole = "global_rope_theta" if raw["model_type"] == "modernbert" else "rope_theta"
+        raw[whole], raw[local] = (rope[kind]["rope_theta"] for kind in ("full_attention", "sliding_attention"))
+        scaled = {k: v for k, v in rope["full_attention"].items() if k != "rope_theta"}
+    elif rope:
+        raw["rope_theta"] = rope["rope_theta"]
+        scaled = {k: v for k, v in rope.items() if k not in ("rope_theta", "partial_rotary_factor")}
+        if "partial_rotary_factor" in rope:
+            raw["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    if rope:
+        raw["rope_scaling"] = scaled if scaled.get("rope_type", "default") != "default" else None
+    kinds = raw.get("layer_types")
+    if raw["model_type"] == "gemma3_text" and kinds == ["sliding_attention"] * 5 + ["full_attention"] + kinds[6:]:
+        raw["sliding_window_pattern"] = 6
+        del raw["layer_types"]
+    dense = [i for i, kind in enumerate(kinds or ()) if kind == "full_attention"]
+    if raw["model_type"] == "modernbert" and len(dense) > 1 and dense == list(range(0, len(kinds), dense[1])):
+        raw["global_attn_every_n_layers"] = dense[1]
+        del raw["layer_types"]
+    raw["torch_dtype"] = raw.pop("dtype", None)
 
 
 def save(case: Case, folder: Path) -> None:
@@ -135,6 +163,8 @@ def save(case: Case, folder: Path) -> None:
             del raw[key]
     if case.family == "gemma3" and "sliding_window" in family.sizes | case.config:
         raw["sliding_window"] = (family.sizes | case.config)["sliding_window"]
+    if case.old:
+        old_spelling(raw)
     config.write_text(json.dumps(raw))
     if case.layout == "variant":
         (folder / "model.fp16.safetensors").write_bytes(b"not read")
