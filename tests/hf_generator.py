@@ -2,6 +2,10 @@
 
     .venv-peers/bin/python -m tests.hf_generator --count 300 --seed 0     # numbers for CHANGELOG and docs
     .venv-peers/bin/python -m tests.hf_generator --only 17 --seed 0       # one folder, with everything about it
+    .venv-peers/bin/python -m tests.hf_generator --count 40 --llama-cpp SOURCE   # and llama.cpp's own converter
+
+SOURCE is the folder of convert_hf_to_gguf.py (record_converter.py says where it comes from): its file is compared
+tensor by tensor and key by key, but for the tokenizer.
 
 A folder is a tiny model of one architecture: its config class with drawn values (hf_generator_models.py), a head,
 random weights of a drawn type in a drawn layout, config.json with some default keys removed, modules.json or none.
@@ -65,6 +69,7 @@ class Outcome:
     error: float | None = None  # relative; None: refused
     refused: str = ""
     said: list[str] = field(default_factory=list)
+    differ: list[str] | None = None  # tensors and keys that llama.cpp's converter writes otherwise; None: not asked
 
     @property
     def wrong(self) -> bool:
@@ -253,7 +258,29 @@ def found(case: Case, path: Path) -> list[Any]:
     return [e.embed([ids], pooling=how, normalize=-1)[0] for ids in TEXTS]
 
 
-def attempt(case: Case, parent: Path) -> Outcome:
+def differing(case: Case, folder: Path, path: Path, source: Path) -> list[str]:
+    """What llama.cpp's converter makes otherwise of the folder: names of tensors and keys, or that it takes it not."""
+    from tests.record_converter import convert, describe
+
+    try:
+        flags = ("--sentence-transformers-dense-modules",) if "dense" in case.modules else ()
+        theirs = convert(source, folder, "f32", patched=True, flags=flags)
+    except Exception:
+        return ["llama.cpp's converter does not take it"]
+    ours = json.loads(json.dumps(describe(path)))
+    tables = [{t[0]: t for t in file["tensors"]} for file in (ours, theirs)]
+    tables += [
+        {k: v for k, v in f["keys"].items() if not k.startswith(("tokenizer.", "general."))} for f in (ours, theirs)
+    ]
+    return [
+        name
+        for a, b in ((tables[0], tables[1]), (tables[2], json.loads(json.dumps(tables[3]))))
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
+    ]
+
+
+def attempt(case: Case, parent: Path, source: Path | None = None) -> Outcome:
     """Draw, convert, compare."""
     from refembed.convert import convert
     from refembed.errors import ModelError
@@ -272,13 +299,14 @@ def attempt(case: Case, parent: Path) -> Outcome:
         return Outcome(case, refused=str(e).replace(str(parent), ""), said=said)
     finally:
         (parent / "index.json").unlink(missing_ok=True)
+    differ = differing(case, folder, path, source) if source else None
     theirs = wanted(case, folder)
     errors = [
         np.abs(a - b).max() / np.abs(b).max() if a.shape == b.shape else np.inf
         for a, b in zip(ours, theirs, strict=True)
     ]
     shutil.rmtree(folder)
-    return Outcome(case, error=float(max(errors)), said=said)
+    return Outcome(case, error=float(max(errors)), said=said, differ=differ)
 
 
 def refuse_unsupported(parent: Path) -> dict[str, str]:
@@ -320,6 +348,11 @@ def report(outcomes: list[Outcome]) -> str:
     ]
     counts = collections.Counter(f"{o.case.family}: {reason(o.refused)}" for o in outcomes if o.error is None)
     lines += [f"  {n:3} {text}" for text, n in sorted(counts.items())]
+    asked = [o.differ for o in outcomes if o.differ is not None]
+    if asked:
+        lines.append(f"file of llama.cpp's converter: the same {asked.count([])} times of {len(asked)}")
+        kinds = collections.Counter(re.sub(r"\d+", "N", name) for names in asked for name in names)
+        lines += [f"  {n:3} {name}" for name, n in sorted(kinds.items())]
     lines += [f"WRONG by {o.error:.2g}: {o.case} said {o.said}" for o in wrong]
     return "\n".join(lines)
 
@@ -329,6 +362,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
+    parser.add_argument("--llama-cpp", type=Path)
     options = parser.parse_args()
     numbers = range(options.count) if options.only is None else [options.only]
     outcomes = []
@@ -336,7 +370,7 @@ def main() -> None:
         for number in numbers:
             case = draw(number, options.seed)
             try:
-                outcomes.append(attempt(case, Path(scratch)))
+                outcomes.append(attempt(case, Path(scratch), options.llama_cpp))
             except Exception:
                 print(f"in {case}", file=sys.stderr)
                 raise
