@@ -148,7 +148,9 @@ def prepare(
     config = read_config(folder, notes, name)
     arch, keeps_dense = config.recipe.arch, "dense" in config.recipe.extras
     width = config.sizes["C"]
-    modules = read_modules(folder, config.architecture, keeps_dense=keeps_dense, width=width, notes=notes)
+    modules = read_modules(
+        folder, config.architecture, keeps_dense=keeps_dense, width=width, notes=notes, answers=config.answers
+    )
     plan = plan_dense(modules, outtype) + plan_tensors(config, open_weights(folder, notes), outtype)
 
     def add(writer: GGUFWriter) -> None:

@@ -29,7 +29,7 @@ FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-PLAIN = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
+PLAIN = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout", "LogitScore")
 IDENTITY = ("Identity", "None")
 DENSE = ("dense_2", "dense_3")
 
@@ -50,17 +50,26 @@ class Modules:
     dense: tuple[Dense, ...] = ()
 
 
-def read_modules(folder: Path, architecture: str, *, keeps_dense: bool, width: int, notes: list[str]) -> Modules:
+def read_modules(
+    folder: Path,
+    architecture: str,
+    *,
+    keeps_dense: bool,
+    width: int,
+    notes: list[str],
+    answers: tuple[int, int] | None = None,
+) -> Modules:
     """modules.json and the folders that it names.
 
     architecture  the class in config.json, for messages
     keeps_dense   whether GGUF has a place for Dense modules of this architecture
     width         C, the transformer's channels
     notes         is added to where something is left aside
+    answers       ids of "yes" and "no" of a reranker that answers with them; a LogitScore may then say the same
 
     ModelError for a module that would be lost, and for one that is not whole.
     """
-    kinds = module_kinds(folder)
+    kinds = [(kind, path) for kind, path in module_kinds(folder) if not is_score(kind, folder / path, answers)]
     order = [kind for kind, _ in kinds]
     if "Dense" in order and not keeps_dense:
         hint = f"GGUF keeps no such module of {architecture}, and the vectors would be others"
@@ -87,6 +96,18 @@ def read_modules(folder: Path, architecture: str, *, keeps_dense: bool, width: i
             matrices.append(Dense(DENSE[len(matrices)], read_dense(folder / path)))
     check_widths(folder, matrices, width)
     return Modules(pooling, tuple(matrices))
+
+
+def is_score(kind: str, folder: Path, answers: tuple[int, int] | None) -> bool:
+    """Whether a module is the LogitScore of a reranker with these answers. ModelError for any other LogitScore."""
+    if kind != "LogitScore":
+        return False
+    settings = read_json(folder / "config.json", required=True)
+    found = settings.get("true_token_id"), settings.get("false_token_id")
+    if answers is None or found != answers:
+        hint = 'GGUF keeps such a score of Qwen3-Reranker alone, of its tokens "yes" and "no"'
+        raise ModelError(f"{folder}: a module of type LogitScore with tokens {found[0]} and {found[1]}", hint=hint)
+    return True
 
 
 def module_kinds(folder: Path) -> list[tuple[str, str]]:

@@ -95,6 +95,30 @@ def test_a_reranker_is_known_by_its_name_too(hint: str, tmp_path: Path) -> None:
     assert "cls.output.weight" in open_gguf(path).tensors
 
 
+def cross_encoder(folder: Path, yes: int, no: int | None) -> None:
+    """A reranker as sentence-transformers 5.4 saves it, with a LogitScore of these tokens."""
+    reranker(folder)
+    package = "sentence_transformers.cross_encoder.modules.logit_score"
+    listed = [{"path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
+    write_json(folder / "modules.json", [*listed, {"path": "1_LogitScore", "type": f"{package}.LogitScore"}])
+    write_json(folder / "1_LogitScore" / "config.json", {"true_token_id": yes, "false_token_id": no})
+
+
+YES, NO = 116, 115  # where hf_heads.words puts them
+
+
+def test_the_score_of_a_cross_encoder_is_the_rerankers(tmp_path: Path) -> None:
+    cross_encoder(tmp_path / "model", YES, NO)
+    assert "cls.output.weight" in open_gguf(convert(tmp_path / "model", tmp_path / "out.gguf")).tensors
+
+
+@pytest.mark.parametrize(("yes", "no"), [(NO, YES), (YES, None), (YES, 3)])
+def test_another_score_of_a_cross_encoder_is_refused(yes: int, no: int | None, tmp_path: Path) -> None:
+    cross_encoder(tmp_path / "model", yes, no)
+    with pytest.raises(ModelError, match=f"LogitScore with tokens {yes} and {no}"):
+        convert(tmp_path / "model", tmp_path / "out.gguf")
+
+
 def test_an_answer_that_the_vocabulary_lacks_is_the_unknown_token(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
