@@ -11,10 +11,10 @@ llama.cpp cannot load.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +34,8 @@ from refembed.gguf.cursor import shown
 from refembed.quantize import quantize_file
 from refembed.quantize_types import canonical
 from refembed.safetensors import Entry
+
+log = logging.getLogger("refembed.convert")
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # what is being done, how far, of how much; in bytes
 Say: TypeAlias = Callable[[str], None]  # is given a sentence about what the file lacks
@@ -210,7 +212,7 @@ def convert(
               Or a type of quantize.py, "q4_k_m" for example: the file that llama-quantize makes of the one in F32
     name      GGUF `general.name`; the model card, config.json or the folder say it otherwise
     progress  called with ("converting", bytes of weights done, bytes in all)
-    say       called with a sentence for each thing of the folder that the file lacks; None: a line on stderr
+    say       called with a sentence for each thing of the folder that the file lacks; None: a warning in the log
 
     ModelError where the folder holds no whole model of ARCHITECTURES, RequestError where the file cannot be written.
     The weights pass through memory one tensor at a time, and the file is written whole or not at all.
@@ -241,14 +243,8 @@ def convert(
     if progress:
         progress("converting", total, total)
     for note in notes:
-        (say or say_on_stderr)(note)
+        (say or log.warning)(note)
     return written
-
-
-def say_on_stderr(note: str) -> None:
-    """A line on stderr, where there is one."""
-    if sys.stderr is not None:
-        sys.stderr.write(f"refembed: {note}\n")
 
 
 def prepare(

@@ -177,6 +177,11 @@ def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
         raise ModelError(f"{path}: pad_token_id is null", hint="RoBERTa counts places from it")
     answers = answer_ids(folder, notes) if stem == "Qwen3" and is_reranker(folder, raw, name) else None
     config = Config(folder, architecture, RECIPES[stem], with_defaults(stem, raw), stem, notes, answers)
+    if stem == "T5Encoder":
+        notes.append(
+            "tokens look back only, as llama.cpp runs T5's encoder; `--semantics original` lets them see the whole "
+            "text, as published (docs/differences.md)"
+        )
     if stem.startswith("Gemma3") and config.query_scale != 1:
         notes.append(
             f"query_pre_attn_scalar is {config.raw['query_pre_attn_scalar']}, and llama.cpp scales scores by the width "

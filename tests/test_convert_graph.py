@@ -110,7 +110,7 @@ def test_keys_that_config_json_leaves_out_have_the_librarys_defaults(tmp_path: P
 
 
 def test_a_width_that_llama_cpp_does_not_scale_by_is_made_up_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Scores are q k / sqrt(D) in llama.cpp and q k / sqrt(s) as published: q's norm, 1 + w, carries sqrt(D / s)."""
     plain = convert(headed("gemma-embedding", tmp_path / "a", {}, {}), tmp_path / "a.gguf")
@@ -118,16 +118,16 @@ def test_a_width_that_llama_cpp_does_not_scale_by_is_made_up_for(
     ours = convert(other, tmp_path / "b.gguf")
     a, b = (open_gguf(path).tensors["blk.3.attn_q_norm.weight"].dequantize() for path in (plain, ours))
     assert np.allclose(b, a * 0.5, rtol=1e-6)  # D = 10
-    assert "query_pre_attn_scalar is 40" in capsys.readouterr().err
+    assert "query_pre_attn_scalar is 40" in caplog.text
 
 
-def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder, notes = small(tmp_path / "model"), []
     convert(folder, tmp_path / "out.gguf", say=notes.append)
     assert notes == ["left out, as llama.cpp has no place for them: pooler.dense"]
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
     convert(folder, tmp_path / "out.gguf")
-    assert capsys.readouterr().err == f"refembed: {notes[0]}\n"
+    assert caplog.messages == notes
 
 
 def test_that_a_bert_scores_otherwise_than_published_is_said(tmp_path: Path) -> None:

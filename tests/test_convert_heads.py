@@ -120,7 +120,7 @@ def test_another_score_of_a_cross_encoder_is_refused(yes: int, no: int | None, t
 
 
 def test_an_answer_that_the_vocabulary_lacks_is_the_unknown_token(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "model"
     reranker(folder)
@@ -132,7 +132,7 @@ def test_an_answer_that_the_vocabulary_lacks_is_the_unknown_token(
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     write_json(folder / "tokenizer_config.json", settings | {"unk_token": "<s>"})
     convert(folder, tmp_path / "out.gguf")
-    assert "no token 'yes': the score is that of '<s>'" in capsys.readouterr().err
+    assert "no token 'yes': the score is that of '<s>'" in caplog.text
 
 
 @pytest.mark.parametrize("widths", [(C, 64, C), (C, C)])

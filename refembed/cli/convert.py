@@ -45,9 +45,6 @@ def command(folder: Path, outtype: str, output: Path | None, force: bool) -> Non
     target = output or Path(f"{folder.resolve().name}-{outtype}.gguf")
     if target.exists() and not force:
         raise RequestError(f"{target} is there already", hint="--force replaces it, --output names another")
-    notes: list[str] = []
     with shown(None, f"converting {folder}") as advance:
-        convert(folder, target, outtype=outtype, progress=advance, say=notes.append)
-    for note in notes:
-        click.echo(f"refembed: {note}", err=True)
+        convert(folder, target, outtype=outtype, progress=advance)
     click.echo(f"{target}: {target.stat().st_size:,} bytes", err=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from refembed.errors import DownloadError, ModelError, RequestError
 from refembed.hub.cache import at_work, cache_folder, fresh, is_cached, keep, move
 from refembed.hub.models import MODELS, Model
-from refembed.hub.progress import say_on_stderr, shown
+from refembed.hub.progress import shown
 from refembed.hub.sources import Progress, Unreachable, problem
 
 OUTTYPES = (  # what convert.py can make, which a warm start need not import
@@ -109,7 +110,7 @@ def gguf_of(model: Model, outtype: str, offline: bool, progress: Progress | None
         return path
     with shown(progress, f"getting {model.name}") as advance, at_work(path.stem, advance) as work:
         if not is_cached(path, made_of):  # nor did another process make it meanwhile
-            make(fetched(model, offline, advance), path, work, outtype, made_of, advance)
+            make(fetched(model, offline, advance), path, work, outtype, made_of, advance, say=lambda note: None)
     return path
 
 
@@ -152,12 +153,9 @@ def converted(folder: Path, outtype: str, progress: Progress | None, name: str |
     path = cache_folder() / "gguf" / f"{name or folder.resolve().name}-{key}-{outtype}.gguf"
     if is_cached(path, made_of):
         return path
-    notes: list[str] = []
     with shown(progress, f"converting {name or folder}") as advance, at_work(path.stem, advance) as work:
         if not is_cached(path, made_of):
-            make(folder, path, work, outtype, made_of, advance, name, notes)
-    for note in notes:
-        say_on_stderr(note)
+            make(folder, path, work, outtype, made_of, advance, name)
     return path
 
 
@@ -186,10 +184,9 @@ def make(
     made_of: list[Any],
     advance: Progress,
     name: str | None = None,
-    notes: list[str] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> None:
-    """Convert a folder and keep the file. What the file lacks is added to `notes`; of a known model it is known."""
+    """Convert a folder and keep the file. say: as in `convert`; what the files of MODELS lack need not be said."""
     from refembed.convert import convert
 
-    say = (notes if notes is not None else []).append
     keep(convert(folder, work / path.name, outtype=outtype, name=name, progress=advance, say=say), path, made_of)

@@ -9,12 +9,6 @@ from collections.abc import Iterator
 from refembed.hub.sources import Progress
 
 
-def say_on_stderr(note: str) -> None:
-    """A line on stderr, where there is one."""
-    if sys.stderr is not None:
-        sys.stderr.write(f"refembed: {note}\n")
-
-
 @contextlib.contextmanager
 def shown(progress: Progress | None, what: str) -> Iterator[Progress]:
     """The function to report to: the caller's own; else a bar on stderr, or one line there where it is no terminal."""
