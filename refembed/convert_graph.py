@@ -28,7 +28,7 @@ BERT = {
     "add_cross_attention": NO,
     "pruned_heads": ({},),
 }
-WINDOWLESS = {"use_sliding_window": NO, "partial_rotary_factor": (1, 1.0)}
+WHOLE_HEADS = {"partial_rotary_factor": (1, 1.0)}
 GEMMA = {
     "hidden_activation": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"),
     "attention_bias": NO,
@@ -42,8 +42,8 @@ COMPUTED: dict[str, dict[str, tuple[Any, ...]]] = {
     "DistilBert": BERT | {"activation": GELUS},
     "Roberta": BERT,
     "XLMRoberta": BERT,
-    "Qwen2": {"hidden_act": SILU, **WINDOWLESS},
-    "Qwen3": {"hidden_act": SILU, "attention_bias": NO, **WINDOWLESS},
+    "Qwen2": {"hidden_act": SILU, **WHOLE_HEADS},
+    "Qwen3": {"hidden_act": SILU, "attention_bias": NO, **WHOLE_HEADS},
     "Llama": {
         "hidden_act": SILU,
         "attention_bias": EITHER,
@@ -192,10 +192,23 @@ def check_windows(path: Path, stem: str, raw: dict[str, Any]) -> None:
         wanted = ["full_attention" if il % 6 == 5 else "sliding_attention" for il in range(len(layers or ()))]
         if (layers or []) != wanted:
             raise ModelError(f"{path}: layer_types are not those of Gemma 3", hint=hint)
-    elif stem != "ModernBert" and any(kind != "full_attention" for kind in layers or ()):
-        odd = next(kind for kind in layers or () if kind != "full_attention")
+    elif stem != "ModernBert":
         hint = "llama.cpp's graph of this architecture lets every token see the whole text"
-        raise ModelError(f"{path}: layer_types has {shown(str(odd))}", hint=hint)
+        odd = [kind for kind in layers or () if kind != "full_attention"]
+        if odd:
+            raise ModelError(f"{path}: layer_types has {shown(str(odd[0]))}", hint=hint)
+        if layers is None and stem.startswith("Qwen") and qwen_window(raw):
+            raise ModelError(f"{path}: use_sliding_window is True", hint=hint)
+
+
+def qwen_window(raw: dict[str, Any]) -> bool:
+    """Whether a Qwen without layer_types has layers with a window that some text of its context is longer than."""
+    window, context = raw.get("sliding_window", 4096), raw.get("max_position_embeddings", 32768)
+    if not raw.get("use_sliding_window") or type(window) is not int:
+        return False
+    first, count = raw.get("max_window_layers", 28), raw.get("num_hidden_layers", 32)
+    numbers = type(first) is int and type(count) is int and type(context) is int
+    return not numbers or (first < count and window < context)
 
 
 def remarks(raw: dict[str, Any], architecture: str) -> list[str]:

@@ -29,7 +29,11 @@ GRAPHS: list[tuple[str, dict[str, Any], str]] = [
     ("roberta", {"pad_token_id": -1}, "pad_token_id is -1"),
     ("roberta", {"model_type": "camembert"}, "model_type is camembert"),
     ("qwen2", {"hidden_act": "gelu"}, "hidden_act is gelu"),
-    ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
+    (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2, "layer_types": None},
+        "use_sliding_window is True",
+    ),
     ("qwen2", {"layer_types": ["full_attention"] * 3 + ["sliding_attention"]}, "layer_types has sliding_attention"),
     ("qwen3", {"hidden_act": "gelu"}, "hidden_act is gelu"),
     ("qwen3", {"attention_bias": True}, "attention_bias is True"),
@@ -68,6 +72,19 @@ def test_a_config_that_asks_for_another_graph_is_refused(
         convert(folder, tmp_path / "out.gguf")
     assert caught.value.hint
     assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"max_window_layers": 28, "sliding_window": 8},  # of layers that there are not
+        {"max_window_layers": 0, "sliding_window": 64},  # as long as the longest text
+        {"max_window_layers": 0, "sliding_window": None},
+    ],
+)
+def test_a_window_that_no_text_reaches_is_none(config: dict[str, Any], tmp_path: Path) -> None:
+    config |= {"use_sliding_window": True, "layer_types": None}
+    convert(headed("qwen2", tmp_path / "model", config, {}), tmp_path / "out.gguf")
 
 
 @pytest.mark.parametrize("base", [name for name in RECORDS if name != "provenance"])
