@@ -129,8 +129,8 @@ ROPE_DEFAULT = (10000.0, None)
 
 
 def with_defaults(stem: str, raw: dict[str, Any]) -> dict[str, Any]:
-    """config.json with the library's defaults where it is silent. `stem` is a key of COMPUTED."""
-    return DEFAULTS.get(stem, {}) | {key: value for key, value in raw.items() if value is not None}
+    """config.json with the library's defaults for keys that it lacks; null stays. `stem` is a key of COMPUTED."""
+    return DEFAULTS.get(stem, {}) | raw
 
 
 def check_graph(path: Path, stem: str, raw: dict[str, Any], *, classifies: bool = False) -> None:
