@@ -1,7 +1,7 @@
 """Drawn Hugging Face folders (tests/hf_generator.py): what `convert` takes, computes what `transformers` computes.
 
 Measured on 450 folders, an AMD EPYC: the largest relative difference was BOUND_MEASURED; most of it is RoPE's angles
-and RMS norms, which PyTorch keeps in float32. The bound is about a hundred times that: a wrong graph is off by 1e-3
+and RMS norms, which PyTorch keeps in float32. The bound is fifty times that: a wrong graph is off by 1e-3
 and more.
 """
 
@@ -19,7 +19,7 @@ from tests.hf_generator_models import FAMILIES
 from tests.peers.folders import build
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
-BOUND_MEASURED = 1.1e-6
+BOUND_MEASURED = 2e-6
 
 
 @pytest.mark.parametrize("number", range(24))
@@ -32,7 +32,7 @@ def test_a_drawn_folder_is_converted_right_or_refused(number: int, tmp_path: Pat
 def test_three_hundred_drawn_folders_are_converted_right_or_refused(tmp_path: Path) -> None:
     outcomes = [attempt(draw(number, 0), tmp_path) for number in range(300)]
     assert [o for o in outcomes if o.wrong] == []
-    assert sum(o.error is not None for o in outcomes) > 120  # measured: 169
+    assert sum(o.error is not None for o in outcomes) > 150  # measured: 189
 
 
 @pytest.mark.parametrize("family", FAMILIES)
