@@ -36,7 +36,7 @@ test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow --hypothesis-profile=ci
 
 test-peers: .venv-peers/.done
-	.venv-peers/bin/python -m pytest -m peers
+	.venv-peers/bin/python -m pytest -m "peers and not slow"
 
 .venv-peers/.done: pyproject.toml
 	$(PYTHON) -m venv .venv-peers

@@ -11,6 +11,7 @@ llama.cpp cannot load.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -22,27 +23,31 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from refembed.convert_files import check_named
-from refembed.convert_vocab import ID_KEYS, Vocab, check_card, load_json, read_json, read_vocab, warn_lowered
+from refembed.convert_graph import check_graph, remarks
+from refembed.convert_modules import read_modules
+from refembed.convert_recipes import ARCHITECTURES as OTHERS
+from refembed.convert_vocab import ID_KEYS, Vocab, check_card, read_json, read_vocab, warn_lowered
+from refembed.convert_weights import check_floats, open_weights
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import shown
 from refembed.quantize import quantize_file
 from refembed.quantize_types import canonical
-from refembed.safetensors import Entry, SafetensorsFile
+from refembed.safetensors import Entry
+
+log = logging.getLogger("refembed.convert")
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # what is being done, how far, of how much; in bytes
+Say: TypeAlias = Callable[[str], None]  # is given a sentence about what the file lacks
 
 OUTTYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "bf16": ("BF16", 32), "q8_0": ("Q8_0", 7)}  # type, general.file_type
-POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}  # {arch}.pooling_type: enum llama_pooling_type
-GELUS = ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate")
-NO_EFFECT = ("Transformer", "Pooling", "Normalize", "Dropout")  # modules that need no weights of their own in the file
 
 
 @dataclass(frozen=True)
 class Family:
     """Models whose checkpoints are built alike."""
 
+    stem: str  # of its classes' names: "Bert" of BertModel
     prefix: str  # of tensor names, where a head stands beside the model
     layers: str  # the layers' names begin so
     keys: dict[str, str]  # what GGUF calls a size -> what config.json calls it
@@ -52,6 +57,7 @@ class Family:
 
 
 BERT = Family(
+    stem="Bert",
     prefix="bert.",
     layers="encoder.layer.",
     keys={
@@ -77,6 +83,7 @@ BERT = Family(
     column=2,
 )
 DISTILBERT = Family(
+    stem="DistilBert",
     prefix="distilbert.",
     layers="transformer.layer.",
     keys={
@@ -102,6 +109,12 @@ DISTILBERT = Family(
     column=3,
 )
 HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification")
+HEAD_NOTES = {  # how llama.cpp computes another score than `transformers`: docs/differences.md
+    "Bert": "scores are not those of `transformers`: llama.cpp's converter drops pooler.dense, and so does this one "
+    "(docs/differences.md)",
+    "DistilBert": "scores are not those of `transformers`: llama.cpp has tanh behind pre_classifier, not ReLU "
+    "(docs/differences.md)",
+}
 ARCHITECTURES = {kind + head: family for kind, family in (("Bert", BERT), ("DistilBert", DISTILBERT)) for head in HEADS}
 
 # C embedding_length, F feed_forward_length, V tokens, P context_length, S segment types, R labels
@@ -133,6 +146,7 @@ class Config:
     family: Family
     raw: dict[str, Any]  # with the family's defaults
     labels: tuple[str, ...]  # of the classes, () where nothing is classified
+    notes: list[str]  # what the file will lack, a sentence each
 
     def size(self, key: str) -> int:
         """A size that config.json states, e.g. "hidden_size": a whole number above zero."""
@@ -188,6 +202,7 @@ def convert(
     outtype: str = "f32",
     name: str | None = None,
     progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Path:
     """Convert a model that Hugging Face's `transformers` or sentence-transformers saved. Returns out_path.
 
@@ -197,14 +212,16 @@ def convert(
               Or a type of quantize.py, "q4_k_m" for example: the file that llama-quantize makes of the one in F32
     name      GGUF `general.name`; the model card, config.json or the folder say it otherwise
     progress  called with ("converting", bytes of weights done, bytes in all)
+    say       called with a sentence for each thing of the folder that the file lacks; None: a warning in the log
 
     ModelError where the folder holds no whole model of ARCHITECTURES, RequestError where the file cannot be written.
     The weights pass through memory one tensor at a time, and the file is written whole or not at all.
     """
     source, outtype = Path(folder), outtype.lower()
     if outtype not in OUTTYPES:
-        return convert_and_quantize(source, Path(out_path), outtype, name, progress)
-    arch, plan, add_keys = prepare(source, outtype)
+        return convert_and_quantize(source, Path(out_path), outtype, name, progress, say)
+    notes: list[str] = []
+    arch, plan, add_keys = prepare(source, outtype, notes, name)
     writer = GGUFWriter(None)
     add_general(writer, source, name, plan, arch)
     add_keys(writer)
@@ -226,26 +243,30 @@ def convert(
     written = writer.write(out_path)
     if progress:
         progress("converting", total, total)
+    for note in notes:
+        (say or log.warning)(note)
     return written
 
 
-def prepare(folder: Path, outtype: str) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
-    """`general.architecture`, the tensors to write, and what adds the keys."""
+def prepare(
+    folder: Path, outtype: str, notes: list[str], name: str | None
+) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
+    """`general.architecture`, the tensors to write, and what adds the keys. What the file will lack goes into notes."""
     from refembed import convert_models
 
     if convert_models.knows(folder):
-        return convert_models.prepare(folder, outtype)
-    config = read_config(folder)
+        return convert_models.prepare(folder, outtype, notes, name)
+    config = read_config(folder, notes)
 
     def add_keys(writer: GGUFWriter) -> None:
         add_parameters(writer, config, outtype)
         add_vocab(writer, read_vocab(folder, config.raw), config)
 
-    return "bert", plan_tensors(config, open_weights(folder), outtype), add_keys
+    return "bert", plan_tensors(config, open_weights(folder, notes), outtype), add_keys
 
 
 def convert_and_quantize(
-    folder: Path, out_path: Path, outtype: str, name: str | None, progress: Progress | None
+    folder: Path, out_path: Path, outtype: str, name: str | None, progress: Progress | None, say: Say | None
 ) -> Path:
     """Convert to F32, beside the place of the output, and quantise that."""
     canonical(outtype)
@@ -255,36 +276,28 @@ def convert_and_quantize(
         hint = "check the folder and the disk"
         raise RequestError(f"{out_path} cannot be written: {e.strerror or e}", hint=hint) from None
     with scratch as work:
-        full = convert(folder, Path(work) / "f32.gguf", outtype="f32", name=name, progress=progress)
+        full = convert(folder, Path(work) / "f32.gguf", outtype="f32", name=name, progress=progress, say=say)
         quantize_file(full, out_path, outtype, progress=progress)
     return out_path
 
 
-def read_config(folder: Path) -> Config:
+def read_config(folder: Path, notes: list[str]) -> Config:
     """config.json, with what `transformers` adds where it is silent. ModelError for what refembed cannot convert."""
     path = folder / "config.json"
     raw = read_json(path, required=True)
     names = raw.get("architectures")
     architecture = str(names[0]) if isinstance(names, list) and names else "unknown"
     if architecture not in ARCHITECTURES:
-        from refembed import convert_models
-
-        known = ", ".join((*ARCHITECTURES, *convert_models.ARCHITECTURES))
+        known = ", ".join((*ARCHITECTURES, *OTHERS))
         raise ModelError(f"{path}: architecture {shown(architecture)}", hint=f"refembed converts {known}")
     family = ARCHITECTURES[architecture]
     raw = family.defaults | {key: value for key, value in raw.items() if value is not None}
-    for key, allowed in (
-        ("hidden_act", GELUS),
-        ("activation", GELUS),
-        ("position_embedding_type", ("absolute",)),
-        ("is_decoder", (False,)),
-        ("add_cross_attention", (False,)),
-    ):
-        if key in raw and raw[key] not in allowed:
-            found = f"{path}: {key} is {shown(str(raw[key]))}"
-            raise ModelError(found, hint=f"llama.cpp computes BERT with {allowed[0]} only")
+    check_graph(path, family.stem, raw)
+    notes += remarks(raw, architecture)
     labels = read_labels(path, raw, classifies="Classification" in architecture)
-    return Config(folder, architecture, family, raw, labels)
+    if architecture.endswith("ForSequenceClassification"):
+        notes.append(HEAD_NOTES[family.stem])
+    return Config(folder, architecture, family, raw, labels, notes)
 
 
 def read_labels(path: Path, raw: dict[str, Any], *, classifies: bool) -> tuple[str, ...]:
@@ -301,40 +314,18 @@ def read_labels(path: Path, raw: dict[str, Any], *, classifies: bool) -> tuple[s
     return () if added and not classifies else tuple(labels[i] for i in sorted(labels))
 
 
-def open_weights(folder: Path) -> list[Entry]:
-    """Every tensor of the folder's safetensors, in the order the converter takes them: by file, then by name."""
-    index = folder / "model.safetensors.index.json"
-    places = read_json(index).get("weight_map")
-    if isinstance(places, dict) and all(isinstance(part, str) and Path(part).name == part for part in places.values()):
-        parts = sorted(set(places.values()))
-    elif index.exists():
-        raise ModelError(f"{index}: no weight_map of tensors to files beside it", hint="is the file whole?")
-    else:
-        parts = sorted(p.name for p in folder.glob("model*.safetensors"))
-    if not parts:
-        pickled = any(folder.glob("pytorch_model*.bin"))
-        hint = "save the model again with save_pretrained(folder, safe_serialization=True)"
-        raise ModelError(f"{folder}: no model.safetensors", hint=hint if pickled else "is the folder whole?")
-    entries = []
-    for part in parts:
-        file = SafetensorsFile(check_named(folder / part))
-        entries += [file[name] for name in sorted(file)]
-    found = {entry.name for entry in entries}
-    if len(found) < len(entries) or (places and found != set(places)):
-        odd = sorted(found ^ set(places or ())) or ["one of them twice"]
-        raise ModelError(f"{folder}: {index.name} and the files differ: {shown(odd[0])}", hint="fetch the folder again")
-    return entries
-
-
 def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Planned]:
     """What becomes of each tensor. ModelError if one is unknown, missing, or not of the size config.json states."""
     sizes, family = config.sizes, config.family
     plan: dict[str, Planned] = {}
     rows = {row[family.column]: row for row in TENSORS if row[family.column]}
+    dropped = []
     for entry in entries:
         name = entry.name.removeprefix(family.prefix)
         if name.startswith(family.dropped):
+            dropped.append(entry.name)
             continue
+        check_floats(entry, config.folder)
         stem, _, kind = name.rpartition(".")
         kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)
         layer = re.match(re.escape(family.layers) + r"(\d+)(\..*)", stem)
@@ -353,7 +344,16 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
             raise ModelError(found, hint="one of them has to go")
         plan[target] = Planned(target, entry, stored_type(target, shape, OUTTYPES[outtype][0]))
     check_complete(config, set(plan))
+    note_dropped(config.notes, dropped)
     return list(plan.values())
+
+
+def note_dropped(notes: list[str], names: list[str]) -> None:
+    """One sentence about tensors that are left out, by the modules they belong to."""
+    modules = sorted({re.sub(r"\.(weight|bias|gamma|beta)$", "", name) for name in names})
+    if modules:
+        listed = ", ".join(modules[:6]) + (f" and {len(modules) - 6} more" if len(modules) > 6 else "")
+        notes.append(f"left out, as llama.cpp has no place for them: {listed}")
 
 
 def check_complete(config: Config, found: set[str]) -> None:
@@ -417,34 +417,13 @@ def add_parameters(writer: GGUFWriter, config: Config, outtype: str) -> None:
         eps()
     writer.add("general.file_type", OUTTYPES[outtype][1], "UINT32")
     writer.add("bert.attention.causal", False, "BOOL")
-    pooling = read_pooling(config.folder)
-    if pooling:
-        writer.add("bert.pooling_type", pooling, "UINT32")
+    width = config.sizes["C"]
+    modules = read_modules(config.folder, config.architecture, keeps_dense=False, width=width, notes=config.notes)
+    if modules.pooling:
+        writer.add("bert.pooling_type", modules.pooling, "UINT32")
     if config.labels:
         writer.add("bert.classifier.output_labels", config.labels, "ARRAY[STRING]")
     writer.add("general.quantization_version", 2, "UINT32")
-
-
-def read_pooling(folder: Path) -> int | None:
-    """`{arch}.pooling_type` of a sentence-transformers folder; None where no modules.json names a pooling."""
-    modules = load_json(folder / "modules.json")
-    pooling = None
-    for module in modules if isinstance(modules, list) else []:
-        kind = str(module.get("type", "")) if isinstance(module, dict) else ""
-        if not kind.endswith(NO_EFFECT):
-            found = f"{folder / 'modules.json'}: a module of type {shown(kind)}"
-            raise ModelError(found, hint="GGUF keeps no such module of a BERT, and the vectors would be others")
-        if kind.endswith("Pooling") and pooling is None:
-            pooling = folder / str(module.get("path", "")) / "config.json"
-    if pooling is None:
-        return None
-    modes = read_json(pooling, required=True)
-    for mode, key in (("mean", "mean_tokens"), ("cls", "cls_token"), ("lasttoken", "lasttoken")):
-        if modes.get(f"pooling_mode_{key}"):
-            return POOLING[mode]
-    if modes.get("pooling_mode") in POOLING:
-        return POOLING[modes["pooling_mode"]]
-    raise ModelError(f"{pooling}: no pooling that GGUF knows", hint="it knows " + ", ".join(POOLING))
 
 
 def add_vocab(writer: GGUFWriter, vocab: Vocab, config: Config) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from refembed.errors import ModelError
 
-CONFIGS = ("config.json", "generation_config.json", "README.md")
+CONFIGS = ("config.json", "generation_config.json", "README.md", "adapter_config.json")
 SENTENCE_TRANSFORMERS = (
-    "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
+    "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "*/sentence_bert_config.json",
     "*_Pooling/config.json", "*/config.json",
     "*_Dense/model.safetensors",
 )  # fmt: skip

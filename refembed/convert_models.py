@@ -1,16 +1,17 @@
-"""Architectures that `convert` knows beside BERT, as tables: decoders, ModernBERT, EuroBERT, RoBERTa, T5's encoder.
+"""Checkpoints that are no BERT -> GGUF, as the tables of convert_recipes.py say.
 
 Mirrors llama.cpp's conversion/*.py: the same names, keys and values. Some weights are changed on the way, as there:
 
     Llama     rows of q and k: halves of a head become neighbours, as RoPE's pairs "norm" want them
     Gemma     norms grow by 1, which Gemma's RMS norm adds and llama.cpp's does not
+              where scores are scaled by another width than a head's, the norm of queries makes up for it
     RoBERTa   the first rows of the positions go, which no text uses
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,138 +19,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from refembed.convert import OUTTYPES, POOLING, Planned, open_weights, read_pooling, stored_type
+from refembed.convert import OUTTYPES, Planned, note_dropped, read_labels, stored_type
+from refembed.convert_graph import ROPE_DEFAULT, THETAS, check_graph, remarks, with_defaults
+from refembed.convert_modules import POOLING, RANK, Modules, read_modules
+from refembed.convert_recipes import ALWAYS, ARCHITECTURES, RECIPES, Recipe
+from refembed.convert_rerank import LABELS, TEMPLATE, answer_ids, is_reranker
 from refembed.convert_tokenizers import VOCABS
 from refembed.convert_vocab import read_json
+from refembed.convert_weights import check_floats, open_weights
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import shown
 from refembed.safetensors import Entry
 
-Row: TypeAlias = (
-    "tuple[str, str, str, str]"  # GGUF name, shape, Hugging Face's name, words of CHANGES and "?": optional
-)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the checkpoints of an architecture become a file."""
-
-    arch: str  # general.architecture
-    rows: tuple[Row, ...]
-    layers: str = "layers."  # names of layers begin so
-    prefixes: tuple[str, ...] = ("model.",)
-    dropped: tuple[str, ...] = ()
-    vocabs: tuple[str, ...] = ("bpe",)  # of convert_tokenizers.VOCABS, the first that the folder has files for
-    pre: str = ""  # tokenizer.ggml.pre where the tokenizer cuts as GPT-2 does
-    extras: tuple[str, ...] = ()  # of EXTRAS, in order
-    tokenizer: dict[str, Any] = field(default_factory=dict)  # tokenizer.ggml.* that stand first
-
-
-NORMS: tuple[Row, ...] = (
-    ("blk.{}.attn_norm", "C", "{}.input_layernorm", ""),
-    ("blk.{}.ffn_norm", "C", "{}.post_attention_layernorm", ""),
-)
-DECODER: tuple[Row, ...] = (
-    ("token_embd", "V C", "embed_tokens", ""),
-    ("output_norm", "C", "norm", ""),
-    ("blk.{}.attn_q", "HD C", "{}.self_attn.q_proj", ""),
-    ("blk.{}.attn_k", "KD C", "{}.self_attn.k_proj", ""),
-    ("blk.{}.attn_v", "KD C", "{}.self_attn.v_proj", ""),
-    ("blk.{}.attn_output", "C HD", "{}.self_attn.o_proj", ""),
-    ("blk.{}.ffn_gate", "F C", "{}.mlp.gate_proj", ""),
-    ("blk.{}.ffn_up", "F C", "{}.mlp.up_proj", ""),
-    ("blk.{}.ffn_down", "C F", "{}.mlp.down_proj", ""),
-)
-HEAD: tuple[Row, ...] = (("output", "V C", "lm_head", "?"),)
-HEAD_NORMS: tuple[Row, ...] = (
-    ("blk.{}.attn_q_norm", "D", "{}.self_attn.q_norm", ""),
-    ("blk.{}.attn_k_norm", "D", "{}.self_attn.k_norm", ""),
-)
-GEMMA_NORMS: tuple[Row, ...] = (
-    ("blk.{}.attn_norm", "C", "{}.input_layernorm", ""),
-    ("blk.{}.post_attention_norm", "C", "{}.post_attention_layernorm", ""),
-    ("blk.{}.ffn_norm", "C", "{}.pre_feedforward_layernorm", ""),
-    ("blk.{}.post_ffw_norm", "C", "{}.post_feedforward_layernorm", ""),
-)
-
-
-def changed(rows: tuple[Row, ...], **changes: str) -> tuple[Row, ...]:
-    """Rows with a change for some, by the last part of their GGUF name."""
-    return tuple((a, shape, b, changes.get(a.rsplit(".", 1)[-1], how)) for a, shape, b, how in rows)
-
-
-LLAMA = changed(DECODER, attn_q="turn-q", attn_k="turn-k") + NORMS + HEAD
-GEMMA = tuple((a, s, b, "+1" if a.endswith("norm") else how) for a, s, b, how in DECODER + HEAD_NORMS + GEMMA_NORMS)
-GEMMA = changed(GEMMA, token_embd="known-tokens")
-MODERN_BERT: tuple[Row, ...] = (
-    ("token_embd", "V C", "embeddings.tok_embeddings", ""),
-    ("token_embd_norm", "C", "embeddings.norm", ""),
-    ("output_norm", "C", "final_norm", ""),
-    ("blk.{}.attn_norm", "C", "{}.attn_norm", "?"),  # layer 0 has none
-    ("blk.{}.attn_qkv", "3C C", "{}.attn.Wqkv", ""),
-    ("blk.{}.attn_output", "C C", "{}.attn.Wo", ""),
-    ("blk.{}.ffn_norm", "C", "{}.mlp_norm", ""),
-    ("blk.{}.ffn_up", "2F C", "{}.mlp.Wi", ""),
-    ("blk.{}.ffn_down", "C F", "{}.mlp.Wo", ""),
-)
-ROBERTA: tuple[Row, ...] = (
-    ("token_embd", "V C", "embeddings.word_embeddings", ""),
-    ("token_types", "types C", "embeddings.token_type_embeddings", ""),
-    ("position_embd", "P C", "embeddings.position_embeddings", "used-positions"),
-    ("token_embd_norm", "C", "embeddings.LayerNorm", ""),
-    ("blk.{}.attn_q", "C C", "{}.attention.self.query", ""),
-    ("blk.{}.attn_k", "C C", "{}.attention.self.key", ""),
-    ("blk.{}.attn_v", "C C", "{}.attention.self.value", ""),
-    ("blk.{}.attn_output", "C C", "{}.attention.output.dense", ""),
-    ("blk.{}.attn_output_norm", "C", "{}.attention.output.LayerNorm", ""),
-    ("blk.{}.ffn_up", "F C", "{}.intermediate.dense", ""),
-    ("blk.{}.ffn_down", "C F", "{}.output.dense", ""),
-    ("blk.{}.layer_output_norm", "C", "{}.output.LayerNorm", ""),
-    ("cls", "C C", "classifier.dense", "?"),
-    ("cls.output", "R C", "classifier.out_proj", "?"),
-)
-T5: tuple[Row, ...] = (
-    ("token_embd", "V C", "shared", ""),
-    ("enc.output_norm", "C", "encoder.final_layer_norm", ""),
-    ("enc.blk.{}.attn_norm", "C", "{}.layer.0.layer_norm", ""),
-    ("enc.blk.{}.attn_rel_b", "buckets H", "{}.layer.0.SelfAttention.relative_attention_bias", "?"),  # layer 0's
-    ("enc.blk.{}.attn_q", "HD C", "{}.layer.0.SelfAttention.q", ""),
-    ("enc.blk.{}.attn_k", "HD C", "{}.layer.0.SelfAttention.k", ""),
-    ("enc.blk.{}.attn_v", "HD C", "{}.layer.0.SelfAttention.v", ""),
-    ("enc.blk.{}.attn_o", "C HD", "{}.layer.0.SelfAttention.o", ""),
-    ("enc.blk.{}.ffn_norm", "C", "{}.layer.1.layer_norm", ""),
-    ("enc.blk.{}.ffn_gate", "F C", "{}.layer.1.DenseReluDense.wi_0", "?"),
-    ("enc.blk.{}.ffn_up", "F C", "{}.layer.1.DenseReluDense.wi|wi_1", ""),
-    ("enc.blk.{}.ffn_down", "C F", "{}.layer.1.DenseReluDense.wo", ""),
-)
-
-ENCODER = ("causal", "pooling")
-BERT_DROPPED = ("embeddings.position_ids", "pooler.dense.", "lm_head.", "head.", "decoder.")
-RECIPES: dict[str, Recipe] = {
-    "Qwen2": Recipe("qwen2", DECODER + NORMS + HEAD, extras=("pooling",)),
-    "Qwen3": Recipe("qwen3", DECODER + HEAD_NORMS + NORMS + HEAD, extras=("pooling",)),
-    "Llama": Recipe("llama", LLAMA, vocabs=("spm", "bpe"), extras=("vocab", "rope-dims")),
-    "Gemma3Text": Recipe("gemma-embedding", GEMMA, vocabs=("gemma", "bpe"), extras=("gemma", "window", "pooling")),
-    "Gemma3": Recipe("gemma3", GEMMA, dropped=("lm_head.",), vocabs=("gemma", "bpe"), extras=("gemma", "window")),
-    "EuroBert": Recipe("eurobert", DECODER + NORMS, dropped=("lm_head.",), tokenizer={"add_bos_token": False},
-                       extras=("causal", "unscaled", "pooling")),
-    "ModernBert": Recipe("modern-bert", MODERN_BERT, dropped=("head.", "decoder."), pre="modern-bert",
-                         tokenizer={"add_bos_token": True, "add_eos_token": True, "add_sep_token": True},
-                         extras=(*ENCODER, "local-window", "unscaled", "vocab", "activation")),
-    "Roberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), BERT_DROPPED, pre="roberta-bpe",
-                      extras=(*ENCODER, "labels")),
-    "XLMRoberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), BERT_DROPPED, ("unigram", "xlm-roberta"),
-                         extras=(*ENCODER, "labels")),
-    "T5Encoder": Recipe("t5encoder", T5, "encoder.block.", (), ("encoder.embed_tokens.",), ("spiece", "unigram")),
-}  # fmt: skip
-CLASSES = {
-    "Qwen2": ("Model", "ForCausalLM"), "Qwen3": ("Model", "ForCausalLM"), "Llama": ("Model", "ForCausalLM"),
-    "Gemma3Text": ("Model",), "Gemma3": ("ForCausalLM",), "EuroBert": ("Model",),
-    "ModernBert": ("Model", "ForMaskedLM"), "Roberta": ("Model", "ForSequenceClassification"),
-    "XLMRoberta": ("Model", "ForSequenceClassification"), "T5Encoder": ("Model",),
-}  # fmt: skip
-ARCHITECTURES = {stem + end: stem for stem, ends in CLASSES.items() for end in ends}
+LAYERS_27B = 62  # of the one Gemma 3 whose scores llama.cpp scales by C/H
 
 SIZES = {  # GGUF key -> what config.json may call it, in the order of the file
     "block_count": ("num_hidden_layers", "num_layers"),
@@ -168,7 +51,10 @@ class Config:
     folder: Path
     architecture: str  # Hugging Face's name of the class
     recipe: Recipe
-    raw: dict[str, Any]
+    raw: dict[str, Any]  # with the library's defaults
+    stem: str  # of RECIPES
+    notes: list[str] = field(default_factory=list)  # what the file will lack, a sentence each
+    answers: tuple[int, int] | None = None  # ids of "yes" and "no", of a Qwen3 reranker
 
     @property
     def path(self) -> Path:
@@ -190,14 +76,42 @@ class Config:
         return value
 
     @property
-    def rope(self) -> dict[str, Any]:
-        """RoPE's settings of layers that see all, whichever way config.json spells them."""
+    def classifies(self) -> bool:
+        """Whether there is a head that scores."""
+        return self.architecture.endswith("ForSequenceClassification")
+
+    @property
+    def gated(self) -> bool:
+        """Whether a T5 has a gated feed-forward part."""
+        return str(self.raw.get("feed_forward_proj")).startswith("gated")
+
+    @property
+    def thetas(self) -> tuple[float | None, float | None]:
+        """RoPE's base, of layers that see all and of layers with a window, whichever way config.json spells them."""
         found = self.raw.get("rope_parameters") or self.raw.get("rope_scaling") or {}
-        found = found.get("full_attention") or found if isinstance(found, dict) else found
-        if not isinstance(found, dict) or not isinstance(self.raw.get("rope_parameters") or {}, dict):
-            raise ModelError(f"{self.path}: rope_parameters is {shown(str(found))}", hint="is the file whole?")
-        theta = self.number("global_rope_theta", "rope_theta")
-        return {"rope_theta": theta, "rope_type": found.get("type", "default")} | found
+        parts = [found.get(kind) or {} for kind in ("full_attention", "sliding_attention")]
+        usual, usual_local = THETAS.get(self.stem, ROPE_DEFAULT)
+        theta = parts[0].get("rope_theta") or found.get("rope_theta") or self.number("global_rope_theta", "rope_theta")
+        local = parts[1].get("rope_theta") or self.number("local_rope_theta", "rope_local_base_freq")
+        for value in (theta, local):
+            if value is not None and (type(value) not in (int, float) or not 0 < value < 1e12):
+                raise ModelError(f"{self.path}: rope_theta is {shown(str(value))}", hint="a number above zero")
+        return theta or usual, local or usual_local
+
+    @property
+    def query_scale(self) -> float:
+        """What Gemma's norm of queries is multiplied by: llama.cpp scales scores by the width of a head, and by C/H in
+        the model of 62 layers; config.json may ask for another width.
+        """
+        sizes = self.sizes
+        width = sizes["C"] / sizes["H"] if self.size(*SIZES["block_count"]) == LAYERS_27B else sizes["D"]
+        asked = self.number("query_pre_attn_scalar") or width
+        return 1.0 if abs(asked / width - 1) < 1e-6 else float((width / asked) ** 0.5)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes' names; () where nothing is classified and nothing is named."""
+        return read_labels(self.path, self.raw, classifies=self.classifies)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -208,14 +122,17 @@ class Config:
         P = self.size(*SIZES["context_length"], default=512)
         sizes = {"C": C, "H": H, "D": D, "HD": H * D, "KD": K * D, "F": F, "2F": 2 * F, "3C": 3 * C, "P": P, "K": K}
         sizes |= {"V": self.size("vocab_size"), "types": self.size("type_vocab_size", default=2)}
-        sizes |= {"buckets": self.size("relative_attention_num_buckets", default=32), "R": len(labels(self.raw)) or 1}
+        sizes |= {"buckets": self.size("relative_attention_num_buckets", default=32), "R": len(self.labels) or 1}
         return sizes
 
     @property
     def first_position(self) -> int:
         """RoBERTa counts places from here; its tables of positions have as many rows that no text uses."""
         pad = self.raw.get("pad_token_id")
-        return pad + 1 if type(pad) is int and pad >= 0 else 0
+        if type(pad) is not int or not 0 <= pad < self.size("max_position_embeddings") - 1:
+            hint = "RoBERTa counts places from it: the first token stands at pad_token_id + 1"
+            raise ModelError(f"{self.path}: pad_token_id is {shown(str(pad))}", hint=hint)
+        return pad + 1
 
 
 def knows(folder: Path) -> bool:
@@ -224,16 +141,20 @@ def knows(folder: Path) -> bool:
     return isinstance(names, list) and bool(names) and str(names[0]) in ARCHITECTURES
 
 
-def prepare(folder: Path, outtype: str) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
+def prepare(
+    folder: Path, outtype: str, notes: list[str], name: str | None
+) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
     """`general.architecture`, the tensors to write, and what adds the keys. ModelError for what is not whole."""
-    raw = read_json(folder / "config.json", required=True)
-    architecture = str(raw["architectures"][0])
-    config = Config(folder, architecture, RECIPES[ARCHITECTURES[architecture]], raw)
-    check(config)
-    plan = plan_tensors(config, open_weights(folder), outtype)
+    config = read_config(folder, notes, name)
+    arch, keeps_dense = config.recipe.arch, "dense" in config.recipe.extras
+    width = config.sizes["C"]
+    modules = read_modules(
+        folder, config.architecture, keeps_dense=keeps_dense, width=width, notes=notes, answers=config.answers
+    )
+    plan = plan_dense(modules, outtype) + plan_tensors(config, open_weights(folder, notes), outtype)
 
     def add(writer: GGUFWriter) -> None:
-        (add_t5_keys if config.recipe.arch == "t5encoder" else add_keys)(writer, config, outtype)
+        (add_t5_keys if arch == "t5encoder" else add_keys)(writer, config, modules, outtype)
         writer.add("general.quantization_version", 2, "UINT32")
         try:
             add_tokenizer(writer, config)
@@ -241,21 +162,38 @@ def prepare(folder: Path, outtype: str) -> tuple[str, list[Planned], Callable[[G
             found = f"{folder}: tokenizer.json or a file beside it is not as `transformers` writes it: {e!r}"
             raise ModelError(found, hint="save the tokenizer again with save_pretrained") from None
 
-    return config.recipe.arch, plan, add
+    return arch, plan, add
 
 
-def check(config: Config) -> None:
-    """Refuse what llama.cpp's graph of the architecture does not compute."""
-    scaled = config.rope["rope_type"]
-    if scaled not in ("default", None):
-        hint = "refembed converts models without RoPE scaling; llama.cpp's converter takes more"
-        raise ModelError(f"{config.path}: rope_type is {shown(str(scaled))}", hint=hint)
-    layers = config.raw.get("layer_types")
-    if config.recipe.arch in ("gemma3", "gemma-embedding") and isinstance(layers, list):
-        wanted = ["full_attention" if il % 6 == 5 else "sliding_attention" for il in range(len(layers))]
-        if layers != wanted:
-            hint = "llama.cpp gives every sixth layer no window, and its converter writes nothing else"
-            raise ModelError(f"{config.path}: layer_types are not those of Gemma 3", hint=hint)
+def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
+    """config.json, with the library's defaults. ModelError for another graph than llama.cpp's."""
+    path = folder / "config.json"
+    raw = read_json(path, required=True)
+    architecture = str(raw["architectures"][0])
+    stem = ARCHITECTURES[architecture]
+    check_graph(path, stem, raw, classifies=architecture.endswith("ForSequenceClassification"))
+    notes += remarks(raw, architecture)
+    if "pad_token_id" in raw and raw["pad_token_id"] is None and RECIPES[stem].arch == "bert":
+        raise ModelError(f"{path}: pad_token_id is null", hint="RoBERTa counts places from it")
+    answers = answer_ids(folder, notes) if stem == "Qwen3" and is_reranker(folder, raw, name) else None
+    config = Config(folder, architecture, RECIPES[stem], with_defaults(stem, raw), stem, notes, answers)
+    if stem == "T5Encoder":
+        notes.append(
+            "tokens look back only, as llama.cpp runs T5's encoder; `--semantics original` lets them see the whole "
+            "text, as published (docs/differences.md)"
+        )
+    if stem.startswith("Gemma3") and config.query_scale != 1:
+        notes.append(
+            f"query_pre_attn_scalar is {config.raw['query_pre_attn_scalar']}, and llama.cpp scales scores by the width "
+            f"of a head: attn_q_norm is multiplied by {config.query_scale:.6g} to make up for it"
+        )
+    return config
+
+
+def plan_dense(modules: Modules, outtype: str) -> list[Planned]:
+    """The matrices behind pooling, which stand first."""
+    kind = OUTTYPES[outtype][0]
+    return [Planned(f"{d.name}.weight", d.entry, stored_type(d.name, d.entry.shape, kind)) for d in modules.dense]
 
 
 Change: TypeAlias = "Callable[[Any, Config], Any]"
@@ -266,10 +204,17 @@ def turned(x: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     return x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
+def widened(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """float16 as float32, so that a sum keeps its digits: llama.cpp's converter adds in float16 and loses some."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
 CHANGES: dict[str, Change] = {
     "turn-q": lambda x, c: turned(x, c.sizes["H"]),
     "turn-k": lambda x, c: turned(x, c.sizes["K"]),
-    "+1": lambda x, c: x + x.dtype.type(1),
+    "+1": lambda x, c: widened(x) + np.float32(1),
+    "+1, scaled": lambda x, c: (widened(x) + np.float32(1)) * np.float32(c.query_scale),
+    "yes and no": lambda x, c: x[list(c.answers or ())],
     "used-positions": lambda x, c: x[c.first_position :],
     "known-tokens": lambda x, c: x[: c.sizes["V"]],
 }
@@ -291,34 +236,58 @@ class Changed(Entry):
 
 def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Planned]:
     """What becomes of each tensor. ModelError if one is unknown, missing, or not of the size config.json states."""
-    recipe, sizes = config.recipe, config.sizes
-    rows = {name: row for row in recipe.rows for name in spellings(row[2])}
+    sizes, rows = config.sizes, {name: row for row in config.recipe.rows for name in spellings(row[2])}
     plan: dict[str, Planned] = {}
-    tied = config.raw.get("tie_word_embeddings", False)
-    for entry in entries:
-        name = next((entry.name.removeprefix(p) for p in recipe.prefixes if entry.name.startswith(p)), entry.name)
-        if name.startswith(recipe.dropped) or (tied and name == "lm_head.weight"):
-            continue
+    dropped: list[str] = []
+    for entry, name in kept(config, entries, dropped):
+        check_floats(entry, config.folder)
         stem, _, kind = name.rpartition(".")
-        layer = re.match(re.escape(recipe.layers) + r"(\d+)(\..*)", stem)
+        layer = re.match(re.escape(config.recipe.layers) + r"(\d+)(\..*)", stem)
         number, stem = (layer[1], "{}" + layer[2]) if layer else ("", stem)
         row = rows.get(stem)
         if row is None or kind not in ("weight", "bias"):
             hint = f"{config.architecture} has none of that name that refembed knows"
             raise ModelError(f"{config.folder}: tensor {shown(entry.name)}", hint=hint)
         target, letters = f"{row[0].format(number)}.{kind}", row[1].split()
-        shape = tuple(sizes[x] for x in letters)[: 1 if kind == "bias" else None]
-        offset = config.first_position if row[3] == "used-positions" else 0
-        stored = (shape[0], *shape[1:])
-        shape = (shape[0] - offset, *shape[1:])
+        stored = tuple(sizes[x] for x in letters)[: 1 if kind == "bias" else None]
         if entry.shape != stored:
             found = f"tensor {shown(entry.name)} is {list(entry.shape)}, config.json says {list(stored)}"
             raise ModelError(f"{config.folder}: {found}", hint="are these files of one model?")
+        if target in plan:
+            found = f"{config.folder}: {shown(entry.name)} and {shown(plan[target].entry.name)} are both {target}"
+            raise ModelError(found, hint="one of them has to go")
+        if config.answers and row[0] == ("token_embd" if config.raw.get("tie_word_embeddings") else "output"):
+            answers = with_change(entry, (2, stored[1]), "yes and no", config)
+            plan["cls.output.weight"] = planned("cls.output.weight", answers, outtype)
+            if row[0] == "output":
+                continue
         if row[3] in CHANGES:
-            entry = with_change(entry, shape, row[3], config)
-        plan[target] = Planned(target, entry, stored_type(target, shape, OUTTYPES[outtype][0]))
+            offset = config.first_position if row[3] == "used-positions" else 0
+            entry = with_change(entry, (stored[0] - offset, *stored[1:]), row[3], config)
+        plan[target] = planned(target, entry, outtype)
     check_complete(config, set(plan))
+    note_dropped(config.notes, dropped)
     return list(plan.values())
+
+
+def planned(target: str, entry: Entry, outtype: str) -> Planned:
+    """A tensor, stored as `outtype` asks."""
+    return Planned(target, entry, stored_type(target, entry.shape, OUTTYPES[outtype][0]))
+
+
+def kept(config: Config, entries: list[Entry], dropped: list[str]) -> Iterator[tuple[Entry, str]]:
+    """The tensors that a file needs, and their names without a prefix. The others' names are added to `dropped`."""
+    recipe, tied = config.recipe, config.raw.get("tie_word_embeddings", False)
+    unneeded = tuple(part for part in recipe.dropped if not (config.classifies and part == "head."))
+    names = {entry.name for entry in entries}
+    if "shared.weight" in names:  # T5's table, which some files have twice
+        unneeded += ("encoder.embed_tokens.",)
+    for entry in entries:
+        name = next((entry.name.removeprefix(p) for p in recipe.prefixes if entry.name.startswith(p)), entry.name)
+        if name.startswith(unneeded) or name.endswith(".rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+            dropped.append(entry.name)
+        else:
+            yield entry, name
 
 
 def with_change(entry: Entry, shape: tuple[int, ...], how: str, config: Config) -> Entry:
@@ -328,37 +297,36 @@ def with_change(entry: Entry, shape: tuple[int, ...], how: str, config: Config) 
 
 
 def spellings(name: str) -> list[str]:
-    """`a.wi|wi_1` is `a.wi` or `a.wi_1`."""
-    stem, dot, last = name.rpartition(".")
-    return [stem + dot + part for part in last.split("|")]
+    """`a.wi|wi_1` is `a.wi` or `a.wi_1`; `shared|encoder.embed_tokens` is one of two names."""
+    first, *others = name.split("|")
+    stem = first.rpartition(".")[0]
+    return [first, *(f"{stem}.{other}" if stem else other for other in others)]
 
 
 def check_complete(config: Config, found: set[str]) -> None:
-    """ModelError where weights of such a model are missing."""
+    """ModelError where weights of such a model are missing, or some are there that it does not have."""
     n = config.size(*SIZES["block_count"])
-    wanted = [a.format(i) + ".weight" for a, _, _, how in config.recipe.rows if how != "?"
-              for i in (range(n) if "{}" in a else range(1))]  # fmt: skip
-    missing = [name for name in wanted if name not in found]
-    beyond = [name for name in found if (m := re.match(r"(?:enc\.)?blk\.(\d+)\.", name)) and int(m[1]) >= n]
-    for kind, names in (("missing", missing), ("unexpected", sorted(beyond))):
+    wanted, allowed = set(), set()
+    for name, _, _, where in config.recipe.rows:
+        layers = {"first": range(1), "rest": range(1, n)}.get(where, range(n)) if "{}" in name else range(1)
+        bias = config.recipe.biases.get(name.rsplit(".", 1)[-1], "")
+        kinds = [".weight"] + [".bias"] * (bias == ALWAYS or config.raw.get(bias) is True)
+        names = {name.format(i) + kind for i in layers for kind in kinds}
+        if not (where == "gated" and not config.gated) and not (where == "head" and not config.classifies):
+            allowed |= names
+            wanted |= names if where != "?" else set()
+    if config.answers:
+        wanted.add("cls.output.weight")
+    for kind, names in (("missing", wanted - found), ("unexpected", found - wanted - allowed)):
         if names:
-            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            listed = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise ModelError(f"{config.folder}: {kind} tensors: {listed}", hint=f"config.json says {n} layers")
 
 
-def labels(raw: dict[str, Any]) -> tuple[str, ...]:
-    """A classifier's labels by number; () where `transformers` made them up."""
-    named = raw.get("id2label")
-    if not isinstance(named, dict) or not all(str(i).isdigit() for i in named):
-        return ()
-    ordered = tuple(str(named[i]) for i in sorted(named, key=int))
-    return () if len(ordered) == 2 and ordered[0] == "LABEL_0" else ordered
-
-
-def add_keys(writer: GGUFWriter, config: Config, outtype: str) -> None:
+def add_keys(writer: GGUFWriter, config: Config, modules: Modules, outtype: str) -> None:
     """`{arch}.*`, in the order of llama.cpp's converter."""
-    arch, rope = config.recipe.arch, config.rope
-    swa = (config.raw.get("rope_parameters") or {}).get("sliding_attention") or {}
+    arch = config.recipe.arch
+    theta, theta_swa = (None, None) if arch == "bert" else config.thetas
     for key, names in SIZES.items():
         if key != "attention.head_count_kv" or any(config.raw.get(n) is not None for n in names):
             offset = config.first_position if arch == "bert" and key == "context_length" else 0
@@ -366,8 +334,8 @@ def add_keys(writer: GGUFWriter, config: Config, outtype: str) -> None:
     if config.raw.get("is_causal") is False:
         writer.add(f"{arch}.attention.causal", False, "BOOL")
     for key, value in (
-        ("rope.freq_base", rope.get("rope_theta")),
-        ("rope.freq_base_swa", swa.get("rope_theta") or config.number("local_rope_theta", "rope_local_base_freq")),
+        ("rope.freq_base", theta),
+        ("rope.freq_base_swa", theta_swa),
         ("attention.layer_norm_rms_epsilon", config.number("rms_norm_eps", "norm_eps")),
         ("attention.layer_norm_epsilon", config.number("layer_norm_eps", *(["norm_eps"] * (arch == "modern-bert")))),
     ):
@@ -377,10 +345,10 @@ def add_keys(writer: GGUFWriter, config: Config, outtype: str) -> None:
         add_head_width(writer, config)
     writer.add("general.file_type", OUTTYPES[outtype][1], "UINT32")
     for extra in config.recipe.extras:
-        EXTRAS[extra](writer, config)
+        (add_modules(writer, config, modules, extra) if extra in MODULES else EXTRAS[extra](writer, config))
 
 
-def add_t5_keys(writer: GGUFWriter, config: Config, outtype: str) -> None:
+def add_t5_keys(writer: GGUFWriter, config: Config, modules: Modules, outtype: str) -> None:
     """The same for T5, whose converter asks for them in another order. attention.causal is not among them."""
     arch, eps = config.recipe.arch, config.number("layer_norm_epsilon")
     writer.add(f"{arch}.context_length", config.sizes["P"], "UINT32")
@@ -391,6 +359,7 @@ def add_t5_keys(writer: GGUFWriter, config: Config, outtype: str) -> None:
     writer.add(f"{arch}.attention.relative_buckets_count", config.sizes["buckets"], "UINT32")
     writer.add(f"{arch}.attention.layer_norm_rms_epsilon", eps or 1e-6, "FLOAT32")
     writer.add("general.file_type", OUTTYPES[outtype][1], "UINT32")
+    add_modules(writer, config, modules, "pooling")  # which llama.cpp's converter leaves out, and llama.cpp reads
 
 
 def add_head_width(writer: GGUFWriter, config: Config) -> None:
@@ -405,18 +374,36 @@ def add_default_width(writer: GGUFWriter, config: Config) -> None:
         add_head_width(writer, config)
 
 
-def add_pooling(writer: GGUFWriter, config: Config) -> None:
-    """What 1_Pooling says, and what a classifier of ModernBERT stands on."""
-    if pooling := read_pooling(config.folder):
-        writer.add(f"{config.recipe.arch}.pooling_type", pooling, "UINT32")
+MODULES = ("pooling", "dense")
+
+
+def add_modules(writer: GGUFWriter, config: Config, modules: Modules, what: str) -> None:
+    """What modules.json says, and what a classifier of ModernBERT stands on."""
+    arch = config.recipe.arch
+    if what == "dense":
+        for dense in modules.dense:
+            for part, size in zip(("in", "out"), reversed(dense.entry.shape), strict=True):
+                writer.add(f"{arch}.{dense.name}_feat_{part}", size, "UINT32")
+        return
+    if modules.pooling and not config.answers:
+        writer.add(f"{arch}.pooling_type", modules.pooling, "UINT32")
     if under := POOLING.get(str(config.raw.get("classifier_pooling"))):
-        writer.add(f"{config.recipe.arch}.classifier.pooling_type", under, "UINT32")
+        writer.add(f"{arch}.classifier.pooling_type", under, "UINT32")
 
 
 def add_labels(writer: GGUFWriter, config: Config) -> None:
     """What a classifier's outputs stand for."""
-    if "Classification" in config.architecture and (found := labels(config.raw)):
-        writer.add(f"{config.recipe.arch}.classifier.output_labels", found, "ARRAY[STRING]")
+    if config.labels:
+        writer.add(f"{config.recipe.arch}.classifier.output_labels", config.labels, "ARRAY[STRING]")
+
+
+def add_rerank(writer: GGUFWriter, config: Config) -> None:
+    """What makes a Qwen3 a reranker: two labels, and the words around a query and a document."""
+    if config.answers:
+        writer.add("qwen3.pooling_type", RANK, "UINT32")
+        writer.add("qwen3.classifier.output_labels", LABELS, "ARRAY[STRING]")
+        writer.add("tokenizer.chat_template.rerank", TEMPLATE, "STRING")
+        writer.add("tokenizer.chat_templates", ["rerank"], "ARRAY[STRING]")
 
 
 def add_local_window(writer: GGUFWriter, config: Config) -> None:
@@ -441,8 +428,8 @@ def key(name: str, kind: str, value: Callable[[Config], Any]) -> Callable[[GGUFW
 
 EXTRAS: dict[str, Callable[[GGUFWriter, Config], None]] = {
     "causal": key("attention.causal", "BOOL", lambda c: False),
-    "pooling": add_pooling,
     "labels": add_labels,
+    "rerank": add_rerank,
     "local-window": add_local_window,
     "gemma": add_default_width,
     "window": key("attention.sliding_window", "UINT32", lambda c: c.size("sliding_window")),

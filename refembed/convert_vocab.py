@@ -286,7 +286,9 @@ def pre_name(pieces: Pieces, lowercase: Any) -> str:
 
 def warn_lowered(folder: Path) -> None:
     """Say where sentence-transformers lowers the case of a text before a tokenizer that does not."""
-    if read_json(folder / "sentence_bert_config.json").get("do_lower_case") is not True:
+    settings = (folder / "sentence_bert_config.json", folder / "0_Transformer" / "sentence_bert_config.json")
+    asking = next((path for path in settings if read_json(path).get("do_lower_case")), None)
+    if asking is None:
         return
     tokenizer = read_json(folder / "tokenizer.json")
     lowers = (
@@ -296,8 +298,8 @@ def warn_lowered(folder: Path) -> None:
     )
     if not lowers:
         warn(
-            f"{folder / 'sentence_bert_config.json'}: do_lower_case true: sentence-transformers lowers the case of "
-            "each text, which no file of GGUF says; give texts in lower case"
+            f"{asking}: do_lower_case true: sentence-transformers lowers the case of each text, which no file of GGUF "
+            "says; give texts in lower case"
         )
 
 

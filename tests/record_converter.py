@@ -71,12 +71,12 @@ def inputs(folder: Path) -> str:
     return digest("".join(f"{p.relative_to(folder).as_posix()} {digest(p.read_bytes())}\n" for p in files).encode())
 
 
-def convert(source: Path, folder: Path, outtype: str, *, patched: bool) -> dict[str, Any]:
+def convert(source: Path, folder: Path, outtype: str, *, patched: bool, flags: tuple[str, ...] = ()) -> dict[str, Any]:
     """Run the converter on a folder and describe what it wrote."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out.gguf"
         program = ["-c", CONVERT] if patched else ["convert_hf_to_gguf.py"]
-        arguments = [str(folder.resolve()), "--outtype", outtype, "--outfile", str(out)]
+        arguments = [str(folder.resolve()), "--outtype", outtype, "--outfile", str(out), *flags]
         subprocess.run([sys.executable, *program, *arguments], cwd=source, check=True)
         return describe(out)
 

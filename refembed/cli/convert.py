@@ -33,11 +33,11 @@ Examples:
 def command(folder: Path, outtype: str, output: Path | None, force: bool) -> None:
     """Write the model in DIR, as Hugging Face publishes them, as one GGUF file.
 
-    DIR holds config.json, *.safetensors, and tokenizer.json, vocab.txt, tokenizer.model, spiece.model or
-    sentencepiece.bpe.model; modules.json and 1_Pooling say the pooling.
-    What llama.cpp has no counterpart of is refused by name, what is left out of the file is said in a warning.
+    DIR holds config.json, model.safetensors or its shards, and tokenizer.json, vocab.txt, tokenizer.model, spiece.model
+    or sentencepiece.bpe.model; modules.json and 1_Pooling say the pooling.
     The tensors and keys are those that llama.cpp's own converter writes, in other types those that llama-quantize makes
-    of them. The file is written whole or not at all.
+    of them. The file is written whole or not at all. What config.json or modules.json asks for and a GGUF file cannot
+    hold is refused by name; tensors that are left out are listed on standard error.
     """
     from refembed.convert import convert
     from refembed.hub.progress import shown

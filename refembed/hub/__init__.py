@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def gguf_of(model: Model, outtype: str, offline: bool, progress: Progress | None
         return path
     with shown(progress, f"getting {model.name}") as advance, at_work(path.stem, advance) as work:
         if not is_cached(path, made_of):  # nor did another process make it meanwhile
-            make(fetched(model, offline, advance), path, work, outtype, made_of, advance)
+            make(fetched(model, offline, advance), path, work, outtype, made_of, advance, say=lambda note: None)
     return path
 
 
@@ -168,9 +169,16 @@ def from_repository(name: str, file: str | None, outtype: str, offline: bool, pr
 
 
 def make(
-    folder: Path, path: Path, work: Path, outtype: str, made_of: list[Any], advance: Progress, name: str | None = None
+    folder: Path,
+    path: Path,
+    work: Path,
+    outtype: str,
+    made_of: list[Any],
+    advance: Progress,
+    name: str | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> None:
-    """Convert a folder and keep the file."""
+    """Convert a folder and keep the file. say: as in `convert`; what the files of MODELS lack need not be said."""
     from refembed.convert import convert
 
-    keep(convert(folder, work / path.name, outtype=outtype, name=name, progress=advance), path, made_of)
+    keep(convert(folder, work / path.name, outtype=outtype, name=name, progress=advance, say=say), path, made_of)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -221,7 +222,10 @@ class TransformersEngine(Hooked):
         library = need("transformers", "transformers")
         self.pooling, self.batch, self.device = pooling, batch, device
         with opening(path, self.name):
-            self.model = library.AutoModel.from_pretrained(os.fspath(path), local_files_only=True, **load)
+            opener = class_of(path, library)
+            self.model = opener.from_pretrained(os.fspath(path), local_files_only=True, **load)
+            if getattr(self.model.config, "is_encoder_decoder", False) and hasattr(self.model, "get_encoder"):
+                self.model = self.model.get_encoder()  # a text is embedded by its encoder; nothing is decoded
             self.model = self.model.to(device).eval()
             self.tokenizer = library.AutoTokenizer.from_pretrained(os.fspath(path), local_files_only=True)
         self.describe()
@@ -252,6 +256,19 @@ class TransformersEngine(Hooked):
         """The pooled vector where one is asked for."""
         states = self.states([ids])[0]
         return None if self.pooling == "none" else pool(states, self.pooling)
+
+
+def class_of(path: Path, library: Any) -> Any:
+    """The class that config.json names, where it gives hidden states; else AutoModel, which goes by model_type alone.
+
+    AutoModel opens a folder of T5EncoderModel as T5Model, which wants a text to decode as well.
+    """
+    try:
+        names = json.loads((path / "config.json").read_bytes()).get("architectures")
+    except (OSError, ValueError, AttributeError):
+        names = None
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    return getattr(library, name, library.AutoModel) if name.endswith("Model") else library.AutoModel
 
 
 @contextlib.contextmanager

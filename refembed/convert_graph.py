@@ -1,0 +1,227 @@
+"""What config.json may ask for: the graph that llama.cpp computes of each architecture, as one table.
+
+GGUF has no key for most of what config.json can say. A BERT with ReLU, a Gemma that looks back only, scores capped by
+tanh: converted without a word, the file would be another model. So each architecture declares the keys that change its
+graph and the values that its graph computes; any other value is refused, by key and value. DEFAULTS are what the config
+classes of `transformers` (5.24) put where a file is silent.
+
+    check_graph(Path("model/config.json"), "Llama", raw)     # ModelError: hidden_act is gelu
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from refembed.errors import ModelError
+from refembed.gguf.cursor import shown
+
+GELUS = ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate", "gelu_python_tanh")
+SILU = ("silu", "swish")
+NO = (False,)
+EITHER = (False, True)
+
+BERT = {
+    "hidden_act": GELUS,
+    "position_embedding_type": ("absolute",),
+    "is_decoder": NO,
+    "add_cross_attention": NO,
+    "pruned_heads": ({},),
+}
+WHOLE_HEADS = {"partial_rotary_factor": (1, 1.0)}
+GEMMA = {
+    "hidden_activation": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"),
+    "attention_bias": NO,
+    "attn_logit_softcapping": (),
+    "partial_rotary_factor": (1, 1.0),
+}
+# Architecture -> key of config.json -> the values whose graph llama.cpp computes. A key that is absent or null has the
+# library's default, which is one of them.
+COMPUTED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "Bert": BERT,
+    "DistilBert": BERT | {"activation": GELUS},
+    "Roberta": BERT,
+    "XLMRoberta": BERT,
+    "Qwen2": {"hidden_act": SILU, **WHOLE_HEADS},
+    "Qwen3": {"hidden_act": SILU, "attention_bias": NO, **WHOLE_HEADS},
+    "Llama": {
+        "hidden_act": SILU,
+        "attention_bias": EITHER,
+        "mlp_bias": EITHER,
+        "partial_rotary_factor": (1, 1.0),
+    },
+    "Gemma3": GEMMA | {"use_bidirectional_attention": NO},
+    "Gemma3Text": GEMMA | {"use_bidirectional_attention": (True,)},
+    "EuroBert": {
+        "hidden_act": SILU,
+        "attention_bias": NO,
+        "mlp_bias": NO,
+        "partial_rotary_factor": (1, 1.0),
+        "is_causal": NO,
+    },
+    "ModernBert": {
+        "hidden_activation": (*GELUS, *SILU),
+        "attention_bias": NO,
+        "mlp_bias": NO,
+        "norm_bias": NO,
+        "partial_rotary_factor": (1, 1.0),
+    },
+    "T5Encoder": {
+        "feed_forward_proj": ("relu", "gated-gelu"),
+        "relative_attention_max_distance": (128,),
+        "is_decoder": NO,
+    },
+}
+HEADS: dict[str, dict[str, tuple[Any, ...]]] = {  # the same, of what stands on a ForSequenceClassification
+    "ModernBert": {
+        "classifier_activation": ("gelu", "gelu_python"),
+        "classifier_bias": NO,
+        "classifier_pooling": ("cls", "mean"),
+    },
+}
+REQUIRED = {"Gemma3Text": ("use_bidirectional_attention",)}  # whose default is another graph than llama.cpp's
+
+MODEL_TYPES = {  # `transformers` opens a folder by model_type, not by the class that it names
+    "Bert": "bert", "DistilBert": "distilbert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta", "Qwen2": "qwen2",
+    "Qwen3": "qwen3", "Llama": "llama", "Gemma3": "gemma3_text", "Gemma3Text": "gemma3_text", "EuroBert": "eurobert",
+    "ModernBert": "modernbert", "T5Encoder": "t5",
+}  # fmt: skip
+
+ROBERTA_DEFAULTS = {
+    "vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+    "pad_token_id": 1,
+}  # fmt: skip
+DECODER_DEFAULTS = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "rms_norm_eps": 1e-6}
+GEMMA_DEFAULTS = {
+    "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6, "sliding_window": 4096, "query_pre_attn_scalar": 256,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "Roberta": ROBERTA_DEFAULTS,
+    "XLMRoberta": ROBERTA_DEFAULTS | {"vocab_size": 30522},
+    "Qwen2": DECODER_DEFAULTS | {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768},
+    "Qwen3": DECODER_DEFAULTS
+    | {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "head_dim": 128},
+    "Llama": DECODER_DEFAULTS | {"vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048},
+    "Gemma3": GEMMA_DEFAULTS,
+    "Gemma3Text": GEMMA_DEFAULTS,
+    "EuroBert": {
+        "vocab_size": 128256, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+        "num_attention_heads": 12, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+    },
+    "ModernBert": {
+        "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22,
+        "num_attention_heads": 12, "max_position_embeddings": 8192, "norm_eps": 1e-5, "local_attention": 128,
+        "hidden_activation": "gelu", "classifier_pooling": "cls",
+    },
+    "T5Encoder": {
+        "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
+        "relative_attention_num_buckets": 32, "layer_norm_epsilon": 1e-6, "feed_forward_proj": "relu",
+    },
+}  # fmt: skip
+
+# RoPE's base where config.json is silent: of layers that see all, of layers with a window
+THETAS = {"Gemma3": (1e6, 1e4), "Gemma3Text": (1e6, 1e4), "ModernBert": (160000.0, 1e4), "T5Encoder": (None, None)}
+ROPE_DEFAULT = (10000.0, None)
+
+
+def with_defaults(stem: str, raw: dict[str, Any]) -> dict[str, Any]:
+    """config.json with the library's defaults for keys that it lacks; null stays. `stem` is a key of COMPUTED."""
+    return DEFAULTS.get(stem, {}) | raw
+
+
+def check_graph(path: Path, stem: str, raw: dict[str, Any], *, classifies: bool = False) -> None:
+    """Refuse what llama.cpp's graph of the architecture does not compute: ModelError with the key and its value.
+
+    path        of config.json, for the message
+    stem        the architecture, a key of COMPUTED
+    raw         what config.json says
+    classifies  whether the class has a head that scores
+    """
+    model_type = raw.get("model_type", MODEL_TYPES[stem])
+    if model_type != MODEL_TYPES[stem]:
+        hint = f"`transformers` opens the folder by it; the class named in architectures is a {MODEL_TYPES[stem]}"
+        raise ModelError(f"{path}: model_type is {shown(str(model_type))}", hint=hint)
+    if raw.get("quantization_config"):
+        hint = "convert the model in float32, float16 or bfloat16, and quantize the GGUF file: --outtype q8_0"
+        raise ModelError(f"{path}: the weights are quantized (quantization_config)", hint=hint)
+    table = COMPUTED[stem] | (HEADS.get(stem, {}) if classifies else {})
+    for key, allowed in table.items():
+        value = raw.get(key)
+        if value is None and key not in REQUIRED.get(stem, ()):
+            continue
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
+            computed = " or ".join(str(one) for one in allowed[:2]) or "none"
+            hint = f"llama.cpp computes this architecture with {computed} only; the vectors would be another model's"
+            raise ModelError(f"{path}: {key} is {shown(str(value))}", hint=hint)
+    check_rope(path, raw)
+    check_windows(path, stem, raw)
+
+
+def check_rope(path: Path, raw: dict[str, Any]) -> None:
+    """Refuse RoPE that is scaled or turns a part of each head, for any kind of layer, whichever way it is spelled."""
+    for name in ("rope_parameters", "rope_scaling"):
+        found = raw.get(name) or {}
+        if not isinstance(found, dict):
+            raise ModelError(f"{path}: {name} is {shown(str(found))}", hint="is the file whole?")
+        kinds = [part for part in found.values() if isinstance(part, dict)] or [found]
+        for part in kinds:
+            kind = part.get("rope_type", part.get("type")) or "default"
+            if kind != "default":
+                hint = "refembed converts models without RoPE scaling; llama.cpp's converter takes more"
+                raise ModelError(f"{path}: rope_type is {shown(str(kind))}", hint=hint)
+            if part.get("partial_rotary_factor") not in (None, 1):
+                hint = "llama.cpp turns whole heads in this architecture"
+                found_part = shown(str(part["partial_rotary_factor"]))
+                raise ModelError(f"{path}: partial_rotary_factor is {found_part}", hint=hint)
+
+
+def check_windows(path: Path, stem: str, raw: dict[str, Any]) -> None:
+    """Refuse layers with a sliding window where llama.cpp's graph gives them none, or gives it to others."""
+    layers = raw.get("layer_types")
+    if layers is not None and not isinstance(layers, list):
+        raise ModelError(f"{path}: layer_types is {shown(str(layers))}", hint="is the file whole?")
+    if stem in ("Gemma3", "Gemma3Text"):
+        pattern = raw.get("sliding_window_pattern", raw.get("_sliding_window_pattern"))
+        hint = "llama.cpp gives every sixth layer no window, and its converter writes nothing else"
+        if layers is None and pattern not in (None, 6):
+            raise ModelError(f"{path}: sliding_window_pattern is {shown(str(pattern))}", hint=hint)
+        wanted = ["full_attention" if il % 6 == 5 else "sliding_attention" for il in range(len(layers or ()))]
+        if (layers or []) != wanted:
+            raise ModelError(f"{path}: layer_types are not those of Gemma 3", hint=hint)
+    elif stem != "ModernBert":
+        hint = "llama.cpp's graph of this architecture lets every token see the whole text"
+        odd = [kind for kind in layers or () if kind != "full_attention"]
+        if odd:
+            raise ModelError(f"{path}: layer_types has {shown(str(odd[0]))}", hint=hint)
+        if layers is None and stem.startswith("Qwen") and qwen_window(raw):
+            raise ModelError(f"{path}: use_sliding_window is True", hint=hint)
+
+
+def qwen_window(raw: dict[str, Any]) -> bool:
+    """Whether a Qwen without layer_types has layers with a window that some text of its context is longer than."""
+    window, context = raw.get("sliding_window", 4096), raw.get("max_position_embeddings", 32768)
+    if not raw.get("use_sliding_window") or type(window) is not int:
+        return False
+    first, count = raw.get("max_window_layers", 28), raw.get("num_hidden_layers", 32)
+    numbers = type(first) is int and type(count) is int and type(context) is int
+    return not numbers or (first < count and window < context)
+
+
+def remarks(raw: dict[str, Any], architecture: str) -> list[str]:
+    """What is assumed of a config.json that names code of its own, or a key that the library does not read."""
+    found = []
+    if isinstance(raw.get("auto_map"), dict) and raw["auto_map"]:
+        found.append(
+            f"config.json names code of its own (auto_map), which is not read: "
+            f"this is the {architecture} of `transformers`"
+        )
+    if raw.get("is_causal") is False:
+        found.append(
+            "is_causal is false: every token sees the whole text, as in llama.cpp's file; "
+            f"the {architecture} of `transformers` does not read that key"
+        )
+    return found

@@ -1,0 +1,161 @@
+"""Architectures that `convert` knows next to BERT, as tables: decoders, ModernBERT, EuroBERT, RoBERTa, T5's encoder.
+
+A row says which tensor of a checkpoint becomes which of the file, how large it is, what is done to it, and where it is:
+
+    ("blk.{}.attn_q", "HD C", "{}.self_attn.q_proj", "turn-q")
+
+Names on the left are GGUF's, those in the middle are the checkpoint's, both with {} for the layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Row: TypeAlias = "tuple[str, str, str, str]"  # GGUF name, shape, Hugging Face's name, a word of CHANGES or of WHERE
+
+WHERE = {
+    "?": "the file may have it",
+    "first": "layer 0 alone has it",
+    "rest": "layer 0 alone lacks it",
+    "gated": "T5 with a gated feed-forward part has it",
+    "head": "a ForSequenceClassification has it",
+}
+ALWAYS = "always"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the checkpoints of an architecture become a file."""
+
+    arch: str  # general.architecture
+    rows: tuple[Row, ...]
+    layers: str = "layers."  # names of layers begin so
+    prefixes: tuple[str, ...] = ("model.",)
+    dropped: tuple[str, ...] = ()  # tensors that begin so, which embeddings do not need
+    biases: dict[str, str] = field(default_factory=dict)  # last part of a GGUF name -> ALWAYS, or a key of config.json
+    vocabs: tuple[str, ...] = ("bpe",)  # of convert_tokenizers.VOCABS, the first that the folder has files for
+    pre: str = ""  # tokenizer.ggml.pre where the tokenizer cuts as GPT-2 does
+    extras: tuple[str, ...] = ()  # of EXTRAS, in order
+    tokenizer: dict[str, Any] = field(default_factory=dict)  # tokenizer.ggml.* that stand first
+
+
+NORMS: tuple[Row, ...] = (
+    ("blk.{}.attn_norm", "C", "{}.input_layernorm", ""),
+    ("blk.{}.ffn_norm", "C", "{}.post_attention_layernorm", ""),
+)
+DECODER: tuple[Row, ...] = (
+    ("token_embd", "V C", "embed_tokens", ""),
+    ("output_norm", "C", "norm", ""),
+    ("blk.{}.attn_q", "HD C", "{}.self_attn.q_proj", ""),
+    ("blk.{}.attn_k", "KD C", "{}.self_attn.k_proj", ""),
+    ("blk.{}.attn_v", "KD C", "{}.self_attn.v_proj", ""),
+    ("blk.{}.attn_output", "C HD", "{}.self_attn.o_proj", ""),
+    ("blk.{}.ffn_gate", "F C", "{}.mlp.gate_proj", ""),
+    ("blk.{}.ffn_up", "F C", "{}.mlp.up_proj", ""),
+    ("blk.{}.ffn_down", "C F", "{}.mlp.down_proj", ""),
+)
+HEAD: tuple[Row, ...] = (("output", "V C", "lm_head", "?"),)
+HEAD_NORMS: tuple[Row, ...] = (
+    ("blk.{}.attn_q_norm", "D", "{}.self_attn.q_norm", ""),
+    ("blk.{}.attn_k_norm", "D", "{}.self_attn.k_norm", ""),
+)
+GEMMA_NORMS: tuple[Row, ...] = (
+    ("blk.{}.attn_norm", "C", "{}.input_layernorm", ""),
+    ("blk.{}.post_attention_norm", "C", "{}.post_attention_layernorm", ""),
+    ("blk.{}.ffn_norm", "C", "{}.pre_feedforward_layernorm", ""),
+    ("blk.{}.post_ffw_norm", "C", "{}.post_feedforward_layernorm", ""),
+)
+
+
+def changed(rows: tuple[Row, ...], **changes: str) -> tuple[Row, ...]:
+    """Rows with a change for some, by the last part of their GGUF name."""
+    return tuple((a, shape, b, changes.get(a.rsplit(".", 1)[-1], how)) for a, shape, b, how in rows)
+
+
+LLAMA = changed(DECODER, attn_q="turn-q", attn_k="turn-k") + NORMS + HEAD
+GEMMA = tuple((a, s, b, "+1" if a.endswith("norm") else how) for a, s, b, how in DECODER + HEAD_NORMS + GEMMA_NORMS)
+GEMMA = changed(GEMMA, token_embd="known-tokens", attn_q_norm="+1, scaled")
+MODERN_BERT: tuple[Row, ...] = (
+    ("token_embd", "V C", "embeddings.tok_embeddings", ""),
+    ("token_embd_norm", "C", "embeddings.norm", ""),
+    ("output_norm", "C", "final_norm", ""),
+    ("blk.{}.attn_norm", "C", "{}.attn_norm", "rest"),
+    ("blk.{}.attn_qkv", "3C C", "{}.attn.Wqkv", ""),
+    ("blk.{}.attn_output", "C C", "{}.attn.Wo", ""),
+    ("blk.{}.ffn_norm", "C", "{}.mlp_norm", ""),
+    ("blk.{}.ffn_up", "2F C", "{}.mlp.Wi", ""),
+    ("blk.{}.ffn_down", "C F", "{}.mlp.Wo", ""),
+    ("cls", "C C", "head.dense", "head"),
+    ("cls.norm", "C", "head.norm", "head"),
+    ("cls.output", "R C", "classifier", "head"),
+)
+ROBERTA: tuple[Row, ...] = (
+    ("token_embd", "V C", "embeddings.word_embeddings", ""),
+    ("token_types", "types C", "embeddings.token_type_embeddings", ""),
+    ("position_embd", "P C", "embeddings.position_embeddings", "used-positions"),
+    ("token_embd_norm", "C", "embeddings.LayerNorm", ""),
+    ("blk.{}.attn_q", "C C", "{}.attention.self.query", ""),
+    ("blk.{}.attn_k", "C C", "{}.attention.self.key", ""),
+    ("blk.{}.attn_v", "C C", "{}.attention.self.value", ""),
+    ("blk.{}.attn_output", "C C", "{}.attention.output.dense", ""),
+    ("blk.{}.attn_output_norm", "C", "{}.attention.output.LayerNorm", ""),
+    ("blk.{}.ffn_up", "F C", "{}.intermediate.dense", ""),
+    ("blk.{}.ffn_down", "C F", "{}.output.dense", ""),
+    ("blk.{}.layer_output_norm", "C", "{}.output.LayerNorm", ""),
+    ("cls", "C C", "classifier.dense", "head"),
+    ("cls.output", "R C", "classifier.out_proj", "head"),
+)
+T5: tuple[Row, ...] = (
+    ("token_embd", "V C", "shared|encoder.embed_tokens", ""),
+    ("enc.output_norm", "C", "encoder.final_layer_norm", ""),
+    ("enc.blk.{}.attn_norm", "C", "{}.layer.0.layer_norm", ""),
+    ("enc.blk.{}.attn_rel_b", "buckets H", "{}.layer.0.SelfAttention.relative_attention_bias", "first"),
+    ("enc.blk.{}.attn_q", "HD C", "{}.layer.0.SelfAttention.q", ""),
+    ("enc.blk.{}.attn_k", "HD C", "{}.layer.0.SelfAttention.k", ""),
+    ("enc.blk.{}.attn_v", "HD C", "{}.layer.0.SelfAttention.v", ""),
+    ("enc.blk.{}.attn_o", "C HD", "{}.layer.0.SelfAttention.o", ""),
+    ("enc.blk.{}.ffn_norm", "C", "{}.layer.1.layer_norm", ""),
+    ("enc.blk.{}.ffn_gate", "F C", "{}.layer.1.DenseReluDense.wi_0", "gated"),
+    ("enc.blk.{}.ffn_up", "F C", "{}.layer.1.DenseReluDense.wi|wi_1", ""),
+    ("enc.blk.{}.ffn_down", "C F", "{}.layer.1.DenseReluDense.wo", ""),
+)
+
+QKV = dict.fromkeys(("attn_q", "attn_k", "attn_v"), ALWAYS)
+LLAMA_BIASES = dict.fromkeys((*QKV, "attn_output"), "attention_bias")
+LLAMA_BIASES |= dict.fromkeys(("ffn_gate", "ffn_up", "ffn_down"), "mlp_bias")
+TABLES = ("token_embd", "token_types", "position_embd")
+ROBERTA_BIASES = {a.rsplit(".", 1)[-1]: ALWAYS for a, _, _, _ in ROBERTA if a not in TABLES}
+
+ENCODER = ("causal", "pooling", "labels")
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+ROBERTA_DROPPED = (*BUFFERS, "pooler.dense.", "lm_head.")
+RECIPES: dict[str, Recipe] = {
+    "Qwen2": Recipe("qwen2", DECODER + NORMS + HEAD, biases=QKV, extras=("pooling",)),
+    "Qwen3": Recipe("qwen3", DECODER + HEAD_NORMS + NORMS + HEAD, extras=("pooling", "rerank")),
+    "Llama": Recipe("llama", LLAMA, biases=LLAMA_BIASES, vocabs=("spm", "bpe"),
+                    extras=("vocab", "rope-dims", "pooling")),
+    "Gemma3Text": Recipe("gemma-embedding", GEMMA, vocabs=("gemma", "bpe"),
+                         extras=("gemma", "window", "dense", "pooling")),
+    "Gemma3": Recipe("gemma3", GEMMA, dropped=("lm_head.",), vocabs=("gemma", "bpe"),
+                     extras=("gemma", "window", "pooling")),
+    "EuroBert": Recipe("eurobert", DECODER + NORMS, dropped=("lm_head.",), tokenizer={"add_bos_token": False},
+                       extras=("causal", "unscaled", "pooling")),
+    "ModernBert": Recipe("modern-bert", MODERN_BERT, dropped=("head.", "decoder."), biases={"output": ALWAYS},
+                         pre="modern-bert",
+                         tokenizer={"add_bos_token": True, "add_eos_token": True, "add_sep_token": True},
+                         extras=(*ENCODER, "local-window", "unscaled", "vocab", "activation")),
+    "Roberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), ROBERTA_DROPPED, ROBERTA_BIASES,
+                      pre="roberta-bpe", extras=ENCODER),
+    "XLMRoberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), ROBERTA_DROPPED, ROBERTA_BIASES,
+                         ("unigram", "xlm-roberta"), extras=ENCODER),
+    "T5Encoder": Recipe("t5encoder", T5, "encoder.block.", (), vocabs=("spiece", "unigram")),
+}  # fmt: skip
+CLASSES = {
+    "Qwen2": ("Model", "ForCausalLM"), "Qwen3": ("Model", "ForCausalLM"), "Llama": ("Model", "ForCausalLM"),
+    "Gemma3Text": ("Model",), "Gemma3": ("ForCausalLM",), "EuroBert": ("Model",),
+    "ModernBert": ("Model", "ForMaskedLM", "ForSequenceClassification"),
+    "Roberta": ("Model", "ForSequenceClassification"),
+    "XLMRoberta": ("Model", "ForSequenceClassification"), "T5Encoder": ("Model",),
+}  # fmt: skip
+ARCHITECTURES = {stem + end: stem for stem, ends in CLASSES.items() for end in ends}
