@@ -62,7 +62,8 @@ SHOWN_TOKENS = 60  # of the table of shares
 @quiet_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, text: tuple[str, ...], file: str | None, model: str, html: str | None, layer: int, head: int | None,
+    ctx: click.Context, /,
+    text: tuple[str, ...], file: str | None, model: str, html: str | None, layer: int, head: int | None,
     token: int | None, pooling: str, numerics: dict[str, Any], lora: tuple[str, ...], truncate: bool, as_json: bool,
     quiet: bool,
 ) -> None:  # fmt: skip

@@ -242,6 +242,16 @@ file_option: Decorator = click.option(
 
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+
+def hush(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    """Without remarks nothing is said of compiling either."""
+    if value:
+        from refembed.kernels import compiling
+
+        compiling.ask(None)
+    return value
+
+
 quiet_option: Decorator = click.option(
-    "--quiet", "-q", is_flag=True, help="No remarks on stderr; warnings and errors stay."
+    "--quiet", "-q", is_flag=True, callback=hush, help="No remarks on stderr; warnings and errors stay."
 )

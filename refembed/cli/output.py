@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import BinaryIO
 
 from refembed.errors import RequestError
 from refembed.files import replacing
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a quota, is full
 
 
 @contextlib.contextmanager
@@ -28,6 +31,19 @@ def open_output(path: str | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         return
     target = Path(os.path.realpath(str(path)))  # a link stays one: its target is replaced
+    try:
+        with opened(target, path or "a file without a name") as out:
+            yield out
+    except OSError as e:  # while it is written, or at its end, when what is still in memory is written
+        if e.filename is not None or e.errno == errno.EPIPE:
+            raise
+        hint = "make room there, or name another place" if e.errno in FULL else "--output takes a file"
+        raise RequestError(f"{path}: cannot be written: {e.strerror or e}", hint=hint) from None
+
+
+@contextlib.contextmanager
+def opened(target: Path, name: str) -> Iterator[BinaryIO]:
+    """The stream for a file, or for what is none. RequestError where there can be none."""
     with contextlib.ExitStack() as stack:
         try:
             if target.exists() and not target.is_file():
@@ -35,6 +51,5 @@ def open_output(path: str | None) -> Iterator[BinaryIO]:
             else:
                 out = stack.enter_context(replacing(target))
         except OSError as e:
-            what = f"{path or 'a file without a name'}: cannot be written: {e.strerror or e}"
-            raise RequestError(what, hint="--output takes a file") from None
+            raise RequestError(f"{name}: cannot be written: {e.strerror or e}", hint="--output takes a file") from None
         yield out

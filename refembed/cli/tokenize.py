@@ -39,7 +39,8 @@ prints the first difference and the rule that makes it, and ends with exit code 
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, texts: tuple[str, ...], file: str | None, model: str, only_ids: bool, no_special: bool, no_parse_special: bool,
+    ctx: click.Context, /,
+    texts: tuple[str, ...], file: str | None, model: str, only_ids: bool, no_special: bool, no_parse_special: bool,
     explain: bool, other: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show the tokens of each TEXT: place, id, piece as the vocabulary has it, bytes it stands for.

@@ -53,7 +53,8 @@ FIRST = 4  # values shown of each tensor
 @quiet_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, text: tuple[str, ...], model: str, numerics: dict[str, Any], lora: tuple[str, ...], pooling: str, truncate: bool,
+    ctx: click.Context, /,
+    text: tuple[str, ...], model: str, numerics: dict[str, Any], lora: tuple[str, ...], pooling: str, truncate: bool,
     patterns: tuple[str, ...], save: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Show each tensor of the run of TEXT: name, shape, mean, std, min, max, and its first values.

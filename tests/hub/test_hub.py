@@ -297,7 +297,7 @@ def test_of_a_repository_of_gguf_files_one_is_fetched(
         (tmp_path / name).write_bytes(b"GGUF")
     monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in(tmp_path, calls))
     assert resolve(spelt) == tmp_path / first
-    assert [call[1] for call in calls][0] == first
+    assert calls[0][1] == first
     assert len(calls) == count, "every shard, and nothing else"
 
 
