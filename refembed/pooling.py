@@ -104,7 +104,8 @@ def canonical(name: str) -> str:
 def unknown(name: object) -> NoReturn:
     """Raise RequestError with the nearest name there is."""
     known = [*POOLERS, *ALIASES, "rank", "native"]
-    near = difflib.get_close_matches(str(name).lower(), known, 1, 0.5)
+    numbers = {str(number): alias for number, alias in POOLING_NAMES.items()}  # GGUF's
+    near = [numbers[str(name)]] if str(name) in numbers else difflib.get_close_matches(str(name).lower(), known, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
     raise RequestError(f"pooling {name!r}: there is no such pooling", hint=hint)
 

@@ -122,7 +122,7 @@ def run(args: Sequence[str]) -> int:
     except Exception as e:
         if os.environ.get("REFEMBED_DEBUG"):
             traceback.print_exc()
-        return report(e)
+        return report(e, args)
     except KeyboardInterrupt as e:
         say_interrupted(e)
         return EXIT_INTERRUPTED
@@ -141,7 +141,7 @@ def dispatch(args: Sequence[str]) -> int:
     return 0
 
 
-def report(e: Exception) -> int:
+def report(e: Exception, args: Sequence[str] = ()) -> int:
     """Say on stderr what went wrong; return the exit code that stands for it."""
     if isinstance(e, OSError) and e.errno == errno.EPIPE:
         discard(sys.stdout, sys.stderr)
@@ -155,7 +155,8 @@ def report(e: Exception) -> int:
     if isinstance(e, click.ClickException):
         ctx = getattr(e, "ctx", None)
         click.echo(f"error: {e.format_message()}", err=True)
-        click.echo(f"  hint: `{ctx.command_path if ctx else 'refembed'} --help` shows what it takes", err=True)
+        path = ctx.command_path if ctx else " ".join(["refembed", *[word for word in args[:1] if word in COMMANDS]])
+        click.echo(f"  hint: `{path} --help` shows what it takes", err=True)
         return EXIT_USAGE
     if isinstance(e, OSError):
         click.echo(f"error: {e.filename or 'standard output'}: {e.strerror or e}", err=True)

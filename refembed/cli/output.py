@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from refembed.errors import RequestError
-from refembed.files import replacing
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a quota, is full
+from refembed.files import FULL, replacing
 
 
 @contextlib.contextmanager
@@ -32,24 +30,11 @@ def open_output(path: str | None) -> Iterator[BinaryIO]:
         return
     target = Path(os.path.realpath(str(path)))  # a link stays one: its target is replaced
     try:
-        with opened(target, path or "a file without a name") as out:
+        with replacing(target) as out:
             yield out
-    except OSError as e:  # while it is written, or at its end, when what is still in memory is written
-        if e.filename is not None or e.errno == errno.EPIPE:
+    except OSError as e:  # as it is opened, while it is written, or at its end, when the rest of memory is written
+        if e.errno == errno.EPIPE or e.filename not in (None, str(target)):
             raise
         hint = "make room there, or name another place" if e.errno in FULL else "--output takes a file"
-        raise RequestError(f"{path}: cannot be written: {e.strerror or e}", hint=hint) from None
-
-
-@contextlib.contextmanager
-def opened(target: Path, name: str) -> Iterator[BinaryIO]:
-    """The stream for a file, or for what is none. RequestError where there can be none."""
-    with contextlib.ExitStack() as stack:
-        try:
-            if target.exists() and not target.is_file():
-                out: BinaryIO = stack.enter_context(target.open("wb"))
-            else:
-                out = stack.enter_context(replacing(target))
-        except OSError as e:
-            raise RequestError(f"{name}: cannot be written: {e.strerror or e}", hint="--output takes a file") from None
-        yield out
+        what = f"{path or 'a file without a name'}: cannot be written: {e.strerror or e}"
+        raise RequestError(what, hint=hint) from None

@@ -13,17 +13,18 @@ MAKING = ("converting", "quantising", "quantizing")  # what is reported where no
 
 
 @contextlib.contextmanager
-def shown(progress: Progress | None, name: str) -> Iterator[Progress]:
+def shown(progress: Progress | None, name: str, *, once: bool = True) -> Iterator[Progress]:
     """The function to report to: the caller's own; else a bar on stderr, or one line there where it is no terminal.
 
     Either shows with the first report: where nothing has to be fetched or converted, nothing is said.
+    once  whether the line says that this is done once: what was fetched is kept
     """
     if progress is not None:
         yield progress
     elif sys.stderr is None:
         yield lambda what, done, total: None
     elif not sys.stderr.isatty():
-        yield Line(name)
+        yield Line(name, once)
     else:
         with bar(name) as advance:
             yield advance
@@ -32,8 +33,8 @@ def shown(progress: Progress | None, name: str) -> Iterator[Progress]:
 class Line:
     """Writes one line on stderr when the work begins, and one while another process is waited for."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.begun, self.waited = name, False, False
+    def __init__(self, name: str, once: bool = True) -> None:
+        self.name, self.ending, self.begun, self.waited = name, ", once" * once, False, False
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Take a report."""
@@ -43,7 +44,7 @@ class Line:
         elif what != WAITING and not self.begun:
             self.begun = True
             verb = what if what in MAKING else "getting"
-            sys.stderr.write(f"refembed: {verb} {self.name}, once\n")
+            sys.stderr.write(f"refembed: {verb} {self.name}{self.ending}\n")
         sys.stderr.flush()
 
 

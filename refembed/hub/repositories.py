@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from refembed.errors import DownloadError, ModelError
-from refembed.hub.sources import FULL
+from refembed.files import FULL
 
 SPELT = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w./-]+))?")  # org/model, org/model:file.gguf, org/model:Q4_K_M
 PREFERRED = ("Q4_K_M", "Q8_0")  # llama.cpp's choice where no type is asked for (common/download.cpp)

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from refembed.errors import DownloadError
+from refembed.files import FULL
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte before a connection is given up
 ATTEMPTS = 3  # at one file, while the failure may be a passing one
 PAUSE = 0.5  # seconds before the second attempt, twice that before the third
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a quota, is full
 PIP_TIMEOUT = 1800.0  # seconds for the whole of `pip download`
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # what is being done, how far, of how many bytes (0: unknown)
