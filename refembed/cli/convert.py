@@ -27,7 +27,11 @@ Examples:
     "segments stay F32.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The file to write; default DIR-OUTTYPE.gguf here."
+    "-o",
+    "--output",
+    "--outfile",
+    type=click.Path(path_type=Path),
+    help="The file to write; default DIR-OUTTYPE.gguf here.",
 )
 @click.option("--force", is_flag=True, help="Replace OUTPUT where it is there already.")
 def command(folder: Path, outtype: str, output: Path | None, force: bool) -> None:

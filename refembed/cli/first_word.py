@@ -88,7 +88,7 @@ def advice(word: str, spelt: str, command: str) -> str:
     if word.lower().endswith(".gguf"):
         return f"check the path; as a text: {command} -- {spelt} ..."
     if "/" in word:
-        return f"from Hugging Face: -m {spelt} (pip install 'refembed[hub]'); as a text: {command} -- {spelt} ..."
+        return f"from Hugging Face: -m {spelt} (pip install huggingface_hub); as a text: {command} -- {spelt} ..."
     return (
         f"-m FILE.gguf names its file (`ollama show --modelfile {spelt}` prints where Ollama keeps it); "
         f"as a text: {command} -- {spelt} ..."

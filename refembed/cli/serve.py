@@ -42,7 +42,7 @@ Speaks as
 Takes llama-server's flags with their meaning; those about writing text, GPUs and caches are ignored, with one note.
 """
 
-HOME = "pip install 'refembed[server]'"
+HOME = "pip install starlette uvicorn httptools (refembed's extra `server`)"
 
 
 class ServeCommand(click.Command):

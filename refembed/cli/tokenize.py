@@ -22,7 +22,7 @@ Examples:
 
 `embed` reads texts as this command does without options: special tokens are added, and "[SEP]" in a text is the token.
 
---compare takes a .gguf file, a Hugging Face tokenizer.json (pip install 'refembed[hf]') or a server with /tokenize. It
+--compare takes a .gguf file, a Hugging Face tokenizer.json (pip install tokenizers) or a server with /tokenize. It
 prints the first difference and the rule that makes it, and ends with exit code 3.
 """
 

@@ -35,7 +35,7 @@ def load_hub(name: str) -> Any:
         import huggingface_hub
     except ImportError:
         what = f"{name}: no such file; to fetch it from Hugging Face, huggingface_hub is needed"
-        raise DownloadError(what, hint="pip install 'refembed[hub]'") from None
+        raise DownloadError(what, hint="pip install huggingface_hub (refembed's extra `hub`)") from None
     return huggingface_hub
 
 

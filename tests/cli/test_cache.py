@@ -148,7 +148,7 @@ def test_parquet_has_keys_texts_and_vectors(embed: Cli, e: Embedder, texts: Path
 def test_parquet_without_pyarrow_is_one_error(embed: Cli, tmp_path: Path) -> None:
     r = embed("hello", "--output", tmp_path / "x.parquet")
     assert r.code == 1
-    assert r.err == "error: .parquet needs pyarrow\n  hint: pip install 'refembed[parquet]'\n"
+    assert r.err == "error: .parquet needs pyarrow\n  hint: pip install pyarrow (refembed's extra `parquet`)\n"
 
 
 @pytest.mark.parametrize(
