@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -52,6 +51,8 @@ def naming(target: Path) -> Iterator[None]:
 def whole(target: Path, temporary: str | None) -> Iterator[BinaryIO]:
     """The file beside `target`, moved to its place at the end."""
     if temporary is None:
+        import tempfile  # takes time, and reading a model needs none
+
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         out, beside = os.fdopen(handle, "wb"), Path(name)
     else:

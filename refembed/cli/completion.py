@@ -70,11 +70,11 @@ model = words(models, or_files=True)
 COMPLETERS: dict[str, Completer] = {  # name of a parameter -> what is offered
     "model": model, "model_option": model, "option": model, "pooling": words(poolings), "normalize": words(norms),
     "embd_normalize": words(norms), "outtype": words(outtypes), "type_name": words(outtypes), "against": words(engines),
-    "prompt_name": words(lambda: ("query", "document", "none")), "scheme": words(schemes), "to": words(schemes),
+    "prompt_name": words(lambda: ("query", "document", "none")), "scheme": words(schemes),
 }  # fmt: skip
 FILES = (
-    "file", "output", "binary_file", "cache_file", "keys", "lora", "html", "save", "texts_file", "out", "a", "b",
-    "other", "api_key_file", "ssl_key_file", "ssl_cert_file", "folder", "calibrate",
+    "file", "output", "binary_file", "cache_file", "keys", "lora", "html", "save", "a", "b", "other", "api_key_file",
+    "ssl_key_file", "ssl_cert_file", "folder", "calibrate",
 )  # fmt: skip
 
 

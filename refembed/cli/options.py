@@ -12,8 +12,8 @@ import click
 
 POOLINGS = "native, none, mean, cls, last, max, mean_sqrt_len, weightedmean, rank"
 NORMS = {
-    "none": -1, "false": -1, "max": 0, "taxicab": 1, "manhattan": 1, "l1": 1, "euclid": 2, "euclidean": 2, "l2": 2,
-    "true": 2,
+    "none": -1, "max": 0, "taxicab": 1, "l1": 1, "euclid": 2, "l2": 2, "manhattan": 1, "euclidean": 2, "true": 2,
+    "false": -1,
 }  # fmt: skip
 NUMERICS = ("auto", "exact", "ggml", "fast")
 PROFILES = ("avx2", "avx2-gcc12", "avx512")  # rows of kernels/ggml/profile.py

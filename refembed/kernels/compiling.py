@@ -62,9 +62,9 @@ def say_once() -> None:
     global _say
     say, _say = _say, None
     if say is not None:
-        often = (
-            "once; later runs load them"
+        later = (
+            "later runs load them"
             if cached
-            else ("in every run: no folder can be written that would keep them; NUMBA_CACHE_DIR names one")
+            else ("as in every run: no folder can be written that would keep them (NUMBA_CACHE_DIR names one)")
         )
-        say(f"compiling kernels: about 20 s, {often}")
+        say(f"compiling kernels that were not used before: up to 20 s; {later}")
