@@ -18,6 +18,8 @@ import pytest
 from refembed import Embedder
 from refembed.cli import run
 from refembed.cli.progress import Bar
+from refembed.pooling import unnamed_pooling
+from refembed.testing.synthetic import synthetic
 from tests.cli.conftest import ENVIRONMENT, Cli, program
 from tests.tiny import tiny_bert
 
@@ -237,6 +239,24 @@ def test_a_bad_model_file_ends_with_2(cli: Cli, tmp_path: Path) -> None:
     r = cli("embed", "-m", bad, "a")
     assert (r.code, r.raw) == (2, b"")
     assert r.err.startswith(f"error: {bad}: reading")
+
+
+@pytest.mark.parametrize(("arch", "usual", "other"), [("llama", "last", "mean"), ("bert", "mean", "cls")])
+def test_embed_and_doctor_give_one_advice_where_a_file_names_no_pooling(
+    cli: Cli, tmp_path: Path, arch: str, usual: str, other: str
+) -> None:
+    path = synthetic(tmp_path / "m.gguf", arch, pooling=None)
+    advice = unnamed_pooling(arch == "llama")
+    assert f"--pooling {usual} " in advice
+
+    def said(*args: str) -> str:
+        return cli("embed", "-m", path, "--numerics", "exact", "hello", *args).err
+
+    assert f"warning: the file names no pooling, so each token has a vector; {advice}" in said()
+    assert f"note: the file names no pooling; {advice}" in said("--pooling", other)
+    assert "no pooling" not in said("--pooling", usual)
+    assert "made for" not in said("--pooling", other)
+    assert advice in cli("doctor", path).out
 
 
 def test_a_dash_among_the_texts_is_noted(cli: Cli, tiny: Path) -> None:
