@@ -16,6 +16,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 demo: $(VENV)/.demo
 	$(BIN)/refembed embed "Hello, world!"
+	@echo 'From here: `. $(BIN)/activate` makes `refembed` a command of this shell, and the lines of README.md run.' >&2
 
 test: check
 	$(BIN)/python -m pytest
@@ -51,7 +52,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
-	$(PIP) install --editable .
+	$(PIP) install --editable ".[server]"
 	touch $@
 
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml

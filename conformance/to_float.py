@@ -74,7 +74,7 @@ class Ggml:
         answer: dict[str, Any] = json.loads(self.process.stdout.readline() or "null") or {}
         if not answer:
             raise EngineError(
-                "ggml's process ended", hint="is the wheel xllamacpp installed? pip install refembed[test]"
+                "ggml's process ended", hint="is the wheel xllamacpp installed? pip install 'xllamacpp==2026.10.11549'"
             )
         return answer
 

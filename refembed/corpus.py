@@ -249,7 +249,7 @@ def load_pyarrow() -> Any:
         importlib.import_module("pyarrow.parquet")
         return importlib.import_module("pyarrow")
     except ImportError:
-        raise RequestError(".parquet needs pyarrow", hint="pip install 'refembed[parquet]'") from None
+        raise RequestError(".parquet needs pyarrow", hint="pip install pyarrow (refembed's extra `parquet`)") from None
 
 
 def write_parquet(out: BinaryIO, journal: Journal, corpus: Corpus, meta: bytes) -> None:

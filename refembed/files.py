@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a quota, is full
 MOST_TIMES_LARGER = 100  # a member unpacked, to what it is packed; float32 numbers come to 1.1, runs of zeros to 1,000
 SMALL_MEMBER = 64 << 20  # bytes of a member that may be packed as tightly as it likes
 
@@ -30,14 +31,42 @@ def opened_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
 def replacing(target: str | Path, *, temporary: str | None = None) -> Iterator[BinaryIO]:
     """A stream for bytes into a file beside `target` that takes its place, and its permissions, when all is written.
 
-    After an error there is none, and an older `target` is untouched. A link stays one: what it names is replaced.
+    After an error there is none, and an older `target` is untouched. A link stays one: what it names is replaced. What
+    is not a plain file (a pipe, /dev/null) is written to, never replaced.
 
     temporary  the file's name, for callers who let no other process write it: what a kill leaves is written over by the
                next run. Else a fresh name
-    Raises OSError.
+    Raises OSError, which names `target`.
     """
     target = Path(os.path.realpath(target))
+    with naming(target):
+        if target.exists() and not target.is_file():
+            with target.open("wb") as device:
+                yield device
+        else:
+            with whole(target, temporary) as out:
+                yield out
+
+
+@contextlib.contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """Errors of opening and writing name the file that is wanted, not the temporary one, nor none."""
+    try:
+        yield
+    except OSError as e:
+        full = e.filename is None and e.errno in FULL
+        beside = isinstance(e.filename, str) and e.filename != str(target) and Path(e.filename).parent == target.parent
+        if not full and not (beside and Path(str(e.filename)).name.startswith(".")):
+            raise
+        raise OSError(e.errno, e.strerror, str(target)) from None
+
+
+@contextlib.contextmanager
+def whole(target: Path, temporary: str | None) -> Iterator[BinaryIO]:
+    """The file beside `target`, moved to its place at the end."""
     if temporary is None:
+        import tempfile  # takes time, and reading a model needs none
+
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         out, beside = os.fdopen(handle, "wb"), Path(name)
     else:

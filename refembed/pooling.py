@@ -76,6 +76,26 @@ def resolve_pooling(name: str, native: str | None) -> str:
     return how
 
 
+def usual_pooling(causal: bool) -> str:
+    """What most models of a kind are pooled by: `last` where tokens look back only, else `mean`."""
+    return "last" if causal else "mean"
+
+
+UNNAMED = "the file names no pooling"  # no {arch}.pooling_type: a chat model, most often
+
+
+def unnamed_pooling(causal: bool) -> str:
+    """What to do with a file that names no pooling, in the words of every command that comes upon one."""
+    if causal:
+        reason, other = "a decoder's last token is the one that has seen the whole text", "mean"
+    else:
+        reason, other = "as is usual where tokens see the whole text", "cls"
+    return (
+        f"--pooling {usual_pooling(causal)} gives each text one vector ({reason}); "
+        f"--pooling {other} if the model's card says so"
+    )
+
+
 def canonical(name: str) -> str:
     """The name without its alias."""
     return ALIASES.get(name, name) if isinstance(name, str) else unknown(name)
@@ -84,7 +104,8 @@ def canonical(name: str) -> str:
 def unknown(name: object) -> NoReturn:
     """Raise RequestError with the nearest name there is."""
     known = [*POOLERS, *ALIASES, "rank", "native"]
-    near = difflib.get_close_matches(name.lower(), known, 1, 0.5) if isinstance(name, str) else []
+    numbers = {str(number): alias for number, alias in POOLING_NAMES.items()}  # GGUF's
+    near = [numbers[str(name)]] if str(name) in numbers else difflib.get_close_matches(str(name).lower(), known, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
     raise RequestError(f"pooling {name!r}: there is no such pooling", hint=hint)
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -34,13 +37,16 @@ __all__ = ["cli"]  # a fixture
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md",
-    "docs/differences.md", "docs/tokenizers.md", "docs/explain.md",
+    "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md",
 )  # fmt: skip
 
 SKIPPED = {  # how a line or a block begins -> why it is not run
     "make ": "installs and runs everything",
+    ". .venv/bin/activate": "belongs to `make demo`",
     "pip install": "needs a package index",
-    "refembed verify minilm --against": "needs an engine to ask: tests/verify",
+    "refembed embed -m OWNER/REPO": "needs a hub: tests/hub",
+    "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
+    "kill $!": "the servers here end with the page",
     "refembed tokenize -m model.gguf --compare http": "likewise: tests/tokenizer",
     "python -m conformance": "the whole suite: tests/test_conformance_engine_live.py",
     "# test_mine.py": "for an engine that is not here: tests/testing",
@@ -55,6 +61,7 @@ NEEDS = {  # what a line or a block has in it -> the optional package it needs
 }
 EXIT = {  # how a line begins that does not end with 0
     "refembed diff a.npz b.npz  ": 3,  # they differ
+    "refembed diff a.npz b.npz ||": 3,  # likewise
     "refembed tokenize -m model.gguf --compare tokenizer.json": 3,  # of another model here
 }
 
@@ -75,9 +82,10 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(page, text[: match.start(2)].count("\n") + 1, match[1], match[2])
 
 
-def furnish(folder: Path, tiny: Path, minilm: Path, minilm_folder: Path) -> None:
+def furnish(page: str, folder: Path, tiny: Path, minilm: Path, minilm_folder: Path) -> None:
     """The files that pages name."""
-    (folder / "model.gguf").symlink_to(tiny)
+    if page != "README.md":  # whose lines make it
+        (folder / "model.gguf").symlink_to(tiny)
     copied(tiny, folder / "e5.gguf", {"general.name": ("e5-base-v2", "STRING")})
     copied(synthetic(folder / "r.gguf", "bert", pooling=4, optional=HEAD), folder / "reranker.gguf", WITH_EOS)
     synthetic(folder / "gemma.gguf", "gemma3", pooling=1)
@@ -103,7 +111,7 @@ def names(folder: Path) -> dict[str, Any]:
     corpus = np.random.default_rng(3).standard_normal((150, 32), np.float32)
     return {
         "__name__": "page", "np": np, "corpus": corpus, "queries": corpus[:5], "D": 32,
-        "embedder": Embedder.load(folder / "model.gguf"), "lines": ["hello", "the cat"], "ids": ["1", "2"],
+        "embedder": Embedder.load(folder / "other.gguf"), "lines": ["hello", "the cat"], "ids": ["1", "2"],
         "cache": None,
     }  # fmt: skip
 
@@ -138,15 +146,18 @@ def run_line(line: str, call: Cli, servers: ExitStack, state: dict[str, str]) ->
     """A command line: it ends as EXIT says."""
     words = shlex.split(line, comments=True)
     if words[:2] == ["refembed", "serve"]:
+        words = [word for word in words if word != "&"]
         state["address"] = servers.enter_context(refembed(*words[2:], "--port", "0")).address
     elif words[0] == "curl":
-        url, flag, data = words[1:]
-        assert flag == "-d"
-        url = url.replace("http://127.0.0.1:8080", state["address"])
-        with urllib.request.urlopen(urllib.request.Request(url, data.encode()), timeout=60) as answer:
+        url = next(word for word in words if word.startswith("http")).replace("http://127.0.0.1:8080", state["address"])
+        data = words[words.index("-d") + 1].encode() if "-d" in words else None
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=60) as answer:
             assert json.load(answer)
+    elif words[0] == "seq":
+        subprocess.run(["bash", "-c", line], check=True)
     else:
         assert words[0] == "refembed", line
+        words = words[: words.index("||")] if "||" in words else words
         r = call(*words[1:], stdin=b"hello\n")
         expected = next((code for start, code in EXIT.items() if line.startswith(start)), 0)
         assert r.code == expected, f"{line}\n{r.err}"
@@ -176,8 +187,10 @@ def walk(page: str, call: Cli, folder: Path, *, extras: bool) -> int:
 
 
 @pytest.fixture
-def folder(tiny: Path, minilm: Path, minilm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    furnish(tmp_path, tiny, minilm, minilm_folder)
+def folder(
+    page: str, tiny: Path, minilm: Path, minilm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    furnish(page, tmp_path, tiny, minilm, minilm_folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REFEMBED_CACHE", str(tmp_path / "cache"))
     return tmp_path
@@ -199,3 +212,17 @@ def test_what_a_page_shows_works_with_optional_packages(page: str, cli: Cli, fol
 @pytest.mark.parametrize("sign", [*SKIPPED, *NEEDS, *EXIT])
 def test_what_is_left_out_is_on_a_page(sign: str) -> None:
     assert any(sign in block.text for page in PAGES for block in blocks(page))
+
+
+@pytest.mark.slow
+def test_the_readme_as_it_stands(minilm_folder: Path, tmp_path: Path) -> None:
+    """The block of README.md that promises it, in an empty folder, by a shell, line by line; on a port of its own."""
+    block = next(b for b in blocks("README.md") if "seq 200" in b.text)
+    lines = [f"{line}\n[ $? = 0 ] || echo FAILED: {shlex.quote(line)} >&2\n" for line in block.text.splitlines()]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", "".join(lines).replace("8080", "18080")], cwd=tmp_path, env={**os.environ, "PATH": path},
+        capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert "FAILED" not in done.stderr
+    assert (tmp_path / "page.html").exists()

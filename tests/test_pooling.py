@@ -13,7 +13,15 @@ from hypothesis import given
 
 from refembed import RefembedError
 from refembed.errors import RequestError
-from refembed.pooling import ALIASES, POOLERS, POOLING_TYPES, pool, resolve_pooling
+from refembed.pooling import (
+    ALIASES,
+    POOLERS,
+    POOLING_TYPES,
+    pool,
+    resolve_pooling,
+    unnamed_pooling,
+    usual_pooling,
+)
 from refembed.testing import PoolingContract
 from refembed.testing.strategies import PackedBatch, batches, hidden_states
 
@@ -218,7 +226,13 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> N
         resolve_pooling(name, "mean")
 
 
-@pytest.mark.parametrize("name", ["xyzzy", "", 1])
+@pytest.mark.parametrize(("name", "meant"), [(1, "mean"), ("2", "cls"), ("3", "last"), ("MEAN", "mean")])
+def test_numbers_of_gguf_and_capitals_are_answered_with_the_name(name: Any, meant: str) -> None:
+    with pytest.raises(RequestError, match=rf"there is no such pooling\n  hint: did you mean '{meant}'\?"):
+        resolve_pooling(name, "mean")
+
+
+@pytest.mark.parametrize("name", ["xyzzy", "", 17])
 def test_what_is_like_no_name_is_answered_with_all(name: Any) -> None:
     with pytest.raises(RequestError, match=r"there is no such pooling\n  hint: one of none, mean, cls, last"):
         resolve_pooling(name, "mean")
@@ -276,3 +290,10 @@ def test_offsets_that_do_not_fit_are_refused(how: str, offsets: Any, message: st
 def test_states_that_are_no_rows_of_floats_are_refused(hidden: Any) -> None:
     with pytest.raises(RefembedError, match=r"hidden states must be floats of shape \(T, C\), not"):
         pool(hidden, [0, len(hidden)], "mean")
+
+
+def test_unnamed_pooling_is_one_advice() -> None:
+    """A decoder's last token is the one that has seen the whole text; where all is seen the mean is usual."""
+    assert (usual_pooling(True), usual_pooling(False)) == ("last", "mean")
+    assert unnamed_pooling(True).startswith("--pooling last gives each text one vector")
+    assert unnamed_pooling(False).startswith("--pooling mean gives each text one vector")

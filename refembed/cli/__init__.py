@@ -29,6 +29,7 @@ import click
 from refembed._version import __version__
 from refembed.cli.overwriting import CheckedContext
 from refembed.errors import RefembedError
+from refembed.kernels import compiling
 
 COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.py` has the click command, `command`
     "embed": "Turn texts into vectors.",
@@ -48,6 +49,7 @@ COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.
     "compress": "Store vectors in fewer bytes, and measure what that costs.",
 }
 
+COMPLETING = "_REFEMBED_COMPLETE"  # environment variable: the shell asks what may follow
 EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_PIPE = 1, 70, 130, 141
 
 EPILOG = """\b
@@ -71,6 +73,10 @@ class Verbs(click.Group):
             return None
         command: click.Command = importlib.import_module(f"refembed.cli.{cmd_name}").command
         command.context_class = CheckedContext
+        if COMPLETING in os.environ:
+            from refembed.cli.completion import complete_values
+
+            return complete_values(command)
         return command
 
     def resolve_command(
@@ -120,9 +126,9 @@ def run(args: Sequence[str]) -> int:
     except Exception as e:
         if os.environ.get("REFEMBED_DEBUG"):
             traceback.print_exc()
-        return report(e)
-    except KeyboardInterrupt:
-        click.echo("refembed: interrupted", err=True)
+        return report(e, args)
+    except KeyboardInterrupt as e:
+        say_interrupted(e)
         return EXIT_INTERRUPTED
 
 
@@ -148,8 +154,9 @@ def conversion_remarks() -> Iterator[None]:
 
 def dispatch(args: Sequence[str]) -> int:
     """Let click read the arguments and call the command."""
-    if "_REFEMBED_COMPLETE" in os.environ:  # the shell asks for completions
+    if COMPLETING in os.environ:  # the shell asks for completions
         refembed.main(list(args), prog_name="refembed")
+    compiling.ask(lambda line: click.echo(f"refembed: {line}", err=True))  # until --quiet takes it back
     try:
         with refembed.make_context("refembed", list(args)) as ctx:
             refembed.invoke(ctx)
@@ -158,13 +165,13 @@ def dispatch(args: Sequence[str]) -> int:
     return 0
 
 
-def report(e: Exception) -> int:
+def report(e: Exception, args: Sequence[str] = ()) -> int:
     """Say on stderr what went wrong; return the exit code that stands for it."""
     if isinstance(e, OSError) and e.errno == errno.EPIPE:
         discard(sys.stdout, sys.stderr)
         return EXIT_PIPE
     if isinstance(e, click.Abort):
-        click.echo("refembed: interrupted", err=True)
+        say_interrupted(e.__cause__ or e.__context__ or e)
         return EXIT_INTERRUPTED
     if isinstance(e, RefembedError):
         click.echo(f"error: {e}", err=True)
@@ -172,7 +179,8 @@ def report(e: Exception) -> int:
     if isinstance(e, click.ClickException):
         ctx = getattr(e, "ctx", None)
         click.echo(f"error: {e.format_message()}", err=True)
-        click.echo(f"  hint: `{ctx.command_path if ctx else 'refembed'} --help` shows what it takes", err=True)
+        path = ctx.command_path if ctx else " ".join(["refembed", *[word for word in args[:1] if word in COMMANDS]])
+        click.echo(f"  hint: `{path} --help` shows what it takes", err=True)
         return EXIT_USAGE
     if isinstance(e, OSError):
         click.echo(f"error: {e.filename or 'standard output'}: {e.strerror or e}", err=True)
@@ -181,6 +189,12 @@ def report(e: Exception) -> int:
     click.echo(f"error: refembed failed: {type(e).__name__}: {' '.join(str(e).split())}", err=True)
     click.echo("  hint: this is a fault in refembed; REFEMBED_DEBUG=1 shows where it is", err=True)
     return EXIT_FAULT
+
+
+def say_interrupted(e: BaseException) -> None:
+    """Say so, and what the interrupted command left for the next run (`left`, on the exception)."""
+    left = getattr(e, "left", "")
+    click.echo(f"refembed: interrupted{f'; {left}' if left else ''}", err=True)
 
 
 def discard(*streams: TextIO | None) -> None:

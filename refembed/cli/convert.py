@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from refembed.errors import RequestError
+from refembed.errors import ModelError, RequestError
 
 EPILOG = """\b
 Examples:
@@ -27,24 +27,36 @@ Examples:
     "segments stay F32.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The file to write; default DIR-OUTTYPE.gguf here."
+    "-o",
+    "--output",
+    "--outfile",
+    type=click.Path(path_type=Path),
+    help="The file to write; default DIR-OUTTYPE.gguf here.",
 )
 @click.option("--force", is_flag=True, help="Replace OUTPUT where it is there already.")
 def command(folder: Path, outtype: str, output: Path | None, force: bool) -> None:
     """Write the model in DIR, as Hugging Face publishes them, as one GGUF file.
 
-    DIR holds config.json, model.safetensors or its shards, and tokenizer.json, vocab.txt, tokenizer.model, spiece.model
-    or sentencepiece.bpe.model; modules.json and 1_Pooling say the pooling.
+    DIR is the folder, or minilm for the default model's. It holds config.json, model.safetensors or its shards, and
+    tokenizer.json, vocab.txt, tokenizer.model, spiece.model or sentencepiece.bpe.model; modules.json and 1_Pooling say
+    the pooling.
     The tensors and keys are those that llama.cpp's own converter writes, in other types those that llama-quantize makes
     of them. The file is written whole or not at all. What config.json or modules.json asks for and a GGUF file cannot
     hold is refused by name; tensors that are left out are listed on standard error.
     """
     from refembed.convert import convert
+    from refembed.hub import find, source_folder
     from refembed.hub.progress import shown
 
+    if not folder.is_dir():
+        if folder.exists():
+            raise ModelError(f"{folder}: a file, not a folder", hint="DIR is a folder as Hugging Face publishes them")
+        if find(str(folder))[0] is None:
+            raise ModelError(f"{folder}: no such folder", hint="-m OWNER/REPO:TYPE fetches, converts and embeds")
+        folder = source_folder(str(folder))
     target = output or Path(f"{folder.resolve().name}-{outtype}.gguf")
     if target.exists() and not force:
         raise RequestError(f"{target} is there already", hint="--force replaces it, --output names another")
-    with shown(None, f"converting {folder}") as advance:
+    with shown(None, str(folder), once=False) as advance:
         convert(folder, target, outtype=outtype, progress=advance)
     click.echo(f"{target}: {target.stat().st_size:,} bytes", err=True)

@@ -124,6 +124,18 @@ def read_keys(path: str) -> Iterator[str]:
         raise RequestError(f"--keys {path}: {what}", hint="one key a line, in UTF-8") from None
 
 
+@contextlib.contextmanager
+def going_on(output: str) -> Iterator[None]:
+    """Of an interrupted run: say that --resume goes on, where it left what it can go on behind."""
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        part = Path(output + ".part")
+        if part.exists():
+            e.left = f"{part} keeps the texts that are done; the same command with --resume goes on behind them"  # type: ignore[attr-defined]
+        raise
+
+
 def write_corpus(
     embedder: Embedder, texts: Texts | Prompts, flags: CorpusFlags, output: str, prefix: str, options: dict[str, Any],
     *, batch_tokens: int, quiet: bool,
@@ -132,7 +144,7 @@ def write_corpus(
     from refembed.cli.progress import Bar
     from refembed.corpus import embed_corpus
 
-    with flags.opened(quiet=quiet) as cache, Bar(texts.total, wanted=not quiet) as bar:
+    with going_on(output), flags.opened(quiet=quiet) as cache, Bar(texts.total, wanted=not quiet) as bar:
         corpus = embed_corpus(
             embedder, texts, output, keys=read_keys(flags.keys) if flags.keys else None, keep_text=not flags.no_text,
             resume=flags.resume, prefix=prefix, cache=cache, batch_tokens=batch_tokens, where=texts.where,

@@ -7,7 +7,7 @@ from collections import Counter
 import click
 
 from refembed.cli.models import open_model
-from refembed.cli.options import json_option, quiet_option
+from refembed.cli.options import json_option, model_argument, quiet_option
 from refembed.cli.show import escape, note, print_json
 from refembed.gguf import GGUFFile
 from refembed.verify.doctor import SEVERITIES, Finding, examine, in_order
@@ -28,7 +28,7 @@ COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
 @click.command("doctor", epilog=EPILOG)
-@click.argument("model")
+@model_argument
 @click.option("--weights/--no-weights", default=True, help="Read every weight, looking for NaN and infinity.")
 @json_option
 @quiet_option

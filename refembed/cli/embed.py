@@ -74,5 +74,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     is too long for the model is an error, never cut unasked.
     """
     from refembed.cli.embedding import Request, embed
+    from refembed.cli.first_word import take_model
 
+    llama, quiet = options["llama"], options["quiet"] or options["llama"].log_disable
+    more = any(source is not None for source in (options["file"], llama.prompt, llama.binary_file))
+    options["model"], options["texts"] = take_model(ctx, options["model"], options["texts"], more=more, quiet=quiet)
     embed(Request(**options, ignored=tuple(dict.fromkeys(ctx.meta["refembed.ignored"]))))

@@ -26,8 +26,7 @@ from refembed.cli.show import is_terminal, note, table
 from refembed.cli.texts import Texts
 from refembed.embedder import BATCH_TOKENS, Embedder, default_norm
 from refembed.errors import RequestError
-from refembed.hub.models import MODELS
-from refembed.pooling import resolve_pooling
+from refembed.pooling import UNNAMED, resolve_pooling, unnamed_pooling, usual_pooling
 from refembed.prompts import add
 from refembed.similarity import cosine, dot, euclidean, manhattan
 from refembed.tokenizer.pairs import encode_pair, rerank_template
@@ -238,8 +237,13 @@ def meet(job: Job, run: Run) -> None:
             quiet=request.hushed,
         )  # fmt: skip
         return
-    with request.corpus.opened(quiet=request.hushed) as job.cache:
-        compare_two(job, run) if request.compare else write_all(job, run)
+    try:
+        with request.corpus.opened(quiet=request.hushed) as job.cache:
+            compare_two(job, run) if request.compare else write_all(job, run)
+    except KeyboardInterrupt as e:
+        if request.output and request.format in ("npy", "jsonl") and not request.compare:
+            e.left = f"{request.output} was not written; with --resume a run can be gone on with"  # type: ignore[attr-defined]
+        raise
 
 
 def format_of(output: str | None) -> str:
@@ -287,7 +291,7 @@ def describe(embedder: Embedder, run: Run, request: Request) -> None:
     """Say on stderr what the vectors will be."""
     info, quiet = embedder.info, request.hushed
     norm = NORM_NAMES.get(run.normalize, f"{run.normalize}-norm")
-    whose = " (the model's own)" if run.pooling == info.pooling else ""
+    whose = " (the model's own)" if run.pooling == embedder.model.hparams.pooling else ""
     cut = f" of {whole}" if run.dimension != (whole := embedder.width(run.pooling)) else ""
     note(spell_model(run.model, info), quiet=quiet)
     if not request.silent:
@@ -297,21 +301,21 @@ def describe(embedder: Embedder, run: Run, request: Request) -> None:
         f"numerics {info.numerics}",
         quiet=quiet,
     )
-    if run.pooling != info.pooling:
+    hp = embedder.model.hparams
+    if hp.pooling is None:
+        if run.per_token and request.pooling in ("native", "auto"):
+            message = f"warning: {UNNAMED}, so each token has a vector; {unnamed_pooling(hp.causal)}"
+            note(message, quiet=request.silent)
+        elif run.pooling not in ("none", "rank", usual_pooling(hp.causal)):
+            note(f"note: {UNNAMED}; {unnamed_pooling(hp.causal)}", quiet=quiet)
+    elif run.pooling != info.pooling:
         note(f"warning: pooling {run.pooling}, but the model was made for {info.pooling}", quiet=request.silent)
-    elif run.per_token and request.pooling in ("native", "auto"):
-        note("warning: the model names no pooling, so each token has a vector; --pooling mean gives each text one",
-             quiet=request.silent)  # fmt: skip
 
 
 def second_thoughts(texts: tuple[str, ...]) -> None:
     """Point out a text that was probably meant as something else."""
     if "-" in texts and not is_terminal(sys.stdin):
         note("note: '-' is embedded as a text; `--file -` reads standard input")
-    first = texts[0] if len(texts) > 1 else ""
-    known = {name.lower() for model in MODELS for name in (model.name, *model.aliases)}
-    if first.lower() in known or (first.endswith(".gguf") and os.path.isfile(first)):  # noqa: PTH113  # never raises
-        note(f"note: {first!r} is embedded as a text; `-m {first}` takes it as the model")
 
 
 def write_all(job: Job, run: Run) -> None:

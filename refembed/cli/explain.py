@@ -9,6 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
+from refembed.cli.first_word import take_model
 from refembed.cli.models import open_embedder, spell_model
 from refembed.cli.options import (
     TextCommand,
@@ -59,7 +60,9 @@ SHOWN_TOKENS = 60  # of the table of shares
 @truncate_option
 @json_option
 @quiet_option
+@click.pass_context
 def command(
+    ctx: click.Context, /,
     text: tuple[str, ...], file: str | None, model: str, html: str | None, layer: int, head: int | None,
     token: int | None, pooling: str, numerics: dict[str, Any], lora: tuple[str, ...], truncate: bool, as_json: bool,
     quiet: bool,
@@ -68,6 +71,7 @@ def command(
 
     Each step has its formula, where it comes from (paper, GGUF tensors and keys), its shape and a few of its numbers.
     """
+    model, text = take_model(ctx, model, text, more=file is not None, quiet=quiet)
     texts = list(Texts(text, file))
     embedder = open_embedder(model, numerics, lora)
     if head is not None and not 0 <= head < embedder.info.n_head:

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from refembed.cli.models import open_model
-from refembed.cli.options import json_option
+from refembed.cli.options import MODEL_SPELLINGS, json_option
 from refembed.cli.show import escape, print_json, spell_shape, table
 from refembed.errors import RefembedError
 from refembed.gguf import GGUFFile, Metadata, StringArray, Tensor
@@ -63,7 +63,7 @@ SHOWN_ITEMS, SHOWN_CHARACTERS = 4, 120  # of an array, of a string
 
 @click.command("info", epilog=EPILOG)
 @click.argument("model", required=False)
-@click.option("-m", "--model", "option", metavar="MODEL", help="The same as the argument.")
+@click.option(*MODEL_SPELLINGS, "option", metavar="MODEL", help="The same as the argument.")
 @click.option("--metadata", is_flag=True, help="List every key with its type and value; long values are shortened.")
 @click.option(
     "--tensors", is_flag=True, help="List every tensor: name, shape, type, its first byte in the file, bytes."

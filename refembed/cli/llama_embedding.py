@@ -19,7 +19,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from refembed.cli.options import TextCommand, own_options
+from refembed.cli.options import TextCommand, hush, own_options
 from refembed.cli.show import is_terminal
 from refembed.cli.texts import check_file
 from refembed.errors import RequestError
@@ -65,7 +65,7 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
         help="Accepted; as in llama-embedding it is --batch-size.",
     ),
     click.option("--verbose-prompt", is_flag=True, help="Print the tokens of each text first."),
-    click.option("--log-disable", is_flag=True, help="Nothing on stderr but errors; results stay."),
+    click.option("--log-disable", is_flag=True, callback=hush, help="Nothing on stderr but errors; results stay."),
     click.option("--compat", type=click.Choice(("llama.cpp",)), help="Read --file and print as llama-embedding would."),
 )  # fmt: skip
 

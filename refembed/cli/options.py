@@ -11,7 +11,10 @@ from typing import Any
 import click
 
 POOLINGS = "native, none, mean, cls, last, max, mean_sqrt_len, weightedmean, rank"
-NORMS = {"none": -1, "max": 0, "taxicab": 1, "l1": 1, "euclid": 2, "l2": 2}
+NORMS = {
+    "none": -1, "max": 0, "taxicab": 1, "l1": 1, "euclid": 2, "l2": 2, "manhattan": 1, "euclidean": 2, "true": 2,
+    "false": -1,
+}  # fmt: skip
 NUMERICS = ("auto", "exact", "ggml", "fast")
 PROFILES = ("avx2", "avx2-gcc12", "avx512")  # rows of kernels/ggml/profile.py
 SEMANTICS = ("llama.cpp", "original")
@@ -34,7 +37,8 @@ def read_norm(ctx: click.Context, param: click.Parameter, value: str | None) -> 
         return None
     number = norm_of(value)
     if number is None or number < -1:
-        raise click.BadParameter(f"{value!r} is neither a whole number from -1 nor one of {', '.join(NORMS)}.")
+        words = f"{value!r} is neither a whole number from -1 nor one of {', '.join(NORMS)}."
+        raise click.BadParameter(f"{words} (If it is a text, it goes before the option, or after `--`.)")
     return number
 
 
@@ -44,17 +48,27 @@ def norm_of(word: str) -> int | None:
     return int(word) if re.fullmatch(r"[+-]?[0-9]{1,9}", word) else NORMS.get(word)
 
 
+def looks_like_norm(word: str) -> bool:
+    """True for what is meant as a norm, right or wrong: a number such as 2.5, -1 or nan, `l3`, a name from NORMS."""
+    try:
+        float(word)
+    except ValueError:
+        return word.lower() in NORMS or re.fullmatch(r"[lL][0-9.]+", word) is not None
+    return True
+
+
 class TextCommand(click.Command):
     """A command that takes texts.
 
     Says how to write a text that begins with a dash, and reads `--normalize` with no number behind it.
 
-    `--normalize` alone is `--normalize 2`. What follows it is its value only where it can be one, so that
-    `embed --normalize "Hello!"` embeds the text.
+    `--normalize` alone is `--normalize 2`. What follows it is its value only where it looks like one, so that
+    `embed --normalize "Hello!"` embeds the text, and `embed --normalize 2.5 "Hello!"` is an error.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, with the two additions."""
+        ctx.meta["refembed.literal"] = "--" in args  # then no word is anything but a text (cli/first_word.py)
         try:
             return super().parse_args(ctx, bind_norms(args))
         except click.NoSuchOption as e:
@@ -70,7 +84,7 @@ def bind_norms(args: list[str]) -> list[str]:
     for i, arg in enumerate(args):
         if arg == "--":
             return bound + args[i:]
-        if i and args[i - 1] in ("--normalize", "--embd-normalize") and norm_of(arg) is not None:
+        if i and args[i - 1] in ("--normalize", "--embd-normalize") and looks_like_norm(arg):
             bound[-1] = f"--normalize={arg}"
         else:
             bound.append("--normalize=2" if arg in ("--normalize", "--embd-normalize") else arg)
@@ -90,9 +104,30 @@ def own_options(command: click.Command) -> dict[str, bool]:
     }
 
 
+MODEL_SPELLINGS = ("-m", "--model", "-hf", "-hfr", "--hf-repo")  # the last three are llama.cpp's
+MODEL_HELP = "A GGUF file, a Hugging Face folder, minilm, or OWNER/REPO[:TYPE] on Hugging Face."
+
 model_option: Decorator = click.option(
-    "-m", "--model", default="minilm", show_default=True, metavar="MODEL", help="A GGUF file, or the name of a model."
+    *MODEL_SPELLINGS, "model", default="minilm", show_default=True, metavar="MODEL", help=MODEL_HELP
 )
+
+
+def model_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """MODEL as an argument, or with -m as elsewhere; the command gets it as `model`."""
+
+    @functools.wraps(command)
+    def gathered(*args: Any, model: str | None, model_option: str | None, **options: Any) -> Any:
+        if model and model_option:
+            raise click.UsageError("Give the model once: as the argument or with -m.")
+        if not (model or model_option):
+            raise click.UsageError("Missing argument 'MODEL'.")
+        return command(*args, model=model or model_option, **options)
+
+    decorated: Callable[..., Any] = gathered
+    decorated = click.option(*MODEL_SPELLINGS, "model_option", metavar="MODEL", help="The same as the argument.")(
+        decorated
+    )
+    return click.argument("model", required=False)(decorated)
 
 
 def use_threads(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
@@ -208,6 +243,16 @@ file_option: Decorator = click.option(
 
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+
+def hush(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    """Without remarks nothing is said of compiling either."""
+    if value:
+        from refembed.kernels import compiling
+
+        compiling.ask(None)
+    return value
+
+
 quiet_option: Decorator = click.option(
-    "--quiet", "-q", is_flag=True, help="No remarks on stderr; warnings and errors stay."
+    "--quiet", "-q", is_flag=True, callback=hush, help="No remarks on stderr; warnings and errors stay."
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from refembed.errors import RequestError
-from refembed.files import replacing
+from refembed.files import FULL, replacing
 
 
 @contextlib.contextmanager
@@ -28,13 +29,12 @@ def open_output(path: str | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         return
     target = Path(os.path.realpath(str(path)))  # a link stays one: its target is replaced
-    with contextlib.ExitStack() as stack:
-        try:
-            if target.exists() and not target.is_file():
-                out: BinaryIO = stack.enter_context(target.open("wb"))
-            else:
-                out = stack.enter_context(replacing(target))
-        except OSError as e:
-            what = f"{path or 'a file without a name'}: cannot be written: {e.strerror or e}"
-            raise RequestError(what, hint="--output takes a file") from None
-        yield out
+    try:
+        with replacing(target) as out:
+            yield out
+    except OSError as e:  # as it is opened, while it is written, or at its end, when the rest of memory is written
+        if e.errno == errno.EPIPE or e.filename not in (None, str(target)):
+            raise
+        hint = "make room there, or name another place" if e.errno in FULL else "--output takes a file"
+        what = f"{path or 'a file without a name'}: cannot be written: {e.strerror or e}"
+        raise RequestError(what, hint=hint) from None

@@ -53,9 +53,10 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = [TextColumn("embedding"), BarColumn(), TextColumn("{task.fields[texts]}"), TimeElapsedColumn()]
+        columns = [TextColumn("embedding"), BarColumn(), TextColumn("{task.fields[texts]}")]
+        columns += [TimeElapsedColumn(), TextColumn("elapsed")]
         if self.total is not None:
-            columns += [TextColumn("left"), TimeRemainingColumn()]
+            columns += [TimeRemainingColumn(), TextColumn("left")]
         self.bar = Progress(
             *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
         )

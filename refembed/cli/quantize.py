@@ -50,7 +50,7 @@ def command(
     if output.exists() and not force:
         raise RequestError(f"{output} is there already", hint="--force replaces it")
     source = resolve(model)
-    with shown(None, f"quantising {model}") as advance:
+    with shown(None, model, once=False) as advance:
         plan = quantize_file(
             source, output, type_name, keep=keep, pure=pure, allow_requantize=allow_requantize, progress=advance
         )

@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from refembed.cli.options import (
+    MODEL_HELP,
+    MODEL_SPELLINGS,
     TextCommand,
     file_option,
     json_option,
@@ -33,7 +35,7 @@ their own, jina-reranker-v1 one between -1 and 1, Qwen3-Reranker the probability
 @click.argument("query", metavar="QUERY")
 @click.argument("documents", nargs=-1, metavar="[DOCUMENT]...")
 @file_option
-@click.option("-m", "--model", required=True, metavar="MODEL", help="A reranker: a GGUF file, or the name of a model.")
+@click.option(*MODEL_SPELLINGS, "model", metavar="MODEL", help=f"A reranker. {MODEL_HELP}  [required]")
 @click.option("--top-n", type=click.IntRange(1), metavar="N", help="Show the N best documents only.")
 @click.option(
     "--score", type=click.Choice(("raw", "sigmoid")), default="raw", show_default=True, help="How scores are shown."
@@ -53,11 +55,20 @@ their own, jina-reranker-v1 one between -1 and 1, Qwen3-Reranker the probability
 @lora_option
 @json_option
 @quiet_option
-def command(**options: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, **options: Any) -> None:
     """Score each DOCUMENT by how well it answers QUERY, best first.
 
     Without DOCUMENT, and without --file, each line of standard input is a document.
     """
+    from refembed.cli.first_word import take_model
     from refembed.cli.ranking import rank
 
+    words, more = (options["query"], *options["documents"]), options["file"] is not None
+    model, words = take_model(ctx, options["model"] or "", words, more=more, least=2, quiet=options["quiet"])
+    if not model:
+        raise click.UsageError("Missing option '-m' / '--model': a reranker, such as -m reranker.gguf.")
+    if not words:
+        raise click.UsageError("Missing argument 'QUERY'.")
+    options.update(model=model, query=words[0], documents=words[1:])
     rank(**options)

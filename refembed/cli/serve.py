@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from refembed.cli.models import note_adapters, open_embedder
-from refembed.cli.options import lora_option, numerics_options, own_options, threads_option
+from refembed.cli.options import (
+    MODEL_HELP,
+    MODEL_SPELLINGS,
+    hush,
+    lora_option,
+    numerics_options,
+    own_options,
+    read_norm,
+    threads_option,
+)
 from refembed.cli.show import note
 from refembed.errors import RequestError
 
@@ -33,7 +42,7 @@ Speaks as
 Takes llama-server's flags with their meaning; those about writing text, GPUs and caches are ignored, with one note.
 """
 
-HOME = "pip install 'refembed[server]'"
+HOME = "pip install starlette uvicorn httptools (refembed's extra `server`)"
 
 
 class ServeCommand(click.Command):
@@ -54,13 +63,13 @@ def words(value: str | None) -> tuple[str, ...]:
 
 @click.command("serve", cls=ServeCommand, epilog=EPILOG)
 @click.option(
-    "-m",
-    "--model",
+    *MODEL_SPELLINGS,
+    "model",
     default="minilm",
     show_default=True,
     metavar="MODEL",
-    envvar="LLAMA_ARG_MODEL",
-    help="A GGUF file, or the name of a model.",
+    envvar=["LLAMA_ARG_MODEL", "LLAMA_ARG_HF_REPO"],
+    help=MODEL_HELP,
 )
 @click.option(
     "--host",
@@ -89,8 +98,10 @@ def words(value: str | None) -> tuple[str, ...]:
 )
 @click.option(
     "--embd-normalize",
-    type=click.IntRange(-1),
-    default=2,
+    "--normalize",
+    "embd_normalize",
+    callback=read_norm,
+    default="2",
     show_default=True,
     metavar="N",
     help="-1 none, 0 largest magnitude 32760, 1 taxicab, 2 Euclid, p: the p-norm; a request may ask for another.",
@@ -200,7 +211,7 @@ def words(value: str | None) -> tuple[str, ...]:
 @numerics_options
 @lora_option
 @click.option("-v", "--verbose", "--log-verbose", is_flag=True, help="Tracebacks of failures.")
-@click.option("--log-disable", is_flag=True, help="Nothing on stderr but errors.")
+@click.option("--log-disable", is_flag=True, callback=hush, help="Nothing on stderr but errors.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Answer over HTTP until SIGTERM or Ctrl-C; requests under way are answered first."""

@@ -15,6 +15,7 @@ from refembed.cli.show import is_terminal, note
 from refembed.errors import RequestError
 
 BOM = b"\xef\xbb\xbf"
+MOST_NAMED = 5  # lines named in a warning
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -23,7 +24,7 @@ class Texts:
 
     A line ends at `\\n`; that and a `\\r` before it are dropped, nothing else is. A blank line is an empty text, which
     has an embedding like any other, as with llama-embedding (which keeps the `\\r`). A byte order mark at the start is
-    dropped and noted. Bytes that are not UTF-8 go to the tokenizer as they are.
+    dropped and noted. Bytes that are not UTF-8 go to the tokenizer as they are; at the end a warning counts such texts.
 
     arguments  texts
     file       a path, or `-` for standard input; without either, standard input if it is not a terminal
@@ -41,6 +42,8 @@ class Texts:
             check_file(Path(str(file)))
         self.arguments, self.file = arguments, file
         self.name = "standard input" if file == "-" else file or "arguments"
+        self.count = self.broken = 0  # texts read, and how many of them are not UTF-8
+        self.first_broken: list[int] = []  # the first of these, counted from 1
         self.done = 0  # how far reading has come: texts of the arguments, bytes of a file
         self.total = len(arguments) or self.size()  # where that ends, if known
 
@@ -57,19 +60,45 @@ class Texts:
         if self.arguments:
             for argument in self.arguments:
                 self.done += 1
-                yield bytes_if_broken(argument)
+                yield self.looked_at(bytes_if_broken(argument))
+            self.remark()
             return
         nothing = True
         try:
             with self.open() as stream:
                 for line in self.lines(stream):
                     nothing = False
-                    yield line
+                    yield self.looked_at(line)
         except OSError as e:
             hint = "--file takes a text file, or - for standard input"
             raise RequestError(f"{self.name}: {e.strerror or e}", hint=hint) from None
         if nothing:
             raise RequestError(f"{self.name}: there are no texts in it", hint="one text a line")
+        self.remark()
+
+    def looked_at(self, text: str | bytes) -> str | bytes:
+        """The text; counts it, and those that are not UTF-8."""
+        self.count += 1
+        if isinstance(text, bytes) and not text.isascii():
+            try:
+                text.decode()
+            except UnicodeDecodeError:
+                self.broken += 1
+                if len(self.first_broken) < MOST_NAMED:
+                    self.first_broken.append(self.count)
+        return text
+
+    def remark(self) -> None:
+        """Warn of the texts that are not UTF-8: how many, and where."""
+        if not self.broken:
+            return
+        places = ", ".join(map(str, self.first_broken)) + (" ..." if self.broken > MOST_NAMED else "")
+        unit = ("text" if self.arguments else f"{self.name}, line") + ("s" if self.broken > 1 else "")
+        found = f"{self.broken} of {self.count} texts {'are' if self.broken > 1 else 'is'} not UTF-8 ({unit} {places})"
+        what = (
+            "such bytes go to the tokenizer as they are; is the text in another encoding? `iconv -t UTF-8` converts it"
+        )
+        note(f"warning: {found}; {what}")
 
     def open(self) -> AbstractContextManager[BinaryIO]:
         """The stream to read lines from; standard input stays open afterwards."""

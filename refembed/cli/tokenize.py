@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from refembed.cli.first_word import take_model
 from refembed.cli.models import open_tokenizer
 from refembed.cli.options import TextCommand, file_option, json_option, model_option
 from refembed.cli.show import decode, escape, print_json, table
@@ -21,7 +22,7 @@ Examples:
 
 `embed` reads texts as this command does without options: special tokens are added, and "[SEP]" in a text is the token.
 
---compare takes a .gguf file, a Hugging Face tokenizer.json (pip install 'refembed[hf]') or a server with /tokenize. It
+--compare takes a .gguf file, a Hugging Face tokenizer.json (pip install tokenizers) or a server with /tokenize. It
 prints the first difference and the rule that makes it, and ends with exit code 3.
 """
 
@@ -36,7 +37,9 @@ prints the first difference and the rule that makes it, and ends with exit code 
 @click.option("--explain", is_flag=True, help="Show what each stage makes of the text.")
 @click.option("--compare", "other", metavar="OTHER", help="Find the first difference from another tokenizer.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context, /,
     texts: tuple[str, ...], file: str | None, model: str, only_ids: bool, no_special: bool, no_parse_special: bool,
     explain: bool, other: str | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -47,6 +50,7 @@ def command(
     """
     if only_ids + explain + (other is not None) > 1:
         raise click.UsageError("--ids, --explain and --compare exclude each other.")
+    model, texts = take_model(ctx, model, texts, more=file is not None)
     source = Texts(texts, file)
     tokenizer = open_tokenizer(model)
     if explain or other is not None:

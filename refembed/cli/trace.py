@@ -9,6 +9,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from refembed.cli.first_word import take_model
 from refembed.cli.models import open_embedder, spell_model
 from refembed.cli.options import (
     TextCommand,
@@ -50,7 +51,9 @@ FIRST = 4  # values shown of each tensor
 @click.option("--save", metavar="FILE", help="Keep the whole run as .npz; refembed.Trace.load reads it.")
 @json_option
 @quiet_option
+@click.pass_context
 def command(
+    ctx: click.Context, /,
     text: tuple[str, ...], model: str, numerics: dict[str, Any], lora: tuple[str, ...], pooling: str, truncate: bool,
     patterns: tuple[str, ...], save: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
@@ -59,6 +62,7 @@ def command(
     Mean, std, min and max are over the finite values; where some are not finite, a column counts them. --json prints an
     object a line. --save keeps all tensors, whatever --filter shows.
     """
+    model, text = take_model(ctx, model, text, quiet=quiet)
     if len(text) > 1:
         raise click.UsageError(f"trace takes one text, not {len(text)}; a text with spaces goes in quotes.")
     texts = list(Texts(text, None))

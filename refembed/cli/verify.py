@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from refembed.cli.options import json_option, lora_option, quiet_option
+from refembed.cli.options import json_option, lora_option, model_argument, quiet_option
 from refembed.cli.show import decode, is_terminal, note, print_json
 from refembed.cli.texts import Texts
 from refembed.errors import RequestError
@@ -40,7 +40,7 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
 
 
 @click.command("verify", epilog=EPILOG)
-@click.argument("model", metavar="MODEL")
+@model_argument
 @click.option("--against", required=True, metavar="ENGINE", help="What to compare with; see below.")
 @click.option(
     "--texts", metavar="FILE", help="Texts to compare on, one a line; - is standard input.  [default: built in]"

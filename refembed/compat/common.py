@@ -52,9 +52,7 @@ def need(library: str, package: str, extra: str) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or not (library + ".").startswith(error.name + "."):
             raise  # the library is there, and broken
-        raise ImportError(
-            f"refembed.compat.{extra} needs {package}: pip install 'refembed[{extra.replace('_', '-')}]'", name=library
-        ) from None
+        raise ImportError(f"refembed.compat.{extra} needs {package}: pip install '{package}'", name=library) from None
 
 
 def metadata_text(embedder: Embedder) -> dict[str, str]:

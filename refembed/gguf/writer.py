@@ -11,11 +11,9 @@ Layout: gguf.h. Types are spelled as Metadata.type_name spells them; `copy_keys`
 
 from __future__ import annotations
 
-import contextlib
 import math
 import operator
 import os
-import secrets
 import struct
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.errors import RequestError
+from refembed.files import replacing
 from refembed.gguf.cursor import ByteOrder
 from refembed.gguf.metadata import ARRAY, MAX_DEPTH, MAX_KEY_BYTES, STRING, TYPE_BY_NAME, Metadata, Value, ValueType
 from refembed.gguf.quants import QuantType, quant_type
@@ -132,19 +131,12 @@ class GGUFWriter:
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the file whole or not at all: beside its place under another name, then moved there. Returns path."""
         target = Path(path)
-        part = target.parent / f".refembed-{secrets.token_hex(6)}.part"
         try:
-            with part.open("xb") as out:
+            with replacing(target) as out:
                 self.write_to(out)
-                out.flush()
-                os.fsync(out.fileno())
-            part.replace(target)
         except OSError as e:
             hint = "check the folder and the disk"
             raise RequestError(f"{target} cannot be written: {e.strerror or e}", hint=hint) from None
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink()
         return target
 
     def write_to(self, out: BinaryIO) -> None:

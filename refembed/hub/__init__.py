@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from refembed.errors import DownloadError, ModelError, RequestError
 from refembed.hub.cache import at_work, cache_folder, fresh, is_cached, keep, move
 from refembed.hub.models import MODELS, Model
 from refembed.hub.progress import shown
+from refembed.hub.repositories import fetch, parse
 from refembed.hub.sources import Progress, Unreachable, problem
 
 OUTTYPES = (  # what convert.py can make, which a warm start need not import
@@ -36,8 +36,9 @@ def resolve(
     """The GGUF file of a model; what has to be fetched or converted for it is, the first time.
 
     name_or_path  a file, returned as it is; a folder as Hugging Face publishes them; a name of MODELS, behind which may
-                  stand an outtype: "minilm:q8_0", "minilm-q8_0"; "organisation/model" or "organisation/model:file.gguf"
-                  on Hugging Face, if the extra `hub` is installed. "./minilm" is a path, "minilm" is a name.
+                  stand an outtype: "minilm:q8_0", "minilm-q8_0"; "organisation/model", "organisation/model:Q4_K_M" or
+                  "organisation/model:file.gguf" on Hugging Face, if the extra `hub` is installed
+                  (`repositories.py`). "./minilm" is a path, "minilm" is a name.
     outtype       one of OUTTYPES, where there is something to convert: "f32", "f16", "q8_0", "q4_k_m" ...
     offline       make do with what is there; environment variable HF_HUB_OFFLINE says the same
     progress      called with (what, done, total) in bytes; None: a bar on stderr, or a line where that is no terminal
@@ -56,9 +57,8 @@ def resolve(
         return converted(path, outtype, progress)
     if text and path.exists():
         return path
-    repository = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w./-]+\.gguf))?", text)
-    if repository and not repository[1].endswith(".gguf"):
-        return from_repository(repository[1], repository[2], outtype, offline, progress)
+    if repository := parse(text):
+        return from_repository(*repository, outtype, offline, progress)
     raise ModelError(f"{text or '(nothing)'}: no such file, and no model of that name", hint=suggestion(text))
 
 
@@ -70,7 +70,7 @@ def source_folder(name: str, *, offline: bool = False, progress: Progress | None
     model, _ = find(name)
     if model is None:
         raise ModelError(f"no model of the name {name}", hint=suggestion(name))
-    with shown(progress, f"getting {model.name}") as advance:
+    with shown(progress, model.name) as advance:
         return fetched(model, offline, advance)
 
 
@@ -102,7 +102,7 @@ def gguf_of(model: Model, outtype: str, offline: bool, progress: Progress | None
     made_of = [RECIPE, *(file.sha256 for file in model.files)]
     if is_cached(path, made_of):
         return path
-    with shown(progress, f"getting {model.name}") as advance, at_work(path.stem, advance) as work:
+    with shown(progress, model.name) as advance, at_work(path.stem, advance) as work:
         if not is_cached(path, made_of):  # nor did another process make it meanwhile
             make(fetched(model, offline, advance), path, work, outtype, made_of, advance, say=lambda note: None)
     return path
@@ -145,27 +145,18 @@ def converted(folder: Path, outtype: str, progress: Progress | None, name: str |
     path = cache_folder() / "gguf" / f"{name or folder.resolve().name}-{key}-{outtype}.gguf"
     if is_cached(path, made_of):
         return path
-    with shown(progress, f"converting {name or folder}") as advance, at_work(path.stem, advance) as work:
+    with shown(progress, name or str(folder)) as advance, at_work(path.stem, advance) as work:
         if not is_cached(path, made_of):
             make(folder, path, work, outtype, made_of, advance, name)
     return path
 
 
-def from_repository(name: str, file: str | None, outtype: str, offline: bool, progress: Progress | None) -> Path:
-    """A model of any repository on Hugging Face, by way of huggingface_hub and the cache it keeps."""
-    try:
-        import huggingface_hub as hub
-    except ImportError:
-        what = f"{name}: no such file; to fetch it from Hugging Face, huggingface_hub is needed"
-        raise DownloadError(what, hint="pip install 'refembed[hub]'") from None
-    try:
-        if file:
-            return Path(hub.hf_hub_download(name, file, local_files_only=offline))
-        folder = Path(hub.snapshot_download(name, allow_patterns=list(FILES), local_files_only=offline))
-    except Exception as e:  # its own errors, those of its HTTP library, and the disk's
-        reason = " ".join(str(e).split())[:300] or type(e).__name__
-        raise DownloadError(f"{name} cannot be had from Hugging Face: {reason}", hint="check the name") from None
-    return converted(folder, outtype, progress, name.rpartition("/")[2])
+def from_repository(name: str, wanted: str | None, outtype: str, offline: bool, progress: Progress | None) -> Path:
+    """A model of any repository on Hugging Face; see `repositories.py`."""
+    got = fetch(name, wanted, list(FILES), OUTTYPES, offline)
+    if got.suffix == ".gguf":
+        return got
+    return converted(got, (wanted or outtype).lower(), progress, name.rpartition("/")[2])
 
 
 def make(

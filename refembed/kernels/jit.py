@@ -16,6 +16,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from refembed.kernels import compiling
+
+compiling.watch()
+
 f32 = np.float32
 
 
@@ -27,6 +31,7 @@ def njit(**options: Any) -> Any:
         try:
             return numba.njit(cache=True, **common)(function)
         except RuntimeError:  # "no locator available": neither __pycache__ nor NUMBA_CACHE_DIR can be written
+            compiling.cached = False
             return numba.njit(**common)(function)
 
     return compile_

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from refembed.arrays import Float
+from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
 from refembed.kernels.ops import Ops
 from refembed.model.batch import Batch
@@ -94,6 +95,8 @@ class Model:
 
 def load_model(f: GGUFFile) -> Model:
     """Read sizes, bind tensors. Raises ModelError for an unknown architecture or tensors that do not fit."""
+    if not f.tensors:
+        raise without_weights(f)
     arch = f.metadata.string("general.architecture")
     if arch not in ARCHITECTURES:
         raise refusal(str(f.path), arch, ARCHITECTURES)
@@ -101,3 +104,11 @@ def load_model(f: GGUFFile) -> Model:
     hp = read_hparams(f, module.TRAITS)
     weights = bind(module.Weights, f.tensors, hp.sizes, hp.n_layer, str(f.path), hp.layers)
     return Model(hp, weights, module)
+
+
+def without_weights(f: GGUFFile) -> ModelError:
+    """The error for a file without a tensor, such as llama.cpp's ggml-vocab-*.gguf."""
+    if "tokenizer.ggml.tokens" in f.metadata:
+        hint = "`refembed tokenize` takes it; embedding takes the whole model"
+        return ModelError(f"{f.path}: a vocabulary alone: it has a tokenizer and no weights", hint=hint)
+    return ModelError(f"{f.path}: no tensors in it", hint="was the conversion interrupted? convert the model again")

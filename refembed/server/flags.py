@@ -7,6 +7,7 @@ takes them out of a command line; what a command has as an option of its own sta
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -55,9 +56,11 @@ NONE = frozenset(
 )
 
 
-# name a model to download
-FETCH = ("-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-hft", "--hf-token", "-mu", "--model-url", "-dr",
-         "--docker-repo")  # fmt: skip
+# name a model to download: `-hf` is `-m OWNER/REPO[:TYPE]` (cli/options.py), and these belong to it
+HF_REPO = ("-hf", "-hfr", "--hf-repo")
+HF_FILE, HF_TOKEN = ("-hff", "--hf-file"), ("-hft", "--hf-token")
+# likewise, but from places where refembed fetches nothing
+FETCH = ("-mu", "--model-url", "-dr", "--docker-repo")
 
 # refembed's own as well, but of `--numerics ggml` only: elsewhere they change nothing
 SWITCHES = {
@@ -75,8 +78,9 @@ def split(args: Sequence[str], own: Mapping[str, bool]) -> tuple[list[str], list
     """Part a command line: what is left of it, and the flags that do nothing here. `--a_b` is `--a-b`.
 
     own  options that the command has: whether a value follows. They stay, with their values; so does all after `--`
-    RequestError for a flag that would fetch a model.
+    RequestError for a flag that would fetch a model from where refembed fetches none.
     """
+    args = join_file(args)
     kept: list[str] = []
     ignored: list[str] = []
     ggml = "--numerics=ggml" in args or ("--numerics", "ggml") in itertools.pairwise(args)
@@ -99,7 +103,7 @@ def split(args: Sequence[str], own: Mapping[str, bool]) -> tuple[list[str], list
             if own[name] and not equals and rest:
                 kept.append(rest.popleft())
         elif name in FETCH:
-            raise RequestError(f"{name}: nothing is fetched here", hint="-m FILE takes a model that is on this machine")
+            raise RequestError(f"{name}: nothing is fetched from there", hint="fetch the file; then -m FILE takes it")
         elif name in ONE or name in NONE:
             ignored.append(name)
             if name in ONE and not equals and rest:
@@ -107,6 +111,37 @@ def split(args: Sequence[str], own: Mapping[str, bool]) -> tuple[list[str], list
         else:
             kept.append("--lora" + equals + value if name == "--lora-scaled" else name + equals + value)
     return kept, ignored
+
+
+def join_file(args: Sequence[str]) -> list[str]:
+    """`-hf OWNER/REPO -hff FILE` as `-hf OWNER/REPO:FILE`; the value of --hf-token becomes HF_TOKEN's.
+
+    RequestError for a file without a repository.
+    """
+    kept: list[str] = []
+    repo, file, rest = None, "", deque(args)
+    while rest:
+        arg = rest.popleft()
+        name, equals, value = arg.partition("=")
+        if arg == "--":
+            kept += [arg, *rest]
+            break
+        if name.replace("_", "-") not in (*HF_REPO, *HF_FILE, *HF_TOKEN) or not (equals or rest):
+            kept.append(arg)
+            continue
+        value = value if equals else rest.popleft()
+        if name in HF_REPO:
+            repo = len(kept)
+            kept.append(f"--hf-repo={value}")
+        elif name in HF_FILE:
+            file = value
+        else:
+            os.environ["HF_TOKEN"] = value
+    if file and repo is None:
+        raise RequestError(f"{HF_FILE[1]} {file}: of which repository?", hint="-hf OWNER/REPO, or -m OWNER/REPO:FILE")
+    if file and repo is not None:
+        kept[repo] = f"{kept[repo].partition(':')[0]}:{file}"
+    return kept
 
 
 def switch(name: str, value: str, rest: deque[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -224,6 +225,8 @@ def remove_socket(host: str) -> None:
 def taken(host: str, port: int, e: OSError) -> EngineError:
     """The address cannot be had."""
     hint = "is another server running? --port 0 takes any free port"
+    if isinstance(e, socket.gaierror) or e.errno == errno.EADDRNOTAVAIL:
+        hint = "--host takes an address of this machine: 127.0.0.1, or 0.0.0.0 for all of them"
     return EngineError(f"cannot listen on {host}, port {port}: {e.strerror or e}", hint=hint)
 
 

@@ -13,7 +13,7 @@
     strategies             hidden states, packed batches, vectors, norms, modes
     contract               how a property becomes a test
 
-Needs Hypothesis, from the extra `test`: `pip install 'refembed[test]'`. Names are loaded when first used.
+Needs Hypothesis: `pip install hypothesis`. Names are loaded when first used.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from refembed.testing.strategies import Strategy
 try:
     from hypothesis import strategies as st
 except ImportError as error:  # strategies said so already
-    raise ImportError("refembed.testing needs Hypothesis\n  hint: pip install 'refembed[test]'") from error
+    raise ImportError("refembed.testing needs Hypothesis\n  hint: pip install hypothesis") from error
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -21,7 +21,7 @@ try:
     from hypothesis import strategies as st
     from hypothesis.extra import numpy as hnp
 except ImportError as error:  # an optional dependency
-    raise ImportError("refembed.testing needs Hypothesis\n  hint: pip install 'refembed[test]'") from error
+    raise ImportError("refembed.testing needs Hypothesis\n  hint: pip install hypothesis") from error
 
 from refembed.arrays import F32, I64
 

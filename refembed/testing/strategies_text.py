@@ -10,7 +10,7 @@ from __future__ import annotations
 try:
     from hypothesis import strategies as st
 except ImportError as error:  # an optional dependency
-    raise ImportError("refembed.testing needs Hypothesis\n  hint: pip install 'refembed[test]'") from error
+    raise ImportError("refembed.testing needs Hypothesis\n  hint: pip install hypothesis") from error
 
 from refembed.testing.texts import BROKEN, CODE, EMOJI, LETTERS, MARKS, SPACES, SPECIAL, TOO_HIGH_SHAPE, WORDS
 

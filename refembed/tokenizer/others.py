@@ -22,7 +22,7 @@ from refembed.tokenizer.special import partition
 
 TIMEOUT = 60.0  # seconds a server may take for one text
 MOST = 1 << 28  # bytes of an answer that are read
-INSTALL = "pip install 'refembed[hf]'"
+INSTALL = "pip install tokenizers (refembed's extra `hf`)"
 
 
 class Other(Protocol):

@@ -19,6 +19,7 @@ from refembed.heads import check_dense, check_rank
 from refembed.model import ARCHITECTURES, Model, load_model
 from refembed.model.hparams import POOLING_NAMES
 from refembed.model.unsupported import UNSUPPORTED
+from refembed.pooling import UNNAMED, unnamed_pooling, usual_pooling
 from refembed.prompts import find
 from refembed.tokenizer import Tokenizer, load_tokenizer
 from refembed.tokenizer.pairs import TEMPLATE
@@ -139,17 +140,15 @@ def brief(message: str, p: Patient) -> str:
 def pooling(p: Patient) -> Iterator[Finding]:
     """How one vector comes of many. llama.cpp#17203, #16451, ollama#11375, lilbee#382."""
     key = f"{p.arch}.pooling_type"
+    causal = p.model.hparams.causal if p.model else not p.is_encoder
     if p.pooling is None:
         severity = "error" if p.calls_itself_embedder else "warning"
-        advice = "the first token (2) or the mean (1)" if p.is_encoder else "the last token (3) in most cases"
         number = p.md.get(key)
-        says = (
-            "the file does not say how to pool" if number in (None, -1, 2**32 - 1) else f"pooling {number} is unknown"
-        )
-        do = f"servers then answer a vector a token, or guess: add {key}, {advice}; or always pass --pooling"
-        yield Finding(severity, "pooling", says, do, key)
+        says = UNNAMED if number in (None, -1, 2**32 - 1) else f"pooling {number} is unknown"
+        number = next(n for n, name in POOLING_NAMES.items() if name == usual_pooling(causal))
+        do = f"{unnamed_pooling(causal)}. To have it in the file, set {key} to {number}, {usual_pooling(causal)}"
+        yield Finding(severity, "pooling", f"{says}, so each token has a vector", do, key)
         return
-    causal = p.model.hparams.causal if p.model else not p.is_encoder
     if p.pooling == "cls" and causal and not p.is_encoder:
         says = "pooling takes the first token, but in a decoder that token has seen nothing but itself"
         yield Finding("error", "pooling", says, f"set {key} to 3, the last token, unless the model card says mean", key)

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from refembed import Embedder
 from tests.cli.conftest import ENVIRONMENT, Cli
+from tests.cli.test_main import heed_interrupts
 from tests.copies import copied
 
 TEXTS = ["hello", "the cat", "", "hello"]
@@ -148,7 +150,7 @@ def test_parquet_has_keys_texts_and_vectors(embed: Cli, e: Embedder, texts: Path
 def test_parquet_without_pyarrow_is_one_error(embed: Cli, tmp_path: Path) -> None:
     r = embed("hello", "--output", tmp_path / "x.parquet")
     assert r.code == 1
-    assert r.err == "error: .parquet needs pyarrow\n  hint: pip install 'refembed[parquet]'\n"
+    assert r.err == "error: .parquet needs pyarrow\n  hint: pip install pyarrow (refembed's extra `parquet`)\n"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,8 @@ def test_a_text_that_is_too_long_keeps_the_rest_for_later(embed: Cli, e: Embedde
 def test_ctrl_c_leaves_what_is_done(tiny: Path, tmp_path: Path) -> None:
     args = [sys.executable, "-m", "refembed", "embed", "-q", "-m", str(tiny), "--numerics", "exact"]
     args += ["--output", str(tmp_path / "x.npy"), "--resume", "--batch-tokens", "4"]
-    with subprocess.Popen(args, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as child:
+    options: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_interrupts}
+    with subprocess.Popen(args, env=ENVIRONMENT, **options) as child:
         assert child.stdin is not None
         part = tmp_path / "x.npy.part"
         child.stdin.write(b"hello\n" * 9000)
@@ -197,6 +200,8 @@ def test_ctrl_c_leaves_what_is_done(tiny: Path, tmp_path: Path) -> None:
         os.kill(child.pid, signal.SIGINT)
         child.stdin.close()
         assert child.stderr is not None
-        assert (child.stderr.read(), child.wait(timeout=60)) == (b"refembed: interrupted\n", 130)
+        left = f"{part} keeps the texts that are done; the same command with --resume goes on behind them"
+        assert child.stderr.read().decode() == f"refembed: interrupted; {left}\n"
+        assert child.wait(timeout=60) == 130
     assert part.exists()
     assert not (tmp_path / "x.npy").exists()

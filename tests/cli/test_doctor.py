@@ -40,7 +40,9 @@ def test_errors_end_with_3_and_each_finding_says_what_to_do(cli: Cli, sick: Path
     assert r.code == 3
     lines = r.out.splitlines()
     assert lines[0].startswith("✗ error: weights: blk.0.ffn_up.weight (F32): 1 of 1,800 weights are not finite")
-    assert lines[2].startswith("! warning: pooling: the file does not say how to pool [bert.pooling_type]")
+    assert lines[2].startswith(
+        "! warning: pooling: the file names no pooling, so each token has a vector [bert.pooling_type]"
+    )
     assert [line.startswith("    do: ") for line in lines] == [False, True, False, True, False]
     assert lines[-1] == f"{sick}: 1 error, 1 warning"
 

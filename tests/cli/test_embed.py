@@ -18,6 +18,8 @@ import pytest
 from refembed import Embedder
 from refembed.cli import run
 from refembed.cli.progress import Bar
+from refembed.pooling import unnamed_pooling
+from refembed.testing.synthetic import synthetic
 from tests.cli.conftest import ENVIRONMENT, Cli, program
 from tests.tiny import tiny_bert
 
@@ -106,7 +108,7 @@ def test_another_pooling_than_the_models_is_a_warning(embed: Cli) -> None:
 def test_a_model_that_names_no_pooling_is_a_warning(cli: Cli, tmp_path: Path) -> None:
     path = tiny_bert(tmp_path / "m.gguf", pooling=None)
     r = cli("embed", "-m", path, "--numerics", "exact", "a")
-    assert "the model names no pooling, so each token has a vector; --pooling mean" in r.err
+    assert "warning: the file names no pooling, so each token has a vector; --pooling mean gives each text one" in r.err
     assert r.out.startswith("[0.0] [CLS] (2)\n")
     r = cli("embed", "-m", path, "--numerics", "exact", "--compare", "a", "b")
     assert (r.code, r.raw) == (1, b"")
@@ -239,10 +241,25 @@ def test_a_bad_model_file_ends_with_2(cli: Cli, tmp_path: Path) -> None:
     assert r.err.startswith(f"error: {bad}: reading")
 
 
-def test_a_model_among_the_texts_is_noted(cli: Cli, tiny: Path) -> None:
-    r = cli("embed", "-m", tiny, "--numerics", "exact", tiny, "hello")
-    assert f"note: '{tiny}' is embedded as a text; `-m {tiny}` takes it as the model" in r.err
-    assert "`-m minilm` takes it" in cli("embed", "-m", tiny, "--numerics", "exact", "minilm", "hello").err
+@pytest.mark.parametrize(("arch", "usual", "other"), [("llama", "last", "mean"), ("bert", "mean", "cls")])
+def test_embed_and_doctor_give_one_advice_where_a_file_names_no_pooling(
+    cli: Cli, tmp_path: Path, arch: str, usual: str, other: str
+) -> None:
+    path = synthetic(tmp_path / "m.gguf", arch, pooling=None)
+    advice = unnamed_pooling(arch == "llama")
+    assert f"--pooling {usual} " in advice
+
+    def said(*args: str) -> str:
+        return cli("embed", "-m", path, "--numerics", "exact", "hello", *args).err
+
+    assert f"warning: the file names no pooling, so each token has a vector; {advice}" in said()
+    assert f"note: the file names no pooling; {advice}" in said("--pooling", other)
+    assert "no pooling" not in said("--pooling", usual)
+    assert "made for" not in said("--pooling", other)
+    assert advice in cli("doctor", path).out
+
+
+def test_a_dash_among_the_texts_is_noted(cli: Cli, tiny: Path) -> None:
     assert "`--file -` reads standard input" in cli("embed", "-m", tiny, "--numerics", "exact", "-").err
 
 

@@ -117,7 +117,7 @@ def test_rank_scores_are_never_normalised_unasked(cli: Cli, folder: Path, monkey
         (["-p", "a", "--embd-separator", ""], "at least one character"),
         (["-p", "a", "--embd-output-format", "raw", "--format", "csv"], "goes with neither --format"),
         (["-bf", "nosuch.bin"], "nosuch.bin: no such file"),
-        (["-hf", "some/model", "-p", "a"], "-hf: nothing is fetched here"),
+        (["-mu", "https://x/m.gguf", "-p", "a"], "-mu: nothing is fetched from there"),
         (["-p", "hello " * 70], "prompt 0: 72 tokens, but the model reads at most 64"),
         (
             ["-p", "a\nthe cat sat on", "-b", "5"],

@@ -10,6 +10,7 @@ import pytest
 
 from refembed.compress.file import compress, save
 from refembed.compress.schemes import fit
+from refembed.gguf import GGUFWriter, open_gguf
 from refembed.testing.synthetic import synthetic
 from tests.cli.conftest import Cli
 from tests.copies import copied
@@ -37,6 +38,11 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.save(folder / f"{name}.npy", array)
     save(folder / "v.npz", compress(fit("int8", x), x))
     np.savez(folder / "other.npz", a=x)
+    tokenizer = open_gguf(tiny).metadata
+    for name, but in (("vocab", ()), ("no-tensors", ("tokenizer.ggml.tokens",))):
+        w = GGUFWriter(None)
+        w.copy_keys(tokenizer, but)
+        w.write(folder / f"{name}.gguf")
     whole = {
         "cut.npy": (folder / "v.npy").read_bytes()[:500], "cut.npz": (folder / "v.npz").read_bytes()[:500],
         "cut.gguf": tiny.read_bytes()[:30000], "rubbish": RUBBISH, "rubbish.npy": b"\x93NUMPY\x01\x00" + RUBBISH,
@@ -60,6 +66,8 @@ EMBED = """
 2 -m folder a                                      | folder: a folder without config.json
 2 -m cut.gguf a                                    | its data is not within the file
 2 -m rubbish.gguf a                                | reading version
+2 -m vocab.gguf a                                  | vocab.gguf: a vocabulary alone: it has a tokenizer and no weights
+2 -m no-tensors.gguf a                             | no-tensors.gguf: no tensors in it
 2 -m rubbish a                                     | not b'GGUF'
 2 -m empty a                                       | an empty file
 2 -m '' a                                          | (nothing): no such file
@@ -68,7 +76,12 @@ EMBED = """
 1 a --dimensions nan                               | 'nan' is not a valid integer
 1 a --normalize=nan                                | 'nan' is neither a whole number
 1 a --normalize -5                                 | '-5' is neither a whole number
+1 a --normalize 2.5 b                              | '2.5' is neither a whole number
+1 --normalize nan b                                | 'nan' is neither a whole number
+1 --normalize L3 b                                 | 'L3' is neither a whole number
 1 a --normalize=99999999999                        | '99999999999' is neither a whole number
+1 a --pooling 1                                    | pooling '1': there is no such pooling
+1 a --pooling                                      | Option '--pooling' requires an argument
 1 a --pooling nosuch                               | there is no such pooling
 1 a --pooling rank                                 | needs a classifier head
 1 a --nosuch                                       | No such option '--nosuch'
@@ -175,7 +188,20 @@ OTHERS = """
 1 detokenize -m m.gguf nan                         | 'nan' is not a token id
 1 detokenize -m m.gguf 99999999999999999999        | is not a token id
 1 serve -m m.gguf --port 99999                     | not in the range
-1 serve -m m.gguf --embd-normalize -3              | not in the range
+1 serve -m m.gguf --embd-normalize -3              | '-3' is neither a whole number
+1 serve -m m.gguf --embd-normalize 2.5             | '2.5' is neither a whole number
+1 serve -m m.gguf --host nosuch.invalid --port 0   | cannot listen on nosuch.invalid
+1 serve -m m.gguf -hff x.gguf                      | --hf-file x.gguf: of which repository?
+1 embed llama3.2:1b hello                          | 'llama3.2:1b' looks like a model
+1 tokenize nosuch.gguf hello                       | 'nosuch.gguf' looks like a model
+1 trace BAAI/bge-m3 hello                          | 'BAAI/bge-m3' looks like a model
+1 explain nomic-embed-text hello                   | 'nomic-embed-text' looks like a model
+1 rerank qwen3-reranker:0.6b q d                   | 'qwen3-reranker:0.6b' looks like a model
+1 rerank q d                                       | Missing option '-m' / '--model'
+1 doctor                                           | Missing argument 'MODEL'
+1 doctor m.gguf -m m.gguf                          | Give the model once
+2 convert nosuch                                   | nosuch: no such folder
+2 convert m.gguf                                   | m.gguf: a file, not a folder
 1 serve -m m.gguf --pooling nosuch                 | there is no such pooling
 1 serve -m m.gguf --override-kv a=b                | No such option '--override-kv'
 1 serve -m m.gguf --api-key-file nosuch            | --api-key-file nosuch: No such file

@@ -21,6 +21,11 @@ from tests.cli.conftest import Cli
         (["--", "--normalize", "1"], ["--", "--normalize", "1"]),
         (["--normalize", "--", "1"], ["--normalize=2", "--", "1"]),
         (["a", "-1"], ["a", "-1"]),
+        (["--normalize", "2.5", "a"], ["--normalize=2.5", "a"]),
+        (["--normalize", "1e3", "a"], ["--normalize=1e3", "a"]),
+        (["--normalize", "l3", "a"], ["--normalize=l3", "a"]),
+        (["--normalize", "false", "a"], ["--normalize=false", "a"]),
+        (["--normalize", "2.5 kg", "a"], ["--normalize=2", "2.5 kg", "a"]),
     ],
 )
 def test_a_norm_takes_what_follows_only_if_it_is_one(given: list[str], bound: list[str]) -> None:
@@ -28,7 +33,8 @@ def test_a_norm_takes_what_follows_only_if_it_is_one(given: list[str], bound: li
 
 
 @pytest.mark.parametrize(
-    ("word", "number"), [("none", "-1"), ("max", "0"), ("taxicab", "1"), ("L1", "1"), ("euclid", "2"), ("l2", "2")]
+    ("word", "number"),
+    [("none", "-1"), ("max", "0"), ("taxicab", "1"), ("L1", "1"), ("euclid", "2"), ("l2", "2"), ("false", "-1")],
 )
 def test_names_of_norms(embed: Cli, word: str, number: str) -> None:
     assert embed("--normalize", word, "hello").raw == embed("--normalize", number, "hello").raw

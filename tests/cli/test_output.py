@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -81,6 +82,19 @@ def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(RequestError, match="cannot be written"), open_output(str(tmp_path / name)):
         pass
+
+
+def test_a_full_disk_is_blamed_on_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    path = tmp_path / "x.npy"
+    with (
+        pytest.raises(RequestError, match=r"x.npy: cannot be written: No space left .*\n  hint: make room"),
+        open_output(str(path)) as out,
+    ):
+        out.write(b"a")
 
 
 @pytest.mark.parametrize("path", [None, "-"])

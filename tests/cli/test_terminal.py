@@ -87,7 +87,9 @@ def test_the_bar_shows_texts_and_leaves_stdout_alone(monkeypatch: pytest.MonkeyP
         bar.advance(10)
         assert bar.bar is not None
         assert bar.bar.tasks[0].percentage == 100
-    assert "2 texts" in terminal.getvalue()
+    shown = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", terminal.getvalue())
+    assert "2 texts" in shown
+    assert re.search(r"\d:\d\d:\d\d elapsed [-\d:]+ left", shown), "each time says which it is"
 
 
 @pytest.mark.parametrize(("wanted", "patience"), [(False, 0), (True, 60)])

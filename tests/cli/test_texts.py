@@ -64,6 +64,22 @@ def test_a_byte_order_mark_is_noted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "byte order mark" in capsys.readouterr().err
 
 
+def test_texts_that_are_not_utf_8_are_counted_and_their_lines_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines_of(b"a\n\xff b\nc\ncaf\xe9\n", tmp_path)
+    warning = (
+        f"warning: 2 of 4 texts are not UTF-8 ({tmp_path / 'texts.txt'}, lines 2, 4); such bytes go to the tokenizer"
+    )
+    assert capsys.readouterr().err.startswith(warning)
+    lines_of(b"\xff\n" * 7, tmp_path)
+    assert "lines 1, 2, 3, 4, 5 ...)" in capsys.readouterr().err
+    list(Texts(["ok", "a\udcffb"], None))
+    assert "1 of 2 texts is not UTF-8 (text 2);" in capsys.readouterr().err
+    lines_of("caf\u00e9\n\U0001f600\n".encode(), tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-be"])
 def test_utf_16_is_an_error(codec: str, tmp_path: Path) -> None:
     bom = b"\xfe\xff" if codec == "utf-16-be" else b""

@@ -40,7 +40,7 @@ except ImportError as error:
     print(error)
 """
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert said == f"refembed.compat.{module} needs {package}: pip install 'refembed[{extra}]'\n"
+    assert said == f"refembed.compat.{module} needs {package}: pip install '{package}'\n"
 
 
 @pytest.mark.parametrize("module", ["mullama", "llama_crab", "llama_cpp", "sentence_transformers"])

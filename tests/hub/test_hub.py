@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -187,6 +188,10 @@ def test_one_line_is_said_where_no_person_watches(shelf: Shelf, capsys: pytest.C
     assert capsys.readouterr() == ("", "refembed: getting tiny, once\n")
     resolve("tiny")
     assert capsys.readouterr() == ("", "")
+    source_folder("tiny")
+    assert capsys.readouterr() == ("", ""), "all of it is there"
+    resolve("tiny", outtype="f16")
+    assert capsys.readouterr() == ("", "refembed: converting tiny, once\n"), "it is there, but in another type"
 
 
 def test_a_bar_is_shown_where_a_person_watches_and_goes_away(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +227,7 @@ def test_a_warm_start_imports_nothing_that_takes_time() -> None:
 def test_other_repositories_need_the_extra_and_it_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
-        DownloadError, match=r"(?s)BAAI/bge-small-en-v1.5: .*huggingface_hub.*pip install 'refembed\[hub\]'"
+        DownloadError, match=r"(?s)BAAI/bge-small-en-v1.5: .*huggingface_hub.*pip install huggingface_hub"
     ):
         resolve("BAAI/bge-small-en-v1.5")
 
@@ -240,8 +245,14 @@ def stand_in(folder: Path, calls: list[Any], error: Exception | None = None) -> 
         calls.append((name, file, options))
         return str(folder / file)
 
+    def list_repo_files(name: str) -> list[str]:
+        if error:
+            raise error
+        return [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+
     module = types.ModuleType("huggingface_hub")
-    module.snapshot_download, module.hf_hub_download = snapshot_download, hf_hub_download  # type: ignore[attr-defined]
+    for function in (snapshot_download, hf_hub_download, list_repo_files):
+        setattr(module, function.__name__, function)
     return module
 
 
@@ -261,6 +272,58 @@ def test_other_repositories_are_fetched_and_converted(
     assert {"config.json", "model*.safetensors", "*_Pooling/config.json"} <= set(options["allow_patterns"])
     assert resolve("org/model:some.gguf") == folder / "some.gguf"
     assert calls[1:] == [("org/model", "some.gguf", {"local_files_only": False})]
+
+
+GGUFS = ("mmproj-F16.gguf", "m-BF16.gguf", "m-Q4_K_M.gguf", "m-IQ4_XS.gguf", "Q6_K/m-Q6_K-00001-of-00002.gguf",
+         "Q6_K/m-Q6_K-00002-of-00002.gguf")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spelt", "first", "count"),
+    [
+        ("org/model", "m-Q4_K_M.gguf", 1),
+        ("org/model:q4_k_m", "m-Q4_K_M.gguf", 1),
+        ("org/model:bf16", "m-BF16.gguf", 1),
+        ("org/model:Q6_K", "Q6_K/m-Q6_K-00001-of-00002.gguf", 2),
+        ("org/model:m-IQ4_XS.gguf", "m-IQ4_XS.gguf", 1),
+    ],
+)
+def test_of_a_repository_of_gguf_files_one_is_fetched(
+    spelt: str, first: str, count: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    for name in GGUFS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in(tmp_path, calls))
+    assert resolve(spelt) == tmp_path / first
+    assert calls[0][1] == first
+    assert len(calls) == count, "every shard, and nothing else"
+
+
+def test_a_type_that_a_repository_lacks_is_converted_to_or_named(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small(tmp_path / "0123abc")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in(folder, []))
+    assert file_type(resolve("org/model:Q8_0")) == 7
+    with pytest.raises(ModelError, match=r"org/model: nothing in it is 'Q9_Z'"):
+        resolve("org/model:Q9_Z")
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "m-f16.gguf").write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in(tmp_path / "gguf", []))
+    with pytest.raises(ModelError, match=r"org/model: no GGUF file of type 'Q8_0'\n  hint: it has m-f16.gguf"):
+        resolve("org/model:Q8_0")
+
+
+def test_a_full_disk_is_named_whatever_library_wraps_it(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("data processing error")
+    error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "blob"))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in(tmp_path, [], error))
+    with pytest.raises(DownloadError, match=r"org/model cannot be kept: .*blob: No space left.*\n  hint: make room"):
+        resolve("org/model")
 
 
 def test_what_huggingface_hub_says_is_passed_on(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

