@@ -6,10 +6,12 @@ import contextlib
 import errno
 import os
 import stat
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    import zipfile
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a quota, is full
 MOST_TIMES_LARGER = 100  # a member unpacked, to what it is packed; float32 numbers come to 1.1, runs of zeros to 1,000
@@ -19,6 +21,8 @@ SMALL_MEMBER = 64 << 20  # bytes of a member that may be packed as tightly as it
 @contextlib.contextmanager
 def opened_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
     """A zip archive to read. zipfile.BadZipFile where a member would unpack to many times its size, OSError."""
+    import zipfile
+
     with zipfile.ZipFile(path) as z:
         for member in z.infolist():
             if member.file_size > max(SMALL_MEMBER, MOST_TIMES_LARGER * member.compress_size):
