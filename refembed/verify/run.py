@@ -23,7 +23,7 @@ from refembed.normalize import normalize as normalize_rows
 from refembed.verify import company as together
 from refembed.verify.company import Company
 from refembed.verify.compare import Difference, compare
-from refembed.verify.diagnose import Case, Diagnosis, Trial, diagnose, part, probe
+from refembed.verify.diagnose import Diagnosis, diagnose, probe
 from refembed.verify.engines.base import Engine
 from refembed.verify.floor import LEAST, Floor, distance, floor_of
 from refembed.verify.hypotheses import cheap_hypotheses
@@ -32,6 +32,7 @@ from refembed.verify.local import Comparison, compare_traces, explained_by
 from refembed.verify.reference import Item, Reference, Vectors, reference_of
 from refembed.verify.shown import verify_shown
 from refembed.verify.texts import default_texts, shortest
+from refembed.verify.trials import Case, Trial, part
 from refembed.verify.verdict import Cause, Evidence, TextRow, Verdict, facts_of, sentence
 
 SMALL, MEDIUM = 30_000_000, 300_000_000  # weights: larger models get shorter texts
