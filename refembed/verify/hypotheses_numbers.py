@@ -48,13 +48,14 @@ def attention_families(reference: Reference, longest: int) -> Iterator[Family]:
                      logarithmic(0.5, 64, 9), "alibi")  # fmt: skip
     wide = {m.window for m in seen if m.window}
     values = tuple(float(w) for w in range(1, min(longest, 600) + 1) if w not in wide)
-    if wide:
-        yield Family("window", "model", "has a sliding window of {} tokens, not %d" % max(wide),
-                     lambda v: replaced(attention=with_mask(partial(windowed, int(v), True))), values, "window",
+    own = f"not {max(wide)}" if wide else "where the model has none"
+    if wide or any(m.causal for m in seen):
+        yield Family("window", "model", "has a sliding window of {} tokens, " + own,
+                     lambda v: replaced(attention=with_mask(partial(windowed, int(v), bool(wide)))), values, "window",
                      True)  # fmt: skip
-    else:
-        yield Family("window", "model", "has a sliding window of {} tokens, where the model has none",
-                     lambda v: replaced(attention=with_mask(partial(windowed, int(v), False))), values, "window",
+    if not all(m.causal for m in seen):
+        yield Family("window-reach", "model", "lets a token see {} tokens to each side, " + own,
+                     lambda v: replaced(attention=with_mask(partial(reaching, int(v), bool(wide)))), values, "window",
                      True)  # fmt: skip
 
 
@@ -75,6 +76,11 @@ def with_mask(other: Callable[[Mask], Mask]) -> Callable[..., Float]:
 def windowed(width: int, only_where: bool, mask: Mask) -> Mask:
     """A window of that width, in all layers or where there is one."""
     return mask if only_where and not mask.window else replace(mask, window=width)
+
+
+def reaching(width: int, only_where: bool, mask: Mask) -> Mask:
+    """A window to both sides."""
+    return mask if only_where and not mask.window else replace(mask, window=2 * width, kind="symmetric")
 
 
 def rope_families(reference: Reference, used: frozenset[str]) -> Iterator[Family]:
