@@ -1,4 +1,4 @@
-"""A second engine, in plain NumPy, that faults are built into: BERT and Qwen3 by the textbook, nothing of refembed's model.
+"""A second engine, in plain NumPy, that faults are built into: BERT and Qwen3 by the textbook.
 
 It reads weights and hyperparameters from the GGUF file and nothing else of refembed but the tokenizer. Everything that
 a fault may change is a field of `Settings` or an edit of the dictionary of weights, so a drawn fault is a drawn number.
@@ -65,7 +65,10 @@ class NumpyModel:
     def __init__(self, path: Path | str) -> None:
         with open_gguf(path) as f:
             self.arch = f.metadata.string("general.architecture")
-            get = lambda key, default=None: f.metadata.get(f"{self.arch}.{key}", default)  # noqa: E731
+
+            def get(key: str, default: Any = None) -> Any:
+                return f.metadata.get(f"{self.arch}.{key}", default)
+
             self.n_layer, self.H = int(get("block_count")), int(get("attention.head_count"))
             self.K = int(get("attention.head_count_kv", self.H) or self.H)
             eps = get("attention.layer_norm_epsilon") or get("attention.layer_norm_rms_epsilon")

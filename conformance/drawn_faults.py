@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables)
 """Faults whose parameters are drawn: what goes wrong with text, tokens, model, pooling, wire and batches, and by how much.
 
 Each kind is a function of a random generator and of the model that is broken, and gives a `Piece`: a change of the
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.drawn_engine import Array, NumpyModel, Settings, Weights
+from conformance.drawn_engine import Array, NumpyModel, Weights
 
 Rng = np.random.Generator
 
@@ -240,7 +241,7 @@ def rope(rng: Rng, t: Target) -> Piece | None:
                      settings={"rope_scale": v})  # fmt: skip
     if how == 2:
         D = t.model.weights["blk.0.attn_q.weight"].shape[0] // t.model.H
-        n = int(rng.choice([d for d in range(2, D, 2)]))
+        n = int(rng.choice(list(range(2, D, 2))))
         return Piece(
             "model", f"RoPE turns {n} channels", (f"rope-dims-{NUMBER}", "rope-half"), n, settings={"rope_dims": n}
         )
@@ -327,17 +328,25 @@ def tensors(rng: Rng, t: Target) -> Piece:
     how = ("rows-rolled", "columns-rolled", "zero", "int8", "bias", "int4", "negated")[int(rng.integers(7))]
     lost = chosen.pattern.replace("weight", "bias")
     if how == "bias" and any(re.fullmatch(lost, n) for n in t.model.weights):
-        names = (re.escape(f"{scope}-bias-missing"),)
+        missing = (re.escape(f"{scope}-bias-missing"),)
         return Piece(
-            "model", f"no bias of {scope}", names, settings={"edit": edited(re.compile(lost), lambda w: w * 0)}
+            "model", f"no bias of {scope}", missing, settings={"edit": edited(re.compile(lost), lambda w: w * 0)}
         )
     changes: dict[str, Callable[[Array], Array]] = {
         "rows-rolled": lambda w: np.roll(w, 1, axis=0), "columns-rolled": lambda w: np.roll(w, 1, axis=1),
         "zero": lambda w: w * 0, "negated": lambda w: -w, "int8": lambda w: stepped(w, 127), "int4": lambda w: stepped(w, 7),
     }  # fmt: skip
     how = how if how in changes else "zero"
-    names = (re.escape(f"{scope}-{how}"), *((r"attention-missing",) if layer < 0 and how == "zero" else ()))
+    names: tuple[str, ...] = (re.escape(f"{scope}-{how}"),)
+    if how == "zero" and layer < 0 and kind.startswith("attn_"):  # all scores are 0, or all results
+        names += ("attention-uniform" if kind[5] in "qk" else "attention-missing",)
+    if how == "negated":  # a product of two matrices has one sign
+        names += tuple(re.escape(f"{scope.replace(a, b)}-negated") for a, b in SIGNS if a in scope)
     return Piece("model", f"{scope} {how}", names, settings={"edit": edited(chosen, changes[how])})
+
+
+SIGNS = (("ffn_up", "ffn_down"), ("ffn_down", "ffn_up"), ("attn_q", "attn_k"), ("attn_k", "attn_q"),
+         ("attn_v", "attn_output"), ("attn_output", "attn_v"))  # fmt: skip
 
 
 def edited(which: re.Pattern[str], change: Callable[[Array], Array]) -> Callable[[Weights], Weights]:
@@ -414,10 +423,15 @@ def vector(rng: Rng, t: Target) -> Piece:
     return Piece("vector", about, names, number, vector=change)
 
 
+def unit(x: Array) -> Array:
+    """x over its length."""
+    y: Array = x / np.linalg.norm(x)
+    return y
+
+
 def length(rng: Rng, t: Target) -> Piece:
     """Lengths that are not 1."""
     v, k = factor(rng, 0.01, 50), int(rng.integers(t.width // 4, t.width))
-    unit = lambda x: x / np.linalg.norm(x)  # noqa: E731
     rows: list[tuple[str, tuple[str, ...], Callable[[Array], Array]]] = [
         ("not normalized", ("raw",), lambda x: x),
         (f"times {v:g}", ("scaled", "scaled-unit"), lambda x: unit(x) * v),

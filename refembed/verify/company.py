@@ -77,15 +77,17 @@ KEYS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("white-space", "what is left without white space at its ends", str.strip),
     ("words", "its words, however they are spaced", lambda t: tuple(t.split())),
     ("letters", "its letters and digits", lambda t: "".join(c for c in t.lower() if c.isalnum())),
-    ("length", "its length", len),
+    ("length", "its length", lambda t: len(t)),
 )  # fmt: skip
 
 
 def cached_of(owners: Sequence[set[int]], items: Sequence[Item]) -> tuple[str, str] | None:
-    """(id, what the engine does) where the texts that get an earlier one's vector are those that share a key with it."""
+    """(id, what the engine does) where the texts that get an earlier one's vector share a key with it."""
     wrong = {i: owners[i] for i in range(len(owners)) if i not in owners[i]}
     texts = [str(item) for item in items]
-    firsts = [(f"first-{n}-characters", f"its first {n} characters", partial(first_of, n)) for n in range(1, 257)]
+    firsts: list[tuple[str, str, Callable[[str], Any]]] = [
+        (f"first-{n}-characters", f"its first {n} characters", partial(first_of, n)) for n in range(1, 257)
+    ]
     for id, says, key in (*KEYS, *firsts):
         earlier = [next(j for j in range(i + 1) if key(texts[j]) == key(texts[i])) for i in range(len(texts))]
         if wrong and all(earlier[i] in fits for i, fits in enumerate(owners)):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from refembed.verify import trials
 from refembed.verify.families import Family, solve
 from refembed.verify.floor import LEAST, SCREEN, distance
 from refembed.verify.hypotheses import (
@@ -28,13 +29,7 @@ from refembed.verify.hypotheses import (
     weight_hypotheses,
 )
 from refembed.verify.trials import (
-    CLEAR,
-    CLEARLY,
-    FEW,
-    HELPS,
-    MORE,
     PLAIN,
-    SHORTLIST,
     Case,
     Trial,
     confirm,
@@ -99,14 +94,14 @@ class Diagnostician:
 
     def settled(self) -> bool:
         """Whether something explains all of it, and not just enough to be within rounding."""
-        limit = max(CLEARLY * float(self.case.distances.max()), float(self.case.floor.spread.max()), LEAST)
+        limit = max(trials.CLEARLY * float(self.case.distances.max()), float(self.case.floor.spread.max()), LEAST)
         return any(t.over <= 1 and t.left <= limit for t in self.found)
 
     def take(self, scores: Scores) -> None:
         """Hold the best of a round against more texts."""
         self.tried += len(scores)
         self.scores |= scores
-        self.found += confirm(self.case, shortlist(scores, SHORTLIST))
+        self.found += confirm(self.case, shortlist(scores, trials.SHORTLIST))
 
     def singles(self) -> None:
         """The listed ones, and cuts."""
@@ -135,9 +130,9 @@ class Diagnostician:
 
     def firsts(self) -> list[Hypothesis]:
         """The best of all, and of each stage: one of a family."""
-        trials = {t.hypotheses[0]: t.mean / max(float(self.case.distances.mean()), 1e-300) for t in self.found}
-        ranked = sorted((h for h in self.scores if self.scores[h] < HELPS),
-                        key=lambda h: trials.get(h, self.scores[h]))  # fmt: skip
+        measured = {t.hypotheses[0]: t.mean / max(float(self.case.distances.mean()), 1e-300) for t in self.found}
+        ranked = sorted((h for h in self.scores if self.scores[h] < trials.HELPS),
+                        key=lambda h: measured.get(h, self.scores[h]))  # fmt: skip
         chosen: list[Hypothesis] = []
         for h in ranked:
             alike = [
@@ -149,53 +144,65 @@ class Diagnostician:
 
     def second(self, first: Hypothesis) -> None:
         """What explains the rest under one hypothesis."""
-        some = part(self.case, spread_out(self.case, MORE, 400))
+        some = part(self.case, spread_out(self.case, trials.MORE, 400))
         rest = under(some, (first,))
         if not any(rest.differs):
             return
         others = [h for h in [*self.listed, *self.heavy] if h.family != first.family or not h.family]
         scores = screen(rest, others) | cuts(rest)
         best = min(scores.values(), default=1.0)
-        if best > CLEAR:
+        if best > trials.CLEAR:
             scores |= solved(rest, first)
             best = min(scores.values(), default=1.0)
-        if best > CLEAR:
+        if best > trials.CLEAR:
             scores |= screen(rest, [h for h in self.parts if h.family != first.family or not h.family])
         self.tried += len(scores)
-        pairs = [(joined(first, h),) for (h,) in shortlist(scores, SHORTLIST)]
-        self.found += confirm(self.case, pairs)
+        best_ones = [h for (h,) in shortlist(scores, trials.SHORTLIST)]
+        pairs = confirm(self.case, [(joined(first, h),) for h in best_ones])
+        if explains(pairs):  # what is the same as the first by itself is so in the pair
+            right = [h for h, t in zip(best_ones, pairs, strict=True) if t.over <= 1]
+            pairs += confirm(self.case, [(joined(f, h),) for f in self.equals(first) for h in right[:2]])
+        self.found += pairs
         if not explains(self.found):
             self.found += confirm(self.case, [(h,) for h in self.both_numbers(first, scores)])
 
+    def equals(self, first: Hypothesis) -> list[Hypothesis]:
+        """Others that leave the same as a hypothesis does."""
+        own = self.scores.get(first, 2.0)
+        return [h for h in self.scores if h is not first and abs(self.scores[h] - own) <= 1e-4 * own][:3]
+
     def both_numbers(self, first: Hypothesis, scores: Scores) -> list[Hypothesis]:
-        """Two numbers together, where either was solved for without the other."""
+        """Two changes of which at least one has a number: solved in turn, each under the other."""
+        families = families_of(self.case)
+        own = {h: f for h in [first, *scores] for f in families if matches(f, h)}
+        ranked = sorted((h for h in scores if h.family != first.family), key=lambda h: scores[h])
+        chosen = [*ranked[:2], *[h for h in ranked[2:] if h in own][:3]]
         found: list[Hypothesis] = []
-        for second in sorted((h for h in scores if h.family != first.family), key=lambda h: scores[h])[:2]:
+        for second in chosen:
+            if first not in own and second not in own:
+                continue
             a, b = first, second
-            for _ in range(6 if self.solvable(a) and self.solvable(b) else 1):
-                better_a = self.solved_again(a, b)
-                better_b = self.solved_again(b, better_a)
+            for _ in range(5):
+                better_a = self.solved_again(a, own.get(first), b)
+                better_b = self.solved_again(b, own.get(second), better_a)
                 if (better_a.id, better_b.id) == (a.id, b.id):
                     break
                 a, b = better_a, better_b
             if (a.id, b.id) != (first.id, second.id):
                 found.append(joined(a, b))
-        return found
+        left = screen(self.case, found)
+        return sorted(left, key=lambda h: left[h])[:2]
 
-    def solvable(self, h: Hypothesis) -> bool:
-        """Whether a hypothesis came of a family of real numbers."""
-        return any(matches(f, h) and not f.whole for f in families_of(self.case))
-
-    def solved_again(self, h: Hypothesis, beside: Hypothesis) -> Hypothesis:
+    def solved_again(self, h: Hypothesis, family: Family | None, beside: Hypothesis) -> Hypothesis:
         """The number that fits best beside another change; the hypothesis itself where it has none."""
-        own = [f for f in families_of(self.case) if matches(f, h) and not f.whole]
+        if family is None:
+            return h
         places = telling(self.case, 2)
         items, vectors = [self.case.items[i] for i in places], [self.case.vectors[i] for i in places]
-        for f in own:
-            near = float(h.id[len(f.id) + 1 :])
-            close = replace(f, values=(near,), change=beside_change(f, beside))
-            for better, _ in solve(self.case.reference, items, vectors, [close]):
-                return f.at(float(better.id[len(f.id) + 1 :]))
+        values = family.values if family.whole else (float(h.id[len(family.id) + 1 :]),)
+        together = replace(family, values=values, change=lambda value: joined(family.at(value), beside).change)
+        for better, _ in solve(self.case.reference, items, vectors, [together]):
+            return family.at(float(better.id[len(family.id) + 1 :]))
         return h
 
     def products(self) -> None:
@@ -211,7 +218,7 @@ class Diagnostician:
         for best in sorted((t for t in found if np.isfinite(t.mean)), key=lambda t: t.mean)[:2]:
             if best.mean > 0.05 * float(self.case.distances.mean()):
                 continue
-            rest = under(part(self.case, spread_out(self.case, FEW, 150)), best.hypotheses)
+            rest = under(part(self.case, spread_out(self.case, trials.FEW, 150)), best.hypotheses)
             for t in by_size(rest, self.listed):
                 return [replace(t, hypotheses=(*best.hypotheses, *t.hypotheses))]
         return []
@@ -225,11 +232,6 @@ def matches(family: Family, h: Hypothesis) -> bool:
         return float(h.id[len(family.id) + 1 :]) > 0
     except ValueError:
         return False
-
-
-def beside_change(family: Family, beside: Hypothesis) -> "object":  # type: ignore[type-arg]
-    """The family's change together with another hypothesis."""
-    return lambda value: joined(family.at(value), beside).change
 
 
 def families_of(case: Case) -> list[Family]:
@@ -263,9 +265,11 @@ def probe(case: Case) -> Diagnosis:
     small = part(case, few)
     hypotheses = [h for h in cheap_hypotheses(case.reference, small.items) if h.stage not in ("text", "tokens")]
     scores = screen(small, hypotheses)
-    limit = CLEARLY * float(small.distances.min())
+    limit = trials.CLEARLY * float(small.distances.min())
     good = [t for t in confirm(small, shortlist(scores, 4)) if t.left <= max(limit, LEAST)]
-    whole = [t for t in confirm(case, [t.hypotheses for t in good]) if t.left <= CLEARLY * float(case.distances.max())]
+    whole = [
+        t for t in confirm(case, [t.hypotheses for t in good]) if t.left <= trials.CLEARLY * float(case.distances.max())
+    ]
     return Diagnosis(tuple(ties(whole)), len(scores), tuple(whole))
 
 
@@ -283,7 +287,7 @@ def with_the_long_ones(case: Case, scores: Scores, found: list[Trial]) -> list[T
         return found
     now = part(rest, np.flatnonzero(far | (rest.distances <= rest.floor.bound)).tolist())
     found_now = cuts(now)
-    if min(found_now.values(), default=1.0) > CLEAR:
+    if min(found_now.values(), default=1.0) > trials.CLEAR:
         found_now |= screen(now, [h for h in scores if h.stage in ("text", "tokens")])
     few = part(case, sorted({*np.flatnonzero(far).tolist(), *spread_out(case, 4, 60)}))
     more = [trial(few, (*t.hypotheses, h), PLAIN) for t in best for (h,) in shortlist(found_now, 2)]

@@ -25,6 +25,7 @@ Gap: TypeAlias = "Callable[[float], F64]"
 STEP = 1e-3  # of the logarithm: the width of a finite difference
 STEPS = 6  # of Gauss and Newton, at most
 AS_GOOD = 4.0  # times the smallest distance: a rounder number may leave that much
+WIDER = 3.0  # times: how far beyond the values it begins with a number may be
 LEAST = 1e-13  # 1 - cos: float32 itself
 FAILURES = (RefembedError, IndexError, ValueError, AttributeError, TypeError, ZeroDivisionError, OverflowError)
 
@@ -107,6 +108,8 @@ def real(family: Family, gap: Gap) -> Iterator[tuple[Hypothesis, float]]:
     starts = sorted(grid, key=lambda v: grid[v])[:2]
     found = [newton(v, gap) for v in starts]
     value, left = min(found, key=lambda f: f[1])
+    if len(grid) > 1 and not min(grid) / WIDER <= value <= max(grid) * WIDER:
+        return  # towards 0 or infinity it becomes another change, which is listed by itself
     value = roundest(value, left, gap)
     yield family.at(value), worst(gap(value))
 

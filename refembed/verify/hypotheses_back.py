@@ -61,7 +61,7 @@ def pooling_hypotheses(reference: Reference) -> list[Hypothesis]:
         ("pooling-weightedmean-backwards", "pools the mean in which the first token counts most",
          pooled_by(lambda h, ids: np.arange(len(ids), 0, -1) @ h[: len(ids)].astype(np.float64))),
         ("pooling-weighted-from-0", "pools the mean weighted by position, counted from 0",
-         pooled_by(lambda h, ids: (np.arange(len(ids)) if len(ids) > 1 else np.ones(1)) @ h[: len(ids)].astype(np.float64))),
+         pooled_by(lambda h, ids: np.arange(len(ids) == 1, len(ids) + (len(ids) == 1)) @ h[: len(ids)])),
         ("pooling-weighted-by-length", "pools the mean in which a token counts as much as its vector is long",
          pooled_by(lambda h, ids: np.linalg.norm(h[: len(ids)], axis=1) @ h[: len(ids)])),
         ("pooling-every-second", "pools the mean of every second token",

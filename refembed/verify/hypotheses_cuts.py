@@ -18,12 +18,14 @@ from refembed.verify.hypotheses_front import added, closing, fronts
 from refembed.verify.hypothesis import Hypothesis, Stage
 from refembed.verify.reference import Item, Reference, Vectors
 
-USUAL = frozenset((8, 16, 20, 25, 30, 32, 40, 50, 64, 80, 96, 100, 120, 126, 127, 128, 140, 150, 160, 192, 200, 250, 254,
-                   255, 256, 280, 300, 384, 400, 448, 500, 510, 511, 512, 600, 700, 800, 1000, 1024, 2000, 2048))  # fmt: skip
+USUAL = frozenset((
+    8, 16, 20, 25, 30, 32, 40, 50, 64, 80, 96, 100, 120, 126, 127, 128, 140, 150, 160, 192, 200, 250, 254, 255, 256,
+    280, 300, 384, 400, 448, 500, 510, 511, 512, 600, 700, 800, 1000, 1024, 2000, 2048,
+))  # fmt: skip
 FOUND = 1e-3  # of the difference: the limit that leaves less is the one
 COARSE = 8  # limits tried between two before it is looked closer
 TOKENS = 40_000  # that may be read in search of one limit
-OTHERS = 3  # further texts that decide between limits
+OTHERS = 8  # further texts that decide between limits
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def cuts_of(reference: Reference) -> list[Cut]:
             lambda n, ids: ids if len(ids) <= n else [*ids[: n - n // 2], *ids[len(ids) - n // 2 :]]),
         Cut("cut-{}-characters", "text", "cuts the text after {} characters", len, lambda n, t: t[:n]),
         Cut("cut-front-{}-characters", "text", "keeps only the last {} characters", len, lambda n, t: t[-n:]),
-        Cut("cut-{}-bytes", "text", "cuts the text after {} bytes of UTF-8", lambda t: len(t.encode("utf-8", "replace")),
+        Cut("cut-{}-bytes", "text", "cuts the text after {} bytes of UTF-8",
+            lambda t: len(t.encode("utf-8", "replace")),
             lambda n, t: t.encode("utf-8", "replace")[:n].decode("utf-8", "ignore")),
         Cut("cut-{}-words", "text", "cuts the text after {} words", lambda t: len(t.split()), first_words),
     ]  # fmt: skip

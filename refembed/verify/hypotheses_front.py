@@ -110,7 +110,7 @@ def text_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypothe
 
 
 def prompt_hypotheses(reference: Reference, texts: Sequence[str]) -> list[Hypothesis]:
-    """Prompts in front of a text: those of the model itself, of other model cards, and such as are read but not pooled."""
+    """Prompts in front of a text, of the model itself and of other model cards; read but not pooled as well."""
     found = []
     for prompt in dict.fromkeys([*own_prompts(reference), *PREFIXES]):
         added_ = partial(added, "text", partial(str.__add__, prompt))

@@ -1,4 +1,4 @@
-"""Families of hypotheses about numbers in the model and behind it: each has a number that is solved for (`families`)."""
+"""Families of hypotheses about numbers in the model and behind it: each number is solved for (`families`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def number_families(reference: Reference, longest: int) -> list[Family]:
     return [
         *attention_families(reference, longest), *rope_families(reference, used), *activation_families(used),
         *table_families(reference, names), *pooling_families(reference), *vector_families(reference),
-        Family("eps", "model", "has {} as epsilon of its norms, not %g" % reference.model.hparams.norm_eps,
+        Family("eps", "model", f"has {{}} as epsilon of its norms, not {reference.model.hparams.norm_eps:g}",
                lambda v: hparams(norm_eps=v), logarithmic(1e-10, 1, 11), "eps"),
     ]  # fmt: skip
 
@@ -88,32 +88,50 @@ def rope_families(reference: Reference, used: frozenset[str]) -> Iterator[Family
     if "rope" not in used:
         return
     hp = reference.model.hparams
-    yield Family("rope-base", "model", "has {} as base of RoPE, not %g" % hp.rope_freq_base,
+    yield Family("rope-base", "model", f"has {{}} as base of RoPE, not {hp.rope_freq_base:g}",
                  lambda v: turned(partial(with_, freq_base=v)), logarithmic(30, 3e8, 15), "rope base")  # fmt: skip
     yield Family("rope-scale", "model", "multiplies positions by a further {} in RoPE",
                  lambda v: turned(lambda r: replace(r, freq_scale=r.freq_scale * v)),
                  logarithmic(1 / 64, 16, 25), "rope scaling")  # fmt: skip
-    yield Family("rope-magnitude", "model", "makes what RoPE turned {} times as long",
-                 lambda v: turned(lambda r: replace(r, attn_factor=r.attn_factor * v)),
-                 logarithmic(0.25, 4, 7), "rope scaling")  # fmt: skip
     D = hp.n_embd_head
-    yield Family("rope-dims", "model", "turns {} channels of a head in RoPE", lambda v: turned(
-        lambda r: replace(r, n_dims=int(v))), tuple(float(d) for d in range(2, D + 1, 2)), "rope dims", True)  # fmt: skip
+    yield Family("rope-dims", "model", "turns {} channels of a head in RoPE",
+                 lambda v: turned(partial(with_, n_dims=int(v))), tuple(map(float, range(2, D + 1, 2))), "rope dims",
+                 True)  # fmt: skip
 
 
 def activation_families(used: frozenset[str]) -> Iterator[Family]:
     """x sigmoid(a x), and a slope for negative numbers."""
     for op in sorted({"gelu", "gelu_erf", "silu"} & used):
         yield Family("sigmoid-slope", "model", "has x sigmoid({} x) as activation function",
-                     lambda v, op=op: replaced(**{op: lambda true, x: swish(v, x)}),
+                     partial(activated, op, swish),
                      logarithmic(0.2, 8, 9), "activation")  # fmt: skip
         yield Family("leaky-relu", "model", "has a leaky ReLU with slope {} as activation function",
-                     lambda v, op=op: replaced(**{op: lambda true, x: np.where(x > 0, x, v * x).astype(x.dtype)}),
+                     partial(activated, op, leaky),
                      logarithmic(0.001, 0.5, 7), "activation")  # fmt: skip
     for op in sorted({"geglu", "swiglu"} & used):
         yield Family("sigmoid-slope", "model", "has x sigmoid({} x) on the gate",
-                     lambda v, op=op: replaced(**{op: lambda true, g, up: (swish(v, g) * up).astype(g.dtype)}),
+                     partial(gated, op),
                      logarithmic(0.2, 8, 9), "activation")  # fmt: skip
+
+
+def activated(op: str, function: Callable[[float, Float], Float], value: float) -> Change:
+    """Another activation function, with a number."""
+    return replaced(**{op: lambda true, x: function(value, x)})
+
+
+def gated(op: str, value: float) -> Change:
+    """Another activation function on the gate."""
+    return replaced(**{op: lambda true, gate, up: (swish(value, gate) * up).astype(gate.dtype)})
+
+
+def leaky(slope: float, x: Float) -> Float:
+    """x, where it is negative times the slope."""
+    return cast(Float, np.where(x > 0, x, slope * x).astype(x.dtype))
+
+
+def table_scaled(table: str, value: float) -> Change:
+    """Rows of a table times a number."""
+    return replaced(get_rows=rows_of(table, lambda x: (x * value).astype(x.dtype)))
 
 
 def swish(slope: float, x: Float) -> Float:
@@ -130,7 +148,7 @@ def table_families(reference: Reference, names: set[str]) -> Iterator[Family]:
     for table, title in rows:
         if f"{table}.weight" in names:
             yield Family(f"{table}-scale", "model", f"multiplies {title} by a further {{}}",
-                         lambda v, t=table: replaced(get_rows=rows_of(t, lambda x: (x * v).astype(x.dtype))),
+                         partial(table_scaled, table),
                          logarithmic(1 / 100, 100, 11), "embd")  # fmt: skip
     if "position_embd.weight" in names:
         last = reference.model.hparams.n_ctx - 1
@@ -236,9 +254,11 @@ def vector_families(reference: Reference) -> Iterator[Family]:
                  lambda v: on_vector(partial(fewer_bits, int(v))), tuple(map(float, range(1, 20))), "vector",
                  True)  # fmt: skip
     yield Family("vector-clipped", "vector", "clips the normalized vector at {}",
-                 lambda v: on_vector(lambda x: np.clip(unit(x), -v, v)), logarithmic(0.005, 0.5, 15), "vector")  # fmt: skip
+                 lambda v: on_vector(lambda x: np.clip(unit(x), -v, v)), logarithmic(0.005, 0.5, 15),
+                 "vector")  # fmt: skip
     yield Family("vector-power", "vector", "raises the magnitudes of the vector to the power {}",
-                 lambda v: on_vector(lambda x: np.sign(x) * np.abs(x) ** v), logarithmic(0.1, 4, 9), "vector")  # fmt: skip
+                 lambda v: on_vector(lambda x: np.sign(x) * np.abs(x) ** v), logarithmic(0.1, 4, 9),
+                 "vector")  # fmt: skip
     yield Family("vector-tanh", "vector", "puts tanh over {} times the vector",
                  lambda v: on_vector(lambda x: np.tanh(v * x)), logarithmic(0.05, 50, 11), "vector")  # fmt: skip
     yield Family("vector-tanh-of-unit", "vector", "puts tanh over {} times the normalized vector",
@@ -246,13 +266,19 @@ def vector_families(reference: Reference) -> Iterator[Family]:
     yield Family("vector-softmax", "vector", "puts softmax over {} times the vector",
                  lambda v: on_vector(partial(soft_max, v)), logarithmic(0.05, 50, 11), "vector")  # fmt: skip
     for sign, word in ((1, "adds {} to"), (-1, "takes {} off")):
-        yield Family(f"vector-shifted{'-down' if sign < 0 else ''}", "vector", f"{word} every number of the normalized vector",
-                     lambda v, s=sign: on_vector(lambda x: unit(x) + s * v), logarithmic(1e-4, 3, 9), "vector")  # fmt: skip
+        id = f"vector-shifted{'-down' * (sign < 0)}"
+        yield Family(id, "vector", f"{word} every number of the normalized vector",
+                     partial(shifted, sign), logarithmic(1e-4, 3, 9), "vector")  # fmt: skip
 
 
 def on_vector(function: Callable[[F64], F64]) -> Change:
     """Something done to the vector."""
     return lambda reference: reference.add(vector=function)
+
+
+def shifted(sign: int, value: float) -> Change:
+    """A number added to all of the normalized vector, or taken off."""
+    return on_vector(lambda x: unit(x) + sign * value)
 
 
 def levels(most: float, x: F64) -> F64:

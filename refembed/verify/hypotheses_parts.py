@@ -74,8 +74,8 @@ def reordered(order: list[int], reference: Reference) -> Reference:
 def layers_of(model: Model, order: list[int]) -> Model:
     """Layers chosen by number."""
     hp, blk = model.hparams, tuple(model.weights.blk[i] for i in order)
-    lists = {n: tuple(getattr(hp, n)[i] for i in order) for n in ("swa_layers", "moe_layers", "conv_layers")
-             if len(getattr(hp, n)) == hp.n_layer}  # fmt: skip
+    names = [n for n in ("swa_layers", "moe_layers", "conv_layers") if len(getattr(hp, n)) == hp.n_layer]
+    lists: dict[str, Any] = {n: tuple(getattr(hp, n)[i] for i in order) for n in names}
     return replace(model, hparams=replace(hp, n_layer=len(blk), **lists), weights=replace(model.weights, blk=blk))
 
 
@@ -168,8 +168,8 @@ def bias_hypotheses(names: list[str], layers: list[int], n_layer: int) -> Iterat
             and (not name.startswith("blk.") or int(name.split(".")[1]) in layers)
         ):
             change = replaced(layer_norm=partial(norm_of_ones, name), rms_norm=partial(norm_of_ones, name))
-            yield Hypothesis(f"{name.removesuffix('.weight')}-ones", "model", f"takes the weights of {name} for 1", change,
-                             "norm")  # fmt: skip
+            says = f"takes the weights of {name} for 1"
+            yield Hypothesis(f"{name.removesuffix('.weight')}-ones", "model", says, change, "norm")
     change = replaced(layer_norm=partial(norm_of_ones, ""), rms_norm=partial(norm_of_ones, ""))
     yield Hypothesis("norm-weights-ones", "model", "takes the weights of all norms for 1", change, "norm")
 
