@@ -378,7 +378,7 @@ def pooling(rng: Rng, t: Target) -> Piece:
         ("1:", ("pooling-mean-without-first",), None, lambda h, i: h[1:].mean(0) if len(h) > 1 else h[0]),
         (":-1", ("pooling-mean-without-last",), None, lambda h, i: h[:-1].mean(0) if len(h) > 1 else h[0]),
         ("second to last", ("pooling-second-to-last",), None, lambda h, i: h[max(len(h) - 2, 0)]),
-        (f"token {k}", (f"pooling-token-{NUMBER}",), k, lambda h, i: h[min(k, len(h) - 1)]),
+        (f"token {k}", (f"pooling-token-{k}", f"cut-{k + 1}"), None, lambda h, i: h[min(k, len(h) - 1)]),
         (f"first {k}", (f"pooling-mean-of-first-{NUMBER}",), k, lambda h, i: h[:k].mean(0)),
         (f"last {k}", (f"pooling-mean-of-last-{NUMBER}",), k, lambda h, i: h[-k:].mean(0)),
         (f"each token {r:g} times the one before", (f"pooling-decay-{NUMBER}",), r,

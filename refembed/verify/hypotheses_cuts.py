@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from refembed.arrays import F64
@@ -98,9 +99,7 @@ def solve_cuts(
     """
     search = Search(reference, items, vectors, differs, distances)
     for cut in cuts_of(reference):
-        yield from search.of(cut)
-        if search.found:
-            return
+        yield from search.of(cut) if search.found is None else search.same(cut, *search.found)
 
 
 class Search:
@@ -113,7 +112,7 @@ class Search:
         self.bad = [i for i, d in enumerate(differs) if d]
         self.good = [i for i, d in enumerate(differs) if not d]
         self.left: dict[tuple[int, tuple[int, ...]], float] = {}  # place, ids -> the share that is left
-        self.found = False
+        self.found: tuple[Cut, int, float] | None = None  # a limit that leaves nothing
 
     def inputs(self, cut: Cut, places: Sequence[int]) -> dict[int, Any]:
         """What is measured and cut: ids, or text."""
@@ -138,9 +137,24 @@ class Search:
         best = min(scores.values(), default=1.0)
         near = [n for n in scores if scores[n] <= max(2 * best, FOUND)][:24]
         whole = {n: max(scores[n], *(self.share(cut, n, i) for i in order[1 : 1 + OTHERS]), 0.0) for n in near}
-        self.found = min(whole.values(), default=1.0) <= FOUND * 0.01
         for n in sorted(whole, key=lambda n: (whole[n], n not in USUAL))[:3]:
             yield cut.at(n), whole[n]
+            if self.found is None and whole[n] <= FOUND / 100:
+                self.found = cut, n, whole[n]
+
+    def same(self, cut: Cut, other: Cut, limit: int, share: float) -> Iterator[tuple[Hypothesis, float]]:
+        """Limits of another way that leave every text the same tokens as the one that was found."""
+        bad = self.inputs(cut, self.bad)
+        if len(bad) < len(self.bad):
+            return
+        order = sorted(bad, key=lambda i: cut.measure(bad[i]))
+        wanted = {i: self.ids(other, limit, i) for i in order}
+        low = max((self.needed(cut, i, x) for i, x in self.inputs(cut, self.good).items()), default=1)
+        fits = (
+            n for n in range(low, cut.measure(bad[order[0]])) if all(self.ids(cut, n, i) == wanted[i] for i in order)
+        )
+        for n in islice(fits, 2):
+            yield cut.at(n), share
 
     def needed(self, cut: Cut, place: int, x: Any) -> int:
         """The smallest limit that leaves a text its tokens: white space at an end may be cut unseen."""
