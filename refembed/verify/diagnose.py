@@ -46,6 +46,7 @@ from refembed.verify.trials import (
 )
 
 PAIRED = 6  # that a second cause is looked for under
+HELPFUL = 0.9  # of what a first cause leaves: a second that leaves less is looked at by itself
 FAR = 100.0  # times its bound: what lies beyond is no rounding, whatever the arithmetic
 BY_SIZE = 4.0  # half precision is told by size: within this factor
 CPU_SECONDS = 60.0  # of processor time: no further round begins after it
@@ -123,10 +124,13 @@ class Diagnostician:
 
     def seconds(self) -> None:
         """A second cause under each of those that helped most."""
-        for first in self.firsts():
-            if self.settled() or time.process_time() - self.begin > CPU_SECONDS:
-                return
-            self.second(first)
+        queue, done = self.firsts(), set()
+        while queue and not self.settled() and time.process_time() - self.begin < CPU_SECONDS:
+            first = queue.pop(0)
+            partner = self.second(first)
+            done.add(first.id)
+            if partner is not None and partner.id not in done | {h.id for h in queue} and len(done) < PAIRED // 2:
+                queue.append(partner)  # solved under the first, it may be right where the first is not
 
     def firsts(self) -> list[Hypothesis]:
         """The best of all, and of each stage: one of a family."""
@@ -142,12 +146,12 @@ class Diagnostician:
                 chosen.append(h)
         return chosen
 
-    def second(self, first: Hypothesis) -> None:
-        """What explains the rest under one hypothesis."""
+    def second(self, first: Hypothesis) -> Hypothesis | None:
+        """What explains the rest under one hypothesis; returns the one that explains most of it."""
         some = part(self.case, spread_out(self.case, trials.MORE, 400))
         rest = under(some, (first,))
         if not any(rest.differs):
-            return
+            return None
         others = [h for h in [*self.listed, *self.heavy] if h.family != first.family or not h.family]
         scores = screen(rest, others) | cuts(rest)
         best = min(scores.values(), default=1.0)
@@ -165,6 +169,8 @@ class Diagnostician:
         self.found += pairs
         if not explains(self.found):
             self.found += confirm(self.case, [(h,) for h in self.both_numbers(first, scores)])
+        partner = min(scores, key=lambda h: scores[h], default=None)
+        return partner if partner is not None and scores[partner] < HELPFUL else None
 
     def equals(self, first: Hypothesis) -> list[Hypothesis]:
         """Others that leave the same as a hypothesis does."""
