@@ -103,7 +103,10 @@ def text_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypothe
     """The rows of TEXT that give any of these texts other tokens, and changes of the tokenizer itself."""
     texts = [t for t in items if isinstance(t, str)]
     found = []
+    uncased = reference.tokenizer.vocab.kind == "bert" and reference.tokenizer.vocab.lowercase
     for id, says, change in TEXT:
+        if id == "title-case" and uncased:  # shows in special tokens alone, as lower-case does
+            continue
         if any(change(t) != t for t in texts):
             found.append(Hypothesis(id, "text", says, partial(added, "text", change), id))
     return [*vocabulary_hypotheses(reference), *found, *prompt_hypotheses(reference, texts)]
