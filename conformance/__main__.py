@@ -270,6 +270,26 @@ def verify_mutants(names: tuple[str, ...], write_: bool) -> None:
     sys.exit(0 if faults.good(outcomes) else DIFFERS)
 
 
+@main.command("verify-drawn")
+@click.option("--count", type=click.IntRange(0), default=300, show_default=True, help="Engines with faults.")
+@click.option("--healthy", type=click.IntRange(0), default=30, show_default=True, help="Engines without.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed draws other faults.")
+@click.option("--only", type=int, multiple=True, help="These numbers alone.")
+@click.option("--write", "write_", is_flag=True, help="Put the table into docs/verify.md.")
+def verify_drawn(count: int, healthy: int, seed: int, only: tuple[int, ...], write_: bool) -> None:
+    """Draw engines with one or two faults at random, and see whether `refembed verify` names them."""
+    from conformance import verify_drawn as drawn
+
+    outcomes = []
+    for outcome in drawn.run(count, seed, healthy, only):
+        outcomes.append(outcome)
+        click.echo(outcome.line())
+    click.echo(drawn.summary(outcomes, seed))
+    if write_ and not only:
+        drawn.write(outcomes, seed)
+    sys.exit(0 if drawn.good(outcomes) else DIFFERS)
+
+
 @main.command("no-false-alarm")
 @click.argument("patterns", nargs=-1)
 @click.option("--gemma", type=click.Path(path_type=Path), help="Gemma-3-270M, Q4_K_M; default: $REFEMBED_GEMMA3.")

@@ -21,7 +21,7 @@ from typing import Any
 from conformance import false_alarms
 from conformance.verify_mutants import LONGEST, Outcome, Wired, models
 from refembed import Embedder
-from refembed.verify import diagnose, floor, local, run
+from refembed.verify import diagnose, floor, local, run, trials
 from refembed.verify.engines.base import Engine, open_engine
 from refembed.verify.reference import Reference, reference_of
 from refembed.verify.run import Findings, decide, expects, findings
@@ -63,11 +63,11 @@ NUMBERS = (
     Number(local, "BOUND", "times its floor that a tensor may be off"),
     Number(local, "LEAST", "of a tensor: what float32 sums in any order stay below"),
     Number(run, "TELLING", "of the bound: a smaller difference is not looked into"),
-    Number(diagnose, "SHORTLIST", "hypotheses held against all texts", least=1),
-    Number(diagnose, "PAIRED", "of which pairs are made", least=1),
-    Number(diagnose, "CLEAR", "of the difference: what leaves less is no coincidence"),
-    Number(diagnose, "TIE", "times the smallest rest: as good", least=1),
-    Number(diagnose, "CLEARLY", "of a difference within rounding: what leaves less is told"),
+    Number(trials, "SHORTLIST", "hypotheses held against all texts", least=1),
+    Number(diagnose, "PAIRED", "that a second cause is looked for under", least=1),
+    Number(trials, "CLEAR", "of the difference: what leaves less is no coincidence"),
+    Number(trials, "TIE", "times the smallest rest: as good", least=1),
+    Number(trials, "CLEARLY", "of a difference within rounding: what leaves less is told"),
 )
 
 
@@ -107,7 +107,7 @@ def at(number: Number, value: float) -> Iterator[None]:
 def remembering() -> Iterator[None]:
     """Hypotheses are made once, so that the reference finds again what it computed under them."""
     kept: dict[Any, Any] = {}
-    names = ("cheap_hypotheses", "truncations", "weight_hypotheses", "cut_of", "joined")
+    names = ("cheap_hypotheses", "part_hypotheses", "weight_hypotheses", "joined")
     before = {name: getattr(diagnose, name) for name in names}
 
     def once(name: str) -> Callable[..., Any]:

@@ -8,7 +8,8 @@ hypotheses about batches are tried on them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -33,6 +34,8 @@ class Company:
     together: Vectors
     alone: Vectors
     again: F64
+    equal_places: tuple[int, ...] = ()  # texts of one length, which were asked for together
+    equal: Vectors = field(default_factory=list)
 
     def apart(self) -> F64:
         """1 - cos between together and alone, for each."""
@@ -43,13 +46,58 @@ class Company:
         return distance(self.again, self.alone[0])
 
 
-def ask(engine: Engine, items: Sequence[Item], places: Sequence[int]) -> Company:
-    """Put the questions."""
+def ask(engine: Engine, items: Sequence[Item], places: Sequence[int], equal: Sequence[int] = ()) -> Company:
+    """Put the questions. equal: texts that have the same number of tokens, for a batch that needs no padding."""
     chosen = [items[i] for i in places]
     together = doubles(engine.embed(chosen))
     alone = [doubles(engine.embed([item]))[0] for item in chosen]
     engine.embed(chosen[1:2])  # so that the first text comes behind another one than before
-    return Company(tuple(places), together, alone, doubles(engine.embed(chosen[:1]))[0])
+    again = doubles(engine.embed(chosen[:1]))[0]
+    same = doubles(engine.embed([items[i] for i in equal])) if equal else []
+    return Company(tuple(places), together, alone, again, tuple(equal), same)
+
+
+def equal_lengths(items: Sequence[Item], tokens: Sequence[int], n: int = SHORT) -> list[int]:
+    """Places of up to n texts with the same number of tokens: different texts where there are such, else one, thrice.
+
+    Engines take another path where nothing has to be padded: no attention mask is built, and a causal mask is lost
+    with it.
+    """
+    groups: dict[int, list[int]] = {}
+    for i, item in enumerate(items):
+        fresh = all(items[j] != item for j in groups.get(tokens[i], []))
+        if 4 <= tokens[i] <= 64 and fresh:
+            groups.setdefault(tokens[i], []).append(i)
+    best = max(groups.values(), key=lambda g: (min(len(g), n), -tokens[g[0]]), default=[0])
+    return best[:n] if len(best) > 1 else best * 3
+
+
+KEYS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+    ("lower-case", "lower case", str.lower),
+    ("white-space", "what is left without white space at its ends", str.strip),
+    ("words", "its words, however they are spaced", lambda t: tuple(t.split())),
+    ("letters", "its letters and digits", lambda t: "".join(c for c in t.lower() if c.isalnum())),
+    ("length", "its length", lambda t: len(t)),
+)  # fmt: skip
+
+
+def cached_of(owners: Sequence[set[int]], items: Sequence[Item]) -> tuple[str, str] | None:
+    """(id, what the engine does) where the texts that get an earlier one's vector share a key with it."""
+    wrong = {i: owners[i] for i in range(len(owners)) if i not in owners[i]}
+    texts = [str(item) for item in items]
+    firsts: list[tuple[str, str, Callable[[str], Any]]] = [
+        (f"first-{n}-characters", f"its first {n} characters", partial(first_of, n)) for n in range(1, 257)
+    ]
+    for id, says, key in (*KEYS, *firsts):
+        earlier = [next(j for j in range(i + 1) if key(texts[j]) == key(texts[i])) for i in range(len(texts))]
+        if wrong and all(earlier[i] in fits for i, fits in enumerate(owners)):
+            return f"cache-key-{id}", f"answers from a cache that knows a text by {says} alone"
+    return None
+
+
+def first_of(n: int, text: str) -> str:
+    """The first n characters."""
+    return text[:n]
 
 
 def doubles(vectors: Sequence[Any]) -> Vectors:

@@ -1,58 +1,56 @@
 """Why do these vectors differ? Hypotheses are tried, not guessed: the fewest that bring the difference down to noise.
 
-    1. every hypothesis, on one short text that agrees (it must stay there) and one that differs, in float32
+    1. every hypothesis, on one short text that agrees (it must stay there) and one that differs, in float32; limits of
+       cuts and other numbers are solved for (`hypotheses_cuts`, `families`)
     2. what is left, and what helped most, on all texts and in every arithmetic: who falls to the floor explains it
-    3. if none does: weights of another type; then pairs, made of those that helped most; then sums by size
+    3. if none does: single layers and matrices; weights of another type; then a second cause under each of those that
+       helped most; then all pairs of one change before pooling and one behind; then half precision, by its size
 
 Two hypotheses that leave the same difference are a tie, and reported as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from refembed.arrays import F64
-from refembed.errors import RefembedError
-from refembed.verify.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
-from refembed.verify.hypotheses import Hypothesis, cheap_hypotheses, truncations, weight_hypotheses
-from refembed.verify.hypotheses_front import cut_of, number
-from refembed.verify.hypothesis import both
-from refembed.verify.reference import Item, Reference, Vectors
+from refembed.verify import trials
+from refembed.verify.families import Family, solve
+from refembed.verify.floor import LEAST, SCREEN, distance
+from refembed.verify.hypotheses import (
+    Hypothesis,
+    cheap_hypotheses,
+    number_families,
+    part_hypotheses,
+    solve_cuts,
+    weight_hypotheses,
+)
+from refembed.verify.trials import (
+    PLAIN,
+    Case,
+    Trial,
+    confirm,
+    explains,
+    joined,
+    part,
+    screen,
+    shortlist,
+    spread_out,
+    telling,
+    ties,
+    trial,
+    under,
+)
 
-SHORTLIST = 6  # hypotheses that are tried on all texts after each round
-PAIRED = 4  # that pairs are built upon
-TIE = 2.0  # what leaves less than this times the smallest difference left is as good
-CLEAR = 1e-3  # of the difference: what leaves less is no coincidence
-HELPS = 0.97  # of the difference: what leaves more does not help
+PAIRED = 6  # that a second cause is looked for under
+HELPFUL = 0.9  # of what a first cause leaves: a second that leaves less is looked at by itself
 FAR = 100.0  # times its bound: what lies beyond is no rounding, whatever the arithmetic
-FEW, MORE = 8, 24  # texts that a candidate is held against, first and last
-PLAIN = (SCREEN, "ggml")  # the arithmetics that most engines are near to
-CLEARLY = 0.01  # a difference within rounding is explained all the same by what leaves less than this of it
 BY_SIZE = 4.0  # half precision is told by size: within this factor
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A hypothesis, or two, and what they leave of the difference."""
-
-    hypotheses: tuple[Hypothesis, ...]
-    left: float  # largest 1 - cos over the texts
-    mean: float  # mean 1 - cos
-    over: float  # largest 1 - cos over its bound; at most 1: within rounding
-
-    @property
-    def id(self) -> str:
-        """Names joined by +."""
-        return " + ".join(h.id for h in self.hypotheses)
-
-    @property
-    def says(self) -> str:
-        """What the engine does, after "the engine"."""
-        return ", and ".join(h.says for h in self.hypotheses)
+CPU_SECONDS = 60.0  # of processor time: no further round begins after it
+Scores = dict[Hypothesis, float]
 
 
 @dataclass(frozen=True)
@@ -65,48 +63,203 @@ class Diagnosis:
     by_size: bool = False  # told by the size of the difference alone
 
 
-@dataclass
-class Case:
-    """The texts and what the engine made of them."""
-
-    reference: Reference
-    items: Sequence[Item]
-    vectors: Vectors  # the engine's
-    floor: Floor
-    distances: F64  # (N) to the nearest arithmetic
-    progress: Callable[[str], object] = field(default=lambda message: None)
-
-    @property
-    def differs(self) -> list[bool]:
-        """Which texts are beyond their bound."""
-        return [bool(d) for d in self.distances > self.floor.bound]
-
-
 def diagnose(case: Case) -> Diagnosis:
     """Find what explains the vectors that differ."""
-    hypotheses = cheap_hypotheses(case.reference, case.items)
-    scores = screen(case, [*hypotheses, *truncations(case.reference, case.items, case.differs)])
-    cuts = refined_cuts(case, scores)
-    scores |= screen(case, cuts)
-    tried = len(scores)
-    found = confirm(case, shortlist(scores, SHORTLIST))
-    if not explains(found):
-        second = beside_the_first(case, scores, found)
-        tried += len(second)
-        found += confirm(case, second)
-    if not explains(found):
-        heavy = weight_hypotheses(case.reference)
-        scores |= screen(case, heavy)
-        found += confirm(case, shortlist({h: s for h, s in scores.items() if h in heavy}, SHORTLIST))
-        tried += len(heavy)
-    if not explains(found):
-        pairs = pairs_of(case, scores, found)
-        tried += len(pairs)
-        found += confirm(case, shortlist(screen(case, pairs), SHORTLIST))
-    found = with_the_long_ones(case, scores, found)
-    found.sort(key=lambda t: (t.over > 1, t.left))
-    sized = [] if explains(found) else by_size(case, hypotheses)
-    return Diagnosis(tuple(ties(found) or sized), tried, tuple(found[:8]), bool(sized) and not explains(found))
+    return Diagnostician(case).run()
+
+
+class Diagnostician:
+    """The rounds of one diagnosis, and what they found."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.begin = time.process_time()
+        self.scores: Scores = {}
+        self.found: list[Trial] = []
+        self.tried = 0
+        self.listed = cheap_hypotheses(case.reference, case.items)
+        self.parts: list[Hypothesis] = []
+        self.heavy: list[Hypothesis] = []
+
+    def run(self) -> Diagnosis:
+        """Round after round until one explains."""
+        for search in (self.singles, self.numbers, self.single_parts, self.weights, self.seconds, self.products):
+            if self.settled() or time.process_time() - self.begin > CPU_SECONDS:
+                break
+            search()
+        found = with_the_long_ones(self.case, self.scores, self.found)
+        found.sort(key=lambda t: (t.over > 1, t.left))
+        sized = [] if explains(found) else by_size(self.case, self.listed)
+        named = ties(found) or sized or self.sized_beside(found)
+        return Diagnosis(tuple(named), self.tried, tuple(found[:8]), bool(named) and not explains(found))
+
+    def settled(self) -> bool:
+        """Whether something explains all of it, and not just enough to be within rounding."""
+        limit = max(trials.CLEARLY * float(self.case.distances.max()), float(self.case.floor.spread.max()), LEAST)
+        return any(t.over <= 1 and t.left <= limit for t in self.found)
+
+    def take(self, scores: Scores) -> None:
+        """Hold the best of a round against more texts."""
+        self.tried += len(scores)
+        self.scores |= scores
+        self.found += confirm(self.case, shortlist(scores, trials.SHORTLIST))
+
+    def singles(self) -> None:
+        """The listed ones, and cuts."""
+        self.take(screen(self.case, self.listed) | cuts(self.case))
+
+    def numbers(self) -> None:
+        """Those with a number in them."""
+        self.take(solved(self.case))
+
+    def single_parts(self) -> None:
+        """One layer or matrix."""
+        self.parts = part_hypotheses(self.case.reference)
+        self.take(screen(self.case, self.parts))
+
+    def weights(self) -> None:
+        """The whole file in another type."""
+        self.heavy = weight_hypotheses(self.case.reference)
+        self.take(screen(self.case, self.heavy))
+
+    def seconds(self) -> None:
+        """A second cause under each of those that helped most."""
+        queue, done = self.firsts(), set()
+        while queue and not self.settled() and time.process_time() - self.begin < CPU_SECONDS:
+            first = queue.pop(0)
+            partner = self.second(first)
+            done.add(first.id)
+            if partner is not None and partner.id not in done | {h.id for h in queue} and len(done) < PAIRED // 2:
+                queue.append(partner)  # solved under the first, it may be right where the first is not
+
+    def firsts(self) -> list[Hypothesis]:
+        """The best of all, and of each stage: one of a family."""
+        measured = {t.hypotheses[0]: t.mean / max(float(self.case.distances.mean()), 1e-300) for t in self.found}
+        ranked = sorted((h for h in self.scores if self.scores[h] < trials.HELPS),
+                        key=lambda h: measured.get(h, self.scores[h]))  # fmt: skip
+        chosen: list[Hypothesis] = []
+        for h in ranked:
+            alike = [
+                c for c in chosen if c.stage == h.stage and (c.family == h.family or h.stage in ("pooling", "vector"))
+            ]
+            if len(alike) < 1 + (h.stage in ("pooling", "vector")) and len(chosen) < PAIRED:
+                chosen.append(h)
+        return chosen
+
+    def second(self, first: Hypothesis) -> Hypothesis | None:
+        """What explains the rest under one hypothesis; returns the one that explains most of it."""
+        some = part(self.case, spread_out(self.case, trials.MORE, 400))
+        rest = under(some, (first,))
+        if not any(rest.differs):
+            return None
+        others = [h for h in [*self.listed, *self.heavy] if h.family != first.family or not h.family]
+        scores = screen(rest, others) | cuts(rest)
+        best = min(scores.values(), default=1.0)
+        if best > trials.CLEAR:
+            scores |= solved(rest, first)
+            best = min(scores.values(), default=1.0)
+        if best > trials.CLEAR:
+            scores |= screen(rest, [h for h in self.parts if h.family != first.family or not h.family])
+        self.tried += len(scores)
+        best_ones = [h for (h,) in shortlist(scores, trials.SHORTLIST)]
+        pairs = confirm(self.case, [(joined(first, h),) for h in best_ones])
+        if explains(pairs):  # what is the same as the first by itself is so in the pair
+            right = [h for h, t in zip(best_ones, pairs, strict=True) if t.over <= 1]
+            pairs += confirm(self.case, [(joined(f, h),) for f in self.equals(first) for h in right[:2]])
+        self.found += pairs
+        if not explains(self.found):
+            self.found += confirm(self.case, [(h,) for h in self.both_numbers(first, scores)])
+        partner = min(scores, key=lambda h: scores[h], default=None)
+        return partner if partner is not None and scores[partner] < HELPFUL else None
+
+    def equals(self, first: Hypothesis) -> list[Hypothesis]:
+        """Others that leave the same as a hypothesis does."""
+        own = self.scores.get(first, 2.0)
+        return [h for h in self.scores if h is not first and abs(self.scores[h] - own) <= 1e-4 * own][:3]
+
+    def both_numbers(self, first: Hypothesis, scores: Scores) -> list[Hypothesis]:
+        """Two changes of which at least one has a number: solved in turn, each under the other."""
+        families = families_of(self.case)
+        own = {h: f for h in [first, *scores] for f in families if matches(f, h)}
+        ranked = sorted((h for h in scores if h.family != first.family), key=lambda h: scores[h])
+        chosen = [*ranked[:2], *[h for h in ranked[2:] if h in own][:3]]
+        found: list[Hypothesis] = []
+        for second in chosen:
+            if first not in own and second not in own:
+                continue
+            a, b = first, second
+            for _ in range(5):
+                better_a = self.solved_again(a, own.get(first), b)
+                better_b = self.solved_again(b, own.get(second), better_a)
+                if (better_a.id, better_b.id) == (a.id, b.id):
+                    break
+                a, b = better_a, better_b
+            if (a.id, b.id) != (first.id, second.id):
+                found.append(joined(a, b))
+        left = screen(self.case, found)
+        return sorted(left, key=lambda h: left[h])[:2]
+
+    def solved_again(self, h: Hypothesis, family: Family | None, beside: Hypothesis) -> Hypothesis:
+        """The number that fits best beside another change; the hypothesis itself where it has none."""
+        if family is None:
+            return h
+        places = telling(self.case, 2)
+        items, vectors = [self.case.items[i] for i in places], [self.case.vectors[i] for i in places]
+        values = family.values if family.whole else (float(h.id[len(family.id) + 1 :]),)
+        together = replace(family, values=values, change=lambda value: joined(family.at(value), beside).change)
+        for better, _ in solve(self.case.reference, items, vectors, [together]):
+            return family.at(float(better.id[len(family.id) + 1 :]))
+        return h
+
+    def products(self) -> None:
+        """Each change before pooling with each behind it: what runs before pooling is known by now."""
+        front = [h for h in self.scores if h.stage not in ("pooling", "vector", "weights")]
+        back = [h for h in self.listed if h.stage in ("pooling", "vector")]
+        pairs = [joined(a, b) for a in front for b in back]
+        pairs += [joined(a, b) for a in back for b in back if a.stage == "pooling" and b.stage == "vector"]
+        self.take(screen(self.case, pairs))
+
+    def sized_beside(self, found: Sequence[Trial]) -> list[Trial]:
+        """Half precision under what explains nearly all."""
+        for best in sorted((t for t in found if np.isfinite(t.mean)), key=lambda t: t.mean)[:2]:
+            if best.mean > 0.05 * float(self.case.distances.mean()):
+                continue
+            rest = under(part(self.case, spread_out(self.case, trials.FEW, 150)), best.hypotheses)
+            for t in by_size(rest, self.listed):
+                return [replace(t, hypotheses=(*best.hypotheses, *t.hypotheses))]
+        return []
+
+
+def matches(family: Family, h: Hypothesis) -> bool:
+    """Whether a hypothesis is of a family: its name, and a number."""
+    if not h.id.startswith(family.id + "-") or h.stage != family.stage:
+        return False
+    try:
+        return float(h.id[len(family.id) + 1 :]) > 0
+    except ValueError:
+        return False
+
+
+def families_of(case: Case) -> list[Family]:
+    """Families for the texts that numbers are solved on."""
+    longest = max((len(case.reference.ids_of(case.items[i])) for i in telling(case, 2)), default=1)
+    return number_families(case.reference, longest)
+
+
+def cuts(case: Case) -> Scores:
+    """Cuts whose limits were solved for, and what they leave."""
+    found = solve_cuts(case.reference, case.items, case.vectors, case.differs, case.distances)
+    return dict(found)
+
+
+def solved(case: Case, beside: Hypothesis | None = None) -> Scores:
+    """Numbers solved on two short texts that differ; what each leaves of them, 1 where it moves a text that agrees."""
+    places = telling(case, 2)
+    items, vectors = [case.items[i] for i in places], [case.vectors[i] for i in places]
+    families: Iterable[Family] = families_of(case)
+    if beside is not None:
+        families = [f for f in families if f.group != beside.family or not f.group]
+    return screen(case, [h for h, _ in solve(case.reference, items, vectors, families)])
 
 
 def probe(case: Case) -> Diagnosis:
@@ -118,158 +271,15 @@ def probe(case: Case) -> Diagnosis:
     small = part(case, few)
     hypotheses = [h for h in cheap_hypotheses(case.reference, small.items) if h.stage not in ("text", "tokens")]
     scores = screen(small, hypotheses)
-    limit = CLEARLY * float(small.distances.min())
+    limit = trials.CLEARLY * float(small.distances.min())
     good = [t for t in confirm(small, shortlist(scores, 4)) if t.left <= max(limit, LEAST)]
-    whole = [t for t in confirm(case, [t.hypotheses for t in good]) if t.left <= CLEARLY * float(case.distances.max())]
+    whole = [
+        t for t in confirm(case, [t.hypotheses for t in good]) if t.left <= trials.CLEARLY * float(case.distances.max())
+    ]
     return Diagnosis(tuple(ties(whole)), len(scores), tuple(whole))
 
 
-def part(case: Case, which: Sequence[int]) -> Case:
-    """Some of the texts."""
-    floor = case.floor
-    worlds = {w: [v[i] for i in which] for w, v in floor.worlds.items()}
-    small = replace(floor, worlds=worlds, spread=floor.spread[list(which)])
-    items, vectors = [case.items[i] for i in which], [case.vectors[i] for i in which]
-    return Case(case.reference, items, vectors, small, case.distances[list(which)], case.progress)
-
-
-def screen(case: Case, hypotheses: Iterable[Hypothesis]) -> dict[Hypothesis, float]:
-    """What each leaves of the difference of a short text, over what was there; 1 where it moves a text that agreed.
-
-    The right one leaves nothing of any text; so one text that differs and one that agrees rule out nearly all.
-    """
-    lengths = [len(case.reference.ids_of(item)) for item in case.items]
-    order = sorted(range(len(case.items)), key=lambda i: lengths[i])
-    good = [i for i in order if not case.differs[i] and lengths[i] > 2][:1]
-    bad = [i for i in order if case.differs[i]] or order
-    bad = sorted(bad[: max(1, len(bad) // 2)], key=lambda i: (lengths[i] < 6, lengths[i]))[:1]
-    scores: dict[Hypothesis, float] = {}
-    for h in hypotheses:
-        try:
-            changed = h.change(case.reference)
-            score = float((left(case, changed, bad) / case.distances[bad]).max(initial=0.0))
-            if score < HELPS and (left(case, changed, good) > 3 * case.floor.bound[good]).any():
-                score = 1.0
-            scores[h] = score
-        except (RefembedError, IndexError, ValueError, AttributeError, TypeError):
-            continue  # a change that this model, or these texts, cannot take
-    return scores
-
-
-def left(case: Case, changed: Reference, which: Sequence[int], world: str = SCREEN) -> F64:
-    """Distance of some texts under a change, in one arithmetic."""
-    if not which:
-        return np.zeros(0)
-    found = changed.vectors([case.items[i] for i in which], world)
-    return np.array([distance(case.vectors[i], x) for i, x in zip(which, found, strict=True)])
-
-
-def shortlist(scores: dict[Hypothesis, float], n: int) -> list[tuple[Hypothesis, ...]]:
-    """The n that left least; what leaves next to nothing always comes along."""
-    order = sorted(scores, key=lambda h: scores[h])
-    if order and scores[order[0]] < CLEAR:  # one that leaves nothing: only its like come along
-        order = [h for h in order if scores[h] <= max(100 * scores[order[0]], CLEAR)]
-    return [(h,) for k, h in enumerate(order) if scores[h] < 0.9 and (k < n or scores[h] < 1e-4) and k < 4 * n]
-
-
-def confirm(case: Case, candidates: Sequence[tuple[Hypothesis, ...]]) -> list[Trial]:
-    """Candidates on some texts, then on more; the floor is measured anew under each.
-
-    Two arithmetics first; the others for those that come near. What does not explain is kept with what it leaves.
-    """
-    few, more = (part(case, which) for which in (spread_out(case, FEW, 150), spread_out(case, MORE, 400)))
-    worlds: dict[str, Sequence[str]] = {}
-    first = []
-    for c in candidates:
-        t, worlds[t_id(c)] = trial(few, c, PLAIN), PLAIN
-        if 1 < t.over < 100:
-            t, worlds[t_id(c)] = trial(few, c, EVERYWHERE), EVERYWHERE
-        first.append(t)
-    best = min((t.mean for t in first if t.over <= 1), default=0.0)
-    near = {t.id for t in first if t.over <= 1 and t.mean <= 4 * TIE * best + LEAST}
-    return [trial(more, t.hypotheses, worlds[t.id]) if t.id in near else t for t in first]
-
-
-def t_id(hypotheses: tuple[Hypothesis, ...]) -> str:
-    """As `Trial.id`."""
-    return " + ".join(h.id for h in hypotheses)
-
-
-def spread_out(case: Case, n: int, tokens: int) -> list[int]:
-    """Up to n texts and so many tokens, short ones first, a third of them such as agree, if there are such."""
-    lengths = [len(case.reference.ids_of(item)) for item in case.items]
-    order = sorted(range(len(case.items)), key=lambda i: lengths[i])
-    chosen: list[int] = []
-    for differs, share in ((True, 2 / 3), (False, 1 / 3)):
-        spent = 0
-        for k, i in enumerate([i for i in order if case.differs[i] is differs][: max(2, round(n * share))]):
-            spent += lengths[i]
-            if k < 2 or spent <= tokens * share:
-                chosen.append(i)
-    return sorted(chosen) or order[:n]
-
-
-def trial(case: Case, hypotheses: tuple[Hypothesis, ...], worlds: Sequence[str]) -> Trial:
-    """Measure one candidate."""
-    reference = case.reference
-    for h in hypotheses:
-        reference = h.change(reference)
-    try:
-        floor = floor_of(reference, case.items, worlds)
-        distances, _ = floor.distances(case.vectors)
-    except (RefembedError, IndexError, ValueError, AttributeError, TypeError):
-        return Trial(hypotheses, np.inf, np.inf, np.inf)
-    bound = np.minimum(floor.bound, np.maximum(case.floor.bound, 1e-3))  # no change may loosen it beyond sense
-    case.progress(f"{' + '.join(h.id for h in hypotheses)}: {distances.max(initial=0):.2g} left")
-    return Trial(
-        hypotheses, float(distances.max(initial=0)), float(distances.mean()), float((distances / bound).max(initial=0))
-    )
-
-
-def explains(found: Sequence[Trial]) -> bool:
-    """Whether any brings the difference down to rounding."""
-    return any(t.over <= 1 for t in found)
-
-
-def ties(found: Sequence[Trial]) -> list[Trial]:
-    """Those that explain, best first, as far as they cannot be told apart. One change goes before two."""
-    good = [t for t in found if t.over <= 1]
-    good = [t for t in good if len(t.hypotheses) == min(len(g.hypotheses) for g in good)]
-    return [t for t in good if t.mean <= TIE * min(g.mean for g in good) + LEAST / 100]
-
-
-def beside_the_first(
-    case: Case, scores: dict[Hypothesis, float], found: Sequence[Trial]
-) -> list[tuple[Hypothesis, ...]]:
-    """Pairs with what explains most of the texts, but not all: the rest need a second cause, and show which.
-
-    A tokenizer that differs on one text beside another activation is found so at once, without all the pairs.
-    """
-    best = min(found, key=lambda t: t.mean, default=None)
-    if best is None or len(best.hypotheses) != 1:
-        return []
-    first, some = best.hypotheses[0], part(case, spread_out(case, MORE, 400))
-    rest = under(some, best.hypotheses)
-    if 2 * sum(rest.differs) > sum(some.differs) or not any(rest.differs):
-        return []
-    others = [h for h in scores if h.family != first.family or not h.family]
-    found_now = screen(rest, [h for h in others if h.stage != "model"])  # a model's change moves every text
-    if min(found_now.values(), default=1.0) > CLEAR:
-        found_now |= screen(rest, [h for h in others if h.stage == "model"])
-    return [(joined(first, h),) for (h,) in shortlist(found_now, SHORTLIST)]
-
-
-def under(case: Case, hypotheses: Sequence[Hypothesis]) -> Case:
-    """The case as it stands with these changes made: what differs now is left."""
-    reference = case.reference
-    for h in hypotheses:
-        reference = h.change(reference)
-    floor = floor_of(reference, case.items, (SCREEN,))
-    floor = replace(floor, spread=np.maximum(floor.spread, case.floor.spread))
-    return Case(reference, case.items, case.vectors, floor, floor.distances(case.vectors)[0], case.progress)
-
-
-def with_the_long_ones(case: Case, scores: dict[Hypothesis, float], found: list[Trial]) -> list[Trial]:
+def with_the_long_ones(case: Case, scores: Scores, found: list[Trial]) -> list[Trial]:
     """Trials leave long texts out; where one is far off under what explains the others, a further cause is looked for.
 
     A text that is cut shows in long texts alone. If nothing explains them, the trial says what it leaves of them.
@@ -282,14 +292,8 @@ def with_the_long_ones(case: Case, scores: dict[Hypothesis, float], found: list[
     if not far.any():
         return found
     now = part(rest, np.flatnonzero(far | (rest.distances <= rest.floor.bound)).tolist())
-    shorter = truncations(now.reference, now.items, now.differs)
-    found_now: dict[Hypothesis, float] = {}
-    for _, at_one in groupby(shorter, key=lambda h: number(h.id)):  # usual lengths first; these texts are long
-        found_now |= screen(now, at_one)
-        if min(found_now.values(), default=1.0) < CLEAR:
-            break
-    else:
-        found_now |= screen(now, refined_cuts(now, found_now))
+    found_now = cuts(now)
+    if min(found_now.values(), default=1.0) > trials.CLEAR:
         found_now |= screen(now, [h for h in scores if h.stage in ("text", "tokens")])
     few = part(case, sorted({*np.flatnonzero(far).tolist(), *spread_out(case, 4, 60)}))
     more = [trial(few, (*t.hypotheses, h), PLAIN) for t in best for (h,) in shortlist(found_now, 2)]
@@ -297,39 +301,6 @@ def with_the_long_ones(case: Case, scores: dict[Hypothesis, float], found: list[
     if good:
         return good + [t for t in found if t not in best]
     return [replace(t, left=float(rest.distances.max())) if t in best else t for t in found]
-
-
-def pairs_of(case: Case, scores: dict[Hypothesis, float], found: Sequence[Trial]) -> list[Hypothesis]:
-    """Two at a time: those that helped most, each with every other that is not of its family."""
-    ranked = sorted((h for h in scores if scores[h] < HELPS), key=lambda h: scores[h])
-    seeds: list[Hypothesis] = []
-    for h in ranked:  # of each family the best
-        if len(seeds) < PAIRED and all(s.family != h.family or not h.family for s in seeds):
-            seeds.append(h)
-    pairs = []
-    for i, first in enumerate(seeds):
-        for second in scores:
-            apart = second not in seeds[: i + 1] and (first.family != second.family or not first.family)
-            if apart and second.stage != "weights":
-                pairs.append(joined(first, second))
-    return pairs
-
-
-STAGES = ("text", "tokens", "batch", "model", "weights", "pooling", "vector")
-
-
-def joined(first: Hypothesis, second: Hypothesis) -> Hypothesis:
-    """Both, in the order in which a text meets them."""
-    a, b = sorted((first, second), key=lambda h: STAGES.index(h.stage))
-    return Hypothesis(
-        f"{a.id} + {b.id}", b.stage, f"{a.says}, and {b.says}", both(a.change, b.change), advice=a.advice or b.advice
-    )
-
-
-def refined_cuts(case: Case, scores: dict[Hypothesis, float]) -> list[Hypothesis]:
-    """Cuts beside the best that was tried, a token at a time."""
-    best = min((h for h in scores if h.family == "cut"), key=lambda h: scores[h], default=None)
-    return [] if best is None or scores[best] < 1e-6 else cut_of(case.reference, best, scores)
 
 
 def by_size(case: Case, hypotheses: Sequence[Hypothesis]) -> list[Trial]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refembed.verify.hypotheses_back import pooling_hypotheses, vector_hypotheses
-from refembed.verify.hypotheses_front import text_hypotheses, token_hypotheses, truncations
+from refembed.verify.hypotheses_cuts import solve_cuts
+from refembed.verify.hypotheses_front import text_hypotheses, token_hypotheses
 from refembed.verify.hypotheses_model import model_hypotheses
+from refembed.verify.hypotheses_numbers import number_families
+from refembed.verify.hypotheses_parts import part_hypotheses
 from refembed.verify.hypotheses_weights import weight_hypotheses
 from refembed.verify.hypothesis import Hypothesis
 from refembed.verify.reference import Item, Reference
 
-__all__ = ["Hypothesis", "cheap_hypotheses", "truncations", "weight_hypotheses"]
+__all__ = ["Hypothesis", "cheap_hypotheses", "number_families", "part_hypotheses", "solve_cuts", "weight_hypotheses"]
 
 
 def cheap_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypothesis]:

@@ -6,11 +6,15 @@ import html
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
+from refembed.arrays import Float
+from refembed.errors import RefembedError
+from refembed.pooling import POOLERS
 from refembed.tokenizer.vocab import Vocab
 from refembed.verify.hypothesis import Change, Hypothesis
 from refembed.verify.reference import Item, Reference
@@ -50,6 +54,34 @@ TEXT: tuple[tuple[str, str, Callable[[str], str]], ...] = (
     ("stripped", "strips white space at both ends", str.strip),
     ("spaces-collapsed", "collapses white space", lambda t: " ".join(t.split())),
     ("newlines-to-spaces", "replaces newlines by spaces", lambda t: t.replace("\n", " ")),
+    ("stripped-in-front", "strips white space in front of the text", str.lstrip),
+    ("stripped-behind", "strips white space behind the text", str.rstrip),
+    ("white-space-dropped", "drops all white space", lambda t: "".join(t.split())),
+    ("nfkd", "takes compatibility characters apart (NFKD)", partial(unicodedata.normalize, "NFKD")),
+    ("nfkc-case-folded", "folds case and compatibility characters (NFKC_Casefold)",
+     lambda t: unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", t).casefold())),
+    ("capitalized", "capitalizes the first letter", lambda t: t[:1].upper() + t[1:]),
+    ("title-case", "capitalizes every word", str.title),
+    ("digits-dropped", "drops digits", lambda t: re.sub(r"\d", "", t)),
+    ("digits-zeroed", "replaces digits by 0", lambda t: re.sub(r"\d", "0", t)),
+    ("emoji-dropped", "drops characters beyond the Basic Multilingual Plane",
+     lambda t: "".join(c for c in t if ord(c) < 0x10000)),
+    ("controls-dropped", "drops control characters, tabs and newlines among them",
+     lambda t: "".join(c for c in t if unicodedata.category(c) != "Cc")),
+    ("control-spaces", "replaces control characters by spaces",
+     lambda t: "".join(" " if unicodedata.category(c) == "Cc" else c for c in t)),
+    ("quotes-straightened", "replaces curly quotes and dashes by ASCII ones",
+     lambda t: t.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-"})),
+    ("angle-brackets-dropped", "drops what stands in angle brackets, as markup", lambda t: re.sub(r"<[^>]*>", "", t)),
+    ("period-behind", "puts a full stop behind the text", lambda t: t + "."),
+    ("newline-in-front", "puts a newline before the text", lambda t: "\n" + t),
+    ("text-twice", "puts the text behind itself, a space between", lambda t: f"{t} {t}"),
+    ("first-sentence", "reads the first sentence only", lambda t: re.split(r"(?<=[.!?])\s", t)[0]),
+    ("last-character-lost", "loses the last character", lambda t: t[:-1]),
+    ("first-character-lost", "loses the first character", lambda t: t[1:]),
+    ("nul-behind", "leaves a zero byte behind the text", lambda t: t + "\0"),
+    ("byte-order-mark", "puts a byte order mark before the text", lambda t: "\ufeff" + t),
+    ("percent-encoded", "leaves the text as a URL has it", lambda t: quote(t)),
     ("space-in-front", "puts a space before the text", lambda t: " " + t),
     ("newline-behind", "leaves a newline behind the text", lambda t: t + "\n"),
     ("space-behind", "leaves a space behind the text", lambda t: t + " "),
@@ -64,9 +96,6 @@ TEXT: tuple[tuple[str, str, Callable[[str], str]], ...] = (
     ("reversed-text", "reads the text backwards", lambda t: t[::-1]),
     ("empty-text", "ignores the text", lambda t: ""),
     ("prefix-removed", "drops a prompt prefix from the text", without_prefix),
-    *((f"prefix {p!r}", f"puts {p!r} before the text", partial(str.__add__, p)) for p in PREFIXES),
-    *((f"cut-{n}-characters", f"cuts the text after {n} characters", lambda t, n=n: t[:n])
-      for n in (64, 100, 128, 200, 255, 256, 500, 512, 1000, 1024, 2000, 2048)),
 )  # fmt: skip
 
 
@@ -74,11 +103,64 @@ def text_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypothe
     """The rows of TEXT that give any of these texts other tokens, and changes of the tokenizer itself."""
     texts = [t for t in items if isinstance(t, str)]
     found = []
+    uncased = reference.tokenizer.vocab.kind == "bert" and reference.tokenizer.vocab.lowercase
     for id, says, change in TEXT:
+        if id == "title-case" and uncased:  # shows in special tokens alone, as lower-case does
+            continue
         if any(change(t) != t for t in texts):
-            family = "prefix" if id.startswith("prefix") else id
-            found.append(Hypothesis(id, "text", says, partial(added, "text", change), family))
-    return vocabulary_hypotheses(reference) + found
+            found.append(Hypothesis(id, "text", says, partial(added, "text", change), id))
+    return [*vocabulary_hypotheses(reference), *found, *prompt_hypotheses(reference, texts)]
+
+
+def prompt_hypotheses(reference: Reference, texts: Sequence[str]) -> list[Hypothesis]:
+    """Prompts in front of a text, of the model itself and of other model cards; read but not pooled as well."""
+    found = []
+    for prompt in dict.fromkeys([*own_prompts(reference), *PREFIXES]):
+        added_ = partial(added, "text", partial(str.__add__, prompt))
+        found.append(Hypothesis(f"prefix {prompt!r}", "text", f"puts {prompt!r} before the text", added_, "prefix"))
+        if reference.pooling in ("mean", "cls"):
+            says = f"puts {prompt!r} before the text and leaves its tokens out when it pools (include_prompt: false)"
+            found.append(
+                Hypothesis(f"prefix {prompt!r} not pooled", "text", says, partial(unpooled, prompt, True), "prefix")
+            )
+    if reference.pooling == "mean" and any(without_prefix(t) != t for t in texts):
+        says = "leaves the tokens of a prompt out when it pools (include_prompt: false)"
+        found.append(Hypothesis("prompt-not-pooled", "text", says, partial(unpooled, "", False), "prefix"))
+    return found
+
+
+def own_prompts(reference: Reference) -> list[str]:
+    """What the model was trained to read before a text."""
+    from refembed.gguf import open_gguf
+    from refembed.prompts import find
+
+    try:
+        with open_gguf(reference.info.path) as file:
+            known = find(file)
+    except (RefembedError, OSError):
+        return []
+    return [p for p in known.prompts.values() if p] if known else []
+
+
+def unpooled(prompt: str, put: bool, reference: Reference) -> Reference:
+    """A prompt that is read, and whose tokens are not pooled; the opening token goes with it.
+
+    put  the engine adds it; False: it finds one of PREFIXES in the text
+    """
+    own = [(p, ids_before(reference, p)) for p in ([prompt] if put else PREFIXES)]
+
+    def pooler(hidden: Float, ids: list[int]) -> Any:
+        n = next((len(front) for _, front in own if ids[: len(front)] == front and len(front) < len(ids)), 0)
+        return POOLERS[reference.pooling](hidden[n : len(ids)])
+
+    changed = replace(reference, pooler=pooler)
+    return changed.add(text=partial(str.__add__, prompt)) if put else changed
+
+
+def ids_before(reference: Reference, prompt: str) -> list[int]:
+    """Ids of a prompt, without the closing one; a space at its end belongs to the word that follows."""
+    ids = reference.encode(reference.tokenizer, prompt.rstrip())
+    return ids[:-1] if ids[-1:] == [closing(reference.tokenizer.vocab)] else ids
 
 
 def added(name: str, function: object, reference: Reference) -> Reference:
@@ -105,9 +187,29 @@ def vocabulary_hypotheses(reference: Reference) -> list[Hypothesis]:
     if vocab.kind == "llama":
         rows.append(("space-prefix", "treats the space before the first word the other way",
                      other_vocab(add_space_prefix=not vocab.add_space_prefix)))  # fmt: skip
+        rows += [
+            ("space-behind-specials", "puts no space behind special tokens inside a text", space_in_front_alone),
+            ("space-not-doubled", "puts no space in front of a text that begins with one",
+             lambda r: r.add(text=lambda t: t.removeprefix(" "))),
+        ] if vocab.add_space_prefix else []  # fmt: skip
     for id, says, change in rows:
         found.append(Hypothesis(id, "text", says, change))
     return found
+
+
+def space_in_front_alone(reference: Reference) -> Reference:
+    """A space in front of the whole text, none behind a special token within it, as `legacy: false` has it."""
+    old = reference.tokenizer
+    bare = type(old)(replace(old.vocab, add_space_prefix=False), old.where)
+    own = reference.encode
+    specials = {i for i in (old.vocab.bos, old.vocab.eos, old.vocab.unk, old.vocab.pad) if i is not None}
+
+    def encode(_: Any, text: str) -> list[int]:
+        front = len(old.front()) if fronts(reference) else 0
+        begins = own(bare, text)[front : front + 1]
+        return own(bare, text if begins and begins[0] in specials else " " + text)
+
+    return replace(reference, encode=encode)
 
 
 def unparsed(reference: Reference) -> Reference:
@@ -176,6 +278,15 @@ def token_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypoth
         ("ids-minus-one", "counts token ids one too low", lambda ids: [max(i - 1, 0) for i in ids]),
         ("last-token-lost", "loses the last token before the closing one",
          lambda ids: ids[:-2] + ids[-1:] if has_end else ids[:-1] or ids),
+        ("unknown-dropped", "drops unknown tokens", lambda ids: [i for i in ids if i != vocab.unk]),
+        ("repeats-dropped", "drops a token that is the same as the one before it",
+         lambda ids: [i for k, i in enumerate(ids) if not k or i != ids[k - 1]]),
+        ("first-word-lost", "loses the first token behind the opening ones",
+         lambda ids: [*ids[: len(opens)], *ids[len(opens) + 1 :]]),
+        ("words-backwards", "reads the tokens between the special ones backwards",
+         lambda ids: [*ids[: len(opens)], *ids[len(opens) : len(ids) - has_end][::-1], *ids[len(ids) - has_end :]]),
+        ("tokens-sorted", "sorts the tokens between the special ones",
+         lambda ids: [*ids[: len(opens)], *sorted(ids[len(opens) : len(ids) - has_end]), *ids[len(ids) - has_end :]]),
         ("doubled-text", "reads the text twice", lambda ids: [*ids, *ids]),
     ]  # fmt: skip
     found = [Hypothesis(id, "tokens", says, partial(added, "tokens", f)) for id, says, f in rows]
@@ -201,26 +312,45 @@ def fronts(reference: Reference) -> bool:
 
 
 def padding_hypotheses(reference: Reference) -> list[Hypothesis]:
-    """Texts filled up with [PAD] that attention looks at."""
+    """Texts filled up with [PAD] that attention looks at: to a length, or to a multiple."""
     pad = reference.tokenizer.vocab.pad
     if pad is None:
         return []
     found = []
-    for n in (8, 16, 32, 64, 128, 256, 512):
+    for n in (8, 16, 24, 32, 48, 64, 128, 256, 512):
         if n > reference.info.n_ctx:
             continue
         says = f"fills texts up to {n} tokens with padding and attends to it"
-        found.append(Hypothesis(f"padding-{n}", "tokens", says, partial(padded, pad, n, False), "padding"))
-        pooled = f"{says}, pooling it too"
-        found.append(Hypothesis(f"padding-{n}-pooled", "tokens", pooled, partial(padded, pad, n, True), "padding"))
+        for more, id, spelt in (
+            (False, f"padding-{n}", says), (True, f"padding-{n}-pooled", f"{says}, pooling it too"),
+        ):  # fmt: skip
+            found.append(Hypothesis(id, "tokens", spelt, partial(padded, pad, partial(up_to, n), more), "padding"))
+        if n <= 64:
+            says = f"fills texts up to a multiple of {n} tokens with padding and attends to it"
+            for more, id, spelt in (
+                (False, f"padding-multiple-{n}", says),
+                (True, f"padding-multiple-{n}-pooled", f"{says}, pooling it too"),
+            ):
+                fill = partial(multiple_of, n, reference.info.n_ctx)
+                found.append(Hypothesis(id, "tokens", spelt, partial(padded, pad, fill, more), "padding"))
     return found
 
 
-def padded(pad: int, n: int, pooled: bool, reference: Reference) -> Reference:
-    """Ids filled up to a multiple of... n; pooled: the padding counts as tokens of the text."""
+def up_to(n: int, length: int) -> int:
+    """At least n."""
+    return max(n, length)
+
+
+def multiple_of(n: int, most: int, length: int) -> int:
+    """The next multiple of n, within the window."""
+    return min(-(-length // n) * n, max(most, length))
+
+
+def padded(pad: int, fill_to: Callable[[int], int], pooled: bool, reference: Reference) -> Reference:
+    """Ids filled up. pooled: the padding counts as tokens of the text."""
 
     def fill(ids: list[int]) -> list[int]:
-        return ids + [pad] * (n - len(ids))
+        return ids + [pad] * (fill_to(len(ids)) - len(ids))
 
     if pooled:
         return reference.add(tokens=fill)
@@ -229,54 +359,3 @@ def padded(pad: int, n: int, pooled: bool, reference: Reference) -> Reference:
         return [fill(ids) for ids in texts]
 
     return replace(reference, together=together)
-
-
-def truncations(reference: Reference, items: Sequence[Item], differs: Sequence[bool]) -> list[Hypothesis]:
-    """Cuts that fit the texts that differ: all of them longer, in tokens, than all that agree.
-
-    The usual lengths between the longest that agrees and the shortest that differs, and some between them.
-    """
-    lengths = [len(reference.ids_of(item)) for item in items]
-    bad = [n for n, d in zip(lengths, differs, strict=True) if d]
-    good = [n for n, d in zip(lengths, differs, strict=True) if not d]
-    low, high = max(good, default=1), min(bad, default=0)
-    if low >= high:
-        return []
-    usual = [n for n in (8, 16, 32, 50, 64, 100, 128, 192, 200, 256, 300, 384, 400, 510, 511, 512) if low <= n < high]
-    between = range(low, high, max(1, (high - low) // 8))
-    return [h for n in dict.fromkeys([*usual, *between, high - 1]) for h in cuts(reference, n)]
-
-
-def cuts(reference: Reference, n: int) -> list[Hypothesis]:
-    """The ways to cut at n tokens."""
-    end = closing(reference.tokenizer.vocab)
-    rows: list[tuple[str, str, Callable[[list[int]], list[int]]]] = [
-        (f"cut-{n}", f"cuts texts after {n} tokens", partial(cut, n, None)),
-        (f"cut-front-{n}", f"keeps only the last {n} tokens of a text", lambda ids: ids[-n:]),
-    ]
-    if end is not None:
-        says = f"cuts texts to {n} tokens, the closing one among them"
-        rows.append((f"cut-{n}-closed", says, partial(cut, n, end)))
-    return [Hypothesis(id, "tokens", says, partial(added, "tokens", f), "cut") for id, says, f in rows]
-
-
-def cut_of(reference: Reference, best: Hypothesis, scores: Mapping[Hypothesis, float]) -> list[Hypothesis]:
-    """Cuts of the kind of `best`, at every length between its two neighbours among those that were tried."""
-    kind = re.sub(r"\d+", "#", best.id)
-    tried = sorted({number(h.id) for h in scores if re.sub(r"\d+", "#", h.id) == kind})
-    at = tried.index(number(best.id))
-    low, high = tried[max(0, at - 1)], tried[min(len(tried) - 1, at + 1)]
-    found = [h for n in range(low, high + 1) if n not in tried for h in cuts(reference, n)]
-    return [h for h in found if re.sub(r"\d+", "#", h.id) == kind]
-
-
-def number(id: str) -> int:
-    """The number in a name."""
-    return int(re.findall(r"\d+", id)[0])
-
-
-def cut(n: int, end: int | None, ids: list[int]) -> list[int]:
-    """The first n ids; with an end, that is the last of them."""
-    if len(ids) <= n:
-        return ids
-    return [*ids[: n - 1], end] if end is not None and ids[-1] == end else ids[:n]

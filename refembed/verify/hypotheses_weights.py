@@ -55,7 +55,16 @@ def stored_as(plan: dict[str, str]) -> Change:
             return replace(value, **{f.name: walk(getattr(value, f.name)) for f in fields(value)})
         return value
 
-    return lambda r: replace(r, model=replace(r.model, weights=walk(r.model.weights)))
+    last: list[Any] = []  # weights, and what became of them: pooling and the like leave them alone
+
+    def change(r: Reference) -> Reference:
+        if not last or last[0] is not r.model.weights:
+            last[:] = r.model.weights, replace(r.model, weights=walk(r.model.weights))
+        return replace(
+            r, model=last[1] if last[1].hparams is r.model.hparams else replace(last[1], hparams=r.model.hparams)
+        )
+
+    return change
 
 
 def requantized(t: Tensor, type_name: str) -> Tensor:

@@ -25,7 +25,7 @@ from refembed.verify.adapters import with_order_of
 from refembed.verify.align import without_lora
 from refembed.verify.company import Company
 from refembed.verify.compare import Difference, compare
-from refembed.verify.diagnose import Case, Diagnosis, Trial, diagnose, part, probe
+from refembed.verify.diagnose import Diagnosis, diagnose, probe
 from refembed.verify.engines.base import Engine
 from refembed.verify.floor import LEAST, Floor, distance, floor_of
 from refembed.verify.hypotheses import cheap_hypotheses
@@ -34,6 +34,7 @@ from refembed.verify.local import Comparison, compare_traces, explained_by
 from refembed.verify.reference import Item, Reference, Vectors, reference_of
 from refembed.verify.shown import verify_shown
 from refembed.verify.texts import default_texts, shortest
+from refembed.verify.trials import Case, Trial, part
 from refembed.verify.verdict import Cause, Evidence, TextRow, Verdict, facts_of, sentence
 
 SMALL, MEDIUM = 30_000_000, 300_000_000  # weights: larger models get shorter texts
@@ -122,7 +123,8 @@ def findings(
     found.ids += token_differences(engine, found)
     if len(items) > 1 and engine.name != "recorded":
         progress("asking once more, alone and together")
-        found.company = together.ask(engine, items, shortest(items, found.tokens, together.SHORT))
+        equal = together.equal_lengths(items, found.tokens)
+        found.company = together.ask(engine, items, shortest(items, found.tokens, together.SHORT), equal)
     if trace and engine.can_trace:
         look_inside(engine, found, progress)
     return found
@@ -206,6 +208,9 @@ def decide(found: Findings, fine: Sequence[str], progress: Callable[[str], objec
     if scrambled:
         return verdict_of(found, "differs", [scrambled], None)
     owners = [] if found.agree else together.whose(found.vectors, found.floor)
+    cached = together.cached_of(owners, found.items) if all(owners) and owners else None
+    if cached is not None and not same_vectors(found):
+        return verdict_of(found, "differs", [Cause(*cached, left=0.0)], None)
     order = together.order_of(owners, [found.tokens, [len(str(i)) for i in found.items]])
     if order is not None and len(set(found.items)) > 1 and not same_vectors(found):
         return verdict_of(found, "differs", [Cause(*order, left=0.0)], None)
@@ -286,7 +291,7 @@ def company_cause(found: Findings) -> list[Cause]:
         says = "gives another vector when it is asked for the same text again (state is kept, or numbers are random)"
         return [Cause("state", says, c.changed())]
     if not (c.apart() > np.maximum(bound, together.SAME)).any():
-        return []
+        return equal_lengths_cause(found, c)
     alone = distances_of(found, c.alone, c.places)
     batch = distances_of(found, c.together, c.places)
     if (alone <= bound).all():
@@ -295,8 +300,35 @@ def company_cause(found: Findings) -> list[Cause]:
         says = "gives other vectors to texts in company than alone, where they are right"
         return causes or [Cause("batch-dependent", says)]
     if (batch <= bound).all():
-        return [Cause("alone-wrong", "is right when asked for several texts, wrong when asked for one")]
+        causes = diagnosed(found, c.alone, c.places, "alone-wrong", "asked for one text alone")
+        return causes or [Cause("alone-wrong", "is right when asked for several texts, wrong when asked for one")]
     return []
+
+
+def equal_lengths_cause(found: Findings, c: Company) -> list[Cause]:
+    """What goes wrong in a batch whose texts have one length, and nowhere else."""
+    if not c.equal_places:
+        return []
+    places = list(c.equal_places)
+    bound = found.floor.bound[places]
+    elsewhere = [found.vectors[i] for i in places]
+    right = (found.distances[places] <= bound).all() and len(c.equal) == len(places)
+    apart = [distance(a, b) for a, b in zip(c.equal, elsewhere, strict=False)]
+    if not right or not (np.array(apart) > np.maximum(bound, together.SAME)).any():
+        return []
+    causes = diagnosed(found, c.equal, places, "equal-lengths", "asked for several texts of equal length")
+    says = "gives other vectors to several texts of equal length, asked for together, than in other company"
+    return causes or [Cause("equal-lengths", says)]
+
+
+def diagnosed(found: Findings, vectors: Vectors, places: Sequence[int], id: str, when: str) -> list[Cause]:
+    """Why these answers differ, where others to the same texts are right."""
+    case = replace(part(case_of(found, lambda message: None), list(places)), vectors=vectors)
+    case.distances = case.floor.distances(vectors)[0]
+    if not any(case.differs):
+        return []
+    trials = diagnose(case).explained
+    return [Cause(f"{id} + {t.id}", f"{t.says}, when it is {when}; else it is right", t.left) for t in trials]
 
 
 def found_in(vector: F64, others: Vectors) -> int | None:

@@ -32,11 +32,15 @@ SENTENCES = (
     "Prices rose by 4.2% in 2023, then fell again after the summer.",
     "Where the river bends, the road crosses it on a bridge of grey stone.",
 )
+DENSE = (  # more tokens for as many characters: a cut at characters is none at tokens
+    "On 2.5.97 at 7:30, x=1, y=2; z=3!",
+    "No. 4-b (p. 19): 8/9, 6 % of it.",
+)
 LADDER = (20, 48, 80, 140, 200, 300, 500)  # tokens, about; rungs beyond the model's window are left out
 
 
 def default_texts(count: Callable[[str], int], n_ctx: int, most: int = LADDER[-1]) -> list[str]:
-    """TEXTS, and texts of LADDER's lengths, the last of them near the window.
+    """TEXTS, and texts of LADDER's lengths, the last of them near the window, that one also in DENSE's words.
 
     count  how many tokens a text has
     n_ctx  of the model
@@ -46,12 +50,13 @@ def default_texts(count: Callable[[str], int], n_ctx: int, most: int = LADDER[-1
     rungs = [n for n in LADDER if n <= window - 4]
     if n_ctx <= most and n_ctx - 2 not in rungs and n_ctx > LADDER[0]:
         rungs.append(n_ctx - 2)
-    return [t for t in TEXTS if count(t) <= n_ctx] + [text_of(n, count, shift) for shift, n in enumerate(rungs)]
+    long = [text_of(n, count, SENTENCES, shift) for shift, n in enumerate(rungs)]
+    return [t for t in TEXTS if count(t) <= n_ctx] + long + [text_of(n, count, DENSE) for n in rungs[-1:]]
 
 
-def text_of(n: int, count: Callable[[str], int], shift: int = 0) -> str:
+def text_of(n: int, count: Callable[[str], int], sentences: Sequence[str] = SENTENCES, shift: int = 0) -> str:
     """Sentences, then words of one, up to n tokens."""
-    words = [w for i in range(n) for w in SENTENCES[(i + shift) % len(SENTENCES)].split()][:n]
+    words = [w for i in range(n) for w in sentences[(i + shift) % len(sentences)].split()][:n]
     low, high = 1, len(words)
     while low < high:  # the longest beginning of at most n tokens
         middle = (low + high + 1) // 2

@@ -71,6 +71,6 @@ def test_default_texts_fit_the_window_and_climb():
     texts = default_texts(count, 128)
     assert max(map(count, texts)) <= 128
     long = [count(t) for t in texts[len(TEXTS) :]]
-    assert long == sorted(long)
+    assert long == sorted(long)  # the last two are of one length, in other words
     assert {n for n in LADDER if n < 124} <= {round(n) for n in long}
     assert long[-1] == 126
