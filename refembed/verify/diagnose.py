@@ -17,6 +17,7 @@ import numpy as np
 
 from refembed.arrays import F64
 from refembed.errors import RefembedError
+from refembed.verify.budget import Budget
 from refembed.verify.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
 from refembed.verify.hypotheses import Hypothesis, cheap_hypotheses, truncations, weight_hypotheses
 from refembed.verify.hypotheses_front import cut_of, number
@@ -75,6 +76,7 @@ class Case:
     floor: Floor
     distances: F64  # (N) to the nearest arithmetic
     progress: Callable[[str], object] = field(default=lambda message: None)
+    budget: Budget = field(default_factory=Budget)  # shared by parts of the case
 
     @property
     def differs(self) -> list[bool]:
@@ -130,7 +132,8 @@ def part(case: Case, which: Sequence[int]) -> Case:
     worlds = {w: [v[i] for i in which] for w, v in floor.worlds.items()}
     small = replace(floor, worlds=worlds, spread=floor.spread[list(which)])
     items, vectors = [case.items[i] for i in which], [case.vectors[i] for i in which]
-    return Case(case.reference, items, vectors, small, case.distances[list(which)], case.progress)
+    distances = case.distances[list(which)]
+    return replace(case, items=items, vectors=vectors, floor=small, distances=distances)
 
 
 def screen(case: Case, hypotheses: Iterable[Hypothesis]) -> dict[Hypothesis, float]:
@@ -145,6 +148,8 @@ def screen(case: Case, hypotheses: Iterable[Hypothesis]) -> dict[Hypothesis, flo
     bad = sorted(bad[: max(1, len(bad) // 2)], key=lambda i: (lengths[i] < 6, lengths[i]))[:1]
     scores: dict[Hypothesis, float] = {}
     for h in hypotheses:
+        if case.budget.spent("pair" if " + " in h.id else h.stage):
+            continue
         try:
             changed = h.change(case.reference)
             score = float((left(case, changed, bad) / case.distances[bad]).max(initial=0.0))
@@ -181,6 +186,8 @@ def confirm(case: Case, candidates: Sequence[tuple[Hypothesis, ...]]) -> list[Tr
     worlds: dict[str, Sequence[str]] = {}
     first = []
     for c in candidates:
+        if case.budget.spent("trial"):
+            continue
         t, worlds[t_id(c)] = trial(few, c, PLAIN), PLAIN
         if 1 < t.over < 100:
             t, worlds[t_id(c)] = trial(few, c, EVERYWHERE), EVERYWHERE
@@ -266,7 +273,7 @@ def under(case: Case, hypotheses: Sequence[Hypothesis]) -> Case:
         reference = h.change(reference)
     floor = floor_of(reference, case.items, (SCREEN,))
     floor = replace(floor, spread=np.maximum(floor.spread, case.floor.spread))
-    return Case(reference, case.items, case.vectors, floor, floor.distances(case.vectors)[0], case.progress)
+    return replace(case, reference=reference, floor=floor, distances=floor.distances(case.vectors)[0])
 
 
 def with_the_long_ones(case: Case, scores: dict[Hypothesis, float], found: list[Trial]) -> list[Trial]:

@@ -31,7 +31,7 @@ def paragraph(v: Verdict) -> str:
         )
     left = v.causes[0].left if v.causes else None
     worst = max(e.texts, key=lambda t: t.distance / t.bound, default=None)
-    if worst is not None:
+    if worst is not None and not v.tells_itself:
         wrong = sum(not t.agrees for t in e.texts)
         said.append(
             f"{wrong} of {len(e.texts)} texts are beyond the noise floor; the worst is {worst.distance:.2g} away "
@@ -41,6 +41,8 @@ def paragraph(v: Verdict) -> str:
             said.append(f"With the reference changed so, {left:.2g} is left.")
     if v.first_wrong_tensor:
         said.append(f"The first wrong tensor is {v.first_wrong_tensor}.")
+    if e.untried:
+        said.append(f"Time ran out before these hypotheses were tried: {e.untried}; --budget SECONDS gives more.")
     return " ".join(said)
 
 
@@ -52,12 +54,12 @@ def tables(v: Verdict) -> Iterator[Table]:
         yield "tokens that differ", ["text", "where"], rows
     order = sorted(e.texts, key=lambda t: -t.distance / t.bound)
     if order:
-        heads = ["text", ">tokens", ">1-cos", ">bound", ">length", ">ulps", ">largest", "nearest", ""]
+        heads = ["text", ">tokens", ">1-cos", ">bound", ">length", ">ulps", ">largest", "nearest", "verdict"]
         yield "texts", heads, [text_cells(t) for t in order[:ROWS]]
     if e.tensors:
         yield (
             f"tensors of {shown(e.traced)}",
-            ["tensor", "operation", ">local", ">bound", ">propagated", ""],
+            ["tensor", "operation", ">local", ">bound", ">propagated", "verdict"],
             tensor_rows(v),
         )
     if e.trials:
@@ -118,7 +120,9 @@ def footer(v: Verdict) -> list[str]:
     lines = [f"note: {r}" for r in v.evidence.remarks] + where(v)
     if v.evidence.length:
         lines.append(f"lengths: the engine {v.evidence.length}")
-    if not v.evidence.texts:
+    if not f:
+        lines.append("no vector was compared: what the engine says of itself settles it")
+    elif not v.evidence.texts:
         lines.append(
             "noise floor: how far exact, fast and ggml arithmetic are apart, tensor by tensor; bounds are of it"
         )
@@ -149,7 +153,13 @@ def text_report(v: Verdict) -> str:
     parts.append(
         "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False) for line in footer(v))
     )
+    parts.append(textwrap.fill(to_do(v), WIDTH, subsequent_indent="  ", break_long_words=False))
     return "\n\n".join(parts)
+
+
+def to_do(v: Verdict) -> str:
+    """The last line of every report."""
+    return f"what to do: {v.remedy}"
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

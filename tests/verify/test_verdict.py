@@ -84,8 +84,8 @@ def test_vectors_of_other_texts_are_told(e, answer, cause):
 def test_a_cut_says_whether_it_came_before_the_norm_or_after(e):
     after, before = ask(e, lambda t: e.embed(t)[:, :16]), ask(e, lambda t: e.embed(t, dimensions=16))
     assert ids(after) == ids(before) == ["dimension-cut"]
-    assert "after normalising" in after.cause
-    assert "and then normalises" in before.cause
+    assert "after normalizing" in after.cause
+    assert "and then normalizes" in before.cause
 
 
 def test_a_vector_of_another_width_is_another_model(e):

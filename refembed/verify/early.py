@@ -1,0 +1,161 @@
+"""What is looked for first, because it takes seconds: one answer for every text, and every pooling of llama.cpp's.
+
+Hidden states are computed once, for the noise floor; a pooling tried on them costs nothing. Normalization is judged on
+top of each (`length`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from refembed.arrays import F64
+from refembed.errors import RefembedError
+from refembed.heads import width
+from refembed.verify.engines.base import Engine
+from refembed.verify.floor import EVERYWHERE, LEAST, SCREEN, build_spread, distance, floor_of, relative_length
+from refembed.verify.hypotheses_back import TITLES
+from refembed.verify.reference import Item, Reference, Vectors
+from refembed.verify.verdict import Cause
+
+POOLINGS = ("mean", "cls", "last", "max", "weightedmean")  # that give one vector a text
+EMPTY = 0.9  # of a vector: so much of it zero, and it is a score in a vector's place
+TINY = 1e-30  # what memory that was never written holds, or 0
+PROBED = 2  # texts that are asked for once more without normalization
+
+
+def constant_cause(reference: Reference, items: Sequence[Item], vectors: Vectors) -> Cause | None:
+    """A finding where texts of different tokens have the same vector, all of them. None otherwise."""
+    if len({tuple(reference.ids_of(i)) for i in items}) < 2 or any(v.shape != vectors[0].shape for v in vectors):
+        return None
+    if any(not np.isfinite(v).all() for v in vectors):
+        return None
+    if not any(v.any() for v in vectors):
+        return Cause("zero-vector", "gives a vector of zeros for every text", 1.0)
+    if not all(is_same(v, vectors[0]) for v in vectors):
+        return None
+    ours = reference.vectors(items, SCREEN)
+    if all(distance(x, ours[0]) <= LEAST for x in ours):
+        return None  # the model itself cannot tell these texts apart
+    says, left = "gives the same vector for every text", None
+    if ours[0].shape == vectors[0].shape:
+        near = [distance(vectors[0], x) for x in ours]
+        at = int(np.argmin(near))
+        if near[at] <= max(build_spread(reference), LEAST):
+            says, left = f"{says}: that of text {at}", 0.0
+    return Cause("order-same", says, left)
+
+
+def is_same(y: F64, x: F64) -> bool:
+    """Whether two answers are one, in direction and in length."""
+    return distance(y, x) <= LEAST and relative_length(y, x) <= 1e-6
+
+
+# -- pooling ---------------------------------------------------------------------------------------------------------
+
+
+def has_head(reference: Reference) -> bool:
+    """Whether the model can rank."""
+    weights = reference.model.weights
+    return any(getattr(weights, name, None) is not None for name in ("cls", "cls_output"))
+
+
+def candidates(reference: Reference, n: int) -> list[Reference]:
+    """The reference under every pooling that gives one vector of n numbers a text."""
+    names = [*POOLINGS, *(["rank"] if has_head(reference) else [])]
+    return [
+        replace(reference, pooling=how)
+        for how in names
+        if how != reference.pooling and width(reference.model.hparams, how) == n
+    ]
+
+
+def nearest_pooling(reference: Reference, items: Sequence[Item], vectors: Vectors) -> tuple[Reference, bool] | None:
+    """The reference under the pooling that comes nearest to these vectors, and whether it is within rounding.
+
+    None where no pooling gives vectors of this length.
+    """
+    found: list[tuple[float, Reference, bool]] = []
+    for changed in candidates(reference, vectors[0].shape[-1]):
+        try:
+            floor = floor_of(changed, items, (SCREEN,))
+            distances = floor.distances(vectors)[0]
+            good = bool((distances <= floor.bound).all())
+            if not good and float(np.median(distances)) < 1e-2:  # the arithmetics of llama.cpp, where it is worth it
+                floor = floor_of(changed, items, EVERYWHERE)
+                distances = floor.distances(vectors)[0]
+                good = bool((distances <= floor.bound).all())
+        except RefembedError:
+            continue  # a head that does not fit the model
+        found.append((float(np.median(distances)), changed, good))
+    if not found:
+        return None
+    _, best, good = min(found, key=lambda f: (not f[2], f[0]))
+    return best, good
+
+
+def title(pooling: str) -> str:
+    """What a pooling takes: `the mean`."""
+    short = {"mean": "the mean", "rank": "a reranker's score"}
+    return short.get(pooling) or TITLES.get(pooling, pooling)
+
+
+def why(reference: Reference, asked_for: bool) -> str:
+    """Where the reference's pooling comes from."""
+    return f"{reference.pooling} was asked for" if asked_for else f"the file names {reference.pooling}"
+
+
+def pooling_cause(reference: Reference, found: Reference, asked_for: bool) -> Cause:
+    """The finding that the engine pools as `found`."""
+    return Cause(f"pooling-{found.pooling}", f"pools {title(found.pooling)}, where {why(reference, asked_for)}", 0.0)
+
+
+def unnamed_remark(reference: Reference, found: Reference, good: bool) -> str:
+    """What to know where the file leaves the pooling to the engine."""
+    says = "says pooling none" if reference.model.hparams.pooling == "none" else "names no pooling"
+    if not good:
+        return f"the file {says}; of the usual poolings {title(found.pooling)} comes nearest to this engine's vectors"
+    return f"the file {says}; this engine pools {title(found.pooling)}: pass --pooling {found.pooling}"
+
+
+# -- scores in place of vectors --------------------------------------------------------------------------------------
+
+
+def scores_among(vectors: Vectors, n: int) -> Vectors | None:
+    """The n scores that llama-server puts in front of a vector of unused memory (`--pooling rank`); None: none such."""
+    if any(v.ndim != 1 or v.shape[-1] <= n for v in vectors):
+        return None
+    rest = np.stack([v[n:] for v in vectors])
+    empty = np.abs(rest) <= np.maximum(TINY, 1e-9 * np.abs(np.stack(vectors)).max(axis=1, keepdims=True))
+    return [v[:n] for v in vectors] if empty.mean() >= EMPTY else None
+
+
+def ranks(reference: Reference, engine: Engine, items: Sequence[Item], vectors: Vectors) -> bool:
+    """Whether the engine's "vectors" are a reranker's scores."""
+    n = reference.model.hparams.n_cls_out
+    if scores_among(vectors, n) is not None:
+        return True
+    raw = raw_vectors(engine, items[:PROBED])
+    if raw is None or any(v.ndim != 1 for v in raw):
+        return False
+    if scores_among(raw, n) is not None:
+        return True
+    if not has_head(reference) or raw[0].shape[-1] <= n:
+        return False
+    try:
+        ours = replace(reference, pooling="rank").vectors(items[:PROBED], SCREEN)
+    except RefembedError:
+        return False
+    return all(np.allclose(y[:n], x, rtol=1e-3, atol=1e-4) for y, x in zip(raw, ours, strict=True))
+
+
+def raw_vectors(engine: Engine, items: Sequence[Item]) -> Vectors | None:
+    """What the engine gives without normalization; None where it has no switch for that."""
+    ask = getattr(engine, "embed_raw", None)
+    try:
+        found = ask(items) if ask else None
+    except RefembedError:
+        return None
+    return None if found is None else [np.asarray(v, np.float64) for v in found]
