@@ -20,11 +20,17 @@ Table = tuple[str, list[str], list[list[str]]]  # title, heads (">" set flush ri
 
 def paragraph(v: Verdict) -> str:
     """The verdict in one paragraph of sentences."""
-    facts, e = v.evidence.facts, v.evidence
+    facts = v.evidence.facts
     who = f"{facts.get('engine', 'the engine')} on {facts.get('name') or facts.get('model', 'this model')}"
     said = [f"{v.kind.upper()}: {who}. {HELP[v.kind]}"]
     if v.cause:
         said.append(f"{v.cause[0].upper()}{v.cause[1:]}.")
+    return " ".join([*said, *numbers(v)])
+
+
+def numbers(v: Verdict) -> list[str]:
+    """What the verdict stands on, a sentence each."""
+    e, said = v.evidence, []
     if v.tie:
         said.append(
             "These texts cannot tell the two apart." if len(v.causes) == 2 else "These texts cannot tell them apart."
@@ -43,7 +49,7 @@ def paragraph(v: Verdict) -> str:
         said.append(f"The first wrong tensor is {v.first_wrong_tensor}.")
     if e.untried:
         said.append(f"Time ran out before these hypotheses were tried: {e.untried}; --budget SECONDS gives more.")
-    return " ".join(said)
+    return said
 
 
 def tables(v: Verdict) -> Iterator[Table]:

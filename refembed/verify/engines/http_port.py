@@ -11,7 +11,7 @@ import ssl
 
 from refembed.errors import EngineError
 
-HANDSHAKE = 3.0  # seconds; a handshake takes three round trips
+HANDSHAKE = 2.0  # seconds; a handshake takes three round trips
 
 
 def check_scheme(scheme: str, host: str, port: int | None, timeout: float) -> None:
