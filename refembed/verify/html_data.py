@@ -48,7 +48,11 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
         verdict=verdict.kind,
         cause=verdict.cause,
         advice=verdict.remedy,
-        evidence=[HELP[verdict.kind], *(s for s in numbers(verdict) if "first wrong tensor" not in s), *e.remarks],
+        evidence=[
+            *([] if verdict.cause else [HELP[verdict.kind]]),
+            *(s for s in numbers(verdict) if "first wrong tensor" not in s),
+            *e.remarks,
+        ],
         first_wrong_tensor=verdict.first_wrong_tensor,
         texts=[TextResult(t.text, t.tokens, t.distance, t.bound, t.agrees, t.nearest) for t in e.texts],
         tensors=[

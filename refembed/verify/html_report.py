@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,20 +40,20 @@ def report_page(data: ReportData) -> str:
     )
     built = ((id, heading, build(data)) for id, heading, build in builders)
     sections = [Section(id, heading, body) for id, heading, body in built if body]
-    lead = f"Checked: <b>{esc(data.engine)}</b>. Reference: <b>{esc(data.model)}</b>."
-    return page(f"Verification: {data.verdict}", lead, sections)
+    lead = f"Compared with the reference <b>{esc(data.model)}</b>."
+    return page(f"Verification of {data.engine}", lead, sections)
 
 
 def verdict(data: ReportData) -> str:
     """The sentence that matters."""
     good = data.verdict in ("identical", "within rounding")
     parts = [f"<p><strong>{MARKS.get(data.verdict, '?')} {esc(data.verdict)}</strong></p>"]
-    parts += [f"<p>Cause: {esc(data.cause)}</p>"] if data.cause else []
+    parts += [f"<p>{esc(data.cause[0].upper() + data.cause[1:])}.</p>"] if data.cause else []
     if data.first_wrong_tensor:
         parts.append(f"<p>The first tensor that is wrong: <code>{esc(data.first_wrong_tensor)}</code></p>")
     evidence = "".join(f"<li>{esc(line)}</li>" for line in data.evidence)
     parts += [f"<ul>{evidence}</ul>"] if evidence else []
-    parts += [f"<p><b>What to do: {esc(data.advice)}.</b></p>"] if data.advice else []
+    parts += [f"<p><b>What to do:</b> {commands(data.advice)}.</p>"] if data.advice else []
     return f'<div class="verdict {"good" if good else "bad"}">{"".join(parts)}</div>'
 
 
@@ -292,6 +293,15 @@ def facts(prefix: str, found: Mapping[str, Any]) -> Iterator[tuple[str, object]]
             yield from facts(f"{prefix}{key}, ", value)
         elif value is not None and value != []:
             yield f"{prefix}{key}", value
+
+
+def commands(text: str) -> str:
+    """HTML of a sentence: what stands in backticks, and options, as code."""
+    return re.sub(
+        r"`([^`]+)`|(?<![\w-])(--(?:(?:pooling|(?:embd-)?normalize|budget) [\w-]+|[a-z-]+))",
+        lambda m: f"<code>{m[1] or m[2]}</code>",
+        esc(text),
+    )
 
 
 def word(text: str) -> str:

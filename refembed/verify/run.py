@@ -35,6 +35,7 @@ from refembed.verify.hypotheses import cheap_hypotheses
 from refembed.verify.hypotheses_back import pooling_hypotheses
 from refembed.verify.length import NORM_OF, Length, length_of
 from refembed.verify.local import compare_traces, explained_by
+from refembed.verify.measure import measure, without_vectors
 from refembed.verify.reference import Item, Reference, Vectors, reference_of
 from refembed.verify.remedies import with_remedies
 from refembed.verify.shown import verify_shown
@@ -138,17 +139,6 @@ def findings(
     return found
 
 
-def without_vectors(
-    reference: Reference, about: dict[str, Any], cause: Cause, ids: Sequence[Any], engine: Engine
-) -> Findings:
-    """Findings where no vector is worth a comparison."""
-    nothing = np.zeros(0)
-    floor = Floor({}, nothing, 0.0, 0.0)
-    found = Findings(reference, [], [], floor, nothing, [], [], list(ids), about, early=cause)
-    found.pieces = identity.pieces_by_id(engine, ids)
-    return found
-
-
 def items_of(reference: Reference, about: dict[str, Any], texts: Sequence[Item] | None) -> list[Item]:
     """The texts to compare on. RequestError where there are none."""
     if texts is not None:
@@ -160,72 +150,6 @@ def items_of(reference: Reference, about: dict[str, Any], texts: Sequence[Item] 
     size = reference.info.n_params - reference.info.n_vocab * reference.info.n_embd
     most = next((n for limit, n in LONGEST.items() if size <= limit), 48)
     return list(default_texts(lambda t: len(reference.encode(reference.tokenizer, t)), reference.info.n_ctx, most))
-
-
-def measure(
-    reference: Reference,
-    engine: Engine,
-    items: list[Item],
-    vectors: Vectors,
-    progress: Callable[[str], object],
-    asked_for: bool = False,
-) -> Findings:
-    """Vectors against the noise floor. An engine that does not pool is compared row by row, one that pools otherwise
-    than the file says under its own pooling where the file says nothing."""
-    remarks: list[str] = []
-    cause: Cause | None = None
-    if all(v.ndim == 2 for v in vectors) and reference.pooling != "none":
-        if engine.name.startswith("http") and engine.about.get("dialect") != "tei tokens":
-            why = early.why(reference, asked_for)
-            cause = Cause("pooling-none", f"does not pool: it gives a vector for each token, where {why}", 0.0)
-        reference = replace(reference, pooling="none")
-        remarks.append("the engine gives a vector for each token: compared row by row, without pooling")
-    elif all(v.ndim == 1 for v in vectors) and vectors[0].shape[-1] != 1:
-        reference, vectors, said, cause = pooled_as(reference, engine, items, vectors, asked_for)
-        remarks += said
-    progress("measuring the noise floor")
-    if cause is not None and cause.id == "pooling-rank":
-        found = without_vectors(reference, {}, cause, [], engine)
-        found.remarks = remarks
-        return found
-    floor = floor_of(reference, items, sample=True)
-    distances, nearest = floor.distances(vectors)
-    found = Findings(reference, items, vectors, floor, distances, nearest, remarks, [])
-    if cause is not None and found.agree:
-        found.early = cause
-    elif cause is not None:
-        found.beside = cause
-    return found
-
-
-def pooled_as(
-    reference: Reference, engine: Engine, items: list[Item], vectors: Vectors, asked_for: bool
-) -> tuple[Reference, Vectors, list[str], Cause | None]:
-    """The reference under the pooling that these vectors have, with a remark and maybe a finding about it.
-
-    A file that names a pooling is held to it; of one that names none every pooling is right, and the engine's is taken.
-    """
-    n, wanted = vectors[0].shape[-1], width(reference.model.hparams, reference.pooling)
-    if reference.pooling == "rank" and n > wanted:
-        raw = early.raw_vectors(engine, items)
-        scores = early.scores_among(raw if raw is not None else vectors, wanted)
-        if raw is not None and scores is not None:
-            return reference, scores, [f"of {n} numbers the first {wanted} are the model's scores"], None
-    if reference.pooling != "none" and n == wanted:
-        return reference, vectors, [], None
-    if reference.pooling != "rank" and early.ranks(reference, engine, items, vectors):
-        wants = "" if reference.pooling == "none" else f", where {early.why(reference, asked_for)}"
-        return reference, vectors, [], Cause("pooling-rank", f"gives a reranker's scores in place of vectors{wants}")
-    near = early.nearest_pooling(reference, items, vectors)
-    if near is None:
-        return reference, vectors, [], None
-    changed, good = near
-    if reference.pooling == "none" and not asked_for:
-        said = early.unnamed_remark(reference, changed, good)
-        return changed, vectors, [said], None
-    if good:
-        return changed, vectors, [], early.pooling_cause(reference, changed, asked_for)
-    return (changed if reference.pooling == "none" else reference), vectors, [], None
 
 
 def token_differences(

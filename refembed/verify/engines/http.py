@@ -81,7 +81,7 @@ class HttpEngine(Plain):
             "server": self.server or "unknown",
             "dialect": self.route.dialect,
             "shape": found.shape,
-            "n_embd": int(np.shape(found.vectors[0])[-1]),
+            "n_embd": numbers_in(found.vectors[0], self.client.origin),
             **provenance(self.client, self.prefix, self.server, self.props, self.model_name),
         }
 
@@ -294,6 +294,14 @@ def token_ids(answer: Any, who: str) -> list[int]:
         if len(whole) == len(ids):
             return whole
     raise EngineError(f"{who} answered with no token ids: {answer!r:.100}")
+
+
+def numbers_in(vector: Any, who: str) -> int:
+    """How many numbers a vector, or each row of one, has. EngineError where rows are of unequal length."""
+    try:
+        return int(np.shape(vector)[-1])
+    except (ValueError, IndexError):
+        raise EngineError(f"{who} answered with a vector that is not a list of numbers: {vector!r:.80}") from None
 
 
 def pooled(vectors: list[F32]) -> list[F32]:
