@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from refembed.arrays import F64
-from refembed.errors import RefembedError
-from refembed.heads import width
+from refembed.errors import EngineError, RefembedError
+from refembed.heads import rank_pooling, width
 from refembed.verify.engines.base import Engine
 from refembed.verify.floor import EVERYWHERE, LEAST, SCREEN, build_spread, distance, floor_of, relative_length
 from refembed.verify.hypotheses_back import TITLES
@@ -30,14 +31,14 @@ def constant_cause(reference: Reference, items: Sequence[Item], vectors: Vectors
     """A finding where texts of different tokens have the same vector, all of them. None otherwise."""
     if len({tuple(reference.ids_of(i)) for i in items}) < 2 or any(v.shape != vectors[0].shape for v in vectors):
         return None
-    if any(not np.isfinite(v).all() for v in vectors):
+    if any(not np.isfinite(v).all() for v in vectors) or vectors[0].ndim == 2:
         return None
     if not any(v.any() for v in vectors):
         return Cause("zero-vector", "gives a vector of zeros for every text", 1.0)
     if not all(is_same(v, vectors[0]) for v in vectors):
         return None
     ours = reference.vectors(items, SCREEN)
-    if all(distance(x, ours[0]) <= LEAST for x in ours):
+    if all(distance(x, ours[0]) <= LEAST for x in ours) or first_token_alone(reference, items, vectors):
         return None  # the model itself cannot tell these texts apart
     says, left = "gives the same vector for every text", None
     if ours[0].shape == vectors[0].shape:
@@ -46,6 +47,14 @@ def constant_cause(reference: Reference, items: Sequence[Item], vectors: Vectors
         if near[at] <= max(build_spread(reference), LEAST):
             says, left = f"{says}: that of text {at}", 0.0
     return Cause("order-same", says, left)
+
+
+def first_token_alone(reference: Reference, items: Sequence[Item], vectors: Vectors) -> bool:
+    """Whether these are the first tokens of a decoder: they see no other token, and BOS is the same in every text."""
+    if reference.pooling == "rank" or vectors[0].shape[-1] != width(reference.model.hparams, "cls"):
+        return False
+    ours = replace(reference, pooling="cls").vectors(items, SCREEN)
+    return all(distance(x, ours[0]) <= LEAST for x in ours) and distance(vectors[0], ours[0]) <= build_spread(reference)
 
 
 def is_same(y: F64, x: F64) -> bool:
@@ -112,12 +121,20 @@ def pooling_cause(reference: Reference, found: Reference, asked_for: bool) -> Ca
     return Cause(f"pooling-{found.pooling}", f"pools {title(found.pooling)}, where {why(reference, asked_for)}", 0.0)
 
 
+def rank_cause(reference: Reference, asked_for: bool) -> Cause:
+    """The finding that the engine ranks."""
+    wants = "" if reference.pooling == "none" and not asked_for else f", where {why(reference, asked_for)}"
+    return Cause("pooling-rank", f"gives a reranker's scores in place of vectors{wants}")
+
+
 def unnamed_remark(reference: Reference, found: Reference, good: bool) -> str:
     """What to know where the file leaves the pooling to the engine."""
     says = "says pooling none" if reference.model.hparams.pooling == "none" else "names no pooling"
     if not good:
         return f"the file {says}; of the usual poolings {title(found.pooling)} comes nearest to this engine's vectors"
-    return f"the file {says}; this engine pools {title(found.pooling)}: pass --pooling {found.pooling}"
+    useless = found.pooling == "cls" and found.model.hparams.causal
+    why = ", which sees no other token and is the same in every text" if useless else ""
+    return f"the file {says}; this engine pools {title(found.pooling)}{why}: pass --pooling {found.pooling}"
 
 
 # -- scores in place of vectors --------------------------------------------------------------------------------------
@@ -129,26 +146,59 @@ def scores_among(vectors: Vectors, n: int) -> Vectors | None:
         return None
     rest = np.stack([v[n:] for v in vectors])
     empty = np.abs(rest) <= np.maximum(TINY, 1e-9 * np.abs(np.stack(vectors)).max(axis=1, keepdims=True))
-    return [v[:n] for v in vectors] if empty.mean() >= EMPTY else None
+    found = [v[:n] for v in vectors]
+    return found if empty.mean() >= EMPTY and any(v.any() for v in found) else None
 
 
-def ranks(reference: Reference, engine: Engine, items: Sequence[Item], vectors: Vectors) -> bool:
-    """Whether the engine's "vectors" are a reranker's scores."""
+class Scores:
+    """An engine whose answers are read as a reranker's n scores, which llama-server puts in front of unused memory."""
+
+    def __init__(self, engine: Engine, n: int) -> None:
+        self.engine, self.n = engine, n
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def embed(self, items: Sequence[Item]) -> list[Any]:
+        """(n) for each item."""
+        found = raw_vectors(self.engine, items)
+        if found is None:
+            raise EngineError(f"{self.engine.name} gives no scores", hint="start it with --reranking")
+        return [v[: self.n] for v in found]
+
+    embed_together = embed
+
+
+def mostly_empty(vectors: Vectors) -> bool:
+    """Whether most numbers are nothing beside the largest, or are not finite: no model gives such vectors."""
+    with np.errstate(invalid="ignore"):
+        return all(float((~(np.abs(v) > 1e-9 * np.abs(v).max())).mean()) > 0.5 for v in vectors if v.ndim == 1)
+
+
+def ranks(reference: Reference, engine: Engine, items: Sequence[Item], vectors: Vectors | None = None) -> bool:
+    """Whether the engine's "vectors" are a reranker's scores: those of the model's head, or where it has none the
+    first numbers of the hidden state, which llama.cpp takes for scores.
+
+    What stands behind them in the answer is memory that was never written: nothing is expected of it.
+    """
     n = reference.model.hparams.n_cls_out
-    if scores_among(vectors, n) is not None:
+    if reference.pooling == "rank":  # as it is to be
+        return False
+    if vectors is not None and scores_among(vectors, n) is not None:
         return True
     raw = raw_vectors(engine, items[:PROBED])
-    if raw is None or any(v.ndim != 1 for v in raw):
+    if raw is None or any(v.ndim != 1 or v.shape[-1] <= n for v in raw):
         return False
     if scores_among(raw, n) is not None:
         return True
-    if not has_head(reference) or raw[0].shape[-1] <= n:
-        return False
+    how = "rank" if has_head(reference) else rank_pooling(reference.model.hparams)
     try:
-        ours = replace(reference, pooling="rank").vectors(items[:PROBED], SCREEN)
+        ours = replace(reference, pooling=how).vectors(items[:PROBED], SCREEN)
     except RefembedError:
         return False
-    return all(np.allclose(y[:n], x, rtol=1e-3, atol=1e-4) for y, x in zip(raw, ours, strict=True))
+    both = [(y, x) for y, x in zip(raw, ours, strict=True)]
+    alike = all(np.allclose(y[:n], x[:n], rtol=1e-3, atol=1e-4) for y, x in both)
+    return alike and (how == "rank" or any(distance(y, x) > 0.1 for y, x in both))
 
 
 def raw_vectors(engine: Engine, items: Sequence[Item]) -> Vectors | None:

@@ -39,10 +39,6 @@ def measure(
         reference, vectors, said, cause = pooled_as(reference, engine, items, vectors, asked_for)
         remarks += said
     progress("measuring the noise floor")
-    if cause is not None and cause.id == "pooling-rank":
-        found = without_vectors(reference, {}, cause, [], engine)
-        found.remarks = remarks
-        return found
     floor = floor_of(reference, items, sample=True)
     distances, nearest = floor.distances(vectors)
     found = Findings(reference, items, vectors, floor, distances, nearest, remarks, [])
@@ -61,16 +57,8 @@ def pooled_as(
     A file that names a pooling is held to it; of one that names none every pooling is right, and the engine's is taken.
     """
     n, wanted = vectors[0].shape[-1], width(reference.model.hparams, reference.pooling)
-    if reference.pooling == "rank" and n > wanted:
-        raw = early.raw_vectors(engine, items)
-        scores = early.scores_among(raw if raw is not None else vectors, wanted)
-        if raw is not None and scores is not None:
-            return reference, scores, [f"of {n} numbers the first {wanted} are the model's scores"], None
     if reference.pooling != "none" and n == wanted:
         return reference, vectors, [], None
-    if reference.pooling != "rank" and early.ranks(reference, engine, items, vectors):
-        wants = "" if reference.pooling == "none" else f", where {early.why(reference, asked_for)}"
-        return reference, vectors, [], Cause("pooling-rank", f"gives a reranker's scores in place of vectors{wants}")
     near = early.nearest_pooling(reference, items, vectors)
     if near is None:
         return reference, vectors, [], None

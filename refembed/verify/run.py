@@ -21,7 +21,7 @@ import numpy as np
 
 from refembed.arrays import F64
 from refembed.embedder import Embedder
-from refembed.errors import RequestError
+from refembed.errors import EngineError, RequestError
 from refembed.heads import width
 from refembed.normalize import normalize as normalize_rows
 from refembed.verify import company as together
@@ -116,10 +116,21 @@ def findings(
     if other is not None:
         return without_vectors(reference, about, other, ids, engine)
     progress(f"asking {engine.name} for {len(items)} texts")
-    asked = ask_all(engine, items)
+    try:
+        asked = ask_all(engine, items)
+    except EngineError as e:
+        if "not finite" not in str(e) or not early.ranks(reference, engine, items):
+            raise
+        return without_vectors(reference, about, early.rank_cause(reference, asked_for), ids, engine)
+    if early.mostly_empty(asked.vectors) and early.ranks(reference, engine, asked.items, asked.vectors):
+        return without_vectors(reference, about, early.rank_cause(reference, asked_for), ids, engine)
     remarks = [f"the address has no scheme: {about['url']} was asked"] if "scheme assumed" in about else []
     if asked.left_out:
         remarks.append(left_out_remark(asked, [len(reference.ids_of(i)) for i in asked.left_out]))
+    if reference.pooling == "rank" and early.mostly_empty(asked.vectors) and hasattr(engine, "embed_raw"):
+        engine = early.Scores(engine, width(reference.model.hparams, "rank"))
+        asked = ask_all(engine, asked.items)
+        remarks.append("the server's vectors begin with the model's scores: these are compared")
     items, vectors = asked.items, asked.vectors
     ids = [row for row in ids if row[0] in items]
     same = early.constant_cause(reference, items, vectors)

@@ -151,15 +151,19 @@ class HttpEngine(Plain):
             return self.embed(items)
         return pooled(checked(self.vectors(items), items, self.about["url"]))
 
-    def embed_raw(self, items: Sequence[Item]) -> list[F32] | None:
-        """As `embed`, in the lengths in which the model gives them; None where the route has no switch for that."""
+    def embed_raw(self, items: Sequence[Item]) -> list[Any] | None:
+        """Vectors in the lengths in which the model gives them, with whatever is not finite in them.
+
+        None where the route has no switch for that.
+        """
         if self.route.norm is None:
             return None
         before, self.normalize = self.normalize, False
         try:
-            return self.embed(items)
+            found = [np.asarray(self.vectors([item])[0], np.float64) for item in items]
         finally:
             self.normalize = before
+        return [v[0] for v in found] if all(v.ndim == 2 and len(v) == 1 for v in found) else found
 
     def pieces(self, ids: Sequence[int]) -> list[str] | None:
         """The text of each token in the server's own vocabulary; None where it has no /detokenize (llama-server's)."""
