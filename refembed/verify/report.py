@@ -22,7 +22,9 @@ def paragraph(v: Verdict) -> str:
     """The verdict in one paragraph of sentences."""
     facts = v.evidence.facts
     who = f"{facts.get('engine', 'the engine')} on {facts.get('name') or facts.get('model', 'this model')}"
-    said = [f"{v.kind.upper()}: {who}. {HELP[v.kind]}"]
+    said = [f"{v.kind.upper()}: {who}."]
+    if v.kind != "unexplained" or not v.cause:
+        said.append(HELP[v.kind])
     if v.cause:
         said.append(f"{v.cause[0].upper()}{v.cause[1:]}.")
     return " ".join([*said, *numbers(v)])

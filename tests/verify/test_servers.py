@@ -93,20 +93,21 @@ def test_minilm_is_right_under_every_norm_and_other_poolings_are_named(minilm, p
 
 
 @pytest.mark.oracle
-def test_lengths_are_asked_of_the_server_and_judged_by_what_was_asked(minilm):
-    with llama_server(minilm) as url:
+def test_lengths_are_asked_of_the_server_and_judged_by_what_was_asked(decoder):
+    with llama_server(decoder, "mean") as url:
         for norm in (-1, 0, 1, 2, True, False):
-            v = verify(minilm, open_engine(url, minilm, normalize=norm), TEXTS)
+            v = verify(decoder, open_engine(url, decoder, normalize=norm), TEXTS)
             assert v.kind in QUIET, v.cause
-        v = verify(minilm, open_engine(url, minilm, normalize=1), TEXTS, normalize=2)
+        v = verify(decoder, open_engine(url, decoder, normalize=1), TEXTS, normalize=2)
     assert [c.id for c in v.causes] == ["scaled-taxicab"]
+    assert v.remedy.startswith("start it with --embd-normalize 2")
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("opened", [{"batch": 4}, {"encoding": "base64"}, {"batch": 5, "encoding": "base64"}])
-def test_no_way_of_asking_is_a_fault(minilm, opened):
-    with asked(minilm, opened=opened, n_parallel=4, n_ctx=2048) as engine:
-        assert verify(minilm, engine, TEXTS).kind in QUIET
+def test_no_way_of_asking_is_a_fault(decoder, opened):
+    with asked(decoder, "mean", opened=opened, n_parallel=4, n_ctx=1024) as engine:
+        assert verify(decoder, engine, TEXTS).kind in QUIET
 
 
 @pytest.mark.oracle
