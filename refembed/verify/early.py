@@ -137,6 +137,25 @@ def unnamed_remark(reference: Reference, found: Reference, good: bool) -> str:
     return f"the file {says}; this engine pools {title(found.pooling)}{why}: pass --pooling {found.pooling}"
 
 
+def only_last_pieces(reference: Reference, items: Sequence[Item], vectors: Vectors, bound: F64) -> bool:
+    """Whether each vector is the mean of a text's last tokens, of all of them for some texts but not for all.
+
+    llama.cpp pools each micro-batch by itself. With a KV cache of its own for each slot it cuts texts that run together
+    into pieces of equal length, and the mean of the last piece replaces those before it.
+    """
+    if reference.pooling != "mean" or reference.pooler is not None or vectors[0].ndim != 1:
+        return False
+    ids = [reference.ids_of(item) for item in items]
+    starts = []
+    for hidden, own, y, limit in zip(reference.hidden(ids, SCREEN), ids, vectors, bound, strict=True):
+        means = (reference.finish(hidden[k : len(own)], own[k:], SCREEN) for k in range(len(own)))
+        start = next((k for k, x in enumerate(means) if distance(y, x) <= limit), None)
+        if start is None:
+            return False
+        starts.append(start)
+    return any(starts)
+
+
 # -- scores in place of vectors --------------------------------------------------------------------------------------
 
 

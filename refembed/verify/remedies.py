@@ -32,6 +32,8 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("vector-byte-order", "write and read floats as little-endian float32"),
     ("alone-wrong", "look at how a batch of one is built: its mask, its positions, a dimension that is squeezed away"),
     ("batch-dependent|across-texts|batch-cut|padding-(attended|pooled|left|zeros)|batch-.*", BATCH),
+    ("pieces-pooled", "{start}--parallel 1, or with --kv-unified: else llama.cpp cuts texts of one batch into "
+     "pieces, and pools each by itself"),
     ("positions-in-batch", "count positions of each text from its own beginning"),
     ("tokens", "make the tokenizer agree first: `refembed tokenize` shows the reference's tokens"),
     # lengths
@@ -171,6 +173,10 @@ def filled(advice: str, found: re.Match[str] | None, reference: Reference, about
         if blank in advice:
             advice = advice.replace(blank, str(value()))
     if about.get("server") != "llama-server":  # its options are its own
+        advice = advice.replace(
+            "set it to --parallel 1, or with --kv-unified: else llama.cpp cuts",
+            "send one text a request: the engine cuts",
+        )
         advice = advice.replace("set it to --pooling ", "set its pooling to ").replace(
             "set it to --embd-normalize 2", "have it normalize to length 1"
         )

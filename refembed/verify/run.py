@@ -341,6 +341,10 @@ def company_cause(found: Findings) -> list[Cause]:
     alone = distances_of(found, c.alone, c.places)
     batch = distances_of(found, c.together, c.places)
     if (alone <= bound).all():
+        chosen = [found.items[i] for i in c.places]
+        if early.only_last_pieces(found.reference, chosen, c.together, bound):
+            says = "pools only the last piece of a text where several share a batch; alone every text is right"
+            return [Cause("pieces-pooled", says, 0.0)]
         leaks = together.leak_of(found.reference, c, found.items, found.floor)
         causes = [Cause(h.id, f"{h.says}; alone every text is right", 0.0) for h in leaks]
         says = "gives other vectors to texts in company than alone, where they are right"

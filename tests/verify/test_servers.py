@@ -106,8 +106,17 @@ def test_lengths_are_asked_of_the_server_and_judged_by_what_was_asked(decoder):
 @pytest.mark.oracle
 @pytest.mark.parametrize("opened", [{"batch": 4}, {"encoding": "base64"}, {"batch": 5, "encoding": "base64"}])
 def test_no_way_of_asking_is_a_fault(decoder, opened):
-    with asked(decoder, "mean", opened=opened, n_parallel=4, n_ctx=1024) as engine:
+    with asked(decoder, "mean", opened=opened, n_parallel=4, n_ctx=1024, kv_unified=True) as engine:
         assert verify(decoder, engine, TEXTS).kind in QUIET
+
+
+@pytest.mark.oracle
+def test_texts_of_one_request_are_cut_into_pieces_where_each_slot_has_its_own_cache(decoder):
+    """llama.cpp itself: a decoder's texts of unequal length in one batch, under mean pooling."""
+    with asked(decoder, "mean", n_parallel=4, n_ctx=1024) as engine:
+        v = verify(decoder, engine, TEXTS)
+    assert [c.id for c in v.causes] == ["pieces-pooled"]
+    assert v.remedy.startswith("start it with --parallel 1, or with --kv-unified")
 
 
 @pytest.mark.oracle
