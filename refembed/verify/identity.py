@@ -30,10 +30,12 @@ def other_model(reference: Reference, engine: Engine, about: dict[str, Any], ids
     theirs, ours = facts_of_engine(about), facts_of_reference(reference)
     different = [key for key in ("n_embd", "n_vocab") if key in theirs and theirs[key] != ours[key]]
     if not different and ids and not shares_vocabulary(reference, engine, ids):
-        return Cause("other-model", f"another model: {served(about)} with another vocabulary; {this(reference)}")
+        return Cause("other-model", f"runs another model: {served(about)} with another vocabulary; {this(reference)}")
     if not different:
         return None
-    return Cause("other-model", f"another model: {described(about, theirs, different)}; {this(reference, different)}")
+    return Cause(
+        "other-model", f"runs another model: {described(about, theirs, different)}; {this(reference, different)}"
+    )
 
 
 def other_size(reference: Reference, about: dict[str, Any]) -> Cause | None:
@@ -43,14 +45,14 @@ def other_size(reference: Reference, about: dict[str, Any]) -> Cause | None:
     if not n or abs(n - ours["n_params"]) <= PARAMETERS * ours["n_params"]:
         return None
     keys = ["n_params"]
-    return Cause("other-model", f"another model: {described(about, theirs, keys)}; {this(reference, keys)}")
+    return Cause("other-model", f"runs another model: {described(about, theirs, keys)}; {this(reference, keys)}")
 
 
 def other_width(reference: Reference, about: dict[str, Any], width: int) -> Cause:
     """The finding for vectors that no pooling of the reference's has the length of."""
     return Cause(
         "other-model",
-        f"another model: {served(about)} with vectors of {width} numbers; {this(reference)} with vectors of "
+        f"runs another model: {served(about)} with vectors of {width} numbers; {this(reference)} with vectors of "
         f"{reference.info.n_embd_out}",
     )
 

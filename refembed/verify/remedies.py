@@ -129,11 +129,9 @@ def quiet_remedy(verdict: Verdict, reference: Reference, about: dict[str, Any]) 
         if found := re.search(r"pass (--pooling \w+)$", remark):
             return f"{NOTHING}; pass {found[1]} to refembed to have the same vectors"
         if "a setting, not a fault" in remark:
-            return f"{NOTHING} if that norm is meant; else start it with --embd-normalize 2"
+            return f"{NOTHING} if such lengths are meant; else start it with --embd-normalize 2"
     if reference.pooling == "none" and about.get("server"):
         return f"{NOTHING}; for one vector a text start it with --pooling mean, cls or last, as the model was trained"
-    if "gives vectors as they are" in verdict.evidence.length and about.get("server") == "llama-server":
-        return f"{NOTHING} if raw lengths are meant; else start it with --embd-normalize 2"
     return NOTHING
 
 

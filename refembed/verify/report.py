@@ -58,7 +58,7 @@ def tables(v: Verdict) -> Iterator[Table]:
     """The evidence, a table at a time."""
     e = v.evidence
     if e.ids:
-        rows = [[shown(t), first_apart(ours, theirs)] for t, ours, theirs in e.ids[:ROWS]]
+        rows = [[shown(t), first_apart(ours, theirs)] for t, ours, theirs in e.ids[: 3 if v.tells_itself else ROWS]]
         yield "tokens that differ", ["text", "where"], rows
     order = sorted(e.texts, key=lambda t: -t.distance / t.bound)
     if order:
@@ -139,8 +139,10 @@ def footer(v: Verdict) -> list[str]:
     if facts:
         types = ", ".join(f"{n} {t}" for t, n in facts["quant_types"].items())
         lines.append(f"model: {facts['model']} ({facts['architecture']}; {types}); pooling {facts['pooling']}")
-        count = f"{facts['texts']} text{'s' * (facts['texts'] != 1)}"
-        lines.append(f"refembed {facts['refembed']}, {count}, {facts['tokens']} tokens")
+        count = (
+            f", {facts['texts']} text{'s' * (facts['texts'] != 1)}, {facts['tokens']} tokens" if facts["texts"] else ""
+        )
+        lines.append(f"refembed {facts['refembed']}{count}")
     return lines
 
 

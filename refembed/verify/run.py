@@ -371,7 +371,8 @@ def agreeing(found: Findings, fine: Sequence[str], progress: Callable[[str], obj
     length = length_now(found, ours)
     if length.id not in fine and not scores(found) and not (length.id == "raw" and found.vectors[0].ndim == 2):
         return verdict_of(found, "differs", [scale_cause(length)], length)
-    if NORM_OF.get(length.id, 2) not in (2, -1):
+    if length.id != "unit" and "raw" in fine and "unit" in fine and found.about.get("server") == "llama-server" \
+            and found.vectors[0].ndim == 1 and not scores(found):  # fmt: skip
         found.remarks.append(f"a setting, not a fault: the engine {length.says}; cosine similarity is the same")
     first = found.traces.first_wrong if found.traces else None
     if first is not None and not found.ids:

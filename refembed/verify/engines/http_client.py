@@ -178,6 +178,8 @@ def refusal(url: str, e: urllib.error.HTTPError, deadline: float, timeout: float
     except (OSError, http.client.HTTPException, AttributeError):
         said = ""
     hint = HINTS.get(e.code, "")
+    if "--embeddings" in said:  # it says so itself
+        hint = ""
     if e.code == 400 and "https" in said.lower():  # nginx: "The plain HTTP request was sent to HTTPS port"
         hint = f"write the address as https{url.removeprefix('http')}"
     return RefusedError(f"{url} answered {e.code}: {said or e.reason or 'nothing more'}", e.code, hint=hint)
