@@ -66,9 +66,9 @@ def pooled_as(
     if reference.pooling == "none" and not asked_for:
         said = early.unnamed_remark(reference, changed, good)
         return changed, vectors, [said], None
-    if good:
+    if good or reference.pooling == "none":
         return changed, vectors, [], early.pooling_cause(reference, changed, asked_for)
-    return (changed if reference.pooling == "none" else reference), vectors, [], None
+    return reference, vectors, [], None
 
 
 def without_vectors(
