@@ -23,8 +23,9 @@ from conformance.verify_mutants import LONGEST, Outcome, Wired, models
 from refembed import Embedder
 from refembed.verify import diagnose, floor, local, run, trials
 from refembed.verify.engines.base import Engine, open_engine
+from refembed.verify.findings import Findings
 from refembed.verify.reference import Reference, reference_of
-from refembed.verify.run import Findings, decide, expects, findings
+from refembed.verify.run import decide, expects, findings
 from refembed.verify.texts import default_texts
 
 FACTORS = (100, 30, 10, 5, 3, 2, 1.5)  # the widest first: where it changes nothing, nothing nearer is tried

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from refembed.embedder import Embedder
     from refembed.lora import Adapter
 
+BUDGET = 45.0  # seconds: with the floor and the report the whole stays below a minute on a small model
 EPILOG = """\b
 Examples:
   refembed verify minilm --against llamacpp
@@ -28,7 +29,7 @@ Examples:
 \b
 --against  what it stands for
   llamacpp           live llama.cpp, from the wheel xllamacpp
-  http://...         llama-server, Ollama, TEI, or anything with OpenAI's /v1/embeddings
+  http://HOST:PORT   llama-server, Ollama, TEI, or anything with OpenAI's /v1/embeddings; HOST:PORT alone is http
   FOLDER             sentence-transformers or transformers
   FILE.onnx          ONNX Runtime
   FILE.npz, .jsonl   a run or vectors that were recorded
@@ -48,11 +49,15 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
 @click.option("--pooling", default="native", show_default=True, metavar="NAME", help="How the reference pools.")
 @click.option(
     "--normalize",
-    type=click.Choice(["-1", "2"]),
+    type=click.IntRange(-1),
     default=None,
-    help="What the engine is to do to lengths: 2 normalise, -1 leave alone.  [default: either; a server normalises]",
+    metavar="N",
+    help="What the engine is to do to lengths, as llama.cpp's embd_normalize counts: 2 length 1, -1 leave alone, 0, 1, "
+    "p; a server whose route has a switch is asked for it.  [default: any of these; other servers normalize]",
 )
 @lora_option
+@click.option("--prompt-name", metavar="NAME", help="The engine puts this prompt of the model's before each text.")
+@click.option("--prefix", metavar="TEXT", help="The engine puts TEXT before each text.")
 @click.option("--flash-attn/--no-flash-attn", default=None, help="llamacpp: with flash attention.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="llamacpp: threads.")
 @click.option("--batched/--single", default=None, help="llamacpp: all texts in one call, or one text a call.")
@@ -60,14 +65,29 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
 @click.option("--model-name", default=None, metavar="NAME", help="Servers: what to send as `model`.")
 @click.option("--api-key", default=None, metavar="KEY", help="Servers: sent as bearer token.")
 @click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Servers: for one request.  [default: 60]",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    default=BUDGET,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the whole: the search for a cause ends there.",
+)
+@click.option(
     "--trace/--no-trace", default=True, show_default=True, help="Compare tensors where the engine shows them."
 )
 @click.option("--html", metavar="FILE", help="Write a report as one HTML file.")
 @json_option
 @quiet_option
 def command(
-    model: str, against: str, texts: str | None, pooling: str, normalize: str | None, lora: tuple[str, ...],
-    trace: bool, html: str | None, as_json: bool, quiet: bool, **options: Any,
+    model: str, against: str, texts: str | None, pooling: str, normalize: int | None, lora: tuple[str, ...],
+    prompt_name: str | None, prefix: str | None, budget: float, trace: bool, html: str | None, as_json: bool,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compare an engine with the reference that MODEL is, and say what differs and why.
 
@@ -86,14 +106,20 @@ def command(
     path = Path(resolve(model))
     reference = Embedder.load(path, numerics="fast", lora=lora)
     engine = open_engine(against, path, **chosen(against, pooling, options, reference.adapters))
+    if normalize is not None and getattr(getattr(engine, "route", None), "norm", None) is not None:
+        engine.normalize = normalize  # type: ignore[attr-defined]  # a server with a switch for it
+    if "scheme assumed" in engine.about:
+        note(f"{against} has no scheme: asking {engine.about['url']}", quiet=quiet or as_json)
     try:
         verdict = verify(
             reference,
             engine,
             items,
             pooling=pooling,
-            normalize=None if normalize is None else int(normalize),
+            normalize=normalize,
+            prefix=put_before(path, prompt_name, prefix),
             trace=trace,
+            budget=budget,
             progress=lambda message: note(f"{message} ...", quiet=quiet or as_json),
         )
         if target is not None:
@@ -108,6 +134,16 @@ def command(
     click.get_current_context().exit(verdict.exit_code)
 
 
+def put_before(path: Path, prompt_name: str | None, prefix: str | None) -> str:
+    """What the engine is said to put before each text."""
+    if prompt_name is None:
+        return prefix or ""
+    from refembed.gguf import open_gguf
+    from refembed.prompts import find, prefix_for
+
+    return prefix_for(find(open_gguf(path)), prompt_name, prefix, path.name)
+
+
 def chosen(against: str, pooling: str, options: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
     """Options that were given, for the engine to take or to refuse; llama.cpp has the reference's pooling and LoRA."""
     given = {name: value for name, value in options.items() if value is not None}
@@ -120,7 +156,7 @@ def show(verdict: Any) -> None:
     """The report: coloured on a terminal, plain text elsewhere."""
     import sys
 
-    from refembed.verify.report import footer, paragraph, tables, text_report
+    from refembed.verify.report import footer, paragraph, tables, text_report, to_do
 
     if not is_terminal(sys.stdout):
         click.echo(text_report(verdict))
@@ -137,6 +173,7 @@ def show(verdict: Any) -> None:
     click.echo("")
     for line in footer(verdict):
         click.echo(line)
+    click.echo("\n" + click.style(to_do(verdict), bold=True))
 
 
 def write_html(target: Path, verdict: Any, engine: Any, model: Embedder, pooling: str) -> None:

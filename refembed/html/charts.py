@@ -28,13 +28,14 @@ class Line:
 
 def plot(
     lines: Sequence[Line], alt: str, *, x_labels: Sequence[str], y_name: str, log: bool = False,
-    titles: Sequence[str] = (),
+    titles: Sequence[str] = (), x_name: str = "",
 ) -> str:  # fmt: skip
     """Lines over places 0 ... n - 1.
 
     x_labels  (n) what stands below; only as many are written as there is room for
     log       powers of ten; a value of 0 is drawn at the foot
     titles    (n) what a pointer shows at each place
+    x_name    what the axis below counts, in the middle under its labels
     """
     n = len(x_labels)
     values = [y for line in lines for y in line.y if y is not None and math.isfinite(y)]
@@ -46,6 +47,9 @@ def plot(
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (min(max(at, low), high) - low) / (high - low))
 
     parts = [grid(low, high, log, y_name), x_axis(x, x_labels)]
+    if x_name:
+        middle = (LEFT + WIDTH - RIGHT) / 2
+        parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{esc(x_name)}</text>')
     for k, line in enumerate(lines):
         parts.append(draw(line, x, y_of, k, titles))
     return svg("".join(parts) + legend([line.name for line in lines], LEFT + 7.2 * len(y_name) + 46), alt)

@@ -48,6 +48,7 @@ td:first-child:not(.number) { min-width: 5.5rem; }
 td:last-child:not(.number):not(:first-child):not(:empty) { min-width: 9rem; }
 table.facts td:first-child { min-width: 10rem; color: var(--soft); }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.word { white-space: nowrap; }
 tr.marked td { background: var(--mark); }
 figure { margin: .8rem 0 1.2rem; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .3rem; max-width: 46rem; }

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from refembed.arrays import F64, I64, Float
+from refembed.errors import EngineError
 from refembed.kernels.ops import Ops
 from refembed.model.batch import Batch
 from refembed.verify.engines.base import Engine
@@ -49,7 +50,7 @@ class Company:
 def ask(engine: Engine, items: Sequence[Item], places: Sequence[int], equal: Sequence[int] = ()) -> Company:
     """Put the questions. equal: texts that have the same number of tokens, for a batch that needs no padding."""
     chosen = [items[i] for i in places]
-    together = doubles(engine.embed(chosen))
+    together = doubles(in_one_request(engine, chosen))
     alone = [doubles(engine.embed([item]))[0] for item in chosen]
     engine.embed(chosen[1:2])  # so that the first text comes behind another one than before
     again = doubles(engine.embed(chosen[:1]))[0]
@@ -98,6 +99,16 @@ def cached_of(owners: Sequence[set[int]], items: Sequence[Item]) -> tuple[str, s
 def first_of(n: int, text: str) -> str:
     """The first n characters."""
     return text[:n]
+
+
+def in_one_request(engine: Engine, items: Sequence[Item]) -> Sequence[Any]:
+    """Vectors of texts that reach the engine together; one by one where it refuses that."""
+    ask_together = getattr(engine, "embed_together", engine.embed)
+    try:
+        found: Sequence[Any] = ask_together(items)
+    except EngineError:
+        return engine.embed(items)
+    return found
 
 
 def doubles(vectors: Sequence[Any]) -> Vectors:

@@ -84,7 +84,7 @@ class Diagnostician:
     def run(self) -> Diagnosis:
         """Round after round until one explains."""
         for search in (self.singles, self.numbers, self.single_parts, self.weights, self.seconds, self.products):
-            if self.settled() or time.process_time() - self.begin > CPU_SECONDS:
+            if self.settled() or self.case.budget.over or self.late():
                 break
             search()
         found = with_the_long_ones(self.case, self.scores, self.found)
@@ -92,6 +92,10 @@ class Diagnostician:
         sized = [] if explains(found) else by_size(self.case, self.listed)
         named = ties(found) or sized or self.sized_beside(found)
         return Diagnosis(tuple(named), self.tried, tuple(found[:8]), bool(named) and not explains(found))
+
+    def late(self) -> bool:
+        """Whether no further round may begin."""
+        return time.process_time() - self.begin > CPU_SECONDS
 
     def settled(self) -> bool:
         """Whether something explains all of it, and not just enough to be within rounding."""
@@ -125,7 +129,7 @@ class Diagnostician:
     def seconds(self) -> None:
         """A second cause under each of those that helped most."""
         queue, done = self.firsts(), set()
-        while queue and not self.settled() and time.process_time() - self.begin < CPU_SECONDS:
+        while queue and not (self.settled() or self.case.budget.over or self.late()):
             first = queue.pop(0)
             partner = self.second(first)
             done.add(first.id)

@@ -17,7 +17,7 @@ from refembed.verify.contributions import contributions
 from refembed.verify.engines.base import Engine
 from refembed.verify.floor import SCREEN
 from refembed.verify.reference import WORLDS, Reference, reference_of
-from refembed.verify.report import paragraph
+from refembed.verify.report import HELP, numbers
 from refembed.verify.report_data import Attention, ReportData, TensorError, TextResult, TokensBeside, WorstTensor
 from refembed.verify.verdict import Verdict
 
@@ -35,12 +35,24 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
     def piece(i: int) -> str:
         return reference.tokenizer.piece(i).decode(errors="replace") if i < reference.info.n_vocab else "?"
 
+    own = e.pieces if engine.name.startswith("http") else None
+
+    def theirs_of(i: int) -> str:
+        return (
+            piece(i) if own is None else own.get(i, "")
+        )  # a server's ids are read with its own vocabulary or not at all
+
     return ReportData(
         model=f"{facts.get('name', '')} ({facts.get('model', '')})",
         engine=str(facts.get("engine", engine.name)),
         verdict=verdict.kind,
         cause=verdict.cause,
-        evidence=[paragraph(verdict), *e.remarks],
+        advice=verdict.remedy,
+        evidence=[
+            *([] if verdict.cause else [HELP[verdict.kind]]),
+            *(s for s in numbers(verdict) if "first wrong tensor" not in s),
+            *e.remarks,
+        ],
         first_wrong_tensor=verdict.first_wrong_tensor,
         texts=[TextResult(t.text, t.tokens, t.distance, t.bound, t.agrees, t.nearest) for t in e.texts],
         tensors=[
@@ -48,7 +60,7 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
         ],
         worst=worst_of(verdict, ours, theirs, [piece(i) for i in e.traced_ids]),
         tokens=[
-            TokensBeside(text, [(i, piece(i)) for i in mine], [(i, piece(i)) for i in other])
+            TokensBeside(text, [(i, piece(i)) for i in mine], [(i, theirs_of(i)) for i in other])
             for text, mine, other in e.ids[:SHOWN_TOKENS]
         ],
         traced=[piece(i) for i in e.traced_ids],

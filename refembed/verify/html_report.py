@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,20 +40,20 @@ def report_page(data: ReportData) -> str:
     )
     built = ((id, heading, build(data)) for id, heading, build in builders)
     sections = [Section(id, heading, body) for id, heading, body in built if body]
-    lead = f"Checked: <b>{esc(data.engine)}</b>. Reference: <b>{esc(data.model)}</b>."
-    return page(f"Verification: {data.verdict}", lead, sections)
+    lead = f"Compared with the reference <b>{esc(data.model)}</b>."
+    return page(f"Verification of {data.engine}", lead, sections)
 
 
 def verdict(data: ReportData) -> str:
     """The sentence that matters."""
     good = data.verdict in ("identical", "within rounding")
     parts = [f"<p><strong>{MARKS.get(data.verdict, '?')} {esc(data.verdict)}</strong></p>"]
-    parts += [f"<p>Cause: {esc(data.cause)}</p>"] if data.cause else []
-    parts += [f"<p>What to do: {esc(data.advice)}</p>"] if data.advice else []
+    parts += [f"<p>{esc(data.cause[0].upper() + data.cause[1:])}.</p>"] if data.cause else []
     if data.first_wrong_tensor:
         parts.append(f"<p>The first tensor that is wrong: <code>{esc(data.first_wrong_tensor)}</code></p>")
     evidence = "".join(f"<li>{esc(line)}</li>" for line in data.evidence)
     parts += [f"<ul>{evidence}</ul>"] if evidence else []
+    parts += [f"<p><b>What to do:</b> {commands(data.advice)}.</p>"] if data.advice else []
     return f'<div class="verdict {"good" if good else "bad"}">{"".join(parts)}</div>'
 
 
@@ -67,15 +68,17 @@ def texts(data: ReportData) -> str:
     ]
     wrong = [t for t in data.texts if not t.agrees]
     alt = f"Distance of {len(data.texts)} texts; {len(wrong)} are beyond what rounding can do to them."
-    drawn = plot(lines, alt, x_labels=numbers, y_name="1 - cos", log=True, titles=[f"text {n}" for n in numbers])
+    drawn = plot(
+        lines, alt, x_labels=numbers, y_name="1 - cos", x_name="text", log=True, titles=[f"text {n}" for n in numbers]
+    )
     order = sorted(range(len(data.texts)), key=lambda i: (data.texts[i].agrees, i))[:SHOWN_TEXTS]
     rows = [
         (str(i + 1), esc(clipped(t.text)), str(t.n_tokens), number(t.distance), number(t.bound),
-         "agrees" if t.agrees else "differs", esc(t.note))
+         word("agrees" if t.agrees else "differs"), esc(t.note))
         for i, t in ((i, data.texts[i]) for i in order)
     ]  # fmt: skip
     marked = [k for k, i in enumerate(order) if not data.texts[i].agrees]
-    heads = [">text", "begins", ">tokens", ">1 - cos", ">bound", "", "note"]
+    heads = [">text", "begins", ">tokens", ">1 - cos", ">bound", "verdict", "nearest arithmetic"]
     listed = table(heads, rows, marked=marked, caption="Texts, those that differ first")
     left_out = (
         f"<p>{len(data.texts) - len(order)} more texts are not listed.</p>" if len(order) < len(data.texts) else ""
@@ -108,7 +111,7 @@ def layers(data: ReportData) -> str:
         if beyond
         else "No operation is beyond its bound."
     )
-    drawn = plot(lines, alt, x_labels=labels, y_name="NMSE, by layer", log=True, titles=titles)
+    drawn = plot(lines, alt, x_labels=labels, y_name="NMSE", x_name="layer", log=True, titles=titles)
     caption = (
         f"{esc(alt)} <b>Local</b>: this operation alone, ours run on the engine's own inputs. <b>Propagated</b>: "
         "the two runs side by side, with all that went wrong before. Errors of 0 stand at the foot."
@@ -220,12 +223,17 @@ def differing(a: Sequence[int], b: Sequence[int]) -> tuple[set[int], set[int]]:
     return odd
 
 
+def piece_of(piece: str) -> str:
+    """A token's text; empty where the engine shows its ids alone."""
+    return f"{esc(piece)} " if piece else ""
+
+
 def boxes(pieces: Sequence[tuple[int, str]], odd: set[int]) -> str:
     """Tokens as boxes."""
     parts = []
     for i, (id, piece) in enumerate(pieces):
         kind = "token odd" if i in odd else "token"
-        parts.append(f'<span class="{kind}" title="place {i}, id {id}">{esc(piece)} <small>{id}</small></span>')
+        parts.append(f'<span class="{kind}" title="place {i}, id {id}">{piece_of(piece)}<small>{id}</small></span>')
     return f'<div class="tokens">{"<wbr>".join(parts)}</div>'
 
 
@@ -263,10 +271,13 @@ def hypotheses(data: ReportData) -> str:
     if not data.hypotheses:
         return ""
     order = sorted(data.hypotheses, key=lambda h: (not h[2], h[1]))
-    rows = [(esc(name), number(left), "explains it" if explains else "") for name, left, explains in order]
+    rows = [
+        (esc(name), number(left), word("explains it" if explains else "leaves too much"))
+        for name, left, explains in order
+    ]
     marked = [i for i, h in enumerate(order) if h[2]]
     intro = "<p>Each was put into the reference in turn; what is left of the difference is the largest 1 - cos.</p>"
-    return intro + table(["hypothesis", ">left", ""], rows, marked=marked)
+    return intro + table(["hypothesis", ">left", "verdict"], rows, marked=marked)
 
 
 def environment(data: ReportData) -> str:
@@ -282,6 +293,20 @@ def facts(prefix: str, found: Mapping[str, Any]) -> Iterator[tuple[str, object]]
             yield from facts(f"{prefix}{key}, ", value)
         elif value is not None and value != []:
             yield f"{prefix}{key}", value
+
+
+def commands(text: str) -> str:
+    """HTML of a sentence: what stands in backticks, and options, as code."""
+    return re.sub(
+        r"`([^`]+)`|(?<![\w-])(--(?:(?:pooling|(?:embd-)?normalize|budget) [\w-]+|[a-z-]+))",
+        lambda m: f"<code>{m[1] or m[2]}</code>",
+        esc(text),
+    )
+
+
+def word(text: str) -> str:
+    """A word or two that stay on one line."""
+    return f'<span class="word">{esc(text)}</span>'
 
 
 def is_beyond(t: TensorError) -> bool:

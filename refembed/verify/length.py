@@ -25,12 +25,16 @@ class Length:
     factor: float  # median |y| / |x|
 
 
+PNORMS = range(3, 11)  # that are looked for
+NORM_OF = {"raw": -1, "scaled-max": 0, "scaled-taxicab": 1, "unit": 2} | {f"scaled-{p}-norm": p for p in PNORMS}
+
 CONSTANTS: tuple[tuple[str, str, Callable[[F64], Any]], ...] = (
-    ("unit", "normalises to length 1", lambda x: normalize(x, 2)),
+    ("unit", "normalizes to length 1", lambda x: normalize(x, 2)),
     ("scaled-max", "scales the largest magnitude to 32760 (embd_normalize 0)", lambda x: normalize(x, 0)),
     ("scaled-max-1", "scales the largest magnitude to 1", lambda x: x / np.abs(x).max(axis=-1, keepdims=True)),
     ("scaled-taxicab", "scales the sum of magnitudes to 1 (embd_normalize 1)", lambda x: normalize(x, 1)),
-    ("scaled-3-norm", "scales to a 3-norm of 1", lambda x: normalize(x, 3)),
+    *((f"scaled-{p}-norm", f"scales to a {p}-norm of 1 (embd_normalize {p})", lambda x, p=p: normalize(x, p))
+      for p in PNORMS),
     ("scaled-softmax", "scales the sum to 1", lambda x: x / x.sum(axis=-1, keepdims=True)),
     ("scaled-sqrt-D", "scales to length sqrt(D)", lambda x: normalize(x, 2) * np.sqrt(x.shape[-1])),
     ("scaled-int8", "scales the largest magnitude to 127", lambda x: 127 * x / np.abs(x).max(axis=-1, keepdims=True)),
@@ -78,7 +82,7 @@ def length_of(vectors: Vectors, ours: Vectors, tokens: Sequence[int], bound: flo
         return Length("scaled", "scaled", f"gives vectors {factor:.6g} times as long", factor)
     unit = np.array([np.linalg.norm(y) / np.sqrt(len(y) if y.ndim == 2 else 1) for y in ys])
     if agree(unit, np.full(len(unit), float(np.median(unit))), bound):
-        says = f"normalises to length {np.median(unit):.6g}"
+        says = f"normalizes to length {np.median(unit):.6g}"
         return Length("scaled", "scaled-unit", says, factor)
     return Length(
         "scaled", "scaled-unevenly", "gives vectors of other lengths, a factor of its own for each text", factor

@@ -20,18 +20,26 @@ Table = tuple[str, list[str], list[list[str]]]  # title, heads (">" set flush ri
 
 def paragraph(v: Verdict) -> str:
     """The verdict in one paragraph of sentences."""
-    facts, e = v.evidence.facts, v.evidence
+    facts = v.evidence.facts
     who = f"{facts.get('engine', 'the engine')} on {facts.get('name') or facts.get('model', 'this model')}"
-    said = [f"{v.kind.upper()}: {who}. {HELP[v.kind]}"]
+    said = [f"{v.kind.upper()}: {who}."]
+    if v.kind != "unexplained" or not v.cause:
+        said.append(HELP[v.kind])
     if v.cause:
         said.append(f"{v.cause[0].upper()}{v.cause[1:]}.")
+    return " ".join([*said, *numbers(v)])
+
+
+def numbers(v: Verdict) -> list[str]:
+    """What the verdict stands on, a sentence each."""
+    e, said = v.evidence, []
     if v.tie:
         said.append(
             "These texts cannot tell the two apart." if len(v.causes) == 2 else "These texts cannot tell them apart."
         )
     left = v.causes[0].left if v.causes else None
     worst = max(e.texts, key=lambda t: t.distance / t.bound, default=None)
-    if worst is not None:
+    if worst is not None and not v.tells_itself:
         wrong = sum(not t.agrees for t in e.texts)
         said.append(
             f"{wrong} of {len(e.texts)} texts are beyond the noise floor; the worst is {worst.distance:.2g} away "
@@ -41,23 +49,25 @@ def paragraph(v: Verdict) -> str:
             said.append(f"With the reference changed so, {left:.2g} is left.")
     if v.first_wrong_tensor:
         said.append(f"The first wrong tensor is {v.first_wrong_tensor}.")
-    return " ".join(said)
+    if e.untried:
+        said.append(f"Time ran out before these hypotheses were tried: {e.untried}; --budget SECONDS gives more.")
+    return said
 
 
 def tables(v: Verdict) -> Iterator[Table]:
     """The evidence, a table at a time."""
     e = v.evidence
     if e.ids:
-        rows = [[shown(t), first_apart(ours, theirs)] for t, ours, theirs in e.ids[:ROWS]]
+        rows = [[shown(t), first_apart(ours, theirs)] for t, ours, theirs in e.ids[: 3 if v.tells_itself else ROWS]]
         yield "tokens that differ", ["text", "where"], rows
     order = sorted(e.texts, key=lambda t: -t.distance / t.bound)
     if order:
-        heads = ["text", ">tokens", ">1-cos", ">bound", ">length", ">ulps", ">largest", "nearest", ""]
+        heads = ["text", ">tokens", ">1-cos", ">bound", ">length", ">ulps", ">largest", "nearest", "verdict"]
         yield "texts", heads, [text_cells(t) for t in order[:ROWS]]
     if e.tensors:
         yield (
             f"tensors of {shown(e.traced)}",
-            ["tensor", "operation", ">local", ">bound", ">propagated", ""],
+            ["tensor", "operation", ">local", ">bound", ">propagated", "verdict"],
             tensor_rows(v),
         )
     if e.trials:
@@ -118,7 +128,9 @@ def footer(v: Verdict) -> list[str]:
     lines = [f"note: {r}" for r in v.evidence.remarks] + where(v)
     if v.evidence.length:
         lines.append(f"lengths: the engine {v.evidence.length}")
-    if not v.evidence.texts:
+    if not f:
+        lines.append("no vector was compared: what the engine says of itself settles it")
+    elif not v.evidence.texts:
         lines.append(
             "noise floor: how far exact, fast and ggml arithmetic are apart, tensor by tensor; bounds are of it"
         )
@@ -127,8 +139,10 @@ def footer(v: Verdict) -> list[str]:
     if facts:
         types = ", ".join(f"{n} {t}" for t, n in facts["quant_types"].items())
         lines.append(f"model: {facts['model']} ({facts['architecture']}; {types}); pooling {facts['pooling']}")
-        count = f"{facts['texts']} text{'s' * (facts['texts'] != 1)}"
-        lines.append(f"refembed {facts['refembed']}, {count}, {facts['tokens']} tokens")
+        count = (
+            f", {facts['texts']} text{'s' * (facts['texts'] != 1)}, {facts['tokens']} tokens" if facts["texts"] else ""
+        )
+        lines.append(f"refembed {facts['refembed']}{count}")
     return lines
 
 
@@ -149,7 +163,13 @@ def text_report(v: Verdict) -> str:
     parts.append(
         "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False) for line in footer(v))
     )
+    parts.append(textwrap.fill(to_do(v), WIDTH, subsequent_indent="  ", break_long_words=False))
     return "\n\n".join(parts)
+
+
+def to_do(v: Verdict) -> str:
+    """The last line of every report."""
+    return f"what to do: {v.remedy}"
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,6 +1,7 @@
 """Is this engine right, and if not, why? The questions in order, from the cheap to the dear.
 
-front end   token ids, where the engine tells them; the shape of its vectors
+identity    what the engine says of its model: another one is no matter of arithmetic
+front end   token ids, where the engine shows them; one answer for every text; every pooling
 end to end  vectors against the noise floor of these very texts
 company     the same texts together, alone, and once more
 tensors     where the engine shows them: the first wrong one
@@ -9,66 +10,46 @@ cause       hypotheses, until one brings the difference down to the noise floor
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from refembed.arrays import F64
 from refembed.embedder import Embedder
-from refembed.errors import RequestError
+from refembed.errors import EngineError, RequestError
+from refembed.heads import width
 from refembed.normalize import normalize as normalize_rows
 from refembed.verify import company as together
+from refembed.verify import early, identity
 from refembed.verify.adapters import with_order_of
 from refembed.verify.align import without_lora
-from refembed.verify.company import Company
-from refembed.verify.compare import Difference, compare
+from refembed.verify.asking import ask_all, left_out_remark
+from refembed.verify.batch_causes import case_of, company_cause
 from refembed.verify.diagnose import Diagnosis, diagnose, probe
 from refembed.verify.engines.base import Engine
-from refembed.verify.floor import LEAST, Floor, distance, floor_of
+from refembed.verify.findings import Findings, verdict_of
+from refembed.verify.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
 from refembed.verify.hypotheses import cheap_hypotheses
-from refembed.verify.length import Length, length_of
-from refembed.verify.local import Comparison, compare_traces, explained_by
+from refembed.verify.hypotheses_back import pooling_hypotheses
+from refembed.verify.length import NORM_OF, Length, length_of
+from refembed.verify.local import compare_traces, explained_by
+from refembed.verify.measure import measure, without_vectors
 from refembed.verify.reference import Item, Reference, Vectors, reference_of
+from refembed.verify.remedies import with_remedies
 from refembed.verify.shown import verify_shown
 from refembed.verify.texts import default_texts, shortest
-from refembed.verify.trials import Case, Trial, part
-from refembed.verify.verdict import Cause, Evidence, TextRow, Verdict, facts_of, sentence
+from refembed.verify.trials import Trial, trial
+from refembed.verify.verdict import Cause, Verdict, facts_of, sentence
 
 SMALL, MEDIUM = 30_000_000, 300_000_000  # weights: larger models get shorter texts
 LONGEST = {SMALL: 500, MEDIUM: 80}  # tokens of the longest text used unasked
 TELLING = 0.1  # of a bound: a difference within rounding that is larger is looked into
+UNRELATED = 0.1  # 1 - cos of the median text: no fault of the arithmetic makes that of a model with other parameters
 TRACED = (5, 64)  # tokens of the text that is traced, where there is one
-
-
-@dataclass
-class Findings:
-    """What is known so far."""
-
-    reference: Reference
-    items: list[Item]
-    vectors: Vectors
-    floor: Floor
-    distances: F64
-    nearest: list[str]
-    remarks: list[str]
-    ids: list[tuple[str, list[int], list[int]]]
-    company: Company | None = None
-    traces: Comparison | None = None
-    traced: Item = ""
-    traced_ids: tuple[int, ...] = ()
-
-    @property
-    def agree(self) -> bool:
-        """Whether all directions are within rounding."""
-        return bool((self.distances <= self.floor.bound).all())
-
-    @property
-    def tokens(self) -> list[int]:
-        """Tokens of each text."""
-        return [len(self.reference.ids_of(i)) for i in self.items]
 
 
 def verify(
@@ -78,7 +59,9 @@ def verify(
     *,
     pooling: str = "native",
     normalize: int | None = None,
+    prefix: str = "",
     trace: bool = True,
+    budget: float | None = None,
     progress: Callable[[str], object] = lambda message: None,
 ) -> Verdict:
     """Compare an engine with the reference.
@@ -88,21 +71,33 @@ def verify(
     engine     of `refembed.verify.engines.base.open_engine`, or anything with that protocol
     texts      what to embed; None: a recording's own texts, else `default_texts`
     pooling    of the reference, as `Embedder.embed` takes it; a Reference has its own
-    normalize  what the engine is to do to lengths: 2 normalise, -1 leave alone; None: either, but a server normalises
+    normalize  what the engine is to do to lengths, as embd_normalize counts: 2 normalize, -1 leave alone, 0, 1, p;
+               None: any of these, but a server that is not llama-server normalizes
+    prefix     what the engine is meant to put in front of each text: the reference puts it there too
     trace      compare tensors too, where the engine shows them
+    budget     seconds for the whole; the search for a cause is cut there, the likeliest first; None: no limit
     progress   is told what is going on
     Raises EngineError, RequestError, GGUFError, ModelError.
+
+        verdict = verify("minilm", open_engine("http://localhost:8080", Path("model.gguf")))
+        verdict.kind, verdict.cause, verdict.remedy
     """
+    begin = time.monotonic()
     if not isinstance(model, Reference):
         embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
         model = reference_of(embedder, pooling)
+    if prefix:
+        model = model.add(text=partial(str.__add__, prefix))
     about = dict(engine.about)
     if about.get("partial"):
-        return verify_shown(model, engine, texts, progress)
-    found = findings(model, engine, texts, trace, progress)
+        return with_remedies(verify_shown(model, engine, texts, progress), model, about)
+    found = findings(model, engine, texts, trace, progress, asked_for=pooling != "native")
+    if budget is not None:
+        found.budget.until = max(begin + budget, time.monotonic() + budget / 4)
     verdict = decide(found, expects(engine, normalize), progress)
     facts = facts_of(found.reference, engine, about, found.tokens)
-    return replace(verdict, evidence=replace(verdict.evidence, facts=facts))
+    verdict = replace(verdict, evidence=replace(verdict.evidence, facts=facts))
+    return with_remedies(verdict, model, about)
 
 
 def findings(
@@ -111,16 +106,47 @@ def findings(
     texts: Sequence[Item] | None,
     trace: bool,
     progress: Callable[[str], object],
+    asked_for: bool = False,
 ) -> Findings:
-    """Ask the engine everything, and measure it; what it means is for `decide`."""
+    """Ask the engine everything, and measure it; what it means is for `decide`.
+
+    asked_for  the reference's pooling is what the user named, not what the file says
+    """
     about = dict(engine.about)
     items = items_of(reference, about, texts)
+    ids = token_differences(reference, engine, items)
+    other = identity.other_model(reference, engine, about, ids)
+    if other is not None:
+        return without_vectors(reference, about, other, ids, engine)
     progress(f"asking {engine.name} for {len(items)} texts")
-    vectors = together.doubles(engine.embed(items))
-    reference, remarks = with_order_of(reference, about, items, vectors)
-    found = measure(reference, items, vectors, progress)
-    found.remarks += remarks
-    found.ids += token_differences(engine, found)
+    try:
+        asked = ask_all(engine, items)
+    except EngineError as e:
+        if "not finite" not in str(e) or not early.ranks(reference, engine, items):
+            raise
+        return without_vectors(reference, about, early.rank_cause(reference, asked_for), ids, engine)
+    if early.mostly_empty(asked.vectors) and early.ranks(reference, engine, asked.items, asked.vectors):
+        return without_vectors(reference, about, early.rank_cause(reference, asked_for), ids, engine)
+    remarks = [f"the address has no scheme: {about['url']} was asked"] if "scheme assumed" in about else []
+    if asked.left_out:
+        remarks.append(left_out_remark(asked, [len(reference.ids_of(i)) for i in asked.left_out]))
+    if reference.pooling == "rank" and early.mostly_empty(asked.vectors) and hasattr(engine, "embed_raw"):
+        engine = early.Scores(engine, width(reference.model.hparams, "rank"))
+        asked = ask_all(engine, asked.items)
+        remarks.append("the server's vectors begin with the model's scores: these are compared")
+    items, vectors = asked.items, asked.vectors
+    reference, said = with_order_of(reference, about, items, vectors)
+    remarks += said
+    ids = [row for row in ids if row[0] in items]
+    same = early.constant_cause(reference, items, vectors)
+    if same is not None:
+        floor = floor_of(reference, items, (SCREEN,))
+        return Findings(reference, items, vectors, floor, *floor.distances(vectors), remarks, ids, about, early=same)
+    found = measure(reference, engine, items, vectors, progress, asked_for)
+    found.remarks[:0], found.ids, found.about = remarks, ids, about
+    found.pieces = identity.pieces_by_id(engine, ids)
+    if found.early is not None:
+        return found
     if len(items) > 1 and engine.name != "recorded":
         progress("asking once more, alone and together")
         equal = together.equal_lengths(items, found.tokens)
@@ -143,32 +169,30 @@ def items_of(reference: Reference, about: dict[str, Any], texts: Sequence[Item] 
     return list(default_texts(lambda t: len(reference.encode(reference.tokenizer, t)), reference.info.n_ctx, most))
 
 
-def measure(reference: Reference, items: list[Item], vectors: Vectors, progress: Callable[[str], object]) -> Findings:
-    """Vectors against the noise floor. An engine that does not pool is compared row by row."""
-    remarks = []
-    if all(v.ndim == 2 for v in vectors) and reference.pooling != "none":
-        reference = replace(reference, pooling="none")
-        remarks.append("the engine gives a vector for each token: compared row by row, without pooling")
-    progress("measuring the noise floor")
-    floor = floor_of(reference, items, sample=True)
-    distances, nearest = floor.distances(vectors)
-    return Findings(reference, items, vectors, floor, distances, nearest, remarks, [])
-
-
-def token_differences(engine: Engine, found: Findings) -> list[tuple[str, list[int], list[int]]]:
+def token_differences(
+    reference: Reference, engine: Engine, items: Sequence[Item]
+) -> list[tuple[str, list[int], list[int]]]:
     """Texts whose tokens the engine has otherwise."""
     if not engine.can_tokenize:
         return []
-    texts = [i for i in found.items if isinstance(i, str)]
-    both = [(t, found.reference.ids_of(t), [int(i) for i in engine.tokenize(t)]) for t in texts]
+    texts = [i for i in items if isinstance(i, str)]
+    both = [(t, reference.ids_of(t), [int(i) for i in engine.tokenize(t)]) for t in texts]
     return [row for row in both if row[1] != row[2]]
 
 
 def expects(engine: Engine, normalize: int | None) -> tuple[str, ...]:
-    """Kinds of length (`length.Kind`) that are no finding."""
-    if normalize is not None:
-        return ("raw",) if normalize == -1 else ("normalised",)
-    return ("normalised",) if engine.name.startswith("http") else ("raw", "normalised")
+    """Ids of lengths (`length.Length`) that are no finding.
+
+    normalize  what the user asks for; None: what the engine was opened with, else whatever llama-server can be
+               started with; another server's vectors are to have length 1, other engines may leave lengths alone
+    """
+    wanted = getattr(engine, "normalize", None) if normalize is None else normalize
+    if wanted is not None:
+        number = {True: 2, False: -1}[wanted] if isinstance(wanted, bool) else int(wanted)
+        return tuple(id for id, norm in NORM_OF.items() if norm == number)
+    if engine.about.get("server") == "llama-server":
+        return tuple(NORM_OF)
+    return ("unit",) if engine.name.startswith("http") else ("raw", "unit")
 
 
 def look_inside(engine: Engine, found: Findings, progress: Callable[[str], object]) -> None:
@@ -202,7 +226,19 @@ def look_inside(engine: Engine, found: Findings, progress: Callable[[str], objec
 
 def decide(found: Findings, fine: Sequence[str], progress: Callable[[str], object]) -> Verdict:
     """From what was measured to a word and a cause."""
-    if found.reference.info.n_embd_out != found.vectors[0].shape[-1] and found.reference.pooling != "rank":
+    if found.early is not None:
+        return verdict_of(found, "differs", [found.early], None)
+    verdict = decide_by_vectors(found, fine, progress)
+    if found.beside is None or verdict.kind != "differs":
+        return verdict
+    one = found.beside
+    causes = tuple(replace(c, id=f"{one.id} + {c.id}", says=f"{one.says}, and {c.says}") for c in verdict.causes)
+    return replace(verdict, causes=causes, cause=sentence(causes))
+
+
+def decide_by_vectors(found: Findings, fine: Sequence[str], progress: Callable[[str], object]) -> Verdict:
+    """The same, of what the vectors show."""
+    if width(found.reference.model.hparams, found.reference.pooling) != found.vectors[0].shape[-1]:
         return width_verdict(found, progress)
     scrambled = scrambled_cause(found)
     if scrambled:
@@ -219,10 +255,24 @@ def decide(found: Findings, fine: Sequence[str], progress: Callable[[str], objec
         return verdict_of(found, "differs" if company[0].id else "unexplained", company, None)
     if found.agree:
         return agreeing(found, fine, progress)
+    quick = pooling_diagnosis(found, progress)
+    if quick is not None:
+        return explained(found, quick, fine)
+    other = identity.other_size(found.reference, found.about)
+    if other is not None and float(np.median(found.distances)) > UNRELATED:
+        return verdict_of(found, "differs", [other], None)
     progress("looking for the cause")
-    case = case_of(found, progress)
-    diagnosis = diagnose(case)
+    diagnosis = diagnose(case_of(found, progress))
     return explained(found, diagnosis, fine)
+
+
+def pooling_diagnosis(found: Findings, progress: Callable[[str], object]) -> Diagnosis | None:
+    """Whether one of the usual poolings explains the vectors: tried on hidden states that are there already."""
+    usual = {f"pooling-{how}" for how in early.POOLINGS}
+    case = case_of(found, progress)
+    tried = [trial(case, (h,), EVERYWHERE) for h in pooling_hypotheses(found.reference) if h.id in usual]
+    good = sorted((t for t in tried if t.over <= 1), key=lambda t: t.left)[:1]
+    return Diagnosis(tuple(good), len(tried), tuple(good)) if good else None
 
 
 def scrambled_cause(found: Findings) -> Cause | None:
@@ -247,107 +297,47 @@ def same_vectors(found: Findings) -> bool:
     return all(distance(x, ours[0]) <= LEAST for x in ours)
 
 
-def case_of(found: Findings, progress: Callable[[str], object]) -> Case:
-    """What `diagnose` needs."""
-    return Case(found.reference, found.items, found.vectors, found.floor, found.distances, progress)
-
-
 def width_verdict(found: Findings, progress: Callable[[str], object]) -> Verdict:
-    """Vectors of another length: a cut, or another model."""
-    theirs, ours = found.vectors[0].shape[-1], found.reference.info.n_embd_out
+    """Vectors of another length than any pooling of the model gives: a cut, or another model."""
+    theirs, ours = found.vectors[0].shape[-1], width(found.reference.model.hparams, found.reference.pooling)
     if theirs < ours and found.agree:
         length = length_now(found, list(found.floor.worlds[found.nearest[0]]))
-        how = "after normalising, so that lengths are below 1" if length.id == "unit-first" else "and then normalises" \
-            if length.kind == "normalised" else "of a vector that is not normalised"  # fmt: skip
+        how = "after normalizing, so that lengths are below 1" if length.id == "unit-first" else "and then normalizes" \
+            if length.kind == "normalised" else "of a vector that is not normalized"  # fmt: skip
         cause = Cause(
             "dimension-cut", f"keeps the first {theirs} of {ours} numbers {how}", float(found.distances.max())
         )
         return verdict_of(found, "differs", [cause], length)
-    says = f"gives vectors of {theirs} numbers, the reference {ours}"
-    if theirs < ours:
+    if theirs < ours and float(np.median(found.distances)) < UNRELATED:
         diagnosis = diagnose(case_of(found, progress))
-        if diagnosis.explained:
-            causes = [
-                Cause(f"dimension-cut + {t.id}", f"{says} (the first ones), and {t.says}", t.left)
-                for t in diagnosis.explained
-            ]
+        says = f"gives vectors of {theirs} numbers, the reference {ours} (the first ones)"
+        causes = [Cause(f"dimension-cut + {t.id}", f"{says}, and {t.says}", t.left) for t in diagnosis.explained]
+        if causes:
             return verdict_of(found, "differs", causes, None, diagnosis)
     if theirs % ours == 0:
-        says += f": {theirs // ours} times as many, as when bytes are read as numbers, or token vectors run together"
-    return verdict_of(
-        found, "differs", [Cause("dimension", f"{says}: another model, or a dense layer more or less")], None
-    )
+        says = f"gives vectors of {theirs} numbers, the reference {ours}: {theirs // ours} times as many, as when " \
+            "bytes are read as numbers, or token vectors run together"  # fmt: skip
+        cause = Cause("dimension", f"{says}: another model, or a dense layer more or less")
+    else:
+        cause = identity.other_width(found.reference, found.about, theirs)
+    return verdict_of(without_distances(found), "differs", [cause], None)
 
 
-def company_cause(found: Findings) -> list[Cause]:
-    """What depends on the texts beside or before a text. Empty where nothing does."""
-    c = found.company
-    if c is None:
-        return []
-    bound = found.floor.bound[list(c.places)]
-    if c.changed() > bound[0] and found_in(c.again, c.alone) is not None:
-        return [Cause("stale", "answers with the vector of an earlier text (state is kept between requests)", 0.0)]
-    if c.changed() > max(bound[0], together.SAME):
-        says = "gives another vector when it is asked for the same text again (state is kept, or numbers are random)"
-        return [Cause("state", says, c.changed())]
-    if not (c.apart() > np.maximum(bound, together.SAME)).any():
-        return equal_lengths_cause(found, c)
-    alone = distances_of(found, c.alone, c.places)
-    batch = distances_of(found, c.together, c.places)
-    if (alone <= bound).all():
-        leaks = together.leak_of(found.reference, c, found.items, found.floor)
-        causes = [Cause(h.id, f"{h.says}; alone every text is right", 0.0) for h in leaks]
-        says = "gives other vectors to texts in company than alone, where they are right"
-        return causes or [Cause("batch-dependent", says)]
-    if (batch <= bound).all():
-        causes = diagnosed(found, c.alone, c.places, "alone-wrong", "asked for one text alone")
-        return causes or [Cause("alone-wrong", "is right when asked for several texts, wrong when asked for one")]
-    return []
-
-
-def equal_lengths_cause(found: Findings, c: Company) -> list[Cause]:
-    """What goes wrong in a batch whose texts have one length, and nowhere else."""
-    if not c.equal_places:
-        return []
-    places = list(c.equal_places)
-    bound = found.floor.bound[places]
-    elsewhere = [found.vectors[i] for i in places]
-    right = (found.distances[places] <= bound).all() and len(c.equal) == len(places)
-    apart = [distance(a, b) for a, b in zip(c.equal, elsewhere, strict=False)]
-    if not right or not (np.array(apart) > np.maximum(bound, together.SAME)).any():
-        return []
-    causes = diagnosed(found, c.equal, places, "equal-lengths", "asked for several texts of equal length")
-    says = "gives other vectors to several texts of equal length, asked for together, than in other company"
-    return causes or [Cause("equal-lengths", says)]
-
-
-def diagnosed(found: Findings, vectors: Vectors, places: Sequence[int], id: str, when: str) -> list[Cause]:
-    """Why these answers differ, where others to the same texts are right."""
-    case = replace(part(case_of(found, lambda message: None), list(places)), vectors=vectors)
-    case.distances = case.floor.distances(vectors)[0]
-    if not any(case.differs):
-        return []
-    trials = diagnose(case).explained
-    return [Cause(f"{id} + {t.id}", f"{t.says}, when it is {when}; else it is right", t.left) for t in trials]
-
-
-def found_in(vector: F64, others: Vectors) -> int | None:
-    """Which other text's answer this is: any but the first."""
-    near = [i for i, other in enumerate(others) if i and distance(vector, other) <= LEAST]
-    return near[0] if near else None
-
-
-def distances_of(found: Findings, vectors: Vectors, places: Sequence[int]) -> F64:
-    """1 - cos to the nearest arithmetic, for some of the texts."""
-    return part(case_of(found, print), list(places)).floor.distances(vectors)[0]
+def without_distances(found: Findings) -> Findings:
+    """The same findings less the texts: vectors of unequal length have no distance."""
+    nothing = np.zeros(0)
+    return replace(found, items=[], vectors=[], distances=nothing, floor=Floor({}, nothing, 0.0, 0.0), nearest=[])
 
 
 def agreeing(found: Findings, fine: Sequence[str], progress: Callable[[str], object]) -> Verdict:
     """Directions agree: what about lengths, tensors, and the last bit?"""
     ours = [found.floor.worlds[w][i] for i, w in enumerate(found.nearest)]
     length = length_now(found, ours)
-    if length.kind not in fine and not scores(found):
+    if length.id not in fine and not scores(found) and not (length.id == "raw" and found.vectors[0].ndim == 2):
         return verdict_of(found, "differs", [scale_cause(length)], length)
+    if length.id != "unit" and "raw" in fine and "unit" in fine and found.about.get("server") == "llama-server" \
+            and found.vectors[0].ndim == 1 and not scores(found):  # fmt: skip
+        found.remarks.append(f"a setting, not a fault: the engine {length.says}; cosine similarity is the same")
     first = found.traces.first_wrong if found.traces else None
     if first is not None and not found.ids:
         named = [r.removeprefix("tensors: ").split(": ", 1) for r in found.remarks if r.startswith("tensors: ")]
@@ -357,7 +347,7 @@ def agreeing(found: Findings, fine: Sequence[str], progress: Callable[[str], obj
             found, "differs" if causes else "unexplained",
             causes or [Cause("tensor", f"computes {first} otherwise, {hidden}")], length,
         )  # fmt: skip
-    if identical(found):
+    if identical(found, NORM_OF.get(length.id, 2)):
         return verdict_of(found, "identical", [], length)
     if (found.distances <= np.maximum(TELLING * found.floor.bound, LEAST)).all() or not floats(found):
         return verdict_of(found, "within rounding", [], length)
@@ -380,7 +370,7 @@ def scores(found: Findings) -> bool:
 
 def scale_cause(length: Length) -> Cause:
     """A length that is not as it is to be."""
-    says = {"raw": "does not normalise", "normalised": "normalises to length 1, where lengths were to stay"}
+    says = {"raw": "does not normalize", "normalised": "normalizes to length 1, where lengths were to stay"}
     return Cause(
         length.id, f"{says.get(length.kind, length.says)}; directions agree, so cosine similarity does too", 0.0
     )
@@ -393,14 +383,16 @@ def explained(found: Findings, diagnosis: Diagnosis, fine: Sequence[str]) -> Ver
         far = float(np.median(found.distances))
         says = "computes something that no hypothesis explains"
         if far > 0.5:
+            named = identity.served(found.about) if identity.is_named(found.about) else ""
             says += "; its vectors have nothing to do with the reference's: another model?"
+            says += f" ({named}; {identity.this(found.reference)})" if named else ""
         elif best is not None and best.left < 0.5 * float(found.distances.max()):
             was = float(found.distances.max())
             says += f"; nearest comes that it {best.says}, which leaves 1-cos {best.left:.2g} of {was:.2g}"
         return verdict_of(found, "unexplained", [Cause("unexplained", says)], None, diagnosis)
     length = length_under(found, diagnosis.explained[0])
     by_itself = any(h.stage == "vector" for h in diagnosis.explained[0].hypotheses)  # its own length goes with it
-    odd = length.kind not in fine and not scores(found) and not diagnosis.by_size and length.id != "scaled-unevenly"
+    odd = length.id not in fine and not scores(found) and not diagnosis.by_size and length.id != "scaled-unevenly"
     odd = odd and not (by_itself and length.kind == "raw")
     causes = []
     for t in told_apart(found, diagnosis.explained):
@@ -440,66 +432,11 @@ def length_under(found: Findings, t: Trial) -> Length:
     return length_of(found.vectors, ours, tokens, max(floor.length_bound, found.floor.length_bound))
 
 
-def identical(found: Findings) -> bool:
-    """Whether all vectors are, bit for bit, those of one arithmetic, raw or normalised."""
+def identical(found: Findings, norm: int) -> bool:
+    """Whether all vectors are, bit for bit, those of one arithmetic, raw or normalized as embd_normalize says."""
     for xs in found.floor.worlds.values():
-        for norm in (-1, 2):
+        for how in {norm, -1, 2}:
             pairs = zip(found.vectors, xs, strict=True)
-            if all(np.array_equal(y, normalize_rows(x.astype(np.float32), norm)) for y, x in pairs):
+            if all(np.array_equal(y, normalize_rows(x.astype(np.float32), how)) for y, x in pairs):
                 return True
     return False
-
-
-# -- putting it down -------------------------------------------------------------------------------------------------
-
-
-def verdict_of(
-    found: Findings, kind: Any, causes: Sequence[Cause], length: Length | None, diagnosis: Diagnosis | None = None
-) -> Verdict:
-    """All of it in one record."""
-    wrong = kind in ("differs", "unexplained") and not found.agree
-    first = None if found.traces is None else found.traces.first_odd if wrong else found.traces.first_wrong
-    name = (
-        "inp_tokens"
-        if found.ids and found.traces and kind in ("differs", "unexplained")
-        else str(first)
-        if first
-        else None
-    )
-    evidence = Evidence(
-        texts=tuple(text_row(found, i, length) for i in range(len(found.items))),
-        tensors=tuple(found.traces.rows) if found.traces else (),
-        traced=str(found.traced),
-        traced_ids=found.traced_ids,
-        ids=tuple(found.ids),
-        tried=diagnosis.tried if diagnosis else 0,
-        trials=tuple((t.id, t.left) for t in diagnosis.best) if diagnosis else (),
-        length=length.says if length else "",
-        remarks=tuple(r for r in found.remarks if not r.startswith("tensors: ")),
-    )
-    spread, bound = found.floor.spread, found.floor.bound
-    floor = {
-        "spread_median": float(np.median(spread)), "spread_worst": float(spread.max()),
-        "bound_median": float(np.median(bound)), "bound_worst": float(bound.max()), "builds": found.floor.builds,
-    }  # fmt: skip
-    return Verdict(kind, sentence(causes), tuple(causes), name, floor, evidence)
-
-
-def text_row(found: Findings, i: int, length: Length | None) -> TextRow:
-    """One text."""
-    x, y = found.floor.worlds[found.nearest[i]][i], found.vectors[i]
-    difference: Difference | None = None
-    if x.shape == y.shape and np.isfinite(y).all():
-        a = normalize_rows(x.astype(np.float32), 2) if length is None or length.kind != "raw" else x.astype(np.float32)
-        b = (
-            y.astype(np.float32)
-            if length and length.kind in ("raw", "normalised")
-            else normalize_rows(y.astype(np.float32), 2)
-        )
-        difference = compare(a, b)
-    size = float(np.linalg.norm(x))
-    ratio = float(np.linalg.norm(y)) / size if size else 0.0
-    return TextRow(
-        str(found.items[i]), found.tokens[i], float(found.distances[i]), float(found.floor.bound[i]), found.nearest[i],
-        ratio, difference,
-    )  # fmt: skip

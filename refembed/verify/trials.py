@@ -10,6 +10,7 @@ import numpy as np
 
 from refembed.arrays import F64
 from refembed.errors import RefembedError
+from refembed.verify.budget import Budget
 from refembed.verify.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
 from refembed.verify.hypothesis import Hypothesis, both
 from refembed.verify.reference import Item, Reference, Vectors
@@ -54,6 +55,7 @@ class Case:
     floor: Floor
     distances: F64  # (N) to the nearest arithmetic
     progress: Callable[[str], object] = field(default=lambda message: None)
+    budget: Budget = field(default_factory=Budget)  # shared by parts of the case
 
     @property
     def differs(self) -> list[bool]:
@@ -67,7 +69,8 @@ def part(case: Case, which: Sequence[int]) -> Case:
     worlds = {w: [v[i] for i in which] for w, v in floor.worlds.items()}
     small = replace(floor, worlds=worlds, spread=floor.spread[list(which)])
     items, vectors = [case.items[i] for i in which], [case.vectors[i] for i in which]
-    return Case(case.reference, items, vectors, small, case.distances[list(which)], case.progress)
+    distances = case.distances[list(which)]
+    return replace(case, items=items, vectors=vectors, floor=small, distances=distances)
 
 
 def telling(case: Case, n: int) -> list[int]:
@@ -97,6 +100,8 @@ def screen(case: Case, hypotheses: Iterable[Hypothesis]) -> dict[Hypothesis, flo
     bad = telling(case, 1)
     scores: dict[Hypothesis, float] = {}
     for h in hypotheses:
+        if case.budget.spent("pair" if " + " in h.id else h.stage):
+            continue
         try:
             changed = h.change(case.reference)
             score = float((left(case, changed, bad) / case.distances[bad]).max(initial=0.0))
@@ -133,6 +138,8 @@ def confirm(case: Case, candidates: Sequence[tuple[Hypothesis, ...]]) -> list[Tr
     worlds: dict[str, Sequence[str]] = {}
     first = []
     for c in candidates:
+        if case.budget.spent("trial"):
+            continue
         t, worlds[t_id(c)] = trial(few, c, PLAIN), PLAIN
         if 1 < t.over < 100:
             t, worlds[t_id(c)] = trial(few, c, EVERYWHERE), EVERYWHERE
@@ -197,7 +204,7 @@ def under(case: Case, hypotheses: Sequence[Hypothesis]) -> Case:
         reference = h.change(reference)
     floor = floor_of(reference, case.items, (SCREEN,))
     floor = replace(floor, spread=np.maximum(floor.spread, case.floor.spread))
-    return Case(reference, case.items, case.vectors, floor, floor.distances(case.vectors)[0], case.progress)
+    return replace(case, reference=reference, floor=floor, distances=floor.distances(case.vectors)[0])
 
 
 STAGES = ("text", "tokens", "batch", "model", "weights", "pooling", "vector")

@@ -24,6 +24,7 @@ class Cause:
     says: str  # to be read after "the engine"
     left: float | None = None  # 1 - cos that it leaves of the difference, worst text; None where that is not measured
     by_size: bool = False  # it makes a difference of this size; that it is the one cannot be shown
+    remedy: str = ""  # what to do about it, as a command to the reader (`remedies`)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Evidence:
     trials: tuple[tuple[str, float], ...] = ()  # what helped most, and what it leaves
     length: str = ""  # what the engine does to lengths
     remarks: tuple[str, ...] = ()
+    untried: str = ""  # what the search for a cause left out for lack of time: "112 about the model, 676 pairs"
+    pieces: dict[int, str] = field(default_factory=dict)  # the engine's own text of its token ids, where it shows it
     facts: dict[str, Any] = field(default_factory=dict)  # model, engine, numbers of texts and tokens
 
 
@@ -68,8 +71,9 @@ class Verdict:
     cause: str
     causes: tuple[Cause, ...]
     first_wrong_tensor: str | None  # of an engine that shows its tensors: llama.cpp's name, "Qcur-0"
-    noise_floor: dict[str, float]  # "spread", "bound": 1 - cos, median and worst text; "builds"
+    noise_floor: dict[str, float]  # "spread", "bound": 1 - cos, median and worst text; "builds"; {}: nothing measured
     evidence: Evidence
+    remedy: str = ""  # one line: what to do now
 
     @property
     def exit_code(self) -> int:
@@ -80,6 +84,11 @@ class Verdict:
     def tie(self) -> bool:
         """Whether several causes cannot be told apart."""
         return len(self.causes) > 1
+
+    @property
+    def tells_itself(self) -> bool:
+        """Whether the cause says it all, and distances of texts add nothing to it."""
+        return bool(self.causes) and self.causes[0].id in ("order-same", "zero-vector", "other-model", "pooling-rank")
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON has it: numbers that are not finite as text."""

@@ -93,7 +93,8 @@ def test_the_html_report_takes_every_verdict(e):
         v = verify(e, engine, TEXTS)
         page = report_page(report_data(v, engine, e))
         assert v.kind in page
-        assert (v.cause in page) or not v.cause
+        assert page.count(v.cause[1:]) == 1 or not v.cause  # the verdict is said once
+        assert '<th scope="col"></th>' not in page
 
 
 def test_the_page_has_the_arithmetic_that_was_compared(e, tiny):

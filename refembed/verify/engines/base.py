@@ -7,7 +7,7 @@
 | spec                                         | engine                                   | module                |
 |----------------------------------------------|------------------------------------------|-----------------------|
 | "llamacpp"                                   | live llama.cpp from the pinned wheel     | live                  |
-| http://… https://…                           | llama-server, OpenAI, Ollama, TEI        | http                  |
+| http://… https://… host:port                 | llama-server, OpenAI, Ollama, TEI        | http                  |
 | a folder with config.json or modules.json    | sentence-transformers or transformers    | sentence_transformers |
 | FILE.onnx                                    | ONNX Runtime                             | onnx                  |
 | .npz .npy .jsonl .json .txt .log             | a recorded run, or vectors with texts    | recorded              |
@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
@@ -33,6 +34,8 @@ Item: TypeAlias = "str | list[int]"  # one text, or its token ids ready made
 Spec: TypeAlias = "str | Path | Callable[[list[str]], Any]"
 
 RECORDED = {".npz", ".npy", ".jsonl", ".json", ".txt", ".log", ".out", ".dump"}  # endings of a recorded run
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):(\d{1,5})(/\S*)?")  # host:port/path
+SERVER = re.compile(r"(localhost|\d+\.\d+\.\d+\.\d+|[a-z0-9-]+(\.[a-z0-9-]+)*\.(com|org|net|io|ai|dev|local))(/|$)")
 POOLINGS = ("none", "mean", "cls", "last")  # what an engine that gives rows of tokens can be told to make of them
 KINDS = (
     "llamacpp, an http:// address, a sentence-transformers folder, a FILE.onnx, a recording "
@@ -88,6 +91,10 @@ class Plain:
         """EngineError: this engine shows no tokens."""
         raise EngineError(f"{self.name} shows no token ids, asked about {text!r:.80}")
 
+    def pieces(self, ids: Sequence[int]) -> list[str] | None:
+        """The text of each of the engine's own tokens; None: it does not show it."""
+        return None
+
     def trace(self, item: Item) -> Trace:
         """EngineError: this engine shows no tensors."""
         raise EngineError(f"{self.name} shows no intermediate tensors, asked about {item!r:.80}")
@@ -120,7 +127,10 @@ def open_engine(spec: Spec, model: Path, **options: Any) -> Engine:
         if name not in known:
             hint = f"it takes {', '.join(known)}" if known else "it takes none"
             raise RequestError(f"an engine opened from {shown(spec)} has no option {name!r}", hint=hint)
-    return cast(Engine, opener(model if argument is None else argument, **options))
+    engine = cast(Engine, opener(model if argument is None else argument, **options))
+    if module == "http" and "://" not in os.fspath(spec):  # type: ignore[arg-type]  # no callable
+        engine.about["scheme assumed"] = str(argument).split("://")[0]
+    return engine
 
 
 def which(spec: Spec) -> tuple[str, str, Any]:
@@ -133,6 +143,8 @@ def which(spec: Spec) -> tuple[str, str, Any]:
         return "live", "LiveLlamaCpp", None
     if text.lower().startswith(("http://", "https://")):
         return "http", "HttpEngine", text
+    if (address := ADDRESS.fullmatch(text)) and not path.exists():  # as curl and browsers take it
+        return "http", "HttpEngine", ("https://" if address[2] == "443" else "http://") + text
     if path.is_dir():
         return "sentence_transformers", "open_folder", path
     if path.suffix.lower() == ".onnx":
@@ -143,7 +155,8 @@ def which(spec: Spec) -> tuple[str, str, Any]:
         raise RequestError(f"{text}: a GGUF file is no engine", hint="--against llamacpp runs a GGUF file in llama.cpp")
     if ":" in text and "://" not in text:
         return "callables", "CallableEngine", text
-    raise RequestError(f"{text!r} stands for no engine: no such folder, and no kind of file known here", hint=KINDS)
+    hint = f"for a server, http://{text}" if SERVER.match(text) else KINDS
+    raise RequestError(f"{text!r} stands for no engine: no such folder, and no kind of file known here", hint=hint)
 
 
 def shown(spec: Spec) -> str:

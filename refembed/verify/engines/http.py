@@ -35,7 +35,8 @@ class HttpEngine(Plain):
     timeout     seconds a request
     batch       texts a request; routes that take one text get one
     model_name  which of the server's models; not needed where it has one
-    normalize   True, False: ask the server to normalise or not, where its route has a switch for that
+    normalize   True, False: ask the server to normalize or not, where its route has a switch for that; a number is
+                llama.cpp's embd_normalize: -1 as they are, 0 largest magnitude to 32760, 1 taxicab, 2 length, p p-norm
     encoding    "float" or "base64", for OpenAI's route
     headers     to be sent in addition
     extra       fields to be added to each body: {"dimensions": 64}
@@ -51,7 +52,7 @@ class HttpEngine(Plain):
         timeout: float = 60.0,
         batch: int = 1,
         model_name: str | None = None,
-        normalize: bool | None = None,
+        normalize: bool | int | None = None,
         encoding: str = "float",
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
@@ -80,7 +81,7 @@ class HttpEngine(Plain):
             "server": self.server or "unknown",
             "dialect": self.route.dialect,
             "shape": found.shape,
-            "n_embd": int(np.shape(found.vectors[0])[-1]),
+            "n_embd": numbers_in(found.vectors[0], self.client.origin),
             **provenance(self.client, self.prefix, self.server, self.props, self.model_name),
         }
 
@@ -100,9 +101,11 @@ class HttpEngine(Plain):
         if telling or len(refusals) == 1:
             raise (telling or refusals)[0]
         tried = ", ".join(self.prefix + r.path for r in routes)
+        hint = "give the address of the route itself, such as http://host:port/v1/embeddings"
+        if self.prefix:
+            hint = f"leave the path {self.prefix} out: {self.client.origin}; or {hint}"
         raise EngineError(
-            f"{self.client.origin} has no route that embeds; tried {tried}; the first: {refusals[0]}",
-            hint="give the address of the route itself, such as http://host:port/v1/embeddings",
+            f"{self.client.origin} has no route that embeds; tried {tried}; the first: {refusals[0]}", hint=hint
         )
 
     def takes_ids(self) -> bool:
@@ -142,6 +145,37 @@ class HttpEngine(Plain):
         vectors = [v for i in range(0, len(items), step) for v in self.vectors(items[i : i + step])]
         return pooled(checked(vectors, items, self.about["url"]))
 
+    def embed_together(self, items: Sequence[Item]) -> list[F32]:
+        """As `embed`, all items in one request where the route takes several: what a server does to a batch shows."""
+        if not self.route.many:
+            return self.embed(items)
+        return pooled(checked(self.vectors(items), items, self.about["url"]))
+
+    def embed_raw(self, items: Sequence[Item]) -> list[Any] | None:
+        """Vectors in the lengths in which the model gives them, with whatever is not finite in them.
+
+        None where the route has no switch for that.
+        """
+        if self.route.norm is None:
+            return None
+        before, self.normalize = self.normalize, False
+        try:
+            found = [np.asarray(self.vectors([item])[0], np.float64) for item in items]
+        finally:
+            self.normalize = before
+        return [v[0] for v in found] if all(v.ndim == 2 and len(v) == 1 for v in found) else found
+
+    def pieces(self, ids: Sequence[int]) -> list[str] | None:
+        """The text of each token in the server's own vocabulary; None where it has no /detokenize (llama-server's)."""
+        if self.server != "llama-server":
+            return None
+        path = f"{self.prefix}/detokenize"
+        try:
+            found = [self.client.post(path, {"tokens": [int(i)]}).get("content") for i in ids]
+        except (EngineError, AttributeError):
+            return None
+        return found if all(isinstance(piece, str) for piece in found) else None
+
     def vectors(self, items: Sequence[Item]) -> list[Any]:
         """One request's vectors, in the order of the items."""
         return in_order(self.ask(self.route, items), len(items), self.client.origin + self.prefix + self.route.path)
@@ -150,13 +184,7 @@ class HttpEngine(Plain):
         """Post the items to a route and recognise the answer."""
         extra = dict(self.extra)
         if self.normalize is not None:
-            if route.norm is None:
-                raise RequestError(
-                    f"normalize={self.normalize}: {route.path} has no switch for it",
-                    hint="leave it out: compare cosines",
-                )
-            field, yes, no = route.norm
-            extra[field] = yes if self.normalize else no
+            extra |= norm_field(route, self.normalize)
         if self.encoding != "float":
             if route.dialect != "openai":
                 raise RequestError(f"encoding={self.encoding!r}: {route.path} gives floats only")
@@ -170,6 +198,20 @@ class HttpEngine(Plain):
         if self.tokenizer is None:
             return super().tokenize(text)
         return token_ids(self.tokenizer(text), f"{self.about['url']}/tokenize")
+
+
+def norm_field(route: Route, normalize: bool | int) -> dict[str, Any]:
+    """The field of a route's body that asks for lengths. RequestError where the route has none, or not that one."""
+    if route.norm is None:
+        raise RequestError(
+            f"normalize={normalize}: {route.path} has no switch for it", hint="leave it out: compare cosines"
+        )
+    field, yes, no = route.norm
+    if isinstance(normalize, bool) or normalize in (2, -1):
+        return {field: yes if normalize in (True, 2) else no}
+    if isinstance(yes, bool):
+        raise RequestError(f"normalize={normalize}: {route.path} knows 2 (to length 1) and -1 (as they are) only")
+    return {field: normalize}
 
 
 def split_path(path: str) -> tuple[str, Route | None]:
@@ -256,6 +298,14 @@ def token_ids(answer: Any, who: str) -> list[int]:
         if len(whole) == len(ids):
             return whole
     raise EngineError(f"{who} answered with no token ids: {answer!r:.100}")
+
+
+def numbers_in(vector: Any, who: str) -> int:
+    """How many numbers a vector, or each row of one, has. EngineError where rows are of unequal length."""
+    try:
+        return int(np.shape(vector)[-1])
+    except (ValueError, IndexError):
+        raise EngineError(f"{who} answered with a vector that is not a list of numbers: {vector!r:.80}") from None
 
 
 def pooled(vectors: list[F32]) -> list[F32]:

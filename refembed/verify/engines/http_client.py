@@ -6,6 +6,7 @@
 | no answer in time                         | ... gave no answer in N s                                   |
 | status 4xx, 5xx                           | ... answered 400: the message in the body                   |
 | a redirect                                | ... sends elsewhere: the address                            |
+| https where the port speaks HTTP          | ... speaks plain HTTP: within seconds (`http_port`)         |
 | HTML, text, broken JSON                   | ... answered with an HTML page "title", not with JSON       |
 """
 
@@ -16,6 +17,7 @@ import http.client
 import ipaddress
 import json
 import re
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -25,9 +27,18 @@ from typing import Any
 
 from refembed._version import __version__
 from refembed.errors import EngineError, RequestError
+from refembed.verify.engines.http_port import HANDSHAKE, check_scheme, speaks_tls
 
 LIMIT = 1 << 30  # bytes of one answer; a vector of 4096 numbers takes about 90 KB
 PIECE = 1 << 18  # bytes read at a time, so that the clock is looked at
+KEY_HINT = "--api-key KEY sends a key, or the environment variable REFEMBED_API_KEY"
+HINTS = {  # status: what to try
+    401: KEY_HINT,
+    403: KEY_HINT,
+    429: "the server limits the rate of requests: ask again later, or give fewer texts with --texts FILE",
+    501: "llama-server embeds when it is started with --embeddings",
+    503: "a server that is still loading its model answers so: ask again when it is ready",
+}
 
 
 class RefusedError(EngineError):
@@ -85,6 +96,8 @@ class Client:
         if is_local(host):  # a proxy from the environment cannot reach this machine
             handlers.append(urllib.request.ProxyHandler({}))
         self.opener = urllib.request.build_opener(*handlers)
+        self.host, self.port = host, port
+        check_scheme(parts.scheme, host, port, timeout)
 
     def get(self, path: str) -> Any:
         """The JSON at origin + path."""
@@ -112,9 +125,19 @@ class Client:
             reason = getattr(e, "reason", e)
             if isinstance(reason, TimeoutError):
                 raise late(url, self.timeout) from None
-            hint = "is the server running, and is this its port?"
-            raise EngineError(f"{url} cannot be reached: {reason or type(e).__name__}", hint=hint) from None
+            raise EngineError(
+                f"{url} cannot be reached: {reason or type(e).__name__}", hint=self.unreachable(e)
+            ) from None
         return parsed(url, kind, data)
+
+    def unreachable(self, error: Exception) -> str:
+        """What to try where a connection failed, or was closed without an answer."""
+        closed = isinstance(error, (http.client.HTTPException, ConnectionResetError))  # not refused: a server is there
+        if closed and self.origin.startswith("http:") and speaks_tls(self.host, self.port or 80, HANDSHAKE):
+            return f"this port speaks TLS: write the address as https{self.origin.removeprefix('http')}"
+        if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
+            return "its certificate is not trusted here: SSL_CERT_FILE=FILE names the authority that signed it"
+        return "is the server running, and is this its port?"
 
 
 def is_local(host: str) -> bool:
@@ -140,7 +163,10 @@ def read(answer: Any, url: str, deadline: float, timeout: float) -> bytes:
 
 def late(url: str, timeout: float) -> EngineError:
     """The error for a server that takes too long."""
-    return EngineError(f"{url} gave no answer in {timeout:g} s", hint="a longer timeout, or fewer texts a request")
+    return EngineError(
+        f"{url} gave no answer in {timeout:g} s",
+        hint="--timeout SECONDS waits longer, --batch 1 sends one text a request",
+    )
 
 
 def refusal(url: str, e: urllib.error.HTTPError, deadline: float, timeout: float) -> RefusedError:
@@ -151,7 +177,11 @@ def refusal(url: str, e: urllib.error.HTTPError, deadline: float, timeout: float
         said = told(e.headers.get("Content-Type", ""), read(e, url, deadline, timeout))
     except (OSError, http.client.HTTPException, AttributeError):
         said = ""
-    hint = "api_key= sends a key" if e.code in (401, 403) else ""
+    hint = HINTS.get(e.code, "")
+    if "--embeddings" in said:  # it says so itself
+        hint = ""
+    if e.code == 400 and "https" in said.lower():  # nginx: "The plain HTTP request was sent to HTTPS port"
+        hint = f"write the address as https{url.removeprefix('http')}"
     return RefusedError(f"{url} answered {e.code}: {said or e.reason or 'nothing more'}", e.code, hint=hint)
 
 

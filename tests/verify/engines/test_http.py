@@ -290,7 +290,7 @@ def test_a_server_that_takes_too_long():
     slow = TEI | {"POST /embed": Answer([VECTORS["a"]], delay=1.0)}
     with stand_in(slow) as server:
         begin = time.monotonic()
-        with pytest.raises(EngineError, match=r"gave no answer in 0\.2 s\n  hint: a longer timeout"):
+        with pytest.raises(EngineError, match=r"gave no answer in 0\.2 s\n  hint: --timeout SECONDS waits longer"):
             HttpEngine(server.url, timeout=0.2)
         assert time.monotonic() - begin < 0.9
 
