@@ -17,6 +17,7 @@ STAGES = {
     "text": "about the text", "tokens": "about tokens", "batch": "about batches", "model": "about the model",
     "weights": "about weights of another type", "pooling": "about pooling", "vector": "about the vector",
     "pair": "pairs", "trial": "candidates that were not held against all texts",
+    "round": "rounds of the search",
 }  # fmt: skip
 
 
@@ -31,6 +32,11 @@ class Budget:
     def over(self) -> bool:
         """Whether the time is over."""
         return time.monotonic() > self.until
+
+    @property
+    def endless(self) -> bool:
+        """Whether there is no limit."""
+        return self.until == math.inf
 
     def spent(self, stage: str) -> bool:
         """Whether the time is over; then one more of that stage is left out."""

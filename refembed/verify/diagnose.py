@@ -49,7 +49,7 @@ PAIRED = 6  # that a second cause is looked for under
 HELPFUL = 0.9  # of what a first cause leaves: a second that leaves less is looked at by itself
 FAR = 100.0  # times its bound: what lies beyond is no rounding, whatever the arithmetic
 BY_SIZE = 4.0  # half precision is told by size: within this factor
-CPU_SECONDS = 60.0  # of processor time: no further round begins after it
+CPU_SECONDS = 60.0  # of processor time, where no budget is given: no further round begins after it
 Scores = dict[Hypothesis, float]
 
 
@@ -84,8 +84,11 @@ class Diagnostician:
     def run(self) -> Diagnosis:
         """Round after round until one explains."""
         for search in (self.singles, self.numbers, self.single_parts, self.weights, self.seconds, self.products):
-            if self.settled() or self.case.budget.over or self.late():
+            if self.settled():
                 break
+            if search != self.singles and self.late():  # the first round counts what it leaves out by itself
+                self.case.budget.untried["round"] += 1
+                continue
             search()
         found = with_the_long_ones(self.case, self.scores, self.found)
         found.sort(key=lambda t: (t.over > 1, t.left))
@@ -94,8 +97,9 @@ class Diagnostician:
         return Diagnosis(tuple(named), self.tried, tuple(found[:8]), bool(named) and not explains(found))
 
     def late(self) -> bool:
-        """Whether no further round may begin."""
-        return time.process_time() - self.begin > CPU_SECONDS
+        """Whether no further round may begin: the budget is spent, or where there is none CPU_SECONDS are."""
+        budget = self.case.budget
+        return budget.over or (budget.endless and time.process_time() - self.begin > CPU_SECONDS)
 
     def settled(self) -> bool:
         """Whether something explains all of it, and not just enough to be within rounding."""
@@ -129,7 +133,7 @@ class Diagnostician:
     def seconds(self) -> None:
         """A second cause under each of those that helped most."""
         queue, done = self.firsts(), set()
-        while queue and not (self.settled() or self.case.budget.over or self.late()):
+        while queue and not self.settled() and not self.late():
             first = queue.pop(0)
             partner = self.second(first)
             done.add(first.id)

@@ -31,6 +31,8 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("not-finite", "look for an overflow: run it in float32, and compare tensors to find where it begins"),
     ("vector-byte-order", "write and read floats as little-endian float32"),
     ("alone-wrong", "look at how a batch of one is built: its mask, its positions, a dimension that is squeezed away"),
+    ("equal-lengths", "build the attention mask also where no text of a batch is padded"),
+    ("cache-key-.*", "key caches by the whole text, byte for byte"),
     ("batch-dependent|across-texts|batch-cut|padding-(attended|pooled|left|zeros)|batch-.*", BATCH),
     ("pieces-pooled", "{start}--parallel 1, or with --kv-unified: else llama.cpp cuts texts of one batch into "
      "pieces, and pools each by itself"),
@@ -66,15 +68,26 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("space-prefix|space-.*|stripped|spaces-.*|newline.*", "hand the text to the tokenizer untouched, and let the "
      "file's tokenizer settings decide on spaces"),
     ("latin-1|ascii-.*", "read and write texts as UTF-8"),
+    ("white-space-.*|capitalized|digits-.*|period-behind|text-twice|(last|first)-character-lost|nul-behind|"
+     "byte-order-mark|percent-encoded|reversed-text|empty-text", "hand the text to the tokenizer untouched"),
     ("json-escaped|quoted|html-escaped", "hand over the text itself: decode JSON once, and escape nothing"),
     ("nf.*", "leave Unicode as it is: the model's own tokenizer normalizes it"),
     # tokens
     ("no-(bos|eos|specials)|two-.*|extra-.*|.*-for-(bos|eos)", "add special tokens as the file says, once: `refembed "
      "tokenize TEXT` shows which"),
-    ("padding-\\d+.*", "hide padding from attention and pooling (attention mask), or do not pad"),
+    ("padding-(\\d|multiple).*", "hide padding from attention and pooling (attention mask), or do not pad"),
     ("ids-.*", "use the vocabulary of the file: ids are shifted by one"),
-    ("reversed-tokens|last-token-lost|doubled-text", "hand the tokens over as they are, all of them, once"),
+    ("reversed-tokens|last-token-lost|doubled-text|unknown-dropped|repeats-dropped|first-word-lost|words-backwards|"
+     "tokens-sorted", "hand the tokens over as they are, all of them, once"),
     # model
+    ("layers?-.*", "run each layer of the file once, in the order of their numbers"),
+    ("segment-.*|token_types-.*", "use the token types that the graph has: 0 for a single text"),
+    ("(blk|attn|ffn|token|position|output|layer|dense|cls).*-(zero|negated|(rows|columns)-.*)",
+     "load that tensor again, in the file's own order of rows and columns: `refembed info --tensors` lists them"),
+    ("(blk|attn|ffn|token|position|output|layer|dense|cls).*-(B?F16|Q\\d.*|int\\d.*)", "use the file's own weights for "
+     "that tensor, without rounding them again"),
+    ("scale.*|soft-cap.*|embedding-scale.*|.*_embd-scale.*",
+     "take that factor from the file, or from the architecture: `refembed explain` prints the formula with its value"),
     ("causal|bidirectional", "use the attention mask that the architecture has: {mask}"),
     ("gelu.*|relu.*|silu|tanh-only|no-activation|gate-.*", "use the activation that the file's architecture has"),
     ("eps-.*", "take epsilon from the file (layer_norm_epsilon, layer_norm_rms_epsilon)"),

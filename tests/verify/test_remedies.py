@@ -14,7 +14,7 @@ from refembed import Embedder
 from refembed.verify.company import batch_hypotheses
 from refembed.verify.html_data import report_data
 from refembed.verify.html_report import report_page
-from refembed.verify.hypotheses import cheap_hypotheses, truncations, weight_hypotheses
+from refembed.verify.hypotheses import cheap_hypotheses, part_hypotheses, weight_hypotheses
 from refembed.verify.length import CONSTANTS
 from refembed.verify.reference import reference_of
 from refembed.verify.remedies import TABLE, one_remedy, remedy_of
@@ -36,8 +36,7 @@ def e(tiny):
 def test_every_hypothesis_has_a_remedy(variant, tmp_path):
     r = reference_of(Embedder.load(variant.write(tmp_path / "m.gguf"), numerics="fast"), "mean")
     items = default_texts(lambda t: len(r.encode(r.tokenizer, t)), r.info.n_ctx)
-    long = [len(r.ids_of(i)) > 90 for i in items]
-    found = [*cheap_hypotheses(r, items), *weight_hypotheses(r), *batch_hypotheses(r), *truncations(r, items, long)]
+    found = [*cheap_hypotheses(r, items), *weight_hypotheses(r), *batch_hypotheses(r), *part_hypotheses(r)]
     assert len(found) > 150
     for h in found:
         line = remedy_of(h.id, r, {}, h.stage)
