@@ -115,6 +115,13 @@ class Embedder:
         """
         self.info, self.tokenizer, self.model, self.ops = info, tokenizer, model, ops
         self.batch_tokens, self.adapters = batch_tokens, tuple(adapters)
+        self.options: dict[str, Any] = {}  # of `load`
+
+    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[Path, dict[str, Any]]]:
+        """Pickling and copying load the same file again, with the same options; the weights stay mapped, and shared."""
+        if not self.options:
+            raise TypeError("only an Embedder that Embedder.load made can be pickled or copied")
+        return reload, (self.info.path.absolute(), self.options)
 
     def __repr__(self) -> str:
         """One line: the model, and what its vectors are."""
@@ -185,7 +192,13 @@ class Embedder:
         tokenizer = load_tokenizer(f)
         if semantics == "original":
             loaded = original(loaded, f, tokenizer.vocab.sep)
-        return cls(read_info(f, loaded, ops.name), tokenizer, loaded, ops, batch_tokens, adapters)
+        e = cls(read_info(f, loaded, ops.name), tokenizer, loaded, ops, batch_tokens, adapters)
+        e.options = {
+            "numerics": ops.name, "profile": profile, "flash_attn": flash_attn, "repack": repack,
+            "n_ubatch": n_ubatch, "lora": [f"{a.path.absolute()}:{a.scale!r}" for a in adapters],
+            "memory_budget": memory_budget, "semantics": semantics,
+        }  # fmt: skip
+        return e
 
     def tokenize(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of a text. parse_special: `[SEP]` in it is the token, as in llama-embedding and llama-server."""
@@ -387,6 +400,11 @@ class Embedder:
         if len(ids) > limit:
             ids = ids[: limit - 1] + ids[-1:] if keep_last else ids[:limit]
         return ids
+
+
+def reload(path: Path, options: dict[str, Any]) -> Embedder:
+    """The Embedder that was pickled."""
+    return Embedder.load(path, **options)
 
 
 class Without:

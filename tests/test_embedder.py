@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from refembed import Embedder, ModelError, RequestError, Trace, embedder
 from refembed.embedder import UNEVEN, deal
 from refembed.gguf import open_gguf
+from refembed.testing.synthetic_lora import synthetic_lora
 from tests.tiny import tiny_bert
 
 TEXTS = ["the cat sat on a mat.", "a", "", "hello world! hello hello world", "dog 123 " * 9, "the dog embeds the cat"]
@@ -210,3 +213,20 @@ def test_some_texts_run_side_by_side_with_the_bits_of_each_alone(
         assert [v.tobytes() for v in e.embed(texts)] == alone
         if cores > 1:
             assert len(dealt[0] if dealt else []) == (cores if even else 0)
+
+
+@pytest.mark.parametrize("numerics", ["exact", "fast", "ggml"])
+def test_an_embedder_is_pickled_and_copied(tiny: Path, tmp_path: Path, numerics: str) -> None:
+    """What comes out has the same bits, adapters and options included; it is a matter of loading the file again."""
+    adapter = synthetic_lora(tmp_path / "a:0.gguf", tiny)
+    e = Embedder.load(tiny, numerics=numerics, lora=[f"{adapter}:0.3"], flash_attn=False)
+    expected = e.embed(["hello world", "a"])
+    for other in (pickle.loads(pickle.dumps(e)), copy.deepcopy(e), copy.copy(e)):
+        assert other.options == e.options
+        assert np.array_equal(other.embed(["hello world", "a"]), expected)
+
+
+def test_what_load_did_not_make_is_not_pickled(tiny: Path) -> None:
+    e = Embedder.load(tiny)
+    with pytest.raises(TypeError, match=r"Embedder\.load"):
+        pickle.dumps(Embedder(e.info, e.tokenizer, e.model, e.ops))
