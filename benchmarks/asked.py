@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks.company import GGML, OURS
+from benchmarks.peers import GGML, OURS
 from benchmarks.rounds import Ratio, quickest, ratio
 
 MINILM = ("minilm-f32", "minilm-f16", "minilm-q8_0", "minilm-q4_0")

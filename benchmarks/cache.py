@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from refembed import Embedder
-from refembed.cache import Cache
-from refembed.fingerprint import about, sha256_of
+from refembed.corpus.fingerprint import about, sha256_of
+from refembed.corpus.vector_cache import Cache
 
 
 def text_of(rng: random.Random, ids: Sequence[str], n: int) -> str:

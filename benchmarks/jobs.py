@@ -71,22 +71,22 @@ def growth(
 
 
 def sgemm(shapes: list[tuple[int, int]], rows: int, rounds: int) -> list[dict[str, Any]]:
-    """GFLOP/s of x (rows, k) times W (n, k) transposed, one thread: `products.by_rows`, and NumPy's matmul.
+    """GFLOP/s of x (rows, k) times W (n, k) transposed, one thread: `gemm.by_rows`, and NumPy's matmul.
 
     OPENBLAS_NUM_THREADS=1 is set outside. Each round runs both, one after the other, long enough to be timed.
     """
     import numpy as np
 
-    from refembed.kernels import products
+    from refembed.kernels.llvm import gemm
 
     found, nothing = [], np.empty(0, np.float32)
     for n, k in shapes:
         rng = np.random.default_rng(0)
         x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, k), (n, k)))
-        packed, turned = products.pack(w), np.ascontiguousarray(w.T)
+        packed, turned = gemm.pack(w), np.ascontiguousarray(w.T)
         ours, theirs = (np.empty((rows, n), np.float32) for _ in range(2))
         runs: dict[str, Callable[[], Any]] = {
-            "refembed": partial(products.by_rows, x, packed, nothing, ours, 0, 0, rows),
+            "refembed": partial(gemm.by_rows, x, packed, nothing, ours, 0, 0, rows),
             "sgemm": partial(np.matmul, x, turned, out=theirs),
         }
         flops, rates = 2.0 * rows * n * k, dict[str, list[float]]((name, []) for name in runs)
@@ -119,7 +119,8 @@ def profile(model: str, pooling: str, rows: dict[str, list[list[int]]], least: f
     called by itself: no tape is played, and matrices that a text meets at once it meets one after the other.
     """
     from refembed import Embedder
-    from refembed.kernels import fast, threads
+    from refembed.kernels import threads
+    from refembed.kernels.fast import ops as fast
 
     threads.use(1)
     spent: Counter[str] = Counter()

@@ -113,11 +113,11 @@ def builds() -> dict[str, str]:
     from llvmlite import binding
 
     from refembed import __version__
-    from refembed.kernels import tile
+    from refembed.kernels.llvm import microkernel
 
     config: Any = np.show_config(mode="dicts")
     blas = config["Build Dependencies"]["blas"]
-    width = f"vectors of {8 * tile.WIDTH} bits, tiles of {tile.ROWS} rows x {tile.VECTORS} vectors"
+    width = f"vectors of {8 * microkernel.WIDTH} bits, tiles of {microkernel.ROWS} rows x {microkernel.VECTORS} vectors"
     numba = f"Numba {metadata.version('numba')}, llvmlite {metadata.version('llvmlite')}"
     llvm = ".".join(map(str, binding.llvm_version_info))
     return {

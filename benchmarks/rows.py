@@ -2,8 +2,8 @@
 
 This is about `exact`, which multiplies in float64; `fast` has no BLAS in it. For each kind of CPU that OpenBLAS can be
 told to be, and 1 and 2 threads: does a row get the same bits whatever stands beside it, in plain products of any height
-and in the tiles of refembed/kernels/matmul.py; and the speed of one of MiniLM's products (2048 rows) as one BLAS call,
-as tiles, and by the kernel of our own, which is used where tiles mix rows.
+and in the tiles of refembed/kernels/exact/matmul.py; and the speed of one of MiniLM's products (2048 rows) as one BLAS
+call, as tiles, and by the kernel of our own, which is used where tiles mix rows.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def report() -> None:
     """One line for this process's BLAS."""
     import numpy as np
 
-    from refembed.kernels import matmul, products
+    from refembed.kernels.exact import matmul
+    from refembed.kernels.llvm import gemm
 
     alone = all(matmul.rows_stand_alone(n, k, np.float64) for n, k in SHAPES)
     line = f"{'mixes' if plain_mixes() else 'apart':>8}{'apart' if alone else 'mixes':>8}"
@@ -59,7 +60,7 @@ def report() -> None:
     runs: tuple[Callable[[], object], ...] = (
         lambda: x @ w.T,
         lambda: matmul.matmul(x, w),
-        lambda: products.matmul(x, w),
+        lambda: gemm.matmul(x, w),
     )
     print(line + "".join(f"{rate(run, flops):9.0f}" for run in runs), flush=True)
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.company import GGML, WHEEL, Company, Model, Settings
 from benchmarks.memory import measure
+from benchmarks.peers import GGML, WHEEL, Company, Model, Settings
 from benchmarks.processes import ROOT, Worker, WorkerError, job
 from benchmarks.texts import ROWS, Row, token_ids
 from refembed.embedder import FORWARD_TOKENS

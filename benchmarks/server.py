@@ -28,7 +28,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from refembed import hub, load_tokenizer
-from refembed.quantize import quantize_file
+from refembed.convert.quantize import quantize_file
 from tests.llama_server import started
 from tests.server.servers import refembed
 

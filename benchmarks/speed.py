@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import asked, machine, tables
-from benchmarks.company import ENGINES, OURS, Company, Model, Settings
+from benchmarks.peers import ENGINES, OURS, Company, Model, Settings
 from benchmarks.processes import ROOT, WorkerError
 from benchmarks.sections import SECTIONS, Bench
 from benchmarks.texts import ROWS

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import asked
 from benchmarks.asked import GEMMA, MINILM, against_best, milliseconds
-from benchmarks.company import ENGINES, GGML, OURS
+from benchmarks.peers import ENGINES, GGML, OURS
 from benchmarks.rounds import Ratio, median
 from benchmarks.texts import ROWS
 

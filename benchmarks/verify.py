@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from refembed import Embedder, hub
+from refembed.verify.compare.local import compare_traces
 from refembed.verify.engines.base import Engine, open_engine
-from refembed.verify.local import compare_traces
 from refembed.verify.reference import reference_of
 from refembed.verify.run import verify
 from refembed.verify.texts import text_of

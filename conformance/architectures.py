@@ -14,7 +14,7 @@ runs it three ways, and refembed, through its public `Embedder`, in each numeric
 The floor is llama.cpp's own: how far it is from itself on these very texts with flash attention, with weights
 interleaved, in a batch, with a cache of float32; with quantised weights, on the same ones in float32; where its graph
 has GELU, which it looks up in a table of float16 numbers, with weights of float16. Nothing of refembed is in it; the
-rule is that of refembed/verify/floor.py.
+rule is that of refembed/verify/compare/floor.py.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from refembed import Embedder
 from refembed.arrays import F32
 from refembed.errors import RefembedError, RequestError
 from refembed.gguf import GGUFWriter, open_gguf
-from refembed.heads import pooled
 from refembed.model import ARCHITECTURES
 from refembed.model.batch import pack
 from refembed.model.trace import Recorder, Trace
+from refembed.pooling.heads import pooled
 from refembed.testing.synthetic import synthetic
-from refembed.verify.align import align, without_empty_cells
+from refembed.verify.compare.align import align, without_empty_cells
+from refembed.verify.compare.floor import BOUND, BUILDS, LEAST, OTHER_TYPES, distance
+from refembed.verify.compare.replay import LocalDifference, ReplayTap
 from refembed.verify.engines.llamacpp import LlamaCpp
-from refembed.verify.floor import BOUND, BUILDS, LEAST, OTHER_TYPES, distance
-from refembed.verify.replay import LocalDifference, ReplayTap
 
 DATA, BOUNDS = FOLDER / "architectures.json", FOLDER / "architectures-bounds.toml"
 NUMERICS = ("exact", "fast", "ggml")

@@ -14,12 +14,12 @@ from conformance import FOLDER
 from conformance.architectures import LENGTHS, Row, Variant, load_data, load_variants
 from conformance.architectures_faults import planted
 from refembed.gguf import open_gguf
-from refembed.heads import pooled
-from refembed.kernels.ops import load_ops
+from refembed.kernels.numerics import load_ops
 from refembed.model import ARCHITECTURES, Model, load_model
 from refembed.model.batch import pack
 from refembed.model.hparams import Hparams
 from refembed.model.trace import Recorder
+from refembed.pooling.heads import pooled
 
 PAGE = FOLDER.parent / "docs" / "architectures.md"
 SHOWN = (  # every architecture reads these

@@ -15,9 +15,9 @@ from conformance.cases import Test
 from conformance.oracle import Setting
 from conformance.session import Session
 from refembed import Trace, normalize
-from refembed.verify.align import align
-from refembed.verify.compare import compare
-from refembed.verify.replay import ReplayTap
+from refembed.verify.compare.align import align
+from refembed.verify.compare.arrays import compare
+from refembed.verify.compare.replay import ReplayTap
 
 Array = npt.NDArray[Any]
 

@@ -20,10 +20,11 @@ from conformance.models import model_path
 from refembed import Embedder
 from refembed.arrays import F32, Float
 from refembed.gguf import Tensor
-from refembed.kernels.exact import Exact
+from refembed.kernels.exact.ops import Exact
 from refembed.kernels.ggml.codes import KINDS, quantise
 from refembed.kernels.ggml.floats import rounded
-from refembed.kernels.ops import NOBODY, load_ops
+from refembed.kernels.numerics import load_ops
+from refembed.kernels.ops import NOBODY
 
 
 @dataclass(frozen=True)

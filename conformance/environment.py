@@ -16,7 +16,7 @@ import numpy as np
 
 from conformance.oracle import Oracle
 from refembed import __version__
-from refembed.fingerprint import features
+from refembed.corpus.fingerprint import features
 
 VECTORS = ("sse4", "avx", "fma", "f16c", "amx", "neon", "asimd", "sve", "vsx", "rvv")
 

@@ -1,8 +1,8 @@
 """One function a kind of question: asks the engine, asks llama.cpp, and measures.
 
-Bounds are the noise floor of `refembed.verify.floor`, text by text: twice what float32 by the textbook and llama.cpp
-with and without flash attention are apart on this very text, and not less than a tenth of what llama.cpp's builds
-differ. A vector may be near either of llama.cpp's two. Tensors likewise, each by itself.
+Bounds are the noise floor of `refembed.verify.compare.floor`, text by text: twice what float32 by the textbook and
+llama.cpp with and without flash attention are apart on this very text, and not less than a tenth of what llama.cpp's
+builds differ. A vector may be near either of llama.cpp's two. Tensors likewise, each by itself.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from conformance.session import ARRANGEMENTS
 from refembed import Embedder, Trace
 from refembed.arrays import F64
 from refembed.errors import EngineError
-from refembed.verify import local as tensors
-from refembed.verify.align import align, without_empty_cells
+from refembed.verify.compare import local as tensors
+from refembed.verify.compare.align import align, without_empty_cells
+from refembed.verify.compare.floor import Floor, build_spread, distance, relative_length
 from refembed.verify.engines.http import HttpEngine
-from refembed.verify.floor import Floor, build_spread, distance, relative_length
 from refembed.verify.reference import reference_of, tensor_names
 
 UNIT = 1e-5  # | |v| - 1 |: float32 sums of a few thousand squares stay below 1e-6

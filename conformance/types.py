@@ -29,7 +29,7 @@ from conformance.to_float import Ggml
 from refembed.arrays import F32, U8
 from refembed.gguf import QUANT_TYPES
 from refembed.gguf.quants import QuantType
-from refembed.kernels.dequant import FAMILY, decode_compiled, decode_defined
+from refembed.kernels.quant.dequant import FAMILY, decode_compiled, decode_defined
 from refembed.kernels.threads import cores
 
 WEIGHTS = 1 << 22  # a type; 16 MiB of float32: no core's own cache holds it

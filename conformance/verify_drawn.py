@@ -32,7 +32,7 @@ from conformance.drawn_faults import SINGLE, Piece, Rng, Target
 from refembed import Embedder
 from refembed.kernels import threads
 from refembed.testing.synthetic import synthetic
-from refembed.verify.compare import cosine_distance
+from refembed.verify.compare.arrays import cosine_distance
 from refembed.verify.reference import Reference, reference_of
 from refembed.verify.run import verify
 from refembed.verify.texts import default_texts

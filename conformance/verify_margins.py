@@ -21,7 +21,8 @@ from typing import Any
 from conformance import false_alarms
 from conformance.verify_mutants import LONGEST, Outcome, Wired, models
 from refembed import Embedder
-from refembed.verify import diagnose, floor, local, run, trials
+from refembed.verify import diagnose, run, trials
+from refembed.verify.compare import floor, local
 from refembed.verify.engines.base import Engine, open_engine
 from refembed.verify.findings import Findings
 from refembed.verify.reference import Reference, reference_of

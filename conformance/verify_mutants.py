@@ -23,10 +23,10 @@ from conformance import mutants as old
 from conformance.mutants import blocks, model, ops
 from refembed import Embedder
 from refembed.arrays import F32, Float
+from refembed.convert.quantize import quantize_file
 from refembed.gguf import GGUFWriter, Tensor
 from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
 from refembed.model.trace import Trace
-from refembed.quantize import quantize_file
 from refembed.verify.engines.base import Item
 from refembed.verify.run import verify
 from refembed.verify.texts import default_texts

@@ -25,8 +25,6 @@ Names are loaded when first used, so that `import refembed` costs little.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from refembed._version import __version__
@@ -40,10 +38,10 @@ if TYPE_CHECKING:
     from refembed.errors import RefembedError as RefembedError
     from refembed.errors import RequestError as RequestError
     from refembed.errors import TooLongError as TooLongError
+    from refembed.hub.opening import load_tokenizer, open_gguf
     from refembed.model.trace import Trace
-    from refembed.normalize import normalize
-    from refembed.opening import load_tokenizer, open_gguf
-    from refembed.pooling import pool
+    from refembed.pooling.normalize import normalize
+    from refembed.pooling.poolers import pool
     from refembed.similarity import cosine, dot, euclidean, manhattan
 
 __all__ = [  # what help() shows, and in that order of importance: the errors are in the text above
@@ -66,9 +64,9 @@ ERRORS = (
 HOMES = {
     "Embedder": "embedder",
     "Trace": "model.trace",
-    "load_tokenizer": "opening",
-    "normalize": "normalize",
-    "open_gguf": "opening",
+    "load_tokenizer": "hub.opening",
+    "normalize": "pooling.normalize",
+    "open_gguf": "hub.opening",
     "pool": "pooling",
     **dict.fromkeys(("cosine", "dot", "euclidean", "manhattan"), "similarity"),
     **dict.fromkeys(ERRORS, "errors"),
@@ -83,15 +81,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*__all__, *ERRORS})
-
-
-class Package(ModuleType):
-    """This package, in which `normalize` is the function, though a module of that name is imported beneath it."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "normalize" and isinstance(value, ModuleType):  # the import system announces a submodule
-            value = value.normalize
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = Package

@@ -21,18 +21,19 @@ from refembed._version import __version__
 from refembed.arrays import F32, Float
 from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.gguf import GGUFFile
-from refembed.heads import check_dense, check_rank, pooled, width
+from refembed.hub.opening import open_gguf
 from refembed.inputs import Input, check_dimensions, check_ids, input_list, ordered
-from refembed.kernels.ops import Ops, load_ops
+from refembed.kernels.numerics import load_ops
+from refembed.kernels.ops import Ops
 from refembed.kernels.threads import cores, spread
-from refembed.lora import Adapter, adapted, load_adapter
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
+from refembed.model.lora import Adapter, adapted, load_adapter
+from refembed.model.published import check_semantics, original
 from refembed.model.trace import SILENT, Recorder, TapLike, Trace
-from refembed.normalize import normalize as normalize_rows
-from refembed.opening import open_gguf
-from refembed.pooling import resolve_pooling
-from refembed.semantics import check_semantics, original
+from refembed.pooling.heads import check_dense, check_rank, pooled, width
+from refembed.pooling.normalize import normalize as normalize_rows
+from refembed.pooling.poolers import resolve_pooling
 from refembed.tokenizer import Tokenizer, load_tokenizer
 
 BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes no bits
@@ -153,12 +154,12 @@ class Embedder:
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
         batch_invariant  without effect: a text's bits never depend on its batch. Once False let BLAS mix rows
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
-                         several to chance (`refembed.lora`)
+                         several to chance (`refembed.model.lora`)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
-                         (`refembed.semantics`, docs/differences.md)
+                         (`refembed.model.published`, docs/differences.md)
         memory_budget    bytes of decoded matrices that `fast` and `exact` keep; None: a quarter of the machine's
                          memory; 0 or "mapped": none. Others are decoded as they are used, a panel at a time. Changes
-                         memory and speed, no bits (`kernels/panels.py`)
+                         memory and speed, no bits (`kernels/quant/row_blocks.py`)
 
         For `ggml`, which llama.cpp to equal:
         profile     its build: "avx2" (the wheel that refembed is checked against), "avx2-gcc12", "avx512"

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from refembed.arrays import F64, I64, U8, Float
 from refembed.errors import RequestError
-from refembed.kernels.sums import ordered_sum
+from refembed.kernels.exact.sums import ordered_sum
 
 COLUMNS = 4096  # vectors of the larger set taken at a time; changes no bits
 ONES = np.array([i.bit_count() for i in range(256)], np.uint8)  # ones in each byte

@@ -9,14 +9,14 @@ from pathlib import Path
 from refembed.arrays import Float
 from refembed.embedder import Without
 from refembed.gguf import open_gguf
-from refembed.heads import pooled
-from refembed.kernels.ops import load_ops
-from refembed.lora import adapted, load_adapter
+from refembed.kernels.numerics import load_ops
 from refembed.model.batch import pack
+from refembed.model.lora import adapted, load_adapter
 from refembed.model.trace import SILENT, Recorder, TapLike, Trace
-from refembed.verify.align import COPIES, LOGITS, VIEWS, align, without_lora
+from refembed.pooling.heads import pooled
+from refembed.verify.compare.align import COPIES, LOGITS, VIEWS, align, without_lora
+from refembed.verify.compare.replay import LocalDifference, replay
 from refembed.verify.engines.llamacpp import LlamaCpp
-from refembed.verify.replay import LocalDifference, replay
 from tests.model.bits import Bits
 
 

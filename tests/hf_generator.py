@@ -282,7 +282,7 @@ def differing(case: Case, folder: Path, path: Path, source: Path) -> list[str]:
 
 def attempt(case: Case, parent: Path, source: Path | None = None) -> Outcome:
     """Draw, convert, compare."""
-    from refembed.convert import convert
+    from refembed.convert.folder import convert
     from refembed.errors import ModelError
 
     folder, said = parent / f"folder-{case.number}", []
@@ -311,7 +311,7 @@ def attempt(case: Case, parent: Path, source: Path | None = None) -> Outcome:
 
 def refuse_unsupported(parent: Path) -> dict[str, str]:
     """What is said of architectures that refembed does not convert: class -> message, "" where nothing is."""
-    from refembed.convert import convert
+    from refembed.convert.folder import convert
     from refembed.errors import ModelError
 
     answers = {}

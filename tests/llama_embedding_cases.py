@@ -9,7 +9,7 @@ from typing import Any
 
 from refembed.testing.synthetic import synthetic
 from tests.copies import copied
-from tests.test_rerank import FLAGS, HEAD, TEMPLATE, YES_NO
+from tests.pooling.test_rerank import FLAGS, HEAD, TEMPLATE, YES_NO
 from tests.tiny import tiny_bert
 
 

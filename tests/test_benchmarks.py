@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from benchmarks import asked, machine, tables
-from benchmarks.company import GGML, NATIVE, OURS, TORCH, WHEEL, Company, Model, Settings, cosine
 from benchmarks.engines import by_length, in_groups, in_order, padded
+from benchmarks.peers import GGML, NATIVE, OURS, TORCH, WHEEL, Company, Model, Settings, cosine
 from benchmarks.processes import ROOT, Worker, WorkerError, job
 from benchmarks.rounds import interleaved, median, quickest, ratio
 from benchmarks.speed import PAGE, main, rows_of

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from refembed.cli import run
-from refembed.convert_vocab import check_card
+from refembed.convert.wordpiece import check_card
 from refembed.errors import EngineError, ModelError, RequestError
 from refembed.model.trace import Trace
 from refembed.verify.engines.recorded import from_numpy

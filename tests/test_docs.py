@@ -29,8 +29,8 @@ from refembed.testing.synthetic import synthetic
 from tests.cli.conftest import Cli, cli
 from tests.copies import copied
 from tests.llama_embedding_cases import WITH_EOS
+from tests.pooling.test_rerank import HEAD
 from tests.server.servers import refembed
-from tests.test_rerank import HEAD
 
 __all__ = ["cli"]  # a fixture
 
@@ -48,7 +48,7 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
     "kill $!": "the servers here end with the page",
     "refembed tokenize -m model.gguf --compare http": "likewise: tests/tokenizer",
-    "python -m conformance": "the whole suite: tests/test_conformance_engine_live.py",
+    "python -m conformance": "the whole suite: tests/conformance/test_engine_live.py",
     "# test_mine.py": "for an engine that is not here: tests/testing",
 }
 NEEDS = {  # what a line or a block has in it -> the optional package it needs

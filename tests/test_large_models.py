@@ -13,9 +13,9 @@ import pytest
 from benchmarks.memory import FIELDS, measure
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.gguf.quants import quant_type
-from refembed.kernels.panels import comfortable
+from refembed.kernels.quant.row_blocks import comfortable
 from refembed.testing.synthetic import add_vocabulary
-from refembed.verify.compare import compare
+from refembed.verify.compare.arrays import compare
 
 C, H, K, D, F, V, LAYERS = 2048, 32, 8, 64, 8192, 32000, 32
 LAYER = {

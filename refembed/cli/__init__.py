@@ -29,7 +29,7 @@ import click
 from refembed._version import __version__
 from refembed.cli.overwriting import CheckedContext
 from refembed.errors import RefembedError
-from refembed.kernels import compiling
+from refembed.kernels.llvm import compiling
 
 COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.py` has the click command, `command`
     "embed": "Turn texts into vectors.",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from refembed.cache import LIMIT, Cache, default_path
 from refembed.cli.options import json_option, quiet_option
 from refembed.cli.show import escape, note, print_json, table
+from refembed.corpus.vector_cache import LIMIT, Cache, default_path
 from refembed.errors import RequestError
 
 EPILOG = """\b

@@ -44,7 +44,7 @@ def command(folder: Path, outtype: str, output: Path | None, force: bool) -> Non
     of them. The file is written whole or not at all. What config.json or modules.json asks for and a GGUF file cannot
     hold is refused by name; tensors that are left out are listed on standard error.
     """
-    from refembed.convert import convert
+    from refembed.convert.folder import convert
     from refembed.hub import find, source_folder
     from refembed.hub.progress import shown
 

@@ -18,9 +18,9 @@ from refembed.cli.show import note
 from refembed.errors import RequestError
 
 if TYPE_CHECKING:
-    from refembed.cache import Cache
     from refembed.cli.llama_embedding import Prompts
     from refembed.cli.texts import Texts
+    from refembed.corpus.vector_cache import Cache
     from refembed.embedder import Embedder
 
 PARQUET = ".parquet"
@@ -59,7 +59,7 @@ class CorpusFlags:
             raise click.UsageError("Give --prompt-name or --prefix, not both.")
         if not self.wanted(output):
             return
-        from refembed.corpus import SUFFIXES, load_pyarrow
+        from refembed.corpus.writer import SUFFIXES, load_pyarrow
 
         suffix = Path(output or "").suffix.lower()
         if output in (None, "-") or suffix not in SUFFIXES:
@@ -76,7 +76,7 @@ class CorpusFlags:
     def before(self, embedder: Embedder, model: str, *, quiet: bool) -> str:
         """What goes before each text. A model that has prompts and was given none is remarked upon; none is added."""
         from refembed.gguf import open_gguf
-        from refembed.prompts import find, prefix_for, spell
+        from refembed.hub.prompts import find, prefix_for, spell
 
         found = find(open_gguf(embedder.info.path), model if Path(model).is_dir() else None)
         prefix = prefix_for(found, self.prompt_name, self.prefix, model)
@@ -92,7 +92,7 @@ class CorpusFlags:
         if not (self.cache or self.cache_file):
             yield None
             return
-        from refembed.cache import Cache
+        from refembed.corpus.vector_cache import Cache
 
         with Cache(self.cache_file, say=lambda message: note(f"warning: {message}")) as cache:
             yield cache
@@ -142,7 +142,7 @@ def write_corpus(
 ) -> int:  # fmt: skip
     """Embed all texts into `output`; returns how many were cut. options: as embed_corpus takes them."""
     from refembed.cli.progress import Bar
-    from refembed.corpus import embed_corpus
+    from refembed.corpus.writer import embed_corpus
 
     with going_on(output), flags.opened(quiet=quiet) as cache, Bar(texts.total, wanted=not quiet) as bar:
         corpus = embed_corpus(

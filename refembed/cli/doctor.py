@@ -10,8 +10,9 @@ from refembed.cli.models import open_model
 from refembed.cli.options import json_option, model_argument, quiet_option
 from refembed.cli.show import escape, note, print_json
 from refembed.gguf import GGUFFile
-from refembed.verify.doctor import SEVERITIES, Finding, examine, in_order
-from refembed.verify.doctor_weights import check_weights
+from refembed.verify.doctor import SEVERITIES, examine, in_order
+from refembed.verify.doctor.finding import Finding
+from refembed.verify.doctor.weights import check_weights
 
 EPILOG = """\b
 Examples:

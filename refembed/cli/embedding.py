@@ -26,13 +26,13 @@ from refembed.cli.show import is_terminal, note, table
 from refembed.cli.texts import Texts
 from refembed.embedder import BATCH_TOKENS, Embedder, default_norm
 from refembed.errors import RequestError
-from refembed.pooling import UNNAMED, resolve_pooling, unnamed_pooling, usual_pooling
-from refembed.prompts import add
+from refembed.hub.prompts import add
+from refembed.pooling.poolers import UNNAMED, resolve_pooling, unnamed_pooling, usual_pooling
 from refembed.similarity import cosine, dot, euclidean, manhattan
 from refembed.tokenizer.pairs import encode_pair, rerank_template
 
 if TYPE_CHECKING:
-    from refembed.cache import Cache
+    from refembed.corpus.vector_cache import Cache
 
 NORM_NAMES = {-1: "none", 0: "largest magnitude 32760", 1: "taxicab", 2: "Euclid"}
 WRITERS = FORMATS | {name: LLAMA_FORMATS[name] for name in ("array", "json+")}  # by --format

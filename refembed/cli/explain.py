@@ -24,7 +24,7 @@ from refembed.cli.options import (
 )
 from refembed.cli.show import escape, note, print_json, table
 from refembed.cli.texts import Texts
-from refembed.explain.journey import FIRST, Journey, Step, explain, normalised
+from refembed.explain.walkthrough import FIRST, Journey, Step, explain, normalised
 from refembed.explain.words import as_object, spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.similarity import cosine
 

@@ -16,7 +16,7 @@ from refembed.cli.show import escape, print_json, spell_shape, table
 from refembed.errors import RefembedError
 from refembed.gguf import GGUFFile, Metadata, StringArray, Tensor
 from refembed.model import Model, load_model
-from refembed.pooling import POOLING_TYPES, resolve_pooling
+from refembed.pooling.poolers import POOLING_TYPES, resolve_pooling
 from refembed.tokenizer import load_tokenizer
 
 EPILOG = """\b
@@ -149,7 +149,7 @@ def verdict(f: GGUFFile) -> str:
 
 def check_heads(model: Model, f: GGUFFile) -> None:
     """Refuse what embedding would: a reranker without a head, dense layers of another width."""
-    from refembed.heads import check_dense, check_rank
+    from refembed.pooling.heads import check_dense, check_rank
 
     check_dense(model, str(f.path))
     if model.hparams.pooling == "rank":

@@ -128,7 +128,7 @@ class LlamaCommand(TextCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take those flags out; remember them for a note."""
-        from refembed.server.flags import split
+        from refembed.cli.ignored_flags import split
 
         kept, ctx.meta["refembed.ignored"] = split(args, own_options(self))
         return super().parse_args(ctx, kept)

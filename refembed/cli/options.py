@@ -247,7 +247,7 @@ json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="P
 def hush(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
     """Without remarks nothing is said of compiling either."""
     if value:
-        from refembed.kernels import compiling
+        from refembed.kernels.llvm import compiling
 
         compiling.ask(None)
     return value

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from refembed.atomic_write import FULL, replacing
 from refembed.errors import RequestError
-from refembed.files import FULL, replacing
 
 
 @contextlib.contextmanager

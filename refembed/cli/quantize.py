@@ -40,11 +40,11 @@ def command(
     segment types stay as they are, and rows a type's blocks do not divide get a related type. It is written whole or
     not at all.
     """
+    from refembed.convert.quantize import quantize_file
+    from refembed.convert.quantize_mix import canonical
     from refembed.gguf import open_gguf
     from refembed.hub import resolve
     from refembed.hub.progress import shown
-    from refembed.quantize import quantize_file
-    from refembed.quantize_types import canonical
 
     canonical(type_name)  # an unknown type is an error before a model is fetched
     if output.exists() and not force:

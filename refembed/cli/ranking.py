@@ -13,7 +13,7 @@ from refembed.cli.models import note_adapters, open_embedder, spell_model
 from refembed.cli.show import decode, escape, note, print_json, table
 from refembed.cli.texts import Texts
 from refembed.embedder import Embedder
-from refembed.heads import is_share, rank_pooling
+from refembed.pooling.heads import is_share, rank_pooling
 
 
 def rank(

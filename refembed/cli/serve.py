@@ -50,7 +50,7 @@ class ServeCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take those flags out; remember them for the note."""
-        from refembed.server.flags import split
+        from refembed.cli.ignored_flags import split
 
         kept, ctx.meta["refembed.ignored"] = split(args, own_options(self))
         return super().parse_args(ctx, kept)
@@ -250,7 +250,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
 def settings_of(options: dict[str, Any]) -> Any:
     """The flags as the server takes them."""
-    from refembed.pooling import resolve_pooling
+    from refembed.pooling.poolers import resolve_pooling
     from refembed.server.state import Settings
 
     if bool(options["ssl_key_file"]) != bool(options["ssl_cert_file"]):

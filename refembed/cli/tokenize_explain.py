@@ -12,8 +12,8 @@ from refembed.cli.texts import Texts
 
 if TYPE_CHECKING:
     from refembed.tokenizer import Tokenizer
-    from refembed.tokenizer.compare import Difference
     from refembed.tokenizer.explain import Stage
+    from refembed.verify.tokens.compare import Difference
 
 DIFFERS = 3
 AROUND = 4  # tokens shown before and behind a difference
@@ -58,8 +58,8 @@ def compare(
     tokenizer: Tokenizer, source: Texts, other: str, add_special: bool, parse_special: bool, as_json: bool
 ) -> None:
     """Print the first difference from another tokenizer and end with exit code 3, or say that there is none."""
-    from refembed.tokenizer.compare import compare
-    from refembed.tokenizer.others import open_other
+    from refembed.verify.tokens.compare import compare
+    from refembed.verify.tokens.token_sources import open_other
 
     opened = open_other(other, tokenizer)
     n = 0
@@ -77,7 +77,7 @@ def compare(
 
 def difference_lines(d: Difference, where: str, text: str | bytes, ours: str, theirs: str) -> None:
     """A difference for a person."""
-    from refembed.tokenizer.compare import CAUSES
+    from refembed.verify.tokens.compare import CAUSES
 
     click.echo(f"{where}: {escape(text, 100)}")
     click.echo(f"ids differ from place {d.at} on, after {escape(d.before[-40:])!r}")

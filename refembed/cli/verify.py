@@ -15,7 +15,7 @@ from refembed.errors import RequestError
 
 if TYPE_CHECKING:
     from refembed.embedder import Embedder
-    from refembed.lora import Adapter
+    from refembed.model.lora import Adapter
 
 BUDGET = 45.0  # seconds: with the floor and the report the whole stays below a minute on a small model
 EPILOG = """\b
@@ -139,7 +139,7 @@ def put_before(path: Path, prompt_name: str | None, prefix: str | None) -> str:
     if prompt_name is None:
         return prefix or ""
     from refembed.gguf import open_gguf
-    from refembed.prompts import find, prefix_for
+    from refembed.hub.prompts import find, prefix_for
 
     return prefix_for(find(open_gguf(path)), prompt_name, prefix, path.name)
 
@@ -156,7 +156,7 @@ def show(verdict: Any) -> None:
     """The report: coloured on a terminal, plain text elsewhere."""
     import sys
 
-    from refembed.verify.report import footer, paragraph, tables, text_report, to_do
+    from refembed.verify.report.text import footer, paragraph, tables, text_report, to_do
 
     if not is_terminal(sys.stdout):
         click.echo(text_report(verdict))
@@ -178,7 +178,7 @@ def show(verdict: Any) -> None:
 
 def write_html(target: Path, verdict: Any, engine: Any, model: Embedder, pooling: str) -> None:
     """Hand the findings to the report's writer."""
-    from refembed.verify.html_data import report_data
-    from refembed.verify.html_report import write_report
+    from refembed.verify.report.html import write_report
+    from refembed.verify.report.html_data import report_data
 
     write_report(target, report_data(verdict, engine, model, pooling))

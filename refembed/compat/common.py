@@ -13,8 +13,8 @@ from refembed.arrays import F32
 from refembed.embedder import Embedder
 from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.gguf import open_gguf
-from refembed.pooling import canonical, resolve_pooling
-from refembed.prompts import find
+from refembed.hub.prompts import find
+from refembed.pooling.poolers import canonical, resolve_pooling
 
 PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # sentence-transformers' names
 
@@ -114,7 +114,7 @@ class Source:
     dimensions  likewise; None: all
     truncate    cut a text that is too long instead of refusing it
     prompts     name -> what to put in front of a text: "query" before queries, "document" (or "passage", "corpus")
-                before documents; "model": those the model was trained with (`refembed.prompts`). Nothing is put
+                before documents; "model": those the model was trained with (`refembed.hub.prompts`). Nothing is put
                 there unless it is asked for here
     load        for `Embedder.load`: numerics, semantics, lora ...
     """

@@ -28,7 +28,7 @@ from refembed.compat.common import (
     token_or_null,
 )
 from refembed.embedder import Embedder
-from refembed.pooling import POOLING_TYPES
+from refembed.pooling.poolers import POOLING_TYPES
 
 LLAMA_POOLING_TYPE_UNSPECIFIED = -1
 LLAMA_POOLING_TYPE_NONE = 0

@@ -37,7 +37,7 @@ from refembed.compat.common import (
 )
 from refembed.embedder import Embedder
 from refembed.errors import RequestError, TooLongError
-from refembed.normalize import normalize as normalize_rows
+from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.similarity import check_vectors, cosine, dot
 
 TOO_LONG = "cut the text into pieces"

@@ -37,7 +37,7 @@ from refembed.compat.common import (
 )
 from refembed.compress import quantize
 from refembed.embedder import Embedder
-from refembed.normalize import normalize as normalize_rows
+from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.similarity import cosine, dot, euclidean, manhattan
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ class SentenceTransformer:
     """A model that encodes.
 
     model_name_or_path    a GGUF file, a folder as Hugging Face has it, or a name that refembed knows; an Embedder
-    prompts               name -> what to put in front of a text; "model": what it was trained with (`refembed.prompts`)
+    prompts               name -> what to put in front of a text; "model": what it was trained with
+                          (`refembed.hub.prompts`)
     default_prompt_name   the prompt of an `encode` that names none
     truncate_dim          keep the first so many numbers of each vector
     similarity_fn_name    cosine, dot, euclidean, manhattan

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import F32
+from refembed.atomic_write import opened_zip, replacing
 from refembed.compress.codec import ROWS, Codec, Codes
 from refembed.compress.schemes import load
 from refembed.errors import RequestError
-from refembed.files import opened_zip, replacing
 
 FORMAT = "refembed-compress-1"
 DAMAGE = (  # what reading a file that is none, or a broken one, can raise

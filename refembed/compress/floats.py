@@ -7,7 +7,7 @@ import numpy as np
 from refembed.arrays import F32, Float
 from refembed.compress.codec import Codec, Codes
 from refembed.errors import RequestError
-from refembed.normalize import normalize
+from refembed.pooling.normalize import normalize
 
 
 class Float32(Codec):

@@ -1,7 +1,7 @@
 """Numba twins of `plain`: each takes `out` and a range of rows, so that cores can share them."""
 
 # mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-untyped-calls=False
-# (as in refembed/kernels/jit.py: numba.njit has no types, and Numba infers those of kernels)
+# (as in refembed/kernels/llvm/jit.py: numba.njit has no types, and Numba infers those of kernels)
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from refembed.kernels.jit import njit
+from refembed.kernels.llvm.jit import njit
 
 
 @intrinsic

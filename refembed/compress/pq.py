@@ -24,7 +24,7 @@ from refembed.arrays import F32, U8, Float
 from refembed.compress import kernels
 from refembed.compress.codec import Codec, Codes, as_rows, check_finite
 from refembed.errors import RequestError
-from refembed.kernels.sums import ordered_sum
+from refembed.kernels.exact.sums import ordered_sum
 
 K = 256  # centroids a part: a byte tells which
 LARGEST = 1e15

@@ -21,7 +21,7 @@ from refembed.compress.pq import default_parts
 from refembed.compress.schemes import fit
 from refembed.compress.search import MULTIPLIER, Stage, best, recall, search
 from refembed.errors import RequestError
-from refembed.normalize import normalize
+from refembed.pooling.normalize import normalize
 
 KS = (1, 10, 100)
 QUERIES = 200  # at most; and at most a fifth of the vectors

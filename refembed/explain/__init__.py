@@ -13,6 +13,6 @@ page      the same, illustrated
         print(step.name, step.formula, step.where, step.numbers)
 """
 
-from refembed.explain.journey import Journey, explain
+from refembed.explain.walkthrough import Journey, explain
 
 __all__ = ["Journey", "explain"]

@@ -184,7 +184,7 @@ def let_through(which: str) -> Callable[[Run, int], Formula]:
 
 def pooled_row(run: Run, i: int) -> Formula:
     """Pooling that no operation does."""
-    from refembed.heads import rank_pooling
+    from refembed.pooling.heads import rank_pooling
 
     how = run.trace.meta["pooling"]
     how = rank_pooling(run.embedder.model.hparams) if how == "rank" else how

@@ -9,9 +9,9 @@ import numpy as np
 from refembed.explain.formula import GATED, PLAIN, POOLED, POOLED_TEXT, Formula, made
 from refembed.explain.operands import array_of, base_of, columns, latest, number, tap_of
 from refembed.explain.watch import Call, Run
-from refembed.kernels.attention import slopes
+from refembed.kernels.exact.attention import slopes
+from refembed.kernels.exact.rope import angles, magnitude
 from refembed.kernels.ops import Mask, Rope
-from refembed.kernels.rope import angles, magnitude
 
 NORMS = {  # operation -> the formula without its weight, in words and in NumPy, and the key of its epsilon
     "layer_norm": (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from refembed.explain.journey import FIRST, Journey, Step, normalised
+from refembed.explain.walkthrough import FIRST, Journey, Step, normalised
 from refembed.explain.words import spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip

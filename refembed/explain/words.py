@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from refembed.explain.journey import Journey, Step
+from refembed.explain.walkthrough import Journey, Step
 from refembed.tokenizer.explain import Stage
 
 ADDS = {  # pooling -> q[t], what token t adds to the pooled vector

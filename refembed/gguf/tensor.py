@@ -83,7 +83,7 @@ def decode(raw: U8, type: QuantType, byteorder: ByteOrder) -> F32:
     """
     if raw.size == 0:
         return np.empty(0, np.float32)
-    decoder: Any = importlib.import_module("refembed.kernels.dequant")
+    decoder: Any = importlib.import_module("refembed.kernels.quant.dequant")
     x: F32 = decoder.dequantize(raw, type, byteorder)
     return x
 

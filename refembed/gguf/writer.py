@@ -23,8 +23,8 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from refembed.atomic_write import replacing
 from refembed.errors import RequestError
-from refembed.files import replacing
 from refembed.gguf.cursor import ByteOrder
 from refembed.gguf.metadata import ARRAY, MAX_DEPTH, MAX_KEY_BYTES, STRING, TYPE_BY_NAME, Metadata, Value, ValueType
 from refembed.gguf.quants import QuantType, quant_type

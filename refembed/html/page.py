@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refembed._version import __version__
+from refembed.atomic_write import replacing
 from refembed.errors import RequestError
-from refembed.files import replacing
 
 STYLE = """
 :root { --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --paper: #fff; --tint: #f6f8fa; --blue: #0b5cad;

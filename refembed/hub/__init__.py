@@ -1,6 +1,6 @@
 """From a name to a verified local GGUF file.
 
-"minilm" ─► models.py: files of known sha256 ─► sources.py fetches ─► convert.py ─► GGUF, kept by cache.py
+"minilm" ─► models.py: files of known sha256 ─► sources.py fetches ─► convert/folder.py ─► GGUF, kept by cache.py
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from refembed.convert_files import FILES, states
+from refembed.convert.files import FILES, states
 from refembed.errors import DownloadError, ModelError, RequestError
 from refembed.hub.cache import at_work, cache_folder, fresh, is_cached, keep, move
 from refembed.hub.models import MODELS, Model
@@ -19,7 +19,7 @@ from refembed.hub.progress import shown
 from refembed.hub.repositories import fetch, parse
 from refembed.hub.sources import Progress, Unreachable, problem
 
-OUTTYPES = (  # what convert.py can make, which a warm start need not import
+OUTTYPES = (  # what convert/folder.py can make, which a warm start need not import
     "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l",
     "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k", "iq4_nl", "iq4_xs",
 )  # fmt: skip
@@ -170,6 +170,6 @@ def make(
     say: Callable[[str], None] | None = None,
 ) -> None:
     """Convert a folder and keep the file. say: as in `convert`; what the files of MODELS lack need not be said."""
-    from refembed.convert import convert
+    from refembed.convert.folder import convert
 
     keep(convert(folder, work / path.name, outtype=outtype, name=name, progress=advance, say=say), path, made_of)

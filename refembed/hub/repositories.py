@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from refembed.atomic_write import FULL
 from refembed.errors import DownloadError, ModelError
-from refembed.files import FULL
 
 SPELT = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w./-]+))?")  # org/model, org/model:file.gguf, org/model:Q4_K_M
 PREFERRED = ("Q4_K_M", "Q8_0")  # llama.cpp's choice where no type is asked for (common/download.cpp)

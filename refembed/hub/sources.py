@@ -17,8 +17,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from refembed.atomic_write import FULL
 from refembed.errors import DownloadError
-from refembed.files import FULL
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte before a connection is given up

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,10 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from refembed.arrays import I64, Float
-from refembed.errors import RequestError
 from refembed.gguf import Tensor
-
-NUMERICS = ("exact", "ggml", "fast")  # `auto` is fast; `cupy` is not there yet
 
 
 class See(Protocol):
@@ -180,39 +176,3 @@ def in_place_of(ops: Ops, name: str, function: Callable[..., Any]) -> Callable[.
         return function(ops, x if plus is None else x + plus, *rest, **more)
 
     return operation if name == "layer_norm" else partial(function, ops)
-
-
-def load_ops(
-    numerics: str,
-    *,
-    batch_invariant: bool = True,
-    profile: str = "avx2",
-    flash_attn: bool = True,
-    repack: bool = True,
-    memory_budget: int | str | None = None,
-) -> Ops:
-    """Operations of the numerics of that name; `auto` is `fast`.
-
-    batch_invariant  without effect: rows never depend on their batch. Once False let BLAS mix them
-    memory_budget    bytes of decoded matrices that `exact` and `fast` keep (panels.py); None: a quarter of memory, 0 or
-                     "mapped": none. A matrix beyond it is decoded each time it is used. Bits stay the same
-    profile, flash_attn, repack  which llama.cpp to equal (`ggml` only): its build, and its own two switches, which are
-                     both on unless its user says otherwise
-    Raises RequestError for an unknown name, or a budget below 0.
-    """
-    if numerics == "exact":
-        from refembed.kernels.exact import Exact
-
-        return Exact(memory_budget=memory_budget)
-    if numerics == "ggml":
-        from refembed.kernels.ggml.ops import Ggml
-        from refembed.kernels.ggml.profile import load_profile
-
-        return Ggml(load_profile(profile, flash_attn=flash_attn, repack=repack))
-    if numerics in ("fast", "auto"):
-        from refembed.kernels.fast import Fast  # imports Numba: 0.3 s that only this numerics pays
-
-        return Fast(memory_budget=memory_budget)
-    near = difflib.get_close_matches(str(numerics).lower(), ("auto", *NUMERICS), 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"one of auto, {', '.join(NUMERICS)}"
-    raise RequestError(f"numerics {numerics!r}: there is no such numerics", hint=hint)

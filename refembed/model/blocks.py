@@ -43,8 +43,8 @@ def again(
 ) -> Float:
     """`layers(x)`: nothing but operations on x (T, C), and on what is given, which stays as it is.
 
-    `fast` does without Python between the operations from a length's second text on (kernels/tape.py): for one text,
-    where nobody looks, and where `ops` is it, not something that changes an operation.
+    `fast` does without Python between the operations from a length's second text on (kernels/fast/graph.py): for one
+    text, where nobody looks, and where `ops` is it, not something that changes an operation.
     """
     quick = getattr(type(ops), "again", None)
     if quick is None or tap.listening or len(batch.offsets) != 2:

@@ -2,7 +2,7 @@
 
 Schechter Vera et al. 2025, "EmbeddingGemma": Gemma 3 in which every token sees all, in five layers of six those around
 it. Mirrors llama.cpp's src/models/gemma-embedding.cpp; taps carry that graph's names. dense_2 and dense_3 multiply the
-pooled vector: `refembed.heads`.
+pooled vector: `refembed.pooling.heads`.
 
           ids ─► token_embd ─► * sqrt(C) ─► x
     n_layer ×    x ─► norm ─► attention ─► norm ─► + x ─► y ─► norm ─► gelu(gate) * up ─► down ─► norm ─► + y ─► x

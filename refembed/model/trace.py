@@ -5,7 +5,7 @@ A forward pass writes `x = tap("inp_embd", x)` after each step. Who listens deci
     SILENT      hands x back; this is how embedding runs
     Recorder    keeps x and hands it back: a trace
     (replay)    keeps x, and hands back another engine's tensor of that name, so that the next operation runs on that
-                engine's own numbers: `refembed.verify.replay` measures each operation alone with it
+                engine's own numbers: `refembed.verify.compare.replay` measures each operation alone with it
 
 Names repeat, as they do in llama.cpp: `Qcur-0` is the product x Wᵀ, and once more the product plus its bias.
 """
@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import Float
+from refembed.atomic_write import opened_zip, replacing
 from refembed.errors import RequestError
-from refembed.files import opened_zip, replacing
 from refembed.kernels.ops import NOBODY, See
 
 TapLike: TypeAlias = See  # listening: bool, and __call__(name, x) -> what the forward pass goes on with

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from refembed.server import about, native, ollama, openapi, status, tei
+from refembed.server import info, native, ollama, openapi, status, tei
 from refembed.server.errors import (
     ApiError,
     Dialect,
@@ -38,16 +38,16 @@ Handler: TypeAlias = Callable[[State, Request], Awaitable[Response]]
 # (method, path) -> handler, and whose words its errors are in
 ROUTES: dict[tuple[str, str], tuple[Handler, Dialect]] = {
     # llama-server
-    ("GET", "/health"): (about.health, llama_body),
-    ("GET", "/v1/health"): (about.health, llama_body),
-    ("GET", "/models"): (about.models, llama_body),
-    ("GET", "/v1/models"): (about.models, llama_body),
-    ("GET", "/props"): (about.props, llama_body),
-    ("POST", "/props"): (about.change_props, llama_body),
-    ("GET", "/slots"): (about.slots, llama_body),
-    ("POST", "/slots/:id_slot"): (about.slot_action, llama_body),
-    ("GET", "/metrics"): (about.metrics, llama_body),
-    ("GET", "/lora-adapters"): (about.adapters, llama_body),
+    ("GET", "/health"): (info.health, llama_body),
+    ("GET", "/v1/health"): (info.health, llama_body),
+    ("GET", "/models"): (info.models, llama_body),
+    ("GET", "/v1/models"): (info.models, llama_body),
+    ("GET", "/props"): (info.props, llama_body),
+    ("POST", "/props"): (info.change_props, llama_body),
+    ("GET", "/slots"): (info.slots, llama_body),
+    ("POST", "/slots/:id_slot"): (info.slot_action, llama_body),
+    ("GET", "/metrics"): (info.metrics, llama_body),
+    ("GET", "/lora-adapters"): (info.adapters, llama_body),
     ("POST", "/embedding"): (native.embeddings, llama_body),
     ("POST", "/embeddings"): (native.embeddings, llama_body),
     ("POST", "/v1/embeddings"): (native.embeddings_openai, llama_body),
@@ -82,10 +82,10 @@ GENERATES = (
     "/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", "/responses/input_tokens",
     "/v1/responses/input_tokens", "/v1/messages/count_tokens",
 )  # fmt: skip
-ROUTES |= {("POST", path): (about.not_here, llama_body) for path in GENERATES}
-ROUTES |= {(method, "/v1/stream"): (about.not_here, llama_body) for method in ("GET", "DELETE")}
-ROUTES |= {("POST", path): (about.not_here, ollama_body) for path in ("/api/generate", "/api/chat")}
-ROUTES |= {(m, p): (about.disabled, llama_body) for m in ("GET", "POST") for p in ("/tools", "/cors-proxy")}
+ROUTES |= {("POST", path): (info.not_here, llama_body) for path in GENERATES}
+ROUTES |= {(method, "/v1/stream"): (info.not_here, llama_body) for method in ("GET", "DELETE")}
+ROUTES |= {("POST", path): (info.not_here, ollama_body) for path in ("/api/generate", "/api/chat")}
+ROUTES |= {(m, p): (info.disabled, llama_body) for m in ("GET", "POST") for p in ("/tools", "/cors-proxy")}
 
 PUBLIC = ("/health", "/v1/health")  # need no key
 PAGES = ("/", "/index.html")  # nor do these: a browser has no way to send one; they hold no facts where keys are set

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from refembed.server.errors import NOT_A_PROMPT, ApiError
-from refembed.server.jsontext import field, is_integer, to_int, to_string
+from refembed.server.json_errors import field, is_integer, to_int, to_string
 from refembed.server.state import State
 from refembed.tokenizer import Tokenizer
 

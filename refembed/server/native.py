@@ -14,7 +14,7 @@ from starlette.responses import Response
 from refembed.arrays import F32
 from refembed.server.errors import ApiError
 from refembed.server.inputs import check_vocabulary, fitting, read_inputs, tokenize_mixed
-from refembed.server.jsontext import dumps, field, loads, to_int, to_string, wrong_type
+from refembed.server.json_errors import dumps, field, loads, to_int, to_string, wrong_type
 from refembed.server.replies import encoded, numbers, raw_reply, read_body, rows
 from refembed.server.state import State
 from refembed.server.worker import Job

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from refembed._version import __version__
 from refembed.server.errors import ApiError
 from refembed.server.inputs import fitting
-from refembed.server.jsontext import dumps, field, loads
+from refembed.server.json_errors import dumps, field, loads
 from refembed.server.replies import numbers, raw_reply, read_body, reply
 from refembed.server.state import State
 from refembed.server.worker import Job

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from refembed.arrays import F32
 from refembed.server.errors import ApiError, Gone
-from refembed.server.jsontext import dumps
+from refembed.server.json_errors import dumps
 
 MAX_BODY = 100 * 1024 * 1024  # bytes: CPPHTTPLIB_PAYLOAD_MAX_LENGTH of vendor/cpp-httplib/httplib.h
 JSON_TYPE = "application/json; charset=utf-8"

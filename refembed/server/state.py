@@ -132,8 +132,8 @@ class State:
 
     def ready(self, embedder: Embedder) -> None:
         """Take the model into service. Raises RequestError for a pooling that the model cannot do."""
-        from refembed.pooling import resolve_pooling
-        from refembed.server.about import Facts
+        from refembed.pooling.poolers import resolve_pooling
+        from refembed.server.facts import Facts
 
         hp = embedder.model.hparams
         self.embedder = embedder

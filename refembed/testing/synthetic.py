@@ -19,7 +19,7 @@ from refembed.arrays import F32
 from refembed.errors import RequestError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.quants import quant_type
-from refembed.kernels.quantize import quantize
+from refembed.kernels.quant.quantize import quantize
 from refembed.model import ARCHITECTURES
 from refembed.model.hparams import Traits
 from refembed.model.weights import Layers, declared

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from refembed.gguf import GGUFWriter, open_gguf
-from refembed.lora import EMBEDDING, A, B
+from refembed.model.lora import EMBEDDING, A, B
 from refembed.testing.synthetic import add_tensor
 
 

@@ -6,7 +6,7 @@ unicode     code points                     wordpiece   "bert"
 pretokenize a row for each pre-tokenizer    bpe         "gpt2", "gemma4"; bpe_kinds "whitespace", "hybriddna"
 charsmap    a table of replacements         unigram     "t5"
 spm         "llama"                         rwkv        "rwkv"
-plamo2      "plamo2"                        absent      "no_vocab", "none"
+plamo2      "plamo2"                        no_vocab    "no_vocab", "none"
 pairs       query and document              explain     what each stage makes of a text
 """
 
@@ -32,8 +32,8 @@ TOKENIZERS = {  # tokenizer.ggml.model -> the module here and the class in it th
     "t5": ("unigram", "Unigram"),
     "rwkv": ("rwkv", "RWKV"),
     "plamo2": ("plamo2", "Plamo2"),
-    "no_vocab": ("absent", "Absent"),
-    "none": ("absent", "Absent"),
+    "no_vocab": ("no_vocab", "Absent"),
+    "none": ("no_vocab", "Absent"),
 }
 
 

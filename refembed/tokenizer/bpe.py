@@ -22,9 +22,9 @@ import numpy as np
 from refembed.errors import ModelError
 from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START
+from refembed.tokenizer.bounded_cache import Remembered
 from refembed.tokenizer.bytetokens import ByteTokens
 from refembed.tokenizer.pretokenize import defaults_of
-from refembed.tokenizer.remembered import Remembered
 from refembed.tokenizer.unicode import decode
 from refembed.tokenizer.vocab import Vocab
 

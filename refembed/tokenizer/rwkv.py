@@ -10,7 +10,7 @@ import re
 from refembed.errors import ModelError
 from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import Tokenizer
-from refembed.tokenizer.seams import sizes
+from refembed.tokenizer.split_points import sizes
 from refembed.tokenizer.vocab import Vocab
 
 ESCAPE = re.compile(rb"\\(x.{0,2}|.)?", re.DOTALL)

@@ -20,8 +20,8 @@ import numpy as np
 from refembed.errors import ModelError
 from refembed.tokenizer.base import WORD_START
 from refembed.tokenizer.bytetokens import ByteTokens
-from refembed.tokenizer.seams import Seams, remember
 from refembed.tokenizer.special import Fragment
+from refembed.tokenizer.split_points import Seams, remember
 from refembed.tokenizer.vocab import Vocab
 
 # A symbol before any merge: as many bytes as its first one announces, UTF-8 or not (unicode_len_utf8)

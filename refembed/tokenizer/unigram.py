@@ -20,7 +20,7 @@ from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START
 from refembed.tokenizer.bytetokens import ByteTokens
 from refembed.tokenizer.charsmap import Charsmap, read_charsmap
-from refembed.tokenizer.seams import Seams, remember, sizes
+from refembed.tokenizer.split_points import Seams, remember, sizes
 from refembed.tokenizer.unicode import REPLACEMENT
 from refembed.tokenizer.vocab import Vocab
 

@@ -15,7 +15,7 @@ import numpy as np
 from refembed.errors import ModelError
 from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START, Tokenizer
-from refembed.tokenizer.remembered import Remembered
+from refembed.tokenizer.bounded_cache import Remembered
 from refembed.tokenizer.unicode import REPLACEMENT, SPACES, category, decode, first_decomposed, lower
 from refembed.tokenizer.vocab import Vocab
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refembed.errors import EngineError, RefembedError
-from refembed.verify.company import doubles
 from refembed.verify.engines.base import Engine
+from refembed.verify.hypotheses.batch_effects import doubles
 from refembed.verify.reference import Item, Vectors
 
 TOO_LONG = re.compile(  # llama-server, Ollama, TEI, OpenAI, vLLM, and what others are likely to say

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from refembed.arrays import F64
-from refembed.verify import company as together
 from refembed.verify import early
-from refembed.verify.company import Company
+from refembed.verify.compare.floor import LEAST, distance
 from refembed.verify.diagnose import diagnose
 from refembed.verify.findings import Findings
-from refembed.verify.floor import LEAST, distance
+from refembed.verify.hypotheses import batch_effects as together
+from refembed.verify.hypotheses.batch_effects import Company
 from refembed.verify.reference import Vectors
 from refembed.verify.trials import Case, part
 from refembed.verify.verdict import Cause

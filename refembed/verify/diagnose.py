@@ -18,8 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refembed.verify import trials
-from refembed.verify.families import Family, solve
-from refembed.verify.floor import LEAST, SCREEN, distance
+from refembed.verify.compare.floor import LEAST, SCREEN, distance
 from refembed.verify.hypotheses import (
     Hypothesis,
     cheap_hypotheses,
@@ -28,6 +27,7 @@ from refembed.verify.hypotheses import (
     solve_cuts,
     weight_hypotheses,
 )
+from refembed.verify.hypotheses.families import Family, solve
 from refembed.verify.trials import (
     PLAIN,
     Case,

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from refembed.model.trace import Trace
-from refembed.verify.align import align, without_empty_cells
-from refembed.verify.compare import Array, Difference, compare
+from refembed.verify.compare.align import align, without_empty_cells
+from refembed.verify.compare.arrays import Array, Difference, compare
 from refembed.verify.engines.dump import is_dump, read_dump
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from refembed.arrays import F64
 from refembed.errors import EngineError, RefembedError
-from refembed.heads import rank_pooling, width
+from refembed.pooling.heads import rank_pooling, width
+from refembed.verify.compare.floor import EVERYWHERE, LEAST, SCREEN, build_spread, distance, floor_of, relative_length
 from refembed.verify.engines.base import Engine
-from refembed.verify.floor import EVERYWHERE, LEAST, SCREEN, build_spread, distance, floor_of, relative_length
-from refembed.verify.hypotheses_back import TITLES
+from refembed.verify.hypotheses.back import TITLES
 from refembed.verify.reference import Item, Reference, Vectors
 from refembed.verify.verdict import Cause
 

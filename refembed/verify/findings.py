@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import F64
-from refembed.normalize import normalize as normalize_rows
+from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.verify.budget import Budget
-from refembed.verify.company import Company
-from refembed.verify.compare import Difference, compare
+from refembed.verify.compare.arrays import Difference, compare
+from refembed.verify.compare.floor import Floor
+from refembed.verify.compare.length import Length
+from refembed.verify.compare.local import Comparison
 from refembed.verify.diagnose import Diagnosis
-from refembed.verify.floor import Floor
-from refembed.verify.length import Length
-from refembed.verify.local import Comparison
+from refembed.verify.hypotheses.batch_effects import Company
 from refembed.verify.reference import Item, Reference, Vectors
 from refembed.verify.verdict import Cause, Evidence, TextRow, Verdict, sentence
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from refembed.heads import width
+from refembed.pooling.heads import width
 from refembed.verify import early, identity
+from refembed.verify.compare.floor import Floor, floor_of
 from refembed.verify.engines.base import Engine
 from refembed.verify.findings import Findings
-from refembed.verify.floor import Floor, floor_of
 from refembed.verify.reference import Item, Reference, Vectors
 from refembed.verify.verdict import Cause
 

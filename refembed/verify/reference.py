@@ -16,13 +16,14 @@ import numpy as np
 
 from refembed.arrays import F64, Float
 from refembed.embedder import Embedder, Info, Without, groups
-from refembed.heads import dense, pooled, run
-from refembed.kernels.ops import Ops, in_place_of, load_ops
-from refembed.lora import Adapter, adapted
+from refembed.kernels.numerics import load_ops
+from refembed.kernels.ops import Ops, in_place_of
 from refembed.model import Model
 from refembed.model.batch import Batch, pack
+from refembed.model.lora import Adapter, adapted
 from refembed.model.trace import SILENT, TapLike
-from refembed.pooling import resolve_pooling
+from refembed.pooling.heads import dense, pooled, run
+from refembed.pooling.poolers import resolve_pooling
 from refembed.tokenizer import Tokenizer
 
 Item: TypeAlias = "str | list[int]"
@@ -40,7 +41,7 @@ TOGETHER = 2048  # tokens of one forward pass where a text's bits do not depend 
 class Worlds:
     """The arithmetics, each made when first asked for; and hidden states that were computed before.
 
-    adapters, order  LoRA, and the order of addition, as `refembed.lora.adapted` takes them
+    adapters, order  LoRA, and the order of addition, as `refembed.model.lora.adapted` takes them
     """
 
     def __init__(self, adapters: Sequence[Adapter] = (), order: Sequence[int] | None = None) -> None:

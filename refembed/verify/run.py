@@ -21,26 +21,26 @@ import numpy as np
 
 from refembed.embedder import Embedder
 from refembed.errors import EngineError, RequestError
-from refembed.heads import width
-from refembed.normalize import normalize as normalize_rows
-from refembed.verify import company as together
+from refembed.pooling.heads import width
+from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.verify import early, identity
-from refembed.verify.adapters import with_order_of
-from refembed.verify.align import without_lora
 from refembed.verify.asking import ask_all, left_out_remark
 from refembed.verify.batch_causes import case_of, company_cause
+from refembed.verify.compare.align import without_lora
+from refembed.verify.compare.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
+from refembed.verify.compare.length import NORM_OF, Length, length_of
+from refembed.verify.compare.local import compare_traces, explained_by
 from refembed.verify.diagnose import Diagnosis, diagnose, probe
 from refembed.verify.engines.base import Engine
 from refembed.verify.findings import Findings, verdict_of
-from refembed.verify.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
+from refembed.verify.hypotheses import batch_effects as together
 from refembed.verify.hypotheses import cheap_hypotheses
-from refembed.verify.hypotheses_back import pooling_hypotheses
-from refembed.verify.length import NORM_OF, Length, length_of
-from refembed.verify.local import compare_traces, explained_by
+from refembed.verify.hypotheses.adapters import with_order_of
+from refembed.verify.hypotheses.back import pooling_hypotheses
 from refembed.verify.measure import measure, without_vectors
+from refembed.verify.printed import verify_shown
 from refembed.verify.reference import Item, Reference, Vectors, reference_of
 from refembed.verify.remedies import with_remedies
-from refembed.verify.shown import verify_shown
 from refembed.verify.texts import default_texts, shortest
 from refembed.verify.trials import Trial, trial
 from refembed.verify.verdict import Cause, Verdict, facts_of, sentence

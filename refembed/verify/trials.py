@@ -11,7 +11,7 @@ import numpy as np
 from refembed.arrays import F64
 from refembed.errors import RefembedError
 from refembed.verify.budget import Budget
-from refembed.verify.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
+from refembed.verify.compare.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
 from refembed.verify.hypothesis import Hypothesis, both
 from refembed.verify.reference import Item, Reference, Vectors
 

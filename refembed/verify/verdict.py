@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from refembed._version import __version__
-from refembed.verify.compare import Difference
+from refembed.verify.compare.arrays import Difference
+from refembed.verify.compare.local import Row
 from refembed.verify.engines.base import Engine
-from refembed.verify.local import Row
 from refembed.verify.reference import Reference
 
 Kind = Literal["identical", "within rounding", "differs", "unexplained"]

@@ -1,4 +1,6 @@
-"""`refembed convert`: what it writes is convert()'s business (tests/test_convert.py); here, the command around it."""
+"""`refembed convert`: what it writes is convert()'s business (tests/convert/test_convert.py); here, the command
+around it.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from refembed.gguf import open_gguf
 from refembed.testing.synthetic import synthetic
 from tests.cli.conftest import Cli
-from tests.verify.test_doctor import changed
+from tests.verify.doctor.test_doctor import changed
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import refembed.cli
 from refembed import errors
 from refembed.cli import COMMANDS, run
 from refembed.cli import options as shared
-from refembed.kernels.ops import NUMERICS
+from refembed.kernels.numerics import NUMERICS
 from tests.cli.conftest import ENVIRONMENT, Cli, program
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and /dev are POSIX's")
@@ -156,7 +156,7 @@ def test_help_imports_no_numbers() -> None:
 def test_tokenize_and_info_import_no_compiler(verb: str, tiny: Path) -> None:
     args = ["-m", str(tiny)] + (["hello"] if verb == "tokenize" else [])
     modules = imported(verb, *args)
-    assert not modules & {"numba", "llvmlite", "rich.console", "refembed.kernels.fast", "refembed.cli.embed"}
+    assert not modules & {"numba", "llvmlite", "rich.console", "refembed.kernels.fast.ops", "refembed.cli.embed"}
     assert "refembed.tokenizer" in modules
 
 

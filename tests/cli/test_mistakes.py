@@ -15,7 +15,7 @@ from refembed.testing.synthetic import synthetic
 from tests.cli.conftest import Cli
 from tests.copies import copied
 from tests.llama_embedding_cases import WITH_EOS
-from tests.test_rerank import HEAD
+from tests.pooling.test_rerank import HEAD
 
 RUBBISH = bytes(range(7, 256)) * 20
 

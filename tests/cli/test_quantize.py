@@ -1,4 +1,6 @@
-"""`refembed quantize`: what it writes is quantize_file()'s business (tests/test_quantize.py); here, the command."""
+"""`refembed quantize`: what it writes is quantize_file()'s business (tests/convert/test_quantize.py); here, the
+command.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from refembed.convert.quantize_mix import ALIASES, TYPES
 from refembed.gguf import open_gguf
-from refembed.quantize_types import ALIASES, TYPES
 from tests.cli.conftest import Cli, program
 
 

@@ -10,8 +10,8 @@ import pytest
 from refembed.tokenizer import load_tokenizer
 from tests.cli.conftest import Cli, program
 from tests.tiny import VOCAB
-from tests.tokenizer.test_compare import serving, tokenizing
 from tests.tokenizer.vocabs import with_keys
+from tests.verify.tokens.test_compare import serving, tokenizing
 
 
 @pytest.fixture

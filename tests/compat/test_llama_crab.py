@@ -102,7 +102,7 @@ def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.oracle
 def test_scores_are_llama_cpps_of_the_servers_pairs(reranker: Path) -> None:
-    """Synthetic weights; the ids of a pair are held against llama-server in tests/test_rerank.py."""
+    """Synthetic weights; the ids of a pair are held against llama-server in tests/pooling/test_rerank.py."""
     from refembed.verify.engines.llamacpp import LlamaCpp
 
     llama = Llama.load(LlamaParams(reranker).with_embeddings(True).with_pooling_type(PoolingType.Rank), **EXACT)

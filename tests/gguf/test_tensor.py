@@ -1,4 +1,4 @@
-"""Tensor: shapes, rows, and the decoder behind it. gguf-py stands in for refembed.kernels.dequant here."""
+"""Tensor: shapes, rows, and the decoder behind it. gguf-py stands in for refembed.kernels.quant.dequant here."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def calls(monkeypatch):
         assert raw.ndim == 1
         return gguf.dequantize(raw.reshape(-1, type.nbytes), gguf.GGMLQuantizationType(type.id)).reshape(-1)
 
-    decoder = types.ModuleType("refembed.kernels.dequant")
+    decoder = types.ModuleType("refembed.kernels.quant.dequant")
     decoder.dequantize = dequantize
     monkeypatch.setitem(sys.modules, "refembed.kernels", types.ModuleType("refembed.kernels"))
-    monkeypatch.setitem(sys.modules, "refembed.kernels.dequant", decoder)
+    monkeypatch.setitem(sys.modules, "refembed.kernels.quant.dequant", decoder)
     return sizes
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from refembed.kernels import threads
-from refembed.kernels.crew import crew
+from refembed.kernels.fast.thread_pool import crew
 
 
 @pytest.fixture

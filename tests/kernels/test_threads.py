@@ -200,7 +200,7 @@ def test_no_cores_at_all_are_refused(n: int) -> None:
 WAITING = """
 import os, sys, threading, time
 from refembed.kernels import threads
-from refembed.kernels.fast import Fast
+from refembed.kernels.fast.ops import Fast
 from tests.kernels.longhand import random, stored
 threads.use(2)
 ops, w, x = Fast(memory_budget=1 << 30), stored(random(1, 2048, 1024)), random(2, 3, 1024)

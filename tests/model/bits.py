@@ -11,13 +11,14 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import open_gguf
-from refembed.kernels.ops import Ops, load_ops
+from refembed.kernels.numerics import load_ops
+from refembed.kernels.ops import Ops
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
 from refembed.model.trace import SILENT, TapLike, Trace
-from refembed.pooling import pool
+from refembed.pooling.poolers import pool
+from refembed.verify.compare.replay import replay
 from refembed.verify.engines.llamacpp import LlamaCpp
-from refembed.verify.replay import replay
 
 LENGTHS = (1, 2, 7, 33, 70, 131)  # of texts alone; from 64 rows on flash attention works in tiles
 TOGETHER = (5, 40, 1, 90)  # of texts in one batch

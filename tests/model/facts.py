@@ -11,12 +11,12 @@ import pytest
 from refembed import Embedder
 from refembed.errors import EngineError, ModelError
 from refembed.gguf import open_gguf
-from refembed.kernels.ops import load_ops
+from refembed.kernels.numerics import load_ops
 from refembed.model import load_model
 from refembed.model.batch import pack
-from refembed.verify.align import align
+from refembed.verify.compare.align import align
+from refembed.verify.compare.replay import LocalDifference
 from refembed.verify.engines.llamacpp import LlamaCpp
-from refembed.verify.replay import LocalDifference
 from tests.copies import without
 from tests.model.bits import some_ids, unequal
 from tests.model.live import Both

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from refembed.gguf import open_gguf
-from refembed.kernels.ops import Ops, load_ops
+from refembed.kernels.numerics import load_ops
+from refembed.kernels.ops import Ops
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
 from refembed.model.trace import Recorder, TapLike, Trace
-from refembed.pooling import pool
-from refembed.verify.align import align, without_empty_cells
-from refembed.verify.compare import compare
+from refembed.pooling.poolers import pool
+from refembed.verify.compare.align import align, without_empty_cells
+from refembed.verify.compare.arrays import compare
+from refembed.verify.compare.replay import LocalDifference, replay
 from refembed.verify.engines.llamacpp import LlamaCpp
-from refembed.verify.replay import LocalDifference, replay
 
 
 class Both:

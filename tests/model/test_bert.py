@@ -10,9 +10,9 @@ import pytest
 
 from refembed import Embedder
 from refembed.errors import EngineError
-from refembed.verify.align import align
+from refembed.verify.compare.align import align
+from refembed.verify.compare.replay import replay
 from refembed.verify.engines.llamacpp import LlamaCpp
-from refembed.verify.replay import replay
 from tests.copies import without
 from tests.tiny import VOCAB, tiny_bert
 

@@ -18,11 +18,11 @@ import pytest
 from refembed import Embedder
 from refembed.errors import ModelError
 from refembed.gguf import open_gguf
-from refembed.kernels.ops import load_ops
+from refembed.kernels.numerics import load_ops
 from refembed.model import load_model
 from refembed.model.batch import pack
 from refembed.testing.synthetic import synthetic
-from refembed.verify.align import align
+from refembed.verify.compare.align import align
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.copies import with_keys
 from tests.model.bits import some_ids

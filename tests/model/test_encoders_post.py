@@ -18,7 +18,7 @@ import pytest
 
 from refembed.errors import EngineError, ModelError
 from refembed.gguf import GGUFWriter, open_gguf
-from refembed.kernels.ops import load_ops
+from refembed.kernels.numerics import load_ops
 from refembed.model import ARCHITECTURES, load_model
 from refembed.model import moe as moe_module
 from refembed.model.moe import moe

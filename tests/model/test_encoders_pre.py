@@ -23,7 +23,7 @@ from refembed.errors import ModelError
 from refembed.gguf import open_gguf
 from refembed.model import Model, load_model
 from refembed.testing.synthetic import synthetic
-from refembed.verify.replay import LocalDifference
+from refembed.verify.compare.replay import LocalDifference
 from tests.copies import with_keys
 from tests.model.bits import LENGTHS, TOGETHER, Bits, some_ids, unequal
 from tests.model.facts import (

@@ -19,7 +19,7 @@ import pytest
 from refembed import Embedder
 from refembed.arrays import F32
 from refembed.gguf import GGUFWriter, Tensor, open_gguf
-from refembed.kernels.ops import load_ops
+from refembed.kernels.numerics import load_ops
 from refembed.model.trace import SILENT
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.model.live import Both

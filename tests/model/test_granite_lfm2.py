@@ -19,7 +19,7 @@ from refembed import Embedder
 from refembed.arrays import Float
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter, open_gguf
-from refembed.kernels.rope import angles
+from refembed.kernels.exact.rope import angles
 from refembed.model import ARCHITECTURES, load_model
 from refembed.model.blocks import rope_of
 from refembed.model.qwen3vl import still

@@ -10,7 +10,7 @@ import pytest
 from refembed.compress import Binary, ProductQuantizer, Stage, quantize, ranges_of, recall, search
 from refembed.compress.pq import k_means
 from refembed.errors import RequestError
-from refembed.normalize import normalize
+from refembed.pooling.normalize import normalize
 from refembed.similarity import hamming
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refembed import convert_graph
+from refembed.convert import graph
 from tests.hf_generator import BOUND, MODULES, Case, attempt, draw, refuse_unsupported
 from tests.hf_generator_models import FAMILIES
 from tests.peers.folders import build
@@ -55,7 +55,7 @@ def test_dense_modules_are_those_of_sentence_transformers(tmp_path: Path) -> Non
 @pytest.mark.parametrize("family", ["qwen3", "llama", "roberta"])
 def test_the_comparison_sees_another_activation(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were the table of graphs not asked, the vectors would be off, and the generator would say so."""
-    monkeypatch.setitem(convert_graph.COMPUTED, {"qwen3": "Qwen3", "llama": "Llama", "roberta": "Roberta"}[family], {})
+    monkeypatch.setitem(graph.COMPUTED, {"qwen3": "Qwen3", "llama": "Llama", "roberta": "Roberta"}[family], {})
     model = FAMILIES[family]
     config: dict[str, Any] = {key: values[0] for key, values in model.always.items()}
     outcome = attempt(Case(3, family, model.classes[0], config | {"hidden_act": "relu"}), tmp_path)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
-from refembed.convert import convert
+from refembed.convert.folder import convert
 from tests.peers.folders import MODELS, build
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]

@@ -84,7 +84,7 @@ def test_token_ids_are_those_of_the_published_tokenizer(published: Any) -> None:
 
 def test_segments_of_a_pair_are_those_of_the_published_tokenizer(published: Any) -> None:
     from refembed.model.batch import pack
-    from refembed.semantics import segments
+    from refembed.model.published import segments
 
     tokenizer = published["float32"].tokenizer
     for pair in (("a query", "a document"), ("", "x"), ("x", "")):

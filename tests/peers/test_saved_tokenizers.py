@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from refembed.convert import convert
+from refembed.convert.folder import convert
 from refembed.tokenizer import load_tokenizer
 from tests.peers.tokenizer_draws import Draw, Json, trained
 from tests.peers.tokenizer_folders import TEXTS, build

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from refembed.server.openapi import document
 from refembed.testing.synthetic import synthetic
 from tests.copies import copied
+from tests.pooling.test_rerank import FLAGS, HEAD
 from tests.server.servers import refembed
-from tests.test_rerank import FLAGS, HEAD
 
 schemathesis = pytest.importorskip("schemathesis", reason="the extra `peers` has it")
 

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refembed.convert import convert
-from refembed.convert_models import RECIPES
+from refembed.convert.folder import convert
+from refembed.convert.models import RECIPES
 from refembed.errors import RefembedError
 from refembed.tokenizer import load_tokenizer
 from tests.hf_folders import bert_config, bert_shapes, write_json, write_weights

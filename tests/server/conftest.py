@@ -9,8 +9,8 @@ import pytest
 
 from refembed.testing.synthetic import synthetic
 from tests.copies import copied
+from tests.pooling.test_rerank import FLAGS, HEAD
 from tests.server.servers import Client, llama, refembed
-from tests.test_rerank import FLAGS, HEAD
 
 Pair = tuple[Client, Client]  # refembed, llama-server
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from refembed.server.about import not_here
 from refembed.server.app import ROUTES
+from refembed.server.info import not_here
 from tests.server.conftest import Pair
 
 pytestmark = pytest.mark.oracle

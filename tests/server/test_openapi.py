@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from refembed.server import about, status
+from refembed.server import info, status
 from refembed.server.app import ROUTES
 from refembed.server.openapi import document
 from tests.server.conftest import Pair
@@ -36,7 +36,7 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
 
 def test_every_route_that_computes_or_tells_is_in_the_document() -> None:
     """And nothing else; /metrics and the page are no JSON."""
-    aside = (about.not_here, about.disabled, about.slot_action, about.change_props, about.metrics, status.page)
+    aside = (info.not_here, info.disabled, info.slot_action, info.change_props, info.metrics, status.page)
     routes = {(m.lower(), p) for (m, p), (handler, _) in ROUTES.items() if handler not in aside}
     listed = {(method, path) for path, entry in document()["paths"].items() for method in entry}
     assert listed == routes - {("get", "/openapi.json")}

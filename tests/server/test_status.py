@@ -13,9 +13,9 @@ import pytest
 
 from refembed.server.metrics import Metrics
 from refembed.testing.synthetic import synthetic
+from tests.pooling.test_rerank import HEAD
 from tests.server.browser import Tab, browser, needs_chromium
 from tests.server.servers import Client, refembed
-from tests.test_rerank import HEAD
 
 KEY = "a secret"
 HOSTILE = "</script><img src=x onerror=alert(1)> 'quotes' \" 漢字 🦊"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from refembed.errors import GGUFError, ModelError, RefembedError, RequestError
 from refembed.testing.strategies_text import raw_texts
 from refembed.testing.texts import TOO_HIGH, TOO_HIGH_SHAPE, random_texts
-from refembed.tokenizer import Tokenizer, load_tokenizer, remembered
+from refembed.tokenizer import Tokenizer, bounded_cache, load_tokenizer
 from refembed.tokenizer.bpe import BPE, merge, merge_many, seams
 from refembed.tokenizer.unicode import SPACES
 from tests.tokenizer.bpe_llamacpp import Many
@@ -235,7 +235,7 @@ def test_ids_are_of_the_vocabulary(gpt2: Tokenizer, raw: bytes) -> None:
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_bpe(tmp_path / "v.gguf", "deepseek-llm")
-    monkeypatch.setattr(remembered, "KEPT", 50)
+    monkeypatch.setattr(bounded_cache, "KEPT", 50)
     small = load_tokenizer(path)
     assert isinstance(small, BPE)
     texts = texts_to_cut(7, 200)
@@ -243,7 +243,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     level: Any = small.words
     for _ in range(len(small.pre.stages) + 1):
         assert len(level) <= 50
-        assert max(map(len, level), default=0) <= remembered.KEPT_LENGTH
+        assert max(map(len, level), default=0) <= bounded_cache.KEPT_LENGTH
         level = getattr(level.find, "args", (None, None))[1]
     assert level is None
     monkeypatch.undo()
@@ -253,7 +253,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_threads_may_share_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "KEPT", 20)
+    monkeypatch.setattr(bounded_cache, "KEPT", 20)
     tokenizer = load_tokenizer(write_bpe(tmp_path / "v.gguf", "starcoder"))
     texts = texts_to_cut(8, 200)
     expected = [tokenizer.encode(t) for t in texts]

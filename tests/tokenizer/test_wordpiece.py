@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from refembed.errors import ModelError, RequestError
 from refembed.testing.strategies_text import raw_texts, texts
 from refembed.testing.texts import TOO_HIGH, TOO_HIGH_SHAPE, random_texts
-from refembed.tokenizer import Tokenizer, load_tokenizer, remembered, wordpiece
+from refembed.tokenizer import Tokenizer, bounded_cache, load_tokenizer, wordpiece
 from refembed.tokenizer.unicode import SPACES
 from tests.tokenizer.conftest import Make
 from tests.tokenizer.recorded import RECORDED, digest, recorded_texts
@@ -230,7 +230,7 @@ def test_one_long_word_takes_linear_time(bytewise: Tokenizer) -> None:
 
 
 def test_memory_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "KEPT", 50)
+    monkeypatch.setattr(bounded_cache, "KEPT", 50)
     monkeypatch.setattr(wordpiece, "KEPT_CHARACTERS", 40)
     small, large = make(), make()
     texts = random_texts(7, 300)
@@ -239,11 +239,11 @@ def test_memory_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(small, wordpiece.WordPiece)
     assert len(small.words) <= 50
     assert len(small.characters) <= 40
-    assert max(map(len, small.words)) <= remembered.KEPT_LENGTH
+    assert max(map(len, small.words)) <= bounded_cache.KEPT_LENGTH
 
 
 def test_threads_may_share_a_tokenizer(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "KEPT", 20)
+    monkeypatch.setattr(bounded_cache, "KEPT", 20)
     tokenizer = make()
     texts = random_texts(8, 400)
     expected = [tokenizer.encode(t) for t in texts]

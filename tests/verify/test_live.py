@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
-from refembed.kernels.exact import Exact
-from refembed.verify.align import align
+from refembed.kernels.exact.ops import Exact
+from refembed.verify.compare.align import align
+from refembed.verify.compare.replay import replay
 from refembed.verify.engines.llamacpp import LlamaCpp
-from refembed.verify.replay import replay
 
 pytestmark = pytest.mark.oracle
 

@@ -11,14 +11,14 @@ import pytest
 import refembed.verify
 from conformance.architectures import load_variants
 from refembed import Embedder
-from refembed.verify.company import batch_hypotheses
-from refembed.verify.html_data import report_data
-from refembed.verify.html_report import report_page
+from refembed.verify.compare.length import CONSTANTS
 from refembed.verify.hypotheses import cheap_hypotheses, part_hypotheses, weight_hypotheses
-from refembed.verify.length import CONSTANTS
+from refembed.verify.hypotheses.batch_effects import batch_hypotheses
 from refembed.verify.reference import reference_of
 from refembed.verify.remedies import TABLE, one_remedy, remedy_of
-from refembed.verify.report import text_report
+from refembed.verify.report.html import report_page
+from refembed.verify.report.html_data import report_data
+from refembed.verify.report.text import text_report
 from refembed.verify.run import verify
 from refembed.verify.texts import default_texts
 from tests.verify.engine import Stub

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from refembed import Embedder, hub
+from refembed.verify.compare.local import compare_traces
 from refembed.verify.engines.base import open_engine
-from refembed.verify.local import compare_traces
 from refembed.verify.reference import reference_of
 from refembed.verify.run import verify
 from refembed.verify.texts import TEXTS

@@ -19,10 +19,10 @@ import numpy as np
 from refembed.arrays import F32, Float
 from refembed.kernels.ggml.attention_scores import Scoring
 from refembed.kernels.ggml.floats import multiply, order_of, pack, rounded
-from refembed.kernels.ggml.lanes import tanhf
 from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.ggml.rows import soft_max
-from refembed.kernels.jit import njit
+from refembed.kernels.llvm.jit import njit
+from refembed.kernels.llvm.simd_math import tanhf
 from refembed.kernels.ops import See
 from refembed.kernels.threads import share
 

@@ -22,10 +22,10 @@ import numpy as np
 from refembed.arrays import F32
 from refembed.kernels.ggml.attention_scores import Scoring
 from refembed.kernels.ggml.floats import chain, multiply, pack, rounded, vec_dot
-from refembed.kernels.ggml.lanes import expf, fma, half, tanhf
 from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.ggml.rows import register_sum, v_expf
-from refembed.kernels.jit import njit
+from refembed.kernels.llvm.jit import njit
+from refembed.kernels.llvm.simd_math import expf, fma, half, tanhf
 from refembed.kernels.threads import share
 
 f32 = np.float32

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from refembed.arrays import F32
-from refembed.kernels.jit import njit
+from refembed.kernels.llvm.jit import njit
 from refembed.kernels.ops import Mask
 
 f32 = np.float32

@@ -2,8 +2,8 @@
 
 A weight is d q - dmin min with small whole numbers q and min: q is the stored code times the scale of its group, where
 a type has groups, so that every type's dot product is the same sum of products. Only sums of floats differ (`chains`).
-Layouts: struct block_* of ggml-common.h, as `refembed.gguf.quants` lists them; formulas: `refembed.kernels.dequant_*`.
-Codebook types are in `blocks_iquants`.
+Layouts: struct block_* of ggml-common.h, as `refembed.gguf.quants` lists them; formulas:
+`refembed.kernels.quant.dequant_*`. Codebook types are in `blocks_iquants`.
 
 Every function takes N blocks as a structured array and returns them as `Blocks` of N rows; `unpack` gives the rows of a
 matrix back.
@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import F32
-from refembed.kernels.dequant_kquants import q3_k_scales, q4_k_scales
-from refembed.kernels.dequant_legacy import FP4, NL, bits, crumbs, digits, e8m0, nibbles, ue4m3
+from refembed.kernels.quant.dequant_kquants import q3_k_scales, q4_k_scales
+from refembed.kernels.quant.dequant_legacy import FP4, NL, bits, crumbs, digits, e8m0, nibbles, ue4m3
 
 Ints = npt.NDArray[Any]
 

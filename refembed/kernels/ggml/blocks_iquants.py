@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from refembed.kernels.dequant_iquants import SIGNS, codebook, seven_bits, words
-from refembed.kernels.dequant_legacy import bits
 from refembed.kernels.ggml.blocks import Blocks, Ints, blocks, spread, whole
+from refembed.kernels.quant.dequant_iquants import SIGNS, codebook, seven_bits, words
+from refembed.kernels.quant.dequant_legacy import bits
 
 
 def signed(places: Ints, name: str, signs: Ints) -> Ints:

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from refembed.kernels.dequant_lanes import put, real, spread
-from refembed.kernels.ggml.lanes import half
-from refembed.kernels.jit import njit
-from refembed.kernels.vectors import fma, load, whole
+from refembed.kernels.llvm.jit import njit
+from refembed.kernels.llvm.simd import put, real, spread
+from refembed.kernels.llvm.simd_float32 import fma, load, whole
+from refembed.kernels.llvm.simd_math import half
 
 f32 = np.float32
 TILE, QUAD, LANES = 16, 4, 8

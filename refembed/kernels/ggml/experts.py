@@ -13,7 +13,7 @@ import numpy as np
 
 from refembed.arrays import F32, I64
 from refembed.gguf import Tensor
-from refembed.kernels import experts as definition
+from refembed.kernels.exact import experts as definition
 from refembed.kernels.ggml import floats, quantised
 from refembed.kernels.ggml.profile import Profile
 

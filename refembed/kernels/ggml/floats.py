@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import F32, I64
-from refembed.kernels.ggml.lanes import fma
 from refembed.kernels.ggml.profile import Profile
-from refembed.kernels.jit import njit
+from refembed.kernels.llvm.jit import njit
+from refembed.kernels.llvm.simd_math import fma
 from refembed.kernels.threads import share
 
 PANEL = 64  # outputs that are worked on together: vectors run over outputs, since within one the order is given

@@ -14,8 +14,8 @@ import math
 import numpy as np
 
 from refembed.arrays import F32, I64
-from refembed.kernels.ggml.lanes import fma
-from refembed.kernels.jit import njit
+from refembed.kernels.llvm.jit import njit
+from refembed.kernels.llvm.simd_math import fma
 from refembed.kernels.ops import Rope
 
 f32 = np.float32

@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 
 from refembed.arrays import F32
-from refembed.kernels.ggml.lanes import erff, expf, fma, half, hsum8, reduce16, tanhf
-from refembed.kernels.jit import float_of_bits, njit
+from refembed.kernels.llvm.jit import float_of_bits, njit
+from refembed.kernels.llvm.simd_math import erff, expf, fma, half, hsum8, reduce16, tanhf
 
 f32 = np.float32
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from refembed.arrays import F64
 from refembed.errors import EngineError
 from refembed.model.trace import Tap, Trace
-from refembed.verify.align import STORES, VIEWS, align, without_empty_cells
+from refembed.verify.compare.align import STORES, VIEWS, align, without_empty_cells
 
 HEAD = re.compile(
     r"\b(?:common_debug_cb_eval|ggml_debug): +(?P<name>.*?) = \((?P<type>\w+)\) +(?P<op>\w+)\((?P<src>.*)\) "

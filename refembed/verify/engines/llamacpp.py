@@ -32,7 +32,7 @@ import numpy as np
 from refembed.arrays import F32
 from refembed.errors import EngineError, RequestError
 from refembed.model.trace import Tap, Trace
-from refembed.verify.align import addition_order
+from refembed.verify.compare.align import addition_order
 from refembed.verify.engines.llamacpp_wire import receive, send
 
 Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 bytes, or token ids ready made

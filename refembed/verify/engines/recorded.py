@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import F32
+from refembed.atomic_write import opened_zip
 from refembed.errors import EngineError, RequestError
-from refembed.files import opened_zip
 from refembed.model.trace import Trace
 from refembed.tokenizer import load_tokenizer
 from refembed.verify.engines.base import Item, Plain, checked

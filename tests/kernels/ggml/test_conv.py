@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from refembed.kernels import conv as definition
+from refembed.kernels.exact import conv as definition
 from refembed.kernels.ggml import conv
 from tests.kernels.ggml.live import run
 from tests.kernels.ggml.test_floats import differ

@@ -9,7 +9,7 @@ import pytest
 
 from refembed.kernels.ggml import rows
 from refembed.kernels.ggml.ops import Ggml
-from refembed.kernels.jit import njit
+from refembed.kernels.llvm.jit import njit
 from tests.kernels.ggml.live import run
 from tests.kernels.ggml.test_floats import differ
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from refembed.convert import convert
-from refembed.verify.align import align
-from refembed.verify.compare import compare
+from refembed.convert.folder import convert
+from refembed.verify.compare.align import align
+from refembed.verify.compare.arrays import compare
 from refembed.verify.engines.llamacpp import LlamaCpp
 from refembed.verify.engines.sentence_transformers import open_folder
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from refembed.normalize import normalize
+from refembed.pooling.normalize import normalize
 from refembed.verify.engines.llamacpp import LlamaCpp
 
 pytestmark = pytest.mark.oracle

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from refembed.errors import EngineError, RequestError
-from refembed.verify.align import align
-from refembed.verify.compare import compare
+from refembed.verify.compare.align import align
+from refembed.verify.compare.arrays import compare
 from refembed.verify.engines.base import Engine, open_engine
 from refembed.verify.engines.onnx import OnnxEngine
 

@@ -1,0 +1,443 @@
+"""Hugging Face folder -> GGUF. Here BERT and DistilBERT, with their heads; models.py has the others.
+
+    config.json ─► {arch}.* keys          *.safetensors ─► tensors, renamed and stored as `outtype`
+    modules.json, 1_Pooling ─► pooling    tokenizer.json or vocab.txt ─► tokenizer.ggml.* (wordpiece.py)
+
+Mirrors convert_hf_to_gguf.py (llama.cpp: conversion/base.py and bert.py), and writes the file that it writes: the same
+names, types, values and bytes in the same order. tests/data says what it wrote. Two things are meant to differ: keys of
+special tokens that it leaves out (wordpiece.py), and a head of two unnamed classes, of which it makes a file that
+llama.cpp cannot load.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from refembed.convert.graph import check_graph, remarks
+from refembed.convert.modules import read_modules
+from refembed.convert.quantize import quantize_file
+from refembed.convert.quantize_mix import canonical
+from refembed.convert.recipes import ARCHITECTURES as OTHERS
+from refembed.convert.safetensors import Entry
+from refembed.convert.weights import check_floats, open_weights
+from refembed.convert.wordpiece import ID_KEYS, Vocab, check_card, read_json, read_vocab, warn_lowered
+from refembed.errors import ModelError, RequestError
+from refembed.gguf import GGUFWriter
+from refembed.gguf.cursor import shown
+
+log = logging.getLogger("refembed.convert")
+
+Progress: TypeAlias = Callable[[str, int, int], None]  # what is being done, how far, of how much; in bytes
+Say: TypeAlias = Callable[[str], None]  # is given a sentence about what the file lacks
+
+OUTTYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "bf16": ("BF16", 32), "q8_0": ("Q8_0", 7)}  # type, general.file_type
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models whose checkpoints are built alike."""
+
+    stem: str  # of its classes' names: "Bert" of BertModel
+    prefix: str  # of tensor names, where a head stands beside the model
+    layers: str  # the layers' names begin so
+    keys: dict[str, str]  # what GGUF calls a size -> what config.json calls it
+    defaults: dict[str, Any]  # what config.json leaves out, the library's own defaults
+    dropped: tuple[str, ...]  # tensors of heads that embeddings do not need
+    column: int  # of TENSORS
+
+
+BERT = Family(
+    stem="Bert",
+    prefix="bert.",
+    layers="encoder.layer.",
+    keys={
+        "block_count": "num_hidden_layers",
+        "context_length": "max_position_embeddings",
+        "embedding_length": "hidden_size",
+        "feed_forward_length": "intermediate_size",
+        "attention.head_count": "num_attention_heads",
+    },
+    defaults={
+        "num_hidden_layers": 12,
+        "max_position_embeddings": 512,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+        "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2,
+        "vocab_size": 30522,
+        "pad_token_id": 0,
+        "hidden_act": "gelu",
+    },
+    dropped=("embeddings.position_ids", "pooler.dense.", "cls.predictions", "cls.seq_relationship"),
+    column=2,
+)
+DISTILBERT = Family(
+    stem="DistilBert",
+    prefix="distilbert.",
+    layers="transformer.layer.",
+    keys={
+        "block_count": "n_layers",
+        "context_length": "max_position_embeddings",
+        "embedding_length": "dim",
+        "feed_forward_length": "hidden_dim",
+        "attention.head_count": "n_heads",
+    },
+    defaults={
+        "n_layers": 6,
+        "max_position_embeddings": 512,
+        "dim": 768,
+        "hidden_dim": 3072,
+        "n_heads": 12,
+        "layer_norm_eps": 1e-12,  # in the code, in no configuration
+        "type_vocab_size": 1,
+        "vocab_size": 30522,
+        "pad_token_id": 0,
+        "activation": "gelu",
+    },
+    dropped=("embeddings.position_ids", "vocab_"),
+    column=3,
+)
+HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification")
+HEAD_NOTES = {  # how llama.cpp computes another score than `transformers`: docs/differences.md
+    "Bert": "scores are not those of `transformers`: llama.cpp's converter drops pooler.dense, and so does this one "
+    "(docs/differences.md)",
+    "DistilBert": "scores are not those of `transformers`: llama.cpp has tanh behind pre_classifier, not ReLU "
+    "(docs/differences.md)",
+}
+ARCHITECTURES = {kind + head: family for kind, family in (("Bert", BERT), ("DistilBert", DISTILBERT)) for head in HEADS}
+
+# C embedding_length, F feed_forward_length, V tokens, P context_length, S segment types, R labels
+TENSORS = (
+    # GGUF name,            shape,      BERT (in encoder.layer: {})             DistilBERT (in transformer.layer: {})
+    ("token_embd",          ("V", "C"), "embeddings.word_embeddings",           "embeddings.word_embeddings"),
+    ("token_types",         ("S", "C"), "embeddings.token_type_embeddings",     ""),
+    ("position_embd",       ("P", "C"), "embeddings.position_embeddings",       "embeddings.position_embeddings"),
+    ("token_embd_norm",     ("C",),     "embeddings.LayerNorm",                 "embeddings.LayerNorm"),
+    ("blk.{}.attn_q",       ("C", "C"), "{}.attention.self.query",              "{}.attention.q_lin"),
+    ("blk.{}.attn_k",       ("C", "C"), "{}.attention.self.key",                "{}.attention.k_lin"),
+    ("blk.{}.attn_v",       ("C", "C"), "{}.attention.self.value",              "{}.attention.v_lin"),
+    ("blk.{}.attn_output",  ("C", "C"), "{}.attention.output.dense",            "{}.attention.out_lin"),
+    ("blk.{}.attn_output_norm", ("C",), "{}.attention.output.LayerNorm",        "{}.sa_layer_norm"),
+    ("blk.{}.ffn_up",       ("F", "C"), "{}.intermediate.dense",                "{}.ffn.lin1"),
+    ("blk.{}.ffn_down",     ("C", "F"), "{}.output.dense",                      "{}.ffn.lin2"),
+    ("blk.{}.layer_output_norm", ("C",), "{}.output.LayerNorm",                 "{}.output_layer_norm"),
+    ("cls",                 ("C", "C"), "",                                     "pre_classifier"),
+    ("cls.output",          ("R", "C"), "classifier",                           "classifier"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """config.json, checked."""
+
+    folder: Path
+    architecture: str  # Hugging Face's name of the class: "BertModel"
+    family: Family
+    raw: dict[str, Any]  # with the family's defaults
+    labels: tuple[str, ...]  # of the classes, () where nothing is classified
+    notes: list[str]  # what the file will lack, a sentence each
+
+    def size(self, key: str) -> int:
+        """A size that config.json states, e.g. "hidden_size": a whole number above zero."""
+        value = self.raw.get(key)
+        if type(value) is not int or not 0 < value < 2**31:
+            found = f"{key} is {shown(str(value))}, not a size"
+            raise ModelError(f"{self.folder / 'config.json'}: {found}", hint="is the file whole?")
+        return value
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The letters of TENSORS."""
+        keys = self.family.keys
+        return {
+            "C": self.size(keys["embedding_length"]),
+            "F": self.size(keys["feed_forward_length"]),
+            "P": self.size(keys["context_length"]),
+            "V": self.size("vocab_size"),
+            "S": self.size("type_vocab_size"),
+            "R": len(self.labels),
+        }
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor of the file to write."""
+
+    name: str  # GGUF's
+    entry: Entry
+    type: str  # it is stored as
+
+    def data(self) -> Any:
+        """The blocks as they are to stand in the file. ModelError where the weights are no numbers, or too large."""
+        from gguf import GGMLQuantizationType, quants
+
+        values = self.entry.values()
+        if values.dtype not in (np.float32, np.float16):
+            values = values.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = quants.quantize(values, GGMLQuantizationType[self.type])
+        if not np.isfinite(values).all():
+            raise ModelError(f"tensor {shown(self.entry.name)} holds NaN or infinity", hint="the weights are damaged")
+        if self.type == "F16" and not np.isfinite(stored).all():
+            largest = f"{np.abs(values).max():.3g}"
+            raise ModelError(f"tensor {shown(self.entry.name)}: {largest} is beyond F16", hint="convert to bf16 or f32")
+        return np.ascontiguousarray(stored).view(np.uint8)
+
+
+def convert(
+    folder: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    *,
+    outtype: str = "f32",
+    name: str | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> Path:
+    """Convert a model that Hugging Face's `transformers` or sentence-transformers saved. Returns out_path.
+
+    folder    config.json, safetensors, and tokenizer.json, vocab.txt, tokenizer.model, spiece.model or
+              sentencepiece.bpe.model, as the kind has it; modules.json and 1_Pooling where there are any
+    outtype   "f32", "f16", "bf16" or "q8_0": how matrices are stored; vectors, positions and segments stay F32.
+              Or a type of quantize.py, "q4_k_m" for example: the file that llama-quantize makes of the one in F32
+    name      GGUF `general.name`; the model card, config.json or the folder say it otherwise
+    progress  called with ("converting", bytes of weights done, bytes in all)
+    say       called with a sentence for each thing of the folder that the file lacks; None: a warning in the log
+
+    ModelError where the folder holds no whole model of ARCHITECTURES, RequestError where the file cannot be written.
+    The weights pass through memory one tensor at a time, and the file is written whole or not at all.
+    """
+    source, outtype = Path(folder), outtype.lower()
+    if outtype not in OUTTYPES:
+        return convert_and_quantize(source, Path(out_path), outtype, name, progress, say)
+    notes: list[str] = []
+    arch, plan, add_keys = prepare(source, outtype, notes, name)
+    writer = GGUFWriter(None)
+    add_general(writer, source, name, plan, arch)
+    add_keys(writer)
+    warn_lowered(source)
+    total, done = sum(p.entry.raw.nbytes for p in plan), 0
+
+    def data_of(planned: Planned) -> Callable[[], Any]:
+        def data() -> Any:
+            nonlocal done
+            if progress:
+                progress("converting", done, total)
+            done += planned.entry.raw.nbytes
+            return planned.data()
+
+        return data
+
+    for p in plan:
+        writer.add_tensor(p.name, data_of(p), p.entry.shape, p.type)
+    written = writer.write(out_path)
+    if progress:
+        progress("converting", total, total)
+    for note in notes:
+        (say or log.warning)(note)
+    return written
+
+
+def prepare(
+    folder: Path, outtype: str, notes: list[str], name: str | None
+) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
+    """`general.architecture`, the tensors to write, and what adds the keys. What the file will lack goes into notes."""
+    from refembed.convert import models
+
+    if models.knows(folder):
+        return models.prepare(folder, outtype, notes, name)
+    config = read_config(folder, notes)
+
+    def add_keys(writer: GGUFWriter) -> None:
+        add_parameters(writer, config, outtype)
+        add_vocab(writer, read_vocab(folder, config.raw), config)
+
+    return "bert", plan_tensors(config, open_weights(folder, notes), outtype), add_keys
+
+
+def convert_and_quantize(
+    folder: Path, out_path: Path, outtype: str, name: str | None, progress: Progress | None, say: Say | None
+) -> Path:
+    """Convert to F32, beside the place of the output, and quantise that."""
+    canonical(outtype)
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix=".refembed-", dir=out_path.parent)
+    except OSError as e:
+        hint = "check the folder and the disk"
+        raise RequestError(f"{out_path} cannot be written: {e.strerror or e}", hint=hint) from None
+    with scratch as work:
+        full = convert(folder, Path(work) / "f32.gguf", outtype="f32", name=name, progress=progress, say=say)
+        quantize_file(full, out_path, outtype, progress=progress)
+    return out_path
+
+
+def read_config(folder: Path, notes: list[str]) -> Config:
+    """config.json, with what `transformers` adds where it is silent. ModelError for what refembed cannot convert."""
+    path = folder / "config.json"
+    raw = read_json(path, required=True)
+    names = raw.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else "unknown"
+    if architecture not in ARCHITECTURES:
+        known = ", ".join((*ARCHITECTURES, *OTHERS))
+        raise ModelError(f"{path}: architecture {shown(architecture)}", hint=f"refembed converts {known}")
+    family = ARCHITECTURES[architecture]
+    raw = family.defaults | {key: value for key, value in raw.items() if value is not None}
+    check_graph(path, family.stem, raw)
+    notes += remarks(raw, architecture)
+    labels = read_labels(path, raw, classifies="Classification" in architecture)
+    if architecture.endswith("ForSequenceClassification"):
+        notes.append(HEAD_NOTES[family.stem])
+    return Config(folder, architecture, family, raw, labels, notes)
+
+
+def read_labels(path: Path, raw: dict[str, Any], *, classifies: bool) -> tuple[str, ...]:
+    """The classes' names, by number. `transformers` adds two where there are none; only a classifier keeps these."""
+    named = raw.get("id2label")
+    if named is None:
+        count = raw.get("num_labels", 2)
+        named = {str(i): f"LABEL_{i}" for i in range(count if type(count) is int and 0 < count < 10_000 else 2)}
+    try:
+        labels = {int(i): str(label) for i, label in named.items()}
+    except (AttributeError, ValueError):
+        raise ModelError(f"{path}: id2label is no table of labels by number", hint="is the file whole?") from None
+    added = len(labels) == 2 and labels.get(0) == "LABEL_0"
+    return () if added and not classifies else tuple(labels[i] for i in sorted(labels))
+
+
+def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Planned]:
+    """What becomes of each tensor. ModelError if one is unknown, missing, or not of the size config.json states."""
+    sizes, family = config.sizes, config.family
+    plan: dict[str, Planned] = {}
+    rows = {row[family.column]: row for row in TENSORS if row[family.column]}
+    dropped = []
+    for entry in entries:
+        name = entry.name.removeprefix(family.prefix)
+        if name.startswith(family.dropped):
+            dropped.append(entry.name)
+            continue
+        check_floats(entry, config.folder)
+        stem, _, kind = name.rpartition(".")
+        kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)
+        layer = re.match(re.escape(family.layers) + r"(\d+)(\..*)", stem)
+        number, stem = (layer[1], "{}" + layer[2]) if layer else ("", stem)
+        row = rows.get(stem)
+        if row is None or kind not in ("weight", "bias"):
+            hint = f"{config.architecture} has none of that name that refembed knows"
+            raise ModelError(f"{config.folder}: tensor {shown(entry.name)}", hint=hint)
+        target = row[0].format(number) + "." + kind
+        shape = tuple(sizes[letter] for letter in row[1])[: 1 if kind == "bias" else None]
+        if entry.shape != shape:
+            found = f"tensor {shown(entry.name)} is {list(entry.shape)}, config.json says {list(shape)}"
+            raise ModelError(f"{config.folder}: {found}", hint="are these files of one model?")
+        if target in plan:
+            found = f"{config.folder}: {shown(entry.name)} and {shown(plan[target].entry.name)} are both {target}"
+            raise ModelError(found, hint="one of them has to go")
+        plan[target] = Planned(target, entry, stored_type(target, shape, OUTTYPES[outtype][0]))
+    check_complete(config, set(plan))
+    note_dropped(config.notes, dropped)
+    return list(plan.values())
+
+
+def note_dropped(notes: list[str], names: list[str]) -> None:
+    """One sentence about tensors that are left out, by the modules they belong to."""
+    modules = sorted({re.sub(r"\.(weight|bias|gamma|beta)$", "", name) for name in names})
+    if modules:
+        listed = ", ".join(modules[:6]) + (f" and {len(modules) - 6} more" if len(modules) > 6 else "")
+        notes.append(f"left out, as llama.cpp has no place for them: {listed}")
+
+
+def check_complete(config: Config, found: set[str]) -> None:
+    """ModelError where tensors of such a model are missing, or some are there that it does not have."""
+    layers, classifies = config.size(config.family.keys["block_count"]), "Classification" in config.architecture
+    wanted = set()
+    for row in TENSORS:
+        if row[config.family.column] and (classifies or not row[0].startswith("cls")):
+            blocks = range(layers) if "{}" in row[0] else range(1)
+            wanted |= {row[0].format(i) + kind for i in blocks for kind in (".weight", ".bias")}
+    wanted -= {name + ".bias" for name in ("token_embd", "token_types", "position_embd")}
+    for kind, names in (("missing", wanted - found), ("unexpected", found - wanted)):
+        if names:
+            listed = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            hint = f"{config.architecture} with {layers} layers has {len(wanted)} tensors"
+            raise ModelError(f"{config.folder}: {kind} tensors: {listed}", hint=hint)
+
+
+def stored_type(name: str, shape: tuple[int, ...], wanted: str) -> str:
+    """The type llama.cpp's converter stores a tensor as: F32 unless a matrix, F16 where Q8_0 does not divide a row."""
+    if len(shape) < 2 or name in ("position_embd.weight", "token_types.weight"):
+        return "F32"
+    return "F16" if wanted == "Q8_0" and shape[-1] % 32 else wanted
+
+
+def add_general(writer: GGUFWriter, folder: Path, name: str | None, plan: list[Planned], arch: str = "bert") -> None:
+    """`general.*`: what gguf-py makes of the model card, config.json and the folder's name."""
+    import gguf
+
+    count = sum(math.prod(p.entry.shape) for p in plan)
+    check_card(folder)
+    try:
+        card = gguf.Metadata.load(None, folder.resolve(), name, count)
+    except Exception as e:  # gguf-py checks nothing, and a model card may hold anything
+        raise ModelError(f"{folder}: README.md or config.json: {e}", hint="correct or remove the model card") from None
+    card.name = card.name or folder.resolve().name
+    card.size_label = card.size_label or gguf.size_label(count, 0, 0, 0)
+    notes = gguf.GGUFWriter(None, arch)  # never writes: it is the list that set_gguf_meta_model adds to
+    notes.add_type(gguf.GGUFType.MODEL)
+    card.set_gguf_meta_model(notes)
+    for key, item in notes.kv_data[0].items():
+        kind = item.type.name if item.sub_type is None else f"ARRAY[{item.sub_type.name}]"
+        writer.add(key, item.value, "ARRAY[STRING]" if isinstance(item.value, list) else kind)
+
+
+def add_parameters(writer: GGUFWriter, config: Config, outtype: str) -> None:
+    """`bert.*` and what stands among them."""
+
+    def eps() -> None:
+        value = config.raw["layer_norm_eps"]
+        if not isinstance(value, float) or not 0 < value < 1:
+            found = f"layer_norm_eps is {shown(str(value))}"
+            raise ModelError(f"{config.folder / 'config.json'}: {found}", hint="a small number, such as 1e-12")
+        writer.add("bert.attention.layer_norm_epsilon", value, "FLOAT32")
+
+    if config.family is DISTILBERT:
+        eps()
+    for key, word in config.family.keys.items():
+        writer.add(f"bert.{key}", config.size(word), "UINT32")
+    if config.family is BERT:
+        eps()
+    writer.add("general.file_type", OUTTYPES[outtype][1], "UINT32")
+    writer.add("bert.attention.causal", False, "BOOL")
+    width = config.sizes["C"]
+    modules = read_modules(config.folder, config.architecture, keeps_dense=False, width=width, notes=config.notes)
+    if modules.pooling:
+        writer.add("bert.pooling_type", modules.pooling, "UINT32")
+    if config.labels:
+        writer.add("bert.classifier.output_labels", config.labels, "ARRAY[STRING]")
+    writer.add("general.quantization_version", 2, "UINT32")
+
+
+def add_vocab(writer: GGUFWriter, vocab: Vocab, config: Config) -> None:
+    """`tokenizer.ggml.*`."""
+    writer.add("tokenizer.ggml.token_type_count", config.size("type_vocab_size"), "UINT32")
+    writer.add("tokenizer.ggml.model", "bert", "STRING")
+    writer.add("tokenizer.ggml.pre", vocab.pre, "STRING")
+    writer.add("tokenizer.ggml.tokens", vocab.tokens, "ARRAY[STRING]")
+    writer.add("tokenizer.ggml.token_type", vocab.types, "ARRAY[INT32]")
+    for name, key in ID_KEYS.items():
+        if name in vocab.ids:
+            writer.add(f"tokenizer.ggml.{key}_token_id", vocab.ids[name], "UINT32")
+    for name, added in vocab.adds.items():
+        writer.add(f"tokenizer.ggml.add_{name}_token", added, "BOOL")
+    for key, flag in (("lowercase", vocab.lowercase), ("strip_accents", vocab.strip_accents)):
+        if flag is not None:
+            writer.add(f"tokenizer.ggml.normalizer.{key}", flag, "BOOL")

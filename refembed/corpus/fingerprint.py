@@ -1,0 +1,194 @@
+"""What a vector's bits depend on beside its text, written down: the key of the cache, the passport of a corpus.
+
+model files and adapters (SHA-256) ─┐
+numerics and its switches           ├─► about(embedder) ─► digest(...)
+pooling, norm, dimensions           │
+refembed, libraries, processor     ─┘
+
+Files are hashed once: `sha256.json` in the model cache remembers each by its path, size, times and inode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from refembed._version import __version__
+from refembed.atomic_write import replacing
+from refembed.embedder import Embedder, default_norm
+from refembed.errors import RequestError
+from refembed.gguf import open_gguf
+from refembed.hub.cache import cache_folder
+from refembed.model.published import OriginalModel
+from refembed.pooling.poolers import resolve_pooling
+
+BITS = 2  # to be raised when a change of refembed between two releases gives some vector other bits
+SETTLED = 2.0  # seconds after which a file's time of change can be told from that of a later change
+REMEMBERED = 500  # files
+
+Record = dict[str, Any]  # JSON: strings, numbers, lists
+
+known: WeakKeyDictionary[Embedder, Record] = WeakKeyDictionary()  # embedder -> its `files`
+
+
+def sha256_of(paths: Iterable[Path]) -> list[str]:
+    """SHA-256 of each file, in hexadecimal; a file that has not changed since it was last hashed is not read.
+
+    All shards of a split model are `open_gguf(path).paths`. Raises RequestError where a file cannot be read.
+    """
+    notes, changed, digests = read_notes(), False, []
+    for path in paths:
+        place = str(path.resolve())
+        try:
+            identity = identity_of(path)
+            note = notes.get(place)
+            if not (isinstance(note, list) and note[:1] == [identity] and isinstance(note[-1], str)):
+                note = [identity, hash_file(path)]
+                if time.time() - max(identity[1:3]) / 1e9 > SETTLED and identity_of(path) == identity:
+                    notes.pop(place, None)
+                    notes[place], changed = note, True
+        except OSError as e:
+            raise RequestError(f"{path}: {e.strerror or e}") from None
+        digests.append(note[1])
+    if changed:
+        write_notes(dict(list(notes.items())[-REMEMBERED:]))
+    return digests
+
+
+def identity_of(path: Path) -> list[int]:
+    """Size, time of change of the content and of the entry (ns), inode, device."""
+    s = path.stat()
+    return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a whole file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def notes_path() -> Path:
+    """Where hashes are remembered."""
+    return cache_folder() / "sha256.json"
+
+
+def read_notes() -> dict[str, Any]:
+    """Path -> [identity, SHA-256]; nothing where the notes are absent or damaged."""
+    try:
+        notes = json.loads(notes_path().read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def write_notes(notes: Mapping[str, Any]) -> None:
+    """Replace the notes in one step. Where nothing can be written, files are hashed anew next time."""
+    with contextlib.suppress(OSError):
+        notes_path().parent.mkdir(parents=True, exist_ok=True)
+        with replacing(notes_path()) as out:
+            out.write(json.dumps(notes).encode())
+
+
+def about(
+    embedder: Embedder, *, pooling: str = "native", normalize: int | None = None, dimensions: int | None = None
+) -> Record:
+    """Everything beside the text that decides about a vector's bits, fit for JSON.
+
+    pooling, normalize, dimensions  as Embedder.embed takes them; "native" and None are resolved
+    Raises RequestError for options no vector could satisfy, and where bits depend on what stands beside a text.
+    """
+    how = resolve_pooling(pooling, embedder.model.hparams.pooling)
+    norm = default_norm(how) if normalize is None else normalize
+    embedder.check_options(how, norm, dimensions)
+    width = embedder.width(how)
+    cut = None if dimensions == width else dimensions
+    return engine(embedder) | {"pooling": how, "normalize": norm, "dimensions": cut}
+
+
+def engine(embedder: Embedder) -> Record:
+    """The part that does not depend on the options of a call."""
+    ops: Any = embedder.ops
+    if ops.name == "ggml" and embedder.batch_tokens:
+        raise RequestError(
+            "texts that are computed together, as llama.cpp does, have bits that depend on their company: "
+            "such a vector cannot be kept for later",
+            hint="n_ubatch=0; on the command line, none of llama-embedding's flags",
+        )
+    if embedder not in known:
+        known[embedder] = files(embedder)
+    original = isinstance(embedder.model, OriginalModel)
+    return known[embedder] | {
+        "numerics": ops.name,
+        "attention": "causal" if embedder.model.hparams.causal else "non-causal",
+        "profile": repr(ops.profile) if ops.name == "ggml" else None,
+        "semantics": "original" if original else "llama.cpp",
+        "refembed": f"{__version__}, bits {BITS}",
+        "machine": machine(),
+    }
+
+
+def files(embedder: Embedder) -> Record:
+    """Model and adapters, by their contents; all shards."""
+    adapters = [[sha256_of(open_gguf(a.path).paths), a.scale] for a in embedder.adapters if a.scale]
+    return {"model": sha256_of(open_gguf(embedder.info.path).paths), "lora": adapters}
+
+
+def machine() -> str:
+    """Libraries and processor: what picks the order of a sum in `fast` and `exact`."""
+    forced = [f"{k}={os.environ[k]}" for k in ("OPENBLAS_CORETYPE", "NUMBA_CPU_NAME") if k in os.environ]
+    hashed = hashlib.sha256(" ".join(features()).encode()).hexdigest()[:12]
+    return " ".join([platform.machine(), f"features {hashed}", f"numpy {np.__version__}", f"numba {numba()}", *forced])
+
+
+@cache
+def features() -> list[str]:
+    """The processor's instruction sets as NumPy sees them."""
+    for name in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):
+        with contextlib.suppress(ImportError):
+            found = getattr(importlib.import_module(name), "__cpu_features__", {})
+            return sorted(feature for feature, there in found.items() if there)
+    return []
+
+
+@cache
+def numba() -> str:
+    """Numba's version, without importing it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("numba")
+    except PackageNotFoundError:
+        return "none"
+
+
+def digest(record: Record) -> bytes:
+    """32 bytes that stand for a record; two that are equal have the same, whatever the order of their keys."""
+    canonical = json.dumps(record, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).digest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Where two records differ, a line each: `pooling: was 'mean', is 'cls'`."""
+    names = [name for name in (*old, *(k for k in new if k not in old)) if old.get(name) != new.get(name)]
+    return [f"{name}: was {brief(old.get(name))}, is {brief(new.get(name))}" for name in names]
+
+
+def brief(value: Any) -> str:
+    """A value in at most 60 characters."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,0 +1,71 @@
+"""Activation functions: the definitions. Numba twins of the same name are in llvm/jit.py."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from refembed.arrays import Float
+
+SQRT_2_OVER_PI = 0.79788456080286535587989211986876
+
+
+def gelu(x: Float) -> Float:
+    """The tanh form of the Gaussian error linear unit, which llama.cpp uses for BERT.
+
+        y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))      Hendrycks & Gimpel 2016, section 2
+
+    x        any shape
+    returns  x's shape and dtype
+
+    BERT was trained with the erf form, from which this one differs by up to 4.7e-4. llama.cpp's CPU backend looks it up
+    in a table of float16 (x rounded to float16, y rounded to float16), which is coarser still: docs/numerics.md.
+    """
+    return 0.5 * x * (1 + np.tanh(SQRT_2_OVER_PI * x * (1 + 0.044715 * x * x)))
+
+
+def gelu_erf(x: Float) -> Float:
+    """The Gaussian error linear unit itself: x times the share of a normal distribution that lies below x.
+
+        y = x Phi(x) = x/2 erfc(-x / sqrt(2))      Hendrycks & Gimpel 2016
+
+    x        any shape
+    returns  x's shape and dtype
+
+    erfc, not 1 + erf: for x below -4 the sum would cancel.
+    """
+    tails = np.frompyfunc(math.erfc, 1, 1)(x * -math.sqrt(0.5))  # NumPy has no erfc; Python objects, one a number
+    return 0.5 * x * np.asarray(tails, np.float64).astype(x.dtype)
+
+
+def silu(x: Float) -> Float:
+    """The sigmoid linear unit.
+
+        y = x / (1 + e^-x)      Elfwing, Uchibe & Doya 2017; "swish" with beta = 1
+
+    x        any shape
+    returns  x's shape and dtype
+
+    Where e^-x is infinite, y is -0, the limit.
+    """
+    with np.errstate(over="ignore"):
+        return x / (1 + np.exp(-x))
+
+
+def geglu(gate: Float, up: Float) -> Float:
+    """A gated linear unit with GELU, the tanh form: gelu(gate) * up.      Shazeer 2020
+
+    gate, up  (T, F)
+    returns   (T, F)
+    """
+    return gelu(gate) * up
+
+
+def swiglu(gate: Float, up: Float) -> Float:
+    """A gated linear unit with SiLU: silu(gate) * up.      Shazeer 2020
+
+    gate, up  (T, F)
+    returns   (T, F)
+    """
+    return silu(gate) * up

@@ -1,0 +1,81 @@
+"""x Wᵀ by BLAS, with rows that do not depend on their neighbours: for `exact`. `fast` has llvm/gemm.py.
+
+BLAS picks its inner kernel by the height of x, and in some kernels by a row's place in a block, so the last bits of a
+row can change with the batch around it. Two measures keep them:
+
+    1. BLAS sees few heights only: x is cut into tiles whose heights are powers of two, from LEAST to MOST rows, the
+       last one padded with zeros.
+    2. Whether that is enough on this machine is measured, not assumed: once for each shape of W, `rows_stand_alone`
+       multiplies one and the same row at every place of a tile of every height. Where bits differ (OpenBLAS' Haswell
+       kernels, for some) the caller uses llvm/gemm.py, whose rows stand alone by construction.
+
+docs/batch-invariance.md has the measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refembed.arrays import Float
+
+LEAST, MOST = 8, 1024  # rows of one BLAS call; more at once would be quicker by a few per cent, and slower to probe
+SMALL = 1 << 20  # multiplications; below 1e6 OpenBLAS may take its small-matrix kernels, so small W get taller tiles
+
+
+@cache
+def heights(n: int, k: int) -> tuple[int, ...]:
+    """Heights of the tiles that BLAS is given for W (n, k), the tallest first."""
+    least = LEAST
+    while least * n * k < SMALL:
+        least *= 2
+    most = max(least, MOST)
+    return tuple(least << i for i in reversed(range((most // least).bit_length())))
+
+
+def tiles(rows: int, n: int, k: int) -> Iterator[tuple[int, int]]:
+    """(begin, height) of each tile of x (rows, k); the last may reach beyond the last row."""
+    begin = 0
+    for height in heights(n, k):
+        while rows - begin >= height:
+            yield begin, height
+            begin += height
+    if begin < rows:
+        yield begin, heights(n, k)[-1]
+
+
+@cache
+def rows_stand_alone(n: int, k: int, dtype: type[np.floating[Any]]) -> bool:
+    """True if this machine's BLAS gives a row of x the same bits at any place of any tile, for W (n, k)."""
+    rng = np.random.default_rng(0)
+    w = rng.random((n, k), dtype) - dtype(0.5)  # every bit random: products of short numbers would round alike anyhow
+    row = rng.random((1, k), dtype) - dtype(0.5)
+    first = None
+    for height in heights(n, k):
+        y = np.repeat(row, height, axis=0) @ w.T  # (height, n), all rows equal
+        first = y[0] if first is None else first
+        if not (y == first).all():
+            return False
+    return True
+
+
+def matmul(x: Float, w: npt.NDArray[Any], out: Float | None = None) -> Float:
+    """x (T, k) times w (n, k) transposed, by BLAS in tiles: (T, n).
+
+    out  where to put the product; None makes an array
+    """
+    n, k = w.shape
+    out = np.empty((len(x), n), x.dtype) if out is None else out
+    for begin, height in tiles(len(x), n, k):
+        part, target = x[begin : begin + height], out[begin : begin + height]
+        if len(part) == height:
+            np.matmul(part, w.T, out=target)
+        else:
+            padded = np.zeros((height, k), x.dtype)
+            padded[: len(part)] = part
+            target[:] = np.matmul(padded, w.T)[: len(part)]
+    return out

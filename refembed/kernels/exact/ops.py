@@ -1,0 +1,130 @@
+"""The `exact` numerics: textbook formulas in float64 from dequantised weights. The number the formulas mean.
+
+What is left of rounding is about 1e-15 relative per operation; every other numerics is measured against this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from refembed.arrays import I64, Float
+from refembed.gguf import Tensor
+from refembed.kernels.exact import activations, attention, conv, experts, norms, sums
+from refembed.kernels.exact import rope as rotary
+from refembed.kernels.exact.matmul import matmul, rows_stand_alone
+from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.kernels.quant.row_blocks import Store
+
+
+class Exact:
+    """`Ops` in float64. Weights are decoded to 8 bytes each, and kept while the memory budget lasts
+    (quant/row_blocks.py).
+    """
+
+    name = "exact"
+    dtype: type[np.floating[Any]] = np.float64
+
+    def __init__(self, *, memory_budget: int | str | None = None) -> None:
+        """As `load_ops` takes it."""
+        self.store = Store(np.float64, memory_budget)
+        self.decoded = self.store.kept
+
+    def weight(self, w: Tensor) -> Float:
+        """A small tensor (bias, norm, convolution) in float64."""
+        return self.store.whole(w)
+
+    def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
+        """Rows of w, decoded alone."""
+        return w.rows(np.asarray(ids, np.int64)).astype(np.float64)
+
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
+        """y = x Wᵀ + b."""
+        y = np.empty((len(x), w.shape[0]))  # (T, N)
+        for begin, end, part in self.store.panels(w):
+            if rows_stand_alone(*part.shape, np.float64):
+                matmul(x, part, y[:, begin:end])
+            else:
+                from refembed.kernels.llvm import gemm
+
+                y[:, begin:end] = gemm.matmul(x, part)
+        return y if b is None else see(product, y) + self.weight(b)
+
+    def layer_norm(
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY, *, plus: Float | None = None
+    ) -> Float:
+        """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus."""
+        z = x if plus is None else x + plus
+        y = see("norm", norms.layer_norm(z, eps)) * self.weight(w)
+        return y if b is None else see("norm_w", y) + self.weight(b)
+
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+        """y = x / sqrt(E[x^2] + eps) w."""
+        y = norms.rms_norm(x, eps)
+        return y if w is None else see("norm", y) * self.weight(w)
+
+    def gelu(self, x: Float) -> Float:
+        """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+        return activations.gelu(x)
+
+    def gelu_erf(self, x: Float) -> Float:
+        """y = x/2 erfc(-x/sqrt(2))."""
+        return activations.gelu_erf(x)
+
+    def silu(self, x: Float) -> Float:
+        """y = x / (1 + e^-x)."""
+        return activations.silu(x)
+
+    def geglu(self, gate: Float, up: Float) -> Float:
+        """y = gelu(gate) up."""
+        return activations.geglu(gate, up)
+
+    def swiglu(self, gate: Float, up: Float) -> Float:
+        """y = silu(gate) up."""
+        return activations.swiglu(gate, up)
+
+    def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
+        """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
+        return rotary.rope(x, pos, rope)
+
+    def attention(
+        self,
+        q: Float,
+        k: Float,
+        v: Float,
+        n_head: int,
+        offsets: I64,
+        scale: float,
+        see: See = NOBODY,
+        *,
+        n_head_kv: int | None = None,
+        mask: Mask = EVERYONE,
+        soft_cap: float = 0.0,
+        cached: bool = False,
+        bias: Float | None = None,
+    ) -> Float:
+        """y = softmax(scale q kᵀ + bias) v, each sequence and head on its own."""
+        more: dict[str, Any] = {"n_head_kv": n_head_kv, "mask": mask, "soft_cap": soft_cap}
+        return attention.attention(q, k, v, n_head, offsets, scale, see, **more, cached=cached, bias=bias)
+
+    def softmax(self, x: Float) -> Float:
+        """y = e^x / sum(e^x)."""
+        return attention.softmax(x)
+
+    def tanh(self, x: Float) -> Float:
+        """y = tanh(x)."""
+        return np.tanh(x)
+
+    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
+        """y = x W_eᵀ for each chosen e."""
+        return experts.experts(x, w, chosen, self.linear)
+
+    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
+        """y_t = sum w_i x_(t-n+1+ahead+i)."""
+        return conv.short_conv(x, self.weight(w), offsets, ahead)
+
+    def mean(self, x: Float, offsets: I64) -> Float:
+        """The mean of each sequence's rows."""
+        return sums.means(x, offsets)

@@ -1,0 +1,71 @@
+"""Numba twins of what decoders need on top of llvm/jit.py: same names as their definitions, float32, compiled and
+cached.
+
+The rules are llvm/jit.py's: rows begin:end, no row reads another's, no fast-math.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from refembed.kernels.llvm.jit import expf, njit
+
+f32 = np.float32
+
+
+@njit()
+def gelu_erf(x, out, begin, end):
+    """x Phi(x), erfc in double. x, out (T, F); rows begin:end."""
+    for t in range(begin, end):
+        for j in range(x.shape[1]):
+            a = np.float64(x[t, j])
+            out[t, j] = f32(0.5 * a * math.erfc(-a * 0.7071067811865476))
+
+
+@njit()
+def silu(x, out, begin, end):
+    """x / (1 + e^-x). x, out (T, F); rows begin:end."""
+    for t in range(begin, end):
+        for j in range(x.shape[1]):
+            a = x[t, j]
+            out[t, j] = a / (f32(1) + expf(-a))
+
+
+@njit()
+def swiglu(gate, up, out, begin, end):
+    """silu(gate) up. gate, up, out (T, F); rows begin:end."""
+    for t in range(begin, end):
+        for j in range(gate.shape[1]):
+            a = gate[t, j]
+            out[t, j] = a / (f32(1) + expf(-a)) * up[t, j]
+
+
+@njit()
+def geglu(gate, up, out, begin, end):
+    """gelu(gate) up, the tanh form as in `jit.gelu`. gate, up, out (T, F); rows begin:end."""
+    for t in range(begin, end):
+        for j in range(gate.shape[1]):
+            a = gate[t, j]
+            u = f32(0.7978845608028654) * a * (f32(1) + f32(0.044715) * a * a)
+            out[t, j] = a / (f32(1) + expf(-(u + u))) * up[t, j]
+
+
+@njit()
+def rope(x, pos, cos, sin, step, apart, out, begin, end):
+    """Turn each head: channel step i with step i + apart; rows begin:end.
+
+    x, out       (T, H, D)
+    cos, sin     (P, n/2), of place pos[t] for row t; channels beyond n stay
+    step, apart  2, 1 for neighbours ("norm"); 1, n/2 for halves ("neox")
+    """
+    for t in range(begin, end):
+        c, s = cos[pos[t]], sin[pos[t]]
+        for h in range(x.shape[1]):
+            for d in range(2 * len(c), x.shape[2]):
+                out[t, h, d] = x[t, h, d]
+            for i in range(len(c)):
+                a, b = x[t, h, step * i], x[t, h, step * i + apart]
+                out[t, h, step * i] = a * c[i] - b * s[i]
+                out[t, h, step * i + apart] = a * s[i] + b * c[i]

@@ -1,0 +1,378 @@
+"""The `fast` numerics: float32, products by tiles, fused Numba for the rest.
+
+Weights are packed for the tiles once, and kept while the memory budget lasts (quant/row_blocks.py); for few rows also
+as F16 or as codes, where they are such in the file. Every kernel works row by row (attention: sequence by sequence), so
+the cores can share the rows without changing a bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refembed.arrays import F32, I64, Float
+from refembed.gguf import Tensor
+from refembed.kernels.exact import attention, conv, experts, sums
+from refembed.kernels.exact import rope as rotary
+from refembed.kernels.fast import attention as fast_attention
+from refembed.kernels.fast import decoder, elementwise
+from refembed.kernels.fast.buffer_pool import Scratch
+from refembed.kernels.fast.graph import Tapes
+from refembed.kernels.fast.thread_pool import crew
+from refembed.kernels.llvm import gemm, jit
+from refembed.kernels.llvm.microkernel import CODED, HALVES, ROWS
+from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.kernels.quant.row_blocks import NATIVE, Store, panels
+from refembed.kernels.threads import cores, share, spread, workers
+
+__all__ = ["KINDS", "Fast", "cores", "share", "workers"]
+
+KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # Mask.kind, as fast_attention.reach counts them
+NOTHING = np.empty(0, np.float32)
+FEW = 24  # rows of x that need not wait for W in float32, where there is something smaller
+DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
+THREE: dict[Any, Any] = {
+    gemm.by_panels: gemm.three_by_panels,
+    gemm.by_halves: gemm.three_by_halves,
+    gemm.by_codes: gemm.three_by_codes,
+}
+
+UNBIASED = np.empty((0, 0, 0), np.float32)
+
+
+@cache
+def flat(n_head: int) -> F32:
+    """No slopes (H)."""
+    return np.zeros(n_head, np.float32)
+
+
+class Sight(NamedTuple):
+    """What a query sees, and how scores are scaled: `Mask` and the rest as the kernels take them."""
+
+    scale: np.float32
+    causal: bool
+    window: int
+    kind: int
+    soft_cap: np.float32
+
+
+class Fast:
+    """`Ops` in float32."""
+
+    name = "fast"
+    dtype: type[np.floating[Any]] = np.float32
+
+    def __init__(self, *, memory_budget: int | str | None = None) -> None:
+        """As `load_ops` takes it."""
+        self.store = Store(np.float32, memory_budget)
+        self.decoded = self.store.kept
+        self.packed: dict[str, F32] = {}  # matrices as `products` reads them
+        self.smaller: dict[str, tuple[Any, ...] | None] = {}  # a product and what it reads, for few rows
+        self.packing = threading.Lock()
+        self.scratch = Scratch()
+        self.tapes = Tapes()
+        self.turned: dict[Rope, tuple[F32, F32]] = {}
+
+    def empty(self, shape: tuple[int, ...]) -> F32:
+        """An array of float32 with anything in it."""
+        return self.scratch.empty(shape) if crew.own.tape is None else crew.own.tape.empty(shape)
+
+    def again(self, given: tuple[Any, ...], operations: Callable[[Float], Float], x: Float) -> Float:
+        """`operations(x)`, for short texts without Python between them; `Tapes.run`."""
+        return self.tapes.run(given, operations, x)
+
+    def weight(self, w: Tensor) -> F32:
+        """A small tensor (bias, norm, convolution) in float32."""
+        return self.store.whole(w)
+
+    def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
+        """Rows of w, decoded alone."""
+        return w.rows(np.asarray(ids, np.int64))
+
+    def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
+        """x Wᵀ + bias (T, N), every row on its own."""
+        x, out = np.ascontiguousarray(x), self.empty((len(x), w.shape[0]))
+        if len(x) <= FEW and (small := self.small(w)):
+            kernel, panels = small[0], small[1:]
+            crew.share(kernel, x, *panels, bias, out, rows=len(panels[0]), size=len(x) * panels[0].size // 64)
+            return out
+        for first, packed in self.packed_panels(w):
+            size = len(x) * packed.size // 64
+            if len(x) < gemm.HIGH:
+                crew.share(gemm.by_panels, x, packed, bias, out, first, rows=len(packed), size=size)
+            else:
+                crew.share(gemm.by_rows, x, packed, bias, out, first, rows=len(x), size=size, grain=ROWS)
+        return out
+
+    def packed_panels(self, w: Tensor) -> Iterator[tuple[int, Float]]:
+        """W (N, C) as `products` reads it: the first of its rows and panels (n/P, C, P) from there on.
+
+        All at once where it is kept; else some at a time, each valid until the next.
+        """
+        (n, k), P = w.shape, gemm.panel(4)
+        if (whole := self.all_panels(w)) is not None:
+            yield 0, whole
+            return
+        if crew.own.tape is not None:  # what it would read will soon be overwritten
+            crew.own.tape.spoil()
+        for begin, end in panels(n, k):
+            count = -(-(end - begin) // P)
+            some = self.store.workspace("packed", count * k * P, np.float32).reshape(count, k, P)
+            self.pack(w, begin, some)
+            yield begin, some
+
+    def all_panels(self, w: Tensor) -> F32 | None:
+        """W packed, kept; None where there is no room."""
+        (n, k), P = w.shape, gemm.panel(4)
+        with self.packing:  # texts may run side by side
+            whole = self.packed.get(w.name)
+            if whole is None and self.store.reserve(4 * -(-n // P) * k * P):
+                whole = np.empty((-(-n // P), k, P), np.float32)
+                self.pack(w, 0, whole)
+                self.packed[w.name] = whole
+        return whole
+
+    def small(self, w: Tensor) -> tuple[Any, ...] | None:
+        """A product and W as it reads it, kept: a half or a quarter of what few rows have to wait for.
+
+        None where its type is not of that kind, or there is no room.
+        """
+        (n, k), P = w.shape, gemm.panel(4)
+        with self.packing:
+            if w.name not in self.smaller:
+                make = self.make_halves if w.type.name == "F16" else self.make_codes
+                self.smaller[w.name] = make(w, -(-n // P), k, P)
+            return self.smaller[w.name]
+
+    def make_halves(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, ...] | None:
+        """F16 as it is: panels (n/P, C, P) of int16."""
+        if not HALVES or w.byteorder != NATIVE or not self.store.reserve(2 * count * k * P):
+            return None
+        halves = np.empty((count, k, P), np.int16)
+        gemm.pack_rows(np.frombuffer(w.raw, np.int16).reshape(w.shape), halves, 0, count)
+        return gemm.by_halves, halves
+
+    def make_codes(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, ...] | None:
+        """Codes (n/P, C, P) and scales (n/P, C/CODED, P) of types where a weight is code x scale."""
+        names, nbytes = w.type.block.names or (), count * k * P * 9 // 8
+        if w.type.weights != CODED or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
+            return None
+        codes, scales = np.empty((count, k, P), np.int8), np.empty((count, k // CODED, P), np.float32)
+        if self.pack_codes(w, codes, scales):
+            return gemm.by_codes, codes, scales
+        self.store.reserve(-nbytes)
+        return None
+
+    def pack_codes(self, w: Tensor, codes: Any, scales: F32) -> bool:
+        """Fill both; False if the weights are not code x scale."""
+        n, P, step = w.shape[0], codes.shape[2], max(DECODED // (w.shape[1] * codes.shape[2]), 1)
+        d = w.raw.view(w.type.block.newbyteorder(w.byteorder))["d"].reshape(n, -1).astype(np.float32)
+        for begin in range(0, len(codes), step):
+            top, bottom = begin * P, min((begin + step) * P, n)
+            rows = self.store.decode(w, top, bottom)
+            if not gemm.pack_codes(rows, d[top:bottom], codes, scales, begin, min(begin + step, len(codes))):
+                return False
+        return True
+
+    def pack(self, w: Tensor, first: int, packed: F32) -> None:
+        """Rows of W from `first` on into panels (n/P, C, P), decoded a few at a time, by all cores."""
+        n, k, P = *w.shape, packed.shape[2]
+        step = max(DECODED // (k * P), 1)  # panels
+
+        def some(begin: int) -> None:
+            end = min(begin + step, len(packed))
+            rows = self.store.rows(w, first + begin * P, min(first + end * P, n))
+            gemm.pack_rows(rows, packed, begin, end)
+
+        spread([partial(some, begin) for begin in range(0, len(packed), step)])
+
+    def linears(self, x: Float, matrices: Sequence[tuple[Tensor, Tensor | None]]) -> list[Float]:
+        """`linear` of each (w, b). Three that few rows meet are one operation, so that cores meet once."""
+        ways = [self.kept(w) for w, _ in matrices] if len(matrices) == 3 and len(x) <= FEW else [None]
+        kernels = {way and way[0] for way in ways}
+        kernel = THREE.get(kernels.pop()) if len(kernels) == 1 else None
+        if kernel is None:
+            return [self.linear(x, w, b) for w, b in matrices]
+        x, arrays = np.ascontiguousarray(x), [way[1:] for way in ways if way]
+        outs = [self.empty((len(x), w.shape[0])) for w, _ in matrices]
+        biases = [NOTHING if b is None else self.weight(b) for _, b in matrices]
+        panels, size = sum(len(a[0]) for a in arrays), len(x) * sum(a[0].size for a in arrays) // 64
+        crew.share(kernel, x, *itertools.chain(*zip(*arrays, strict=True)), *biases, *outs, rows=panels, size=size)
+        return outs
+
+    def kept(self, w: Tensor) -> tuple[Any, ...] | None:
+        """How few rows are multiplied with a matrix: a product, and W as it reads it, if that is kept."""
+        if small := self.small(w):
+            return small
+        packed = self.all_panels(w)
+        return None if packed is None else (gemm.by_panels, packed)
+
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
+        """y = x Wᵀ + b."""
+        if b is None or see.listening:
+            y = self.product(x, w)
+            return y if b is None else see(product, y) + self.weight(b)
+        return self.product(x, w, self.weight(b))
+
+    def layer_norm(
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY, *, plus: Float | None = None
+    ) -> Float:
+        """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus, in one pass where nobody looks."""
+        weight, out, more = self.weight(w), self.empty(x.shape), x[:0] if plus is None else plus
+        if not see.listening:
+            bias = NOTHING if b is None else self.weight(b)
+            crew.share(elementwise.layer_norm, x, more, weight, bias, eps, out, rows=len(x), size=x.size)
+            return out
+        crew.share(elementwise.layer_norm, x, more, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size)
+        y = see("norm", out) * weight
+        return y if b is None else see("norm_w", y) + self.weight(b)
+
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+        """y = x / sqrt(E[x^2] + eps) w, in one pass where nobody looks."""
+        ones = np.ones(x.shape[-1], np.float32)
+        weight, out = ones if w is None else self.weight(w), self.empty(x.shape)
+        rows, done = (a.reshape(-1, x.shape[-1]) for a in (x, out))
+        scale = ones if see.listening else weight
+        crew.share(elementwise.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
+        return see("norm", out) * weight if see.listening and w is not None else out
+
+    def gelu(self, x: Float) -> Float:
+        """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+        out = self.empty(x.shape)
+        crew.share(elementwise.gelu, np.ascontiguousarray(x), out, rows=len(x), size=x.size)
+        return out
+
+    def gelu_erf(self, x: Float) -> Float:
+        """y = x/2 erfc(-x/sqrt(2))."""
+        out = self.empty(x.shape)
+        share(decoder.gelu_erf, x, out, rows=len(x), size=16 * x.size)
+        return out
+
+    def silu(self, x: Float) -> Float:
+        """y = x / (1 + e^-x)."""
+        out = self.empty(x.shape)
+        crew.share(decoder.silu, x, out, rows=len(x), size=x.size)
+        return out
+
+    def geglu(self, gate: Float, up: Float) -> Float:
+        """y = gelu(gate) up."""
+        out = self.empty(gate.shape)
+        crew.share(decoder.geglu, gate, up, out, rows=len(gate), size=gate.size)
+        return out
+
+    def swiglu(self, gate: Float, up: Float) -> Float:
+        """y = silu(gate) up."""
+        out = self.empty(gate.shape)
+        crew.share(decoder.swiglu, gate, up, out, rows=len(gate), size=gate.size)
+        return out
+
+    def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
+        """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
+        step, apart = (2, 1) if rope.pairs == "norm" else (1, rope.n_dims // 2)
+        cos, sin = self.turns(int(pos.max()) + 1, rope)
+        out = self.empty(x.shape)
+        share(decoder.rope, x, pos, cos, sin, step, apart, out, rows=len(x), size=x.size)
+        return out
+
+    def turns(self, n: int, rope: Rope) -> tuple[F32, F32]:
+        """Cosines and sines of the places 0 to n - 1 at least, 2 x (P, n_dims/2); kept, made in double."""
+        known = self.turned.get(rope)  # another thread may put a shorter one there
+        if known is None or len(known[0]) < n:
+            cos, sin = rotary.turns(np.arange(1 << (n - 1).bit_length()), rope)
+            self.turned[rope] = known = cos.astype(np.float32), sin.astype(np.float32)
+        return known
+
+    def attention(
+        self,
+        q: Float,
+        k: Float,
+        v: Float,
+        n_head: int,
+        offsets: I64,
+        scale: float,
+        see: See = NOBODY,
+        *,
+        n_head_kv: int | None = None,
+        mask: Mask = EVERYONE,
+        soft_cap: float = 0.0,
+        cached: bool = False,
+        bias: Float | None = None,
+    ) -> Float:
+        """y = softmax(scale q kᵀ + bias) v, each sequence and head on its own."""
+        out, group = self.empty(q.shape), n_head // (n_head_kv or n_head)
+        slopes = attention.slopes(n_head, mask.max_bias).astype(np.float32) if mask.max_bias else flat(n_head)
+        how = Sight(np.float32(scale), mask.causal, mask.window, KINDS[mask.kind], np.float32(soft_cap))
+        more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
+        if not see.listening:
+            texts = len(offsets) - 1
+            packed = (np.ascontiguousarray(x) for x in (q, k, v))
+            crew.share(
+                fast_attention.attention, *packed, n_head, group, offsets, *how, slopes, more, out,
+                rows=texts * n_head, size=1000 * texts * n_head + q.size * (len(q) // texts) // 32,
+            )  # fmt: skip
+            return out
+        for begin, end in itertools.pairwise(offsets):
+            qh, kh, vh = (
+                np.ascontiguousarray(attention.heads(x[begin:end], heads))  # (H or K, T_s, D)
+                for x, heads in ((q, n_head), (k, n_head // group), (v, n_head // group))
+            )
+            self.seen(qh, kh, vh, how, slopes, more, out[begin:end], see, cached)
+        return out
+
+    def seen(
+        self, q: Float, k: Float, v: Float, how: Sight, slopes: F32, bias: Float, out: Float, see: See, cached: bool
+    ) -> None:
+        """Attention of one sequence with its inner tensors shown: the same arithmetic, one step at a time."""
+        H, n, D = q.shape
+        group = H // len(k)
+        if not cached:
+            v = see("v_cont", v.transpose(0, 2, 1)).transpose(0, 2, 1)
+        v = np.ascontiguousarray(v)  # (K, n, D)
+        kq = np.empty((H, n, n), q.dtype)
+        for h in range(H):
+            fast_attention.scores_of(q[h], k[h // group], kq[h])
+        p = see("kq", kq).copy()
+        if how.soft_cap:
+            p = see("kq_scaled_1", p * how.scale / how.soft_cap).copy()
+            jit.tanh(p.reshape(-1))
+            p = see("kq_scaled_2", see("kq_tanh", p) * how.soft_cap).copy()
+            how = how._replace(scale=np.float32(1), soft_cap=np.float32(0))
+        if len(bias):
+            p = see("kq_plus_kq_b", p * how.scale + bias[:, :n, :n]).copy()
+            how = how._replace(scale=np.float32(1))
+        for h in range(H):
+            fast_attention.shares_of(p[h], *how, slopes[h])
+        p = see("kq_soft_max", p)
+        kqv = np.empty((H, n, D), q.dtype)
+        for h in range(H):
+            fast_attention.mix_of(p[h], v[h // group], kqv[h])
+        out[:] = see("kqv", kqv).transpose(1, 0, 2).reshape(n, H * D)
+
+    def mean(self, x: Float, offsets: I64) -> Float:
+        """The mean of each sequence's rows, added in double."""
+        return sums.means(x, offsets)
+
+    def softmax(self, x: Float) -> Float:
+        """y = e^x / sum(e^x)."""
+        y = x.reshape(-1, x.shape[-1]).copy()
+        share(jit.softmax_rows, y, rows=len(y), size=y.size)
+        return y.reshape(x.shape)
+
+    def tanh(self, x: Float) -> Float:
+        """y = tanh(x)."""
+        y = x.flatten()
+        jit.tanh(y)
+        return y.reshape(x.shape)
+
+    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
+        """y = x W_eᵀ for each chosen e."""
+        return experts.experts(x, w, chosen, self.product)
+
+    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
+        """y_t = sum w_i x_(t-n+1+ahead+i)."""
+        return conv.short_conv(x, self.weight(w), offsets, ahead)

@@ -1,0 +1,1 @@
+"""What compiled kernels are built from: SIMD vectors, fused multiply-add, the microkernel of products, atomics."""

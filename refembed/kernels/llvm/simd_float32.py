@@ -1,0 +1,120 @@
+"""What kernels do with sixteen float32 numbers at a time, beyond what `dequant_lanes` has.
+
+Any machine gives the same bits, whatever its registers' true width: in `ggml` the sixteen are neighbouring rows of a
+weight matrix, never neighbours in a sum; in `fast` they are neighbours in a row, and a sum over lanes has an order.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import types
+
+from refembed.kernels.llvm.simd import INTS, REALS, VECTOR, N, intrinsic, pointer, vector
+
+
+@intrinsic
+def load(typing_context, x, at):
+    """x[at : at + 16] as float32; a flat array of float32, int8 or int16."""
+
+    def generate(context, builder, sig, args):
+        stored = ir.VectorType(context.get_data_type(x.dtype), N)
+        found = builder.load(pointer(context, builder, sig, args, 1, stored), align=x.dtype.bitwidth // 8)
+        return found if x.dtype == types.float32 else builder.sitofp(found, VECTOR[REALS])
+
+    return REALS(x, at), generate
+
+
+@intrinsic
+def fma(typing_context, a, b, c):
+    """a * b + c, rounded once."""
+
+    def generate(context, builder, sig, args):
+        name, floats = f"llvm.fma.v{N}f32", VECTOR[REALS]
+        function = builder.module.globals.get(name)
+        if function is None:
+            function = ir.Function(builder.module, ir.FunctionType(floats, [floats] * 3), name)
+        return builder.call(function, args)
+
+    return REALS(REALS, REALS, REALS), generate
+
+
+@intrinsic
+def whole(typing_context, x):
+    """Whole numbers in float32 as integers."""
+
+    def generate(context, builder, sig, args):
+        return builder.fptosi(args[0], VECTOR[INTS])
+
+    return INTS(REALS), generate
+
+
+@intrinsic
+def larger(typing_context, a, b):
+    """b where it is larger than a, else a: so NaN in a stays."""
+
+    def generate(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered("<", *args), args[1], args[0])
+
+    return REALS(REALS, REALS), generate
+
+
+@intrinsic
+def smaller(typing_context, a, b):
+    """b where it is smaller than a, else a: so NaN in a stays."""
+
+    def generate(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered(">", *args), args[1], args[0])
+
+    return REALS(REALS, REALS), generate
+
+
+@intrinsic
+def first(typing_context, x, n, other):
+    """x in the first n lanes, `other` behind them."""
+
+    def generate(context, builder, sig, args):
+        count = builder.trunc(args[1], VECTOR[INTS].element)
+        every = builder.insert_element(ir.Constant(VECTOR[INTS], ir.Undefined), count, ir.IntType(32)(0))
+        every = builder.shuffle_vector(every, every, vector([0] * N))
+        return builder.select(builder.icmp_signed("<", vector(range(N)), every), args[0], args[2])
+
+    return REALS(REALS, types.intp, REALS), generate
+
+
+def halves(builder, x, join):
+    """The lanes put together, halves first."""
+    for half in (8, 4, 2, 1):
+        a, b = (builder.shuffle_vector(x, x, vector(range(i, i + half))) for i in (0, half))
+        x = join(a, b)
+    return builder.extract_element(x, ir.IntType(32)(0))
+
+
+@intrinsic
+def highest(typing_context, x):
+    """The largest lane."""
+
+    def generate(context, builder, sig, args):
+        return halves(builder, args[0], lambda a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))
+
+    return types.float32(REALS), generate
+
+
+@intrinsic
+def total(typing_context, x):
+    """The sum of the lanes, in double."""
+
+    def generate(context, builder, sig, args):
+        wide = builder.fpext(args[0], ir.VectorType(ir.DoubleType(), N))
+        return halves(builder, wide, builder.fadd)
+
+    return types.float64(REALS), generate
+
+
+@intrinsic
+def quotient(typing_context, a, b):
+    """a / b."""
+
+    def generate(context, builder, sig, args):
+        return builder.fdiv(*args)
+
+    return REALS(REALS, REALS), generate

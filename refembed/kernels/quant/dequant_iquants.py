@@ -1,0 +1,139 @@
+"""What I-quants mean, in NumPy: blocks of 256 weights whose numbers are places in a codebook of 8 or 4 weights each.
+
+The codebooks come from the `gguf` package, by llama.cpp's authors. Conventions: dequant_legacy.py. The compiled twins,
+by the same names, are in dequant_jit_iquants.py.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refembed.arrays import F32, U8, Float
+from refembed.kernels.quant.dequant_legacy import NL, bits, column, nibbles, real
+
+DELTA = np.float32(0.125)  # how far IQ1 shifts the whole numbers of its codebook, up or down
+CODEBOOK_OF = {"IQ1_M": "IQ1_S"}  # types that use another type's codebook
+
+# 7 stored signs -> 8: an eighth makes the number of minus signs even
+SIGNS = np.array([i | bin(i).count("1") % 2 << 7 for i in range(128)], np.uint8)
+
+
+@cache
+def codebook(name: str) -> npt.NDArray[np.int8]:
+    """The grid of a type, e.g. "IQ2_XXS": (places, 8 or 4), read-only."""
+    import gguf  # 0.1 s, and only these types need it
+
+    quant = getattr(gguf.quants, CODEBOOK_OF.get(name, name))
+    quant.init_grid()
+    grid = quant.grid.reshape(quant.grid_shape).astype(np.int8)
+    grid.flags.writeable = False
+    return grid
+
+
+def plus_minus(signs: U8) -> F32:
+    """Bytes (..., k) -> (..., k, 8): -1 where a bit is set, lowest first, else 1."""
+    return 1 - 2 * real(bits(signs[..., None]))
+
+
+def words(x: U8) -> npt.NDArray[np.uint32]:
+    """Bytes (..., 4k) -> (..., k), lowest byte first."""
+    return np.ascontiguousarray(x).view("<u4").astype(np.uint32)
+
+
+def seven_bits(x: npt.NDArray[np.uint32]) -> U8:
+    """Words (..., k) -> (..., k, 4): the signs in bits 0-6, 7-13, 14-20 and 21-27, eight each."""
+    return SIGNS[x[..., None] >> np.array([0, 7, 14, 21], np.uint32) & 127]
+
+
+def iq2_xxs(b: Any) -> Float:
+    """w = (d (1/2 + s) / 4) grid sign. For each 32 weights: four places of 8 bits, four times 7 signs, s of 4 bits."""
+    n = len(b)
+    pairs = words(b["qs"].astype("<u2").view(np.uint8)).reshape(n, 8, 2)
+    places = pairs[:, :, :1] >> np.array([0, 8, 16, 24], np.uint32) & 255  # (n, 8, 4)
+    scale = column(b["d"]) * (real(pairs[:, :, 1] >> 28) + np.float32(0.5)) * np.float32(0.25)  # (n, 8)
+    w = scale[:, :, None, None] * real(codebook("IQ2_XXS")[places])  # (n, 8, 4, 8)
+    return (w * plus_minus(seven_bits(pairs[:, :, 1]))).reshape(n, 256)
+
+
+def iq2_xs(b: Any) -> Float:
+    """w = (d (1/2 + s) / 4) grid sign. For each 8 weights a place of 9 bits and 7 signs; s of 4 bits for each 16."""
+    n = len(b)
+    w = quarters(b)[:, :, None] * real(codebook("IQ2_XS")[b["qs"] & 511]).reshape(n, 16, 16)
+    return w.reshape(n, 256) * plus_minus(SIGNS[b["qs"] >> 9]).reshape(n, 256)
+
+
+def iq2_s(b: Any) -> Float:
+    """w = (d (1/2 + s) / 4) grid sign. For each 8 weights a place of 10 bits and 8 signs; s of 4 bits for each 16."""
+    n = len(b)
+    high = (b["qh"][:, :, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).reshape(n, 32).astype(np.uint16)
+    places = b["qs"][:, :32] | high << 8
+    w = quarters(b)[:, :, None] * real(codebook("IQ2_S")[places]).reshape(n, 16, 16)
+    return w.reshape(n, 256) * plus_minus(b["qs"][:, 32:]).reshape(n, 256)
+
+
+def quarters(b: Any) -> F32:
+    """d (1/2 + s) / 4 for the 16 halves s of the bytes `scales`, low half first: (n, 16)."""
+    s = np.stack([b["scales"] & 15, b["scales"] >> 4], axis=-1).reshape(len(b), 16)
+    return column(b["d"]) * (real(s) + np.float32(0.5)) * np.float32(0.25)
+
+
+def iq3_xxs(b: Any) -> Float:
+    """w = (d (1/2 + s) / 2) grid sign. For each 4 weights a place of 8 bits; for each 32 four times 7 signs and s."""
+    n = len(b)
+    word = words(b["qs"][:, 64:])  # (n, 8)
+    scale = column(b["d"]) * (real(word >> 28) + np.float32(0.5)) * np.float32(0.5)
+    w = scale[:, :, None] * real(codebook("IQ3_XXS")[b["qs"][:, :64]]).reshape(n, 8, 32)
+    return w.reshape(n, 256) * plus_minus(seven_bits(word)).reshape(n, 256)
+
+
+def iq3_s(b: Any) -> Float:
+    """w = (d (1 + 2 s)) grid sign. For each 4 weights a place of 9 bits and 4 signs; s of 4 bits for each 32."""
+    n = len(b)
+    places = b["qs"] | bits(b["qh"]).astype(np.uint16) << 8
+    s = np.stack([b["scales"] & 15, b["scales"] >> 4], axis=-1).reshape(n, 8)
+    scale = column(b["d"]) * (1 + 2 * real(s))
+    w = scale[:, :, None] * real(codebook("IQ3_S")[places]).reshape(n, 8, 32)
+    return w.reshape(n, 256) * plus_minus(b["signs"]).reshape(n, 256)
+
+
+def iq1_s(b: Any) -> Float:
+    """w = (d (2 s + 1)) (grid + delta). For each 8 weights a place of 11 bits; s and delta's sign for each 32."""
+    n = len(b)
+    high = b["qh"][:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7  # (n, 8, 4)
+    places = b["qs"].reshape(n, 8, 4) | high << 8
+    scale = column(b["d"]) * (2 * real(b["qh"] >> 12 & 7) + 1)  # (n, 8)
+    delta = np.where(b["qh"] >> 15, -DELTA, DELTA)
+    w = scale[:, :, None, None] * (real(codebook("IQ1_S")[places]) + delta[:, :, None, None])
+    return w.reshape(n, 256)
+
+
+def iq1_m(b: Any) -> Float:
+    """w = (d (2 s + 1)) (grid + delta). For each 8 weights a place of 11 bits and delta's sign; s for each 16.
+
+    d has no field: its four digits are the top digits of the four two-byte words that hold the scales.
+    """
+    n = len(b)
+    word = np.ascontiguousarray(b["scales"]).view("<u2")  # (n, 4)
+    top = word >> 12
+    d = (top[:, 0] | top[:, 1] << 4 | top[:, 2] << 8 | top[:, 3] << 12).astype(np.uint16).view(np.float16)
+    s = (word[:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7).reshape(n, 16)
+    high = np.stack([b["qh"] & 15, b["qh"] >> 4], axis=-1).reshape(n, 32).astype(np.uint16)
+    places = b["qs"] | (high & 7) << 8
+    delta = np.where(high >> 3, -DELTA, DELTA)
+    scale = column(d) * (2 * real(s) + 1)  # (n, 16)
+    shifted = real(codebook("IQ1_M")[places]) + delta[:, :, None]  # (n, 32, 8)
+    return (scale[:, :, None] * shifted.reshape(n, 16, 16)).reshape(n, 256)
+
+
+def iq4_xs(b: Any) -> Float:
+    """w = (d (s - 32)) NL[q]. For each 32 weights s of six bits: four in scales_l, two in scales_h."""
+    n = len(b)
+    low = np.stack([b["scales_l"] & 15, b["scales_l"] >> 4], axis=-1).reshape(n, 8)
+    high = b["scales_h"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16) & 3
+    scale = column(b["d"]) * (real(low | high << 4) - 32)  # (n, 8)
+    q = nibbles(b["qs"].reshape(n, 8, 16))
+    return (scale[:, :, None] * real(NL[q])).reshape(n, 256)

@@ -1,0 +1,89 @@
+"""What K-quants mean, in NumPy: blocks of 256 weights, with a scale, and often a minimum, for each 16 or 32 of them.
+
+Scales are whole numbers themselves, of 4 to 8 bits, times the block's d. Conventions: dequant_legacy.py. The compiled
+twins, by the same names, are in dequant_jit_kquants.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refembed.arrays import U8, Float
+from refembed.kernels.quant.dequant_legacy import column, crumbs, nibbles, real
+
+
+def q2_k(b: Any) -> Float:
+    """w = (d sc) q - dmin m, where sc and m are the halves of a byte for each 16 weights."""
+    n = len(b)
+    q = crumbs(b["qs"].reshape(n, 2, 32)).reshape(n, 16, 16)
+    scale = column(b["d"]) * real(b["scales"] & 15)  # (n, 16)
+    least = column(b["dmin"]) * real(b["scales"] >> 4)
+    return (scale[:, :, None] * real(q) - least[:, :, None]).reshape(n, 256)
+
+
+def q3_k(b: Any) -> Float:
+    """w = (d (sc - 32)) q, where q has two bits in qs, and a third in hmask that is worth -4 where it is 0."""
+    n = len(b)
+    low = crumbs(b["qs"].reshape(n, 2, 32)).reshape(n, 8, 32)
+    high = b["hmask"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1  # (n, 8, 32)
+    q = real(low) - 4 * (1 - real(high))
+    scale = column(b["d"]) * (real(q3_k_scales(b["scales"])) - 32)  # (n, 16)
+    return (scale[:, :, None] * q.reshape(n, 16, 16)).reshape(n, 256)
+
+
+def q3_k_scales(packed: U8) -> U8:
+    """12 bytes -> 16 scales of six bits: the lower four in the halves of bytes 0-7, the upper two in bytes 8-11."""
+    high = crumbs(packed[:, 8:]).reshape(len(packed), 16)
+    scales: U8 = nibbles(packed[:, :8]) | high << np.uint8(4)
+    return scales
+
+
+def q4_k(b: Any) -> Float:
+    """w = (d sc) q - dmin m, where sc and m are six bits each for 32 weights."""
+    n = len(b)
+    return scaled(b, nibbles(b["qs"].reshape(n, 4, 32)).reshape(n, 8, 32))
+
+
+def q5_k(b: Any) -> Float:
+    """w = (d sc) q - dmin m; the fifth bit of q in the j-th 32 weights is bit j of qh."""
+    n = len(b)
+    low = nibbles(b["qs"].reshape(n, 4, 32)).reshape(n, 8, 32)
+    high = b["qh"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1  # (n, 8, 32)
+    return scaled(b, low | high << 4)
+
+
+def scaled(b: Any, q: npt.NDArray[np.uint8]) -> Float:
+    """q (n, 8, 32) -> (d sc) q - dmin m (n, 256)."""
+    sc, m = q4_k_scales(b["scales"])  # (n, 8)
+    scale, least = column(b["d"]) * real(sc), column(b["dmin"]) * real(m)
+    return (scale[:, :, None] * real(q) - least[:, :, None]).reshape(len(b), 256)
+
+
+def q4_k_scales(packed: U8) -> tuple[U8, U8]:
+    """12 bytes -> 8 scales and 8 minima of six bits.
+
+    The first four of each fill the lower six bits of bytes 0-3 and 4-7. The last four have their lower four bits in the
+    halves of bytes 8-11, and their upper two in the upper two of bytes 0-3 and 4-7.
+    """
+    a, b, c = packed[:, :4], packed[:, 4:8], packed[:, 8:]
+    sc = np.concatenate([a & 63, c & 15 | a >> 6 << 4], axis=1)
+    m = np.concatenate([b & 63, c >> 4 | b >> 6 << 4], axis=1)
+    return sc, m
+
+
+def q6_k(b: Any) -> Float:
+    """w = (d sc) (q - 32), where q has four bits in ql and two in qh, and sc is a signed byte for each 16 weights."""
+    n = len(b)
+    low = nibbles(b["ql"].reshape(n, 2, 64)).reshape(n, 2, 4, 32)
+    high = crumbs(b["qh"].reshape(n, 2, 32))
+    q = real(low | high << 4).reshape(n, 16, 16) - 32
+    scale = column(b["d"]) * real(b["scales"])  # (n, 16)
+    return (scale[:, :, None] * q).reshape(n, 256)
+
+
+def q8_k(b: Any) -> Float:
+    """w = d q; bsums, the sums of 16 each, are for dot products. Activations only: ggml decodes none."""
+    return column(b["d"]) * real(b["qs"])

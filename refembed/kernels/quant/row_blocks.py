@@ -1,0 +1,134 @@
+"""Weights as products read them: as they lie in the mapped file, decoded and kept, or decoded a panel at a time.
+
+A panel is some rows of W, few enough that its numbers fit into WORKSPACE. Matrices are decoded once and kept while
+that costs less than the memory budget; from then on each product decodes panel after panel into the same workspace.
+Decoding is quick (4 to 12 weights a nanosecond on two cores), so that with 100 tokens or more it is hardly felt.
+Unless the caller names a budget it is a quarter of the machine's memory; "mapped" is 0, nothing kept.
+A product is cut into the same panels whatever is kept: the budget changes no bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refembed.arrays import Float
+from refembed.errors import RequestError
+from refembed.gguf import Tensor
+from refembed.kernels.quant.dequant import dequantize
+
+MAPPED = "mapped"
+CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may take: bytes, or "max"
+WORKSPACE = 1 << 22  # numbers in a panel
+ROWS, STEP = 2016, 96  # at most so many rows in a panel, and a multiple of this: of any `products.panel`
+NATIVE = "<" if sys.byteorder == "little" else ">"
+
+
+@cache
+def panels(n: int, k: int) -> tuple[tuple[int, int], ...]:
+    """begin, end of the panels of W (n, k)."""
+    rows = max(min(ROWS, WORKSPACE // max(k, 1)) // STEP * STEP, STEP)
+    return tuple((begin, min(begin + rows, n)) for begin in range(0, n, rows))
+
+
+@cache
+def comfortable() -> int:
+    """A quarter of the memory that this process may use, in bytes; 256 MiB where the system does not tell."""
+    limits = []
+    with contextlib.suppress(ValueError, OSError, AttributeError):  # no sysconf on Windows
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(ValueError, OSError):  # no such file, or no number in it
+        limits.append(int(CGROUP.read_text()))
+    return min(limits, default=1 << 30) // 4
+
+
+def in_bytes(budget: int | str | None) -> int:
+    """A memory budget: bytes, "mapped" or None. RequestError for any other."""
+    if budget is None:
+        return comfortable()
+    if budget == MAPPED:
+        return 0
+    if isinstance(budget, str) or budget < 0:
+        raise RequestError(f"memory budget {budget!r}: a number of bytes, or {MAPPED!r}")
+    return budget
+
+
+class Store:
+    """Weights in one dtype.
+
+    budget  bytes of decoded matrices to keep, or "mapped"; None: `comfortable`. Norms, biases and other small tensors
+            are kept anyway
+    Raises RequestError for any other budget.
+    """
+
+    def __init__(self, dtype: type[np.floating[Any]], budget: int | str | None = None) -> None:
+        self.dtype = dtype
+        self.room = in_bytes(budget)
+        self.kept: dict[str, Float] = {}  # name -> whole tensor
+        self.own = threading.local()  # workspaces: each thread has its own
+
+    def whole(self, w: Tensor) -> Float:
+        """A small tensor, decoded once and kept."""
+        if w.name not in self.kept:
+            x = w.dequantize()
+            self.kept[w.name] = np.array(x, self.dtype)  # writable: one compiled kernel serves all
+        return self.kept[w.name]
+
+    def reserve(self, nbytes: int) -> bool:
+        """Take so many bytes out of the budget, if it has them."""
+        if nbytes > self.room:
+            return False
+        self.room -= nbytes
+        return True
+
+    def mapped(self, w: Tensor) -> bool:
+        """Whether the file holds the very numbers."""
+        return w.type.name == "F32" and w.byteorder == NATIVE and self.dtype is np.float32
+
+    def matrix(self, w: Tensor, *, keep: bool = True) -> Float | None:
+        """W (N, C) where it is in memory whole: mapped, or kept, as it is from now on if there is room."""
+        if w.name not in self.kept:
+            size = math.prod(w.shape) * np.dtype(self.dtype).itemsize
+            if not self.mapped(w) and not (keep and self.reserve(size)):
+                return None
+            self.kept[w.name] = w.dequantize().astype(self.dtype, copy=False)
+        return self.kept[w.name]
+
+    def panels(self, w: Tensor, *, keep: bool = True) -> Iterator[tuple[int, int, Float]]:
+        """begin, end and rows begin:end of W (N, C), one panel after the other; each is valid until the next."""
+        whole, (n, k) = self.matrix(w, keep=keep), w.shape
+        for begin, end in panels(n, k):
+            yield begin, end, self.decode(w, begin, end) if whole is None else whole[begin:end]
+
+    def rows(self, w: Tensor, begin: int, end: int) -> Float:
+        """Rows begin:end of W (N, C), mapped or decoded; valid until the next."""
+        whole = self.matrix(w, keep=False)
+        return self.decode(w, begin, end) if whole is None else whole[begin:end]
+
+    def decode(self, w: Tensor, begin: int, end: int) -> Float:
+        """Rows begin:end of W, decoded into the workspace."""
+        n, k = w.shape
+        step, size = w.nbytes // n, (end - begin) * k
+        out = self.workspace("decoded", size, np.float32)
+        x = dequantize(w.raw[begin * step : end * step], w.type, w.byteorder, out=out)
+        if self.dtype is not np.float32:
+            wide = self.workspace("wide", size, self.dtype)
+            wide[:] = x
+            x = wide
+        return x.reshape(end - begin, k)
+
+    def workspace(self, name: str, size: int, dtype: Any) -> Float:
+        """An array (size) that is used again and again."""
+        if len(getattr(self.own, name, ())) < size:
+            setattr(self.own, name, np.empty(size, dtype))
+        array: Float = getattr(self.own, name)[:size]
+        return array

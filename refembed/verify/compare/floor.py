@@ -1,0 +1,127 @@
+"""The noise floor: how far apart sound arithmetics are on this very model and text. Bounds are derived from it.
+
+A text is embedded in every arithmetic of `reference.WORLDS`: float64 by the textbook, float32, and as llama.cpp rounds,
+with and without flash attention, alone and together with others. Their largest distance is what rounding alone can do
+to that text. An engine that is nearer to one of them than BOUND times the floor differs by rounding.
+
+Distances are of directions, 1 - cos; length is looked at apart (`front`), for it says nothing about similarity.
+
+BUILDS is what llama.cpp differs from itself between builds and settings, by weight type (spread of AVX2, AVX-512 and
+SSE builds, flash attention, repacked and tiled weights, alone and batched, over five texts of MiniLM): its worst text.
+A text's own floor can be smaller by luck, so no floor is taken for less than a tenth of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from refembed.arrays import F64
+from refembed.verify.compare.arrays import cosine_distance
+from refembed.verify.reference import Item, Reference, Vectors
+
+BOUND = 2.0  # how far beyond the worst of the arithmetics an engine may be
+LEAST = 1e-10  # 1 - cos: float32 sums in another order, six layers deep, reach 2e-12
+BUILDS = {  # 1 - cos, worst text
+    "F32": 1.3e-7, "F16": 2.6e-7, "BF16": 1e-5, "Q8_0": 1.7e-4, "Q4_0": 2.4e-4, "Q4_1": 2.4e-4, "Q5_0": 2.4e-4,
+    "Q5_1": 2.4e-4, "Q4_K": 4.5e-4, "Q6_K": 4e-4,
+}  # fmt: skip
+OTHER_TYPES = 4.5e-4  # types without a row: activations are rounded to 8 bits as for Q4_K
+SCREEN = "fast"  # the arithmetic that hypotheses are tried in first
+EVERYWHERE = ("ggml", "ggml, plain", "fast")
+SAMPLE = (
+    4  # texts that float64 and batches are measured on too: float32 is 2e-12 away from float64, a batch from alone 8e-9
+)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What rounding does to each of N texts."""
+
+    worlds: dict[str, Vectors]  # arithmetic -> a vector for each text
+    spread: F64  # (N) 1 - cos between the two arithmetics that are furthest apart
+    builds: float  # the row of BUILDS of the most sensitive weight type
+    length: float  # largest relative difference of lengths between arithmetics
+
+    @property
+    def bound(self) -> F64:
+        """(N) the distance up to which a text is within rounding."""
+        return np.maximum(BOUND * np.maximum(self.spread, self.builds / 10), LEAST)
+
+    @property
+    def length_bound(self) -> float:
+        """The relative difference of lengths that is within rounding."""
+        return max(4 * self.length, 1e-4)
+
+    def distances(self, vectors: Vectors) -> tuple[F64, list[str]]:
+        """To the nearest arithmetic, and which that is: (N), N names."""
+        each = {
+            w: np.array([distance(y, x) for y, x in zip(vectors, xs, strict=True)]) for w, xs in self.worlds.items()
+        }
+        names = list(each)
+        table = np.stack([each[w] for w in names])  # (W, N)
+        return table.min(axis=0), [names[i] for i in table.argmin(axis=0)]
+
+
+def floor_of(
+    reference: Reference, items: Sequence[Item], worlds: Sequence[str] = EVERYWHERE, sample: bool = False
+) -> Floor:
+    """Embed N texts in these arithmetics; with `sample` the shortest also in float64, and together in `ggml`."""
+    found = {w: reference.vectors(items, w) for w in worlds}
+    pairs = list(combinations(found.values(), 2))
+    spread = [max((distance(a[i], b[i]) for a, b in pairs), default=0.0) for i in range(len(items))]
+    lengths = [max((relative_length(a[i], b[i]) for a, b in pairs), default=0.0) for i in range(len(items))]
+    more = [0.0]
+    if sample:
+        few = sorted(range(len(items)), key=lambda i: len(str(items[i])))[:SAMPLE]
+        texts = [items[i] for i in few]
+        alone = {w: [found[w][i] for i in few] for w in worlds}
+        more = apart(alone["fast"], reference.vectors(texts, "exact"))
+        more += apart(alone["ggml"], replace(reference, together=list).vectors(texts, "ggml"))
+    spread = [max(s, *more) for s in spread]
+    return Floor(found, np.array(spread, np.float64), build_spread(reference), max(lengths, default=0.0))
+
+
+def apart(xs: Vectors, ys: Vectors) -> list[float]:
+    """Distances of vectors in the same places."""
+    return [distance(x, y) for x, y in zip(xs, ys, strict=True)]
+
+
+def build_spread(reference: Reference) -> float:
+    """The row of BUILDS of the most sensitive type among the model's matrices."""
+    types = {name for name in reference.info.quant_types if name != "F32"}
+    return max((BUILDS.get(name, OTHER_TYPES) for name in types), default=BUILDS["F32"])
+
+
+def distance(y: F64, x: F64) -> float:
+    """1 - cos of two vectors, over the shorter's numbers; of rows (T, D) the worst row. 1 where they cannot compare.
+
+    Numbers that are not finite make any distance 1.
+    """
+    if y.ndim != x.ndim or (y.ndim == 2 and len(y) != len(x)):
+        return 1.0
+    width = min(y.shape[-1], x.shape[-1])
+    a, b = (np.asarray(v[..., :width], np.float64) for v in (y, x))
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return 1.0
+    if width == 1:  # a score: there is no direction
+        return float(np.max(np.abs(a - b) / np.maximum(np.abs(b), 1e-9), initial=0.0)) ** 2 / 2
+    if a.ndim == 1:
+        return cosine_distance(*scaled(a, b))
+    return max((cosine_distance(*scaled(p, q)) for p, q in zip(a, b, strict=True)), default=0.0)
+
+
+def scaled(a: F64, b: F64) -> tuple[F64, F64]:
+    """Both over their largest magnitude, so that squares neither overflow nor vanish."""
+    return a / (np.abs(a).max(initial=0) or 1), b / (np.abs(b).max(initial=0) or 1)
+
+
+def relative_length(y: F64, x: F64) -> float:
+    """| |y| / |x| - 1 | of whole arrays."""
+    if y.shape != x.shape:
+        return np.inf
+    length = float(np.linalg.norm(x))
+    return abs(float(np.linalg.norm(y)) / length - 1) if length else 0.0

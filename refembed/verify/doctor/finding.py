@@ -1,0 +1,80 @@
+"""What checks work on (a model file), and what they give (findings)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from refembed.errors import RefembedError
+from refembed.gguf import GGUFFile
+from refembed.model import Model, load_model
+from refembed.model.hparams import POOLING_NAMES
+from refembed.tokenizer import Tokenizer, load_tokenizer
+
+ENCODERS = (
+    "bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "modern-bert", "neo-bert", "eurobert",
+    "t5encoder", "gemma-embedding", "llama-embed",
+)  # fmt: skip
+
+
+EMBEDDERS = ("embed", "e5", "bge", "gte", "sentence", "nomic", "jina", "minilm", "arctic")  # in names of models
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was noticed."""
+
+    severity: str  # one of SEVERITIES
+    check: str  # which check found it: "pooling"
+    says: str  # what is there
+    do: str  # what to do about it
+    where: str = ""  # the key or tensor
+
+
+class Patient:
+    """A file, and what can be loaded of it; what cannot is None, and `trouble` says why."""
+
+    def __init__(self, f: GGUFFile) -> None:
+        self.f, self.md, self.tensors = f, f.metadata, f.tensors
+        self.arch = f.metadata.string("general.architecture", "")
+        self.name = f.metadata.string("general.name", f.path.stem)
+        self.trouble: list[RefembedError] = []
+
+    @cached_property
+    def model(self) -> Model | None:
+        """The model."""
+        try:
+            return load_model(self.f)
+        except RefembedError as e:
+            self.trouble.append(e)
+            return None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer."""
+        try:
+            return load_tokenizer(self.f)
+        except RefembedError as e:
+            self.trouble.append(e)
+            return None
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether tokens see what comes behind them, by the architecture."""
+        return self.arch in ENCODERS
+
+    @property
+    def pooling(self) -> str | None:
+        """{arch}.pooling_type by name; None where it is absent or unspecified."""
+        number = self.md.get(f"{self.arch}.pooling_type")
+        return POOLING_NAMES.get(number, str(number)) if isinstance(number, int) and number in POOLING_NAMES else None
+
+    @property
+    def calls_itself_embedder(self) -> bool:
+        """Whether the name says so."""
+        name = self.name.lower()
+        return any(part in name for part in EMBEDDERS) or "rerank" in name
+
+
+Check = Callable[[Patient], Iterator[Finding]]

@@ -1,0 +1,377 @@
+"""Hypotheses about the model itself: one operation, one number or one tensor taken otherwise."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+
+from refembed.arrays import I64, Float
+from refembed.gguf import Tensor
+from refembed.kernels.exact.attention import slopes
+from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.verify.hypotheses.changes import Row, hparams, named, remembering, replaced
+from refembed.verify.hypotheses.layers import half_rows, layer_rows, place_rows, rope_rows
+from refembed.verify.hypothesis import Change, Hypothesis
+from refembed.verify.reference import Reference, spy, tensor_names
+
+
+def model_hypotheses(reference: Reference) -> list[Hypothesis]:
+    """Every change of this file that this model could notice."""
+    used, names = spy(reference), {re.sub(r"^blk\.\d+\.", "", n) for n in tensor_names(reference)}
+    rows = [
+        *activation_rows(used), *norm_rows(reference, used, names), *bias_rows(names), *attention_rows(reference),
+        *rope_rows(reference, used), *place_rows(reference, names), *layer_rows(reference), *half_rows(),
+    ]  # fmt: skip
+    return [Hypothesis(id, "model", says, change, family) for id, says, change, family in rows]
+
+
+# -- activations -----------------------------------------------------------------------------------------------------
+
+
+def quick(true: Any, x: Float) -> Float:
+    """x sigmoid(1.702 x)."""
+    with np.errstate(over="ignore"):
+        return cast(Float, (x / (1 + np.exp(-1.702 * x))).astype(x.dtype))
+
+
+ACTIVATIONS: dict[str, tuple[str, Callable[[Any, Float], Float]]] = {
+    "gelu": ("GELU in its tanh form", lambda true, x: true.gelu(x)),
+    "gelu_erf": ("GELU in its erf form", lambda true, x: true.gelu_erf(x)),
+    "gelu_quick": ("GELU in its sigmoid form (quick GELU)", quick),
+    "silu": ("SiLU", lambda true, x: true.silu(x)),
+    "relu": ("ReLU", lambda true, x: np.maximum(x, 0)),
+    "relu_squared": ("squared ReLU", lambda true, x: np.maximum(x, 0) ** 2),
+    "tanh_only": ("tanh", lambda true, x: true.tanh(x)),
+    "no_activation": ("no activation function", lambda true, x: x),
+}
+GATED = {"geglu": "gelu", "swiglu": "silu"}
+
+
+def activation_rows(used: frozenset[str]) -> Iterator[Row]:
+    """Another function where the model has one, and the two halves of a gated one exchanged."""
+    for op in ("gelu", "gelu_erf", "silu"):
+        for other, (title, f) in ACTIVATIONS.items():
+            if op in used and other != op:
+                yield (
+                    other.replace("_", "-"),
+                    f"has {title} where the reference has {title_of(op)}",
+                    replaced(**{op: f}),
+                    "activation",
+                )
+    for op, own in GATED.items():
+        if op not in used:
+            continue
+        for other, (title, f) in ACTIVATIONS.items():
+            if other != own:
+                gated = lambda true, gate, up, f=f: (f(true, gate) * up).astype(gate.dtype)  # noqa: E731
+                says = f"has {title} on the gate where the reference has {title_of(own)}"
+                yield other.replace("_", "-"), says, replaced(**{op: gated}), "activation"
+        swapped = lambda true, gate, up, op=op: getattr(true, op)(up, gate)  # noqa: E731
+        yield "gate-order", "takes gate for up and up for gate", replaced(**{op: swapped}), "gate"
+        bare = lambda true, gate, up, own=own: getattr(true, own)(up)  # noqa: E731
+        yield "gate-missing", "leaves the gate out", replaced(**{op: bare}), "gate"
+
+
+def title_of(op: str) -> str:
+    """What an operation is called in a sentence."""
+    return ACTIVATIONS[op][0]
+
+
+# -- norms -----------------------------------------------------------------------------------------------------------
+
+
+def norm_rows(reference: Reference, used: frozenset[str], names: set[str]) -> Iterator[Row]:
+    """Epsilon, variance, kind, weights and absence of norms."""
+    own = reference.model.hparams.norm_eps
+    for eps in (0.0, 1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3):
+        if not math.isclose(eps, own, rel_tol=1e-3):
+            yield f"eps-{eps:g}", f"has {eps:g} as epsilon of its norms, not {own:g}", hparams(norm_eps=eps), "eps"
+    if "layer_norm" in used:
+        yield "variance-unbiased", "divides the variance by C - 1 in LayerNorm", replaced(
+            layer_norm=layer_norm_of(lambda x: x.std(-1, ddof=1, keepdims=True))), "norm"  # fmt: skip
+        yield (
+            "rms-for-layer",
+            "has RMSNorm where the reference has LayerNorm",
+            replaced(layer_norm=rms_for_layer),
+            "norm",
+        )
+        yield "eps-outside", "adds epsilon to the deviation, not to the variance", replaced(
+            layer_norm=eps_outside), "norm"  # fmt: skip
+    if "rms_norm" in used:
+        yield "layer-for-rms", "has LayerNorm where the reference has RMSNorm", replaced(rms_norm=layer_for_rms), "norm"
+        yield "norm-one-plus", "multiplies by 1 + w in RMSNorm where the file already holds it", replaced(
+            rms_norm=rms_plus(1.0)), "norm"  # fmt: skip
+        yield "norm-minus-one", "multiplies by w - 1 in RMSNorm", replaced(rms_norm=rms_plus(-1.0)), "norm"
+    norms = sorted(n.removesuffix(".weight") for n in names if n.endswith("norm.weight"))
+    for name in norms:
+        change = replaced(layer_norm=without_norm(name), rms_norm=without_norm(name))
+        yield f"{name}-missing", f"leaves out {name}", change, f"norm {name}"
+    if "attn_q_norm" in norms and "rope" in used:
+        yield "qk-norm-after-rope", "normalises queries and keys after RoPE, not before", remembering(
+            norm_behind_rope), "qk norm"  # fmt: skip
+        change = replaced(rms_norm=without_norm("attn_q_norm", "attn_k_norm"))
+        yield "qk-norm-missing", "leaves out the norms of queries and keys", change, "qk norm"
+
+
+def layer_norm_of(deviation: Callable[[Float], Float]) -> Callable[..., Float]:
+    """LayerNorm with another measure of spread."""
+
+    def layer_norm(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+        wide = x.astype(np.float64)
+        y = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(deviation(wide) ** 2 + eps)
+        return affine(see("norm", y.astype(x.dtype)), w, b, see)
+
+    return layer_norm
+
+
+def affine(y: Float, w: Tensor, b: Tensor | None, see: See) -> Float:
+    """y w + b, shown as LayerNorm shows it."""
+    y = (y * w.dequantize()).astype(y.dtype)
+    return y if b is None else (see("norm_w", y) + b.dequantize()).astype(y.dtype)
+
+
+def eps_outside(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+    """(x - mean) / (deviation + eps)."""
+    wide = x.astype(np.float64)
+    y = (wide - wide.mean(-1, keepdims=True)) / (wide.std(-1, keepdims=True) + eps)
+    return affine(see("norm", y.astype(x.dtype)), w, b, see)
+
+
+def rms_for_layer(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+    """No mean taken off."""
+    wide = x.astype(np.float64)
+    y = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps)
+    return affine(see("norm", y.astype(x.dtype)), w, b, see)
+
+
+def layer_for_rms(true: Any, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+    """The mean taken off."""
+    return cast(Float, true.rms_norm((x - x.mean(-1, keepdims=True)).astype(x.dtype), w, eps, see))
+
+
+def rms_plus(more: float) -> Callable[..., Float]:
+    """RMSNorm times w + more."""
+
+    def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+        y = true.rms_norm(x, None, eps, see)
+        return cast(Float, y if w is None else (see("norm", y) * (w.dequantize() + more)).astype(x.dtype))
+
+    return rms_norm
+
+
+class without_norm:  # noqa: N801
+    """A norm that is left out where its weights have one of these names; for both kinds of norm."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __call__(self, true: Any, x: Float, w: Tensor | None, *rest: Any) -> Float:
+        """x itself, or the true norm of it."""
+        if named(w, *self.names):
+            return x
+        return cast(Float, true.layer_norm(x, w, *rest) if len(rest) > 1 and not_number(rest[0]) else
+                    true.rms_norm(x, w, *rest))  # fmt: skip
+
+
+def not_number(x: Any) -> bool:
+    """LayerNorm has a bias, or None, where RMSNorm has epsilon."""
+    return not isinstance(x, (int, float, np.floating))
+
+
+def norm_behind_rope() -> dict[str, Callable[..., Any]]:
+    """The norms of queries and keys wait until RoPE has turned them."""
+    waiting: list[tuple[Any, ...]] = []
+
+    def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+        if named(w, "attn_q_norm", "attn_k_norm"):
+            waiting.append((w, eps))
+            return x
+        return cast(Float, true.rms_norm(x, w, eps, see))
+
+    def rope(true: Any, x: Float, pos: I64, how: Rope) -> Float:
+        y = true.rope(x, pos, how)
+        return cast(Float, true.rms_norm(y, *waiting.pop()) if waiting else y)
+
+    return {"rms_norm": rms_norm, "rope": rope}
+
+
+# -- biases and products ---------------------------------------------------------------------------------------------
+
+
+def bias_rows(names: set[str]) -> Iterator[Row]:
+    """Each kind of bias left out, and all of them."""
+    have = sorted(n.removesuffix(".bias") for n in names if n.endswith(".bias"))
+    linear = [n for n in have if "norm" not in n]
+    for name in linear:
+        yield f"{name}-bias-missing", f"leaves out the bias of {name}", replaced(linear=without_bias(name)), "bias"
+    if len(linear) > 1:
+        yield "biases-missing", "leaves out the biases of all matrices", replaced(linear=without_bias(*linear)), "bias"
+    if {"attn_q", "attn_k", "attn_v"} <= set(linear):
+        yield "qkv-bias-missing", "leaves out the biases of queries, keys and values", replaced(
+            linear=without_bias("attn_q", "attn_k", "attn_v")), "bias"  # fmt: skip
+    if any("norm" in n for n in have):
+        yield (
+            "norm-bias-missing",
+            "leaves out the biases of LayerNorm",
+            replaced(layer_norm=norm_without_bias),
+            "norm b",
+        )
+    yield "square-transposed", "reads square matrices transposed", replaced(linear=transposed), "transposed"
+
+
+def without_bias(*names: str) -> Callable[..., Float]:
+    """Products whose bias is left out."""
+
+    def linear(true: Any, x: Float, w: Tensor, b: Tensor | None = None, *see: Any) -> Float:
+        return cast(Float, true.linear(x, w, None if named(w, *names) else b, *see))
+
+    return linear
+
+
+def norm_without_bias(true: Any, x: Float, w: Tensor, b: Tensor | None, *rest: Any) -> Float:
+    """LayerNorm times w alone."""
+    return cast(Float, true.layer_norm(x, w, None, *rest))
+
+
+def transposed(true: Any, x: Float, w: Tensor, b: Tensor | None = None, *see: Any) -> Float:
+    """x W for x Wᵀ where W is square."""
+    if w.shape[0] != w.shape[-1]:
+        return cast(Float, true.linear(x, w, b, *see))
+    y = (x @ w.dequantize()).astype(x.dtype)
+    return y if b is None else (y + b.dequantize()).astype(x.dtype)
+
+
+# -- attention -------------------------------------------------------------------------------------------------------
+
+
+def attention_rows(reference: Reference) -> Iterator[Row]:
+    """Mask, window, scale, heads."""
+    hp = reference.model.hparams
+    seen = masks_of(reference)
+    causal = any(m.causal for m in seen)
+    D = hp.n_embd_head
+    if causal:
+        yield "bidirectional", "lets every token see all tokens (no causal mask)", masked(
+            lambda m: replace(m, causal=False)), "causal"  # fmt: skip
+    else:
+        yield "causal", "lets a token see only those before it (causal mask)", masked(
+            lambda m: replace(m, causal=True)), "causal"  # fmt: skip
+    if any(m.window for m in seen):
+        yield "window-missing", "has no sliding window", masked(lambda m: replace(m, window=0)), "window"
+        for more, spelt in ((1, "one token too wide"), (-1, "one token too narrow")):
+            change = masked(partial(other_window, 1, more))
+            yield f"window{more:+d}", f"has a sliding window {spelt}", change, "window"
+        for times, spelt in ((2, "twice as wide"), (0.5, "half as wide")):
+            change = masked(partial(other_window, times, 0))
+            yield f"window-x{times:g}", f"has a sliding window {spelt}", change, "window"
+        wide = max(m.window for m in seen)
+        yield "window-everywhere", "has the sliding window in every layer", masked(
+            lambda m: replace(m, window=wide)), "window"  # fmt: skip
+    if any(m.max_bias for m in seen):
+        yield "alibi-missing", "leaves out ALiBi", masked(lambda m: replace(m, max_bias=0.0)), "alibi"
+        yield (
+            "alibi-half",
+            "has half of ALiBi's exponent",
+            masked(lambda m: replace(m, max_bias=m.max_bias / 2)),
+            "alibi",
+        )
+        yield "alibi-plain", "has ALiBi's slopes without the rule for head counts that are no power of two", replaced(
+            attention=plain_alibi), "alibi"  # fmt: skip
+    for id, says, factor in (
+        ("scale-missing", "does not scale attention scores", math.sqrt(D)),
+        ("scale-twice", "scales attention scores twice, by 1/D", 1 / math.sqrt(D)),
+        ("scale-sqrt-C", "scales attention scores by 1/sqrt(C), not by the width of a head", math.sqrt(D / hp.n_embd)),
+        ("scale-256", "scales attention scores by 1/16", math.sqrt(D) / 16),
+    ):
+        if not math.isclose(factor, 1):
+            yield id, says, replaced(attention=scaled(factor)), "scale"
+    yield "heads-interleaved", "deals channels out to the heads in turn", replaced(attention=interleaved), "heads"
+    if 1 < hp.n_head_kv < hp.n_head:
+        yield "kv-heads-tiled", "shares heads of keys in turn, not in groups", replaced(attention=tiled), "heads"
+    if hp.n_head_kv == hp.n_head:
+        yield "qk-swapped", "exchanges queries and keys", replaced(
+            attention=lambda true, q, k, v, *rest, **more: true.attention(k, q, v, *rest, **more)), "heads"  # fmt: skip
+    if hp.soft_cap:
+        yield "soft-cap-missing", "does not cap attention scores", replaced(attention=uncapped), "soft cap"
+    if hp.n_buckets:
+        yield "position-bias-missing", "leaves out the relative position bias", replaced(attention=unbiased), "position"
+
+
+def other_window(times: float, more: int, mask: Mask) -> Mask:
+    """A window of another width, where there is one."""
+    return replace(mask, window=int(mask.window * times) + more) if mask.window else mask
+
+
+def masks_of(reference: Reference) -> set[Mask]:
+    """The masks that the layers ask for."""
+    seen: set[Mask] = set()
+
+    def attention(true: Any, *rest: Any, mask: Mask = EVERYONE, **more: Any) -> Any:
+        seen.add(mask)
+        return true.attention(*rest, mask=mask, **more)
+
+    replaced(attention=attention)(reference).forward([[0, 1]], "fast")
+    return seen
+
+
+def masked(other: Callable[[Mask], Mask]) -> Change:
+    """Attention with another mask."""
+    return replaced(
+        attention=lambda true, *rest, mask=EVERYONE, **more: true.attention(*rest, mask=other(mask), **more)
+    )
+
+
+def scaled(factor: float) -> Callable[..., Float]:
+    """Scores times a factor."""
+
+    def attention(
+        true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, scale: float, *see: Any, **more: Any
+    ) -> Float:
+        return cast(Float, true.attention(q, k, v, H, offsets, scale * factor, *see, **more))
+
+    return attention
+
+
+def interleaved(true: Any, q: Float, k: Float, v: Float, H: int, *rest: Any, **more: Any) -> Float:
+    """Channel c belongs to head c mod H, and to head c mod K of keys."""
+    K = more.get("n_head_kv") or H
+    deal = {n: np.arange(x.shape[1]).reshape(-1, n).T.ravel() for n, x in ((H, q), (K, k))}
+    dealt = (np.ascontiguousarray(x[:, deal[n]]) for x, n in ((q, H), (k, K), (v, K)))
+    return np.ascontiguousarray(true.attention(*dealt, H, *rest, **more)[:, np.argsort(deal[H])])
+
+
+def tiled(true: Any, q: Float, k: Float, v: Float, H: int, *rest: Any, **more: Any) -> Float:
+    """Query head h reads head h mod K of keys."""
+    K = more.pop("n_head_kv")
+    wide = [np.ascontiguousarray(np.tile(x.reshape(len(x), K, -1), (1, H // K, 1)).reshape(len(x), -1)) for x in (k, v)]
+    return cast(Float, true.attention(q, *wide, H, *rest, n_head_kv=H, **more))
+
+
+def uncapped(true: Any, *rest: Any, **more: Any) -> Float:
+    """No soft cap."""
+    return cast(Float, true.attention(*rest, **{**more, "soft_cap": 0.0}))
+
+
+def unbiased(true: Any, *rest: Any, **more: Any) -> Float:
+    """Nothing added to the scores."""
+    return cast(Float, true.attention(*rest, **{**more, "bias": None}))
+
+
+def plain_alibi(true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, *rest: Any, **more: Any) -> Float:
+    """2^(-max_bias (h + 1) / H) for every head."""
+    mask: Mask = more.pop("mask", EVERYONE)
+    n = int(np.diff(offsets).max())
+    slope = 2.0 ** (-mask.max_bias * (np.arange(H) + 1) / H)
+    if np.allclose(slope, slopes(H, mask.max_bias)):
+        return cast(Float, true.attention(q, k, v, H, offsets, *rest, mask=mask, **more))
+    j = np.arange(n)
+    bias = (-slope[:, None, None] * np.abs(j[:, None] - j)).astype(q.dtype)
+    return cast(
+        Float, true.attention(q, k, v, H, offsets, *rest, mask=replace(mask, max_bias=0.0), **{**more, "bias": bias})
+    )

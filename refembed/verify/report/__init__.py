@@ -1,0 +1,1 @@
+"""What `refembed verify` found, for readers: as text, as data, as an HTML page."""

@@ -1,0 +1,1 @@
+"""Token ids of other programs, held against refembed's: `refembed tokenize --compare`."""

@@ -1,0 +1,109 @@
+"""refembed/convert/models.py against what llama.cpp's own converter wrote (tests/data), and on what it cannot take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refembed.convert.folder import convert
+from refembed.embedder import Embedder
+from refembed.errors import ModelError
+from tests.record_converter import describe, unfold
+from tests.record_models import DATA, FILE, OUTTYPES, build
+
+RECORDS = json.loads((DATA / FILE).read_text(encoding="utf-8"))
+NAMES = [name for name in RECORDS if name != "provenance"]
+
+# Where the file is another one: a name for how words are cut, which the recorder took from the converter
+PRE = {"qwen2": "qwen2", "qwen3": "qwen2", "eurobert": "qwen2", "modern-bert": "modern-bert", "roberta": "roberta-bpe"}
+# AutoTokenizer gives any folder of this architecture two tokens of Qwen's own
+OTHER_TOKENS = {"qwen2": {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}}
+# This tokenizer.json puts nothing around a text, and so says the file; llama.cpp's converter asks it only where it does
+OTHER_FLAGS = {"modern-bert": {"tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"}}
+# A key without which llama.cpp refuses the file; the converter leaves it out where `transformers` 5 saved the folder.
+# And the unknown token of a vocabulary in which it is token 0: without the key llama.cpp takes 2, which is </s>
+UNKNOWN = {"tokenizer.ggml.unknown_token_id"}
+MORE = {
+    "modern-bert": {"modern-bert.attention.layer_norm_epsilon"},
+    "t5encoder": UNKNOWN,
+    "t5encoder-gated": UNKNOWN,
+}
+
+
+@pytest.mark.parametrize("outtype", OUTTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_is_what_llama_cpps_converter_makes_of_the_folder(name: str, outtype: str, tmp_path: Path) -> None:
+    written = convert(build(RECORDS[name], tmp_path / name), tmp_path / "out.gguf", outtype=outtype)
+    expected = unfold(RECORDS[name]["written"], outtype)
+    if name not in PRE and name not in MORE:
+        assert hashlib.sha256(written.read_bytes()).hexdigest() == expected["sha256"]
+    found = json.loads(json.dumps(describe(written)))
+    assert found["tensors"] == expected["tensors"]
+    assert set(found["keys"]) - set(expected["keys"]) == MORE.get(name, set())
+    assert [key for key in found["keys"] if key not in MORE.get(name, set())] == list(expected["keys"])
+    differ = {key for key, value in expected["keys"].items() if found["keys"][key] != value}
+    assert differ == ({"tokenizer.ggml.pre"} if name in PRE else set()) | OTHER_TOKENS.get(
+        name, set()
+    ) | OTHER_FLAGS.get(name, set())
+    if name in PRE:
+        assert found["keys"]["tokenizer.ggml.pre"] == ["STRING", PRE[name]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_is_one_that_refembed_runs(name: str, tmp_path: Path) -> None:
+    e = Embedder.load(convert(build(RECORDS[name], tmp_path / name), tmp_path / "out.gguf"))
+    assert e.embed("the cat", pooling="mean").shape == (48,)
+
+
+def edit(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / file
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(change(content) or content))
+
+    return damage
+
+
+def config(**values: Any) -> Callable[[Path], None]:
+    return edit("config.json", lambda c: c | values)
+
+
+GEMMA_LAYERS = ["full_attention", *["sliding_attention"] * 6]
+BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "fewer layers": ("qwen3", config(num_hidden_layers=3), "unexpected tensors: blk.3"),
+    "more layers": ("qwen3", config(num_hidden_layers=5), "missing tensors: blk.4"),
+    "another width": ("qwen3", config(head_dim=12), r"is \[10\], config.json says \[12\]"),
+    "a size that is text": ("llama", config(hidden_size="48"), "hidden_size is 48, not a size"),
+    "RoPE that is scaled": ("llama", config(rope_parameters={"rope_type": "yarn"}), "rope_type is yarn"),
+    "RoPE of no kind": ("llama", config(rope_parameters=[1]), "rope_parameters is"),
+    "windows elsewhere": ("gemma3", config(layer_types=GEMMA_LAYERS), "layer_types are not those of Gemma 3"),
+    "windows without a period": (
+        "modern-bert", config(layer_types=["full_attention"] * 2 + ["sliding_attention"] * 2), "follow no period"
+    ),
+    "no window": ("gemma3", config(sliding_window=None), "sliding_window is 0, not a size"),
+    "a vocabulary that is cut": (
+        "t5encoder", lambda folder: (folder / "spiece.model").write_bytes(b"\x0a\x7fxx"), "not a SentencePiece model"
+    ),
+    "no tokenizer": ("gemma3", lambda folder: (folder / "tokenizer.model").unlink(), "no tokenizer.model"),
+    "no words are cut": ("qwen2", edit("tokenizer.json", lambda t: t | {"pre_tokenizer": None}), "has no name here"),
+    "a tokenizer of another kind": (
+        "qwen2", edit("tokenizer.json", lambda t: t | {"model": {"type": "Unigram"}}), "not a byte-level BPE"
+    ),
+    "a tokenizer of no shape": ("qwen2", edit("tokenizer.json", lambda t: t | {"added_tokens": [1]}), "is not as"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_folder_that_is_not_whole_is_one_clear_error(fault: str, tmp_path: Path) -> None:
+    name, damage, message = BAD[fault]
+    folder = build(RECORDS[name], tmp_path / "bad")
+    damage(folder)
+    with pytest.raises(ModelError, match=message) as caught:
+        convert(folder, tmp_path / "x.gguf")
+    assert caught.value.hint
+    assert [p.name for p in tmp_path.iterdir()] == ["bad"]

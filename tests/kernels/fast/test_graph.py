@@ -1,0 +1,281 @@
+"""Texts whose operations were noted down: the bits of texts that never were, and no tape where that would be wrong."""
+
+from __future__ import annotations
+
+import threading as threading_
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refembed import Embedder
+from refembed.kernels import threads
+from refembed.kernels.fast import graph as tapes
+from refembed.kernels.fast.elementwise import gelu
+from refembed.kernels.fast.graph import KEPT, LONGEST
+from refembed.kernels.fast.ops import Fast
+from refembed.kernels.fast.thread_pool import crew
+from refembed.model.batch import pack
+from refembed.testing.synthetic import synthetic
+from refembed.verify.reference import ChangedOps
+from tests.kernels.longhand import random, stored
+
+pytestmark = pytest.mark.usefixtures("cores_as_they_were")
+
+
+def plain(e: Embedder, ids: list[int]) -> bytes:
+    """The vector without any tape: in company."""
+    return bytes(e.embed([ids, [5, 6, 7]], pooling="mean")[0].tobytes())
+
+
+def embedder(tmp_path: Path, type_name: str = "F32", arch: str = "bert", **more: Any) -> Embedder:
+    """A small model; where its weights are quantised, with rows of whole blocks."""
+    wide: dict[str, Any] = {} if type_name == "F32" else {"C": 192, "F": 96, "D": 32}
+    return Embedder.load(synthetic(tmp_path / f"{arch}-{type_name}.gguf", arch, type_name=type_name, **wide), **more)
+
+
+def text(seed: int, n: int) -> list[int]:
+    return [int(i) for i in np.random.default_rng(seed).integers(1, 40, n)]
+
+
+def known(e: Embedder) -> list[Any]:
+    assert isinstance(e.ops, Fast)
+    return [tape for tape, _ in e.ops.tapes.known.values()]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 5])
+@pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0"])
+def test_a_text_has_the_bits_it_has_without(type_name: str, cores: int, tmp_path: Path) -> None:
+    """Lengths in any order, each several times with other tokens."""
+    threads.use(cores)
+    e = embedder(tmp_path, type_name)
+    for seed, n in enumerate([3, 8, 3, 24, 3, 1, 8, 25, 24, 30, 1, 25, 30]):
+        ids = text(seed, n)
+        assert e.embed([ids], pooling="mean")[0].tobytes() == plain(e, ids), n
+    assert len(known(e)) == 6
+    assert all(known(e))
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.integers(1, 12), max_size=30))
+def test_so_it_has_whatever_came_before(lengths: list[int], shared: tuple[Embedder, Callable[[int], bytes]]) -> None:
+    e, want = shared
+    for n in lengths:
+        assert e.embed([text(n, n)], pooling="mean")[0].tobytes() == want(n)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Embedder, Callable[[int], bytes]]:
+    e = embedder(tmp_path_factory.mktemp("models"))
+    kept = {n: plain(e, text(n, n)) for n in range(1, 13)}
+    return e, kept.__getitem__
+
+
+def test_the_tape_is_what_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second text of a length calls no operation of a layer; its tape, cut short, gives something else."""
+    e, ids = embedder(tmp_path), text(2, 9)
+    e.embed([text(1, 9)])
+    want = plain(e, ids)
+    monkeypatch.setattr(Fast, "attention", lambda *_, **__: pytest.fail("an operation was called"))
+    assert e.embed([ids], pooling="mean")[0].tobytes() == want
+    (tape,) = known(e)
+    tape.tape = tape.tape[:-1]
+    assert e.embed([ids], pooling="mean")[0].tobytes() != want
+
+
+def test_who_looks_sees_every_operation(tmp_path: Path) -> None:
+    e, ids = embedder(tmp_path), text(2, 9)
+    for _ in range(2):
+        e.embed([ids], pooling="mean")
+    trace = e.trace(ids)
+    assert {"kq_soft_max-0", "ffn_gelu-0"} <= set(trace)
+    assert trace.taps[-1].array.tobytes() == e.embed([ids], normalize=-1)[0].tobytes()
+
+
+def test_changed_operations_neither_play_nor_are_noted(tmp_path: Path) -> None:
+    e, ids = embedder(tmp_path), text(2, 9)
+    true = [e.forward([ids]).tobytes() for _ in range(2)]
+    changed = ChangedOps(e.ops, {"gelu": lambda ops, x: ops.silu(x)})
+    other = [e.model.forward(pack([ids]), changed) for _ in range(2)]  # type: ignore[arg-type]
+    assert other[0].tobytes() == other[1].tobytes() != true[0]
+    assert e.forward([ids]).tobytes() == true[0] == true[1]
+    assert len(known(e)) == 1
+
+
+def test_a_longer_text_and_several_texts_go_without(tmp_path: Path) -> None:
+    e = embedder(tmp_path)
+    e.embed([text(1, 5), text(2, 5)], pooling="mean")
+    e.ops.tapes.run((), lambda x: x + 1, np.zeros((LONGEST + 1, 4), np.float32))  # type: ignore[attr-defined]
+    assert known(e) == []
+
+
+def test_weights_that_are_decoded_as_they_are_used_are_never_noted(tmp_path: Path) -> None:
+    """Their panels are overwritten by the next matrix."""
+    e = embedder(tmp_path, "Q8_0", memory_budget="mapped")
+    for seed in range(3):
+        ids = text(seed, 30)
+        assert e.embed([ids], pooling="mean")[0].tobytes() == plain(e, ids)
+    assert known(e) == [None]
+
+
+def elsewhere(x: Any) -> Any:
+    """GELU by a noted job, but into memory of the caller's."""
+    out = np.empty_like(x)
+    crew.share(gelu, x, out, rows=len(x), size=1)
+    return out
+
+
+W, G = stored(random(1, 48, 48), "w"), stored(random(2, 48), "g")
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        lambda ops, x: ops.linear(ops.linear(x, W) + 1, W),  # by NumPy, into memory of its own
+        lambda ops, x: ops.linear(x[:, ::-1], W),
+        lambda ops, x: ops.linear(x, W) * 2,
+        lambda ops, x: np.add(ops.linear(x, W), 1, out=ops.empty(x.shape)),  # and into the tape's
+        lambda ops, x: ops.linear(np.add(ops.linear(x, W), 1, out=ops.empty(x.shape)), W),
+        lambda ops, x: ops.linear(ops.gelu_erf(ops.linear(x, W)), W),  # by a kernel that is not noted
+        lambda ops, x: [ops.gelu(x) is x, ops.linear(ops.gelu_erf(x), W)][1],  # into memory that a job had before
+        lambda ops, x: ops.linear(elsewhere(x), W),
+        lambda ops, x: ops.linear(x, W)[:3],
+        lambda ops, x: ops.layer_norm(x, G, G, 1e-5, plus=x * 2),
+        lambda ops, x: np.ones_like(x),
+    ],
+)
+def test_what_is_not_a_noted_job_leaves_no_tape(operations: Callable[[Any, Any], Any]) -> None:
+    ops = Fast()
+    for seed in range(4):
+        x = random(seed, 7, 48)
+        want = np.array(operations(Fast(), x))
+        assert ops.again((W,), lambda x: operations(ops, x), x).tobytes() == want.tobytes()
+    assert [tape for tape, _ in ops.tapes.known.values()] == [None]
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        lambda ops, x: x,
+        lambda ops, x: ops.linear(x, W, G),
+        lambda ops, x: ops.layer_norm(ops.gelu(ops.linear(x, W)), G, None, 1e-5, plus=x),
+        lambda ops, x: ops.swiglu(*ops.linears(x, [(W, None), (W, G), (W, None)])[:2]),
+        lambda ops, x: ops.rms_norm(ops.geglu(ops.silu(x), x), G, 1e-5),
+    ],
+)
+def test_what_is_leaves_one(operations: Callable[[Any, Any], Any]) -> None:
+    ops = Fast()
+    for seed in range(4):
+        x = random(seed, 7, 48)
+        want = np.array(operations(Fast(), x))
+        assert ops.again((W,), lambda x: operations(ops, x), x).tobytes() == want.tobytes()
+    ((tape, _),) = ops.tapes.known.values()
+    assert tape is not None
+
+
+def test_what_is_given_tells_tapes_apart() -> None:
+    ops, x = Fast(), random(3, 5, 48)
+    models = [object(), object()]
+    for _ in range(3):
+        for model, times in zip(models, (1, 2), strict=True):
+            y = x
+            for _ in range(times):
+                y = Fast().silu(y)
+            got = ops.again((model,), lambda x, n=times: ops.silu(x if n == 1 else ops.silu(x)), x)  # type: ignore[misc]
+            assert got.tobytes() == y.tobytes()
+
+
+def test_a_result_is_its_callers() -> None:
+    """The next text does not change it, nor does the caller what was given."""
+    ops, a, b = Fast(), random(1, 5, 48), random(2, 5, 48)
+    first = [ops.again((), ops.gelu, a) for _ in range(2)]
+    kept = first[1].copy()
+    ops.again((), ops.gelu, b)
+    assert np.array_equal(first[0], kept)
+    assert np.array_equal(first[1], kept)
+
+
+def test_tapes_and_their_arrays_are_bounded() -> None:
+    ops = Fast()
+    for n in [*range(1, KEPT + 20), *range(KEPT + 20, 1, -1)]:
+        x = random(n, n, 48)
+        assert ops.again((), lambda x: ops.gelu(ops.silu(x)), x).tobytes() == Fast().gelu(Fast().silu(x)).tobytes()
+    assert len(ops.tapes.known) == KEPT
+    assert len(ops.tapes.pool.blocks) == 3
+    assert {len(block) for block in ops.tapes.pool.blocks} == {LONGEST * 48}
+
+
+def test_texts_of_several_threads_do_not_mix(tmp_path: Path) -> None:
+    """One plays, the others compute."""
+    threads.use(3)
+    e = embedder(tmp_path)
+    texts = {(n, seed): text(seed, n) for n in (4, 9) for seed in range(4)}
+    want = {key: plain(e, ids) for key, ids in texts.items()}
+    wrong: list[Any] = []
+
+    def one(which: int) -> None:
+        for i in range(200):
+            key = list(texts)[(i * 7 + which) % len(texts)]
+            if e.embed([texts[key]], pooling="mean")[0].tobytes() != want[key]:
+                wrong.append(key)
+
+    those = [threading_.Thread(target=one, args=(which,)) for which in range(4)]
+    for t in those:
+        t.start()
+    for t in those:
+        t.join(120)
+    assert not any(t.is_alive() for t in those)
+    assert wrong == []
+    assert len(known(e)) == 2
+
+
+def test_an_operation_that_fails_leaves_nothing_behind() -> None:
+    ops, x = Fast(), random(1, 5, 48)
+
+    def fails(x: Any) -> Any:
+        ops.gelu(x)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ops.again((), fails, x)
+    assert crew.own.tape is None
+    assert not ops.tapes.lock.locked()
+    assert not ops.tapes.known
+    assert ops.again((), ops.gelu, x).tobytes() == Fast().gelu(x).tobytes()
+
+
+def test_a_helper_that_is_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no patience at all, each job is waited for in Python, and the rest done after it."""
+    threads.use(3)
+    ops = Fast()
+    big = stored(random(5, 480, 480), "big")
+    monkeypatch.setitem(tapes.crew.__class__.play.__globals__, "PATIENCE", 0)
+    for seed in range(50):
+        x = random(seed, 7, 480)
+        want = Fast().gelu(Fast().linear(Fast().gelu(Fast().linear(x, big)), big))
+        got = ops.again((big,), lambda x: ops.gelu(ops.linear(ops.gelu(ops.linear(x, big)), big)), x)
+        assert got.tobytes() == want.tobytes()
+
+
+def test_without_a_crew_there_is_no_tape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process with little to do neither compiles nor loads what plays tapes."""
+    ops, x = Fast(), random(1, 5, 48)
+    monkeypatch.setattr(crew, "loading", None)
+    monkeypatch.setattr(crew, "seen", 0)
+    for _ in range(3):
+        ops.again((), ops.gelu, x)
+    assert not ops.tapes.known
+
+
+def test_a_tape_is_not_noted_on_a_thread_that_does_its_part_of_something() -> None:
+    ops, x = Fast(), random(1, 5, 48)
+    threads.own.busy = True
+    try:
+        ops.again((), ops.gelu, x)
+    finally:
+        threads.own.busy = False
+    assert not ops.tapes.known

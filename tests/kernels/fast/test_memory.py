@@ -1,0 +1,236 @@
+"""What `fast` and `exact` keep in memory: within their budget, in panels beyond it, and never at the cost of a bit."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refembed.errors import RequestError
+from refembed.gguf import BY_NAME, Tensor
+from refembed.kernels.exact import attention
+from refembed.kernels.exact.ops import Exact
+from refembed.kernels.fast.ops import FEW, Fast
+from refembed.kernels.fast.thread_pool import crew
+from refembed.kernels.llvm import gemm
+from refembed.kernels.llvm.microkernel import HALVES
+from refembed.kernels.numerics import load_ops
+from refembed.kernels.ops import Mask, Ops
+from refembed.kernels.quant import row_blocks
+from refembed.kernels.quant.quantize import quantize
+from refembed.kernels.quant.row_blocks import NATIVE
+from refembed.model.trace import Recorder, at_layer
+from tests.kernels.longhand import random, stored
+
+BOTH = ["exact", "fast"]
+
+
+def quantised(x: Any, kind: str, name: str = "w") -> Tensor:
+    """x (N, C) as a tensor of a file in that type."""
+    raw = np.frombuffer(np.ascontiguousarray(quantize(x, kind)), np.uint8)
+    raw.flags.writeable = False  # as mapped files are
+    return Tensor(name, x.shape, BY_NAME[kind], raw, 0, "<")
+
+
+@pytest.fixture
+def small_panels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Panels of 128 rows."""
+    monkeypatch.setattr(row_blocks, "ROWS", 128)
+    row_blocks.panels.cache_clear()
+    yield
+    row_blocks.panels.cache_clear()
+
+
+def bytes_kept(ops: Any) -> int:
+    """Of matrices that are not mapped."""
+    codes = [x for pair in getattr(ops, "codes", {}).values() if pair for x in pair]
+    held = [*ops.store.kept.values(), *getattr(ops, "packed", {}).values(), *codes]
+    return sum(x.nbytes for x in held if x.ndim > 1 and x.flags.writeable)
+
+
+@given(st.integers(1, 20_000), st.integers(1, 200_000))
+def test_panels_cover_every_row_once_and_fit_into_the_workspace(n: int, k: int) -> None:
+    cuts = row_blocks.panels(n, k)
+    assert [begin for begin, _ in cuts] == [0, *(end for _, end in cuts[:-1])]
+    assert cuts[-1][1] == n
+    for begin, end in cuts:
+        assert (end - begin) * k <= row_blocks.WORKSPACE or end - begin <= row_blocks.STEP
+        assert begin % row_blocks.STEP == 0
+
+
+@pytest.mark.usefixtures("small_panels")
+@pytest.mark.parametrize(("numerics", "own"), [("fast", True), ("exact", False), ("exact", True)])
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_K"])
+def test_the_budget_changes_no_bits(kind: str, numerics: str, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """own: `exact` by the kernel of our own, as where BLAS mixes rows."""
+    if own:
+        monkeypatch.setattr("refembed.kernels.exact.ops.rows_stand_alone", lambda n, k, dtype: False)
+    w = quantised(random(1, 300, 512), kind)
+    x = random(2, FEW + 7, 512)  # so many that codes are not used; for three rows they are
+    want = x.astype(np.float64) @ w.dequantize().T.astype(np.float64)
+    results = []
+    for budget in (0, 1 << 30):
+        ops = load_ops(numerics, memory_budget=budget)
+        results += [ops.linear(x.astype(ops.dtype), w) for _ in range(2)]
+        results.append(ops.linear(x[:3].astype(ops.dtype), w))
+        assert (bytes_kept(ops) > 0) == (budget > 0)
+    for y in results:
+        assert np.array_equal(y, results[0][: len(y)])
+        assert np.abs(y - want[: len(y)]).max() <= {"exact": 1e-14, "fast": 7e-7}[numerics] * np.abs(want).max()
+
+
+@pytest.mark.parametrize("numerics", BOTH)
+def test_matrices_are_kept_until_the_budget_is_spent(numerics: str) -> None:
+    weights = [quantised(random(i, 288, 256), "Q8_0", f"w{i}") for i in range(4)]  # 288 rows fill whole panels
+    one = 288 * 256 * np.dtype(load_ops(numerics).dtype).itemsize
+    for budget, kept in ((0, 0), (one - 1, 0), (one, 1), (3 * one + 1, 3), (10 * one, 4)):
+        ops = load_ops(numerics, memory_budget=budget)
+        for _ in range(2):
+            for w in weights:
+                ops.linear(random(9, FEW + 1, 256).astype(ops.dtype), w)
+        assert bytes_kept(ops) == kept * one
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_0", "IQ4_NL"])
+def test_few_rows_read_codes_and_have_the_bits_of_many(kind: str) -> None:
+    w, x = quantised(random(1, 100, 96), kind), random(2, FEW + 1, 96)
+    ops = Fast()
+    many = ops.linear(x, w)
+    assert not ops.smaller
+    for rows in (1, 3, FEW):
+        assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
+    _, codes, scales = ops.smaller["w"] or (None, None, None)
+    assert np.array_equal(
+        codes.transpose(0, 2, 1).reshape(-1, 96)[:100]
+        * np.repeat(scales.transpose(0, 2, 1).reshape(-1, 3)[:100], 32, axis=1),
+        w.dequantize(),
+    )
+
+
+@pytest.mark.parametrize("budget", [None, 0, 3 * 12 * 96 * 48])
+@pytest.mark.parametrize("kinds", [("F32",) * 3, ("F16",) * 3, ("Q8_0",) * 3, ("Q4_0", "Q8_0", "F32"), ("Q4_K",) * 2])
+def test_several_matrices_at_once_have_the_bits_of_each_alone(kinds: Sequence[str], budget: int | None) -> None:
+    """Of different heights, one without a bias; in one operation where three are read in the same way."""
+    sizes = [(100, 7), (48, 0), (97, 3)]
+    k = 96 if kinds[0] != "Q4_K" else 256
+    ws = [quantised(random(i, n, k), kind, f"w{i}") for (n, i), kind in zip(sizes, kinds, strict=False)]
+    biases = [stored(random(9, 100), "b"), None, stored(random(8, 97), "c")]
+    matrices, ops = list(zip(ws, biases, strict=False)), Fast(memory_budget=budget)
+    for T in (1, 8, 9, FEW, FEW + 1):
+        x = random(T, T, k)
+        alone = Fast(memory_budget=budget)
+        want = [alone.linear(x, w, b) for w, b in matrices]
+        for got, y in zip(ops.linears(x, matrices), want, strict=True):
+            assert np.array_equal(got, y)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])
+def test_three_matrices_are_one_job_where_few_rows_meet_them(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    share = crew.share
+    monkeypatch.setattr(crew, "share", lambda f, *a, **k: (called.append(f.__name__), share(f, *a, **k)))
+    matrices = [(quantised(random(i, 50, 96), kind, f"w{i}"), None) for i in range(3)]
+    for T in (FEW, FEW + 1):
+        Fast().linears(random(T, T, 96), matrices)
+    assert called[0].startswith("three_by_" if kind != "F16" or HALVES else "by_panels")
+    assert called[1:] == ["by_panels"] * 3
+
+
+@pytest.mark.skipif(not HALVES, reason="this processor does not turn F16 into float32")
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_few_rows_read_f16_and_have_the_bits_of_many(order: str) -> None:
+    numbers, x, ops = random(1, 100, 96).astype(f"{order}f2"), random(2, FEW + 1, 96), Fast()
+    w = Tensor("w", (100, 96), BY_NAME["F16"], numbers.reshape(-1).view(np.uint8), 0, order)  # type: ignore[arg-type]
+    many = ops.linear(x, w)
+    assert not ops.smaller
+    for rows in (1, 3, FEW):
+        assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
+    assert (ops.smaller["w"] is not None) == (order == NATIVE)
+    tight = Fast(memory_budget=2 * 3 * gemm.panel(4) * 96 - 1)
+    assert np.array_equal(tight.linear(x[:3], w), many[:3])
+    assert tight.smaller == {"w": None}
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q4_K", "BF16"])
+def test_weights_that_are_no_codes_times_scales_are_not_taken_for_such(kind: str) -> None:
+    """Q4_1 has a smallest value beside its scale: a code times the scale is not what the file says."""
+    w, ops = quantised(random(1, 64, 256), kind), Fast(memory_budget=1 << 20)
+    ops.linear(random(2, 3, 256), w)
+    assert ops.smaller == {"w": None}
+    P = gemm.panel(4)
+    assert ops.store.room == (1 << 20) - -(-64 // P) * P * 256 * 4  # the room for codes is given back
+
+
+def test_float32_of_the_file_is_used_where_it_lies() -> None:
+    w = stored(random(3, 64, 64))
+    ops = Fast(memory_budget=0)
+    ops.linear(random(4, 3, 64), w)
+    assert np.shares_memory(ops.store.kept["w"], w.raw)
+    swapped = Tensor("swapped", w.shape, w.type, w.raw.view(">u4").astype("<u4").view(np.uint8), 0, ">")
+    assert np.array_equal(ops.linear(random(4, 3, 64), swapped), ops.linear(random(4, 3, 64), w))
+    assert "swapped" not in ops.store.kept
+
+
+def test_norms_and_biases_are_kept_whatever_the_budget() -> None:
+    ops, b = Fast(memory_budget=0), stored(random(5, 64), "b")
+    ops.layer_norm(random(6, 3, 64), b, b, 1e-5)
+    assert set(ops.store.kept) == {"b"}
+
+
+def test_the_workspace_is_one_panel_of_the_largest_matrix() -> None:
+    """64 MB of float32 weights pass through 16 MB."""
+    raw = np.zeros(8192 * 2048 // 32 * 34, np.uint8)
+    w = Tensor("large", (8192, 2048), BY_NAME["Q8_0"], raw, 0, "<")
+    ops = Fast(memory_budget=0)
+    ops.linear(random(7, 1, 2048), w)  # compiles
+    tracemalloc.start()
+    try:
+        ops = Fast(memory_budget=0)
+        ops.linear(random(7, 1, 2048), w)
+        assert tracemalloc.get_traced_memory()[1] < (4 * row_blocks.WORKSPACE) * 1.3
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("numerics", BOTH)
+def test_a_negative_budget_is_refused(numerics: str) -> None:
+    with pytest.raises(RequestError, match="memory budget -1"):
+        load_ops(numerics, memory_budget=-1)
+
+
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=7), Mask(max_bias=8.0)])
+@pytest.mark.parametrize("soft_cap", [0.0, 3.0])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_long_text_is_attended_to_in_parts_with_the_bits_of_a_trace(
+    mask: Mask, soft_cap: float, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    H, n, ops = 4, 37, Exact()
+    q, k, v = (random(i, n, width).astype(np.float64) for i, width in ((1, H * 6), (2, 2 * 6), (3, 2 * 6)))
+    bias = random(4, H, n, n).astype(np.float64) if biased else None
+
+    def run(ops: Ops, *see: Any) -> Any:
+        more: dict[str, Any] = {"n_head_kv": 2, "mask": mask, "soft_cap": soft_cap, "bias": bias}
+        return ops.attention(q, k, v, H, np.array([0, 30, n]), 0.4, *see, **more)
+
+    whole = run(ops)
+    monkeypatch.setattr(attention, "SCORES", 5 * H * 30)
+    parts, recorder = run(ops), Recorder()
+    assert np.array_equal(parts, run(ops, at_layer(recorder, 0)))
+    assert [t.array.shape for t in recorder.trace.taps if t.name == "kq-0"] == [(H, 30, 30), (H, 7, 7)]
+    assert np.abs(parts - whole).max() <= 1e-15 * 50
+
+
+def test_a_text_of_thousands_of_tokens_needs_no_matrix_of_all_scores() -> None:
+    """All scores of 3000 tokens and 4 heads would be 288 MB, several times over."""
+    x, ops = random(1, 3000, 16).astype(np.float64), Exact()
+    tracemalloc.start()
+    try:
+        ops.attention(x, x, x, 4, np.array([0, 3000]), 0.5, mask=Mask(causal=True))
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,309 @@
+"""Helpers that stay awake: every part once, the bits of one core, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refembed import Embedder
+from refembed.kernels import threads
+from refembed.kernels.fast import attention as fast_attention
+from refembed.kernels.fast import decoder, elementwise
+from refembed.kernels.fast import thread_pool as crews
+from refembed.kernels.fast.thread_pool import ALL, DONE, EMPTY, KINDS, LEAST, LEFT, NUMBERS, THERE, Crew, crew
+from refembed.kernels.llvm import gemm, microkernel
+from refembed.model import ARCHITECTURES
+from refembed.testing.synthetic import synthetic
+from tests.kernels.longhand import random
+from tests.machine import cores
+
+MUCH = 1 << 30
+
+
+pytestmark = pytest.mark.usefixtures("cores_as_they_were")
+
+
+def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
+    """For each kernel that may be shared: its arguments, where it writes, and its rows."""
+    x, w, bias, P = random(seed, T, 96), random(seed + 1, 250, 96), random(seed + 2, 250), gemm.panel(4)
+    up, g = random(seed + 3, T, 96), random(seed + 4, 96)
+    packed, out = gemm.pack(w), np.full((T, 250), np.nan, np.float32)
+    halves = np.empty(packed.shape, np.int16)
+    gemm.pack_rows(w.astype(np.float16).view(np.int16), halves, 0, len(halves))
+    codes = np.random.default_rng(seed).integers(-127, 128, packed.shape).astype(np.int8)
+    scales = random(seed + 5, len(packed), 96 // microkernel.CODED, P)
+    same = np.full((T, 96), np.nan, np.float32)
+    offsets = np.array([0, T // 3, T // 2, T])
+    how = np.float32(0.2), False, 0, 0, np.float32(0)
+    none = np.empty((0, 0, 0), np.float32)
+    attention = (x, up, random(seed + 6, T, 96), 6, 1, offsets, *how, np.zeros(6, np.float32), none, same)
+    all_out = np.full(T * 450, np.nan, np.float32)
+    outs = tuple(all_out[T * a : T * b].reshape(T, b - a) for a, b in ((0, 250), (250, 346), (346, 450)))
+    biases, two = (bias, bias[:0], bias[50:154]), (gemm.pack(w[:96]), gemm.pack(w[96:200]))
+    two_halves, two_scales = (halves[:2].copy(), halves[2:5].copy()), (scales[:2].copy(), scales[2:5].copy())
+    two_codes = codes[:2].copy(), codes[2:5].copy()
+    given = {
+        gemm.three_by_panels: ((x, packed, *two, *biases, *outs), all_out, 6 + 2 + 3),
+        gemm.three_by_codes: ((x, codes, *two_codes, scales, *two_scales, *biases, *outs), all_out, 6 + 2 + 3),
+        gemm.by_rows: ((x, packed, bias, out, 0), out, T),
+        gemm.by_panels: ((x, packed, bias, out, 0), out, len(packed)),
+        gemm.by_codes: ((x, codes, scales, bias, out), out, len(packed)),
+        fast_attention.attention: (attention, same, 18),
+        elementwise.layer_norm: ((x, up, g, g, 1e-5, same), same, T),
+        elementwise.rms_norm: ((x, g, 1e-5, same), same, T),
+        elementwise.gelu: ((x, same), same, T),
+        decoder.silu: ((x, same), same, T),
+        decoder.geglu: ((x, up, same), same, T),
+        decoder.swiglu: ((x, up, same), same, T),
+    }
+    if microkernel.HALVES:
+        given[gemm.by_halves] = (x, halves, bias, out), out, len(packed)
+        given[gemm.three_by_halves] = (x, halves, *two_halves, *biases, *outs), all_out, 6 + 2 + 3
+    return given
+
+
+@pytest.mark.parametrize("cores", [2, 3, 7])
+@pytest.mark.parametrize("T", [3, 50])
+def test_every_kernel_has_the_bits_of_one_core(cores: int, T: int) -> None:
+    threads.use(cores)
+    todo = jobs(T)
+    assert todo.keys() == {k for k in KINDS if microkernel.HALVES or "halves" not in k.__name__}
+    for kernel, (arguments, out, rows) in todo.items():
+        kernel(*arguments, 0, rows)
+        want = out.tobytes()
+        for grain in (1, 8):
+            out[:] = np.nan
+            crew.share(kernel, *arguments, rows=rows, size=MUCH, grain=grain)
+            assert out.tobytes() == want, kernel.__name__
+
+
+def test_arguments_have_the_types_they_are_read_as() -> None:
+    for kernel, (arguments, _, _) in jobs(5).items():
+        assert numba.typeof(arguments) == KINDS[kernel], kernel.__name__
+
+
+@pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0"])
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+def test_so_have_those_of_forward_passes(
+    arch: str, type_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = set()
+
+    def share(kernel: Any, *arguments: Any, rows: int, size: int, grain: int = 1) -> None:
+        assert numba.typeof(arguments) == KINDS[kernel], kernel.__name__
+        called.add(kernel)
+        kernel(*arguments, 0, rows)
+
+    monkeypatch.setattr(crew, "share", share)
+    wide = {} if type_name == "F32" else {"C": 192, "F": 96, "D": 32}  # rows of whole blocks
+    e = Embedder.load(synthetic(tmp_path / "m.gguf", arch, type_name=type_name, **wide))
+    e.embed([[1, 2, 3]], pooling="mean")
+    e.embed([[1, 2, 3], [4, 5], list(range(2, 40))], pooling="mean")
+    assert {gemm.by_panels, fast_attention.attention} <= called
+    few = {"F32": "by_panels", "F16": "by_halves", "Q8_0": "by_codes"}[type_name]
+    assert {few, f"three_{few}"} & {kernel.__name__ for kernel in called} or (
+        type_name == "F16" and not microkernel.HALVES
+    )
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 12), st.sampled_from([1, 3, 8]))
+def test_parts_are_all_rows_once(rows: int, parts: int, grain: int) -> None:
+    """Read off an addition in place, which would show a row done twice; more parts than helpers."""
+    mail, x = np.zeros(crews.WORDS, np.int64), random(rows, rows, 5)
+    out = np.full_like(x, np.nan)
+    crews.write(mail, NUMBERS[elementwise.gelu], rows, parts, grain, (x, out))
+    assert crews.work(mail, parts, 0, EMPTY, 0) == parts
+    assert crews.done(mail, parts, 1)
+    assert not crews.done(mail, parts + 1, 10)
+    want = np.empty_like(x)
+    elementwise.gelu(x, want, 0, rows)
+    assert out.tobytes() == want.tobytes()
+    assert (mail[LEFT], mail[DONE]) == (0, parts)
+
+
+def test_a_helper_does_parts_and_leaves() -> None:
+    mail, x = np.zeros(crews.WORDS, np.int64), random(1, 64, 512)
+    out, want, done = np.empty_like(x), np.empty_like(x), []
+    elementwise.gelu(x, want, 0, 64)
+    crews.work(mail, 0, 1, EMPTY, 0)  # compiled
+    mail[THERE] = 1
+    helper = threading.Thread(target=lambda: done.append(crews.work(mail, 0, 10_000_000, EMPTY, 0)))
+    helper.start()
+    for _ in range(500):
+        out[:] = np.nan
+        crews.write(mail, NUMBERS[elementwise.gelu], 64, 16, 1, (x, out))
+        crews.work(mail, 16, 0, EMPTY, 0)
+        while not crews.done(mail, 16, 1000):
+            time.sleep(0)
+        assert out.tobytes() == want.tobytes()
+    helper.join(60)
+    assert done[0] > 0 or cores() == 1  # on one core it may never have its turn
+    assert (mail[LEFT], mail[THERE]) == (0, 0)
+
+
+def test_helpers_are_as_many_as_parts_and_go_when_nothing_comes() -> None:
+    threads.use(3)
+    own, ((x, out), _, rows) = Crew(), jobs(64)[elementwise.gelu]
+    own.form()
+    for size, most in ((LEAST, 0), (2 * LEAST, 1), (MUCH, 2)):
+        own.share(elementwise.gelu, x, out, rows=rows, size=size)
+        assert own.mail[THERE] <= most
+    until = time.monotonic() + 30
+    while own.mail[THERE] and time.monotonic() < until:
+        time.sleep(0.001)
+    assert own.mail[THERE] == 0
+
+
+def test_helpers_do_not_hold_up_other_work() -> None:
+    """While they look for work, what `threads.spread` hands out is done."""
+    threads.use(2)
+    (x, out), _, rows = jobs(64)[elementwise.gelu]
+    done: list[int] = []
+    for i in range(200):
+        crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
+        threads.spread([lambda i=i: done.append(i), lambda i=i: done.append(i)])  # type: ignore[misc]
+    assert sorted(done) == sorted(list(range(200)) * 2)
+
+
+def test_texts_of_several_threads_do_not_mix() -> None:
+    """One has the helpers, the others go on alone; many jobs of different kinds in a row."""
+    threads.use(4)
+    wrong: list[str] = []
+
+    def one(seed: int) -> None:
+        todo = jobs(20 + seed, seed)
+        want = {}
+        for kernel, (arguments, out, rows) in todo.items():
+            kernel(*arguments, 0, rows)
+            want[kernel] = out.tobytes()
+        for _ in range(150):
+            for kernel, (arguments, out, rows) in todo.items():
+                out[:] = np.nan
+                crew.share(kernel, *arguments, rows=rows, size=MUCH)
+                if out.tobytes() != want[kernel]:
+                    wrong.append(kernel.__name__)
+
+    those = [threading.Thread(target=one, args=(seed,)) for seed in range(4)]
+    for t in those:
+        t.start()
+    for t in those:
+        t.join(120)
+    assert not any(t.is_alive() for t in those)
+    assert wrong == []
+
+
+def test_an_interruption_waits_for_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the job is posted, and after: the lock is free again, and no part is under way any more."""
+    threads.use(2)
+    (x, out), _, rows = jobs(64)[elementwise.gelu]
+    real = crews.work
+
+    def before(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def after(*arguments: Any) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    for name, interrupted in (("enlist", before), ("work", before), ("work", after)):
+        crew.mail[DONE] = crew.mail[ALL] = 0
+        monkeypatch.undo()
+        monkeypatch.setattr(crews, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
+        assert not crew.lock.locked()
+        assert crew.mail[DONE] == (0 if name == "enlist" else 2)
+    monkeypatch.undo()
+    crew.mail[THERE] = 0  # `before` was also what the helper ran
+    want = out.copy()
+    crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
+    assert out.tobytes() == want.tobytes()
+
+
+def test_small_work_and_work_inside_shared_work_stay_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads.use(4)
+    monkeypatch.setattr(crews, "work", lambda *_: pytest.fail("was shared"))
+    (x, out), _, rows = jobs(16)[elementwise.gelu]
+    crew.share(elementwise.gelu, x, out, rows=rows, size=2 * LEAST - 1)
+    crew.share(elementwise.gelu, x, out, rows=1, size=MUCH)
+    crew.share(elementwise.gelu, x, out, rows=15, size=MUCH, grain=8)
+    monkeypatch.setattr(threads.own, "busy", True)
+    crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
+    monkeypatch.setattr(threads.own, "busy", False)
+    threads.use(1)
+    crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
+    assert np.isfinite(out).all()
+
+
+def test_a_process_with_little_to_do_forms_no_crew() -> None:
+    """One short text neither loads nor compiles what helpers run; the same text many times does, aside."""
+    code = """
+from refembed import Embedder
+from refembed.kernels import threads
+from refembed.kernels.fast.thread_pool import crew, work
+threads.use(2)
+e = Embedder.load("minilm")
+once = e.embed("hi").tobytes()
+print(crew.loading, len(work.signatures))
+for _ in range(1000):
+    assert e.embed("hi").tobytes() == once
+crew.form()
+print(crew.loading.done(), len(work.signatures))
+assert e.embed("hi").tobytes() == once
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, text=True)
+    assert (out.stdout, out.stderr) == ("None 0\nTrue 1\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_finds_helpers_of_its_own() -> None:
+    code = """
+import os, numpy as np
+from refembed.kernels import threads
+from refembed.kernels.fast.thread_pool import THERE, crew
+from refembed.kernels.fast.elementwise import gelu
+threads.use(2)
+x, out = np.ones((64, 64), np.float32), np.empty((64, 64), np.float32)
+crew.form()
+crew.share(gelu, x, out, rows=64, size=1 << 30)
+assert crew.lock.acquire(blocking=False)  # as if another thread had it
+pid = os.fork()
+if pid == 0:
+    out[:] = 0
+    assert crew.mail[THERE] == 0
+    crew.form()
+    for _ in range(50):
+        crew.share(gelu, x, out, rows=64, size=1 << 30)
+    os._exit(0 if (out == out[0, 0]).all() and out[0, 0] > 0.8 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, timeout=60, text=True)
+    assert (out.stdout, out.stderr) == ("0\n", "")
+
+
+def test_a_process_ends_at_once_with_helpers_awake() -> None:
+    code = """
+import atexit, numpy as np
+from refembed.kernels import threads
+from refembed.kernels.fast.thread_pool import crew
+from refembed.kernels.fast.elementwise import gelu
+threads.use(3)
+x, out = np.ones((64, 64), np.float32), np.empty((64, 64), np.float32)
+crew.form()
+atexit.register(lambda: crew.share(gelu, x, out, rows=64, size=1 << 30) or print(out.min() == out.max()))
+crew.share(gelu, x, out, rows=64, size=1 << 30)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, text=True)
+    assert (out.stdout, out.stderr, out.returncode) == ("True\n", "", 0)

@@ -1,0 +1,76 @@
+"""The noise floor: distances by arithmetic on small numbers, bounds from the spread of arithmetics."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from refembed import Embedder
+from refembed.verify.compare.floor import BUILDS, LEAST, Floor, distance, floor_of
+from refembed.verify.compare.length import length_of
+from refembed.verify.reference import reference_of
+from refembed.verify.texts import LADDER, TEXTS, default_texts
+
+
+def test_distance_is_one_minus_the_cosine():
+    angle = 0.3
+    x, y = np.array([1.0, 0]), 7 * np.array([math.cos(angle), math.sin(angle)])
+    assert distance(y, x) == pytest.approx(1 - math.cos(angle))
+
+
+def test_distance_of_token_vectors_is_the_worst_row():
+    x = np.array([[1.0, 0], [0, 1]])
+    assert distance(np.array([[5.0, 0], [1, 0]]), x) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("y", [np.array([np.nan, 1.0]), np.array([[1.0, 0]]), np.array([np.inf, 0])])
+def test_what_cannot_be_compared_is_as_far_as_can_be(y):
+    assert distance(y, np.array([1.0, 0])) == 1
+
+
+def test_a_shorter_vector_is_compared_as_far_as_it_goes():
+    assert distance(np.array([1.0, 2]), np.array([2.0, 4, 9])) == pytest.approx(0, abs=1e-15)
+
+
+def test_distance_of_huge_and_tiny_vectors():
+    assert distance(np.array([1e300, 1e300]), np.array([1e-300, 1e-300])) == pytest.approx(0, abs=1e-15)
+
+
+def test_a_bound_is_never_below_the_builds_or_the_least():
+    floor = Floor({"a": []}, np.array([0.0, 1e-4]), 1e-6, 0.0)
+    assert floor.bound == pytest.approx([2e-7, 2e-4])
+    assert Floor({"a": []}, np.array([0.0]), 0.0, 0.0).bound == pytest.approx([LEAST])
+
+
+def test_the_floor_of_a_model_is_small_and_not_zero(tiny):
+    r = reference_of(Embedder.load(tiny))
+    floor = floor_of(r, ["hello world", "cat"], sample=True)
+    assert floor.builds == BUILDS["F32"]
+    assert (floor.spread > 0).all()
+    assert (floor.spread < 1e-5).all()
+    d, nearest = floor.distances(r.vectors(["hello world", "cat"], "ggml"))
+    assert d == pytest.approx([0, 0], abs=1e-16)
+    assert nearest == ["ggml", "ggml"]
+
+
+def test_lengths_are_told_apart():
+    x = [np.array([3.0, 4.0]), np.array([6.0, 8.0])]
+    tell = lambda ys, tokens=(2, 5): length_of(ys, x, tokens, 1e-4).id  # noqa: E731
+    assert tell(x) == "raw"
+    assert tell([v / np.linalg.norm(v) for v in x]) == "unit"
+    assert tell([v / np.abs(v).sum() for v in x]) == "scaled-taxicab"
+    assert tell([2 * x[0], 5 * x[1]]) == "scaled-sum"
+    assert tell([3 * v for v in x]) == "scaled"
+    assert tell([x[0] * 3, x[1] * 17]) == "scaled-unevenly"
+
+
+def test_default_texts_fit_the_window_and_climb():
+    count = lambda t: len(t.split()) + 2  # noqa: E731
+    texts = default_texts(count, 128)
+    assert max(map(count, texts)) <= 128
+    long = [count(t) for t in texts[len(TEXTS) :]]
+    assert long == sorted(long)  # the last two are of one length, in other words
+    assert {n for n in LADDER if n < 124} <= {round(n) for n in long}
+    assert long[-1] == 126
