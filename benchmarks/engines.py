@@ -64,7 +64,7 @@ def in_order(groups: list[list[int]], found: list[Any]) -> list[Any]:
 
 
 class Refembed:
-    """refembed, through `Embedder.embed`; packing texts and normalising vectors are timed with the rest."""
+    """refembed, through `Embedder.embed`; packing texts and normalizing vectors are timed with the rest."""
 
     def __init__(self, model: str, threads: int, numerics: str = "fast", pooling: str = "native") -> None:
         from refembed import Embedder
@@ -161,7 +161,7 @@ class LlamaCpp:
 
 
 class SentenceTransformers:
-    """sentence-transformers on PyTorch's CPU: its own modules one after the other, pooling and normalising too."""
+    """sentence-transformers on PyTorch's CPU: its own modules one after the other, pooling and normalizing too."""
 
     def __init__(self, model: str, threads: int) -> None:
         self.torch: Any = importlib.import_module("torch")
@@ -187,7 +187,7 @@ class SentenceTransformers:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU, all its optimisations on; the file holds the mean over tokens too."""
+    """ONNX Runtime on the CPU, all its optimizations on; the file holds the mean over tokens too."""
 
     def __init__(self, model: str, threads: int) -> None:
         onnxruntime: Any = importlib.import_module("onnxruntime")

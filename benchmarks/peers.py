@@ -20,7 +20,7 @@ OURS, GGML = "refembed", "refembed ggml"
 WHEEL, NATIVE, TORCH, ONNX = "llama.cpp, wheel", "llama.cpp, native", "PyTorch", "ONNX Runtime"
 ENGINES = (OURS, GGML, WHEEL, NATIVE, TORCH, ONNX)
 FLOAT = 0.99999  # least cosine between engines' vectors on float weights; PyTorch's rounding is 1e-7 away
-QUANTISED = 0.999
+QUANTIZED = 0.999
 GEMMA = 0.997  # 8-bit activations: 0.9975 on random ids, in llama.cpp and in refembed's `ggml`, which has its bits
 SOME = 2048  # tokens of a row that ways and vectors are compared on
 
@@ -41,7 +41,7 @@ class Model:
         """The least cosine that vectors of two engines may have."""
         if self.name.startswith("gemma"):
             return GEMMA
-        return FLOAT if self.name.endswith(("f32", "f16")) else QUANTISED
+        return FLOAT if self.name.endswith(("f32", "f16")) else QUANTIZED
 
 
 @dataclass

@@ -12,7 +12,7 @@ runs it three ways, and refembed, through its public `Embedder`, in each numeric
                 batch (`ggml`)
 
 The floor is llama.cpp's own: how far it is from itself on these very texts with flash attention, with weights
-interleaved, in a batch, with a cache of float32; with quantised weights, on the same ones in float32; where its graph
+interleaved, in a batch, with a cache of float32; with quantized weights, on the same ones in float32; where its graph
 has GELU, which it looks up in a table of float16 numbers, with weights of float16. Nothing of refembed is in it; the
 rule is that of refembed/verify/compare/floor.py.
 """

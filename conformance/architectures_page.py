@@ -61,7 +61,7 @@ MEASURED = """\
 {provenance}
 
 `exact` and `fast`: the largest error of one operation on llama.cpp's own inputs, max |ours - theirs| / max |theirs|,
-and its tensor. llama.cpp looks GELU up in a table of float16 numbers, and rounds what it multiplies with quantised (or
+and its tensor. llama.cpp looks GELU up in a table of float16 numbers, and rounds what it multiplies with quantized (or
 float16) weights: those are the errors above 1e-6. 1 - cos: of the vector of a whole run, the worst of {texts} texts;
 floor: up to where llama.cpp is as far from itself. `ggml`: tensors, and numbers of vectors, that have other bits.
 
@@ -213,8 +213,8 @@ def glance(rows: Sequence[Row]) -> Iterator[str]:
     for arch in ARCHITECTURES:
         mine = [r for r in rows if r.arch == arch]
         traits, n = ARCHITECTURES[arch].TRAITS, len(mine) // 3
-        places = {"none": "", "norm": "RoPE, neighbours", "neox": "RoPE, halves"}[traits.rope]
-        places = {"bert": "learnt", "jina-bert-v2": "ALiBi", "t5encoder": "buckets"}.get(arch, places)
+        places = {"none": "", "norm": "RoPE, neighbors", "neox": "RoPE, halves"}[traits.rope]
+        places = {"bert": "learned", "jina-bert-v2": "ALiBi", "t5encoder": "buckets"}.get(arch, places)
         bits = sum(len(r.wrong) + r.vectors + r.batch for r in mine if r.numerics == "ggml")
         floats = [r for r in mine if r.kin == arch]
         far = [max((r.distance for r in floats if r.numerics == kind), default=0.0) for kind in ("exact", "fast")]

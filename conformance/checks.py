@@ -68,7 +68,7 @@ def distance(s: Session, t: Test) -> Iterator[Measure]:
 
 
 def normalized(s: Session, t: Test) -> Iterator[Measure]:
-    """llama.cpp's own vector, normalised by both: bit for bit."""
+    """llama.cpp's own vector, normalized by both: bit for bit."""
     p = t.case.options["normalize"]
     x = s.oracle.vector(Setting(t.case.model), t.text)
     theirs, ours = s.oracle.normalize(x, p), normalize(x, p)

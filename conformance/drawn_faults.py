@@ -414,7 +414,7 @@ def vector(rng: Rng, t: Target) -> Piece:
         (f"power {v:g}", (f"vector-power-{NUMBER}", "vector-squared"), v, lambda x: np.sign(x) * np.abs(x) ** v),
         ("signs", ("vector-binary", "vector-levels-1"), None, lambda x: np.where(x > 0, 1.0, -1.0)),
         (f"tanh of {5 * v:g} times", (f"vector-tanh-of-unit-{NUMBER}",), 5 * v, lambda x: np.tanh(5 * v * x)),
-        ("centered", ("vector-centred", "vector-centered"), None, lambda x: x - x.mean()),
+        ("centered", ("vector-centered", "vector-centered"), None, lambda x: x - x.mean()),
     ]  # fmt: skip
     about, names, number, change = rows[int(rng.integers(len(rows)))]
     if about.startswith("clipped"):

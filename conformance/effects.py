@@ -21,7 +21,7 @@ from refembed import Embedder
 from refembed.arrays import F32, Float
 from refembed.gguf import Tensor
 from refembed.kernels.exact.ops import Exact
-from refembed.kernels.ggml.codes import KINDS, quantise
+from refembed.kernels.ggml.codes import KINDS, quantize
 from refembed.kernels.ggml.floats import rounded
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import NOBODY
@@ -56,7 +56,7 @@ def round_activations(x: Float, w: Tensor) -> F32:
     x = np.ascontiguousarray(x, np.float32)
     if w.type.dot not in KINDS:
         return rounded(x, w.type.dot)
-    q = quantise(x, w.type.dot)
+    q = quantize(x, w.type.dot)
     return (q.codes * q.d[..., None].astype(np.float64)).reshape(x.shape).astype(np.float32)
 
 

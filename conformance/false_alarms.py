@@ -3,11 +3,11 @@
     python -m conformance no-false-alarm --write
 
 Each model is asked of live llama.cpp in every setting: flash attention off and on, one thread and two, each text alone
-and many in a batch, and where weights are quantised, repacked or as stored. `verify` is asked with its own texts and
+and many in a batch, and where weights are quantized, repacked or as stored. `verify` is asked with its own texts and
 options, as a user would. An alarm is any verdict but `identical` and `within rounding`, or a wrong tensor.
 
 The models: MiniLM as F32, F16, Q8_0 and Q4_0; Gemma-3-270M as Q4_K_M, where the file is there; and of every
-architecture that refembed computes the small random model `plain` of architectures.json, with each of its quantised
+architecture that refembed computes the small random model `plain` of architectures.json, with each of its quantized
 ones and its rerankers (all of them with `--variants`).
 """
 
@@ -53,7 +53,7 @@ class Subject:
     id: str
     make: Callable[[Path], Path]
     pooling: str = "native"
-    floats: bool = True  # no weight is quantised, so that there is nothing to repack
+    floats: bool = True  # no weight is quantized, so that there is nothing to repack
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def subjects(gemma: Path | None = None, variants: bool = False, patterns: Sequen
     """All models, or those whose id fits a pattern with * and ?.
 
     gemma     the file of Gemma-3-270M; None: left out
-    variants  every row of architectures.json, not one of each architecture with its quantised ones
+    variants  every row of architectures.json, not one of each architecture with its quantized ones
     RequestError where nothing fits, or gemma is no file.
     """
     found = [Subject(f"minilm/{t}", partial(minilm, t), floats=t in ("f32", "f16")) for t in MINILM]

@@ -31,7 +31,7 @@ from refembed.verify.engines.http import HttpEngine
 from refembed.verify.reference import reference_of, tensor_names
 
 UNIT = 1e-5  # | |v| - 1 |: float32 sums of a few thousand squares stay below 1e-6
-STEPS = 1e-6  # max |ours - theirs| / max |theirs| of one vector normalised by both: likewise
+STEPS = 1e-6  # max |ours - theirs| / max |theirs| of one vector normalized by both: likewise
 GRID = 0.5  # share of numbers that lie on a coarser grid than float32's: by chance below 0.07
 LENGTHS = {2: "unit", -1: "raw"}
 
@@ -41,7 +41,7 @@ class Asking:
 
     model      a name of models.toml, or a GGUF file
     pooling    what the engine pools with; "native" is the file's own
-    normalize  what it is to do to lengths: 2 normalise, -1 leave alone; None: a server normalises, others may or not
+    normalize  what it is to do to lengths: 2 normalize, -1 leave alone; None: a server normalizes, others may or not
     """
 
     def __init__(
@@ -203,7 +203,7 @@ def digits(s: Asking, t: Test) -> Iterator[Measure]:
 
 
 def normalized(s: Asking, t: Test) -> Iterator[Measure]:
-    """The engine's own vector, normalised by it and by common_embd_normalize."""
+    """The engine's own vector, normalized by it and by common_embd_normalize."""
     if isinstance(s.oracle, Recorded):
         raise NotAskedError("common_embd_normalize is not on record")
     p = t.case.options["normalize"]

@@ -133,7 +133,7 @@ class Foreign:
             return [int(i) for i in e.asked(lambda t: tokenizer(t, **switches), spoken(text))]
         raise NotAskedError("its tokenizer has no switches for special tokens")
 
-    # -- pooling and normalising -------------------------------------------------------------------------------------
+    # -- pooling and normalizing -------------------------------------------------------------------------------------
 
     def pooled(self, text: Text, kind: str, usual: str) -> F64:
         """The text's vector under another pooling. usual: what the engine does unasked."""
@@ -171,7 +171,7 @@ class Foreign:
         if not isinstance(e, HttpEngine) or not e.route.norm or e.route.norm[0] != "embd_normalize":
             raise NotAskedError("it has no switch for embd_normalize")
         if self.rows:
-            raise NotAskedError("rows of tokens are not normalised")
+            raise NotAskedError("rows of tokens are not normalized")
         before, e.extra = e.extra, {**e.extra, "embd_normalize": p}
         try:
             return self.ask(spoken(text))

@@ -296,7 +296,7 @@ MUTANTS = (
            blocks(lambda b: replace(b, attn_k=bias(b.attn_k, None))), "local"),
     Mutant("layer-missing", "the last layer left out", model(last_layer_left_out)),
     Mutant("pooling-cls", "the first token's row for the mean", hparams(pooling="cls")),
-    Mutant("mean-over-n-1", "the mean divided by T - 1, which normalising hides", hidden(stretched)),
+    Mutant("mean-over-n-1", "the mean divided by T - 1, which normalizing hides", hidden(stretched)),
     Mutant("specials-unparsed", "[SEP] in a text is text",
            tokenizer(lambda encode, text, add_special=True, parse_special=False: encode(text, add_special))),
     Mutant("separator-missing", "no [SEP] behind the text",

@@ -50,11 +50,11 @@ class Oracle(Protocol):
         ...
 
     def vector(self, setting: Setting, text: Text) -> F32:
-        """The vector (D), or vectors (T, D) for pooling none; not normalised."""
+        """The vector (D), or vectors (T, D) for pooling none; not normalized."""
         ...
 
     def normalize(self, x: F32, p: int) -> F32:
-        """x (D) normalised."""
+        """x (D) normalized."""
         ...
 
     def trace(self, setting: Setting, text: Text) -> Trace:

@@ -1,7 +1,7 @@
 """Writes down what llama.cpp answers, for machines that its wheel does not run on: token ids and pooled vectors.
 
 expected/<model>.npz    texts, sha256 (N)               which text, and which bytes
-                        vectors (N, D) float32          mean-pooled, not normalised, flash attention off
+                        vectors (N, D) float32          mean-pooled, not normalized, flash attention off
                         tokens-11, tokens-10, tokens-00 ids of all texts, end to end; the digits are add_special and
                         tokens-11-ends ... (N)          parse_special; where each text's ids end
                         about                           JSON: date, build, options, processor

@@ -79,8 +79,8 @@ def in_order(tests: Sequence[Test]) -> list[Test]:
     def place(item: tuple[int, Test]) -> tuple[int, bool, bool, str, int]:
         i, t = item
         traced = t.case.kind in ("trace", "local", "operations")
-        neighbours = t.text.id if traced else f"{cases[t.case.id]:06}"
-        return models.index(t.case.model), traced, t.case.options.get("flash_attn", False), neighbours, i
+        neighbors = t.text.id if traced else f"{cases[t.case.id]:06}"
+        return models.index(t.case.model), traced, t.case.options.get("flash_attn", False), neighbors, i
 
     return [t for _, t in sorted(enumerate(tests), key=place)]
 

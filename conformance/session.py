@@ -80,7 +80,7 @@ def shuffled(texts: Sequence[Text]) -> list[Text]:
     return random.Random(5).sample(texts, len(texts))
 
 
-def neighbours(texts: Sequence[Text]) -> list[list[Text]]:
+def neighbors(texts: Sequence[Text]) -> list[list[Text]]:
     """Batches of two and of three texts."""
     batches: list[list[Text]] = []
     rest = list(texts)
@@ -95,5 +95,5 @@ ARRANGEMENTS: dict[str, Callable[[Sequence[Text]], list[list[Text]]]] = {
     "together": lambda texts: [list(texts)],
     "reversed": lambda texts: [list(texts)[::-1]],
     "shuffled": lambda texts: [shuffled(texts)],
-    "neighbours": neighbours,
+    "neighbors": neighbors,
 }

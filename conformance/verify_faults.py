@@ -122,8 +122,8 @@ FAULTS: tuple[Fault, ...] = (
     # the wire
     Fault("scaled", "everything times 0.5", ("scaled", "scaled-unit"), wire=answers(lambda v: v * 0.5)),
     Fault("taxicab", "the wrong norm", ("scaled-taxicab",), wire=taxicab),
-    Fault("not-normalised", "raw vectors where the server is to normalise", ("raw",), wire=answers(lambda v: v, normalize=-1)),
-    Fault("cut-after-norm", "128 dimensions, not normalised again", ("dimension-cut",), wire=answers(lambda v: v[:128])),
+    Fault("not-normalized", "raw vectors where the server is to normalize", ("raw",), wire=answers(lambda v: v, normalize=-1)),
+    Fault("cut-after-norm", "128 dimensions, not normalized again", ("dimension-cut",), wire=answers(lambda v: v[:128])),
     Fault("reversed", "answers in reverse", ("order-reversed",), wire=shuffled(lambda items: range(len(items))[::-1])),
     Fault("sorted", "answers sorted by length", ("order-by-length",),
           wire=shuffled(lambda items: sorted(range(len(items)), key=lambda i: len(str(items[i])))),),
@@ -146,10 +146,10 @@ FAULTS: tuple[Fault, ...] = (
           wire=ids(lambda i: i[:-1])),
     Fault("prefix-and-scale", "a prefix, and lengths of 2", ("prefix 'passage: ' + scaled-unit",),
           wire=lambda e, items: [2 * v for v in e.true(["passage: " + t for t in items])]),
-    # a decoder with queries and keys normalised, and RoPE
+    # a decoder with queries and keys normalized, and RoPE
     Fault("qwen3-bidirectional", "no causal mask", ("bidirectional",), model="qwen3",
           broken=mask(lambda m: replace(m, causal=False)), tensor="kq_soft_max-0"),
-    Fault("qwen3-rope-pairs", "neighbours turned together", ("rope-pairs",), model="qwen3", tensor="Qcur-0[1]",
+    Fault("qwen3-rope-pairs", "neighbors turned together", ("rope-pairs",), model="qwen3", tensor="Qcur-0[1]",
           broken=rope(lambda r: replace(r, pairs="norm"))),
     Fault("qwen3-rope-base", "another base", ("rope-base-1e+06",), model="qwen3", tensor="Qcur-0[1]",
           broken=rope(lambda r: replace(r, freq_base=1e6))),

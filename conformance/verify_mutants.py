@@ -148,7 +148,7 @@ def padded_batch(pooled: bool) -> Wire:
 
 
 def pooled_rows(pool: Callable[[Float, list[int]], Float]) -> Wire:
-    """Token vectors pooled by hand, and normalised."""
+    """Token vectors pooled by hand, and normalized."""
 
     def wire(e: Wired, items: Sequence[Any]) -> list[F32]:
         found = []
@@ -210,8 +210,8 @@ def no_mean(_: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See 
 
 def with_mean(_: Any, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
     """LayerNorm in RMSNorm's place."""
-    centre = x - x.mean(axis=-1, keepdims=True, dtype=np.float64)
-    y: Float = (centre / np.sqrt((centre**2).mean(axis=-1, keepdims=True) + eps)).astype(x.dtype)
+    center = x - x.mean(axis=-1, keepdims=True, dtype=np.float64)
+    y: Float = (center / np.sqrt((center**2).mean(axis=-1, keepdims=True) + eps)).astype(x.dtype)
     return y if w is None else see("norm", y) * w.dequantize()
 
 
@@ -227,7 +227,7 @@ def skip_qk_norm(true: Any, x: Float, w: Tensor | None, *rest: Any) -> Float:
 
 
 def qk_norm_last() -> Broken:
-    """Turned first, normalised second."""
+    """Turned first, normalized second."""
 
     def broken(e: Embedder) -> Embedder:
         held: list[Any] = []
@@ -265,7 +265,7 @@ def no_bias(*parts: str) -> Broken:
 
 
 def stored(type_name: str) -> Broken:
-    """The file quantised, and loaded again: its numbers, in float32 arithmetic."""
+    """The file quantized, and loaded again: its numbers, in float32 arithmetic."""
 
     def broken(e: Embedder) -> Embedder:
         folder = tempfile.mkdtemp()
@@ -376,7 +376,7 @@ def cased(path: Path, target: Path) -> Path:
 
 
 def run_fault(fault: Fault, embedder: Embedder, longest: int = LONGEST) -> Outcome:
-    """Verify one broken engine; it claims to normalise. longest: tokens of the longest text; 0: only the short ones."""
+    """Verify one broken engine; it claims to normalize. longest: tokens of the longest text; 0: only the short ones."""
     begin = time.perf_counter()
     scaled = fault.id in ("summed",)
     count = lambda t: len(embedder.tokenize(t))  # noqa: E731

@@ -39,7 +39,7 @@ class Row:
     upstream: int = 0  # texts with ids of upstream's
     strings: int = 0  # random texts, each asked twice
     mismatches: int = 0
-    first: list[str] = field(default_factory=list)  # some of them, spelt out
+    first: list[str] = field(default_factory=list)  # some of them, spelled out
     skipped: str = ""  # why it was not asked
 
     def miss(self, what: str) -> None:

@@ -58,7 +58,7 @@ def tokenize(text: str, add_special: bool = True, parse_special: bool = True) ->
 
 
 def pooling(texts: list[str], kind: str) -> list[npt.NDArray[np.float64]]:
-    """Vectors, or with `none` rows, not normalised."""
+    """Vectors, or with `none` rows, not normalized."""
     how = {"none": lambda x: x, "mean": lambda x: x.mean(axis=0), "cls": lambda x: x[0], "last": lambda x: x[-1]}
     return [how[kind](rows(text)) for text in texts]
 

@@ -150,7 +150,7 @@ class Embedder:
         """Open a model.
 
         model            a GGUF file; a folder as Hugging Face publishes them; or a name that `refembed.hub` knows, such
-                         as "minilm" or "organisation/model" (fetched and converted once)
+                         as "minilm" or "organization/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
         batch_invariant  without effect: a text's bits never depend on its batch. Once False let BLAS mix rows
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
@@ -246,7 +246,7 @@ class Embedder:
                     reranker's outputs (R) for texts that are pairs already; `rerank` makes pairs
         normalize   -1 as it is, 0 largest magnitude 32760, 1 taxicab, 2 Euclid, p: llama.cpp's embd_normalize; None is
                     2, but -1 where pooling is rank: scores have no direction
-        dimensions  keep the first so many numbers of each vector (Matryoshka), before normalising
+        dimensions  keep the first so many numbers of each vector (Matryoshka), before normalizing
         truncate    cut a text that is too long instead of refusing it; its last special token stays
         returns     (S, D) float32; (D) for one text. pooling "none": a list of (T_i, D); (T, D) for one text
         Raises RequestError for an input that cannot be taken, TooLongError for one of too many tokens, ModelError where
@@ -366,7 +366,7 @@ class Embedder:
     def trace(
         self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: TapLike | None = None
     ) -> Trace:
-        """Every tensor of one text's run, under llama.cpp's names, up to `result_embd_pooled` (not normalised).
+        """Every tensor of one text's run, under llama.cpp's names, up to `result_embd_pooled` (not normalized).
 
         tap  listens instead of a new Recorder, if given; the Trace is then empty
         """
@@ -420,7 +420,7 @@ class Without:
 
 
 def default_norm(how: str) -> int:
-    """How vectors are normalised that nobody asked about: Euclid, but scores of a reranker not at all."""
+    """How vectors are normalized that nobody asked about: Euclid, but scores of a reranker not at all."""
     return -1 if how == "rank" else 2
 
 
@@ -465,7 +465,7 @@ def deal(lengths: Sequence[int], n: int) -> list[list[int]]:
 
 
 def finish(vector: Float, normalize: int, dimensions: int | None) -> F32:
-    """Cut, normalise, round to float32: vector (D) or, for pooling none, (T, D)."""
+    """Cut, normalize, round to float32: vector (D) or, for pooling none, (T, D)."""
     cut = vector[..., :dimensions]
     if not np.isfinite(cut).all():
         hint = "`refembed doctor MODEL` looks for NaN in the weights"

@@ -2,7 +2,7 @@
 
 All five functions take a (..., D) and b (..., D) and give the shape of a without its last axis, then that of b
 without its own: two vectors give a number, (N, D) and (M, D) a matrix (N, M). Sums are in double and in order, so a
-pair has the same bits alone and in a matrix. To rank a large corpus, normalise once and multiply: `corpus @ query`.
+pair has the same bits alone and in a matrix. To rank a large corpus, normalize once and multiply: `corpus @ query`.
 
     measure     of two zero vectors   of zero and b   of vectors that are the same
     cosine      1                     0               1

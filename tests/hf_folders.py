@@ -252,7 +252,7 @@ def reranker(folder: Path) -> None:
 
 
 def masked(folder: Path) -> None:
-    """A checkpoint of masked language modelling with nothing but vocab.txt: F16, no pooling, sparse config.json."""
+    """A checkpoint of masked language modeling with nothing but vocab.txt: F16, no pooling, sparse config.json."""
     sizes = (32, 64, 1, len(PIECES), 16)
     shapes = {f"bert.{name}": shape for name, shape in bert_shapes(*sizes).items()}
     V, C = len(PIECES), 32

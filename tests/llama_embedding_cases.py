@@ -44,7 +44,7 @@ TWO, FOUR = r"hello world\nthe cat", r"hello world\nthe cat\n\na dog sat on the 
 FORMATS = ("", "array", "json", "json+", "raw")
 
 # (model, arguments). It aborts where a batch has fewer tokens than --parallel, which is 256 unless told. Cases of a
-# reranker ask for -1, as it normalises with memory that is not its own
+# reranker ask for -1, as it normalizes with memory that is not its own
 CASES: list[tuple[str, list[str]]] = [
     *(("bert", ["-p", text, "--embd-output-format", f]) for f in FORMATS for text in ("hello world", FOUR)),
     *(("bert", ["-p", TWO, "--embd-normalize", n, "--embd-output-format", f])

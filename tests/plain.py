@@ -1,4 +1,4 @@
-"""Pooling, normalising and measuring as an outside author might bring them: plain, and in float32 throughout."""
+"""Pooling, normalizing and measuring as an outside author might bring them: plain, and in float32 throughout."""
 
 from __future__ import annotations
 

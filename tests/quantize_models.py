@@ -1,4 +1,4 @@
-"""Small GGUF files whose tensors meet every rule of llama-quantize: what record_quantize.py has it quantise.
+"""Small GGUF files whose tensors meet every rule of llama-quantize: what record_quantize.py has it quantize.
 
 llama-quantize looks at names, types and row lengths, and at a few keys, not at whether the model could run. So a matrix
 here has four rows. Numbers are made of integers alone: the same on every machine and with every NumPy.

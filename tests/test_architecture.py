@@ -63,7 +63,7 @@ def test_an_import_brings_only_what_it_needs(statement: str, unwanted: set[str])
     assert not loaded & unwanted
 
 
-def test_reading_a_file_needs_no_maths(tiny: Path) -> None:
+def test_reading_a_file_needs_no_math(tiny: Path) -> None:
     """docs/decisions/001: metadata and raw bytes are had where the decoders cannot even be imported."""
     code = f"""
 import sys

@@ -1,4 +1,4 @@
-"""A model of two billion weights: its file stays mapped and quantised. Slow: writes and reads 1.1 GB."""
+"""A model of two billion weights: its file stays mapped and quantized. Slow: writes and reads 1.1 GB."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ EPILOG = """\b
 Schemes:
   int8 uint8         a byte a number, each dimension with its range: sentence-transformers' bytes
   int8-global        one range for all dimensions      int8-vector  each vector with its own scale
-  binary ubinary     a bit a number, as int8 or uint8  pq, pq:M     product quantisation into M bytes
+  binary ubinary     a bit a number, as int8 or uint8  pq, pq:M     product quantization into M bytes
   matryoshka:K       the first K numbers               float16 float32
 
 \b
@@ -154,10 +154,10 @@ def write_codes(file: str, scheme: str, output: str, calibrate: str | None, seed
     from refembed.compress.schemes import FEW, fit, parse
 
     x = vectors_of(file, model, quiet)
-    learnt = x if calibrate is None else vectors_of(calibrate, model, quiet)
-    codec = fit(scheme, learnt, seed=seed)
-    if parse(scheme)[0].learns and len(learnt) < FEW:
-        note(f"warning: {scheme} learns from {len(learnt)} vectors; other texts may not fit: --calibrate takes more")
+    learned = x if calibrate is None else vectors_of(calibrate, model, quiet)
+    codec = fit(scheme, learned, seed=seed)
+    if parse(scheme)[0].learns and len(learned) < FEW:
+        note(f"warning: {scheme} learns from {len(learned)} vectors; other texts may not fit: --calibrate takes more")
     about = {"seed": seed} if scheme.startswith("pq") else {}
     compressed = compress(codec, x, **about)
     with open_output(output) as out:

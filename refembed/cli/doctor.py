@@ -25,7 +25,7 @@ Exit codes: 0 no errors (warnings and notes do not count), 2 not a GGUF file, 3 
 
 SICK = 3  # exit code
 MARKS = {"error": "✗", "warning": "!", "note": "·"}
-COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
+COLORS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
 @click.command("doctor", epilog=EPILOG)
@@ -56,7 +56,7 @@ def show(f: GGUFFile, found: list[Finding]) -> None:
     """Findings for a person."""
     for x in found:
         where = f" [{escape(x.where)}]" if x.where and x.where not in x.says else ""
-        head = click.style(f"{MARKS[x.severity]} {x.severity}", fg=COLOURS[x.severity], bold=True)
+        head = click.style(f"{MARKS[x.severity]} {x.severity}", fg=COLORS[x.severity], bold=True)
         click.echo(f"{head}: {x.check}: {escape(x.says)}{where}")
         click.echo(f"    do: {escape(x.do)}")
     count = Counter(x.severity for x in found)

@@ -24,7 +24,7 @@ from refembed.cli.options import (
 )
 from refembed.cli.show import escape, note, print_json, table
 from refembed.cli.texts import Texts
-from refembed.explain.walkthrough import FIRST, Journey, Step, explain, normalised
+from refembed.explain.walkthrough import FIRST, Journey, Step, explain, normalized
 from refembed.explain.words import as_object, spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.similarity import cosine
 
@@ -110,7 +110,7 @@ def show(j: Journey) -> None:
     line("  ", "; ".join(x for x in (j.pooling.source, j.pooling.reads) if x))
     steps(j.behind)
     shares(j)
-    unit = normalised(j)
+    unit = normalized(j)
     if j.pooled is not None and unit is not None and len(unit) > 1:
         heading(6, "Normalization", "y = p / |p|,  |p| = sqrt(Σ p²)    llama.cpp's embd_normalize 2")
         click.echo(f"  |p| {np.linalg.norm(j.pooled):.6g}   p {spell_numbers(j.pooled[:FIRST])} ...")

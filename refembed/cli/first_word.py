@@ -24,7 +24,7 @@ TAGGED = re.compile(
     r"|(\S+-)?(fp16|f16|f32|bf16|i?q\d_\w+))",
     re.IGNORECASE,
 )
-# names of embedding models, and of the chat models that guides embed with: alone, and behind an organisation
+# names of embedding models, and of the chat models that guides embed with: alone, and behind an organization
 FAMILIES = re.compile(
     r"([\w.-]+/)?(nomic-embed|mxbai-embed|snowflake-arctic-embed|bge-|e5-|multilingual-e5|gte-|all-minilm|all-mpnet"
     r"|paraphrase-|embeddinggemma|qwen\d?-embedding|qwen3-reranker|granite-embedding|jina-embeddings|llama-?\d|qwen\d"
@@ -48,20 +48,20 @@ def take_model(
     kind = "" if ctx.meta.get("refembed.literal") else kind_of(first)
     if not kind:
         return model, texts
-    spelt = escape(first, 80)
+    spelled = escape(first, 80)
     if given:
         if kind == "model" and len(texts) > 1:
-            note(f"note: {spelt!r} is taken as a text; the model is {escape(model, 80)}", quiet=quiet)
+            note(f"note: {spelled!r} is taken as a text; the model is {escape(model, 80)}", quiet=quiet)
         return model, texts
     if len(texts) <= least and not more:
-        note(f"warning: {spelt!r} is taken as a text; if it is the model: {ctx.command_path} -m {spelt} TEXT")
+        note(f"warning: {spelled!r} is taken as a text; if it is the model: {ctx.command_path} -m {spelled} TEXT")
         return model, texts
     if kind == "model":
-        note(f"note: {spelt} is taken as the model, as with -m; `--` before it makes it a text", quiet=quiet)
+        note(f"note: {spelled} is taken as the model, as with -m; `--` before it makes it a text", quiet=quiet)
         return first, texts[1:]
     raise RequestError(
-        f"{spelt!r} looks like a model, and there is no such file, nor a known model of that name",
-        hint=advice(first, spelt, ctx.command_path),
+        f"{spelled!r} looks like a model, and there is no such file, nor a known model of that name",
+        hint=advice(first, spelled, ctx.command_path),
     )
 
 
@@ -83,13 +83,13 @@ def kind_of(word: str) -> str:
     return "perhaps" if TAGGED.fullmatch(word) or FAMILIES.fullmatch(word) else ""
 
 
-def advice(word: str, spelt: str, command: str) -> str:
+def advice(word: str, spelled: str, command: str) -> str:
     """What to write instead."""
     if word.lower().endswith(".gguf"):
-        return f"check the path; as a text: {command} -- {spelt} ..."
+        return f"check the path; as a text: {command} -- {spelled} ..."
     if "/" in word:
-        return f"from Hugging Face: -m {spelt} (pip install huggingface_hub); as a text: {command} -- {spelt} ..."
+        return f"from Hugging Face: -m {spelled} (pip install huggingface_hub); as a text: {command} -- {spelled} ..."
     return (
-        f"-m FILE.gguf names its file (`ollama show --modelfile {spelt}` prints where Ollama keeps it); "
-        f"as a text: {command} -- {spelt} ..."
+        f"-m FILE.gguf names its file (`ollama show --modelfile {spelled}` prints where Ollama keeps it); "
+        f"as a text: {command} -- {spelled} ..."
     )

@@ -93,9 +93,9 @@ def split(args: Sequence[str], own: Mapping[str, bool]) -> tuple[list[str], list
         if arg == "--":
             return [*kept, arg, *rest], ignored
         if name in SWITCHES:
-            spelt = switch(name, value, rest)
+            spelled = switch(name, value, rest)
             if ggml:
-                kept.append(spelt)
+                kept.append(spelled)
             else:
                 ignored.append(name)
         elif name in own:

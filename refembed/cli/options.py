@@ -158,8 +158,8 @@ def numerics_options(command: Callable[..., Any]) -> Callable[..., Any]:
         given = {name: options.pop(name) for name in ("profile", "flash_attn", "repack")}
         asked = {name: value for name, value in given.items() if value is not None}
         if asked and numerics != "ggml":
-            spelt = ", ".join("--" + name.replace("_", "-") for name in asked)
-            raise click.UsageError(f"{spelt}: only --numerics ggml has a choice there.")
+            spelled = ", ".join("--" + name.replace("_", "-") for name in asked)
+            raise click.UsageError(f"{spelled}: only --numerics ggml has a choice there.")
         if (memory_budget := options.pop("memory_budget")) is not None:
             if numerics == "ggml":
                 raise click.UsageError("--memory-budget: --numerics ggml has no choice there.")

@@ -29,7 +29,7 @@ Examples:
 @click.argument("type_name", metavar="TYPE")
 @click.option("--keep", metavar="PATTERN", multiple=True, help="Tensors that stay as they are; may be repeated.")
 @click.option("--pure", is_flag=True, help="One type for every weight, as far as its rows divide: no mix.")
-@click.option("--allow-requantize", is_flag=True, help="Take a file that is quantised already; it loses twice.")
+@click.option("--allow-requantize", is_flag=True, help="Take a file that is quantized already; it loses twice.")
 @click.option("--force", is_flag=True, help="Replace OUT where it is there already.")
 def command(
     model: str, output: Path, type_name: str, keep: tuple[str, ...], pure: bool, allow_requantize: bool, force: bool

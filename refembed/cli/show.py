@@ -1,4 +1,4 @@
-"""What a person reads: notes on stderr, tables on stdout. Coloured on a terminal, plain aligned text elsewhere."""
+"""What a person reads: notes on stderr, tables on stdout. Colored on a terminal, plain aligned text elsewhere."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def plain_table(heads: Sequence[str], right: Sequence[bool], rows: Sequence[Sequ
 
 
 def rich_table(heads: Sequence[str], right: Sequence[bool], rows: Iterable[Sequence[str]], alarming: str) -> None:
-    """The same in colour, folded to the terminal's width. Honours NO_COLOR and COLUMNS."""
+    """The same in color, folded to the terminal's width. Honors NO_COLOR and COLUMNS."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

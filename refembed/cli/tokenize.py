@@ -16,7 +16,7 @@ Examples:
   refembed tokenize --ids "Hello, world!"          [101, 7592, 1010, 2088, 999, 102]
   refembed tokenize --ids --file corpus.txt        a list a line
   refembed tokenize --no-parse-special "a [SEP] b"
-  refembed tokenize --explain "Hello, world!"      a line a stage: what was cut, normalised, merged, added
+  refembed tokenize --explain "Hello, world!"      a line a stage: what was cut, normalized, merged, added
   refembed tokenize --compare tokenizer.json --file corpus.txt
   refembed tokenize -m model.gguf --compare http://127.0.0.1:8080 "Hello"
 

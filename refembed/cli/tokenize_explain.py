@@ -92,8 +92,8 @@ def window(at: int, ids: Sequence[int], tokens: Sequence[bytes | None]) -> str:
     begin, shown = max(0, at - AROUND), []
     for i, (id, token) in enumerate(zip(ids, tokens, strict=True)):
         if begin <= i < at + AROUND:
-            spelt = f"{id} {escape(token) if token is not None else '?'}"
-            shown.append(f">{spelt}<" if i == at else spelt)
+            spelled = f"{id} {escape(token) if token is not None else '?'}"
+            shown.append(f">{spelled}<" if i == at else spelled)
     if at >= len(ids):
         shown.append(">nothing more<")
     return " ... " * (begin > 0) + "  ".join(shown) + " ..." * (at + AROUND < len(ids))
@@ -101,7 +101,7 @@ def window(at: int, ids: Sequence[int], tokens: Sequence[bytes | None]) -> str:
 
 def difference_object(d: Difference, where: str, text: str | bytes, ours: str, theirs: str) -> None:
     """A difference as JSON."""
-    ours_spelt, theirs_spelt = list(map(decode, d.our_tokens)), [t and decode(t) for t in d.their_tokens]
+    ours_spelled, theirs_spelled = list(map(decode, d.our_tokens)), [t and decode(t) for t in d.their_tokens]
     about = {"at": d.at, "before": decode(d.before), "causes": [vars(c) for c in d.causes]}
-    sides = {"ours": {"ids": d.ours, "pieces": ours_spelt}, "theirs": {"ids": d.theirs, "pieces": theirs_spelt}}
+    sides = {"ours": {"ids": d.ours, "pieces": ours_spelled}, "theirs": {"ids": d.theirs, "pieces": theirs_spelled}}
     print_json({"text": decode(text), "where": where, "names": [ours, theirs], "difference": about | sides})

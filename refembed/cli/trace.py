@@ -32,7 +32,7 @@ Examples:
   refembed trace --numerics exact --save run.npz "Hello, world!"
 
 Names are those of llama.cpp's graph, and repeat as they do there: Qcur-0 is a product, and once more the product plus
-its bias. Shapes are rows first: (tokens, channels). The last tensor, result_embd_pooled, is not normalised.
+its bias. Shapes are rows first: (tokens, channels). The last tensor, result_embd_pooled, is not normalized.
 """
 
 FIRST = 4  # values shown of each tensor

@@ -153,7 +153,7 @@ def chosen(against: str, pooling: str, options: dict[str, Any], adapters: Sequen
 
 
 def show(verdict: Any) -> None:
-    """The report: coloured on a terminal, plain text elsewhere."""
+    """The report: colored on a terminal, plain text elsewhere."""
     import sys
 
     from refembed.verify.report.text import footer, paragraph, tables, text_report, to_do
@@ -163,9 +163,9 @@ def show(verdict: Any) -> None:
         return
     from refembed.cli.show import rich_table
 
-    colour = {"identical": "green", "within rounding": "green", "differs": "red", "unexplained": "yellow"}[verdict.kind]
+    color = {"identical": "green", "within rounding": "green", "differs": "red", "unexplained": "yellow"}[verdict.kind]
     word, rest = paragraph(verdict).split(":", 1)
-    click.echo(click.style(word, fg=colour, bold=True) + ":" + rest)
+    click.echo(click.style(word, fg=color, bold=True) + ":" + rest)
     for title, heads, rows in tables(verdict):
         click.echo("\n" + click.style(title, bold=True))
         names, right = [h.removeprefix(">") for h in heads], [h.startswith(">") for h in heads]

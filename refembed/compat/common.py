@@ -56,7 +56,7 @@ def need(library: str, package: str, extra: str) -> None:
 
 
 def metadata_text(embedder: Embedder) -> dict[str, str]:
-    """The keys of the model's file that are no arrays, spelt as llama_model_meta_val_str spells them."""
+    """The keys of the model's file that are no arrays, spelled as llama_model_meta_val_str spells them."""
     md = embedder.tokenizer.vocab.metadata
     spell: dict[type, Callable[[Any], str]] = {bool: lambda x: str(x).lower(), float: lambda x: f"{x:f}"}
     return {key: spell.get(type(md[key]), str)(md[key]) for key in md if not md.type_name(key).startswith("ARRAY")}

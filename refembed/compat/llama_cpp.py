@@ -5,11 +5,11 @@
     llm.create_embedding(["Hello, world!"])["data"][0]["embedding"]
 
 As there: vectors are raw unless `normalize` is given, a text is cut to n_batch tokens (512) unless `truncate` is
-False, and special tokens that are spelt out in a text stay text. Two things differ. A reranker (pooling_type 4) gives
+False, and special tokens that are spelled out in a text stay text. Two things differ. A reranker (pooling_type 4) gives
 its scores, where llama-cpp-python reads n_embd numbers from beyond them. n_batch is never more than the model reads;
 there llama.cpp may abort. Arguments that would change the numbers and cannot be had (kv_overrides, rope_*, yarn_*,
 attention_type) are errors; those that would not (GPU layers, threads, mmap, sampling, caches, chat formats) are
-ignored. lora_path, lora_scale and flash_attn are honoured, the last for numerics "ggml". Writing text is refused.
+ignored. lora_path, lora_scale and flash_attn are honored, the last for numerics "ggml". Writing text is refused.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     llama.embed("Rust is memory-safe.", True)        # float32 (D), length 1
 
 `Llama("model.gguf", n_ctx=512, embeddings=True, pooling_type="cls")` is the same. As in llama-crab special tokens that
-are spelt out in a text stay text. Without a pooling type the model's file decides, and mean where it says nothing.
+are spelled out in a text stay text. Without a pooling type the model's file decides, and mean where it says nothing.
 `rerank` builds pairs as llama-server does; llama-crab leaves out the separator between query and document, and the
 scores of most models suffer. Ignored: GPU layers, mmap, batch sizes, threads, KV offload. Writing text is refused.
 """

@@ -210,7 +210,7 @@ class Context:
             self.decoded = embedder.embed([list(tokens)], pooling=how, normalize=-1)[0]
 
     def get_embeddings(self) -> F32 | None:
-        """The vector of what `decode` ran last, by the model's own pooling and not normalised; None before that."""
+        """The vector of what `decode` ran last, by the model's own pooling and not normalized; None before that."""
         return self.decoded if self.embeddings else None
 
     def clear_cache(self) -> None:

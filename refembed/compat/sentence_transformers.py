@@ -234,7 +234,7 @@ class SentenceTransformer:
         return cut
 
     def vectors(self, ids: list[list[int]], dimensions: int | None, again: bool) -> F32:
-        """Vectors (S, D): pooled, normalised where the model does that, cut, normalised again where asked."""
+        """Vectors (S, D): pooled, normalized where the model does that, cut, normalized again where asked."""
         width = self.embedder.info.n_embd_out
         norm = 2 if self.normalize or (again and dimensions is None) else -1
         found = self.embedder.embed(ids, pooling=self.pooling, normalize=norm)

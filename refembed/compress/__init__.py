@@ -12,7 +12,7 @@ codec     what every scheme is         kernels, plain, jit   the inner loops, in
 floats    float16, Matryoshka cuts     search                the best k, scored again, and recall
 scalar    int8, three ways             file                  codes and codec in one .npz
 binary    a bit a number               schemes               a scheme by its name
-pq        product quantisation         report, sentences     recall and speed of every scheme, measured
+pq        product quantization         report, sentences     recall and speed of every scheme, measured
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Binary quantisation: a bit for a number, 1 where it is above zero.
+"""Binary quantization: a bit for a number, 1 where it is above zero.
 
     code = packbits(x > 0), the first dimension in the highest bit of the first byte; a last byte is filled with zeros
     ubinary   those bytes, uint8          binary   each 128 less, int8: sentence-transformers' two forms

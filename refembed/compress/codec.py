@@ -1,6 +1,6 @@
 """What every scheme is: a codec that turns vectors into codes, back into vectors, and ranks codes by a query.
 
-    codec = fit("int8", corpus)          # what is to be learnt from the corpus: ranges, codebooks
+    codec = fit("int8", corpus)          # what is to be learned from the corpus: ranges, codebooks
     codes = codec.encode(corpus)         # (N, ...)
     codec.decode(codes)                  # (N, D) float32, as near as the scheme comes
     codec.scores(query, codec.prepare(codes))  # (N) float32, larger is nearer
@@ -57,7 +57,7 @@ class Codec(ABC):
         return int(np.prod(self.code_shape, dtype=np.int64)) * self.code_dtype.itemsize
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What was learnt, by name: `of_arrays` makes the codec from it again."""
+        """What was learned, by name: `of_arrays` makes the codec from it again."""
         return {name: getattr(self, name) for name in self.stored}
 
     def encode(self, x: npt.ArrayLike) -> Codes:

@@ -42,7 +42,7 @@ class Float16(Codec):
     def encode_rows(self, x: Float) -> Codes:
         """x in float16. Numbers beyond 65504 are refused."""
         if np.abs(x).max(initial=0) > self.LARGEST:
-            hint = "normalise the vectors, or take another scheme"
+            hint = "normalize the vectors, or take another scheme"
             raise RequestError(f"numbers beyond {self.LARGEST:g} do not fit into float16", hint=hint)
         return x.astype(np.float16)
 
@@ -76,7 +76,7 @@ class Matryoshka(Codec):
         self.code_dtype, self.code_shape = np.dtype("<f4"), (keep,)
 
     def encode_rows(self, x: Float) -> Codes:
-        """Cut, then normalise, in the dtype of x; then float32."""
+        """Cut, then normalize, in the dtype of x; then float32."""
         return normalize(np.ascontiguousarray(x[:, : self.keep]), 2).astype(np.float32)
 
     def decode_rows(self, codes: Codes) -> F32:

@@ -1,4 +1,4 @@
-"""Product quantisation: a vector is cut into M parts, and each part is stored as the number of the centroid next to it.
+"""Product quantization: a vector is cut into M parts, and each part is stored as the number of the centroid next to it.
 
     Jegou, Douze & Schmid 2011, Product Quantization for Nearest Neighbor Search
 
@@ -69,7 +69,7 @@ class ProductQuantizer(Codec):
                 f"pq:{M}: vectors of {D} numbers do not divide into {M} parts", hint=f"one of {divisors}"
             )
         if not len(rows):
-            raise RequestError("product quantisation learns from vectors, and there are none")
+            raise RequestError("product quantization learns from vectors, and there are none")
         rng = np.random.default_rng(seed)
         if len(rows) > SAMPLE:
             rows = rows[np.sort(rng.choice(len(rows), SAMPLE, replace=False))]
@@ -108,7 +108,7 @@ class ProductQuantizer(Codec):
 def check_size(x: Float) -> F32:
     """Vectors as float32, or RequestError where their squares would not fit."""
     if np.abs(check_finite(x)).max(initial=0) > LARGEST:
-        raise RequestError(f"numbers beyond {LARGEST:g} are too large for pq", hint="normalise the vectors")
+        raise RequestError(f"numbers beyond {LARGEST:g} are too large for pq", hint="normalize the vectors")
     return x.astype(np.float32)
 
 

@@ -1,7 +1,7 @@
 """What each scheme costs and keeps, measured on vectors at hand: bytes, recall, time.
 
 Vectors are made length 1, and some of them, drawn by the seed, are the queries. The rest is the corpus, from which
-ranges and codebooks are learnt. What is right is what float32 vectors say: the k rows with the largest dot product.
+ranges and codebooks are learned. What is right is what float32 vectors say: the k rows with the largest dot product.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Report:
 
 
 def default_schemes(D: int) -> list[str]:
-    """Every scheme, with cuts to a half and a quarter, and product quantisation 16 and 32 times smaller."""
+    """Every scheme, with cuts to a half and a quarter, and product quantization 16 and 32 times smaller."""
     cuts = [f"matryoshka:{D // n}" for n in (2, 4) if n <= D]
     parts = dict.fromkeys((default_parts(D), max(m for m in range(1, max(D // 8, 1) + 1) if D % m == 0)))
     return ["float32", "float16", "int8", "int8-global", "int8-vector", *cuts, *(f"pq:{m}" for m in parts), "ubinary"]

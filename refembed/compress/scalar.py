@@ -1,8 +1,8 @@
-"""Scalar quantisation: a byte for a number.
+"""Scalar quantization: a byte for a number.
 
     int8, uint8    each dimension has its range [low, high], taken from vectors: sentence-transformers' bytes
     int8-global    one range for all dimensions, the same bytes from it
-    int8-vector    each vector has a scale of its own, and nothing is learnt from others
+    int8-vector    each vector has a scale of its own, and nothing is learned from others
 
 The first three:  step = (high - low) / 255,  q = clip(floor((x - low) / step), 0, 255),  int8 is q - 128.
 sentence-transformers (util/quantization.py) decodes to the lower edge of a step, low + q step, which is off by up to a

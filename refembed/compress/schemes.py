@@ -67,7 +67,7 @@ SCHEMES = {
         lambda D, n, arrays: Matryoshka(D, n or 0), number="K",
     ),
     "pq": Scheme(
-        "product quantisation into M bytes", lambda D, n, x, seed: ProductQuantizer.fit(x, n, seed=seed),
+        "product quantization into M bytes", lambda D, n, x, seed: ProductQuantizer.fit(x, n, seed=seed),
         lambda D, n, arrays: ProductQuantizer(arrays["codebooks"]), learns=True, number="M, or nothing",
     ),
     "binary": plain("a bit a number, bytes less 128; sentence-transformers' binary", lambda D: Binary(D, "binary")),
@@ -97,8 +97,8 @@ def fit(scheme: str, vectors: npt.ArrayLike, *, seed: int = 0) -> Codec:
     """A codec for vectors like these.
 
     scheme    a name of SCHEMES: "int8", "pq", "pq:96", "matryoshka:128" ...
-    vectors   (N, D) what ranges and codebooks are learnt from; for the other schemes only D is looked at
-    seed      of product quantisation
+    vectors   (N, D) what ranges and codebooks are learned from; for the other schemes only D is looked at
+    seed      of product quantization
     Raises RequestError for no such scheme, vectors that are not, and ranges from fewer than two vectors.
     """
     row, number = parse(scheme)

@@ -268,7 +268,7 @@ def prepare(
 def convert_and_quantize(
     folder: Path, out_path: Path, outtype: str, name: str | None, progress: Progress | None, say: Say | None
 ) -> Path:
-    """Convert to F32, beside the place of the output, and quantise that."""
+    """Convert to F32, beside the place of the output, and quantize that."""
     canonical(outtype)
     try:
         scratch = tempfile.TemporaryDirectory(prefix=".refembed-", dir=out_path.parent)

@@ -1,6 +1,6 @@
 """Byte-pair encoding with byte fallback in a tokenizer.json: SentencePiece's BPE, as `transformers` 5 saves it alone.
 
-llama.cpp's "llama" tokenizer merges the two neighbours whose union has the highest score, a tokenizer.json those of the
+llama.cpp's "llama" tokenizer merges the two neighbors whose union has the highest score, a tokenizer.json those of the
 lowest rank. A score of -rank makes them the same, if each token has all its pairs, one rank after the other:
 
     merges "t h", "th e", "t he"   ->   th -1, the -2      the file says

@@ -2,7 +2,7 @@
 
 Mirrors llama.cpp's conversion/*.py: the same names, keys and values. Some weights are changed on the way, as there:
 
-    Llama     rows of q and k: halves of a head become neighbours, as RoPE's pairs "norm" want them
+    Llama     rows of q and k: halves of a head become neighbors, as RoPE's pairs "norm" want them
     Gemma     norms grow by 1, which Gemma's RMS norm adds and llama.cpp's does not
               where scores are scaled by another width than a head's, the norm of queries makes up for it
     RoBERTa   the first rows of the positions go, which no text uses
@@ -200,7 +200,7 @@ Change: TypeAlias = "Callable[[Any, Config], Any]"
 
 
 def turned(x: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """Rows of q or k: channel i and i + D/2 of each head become neighbours."""
+    """Rows of q or k: channel i and i + D/2 of each head become neighbors."""
     return x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 

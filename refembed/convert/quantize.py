@@ -73,12 +73,12 @@ def quantize_file(
     type_name         a name of TYPES or ALIASES, in capitals or not: "Q8_0", "q4_k_m"
     keep              patterns (`*` any letters, `?` one, `[ab]` one of them) of tensors' names that stay as they are
     pure              every weight gets the one type, token embeddings too: no mix (llama-quantize --pure)
-    allow_requantize  weights that are quantised already may be quantised again, at the cost of both roundings
-    progress          called with ("quantising", bytes of weights done, bytes in all)
+    allow_requantize  weights that are quantized already may be quantized again, at the cost of both roundings
+    progress          called with ("quantizing", bytes of weights done, bytes in all)
 
     Vectors, norms, biases, positions and segment types stay as they are; rows that the type's block does not divide
     get the type of FALLBACK. GGUFError where the input is no GGUF file, ModelError where it is one that cannot be
-    quantised, RequestError where the output cannot be written or a number does not fit the type. The weights pass
+    quantized, RequestError where the output cannot be written or a number does not fit the type. The weights pass
     through memory one tensor at a time, and the file is written whole or not at all.
     """
     name = canonical(type_name)
@@ -94,7 +94,7 @@ def quantize_file(
             def data() -> U8:
                 nonlocal done
                 if progress:
-                    progress("quantising", done, total)
+                    progress("quantizing", done, total)
                 done += planned.tensor.nbytes
                 return planned.data()
 
@@ -104,7 +104,7 @@ def quantize_file(
             writer.add_tensor(p.tensor.name, data_of(p), p.shape, p.type)
         writer.write(out_path)
     if progress:
-        progress("quantising", total, total)
+        progress("quantizing", total, total)
     return plan
 
 

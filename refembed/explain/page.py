@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from refembed.explain.walkthrough import FIRST, Journey, Step, normalised
+from refembed.explain.walkthrough import FIRST, Journey, Step, normalized
 from refembed.explain.words import spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
@@ -146,7 +146,7 @@ def states(j: Journey) -> str:
     )
     sizes = np.abs(x[np.isfinite(x)])
     spread = float(np.quantile(sizes, 0.995)) or None if sizes.size else None
-    note = "A row of pixels is a token, a column a channel; channels larger than the scale have its last colour."
+    note = "A row of pixels is a token, a column a channel; channels larger than the scale have its last color."
     return figure(heat(x, alt, signed=True, most=spread), f"{esc(alt)} {note}")
 
 
@@ -164,7 +164,7 @@ def pooling(j: Journey) -> str:
 
 def normalization(j: Journey) -> str:
     """The last step."""
-    unit = normalised(j)
+    unit = normalized(j)
     if j.pooled is None or unit is None or len(j.pooled) < 2:
         return ""
     alt = f"The vector: {len(unit)} numbers between {unit.min():.3g} and {unit.max():.3g}, the first one at the left."

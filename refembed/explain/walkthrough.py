@@ -101,7 +101,7 @@ class Journey:
     attention: dict[int, Array]  # layer -> (H, T, T); empty where the run shows none
     how: str  # the pooling's name
     pooling: Pooling
-    pooled: F64 | None  # (D) before it is normalised; None: one vector a token
+    pooled: F64 | None  # (D) before it is normalized; None: one vector a token
     shares: F64 | None  # (T) of the tokens in the pooled vector
     vector: Array  # (D), or (T, D)
     vectors: Array | None = None  # (N, D) of all texts
@@ -400,6 +400,6 @@ def decode(text: str | bytes) -> str:
     return text if isinstance(text, str) else text.decode("utf-8", "replace")
 
 
-def normalised(journey: Journey) -> F64 | None:
+def normalized(journey: Journey) -> F64 | None:
     """The pooled vector over its length: (D)."""
     return None if journey.pooled is None else np.asarray(normalize(journey.pooled[None], 2))[0]

@@ -1,4 +1,4 @@
-"""GGUF: bytes -> metadata and raw tensors, and back. No maths.
+"""GGUF: bytes -> metadata and raw tensors, and back. No math.
 
     cursor    bounds-checked reads          strings   lazy arrays of strings
     metadata  keys and values               quants    ONE table of tensor types

@@ -143,7 +143,7 @@ def read_version(cursor: Cursor) -> int:
     """Magic and version. Sets the cursor's byte order: a version whose low half is zero was written the other way."""
     begin = bytes(cursor.data[:24])
     if begin[:4] != b"GGUF"[: len(begin)]:
-        found, hint = recognise(begin)
+        found, hint = recognize(begin)
         raise cursor.fail("magic", found, 0, hint)
     cursor.take(4, "magic")
     word = bytes(cursor.take(4, "version"))
@@ -157,7 +157,7 @@ def read_version(cursor: Cursor) -> int:
     return version
 
 
-def recognise(begin: bytes) -> tuple[str, str]:
+def recognize(begin: bytes) -> tuple[str, str]:
     """What a file that is not GGUF is, by its first 24 bytes, and what to do about it."""
     for magic, kind, hint in OTHER_MAGICS:
         if begin.startswith(magic):

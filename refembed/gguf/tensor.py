@@ -78,7 +78,7 @@ def row_numbers(name: str, indices: npt.ArrayLike, n: int) -> npt.NDArray[np.int
 def decode(raw: U8, type: QuantType, byteorder: ByteOrder) -> F32:
     """Blocks (nbytes) -> float32 (weights), flat.
 
-    The one plug-in seam of the package: gguf/ is the lowest layer and knows no maths, so the decoder, which stands
+    The one plug-in seam of the package: gguf/ is the lowest layer and knows no math, so the decoder, which stands
     above it, is loaded by name when the first tensor is decoded.
     """
     if raw.size == 0:
@@ -161,7 +161,7 @@ def read_quant_type(cursor: Cursor, name: str) -> QuantType:
     start = cursor.pos
     number = cursor.u32(f"type of tensor {shown(name)}")
     if number in REMOVED:
-        hint = "llama.cpp removed this type; quantise the original model again, to Q4_0 for example"
+        hint = "llama.cpp removed this type; quantize the original model again, to Q4_0 for example"
         raise cursor.fail(f"type of tensor {shown(name)}", f"{number} ({REMOVED[number]}, removed)", start, hint)
     if number not in BY_ID:
         known = ", ".join(f"{id} {t.name}" for id, t in sorted(BY_ID.items()))

@@ -5,5 +5,5 @@
     charts     lines and bars as SVG; token strips
     attention  a map whose layer and head a reader chooses
 
-Every picture says in words what it shows (its alt text), and no meaning is carried by colour alone.
+Every picture says in words what it shows (its alt text), and no meaning is carried by color alone.
 """

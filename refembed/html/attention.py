@@ -37,7 +37,7 @@ SCRIPT = """
     for (var i = 0; i < raw.length; i++) { found[i] = raw.charCodeAt(i); }
     return found;
   }
-  function colour(a) {
+  function color(a) {
     var x = Math.sqrt(a) * (data.ramp.length - 1), i = Math.min(Math.floor(x), data.ramp.length - 2), f = x - i;
     return data.ramp[i].map(function (c, k) { return Math.round(c + f * (data.ramp[i + 1][k] - c)); });
   }
@@ -47,7 +47,7 @@ SCRIPT = """
     small.width = small.height = n;
     var image = new ImageData(n, n);
     for (var i = 0; i < n * n; i++) {
-      var c = colour(map[i] / 255);
+      var c = color(map[i] / 255);
       image.data.set([c[0], c[1], c[2], 255], 4 * i);
     }
     small.getContext("2d").putImageData(image, 0, 0);

@@ -12,8 +12,8 @@ from refembed.html.page import esc
 
 WIDTH, HEIGHT = 900, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 34, 44
-COLOURS = ("var(--blue)", "var(--orange)", "var(--soft)", "var(--violet)")  # of page.STYLE, by day and by night
-MARKS = ("circle", "square", "none", "none")  # lines are told apart by more than colour
+COLORS = ("var(--blue)", "var(--orange)", "var(--soft)", "var(--violet)")  # of page.STYLE, by day and by night
+MARKS = ("circle", "square", "none", "none")  # lines are told apart by more than color
 DASHES = ("", "", "6 4", "2 3")
 
 
@@ -109,7 +109,7 @@ def clip(label: str, most: int = 16) -> str:
 
 def draw(line: Line, x: Sequence[float], y_of: Callable[[float], float], k: int, titles: Sequence[str]) -> str:
     """One line, broken where values are missing, with a mark at each value."""
-    colour, mark, dash = (c[k % len(c)] for c in (COLOURS, MARKS, DASHES))
+    color, mark, dash = (c[k % len(c)] for c in (COLORS, MARKS, DASHES))
     points = [(x[i], y_of(v), i, v) if v is not None and math.isfinite(v) else None for i, v in enumerate(line.y)]
     path, pen = [], "M"
     for p in points:
@@ -119,27 +119,27 @@ def draw(line: Line, x: Sequence[float], y_of: Callable[[float], float], k: int,
         path.append(f"{pen}{p[0]:.1f} {p[1]:.1f}")
         pen = "L" if line.joined else "M"
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    parts = [f'<path d="{" ".join(path)}" fill="none" stroke="{colour}" stroke-width="1.6"{dashed}/>'] if path else []
+    parts = [f'<path d="{" ".join(path)}" fill="none" stroke="{color}" stroke-width="1.6"{dashed}/>'] if path else []
     size = 3.2 if len(line.y) < 120 else 1.8
     mark = "tick" if mark == "none" and not line.joined else mark
     for p in points:
         if p is not None and mark != "none":
             where = f" {titles[p[2]]}" if titles else ""
             title = f"<title>{esc(line.name)}{esc(where)}: {p[3]:.4g}</title>"
-            parts.append(shape(mark, p[0], p[1], size, colour, title))
+            parts.append(shape(mark, p[0], p[1], size, color, title))
     return "".join(parts)
 
 
-def shape(mark: str, x: float, y: float, size: float, colour: str, title: str) -> str:
+def shape(mark: str, x: float, y: float, size: float, color: str, title: str) -> str:
     """A mark with its title."""
     if mark == "circle":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{colour}">{title}</circle>'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" fill="{color}">{title}</circle>'
     if mark == "tick":
         return (
-            f'<rect x="{x - size:.1f}" y="{y - 0.7:.1f}" width="{2 * size}" height="1.4" fill="{colour}">{title}</rect>'
+            f'<rect x="{x - size:.1f}" y="{y - 0.7:.1f}" width="{2 * size}" height="1.4" fill="{color}">{title}</rect>'
         )
     side = 2 * size
-    return f'<rect x="{x - size:.1f}" y="{y - size:.1f}" width="{side}" height="{side}" fill="{colour}">{title}</rect>'
+    return f'<rect x="{x - size:.1f}" y="{y - size:.1f}" width="{side}" height="{side}" fill="{color}">{title}</rect>'
 
 
 def legend(names: Sequence[str], x: float) -> str:
@@ -147,13 +147,13 @@ def legend(names: Sequence[str], x: float) -> str:
     parts = []
     for k, name in enumerate(names):
         dash = f' stroke-dasharray="{DASHES[k % len(DASHES)]}"' if DASHES[k % len(DASHES)] else ""
-        colour = COLOURS[k % len(COLOURS)]
+        color = COLORS[k % len(COLORS)]
         parts.append(f'<text x="{x:.1f}" y="14">{esc(name)}</text>')
         parts.append(
-            f'<line x1="{x - 26:.1f}" x2="{x - 6:.1f}" y1="10" y2="10" stroke="{colour}" stroke-width="2"{dash}/>'
+            f'<line x1="{x - 26:.1f}" x2="{x - 6:.1f}" y1="10" y2="10" stroke="{color}" stroke-width="2"{dash}/>'
         )
         if MARKS[k % len(MARKS)] != "none":
-            parts.append(shape(MARKS[k % len(MARKS)], x - 16, 10, 3.2, colour, ""))
+            parts.append(shape(MARKS[k % len(MARKS)], x - 16, 10, 3.2, color, ""))
         x += 7.2 * len(name) + 44
     return "".join(parts)
 

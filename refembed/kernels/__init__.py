@@ -6,6 +6,6 @@ fast         float32: compiled kernels of our own (tile, products, jit_attention
              shared among cores (threads, crew), played for short texts (tape)
 ggml         float32, rounded where llama.cpp rounds
 norms, activations, attention    the definitions, in readable NumPy
-matmul       a product by BLAS whose rows do not depend on their neighbours, for `exact`
+matmul       a product by BLAS whose rows do not depend on their neighbors, for `exact`
 dequant      blocks of a GGUF tensor to float32
 """

@@ -1,7 +1,7 @@
 """BERT: MiniLM, BGE, E5, GTE and other encoders of the `bert` architecture (RoBERTa and XLM-R are converted to it too).
 
 Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers"; the block is Vaswani et al. 2017, figure 1
-(left), normalised after each residual. Mirrors llama.cpp's src/models/bert.cpp; taps carry that graph's names.
+(left), normalized after each residual. Mirrors llama.cpp's src/models/bert.cpp; taps carry that graph's names.
 
           ids ─► token_embd + token_types[0] + position_embd ─► norm ─► x
     n_layer ×    x ─► attention ─► + x ─► norm ─► y ─► up ─► gelu ─► down ─► + y ─► norm ─► x

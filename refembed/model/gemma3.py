@@ -1,7 +1,7 @@
 """Gemma 3 (text): 270M, 1B, 4B, 12B, 27B, and embedders made from them.
 
 Gemma Team 2025, "Gemma 3 Technical Report". Norms stand before and after attention and feed-forward; queries and keys
-are normalised head by head. Five layers of six look back through a sliding window and turn by another base. Mirrors
+are normalized head by head. Five layers of six look back through a sliding window and turn by another base. Mirrors
 llama.cpp's src/models/gemma3.cpp; taps carry that graph's names.
 
           ids ─► token_embd ─► * sqrt(C) ─► x

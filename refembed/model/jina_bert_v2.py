@@ -1,7 +1,7 @@
 """Jina BERT v2: jina-embeddings-v2 in all languages and for code, jina-reranker-v1.
 
 Günther et al. 2023, "Jina Embeddings 2: 8192-Token General-Purpose Text Embeddings for Long Documents": BERT with ALiBi
-(Press et al. 2022) for positions and a gated feed-forward part; the model for code also normalises queries and keys,
+(Press et al. 2022) for positions and a gated feed-forward part; the model for code also normalizes queries and keys,
 and adds a layer's input once more. Mirrors llama.cpp's src/models/jina-bert-v2.cpp, whose graph is that of bert.cpp;
 taps carry its names.
 

@@ -1,6 +1,6 @@
 """LFM2, LFM2-ColBERT and LFM2.5-Embedding (Liquid AI), dense.
 
-Liquid AI 2025, "LFM2 Technical Report": most layers mix neighbours by a short gated convolution, a few by attention
+Liquid AI 2025, "LFM2 Technical Report": most layers mix neighbors by a short gated convolution, a few by attention
 with normed queries and keys. Mirrors llama.cpp's src/models/lfm2.cpp; taps carry that graph's names, braces and all.
 dense_2 multiplies the pooled vector, or each token's (ColBERT).
 
@@ -71,7 +71,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Fl
     for il, blk in enumerate(w.blk):
         see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
 
-        # every token looks at its neighbours: a few of them, or all before it
+        # every token looks at its neighbors: a few of them, or all before it
         y = see("model.layers.{}.operator_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
         mix = short_conv if hp.conv_layers[il] else attention
         x = see("ffn_inp", mix(y, blk, hp, batch, ops, see) + x)  # (T, C)

@@ -1,6 +1,6 @@
 """Llama 1 to 3, Mistral, and embedders made from them (e5-mistral, SFR, LLM2Vec).
 
-Touvron et al. 2023, "LLaMA"; RoPE turns neighbouring channels, as the converter has reordered Q and K for it. Mirrors
+Touvron et al. 2023, "LLaMA"; RoPE turns neighboring channels, as the converter has reordered Q and K for it. Mirrors
 llama.cpp's src/models/llama.cpp; taps carry that graph's names.
 
           ids ─► token_embd ─► x

@@ -1,6 +1,6 @@
 """NeoBERT.
 
-Le Breton et al. 2025, "NeoBERT: A Next-Generation BERT": norms before each part, RoPE on neighbouring channels, SwiGLU,
+Le Breton et al. 2025, "NeoBERT: A Next-Generation BERT": norms before each part, RoPE on neighboring channels, SwiGLU,
 no biases. llama.cpp cuts the one QKV matrix into three blocks, where the published model cuts it head by head. Mirrors
 llama.cpp's src/models/neo-bert.cpp; taps carry that graph's names.
 

@@ -1,7 +1,7 @@
 """Qwen 3, Qwen3-Embedding and Qwen3-Reranker.
 
 Yang et al. 2025, "Qwen3 Technical Report"; Zhang et al. 2025, "Qwen3 Embedding": Qwen 2 without biases, and queries and
-keys are normalised head by head. Mirrors llama.cpp's src/models/qwen3.cpp; taps carry that graph's names.
+keys are normalized head by head. Mirrors llama.cpp's src/models/qwen3.cpp; taps carry that graph's names.
 
           ids ─► token_embd ─► x
     n_layer ×    x ─► norm ─► attention ─► + x ─► y ─► norm ─► silu(gate) * up ─► down ─► + y ─► x

@@ -1,7 +1,7 @@
 """The encoder of T5: sentence-t5, gtr-t5, instructor.
 
 Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer". A token's place
-shows in one thing only: a learnt number for each head and each bucket of distances, added to a score. Scores are not
+shows in one thing only: a learned number for each head and each bucket of distances, added to a score. Scores are not
 scaled. Mirrors llama.cpp's src/models/t5encoder.cpp and the encoder in t5.cpp; taps carry that graph's names.
 
           ids ─► token_embd ─► x

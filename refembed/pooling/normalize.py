@@ -1,4 +1,4 @@
-"""Normalising: making vectors equally long, in one of several senses of length.
+"""Normalizing: making vectors equally long, in one of several senses of length.
 
 float32 vectors come out bit for bit as from llama.cpp's common_embd_normalize (common/common.cpp), corner cases too:
 
@@ -30,7 +30,7 @@ from refembed.kernels.exact.sums import ordered_sum
 
 LARGEST = 32760.0  # what p = 0 makes of the largest magnitude: near the end of int16
 KNOWN = "-1 as it is, 0 largest magnitude, 1 taxicab, 2 Euclid, 3 and above p-norms"
-ROWS = 256  # normalised at a time; changes no bits
+ROWS = 256  # normalized at a time; changes no bits
 
 
 def normalize(x: npt.ArrayLike, p: int = 2) -> Float:
@@ -43,7 +43,7 @@ def normalize(x: npt.ArrayLike, p: int = 2) -> Float:
                          1  sum of magnitudes 1 (taxicab)
                          2  sum of squares 1 (Euclid)
                          p  (sum |x|^p)^(1/p) = 1
-    returns  (..., D)   a new array; a vector's bits do not depend on its neighbours
+    returns  (..., D)   a new array; a vector's bits do not depend on its neighbors
     Raises RequestError for p below -1, a p that is not a whole number, and an x that is not of numbers.
     """
     p, x = check_p(p), check_vectors(x)
@@ -68,7 +68,7 @@ def normalize_rows(x: Float, p: int) -> Float:
 
 
 def magnitude(x: Float) -> Float:
-    """max |x| of each row: (N, D) -> (N); looks past NaN, as a comparison does (np.fmax not past a signalling one)."""
+    """max |x| of each row: (N, D) -> (N); looks past NaN, as a comparison does (np.fmax not past a signaling one)."""
     size = np.abs(x)
     return cast(Float, np.max(size, axis=1, initial=0, where=~np.isnan(size)))
 

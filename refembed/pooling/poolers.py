@@ -39,7 +39,7 @@ def weighted_mean(x: Float) -> npt.NDArray[Any]:
 
 
 # Sums are in double and in token order, rounded once, at the end, to the type of x. So a text's vector does not
-# depend on its neighbours, and a float32 mean never leaves the range of what it averages.
+# depend on its neighbors, and a float32 mean never leaves the range of what it averages.
 POOLERS: dict[str, Pooler] = {
     "none":          lambda x: x,                                    # (n, C): each token keeps its vector
     "mean":          lambda x: ordered_sum(x) / len(x),

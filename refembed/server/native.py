@@ -55,7 +55,7 @@ def read_embed(state: State, raw: bytes) -> tuple[dict[str, Any], Job, bool]:
 
 
 def job_of(state: State, ids: list[list[int]], normalize: int, dimensions: Any = None) -> Job:
-    """A job for texts; the tokens' own vectors, and a reranker's scores, are never normalised."""
+    """A job for texts; the tokens' own vectors, and a reranker's scores, are never normalized."""
     if dimensions is not None:
         dimensions = to_int(dimensions)
     state.embedder.check_options(state.how, normalize, dimensions)
@@ -149,10 +149,10 @@ def tokens_of(state: State, raw: bytes) -> bytes:
     if not field(body, "with_pieces", False):
         return dumps({"tokens": ids})
     check_vocabulary(state, ids)
-    return dumps({"tokens": [{"id": i, "piece": spelt(tokenizer.piece(i))} for i in ids]})
+    return dumps({"tokens": [{"id": i, "piece": spelled(tokenizer.piece(i))} for i in ids]})
 
 
-def spelt(piece: bytes) -> str | list[int]:
+def spelled(piece: bytes) -> str | list[int]:
     """A token's bytes: text where they are UTF-8, else numbers."""
     try:
         return piece.decode()
@@ -161,7 +161,7 @@ def spelt(piece: bytes) -> str | list[int]:
 
 
 async def detokenize(state: State, request: Request) -> Response:
-    """POST /detokenize: the text of ids, special tokens spelt out."""
+    """POST /detokenize: the text of ids, special tokens spelled out."""
     return raw_reply(await state.off_loop(request, text_of, state, await read_body(request)))
 
 

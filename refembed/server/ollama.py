@@ -56,7 +56,7 @@ async def embed(state: State, request: Request) -> Response:
 
 
 async def embed_one(state: State, request: Request) -> Response:
-    """POST /api/embeddings: the vector of one prompt, not normalised."""
+    """POST /api/embeddings: the vector of one prompt, not normalized."""
     body = await state.off_loop(request, read_object, await read_body(request))
     prompt = body.get("prompt", "")
     if not isinstance(prompt, str):

@@ -35,7 +35,7 @@ FACTS = (  # of /status, key -> what the page calls it
     ("model", "Model"),
     ("architecture", "Architecture"),
     ("pooling", "Pooling"),
-    ("normalize", "Normalised"),
+    ("normalize", "Normalized"),
     ("dimension", "Numbers a vector"),
     ("numerics", "Numerics"),
     ("context", "Longest text, tokens"),

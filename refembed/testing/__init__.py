@@ -7,7 +7,7 @@
             return my_engine.pool(hidden, offsets, how)
 
     pooling_properties     what pooling does: PoolingContract
-    normalize_properties   what normalising does: NormalizeContract
+    normalize_properties   what normalizing does: NormalizeContract
     similarity_properties  what cosine, dot product and distances do: SimilarityContract
     code_properties        what int8 and binary codes and Hamming distance do: CodeContract
     strategies             hidden states, packed batches, vectors, norms, modes

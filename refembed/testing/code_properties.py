@@ -119,7 +119,7 @@ class CodeContract(Contract):
 
     @for_all(drawn=draw.shuffled(draw.vector_rows()), precision=st.sampled_from(["int8", "uint8", "binary", "ubinary"]))
     def rows_stand_alone(self, drawn: tuple[F32, Any], precision: str) -> None:
-        """A vector's code depends on that vector and the ranges alone: not on its neighbours, nor on its place."""
+        """A vector's code depends on that vector and the ranges alone: not on its neighbors, nor on its place."""
         x, order = drawn
         ranges = np.stack([x.min(axis=0), x.max(axis=0)])
         whole = self.bytes_of(x, precision, ranges)

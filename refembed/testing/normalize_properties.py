@@ -1,4 +1,4 @@
-"""What normalising does, whoever does it: properties of scaling each vector to one length.
+"""What normalizing does, whoever does it: properties of scaling each vector to one length.
 
     from refembed.testing import NormalizeContract
 
@@ -42,11 +42,11 @@ class NormalizeContract(Contract):
         raise NotImplementedError(f"{type(self).__name__} needs a method normalize(self, x, p)")
 
     def rows(self, x: npt.NDArray[Any], p: int) -> F64:
-        """x (N, D), normalised."""
+        """x (N, D), normalized."""
         return np.asarray(self.normalize(x.astype(self.dtype), p), np.float64)
 
     def one(self, x: npt.NDArray[Any], p: int) -> F64:
-        """x (D), normalised."""
+        """x (D), normalized."""
         y = self.rows(x[None], p)
         if y.shape != (1, len(x)):
             raise AssertionError(f"p = {p}: shape {y.shape}, expected {(1, len(x))}")
@@ -62,7 +62,7 @@ class NormalizeContract(Contract):
         """Those norms that the implementation has, from `least` up."""
         return [p for p in self.norms if p >= least]
 
-    # --- what a normalised vector is ---
+    # --- what a normalized vector is ---
 
     @for_all(x=draw.wild_vectors())
     def minus_one_changes_nothing(self, x: F32) -> None:

@@ -235,7 +235,7 @@ class PoolingContract(Contract):
     # --- batches ---
 
     @for_all(batch=draw.batches())
-    def neighbours_do_not_matter(self, batch: PackedBatch) -> None:
+    def neighbors_do_not_matter(self, batch: PackedBatch) -> None:
         """A text's vector is the same alone and in a batch, to the last bit."""
         for how in self.of(draw.MODES):
             for s, (text, y) in enumerate(zip(batch.texts, self.batch(batch, how), strict=True)):

@@ -104,7 +104,7 @@ def word(rng: random.Random) -> str:
 
 
 def block(rng: random.Random) -> str:
-    """Up to 8 of 128 neighbours, anywhere: a script, symbols, private use, unassigned."""
+    """Up to 8 of 128 neighbors, anywhere: a script, symbols, private use, unassigned."""
     planes = (0x2000, 0x10000, 0x20000, 0x30000, 0x110000)
     start = below(rng, pick(rng, planes) // 128) * 128
     return "".join(character(start + below(rng, 128)) for _ in range(1 + below(rng, 8)))

@@ -48,7 +48,7 @@ class Tokenizer(ABC):
 
         text           characters, or bytes that are meant as UTF-8; bytes that are not are no error
         add_special    put the kind's special tokens in front and behind
-        parse_special  a special token spelt out in the text becomes that token
+        parse_special  a special token spelled out in the text becomes that token
 
         RequestError for a text that is neither str nor bytes, or has a code point above U+10FFFF; ModelError where a
         special token has to be added that the model does not name.

@@ -1,12 +1,13 @@
-"""Byte-pair encoding: in each piece of text, the two neighbours that merged first in training merge first.
+"""Byte-pair encoding: in each piece of text, the two neighbors that merged first in training merge first.
 
 Sennrich et al. 2016; on bytes, Radford et al. 2019 (GPT-2). `tokenizer.ggml.model` = "gpt2", "gemma4", "whitespace" or
 "hybriddna". Mirrors llm_tokenizer_bpe_session and the sessions derived from it in src/llama-vocab.cpp.
 
     "Hello world"  ->  "Hello", " world"  ->  "H e l l o", "Ġ w o r l d"  ->  ...  ->  "Hello", "Ġworld"
 
-The pieces come from the pre-tokenizer (`pretokenize`). Tokens are spelt in an alphabet in which each byte is a visible
-character: a space is Ġ. Some models spell them in UTF-8 instead, with a space as U+2581 (`PreTokenizer.byte_encode`).
+The pieces come from the pre-tokenizer (`pretokenize`). Tokens are spelled in an alphabet in which each byte is a
+visible character: a space is Ġ. Some models spell them in UTF-8 instead, with a space as U+2581
+(`PreTokenizer.byte_encode`).
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ class BPE(ByteTokens):
             self.words = Remembered(functools.partial(through, cut, self.words))
 
     def encode_text(self, text: bytes) -> list[int]:
-        """Spaces as the model spells them, then `encode_spelt`."""
-        return self.encode_spelt(text.replace(b" ", WORD_START) if self.pre.escape_spaces else text)
+        """Spaces as the model spells them, then `encode_spelled`."""
+        return self.encode_spelled(text.replace(b" ", WORD_START) if self.pre.escape_spaces else text)
 
-    def encode_spelt(self, text: bytes) -> list[int]:
+    def encode_spelled(self, text: bytes) -> list[int]:
         """Text to pieces, pieces to ids."""
         return list(self.words[decode(text)])
 
@@ -92,7 +93,7 @@ class BPE(ByteTokens):
         return [ids[name] for name in names if name in ids]
 
     def decode_text(self, token: bytes) -> bytes:
-        """The bytes that a token's letters stand for; a letter that stands for none is spelt out."""
+        """The bytes that a token's letters stand for; a letter that stands for none is spelled out."""
         if self.pre.escape_spaces:
             return super().decode_text(token)
         return b"".join(BYTE_OF_LETTER.get(c) or unknown_letter(c, token) for c in decode(token))
@@ -111,9 +112,9 @@ def check_letters(vocab: Vocab, where: str) -> None:
     decoded = (vocab.attributes & (Attribute.NORMAL | SHOWN_AS_IS)) == Attribute.NORMAL
     for id in np.flatnonzero(decoded):
         if TOO_HIGH.search(vocab.tokens[id]):
-            spelt = vocab.tokens[id].hex(" ").upper()
+            spelled = vocab.tokens[id].hex(" ").upper()
             raise ModelError(
-                f"{where}: tokenizer.ggml.tokens: {id} has a code point above U+10FFFF (bytes {spelt})",
+                f"{where}: tokenizer.ggml.tokens: {id} has a code point above U+10FFFF (bytes {spelled})",
                 hint="llama.cpp refuses such a file; convert the model again",
             )
 
@@ -142,7 +143,7 @@ def read_ranks(vocab: Vocab, optional: bool, where: str) -> dict[bytes, int]:
 
 
 def merge(symbols: list[bytes], ranks: dict[bytes, int]) -> list[bytes]:
-    """Merge neighbours until none are in `ranks`: always the pair of lowest rank, of equal ones the leftmost."""
+    """Merge neighbors until none are in `ranks`: always the pair of lowest rank, of equal ones the leftmost."""
     symbols = list(symbols)
     rank = [ranks.get(left + b" " + right, NEVER) for left, right in pairwise(symbols)]  # of i and i + 1
     while rank and (lowest := min(rank)) != NEVER:
@@ -160,7 +161,7 @@ def merge_many(symbols: list[bytes], ranks: dict[bytes, int]) -> list[bytes]:
     """As `merge`, in n log n steps for n symbols: a heap of pairs, a list that is linked both ways.
 
     A pair is one number, rank * n + index of its left symbol, so that the smallest is the next to merge. One whose left
-    symbol has by now another rank with its neighbour is out of date.
+    symbol has by now another rank with its neighbor is out of date.
     """
     n = len(symbols)
     symbols = list(symbols)

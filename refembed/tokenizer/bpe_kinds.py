@@ -13,7 +13,7 @@ from refembed.tokenizer.vocab import Vocab
 class WhitespaceBPE(BPE):
     """ "whitespace", jina-embeddings-v2-base-zh: white space separates and is lost, nothing else does."""
 
-    def encode_spelt(self, text: bytes) -> list[int]:
+    def encode_spelled(self, text: bytes) -> list[int]:
         """Each run of anything but white space on its own, lower-cased where the model wants that."""
         folded = decode(text).translate(Folded(self.vocab.lowercase))
         return [i for word in folded.split(" ") for i in self.words[word]]
@@ -44,15 +44,15 @@ class HybridDNA(BPE):
         named = [vocab.ids.get(text) for text in (DNA_BEGIN, DNA_END, DNA_UNKNOWN)]
         self.roles = [id for id in named if id is not None]
 
-    def encode_spelt(self, text: bytes) -> list[int]:
+    def encode_spelled(self, text: bytes) -> list[int]:
         """Text and DNA in turn. Plain byte-pair encoding where the vocabulary lacks one of the three tokens."""
         if len(self.roles) < 3:
-            return super().encode_spelt(text)
+            return super().encode_spelled(text)
         begin, end, _ = self.roles
         found: list[int] = []
         while text:
             plain, opened, text = text.partition(DNA_BEGIN)
-            found += super().encode_spelt(plain)
+            found += super().encode_spelled(plain)
             if opened:
                 bases, closed, text = text.partition(DNA_END)
                 found += [begin, *self.encode_bases(bases), *([end] if closed else [])]

@@ -35,7 +35,7 @@ def byte_piece(token: bytes, where: str) -> bytes:
     if len(token) < DIGITS.start:
         raise ModelError(
             f"{where}: tokenizer.ggml.token_type: token {token.decode(errors='replace')!r} is a byte; which one?",
-            hint="a byte token is spelt <0x41>; llama.cpp refuses the file as well",
+            hint="a byte token is spelled <0x41>; llama.cpp refuses the file as well",
         )
     number = NUMBER.match(token[DIGITS])
     return bytes([int(number[1], 16) & 0xFF]) if number else b"\0"

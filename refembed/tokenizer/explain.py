@@ -2,13 +2,13 @@
 
     text            Hello, [SEP] Welt!
     special tokens  Hello,␣ [SEP] ␣Welt!        cut out first, from the bytes as they are
-    normalised      hello , [SEP] welt !
+    normalized      hello , [SEP] welt !
     pre-tokens      hello , [SEP] welt !        what is tokenized on its own
     pieces          ▁hello ▁, [SEP] ▁we lt ▁!   tokens of the vocabulary
     added           [CLS] ... [SEP]
     ids             101 7592 1010 102 ...
 
-A stage that a kind does not have is left out: byte-pair encoding does not normalise, SentencePiece has no pre-tokens.
+A stage that a kind does not have is left out: byte-pair encoding does not normalize, SentencePiece has no pre-tokens.
 What encodes is each kind's own `encode`; this asks the same functions again, one stage at a time.
 """
 
@@ -34,7 +34,7 @@ class Stage:
     rule: str  # what made it so, with the GGUF keys that decide
 
 
-NAMES = ("text", "special tokens", "normalised", "pre-tokens", "pieces", "added", "ids")
+NAMES = ("text", "special tokens", "normalized", "pre-tokens", "pieces", "added", "ids")
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Hooks:
     """How one kind is asked for its stages. A function that is None stands for a stage that the kind does not have."""
 
     pieces: str  # how pieces come about
-    normalise: Callable[[Any, bytes], bytes] | None = None  # tokenizer, fragment
-    normalised: str = ""
-    split: Callable[[Any, bytes], list[bytes]] | None = None  # tokenizer, normalised fragment
+    normalize: Callable[[Any, bytes], bytes] | None = None  # tokenizer, fragment
+    normalized: str = ""
+    split: Callable[[Any, bytes], list[bytes]] | None = None  # tokenizer, normalized fragment
     pre_tokens: str = ""
 
 
@@ -58,10 +58,10 @@ def stages(
     hooks = HOOKS.get(vocab.kind, Hooks("tokenizer.ggml.model"))
     fragments = partition(raw, tokenizer._specials[bool(parse_special)])
     found = [Stage("text", (raw,) if raw else (), "as UTF-8"), cuts(fragments, parse_special)]
-    if hooks.normalise:
-        normalise = hooks.normalise
-        fragments = [f if isinstance(f, int) else normalise(tokenizer, f) for f in fragments]
-        found.append(Stage("normalised", tuple(f for f in fragments if f != b""), rule(hooks.normalised, vocab)))
+    if hooks.normalize:
+        normalize = hooks.normalize
+        fragments = [f if isinstance(f, int) else normalize(tokenizer, f) for f in fragments]
+        found.append(Stage("normalized", tuple(f for f in fragments if f != b""), rule(hooks.normalized, vocab)))
     if hooks.split:
         words = [w for f in fragments for w in ((f,) if isinstance(f, int) else hooks.split(tokenizer, f))]
         found.append(Stage("pre-tokens", tuple(w for w in words if w != b""), rule(hooks.pre_tokens, vocab)))
@@ -92,10 +92,10 @@ def added(tokenizer: Tokenizer) -> str:
 
 def rule(text: str, vocab: Any) -> str:
     """A rule with the vocabulary's own values in it: `{pre}` is tokenizer.ggml.pre."""
-    return text.format(**{name: getattr(vocab, name) for name in SPELT})
+    return text.format(**{name: getattr(vocab, name) for name in SPELLED})
 
 
-SPELT = ("pre", "lowercase", "strip_accents", "add_space_prefix")
+SPELLED = ("pre", "lowercase", "strip_accents", "add_space_prefix")
 
 
 # -- the kinds -------------------------------------------------------------------------------------------------------
@@ -139,13 +139,13 @@ def spm_text(tokenizer: Any, text: bytes) -> bytes:
 
 def unigram_text(tokenizer: Any, text: bytes) -> bytes:
     """Characters replaced, spaces as U+2581."""
-    normalised: bytes = tokenizer.normalizer(text)
-    return normalised
+    normalized: bytes = tokenizer.normalizer(text)
+    return normalized
 
 
 # fmt: off
 BYTE_PAIR = Hooks(
-    "neighbours merge in the order of tokenizer.ggml.merges",
+    "neighbors merge in the order of tokenizer.ggml.merges",
     bpe_text, "bytes that are no UTF-8 are U+FFFD", bpe_pieces, "tokenizer.ggml.pre = {pre!r}",
 )
 HOOKS = {
@@ -162,7 +162,7 @@ HOOKS = {
     ),
     "hybriddna": Hooks("as gpt2; six bases to a token between <dna> and </dna>"),
     "llama": Hooks(
-        "neighbours merge by tokenizer.ggml.scores, the highest first",
+        "neighbors merge by tokenizer.ggml.scores, the highest first",
         spm_text, "a space is U+2581; tokenizer.ggml.add_space_prefix = {add_space_prefix}",
     ),
     "t5": Hooks(

@@ -1,7 +1,7 @@
 """PLaMo-2, `tokenizer.ggml.model` = "plamo2": the tokens whose scores have the highest sum, found from the end.
 
 As llama.cpp has it (llm_tokenizer_plamo2). Scores are whole ten-thousandths. A character that no token covers costs
-UNKNOWN and is spelt in byte tokens.
+UNKNOWN and is spelled in byte tokens.
 
 At each character the automaton (Aho & Corasick 1975, read backwards) knows the longest *tail* that the text goes on
 with: a token, or a token without its first characters. Every token that begins here is then a beginning of that tail.

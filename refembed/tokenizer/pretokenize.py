@@ -36,7 +36,7 @@ class PreTokenizer:
     add_sep: bool = False  # unless tokenizer.ggml.add_sep_token says otherwise
     clean_spaces: bool = True  # detokenizing drops the space before punctuation
     lowercase: bool = True  # unless tokenizer.ggml.normalizer.lowercase says otherwise
-    byte_encode: bool = True  # tokens are spelt in GPT-2's alphabet of bytes; else in UTF-8, odd bytes as <0xHH>
+    byte_encode: bool = True  # tokens are spelled in GPT-2's alphabet of bytes; else in UTF-8, odd bytes as <0xHH>
     escape_spaces: bool = False  # U+0020 is U+2581 in tokens
     whole_newlines: bool = False  # a piece of line feeds that is a token is that token, whatever the merges say
     word_starts: bool = False  # lines start with U+2581, and each U+2581 starts a piece

@@ -1,7 +1,7 @@
 """Special tokens cut a text into fragments before anything else looks at it.
 
 Mirrors llama_vocab::impl::tokenizer_st_partition: the longest special token is searched first and over the whole text,
-so it wins also over one that begins further left. The search is on bytes: no case, no word boundary, no normalisation.
+so it wins also over one that begins further left. The search is on bytes: no case, no word boundary, no normalization.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Seams: places where a text can be cut without changing how it is tokenized, so that its parts can be remembered.
 
-SPM and Unigram join neighbouring characters into tokens. Where no token has the two beside each other, none can reach
+SPM and Unigram join neighboring characters into tokens. Where no token has the two beside each other, none can reach
 across, and each side is tokenized as if the other were not there:
 
     "▁the▁cat."  ->  "▁the" "▁cat" "."      no token has "e▁" or "t."
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from refembed.tokenizer.bounded_cache import Ids, Remembered
 
-FILTER_LOG2 = 22  # places. Real vocabularies have up to 80,000 pairs of neighbours
+FILTER_LOG2 = 22  # places. Real vocabularies have up to 80,000 pairs of neighbors
 HIGH, LOW = np.uint32(32 - FILTER_LOG2), np.uint32((1 << FILTER_LOG2) - 1)
 FACTORS = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)  # odd, with bits all over
 KEPT_LENGTH = 64  # characters: longer parts hardly come twice
@@ -26,7 +26,7 @@ KEPT_LENGTH = 64  # characters: longer parts hardly come twice
 class Seams:
     """The seams of texts, for one vocabulary. Tokens that are no UTF-8 do not count: no text in UTF-8 has them.
 
-    The pairs of neighbours are in a Bloom filter: one in a thousand that are not there seems to be. That hides a seam,
+    The pairs of neighbors are in a Bloom filter: one in a thousand that are not there seems to be. That hides a seam,
     and never makes one up.
     """
 
@@ -45,7 +45,7 @@ class Seams:
 
 
 def places(text: str) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """The two places in the filter of each pair of neighbours: (n - 1) each, of a text of n characters."""
+    """The two places in the filter of each pair of neighbors: (n - 1) each, of a text of n characters."""
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)  # (n)
     mixed = codes[:-1] * FACTORS[0] ^ codes[1:] * FACTORS[1]
     return mixed >> HIGH, mixed & LOW

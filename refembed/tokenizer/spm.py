@@ -1,11 +1,11 @@
 """SPM, `tokenizer.ggml.model` = "llama": SentencePiece's BPE, where the score of a token says how early it is merged.
 
-Kudo & Richardson 2018, after Sennrich et al. 2016; as llama.cpp has it (llm_tokenizer_spm_session): no normalisation.
+Kudo & Richardson 2018, after Sennrich et al. 2016; as llama.cpp has it (llm_tokenizer_spm_session): no normalization.
 
     "the cat"  ->  "▁the▁cat"  ->  ▁ t h e ▁ c a t  ->  ▁ t he ▁ c at  ->  ...  ->  "▁the" "▁cat"
 
-Of all neighbours that together are a token, those with the highest score merge first, of equals the leftmost. A symbol
-that ends as no token is spelt in byte tokens, `<0xE2>`; so nothing is ever unknown.
+Of all neighbors that together are a token, those with the highest score merge first, of equals the leftmost. A symbol
+that ends as no token is spelled in byte tokens, `<0xE2>`; so nothing is ever unknown.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class SPM(ByteTokens):
         return [i for part in parts for i in self.parts[part]]
 
     def encode_broken(self, text: bytes) -> list[int]:
-        """A text that is no UTF-8: each symbol that is none is spelt in byte tokens, unless there are such tokens."""
+        """A text that is no UTF-8: each symbol that is none is spelled in byte tokens, unless there are such tokens."""
         if self.has_broken_tokens:
             return self.merge(text)
         ids: list[int] = []
@@ -81,7 +81,7 @@ class SPM(ByteTokens):
         queue: list[tuple[float, int, int, int]] = []
 
         def add(left: int, right: int) -> None:
-            """Put two neighbours in the queue, if they are there and together a token."""
+            """Put two neighbors in the queue, if they are there and together a token."""
             if left >= 0 and right >= 0:
                 id = ids.get(text[starts[left] : ends[right]])
                 if id is not None:

@@ -76,9 +76,9 @@ def decode_structurally(error: UnicodeError) -> tuple[str, int]:
             for b in tail:
                 cp = cp << 6 | b & 0x3F
             if cp > LAST:
-                spelt = raw[at : at + size].hex(" ").upper()
+                spelled = raw[at : at + size].hex(" ").upper()
                 hint = "the bytes are not text; were they meant as UTF-8?"
-                raise RequestError(f"the text has the code point {cp:X} (bytes {spelt}), above 10FFFF", hint=hint)
+                raise RequestError(f"the text has the code point {cp:X} (bytes {spelled}), above 10FFFF", hint=hint)
             return chr(cp), at + size
     return chr(REPLACEMENT), at + 1
 

@@ -52,7 +52,7 @@ class Unigram(ByteTokens):
         self.most = exact_length(self.tokens, self.unk_score)
 
     def encode_text(self, text: bytes) -> list[int]:
-        """Normalise; find the best path; make one of unknowns in a row."""
+        """Normalize; find the best path; make one of unknowns in a row."""
         text = self.normalizer(text)
         ids = self.best_path_by_parts(text) if len(text) <= self.most else self.best_path(text)
         if self.unk in ids:

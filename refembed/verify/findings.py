@@ -98,7 +98,7 @@ def text_row(found: Findings, i: int, length: Length | None) -> TextRow:
         a = normalize_rows(x.astype(np.float32), 2) if length is None or length.kind != "raw" else x.astype(np.float32)
         b = (
             y.astype(np.float32)
-            if length and length.kind in ("raw", "normalised")
+            if length and length.kind in ("raw", "normalized")
             else normalize_rows(y.astype(np.float32), 2)
         )
         difference = compare(a, b)

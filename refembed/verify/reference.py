@@ -137,7 +137,7 @@ class Reference:
         return [kept[key, tuple(i)][1] for i in ids]
 
     def vectors(self, items: Sequence[Item], world: str) -> Vectors:
-        """Vectors of texts, not normalised, in double."""
+        """Vectors of texts, not normalized, in double."""
         ids = [self.ids_of(item) for item in items]
         if self.together is None:
             return [self.finish(h, i, world) for h, i in zip(self.hidden(ids, world), ids, strict=True)]

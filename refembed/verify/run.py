@@ -279,7 +279,7 @@ def scrambled_cause(found: Findings) -> Cause | None:
     """Numbers that are not finite, or that are the reference's once their bytes are read the other way round."""
     if found.agree:
         return None
-    with np.errstate(invalid="ignore", over="ignore"):  # a signalling NaN
+    with np.errstate(invalid="ignore", over="ignore"):  # a signaling NaN
         swapped = [v.astype(np.float32).byteswap().astype(np.float64) for v in found.vectors]
     if (found.floor.distances(swapped)[0] <= found.floor.bound).all():
         return Cause("vector-byte-order", "gives numbers with their bytes the wrong way round", 0.0)
@@ -303,7 +303,7 @@ def width_verdict(found: Findings, progress: Callable[[str], object]) -> Verdict
     if theirs < ours and found.agree:
         length = length_now(found, list(found.floor.worlds[found.nearest[0]]))
         how = "after normalizing, so that lengths are below 1" if length.id == "unit-first" else "and then normalizes" \
-            if length.kind == "normalised" else "of a vector that is not normalized"  # fmt: skip
+            if length.kind == "normalized" else "of a vector that is not normalized"  # fmt: skip
         cause = Cause(
             "dimension-cut", f"keeps the first {theirs} of {ours} numbers {how}", float(found.distances.max())
         )
@@ -359,7 +359,7 @@ def agreeing(found: Findings, fine: Sequence[str], progress: Callable[[str], obj
 
 
 def floats(found: Findings) -> bool:
-    """Whether no weight is quantised; where one is, a last bit flips codes, and small differences say nothing."""
+    """Whether no weight is quantized; where one is, a last bit flips codes, and small differences say nothing."""
     return set(found.reference.info.quant_types) <= {"F32", "F16", "BF16"}
 
 
@@ -370,7 +370,7 @@ def scores(found: Findings) -> bool:
 
 def scale_cause(length: Length) -> Cause:
     """A length that is not as it is to be."""
-    says = {"raw": "does not normalize", "normalised": "normalizes to length 1, where lengths were to stay"}
+    says = {"raw": "does not normalize", "normalized": "normalizes to length 1, where lengths were to stay"}
     return Cause(
         length.id, f"{says.get(length.kind, length.says)}; directions agree, so cosine similarity does too", 0.0
     )

@@ -36,8 +36,8 @@ class TextRow:
     distance: float  # 1 - cos to the nearest arithmetic; of token vectors the worst row
     bound: float  # what is within rounding for this text
     nearest: str  # that arithmetic, a row of `reference.WORLDS`
-    length: float  # |engine's| / |reference's|, not normalised
-    difference: Difference | None  # of the vectors themselves, both normalised where the engine normalises
+    length: float  # |engine's| / |reference's|, not normalized
+    difference: Difference | None  # of the vectors themselves, both normalized where the engine normalizes
 
     @property
     def agrees(self) -> bool:

@@ -102,7 +102,7 @@ def test_what_differs_on_purpose(cli: Cli, folder: Path, monkeypatch: pytest.Mon
     assert len(scores) == 36
 
 
-def test_rank_scores_are_never_normalised_unasked(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_scores_are_never_normalized_unasked(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = {"model": "reranker", "args": ["-p", r"a\tb"]}
     plain = ours(cli, folder, monkeypatch, case)
     assert plain.raw == ours(cli, folder, monkeypatch, case, "--embd-normalize", "-1").raw

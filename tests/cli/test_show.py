@@ -24,7 +24,7 @@ from refembed.cli.show import decode, escape, spell_shape, table
         ("\ud800", "\\ud800"),
     ],
 )
-def test_what_a_terminal_would_act_upon_is_spelt_out(text: str | bytes, shown: str) -> None:
+def test_what_a_terminal_would_act_upon_is_spelled_out(text: str | bytes, shown: str) -> None:
     assert escape(text) == shown
 
 

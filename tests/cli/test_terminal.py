@@ -17,7 +17,7 @@ from tests.cli.conftest import ENVIRONMENT
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX's")
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
+COLOR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
 
 
 def seen(*args: str | Path, **environment: str) -> tuple[int, str]:
@@ -43,12 +43,12 @@ def test_tables_have_style(tiny: Path) -> None:
     assert "▁hello" in shown
 
 
-def test_no_color_is_honoured(broken: Path) -> None:
-    assert COLOUR.search(seen("trace", "-q", "-m", broken, "--numerics", "exact", "hello")[1])
-    assert not COLOUR.search(seen("trace", "-q", "-m", broken, "--numerics", "exact", "hello", NO_COLOR="1")[1])
+def test_no_color_is_honored(broken: Path) -> None:
+    assert COLOR.search(seen("trace", "-q", "-m", broken, "--numerics", "exact", "hello")[1])
+    assert not COLOR.search(seen("trace", "-q", "-m", broken, "--numerics", "exact", "hello", NO_COLOR="1")[1])
 
 
-def test_control_characters_are_spelt_out(tiny: Path) -> None:
+def test_control_characters_are_spelled_out(tiny: Path) -> None:
     assert "\x1b]0;" not in seen("tokenize", "-m", tiny, "a", "\x1b]0;title\x07")[1]
 
 

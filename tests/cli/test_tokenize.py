@@ -88,7 +88,7 @@ def test_explain_prints_a_line_a_stage(tokenize: Cli) -> None:
     assert [line.split("  (")[0].rstrip() for line in r.out.splitlines()] == [
         'text            "Hello [SEP]"',
         'special tokens  "Hello " [SEP]',
-        'normalised      "hello" [SEP]',
+        'normalized      "hello" [SEP]',
         'pre-tokens      "hello" [SEP]',
         "pieces          ▁hello [SEP]",
         "added           [CLS] [SEP]",
@@ -138,7 +138,7 @@ def test_compare_ends_with_3_at_the_first_difference_and_its_cause(tokenize: Cli
         "    2 [CLS]  5 ▁the  >12 ▁hello<  13 ▁world  3 [SEP]",
         f"  {other}",
         "    2 [CLS]  5 ▁the  >1 [UNK]<  13 ▁world  3 [SEP]",
-        "cause: normalisation: the texts that are tokenized are not the same",
+        "cause: normalization: the texts that are tokenized are not the same",
         "  'thehellowor', not 'theHellowor'",
     ]
 
@@ -148,7 +148,7 @@ def test_compare_as_json(tokenize: Cli, other: Path) -> None:
     found = json.loads(r.out)
     assert r.code == 3
     assert found["difference"]["at"] == 1
-    assert [c["stage"] for c in found["difference"]["causes"]] == ["normalised"]
+    assert [c["stage"] for c in found["difference"]["causes"]] == ["normalized"]
     assert found["difference"]["ours"] == {"ids": [2, 12, 3], "pieces": ["[CLS]", "▁hello", "[SEP]"]}
 
 

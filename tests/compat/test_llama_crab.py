@@ -33,7 +33,7 @@ def test_the_page_s_search_finds_the_right_text(llama: Llama) -> None:
 
 @pytest.mark.oracle
 def test_vectors_are_llama_cpps_of_the_same_ids(llama: Llama, oracle: Any) -> None:
-    """As in llama-crab a special token that is spelt out stays text."""
+    """As in llama-crab a special token that is spelled out stays text."""
     for text in ("Rust keeps memory safe.", "two [SEP] parts"):
         ids = oracle.tokenize(text, parse_special=False)
         (wanted,) = oracle.embed([ids])

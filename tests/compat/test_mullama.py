@@ -56,7 +56,7 @@ x, y = np.array(a.data), np.array(b.data)
 assert abs(np.dot(x, y) / (np.linalg.norm(x) * np.linalg.norm(y)) - near) < 1e-6
 assert abs(dot_product(a.data, b.data) - near) < 1e-6
 """,
-    "normalisation": """
+    "normalization": """
 vec = np.array(context.get_embedding("Hi!").data)
 normalized = vec / np.linalg.norm(vec)
 assert abs(np.dot(normalized, normalize(vec)) - 1) < 1e-6
@@ -84,7 +84,7 @@ def context(minilm: Path) -> Context:
 
 @pytest.mark.oracle
 def test_vectors_are_llama_cpps(context: Context, oracle: Any) -> None:
-    """Bit for bit before normalising, and live llama.cpp's own normalisation after it."""
+    """Bit for bit before normalizing, and live llama.cpp's own normalization after it."""
     for text in PASTA:
         (wanted,) = oracle.embed([text])
         assert np.array_equal(context.get_embedding(text, normalize=False).data, wanted)

@@ -55,7 +55,7 @@ def test_a_default_prompt_is_used_where_none_is_named(minilm: Path, model: Sente
         SentenceTransformer(minilm, default_prompt_name="x")
 
 
-def test_vectors_are_cut_after_normalising_and_made_unit_where_asked(model: SentenceTransformer) -> None:
+def test_vectors_are_cut_after_normalizing_and_made_unit_where_asked(model: SentenceTransformer) -> None:
     whole = model.encode(TEXTS)
     assert np.array_equal(model.encode(TEXTS, truncate_dim=64), whole[:, :64])
     unit = model.encode(TEXTS, truncate_dim=64, normalize_embeddings=True)

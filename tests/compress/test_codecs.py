@@ -159,7 +159,7 @@ def test_the_cosine_that_a_cut_keeps_is_the_length_of_the_prefix(x: Any, keep: i
         assert not b[keep:].any()
 
 
-# --- product quantisation ---
+# --- product quantization ---
 
 
 @given(x=vector_rows(max_rows=6))

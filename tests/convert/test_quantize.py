@@ -40,7 +40,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def same_as_recorded(model: str, source: Path, out: Path, name: str, *, pure: bool) -> None:
-    """Quantise and compare with what llama.cpp made of the same file; where it refuses, so does refembed."""
+    """Quantize and compare with what llama.cpp made of the same file; where it refuses, so does refembed."""
     record = recorded()[model]
     assert sha256(source) == record["input"], "another file was recorded"
     expected = record[label(name, pure)]
@@ -118,13 +118,13 @@ def test_a_pattern_that_fits_no_tensor_is_a_request_error(tiny: Path, tmp_path: 
         quantize_file(tiny, tmp_path / "out.gguf", "Q8_0", keep=["*.bias", "token_emb"])
 
 
-def test_what_is_quantised_is_not_quantised_again_unasked(models: dict[str, Path], tmp_path: Path) -> None:
+def test_what_is_quantized_is_not_quantized_again_unasked(models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"(?s)is Q8_0 already.*--allow-requantize"):
         quantize_file(models["modern-bert-q8_0"], tmp_path / "out.gguf", "Q4_0")
     assert not list(tmp_path.iterdir())
 
 
-def test_to_the_type_it_has_a_quantised_file_is_copied(models: dict[str, Path], tmp_path: Path) -> None:
+def test_to_the_type_it_has_a_quantized_file_is_copied(models: dict[str, Path], tmp_path: Path) -> None:
     source = models["modern-bert-q8_0"]
     quantize_file(source, tmp_path / "out.gguf", "Q8_0")
     before, after = open_gguf(source).tensors, open_gguf(tmp_path / "out.gguf").tensors
@@ -210,7 +210,7 @@ def test_the_input_is_never_written_over(tiny: Path, tmp_path: Path) -> None:
     assert source.read_bytes() == tiny.read_bytes()
 
 
-def test_a_folder_converted_to_a_type_is_the_file_converted_and_then_quantised(
+def test_a_folder_converted_to_a_type_is_the_file_converted_and_then_quantized(
     minilm_folder: Path, tmp_path: Path
 ) -> None:
     """The record is of the model in F32, which tests/convert/test_convert.py holds against llama.cpp's converter."""
@@ -225,8 +225,8 @@ def test_progress_ends_at_the_total(tiny: Path, tmp_path: Path) -> None:
     calls: list[tuple[str, int, int]] = []
     quantize_file(tiny, tmp_path / "out.gguf", "Q8_0", progress=lambda *call: calls.append(call))
     total = sum(t.nbytes for t in open_gguf(tiny).tensors.values())
-    assert calls[0] == ("quantising", 0, total)
-    assert calls[-1] == ("quantising", total, total)
+    assert calls[0] == ("quantizing", 0, total)
+    assert calls[-1] == ("quantizing", total, total)
     assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
 
 

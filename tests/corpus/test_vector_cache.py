@@ -1,4 +1,4 @@
-"""The cache of vectors: a hit has the bits of computing; no crash, damage or neighbour makes it lie."""
+"""The cache of vectors: a hit has the bits of computing; no crash, damage or neighbor makes it lie."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_two_spellings_of_one_thing_have_one_key(tiny: Path, e: Embedder) -> Non
     assert about(again) == about(e)
 
 
-def test_keys_of_neighbours_differ() -> None:
+def test_keys_of_neighbors_differ() -> None:
     context = bytes(32)
     ids = [[], [1], [1, 2], [12], [2, 1], [0], [0, 0]]
     assert len({key_of(context, i) for i in ids}) == len(ids)

@@ -11,7 +11,7 @@ from refembed import Embedder
 from refembed.errors import RequestError
 from refembed.explain import explain
 from refembed.explain.taps import TAPS
-from refembed.explain.walkthrough import Step, base_of, normalised
+from refembed.explain.walkthrough import Step, base_of, normalized
 from refembed.gguf import open_gguf
 from refembed.model import ARCHITECTURES
 from refembed.testing.synthetic import synthetic
@@ -95,12 +95,12 @@ def test_numbers_are_those_of_llamacpp(e: Embedder, oracle) -> None:
             np.testing.assert_allclose(s.numbers, row[:4], atol=5e-3, rtol=1e-4)
 
 
-def test_pooling_and_normalisation_by_hand(e: Embedder) -> None:
+def test_pooling_and_normalization_by_hand(e: Embedder) -> None:
     j = explain(e, [TEXT, "another"])
     last = e.trace(TEXT)["result_embd"]
     assert j.pooled is not None
     np.testing.assert_allclose(j.pooled, last.mean(axis=0), rtol=1e-12)
-    unit = normalised(j)
+    unit = normalized(j)
     np.testing.assert_allclose(unit, last.mean(axis=0) / np.sqrt((last.mean(axis=0) ** 2).sum()), rtol=1e-12)
     np.testing.assert_allclose(j.vector, unit, atol=1e-7)
 

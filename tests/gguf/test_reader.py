@@ -99,14 +99,14 @@ OTHER_FILES = {
 
 
 @pytest.mark.parametrize("name", OTHER_FILES)
-def test_other_files_are_recognised(tmp_path, name):
+def test_other_files_are_recognized(tmp_path, name):
     data, found = OTHER_FILES[name]
     path = tmp_path / "model.bin"
     path.write_bytes(data)
     assert refused(path).startswith(f"reading magic at byte 0x0: {found}")
 
 
-def test_a_pytorch_checkpoint_is_recognised(tmp_path):
+def test_a_pytorch_checkpoint_is_recognized(tmp_path):
     torch_zip(tmp_path / "model.pt")
     assert refused(tmp_path / "model.pt").startswith(r"reading magic at byte 0x0: b'PK\x03\x04', not b'GGUF': a zip")
 
@@ -400,7 +400,7 @@ def test_what_gguf_py_writes_reads_back_the_same(tmp_path, endian):
 
 
 def test_gguf_py_sees_the_same_in_every_type_of_tensor(tmp_path):
-    """Names, types, offsets, shapes and bytes of a file that holds every type gguf-py quantises to."""
+    """Names, types, offsets, shapes and bytes of a file that holds every type gguf-py quantizes to."""
     path = tmp_path / "x.gguf"
     w = gguf.GGUFWriter(path, "bert")
     x = np.random.default_rng(0).standard_normal((4, 256)).astype(np.float32)

@@ -73,12 +73,12 @@ def unpng(data: bytes) -> tuple[int, int, np.ndarray[Any, Any]]:
         assert struct.unpack(">I", data[at + 8 + n : at + 12 + n])[0] == zlib.crc32(kind + chunk)
         head, body = (chunk, body) if kind == b"IHDR" else (head, body + chunk if kind == b"IDAT" else body)
         at += 12 + n
-    columns, rows, depth, colour = struct.unpack(">IIBB", head[:10])
+    columns, rows, depth, color = struct.unpack(">IIBB", head[:10])
     assert depth == 8
     return (
         columns,
         rows,
-        np.frombuffer(zlib.decompress(body), np.uint8).reshape(rows, 1 + columns * {2: 3, 6: 4}[colour]),
+        np.frombuffer(zlib.decompress(body), np.uint8).reshape(rows, 1 + columns * {2: 3, 6: 4}[color]),
     )
 
 
@@ -188,7 +188,7 @@ def test_a_png_holds_the_pixels() -> None:
     assert (lines[:, 1:].reshape(7, 5, 3) == rgb).all()
 
 
-def test_colours_run_from_white_to_dark_and_what_is_not_finite_is_magenta() -> None:
+def test_colors_run_from_white_to_dark_and_what_is_not_finite_is_magenta() -> None:
     from refembed.html.picture import WHITE_TO_BLUE
 
     shades = ramp(np.array([0.0, 0.5, 1.0, np.nan, np.inf]), WHITE_TO_BLUE)

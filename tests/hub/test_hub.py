@@ -281,7 +281,7 @@ GGUFS = ("mmproj-F16.gguf", "m-BF16.gguf", "m-Q4_K_M.gguf", "m-IQ4_XS.gguf", "Q6
 
 
 @pytest.mark.parametrize(
-    ("spelt", "first", "count"),
+    ("spelled", "first", "count"),
     [
         ("org/model", "m-Q4_K_M.gguf", 1),
         ("org/model:q4_k_m", "m-Q4_K_M.gguf", 1),
@@ -291,14 +291,14 @@ GGUFS = ("mmproj-F16.gguf", "m-BF16.gguf", "m-Q4_K_M.gguf", "m-IQ4_XS.gguf", "Q6
     ],
 )
 def test_of_a_repository_of_gguf_files_one_is_fetched(
-    spelt: str, first: str, count: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    spelled: str, first: str, count: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
     for name in GGUFS:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"GGUF")
     monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in(tmp_path, calls))
-    assert resolve(spelt) == tmp_path / first
+    assert resolve(spelled) == tmp_path / first
     assert calls[0][1] == first
     assert len(calls) == count, "every shard, and nothing else"
 

@@ -82,7 +82,7 @@ def test_other_models_are_not_known(tmp_path: Path, name: str, arch: str, genera
 
 
 def test_no_row_hides_behind_an_earlier_one(tmp_path: Path) -> None:
-    """The card that each row names is recognised, and as that row."""
+    """The card that each row names is recognized, and as that row."""
     for row in TABLE:
         found = find(gguf(tmp_path / "m.gguf", row.architectures[0], {"name": row.card}))
         name = row.card.removesuffix("-GGUF")

@@ -1,4 +1,4 @@
-"""Encoders that normalise after each part, on small random models against live llama.cpp: every tensor, every option.
+"""Encoders that normalize after each part, on small random models against live llama.cpp: every tensor, every option.
 
 `ggml` gives llama.cpp's bits. With float32 weights `exact` and `fast` differ by rounding alone. Largest error of one
 operation on llama.cpp's own inputs, over the largest value: measured 6.4e-7 (xllamacpp 2026.10.11549, AVX-512 CPU); of
@@ -98,7 +98,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
                                                           "optional": FUSED_BIAS | BIASES}),
 }
 # fmt: on
-QUANTISED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
+QUANTIZED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
 
 
 def model_of(variant: str, folder: Path) -> Path:
@@ -118,7 +118,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) -> None:
     """Nothing is left over on either side, and no operation is further off than rounding."""
     variant = request.node.callspec.params["both"]
-    if variant in QUANTISED:
+    if variant in QUANTIZED:
         pytest.skip("llama.cpp rounds activations to 8 bits: `ggml` alone can follow")
     whole = WHOLE if variant.startswith("nomic") else WHOLE_GELU
     bounds = {"GEGLU": LOCAL_GELU, "GELU": LOCAL_GELU}
@@ -217,7 +217,7 @@ def test_experts_of_a_decoder_have_llama_cpps_bits(X: int, n_used: int, gated: b
 
 # fmt: off
 FAULTS = [
-    Fault("neighbours turn together", "nomic-bert", "rope_of(hp, il)", "replace(rope_of(hp, il), pairs='norm')",
+    Fault("neighbors turn together", "nomic-bert", "rope_of(hp, il)", "replace(rope_of(hp, il), pairs='norm')",
           "Qcur-0[0]"),
     Fault("the usual base", "nomic-bert", "rope_of(hp, il)", "replace(rope_of(hp, il), freq_base=1e4)", "Qcur-0[0]"),
     Fault("up is the gate", "nomic-bert", "ops.swiglu(gate, up)", "ops.swiglu(up, gate)", "ffn_swiglu-0[0]"),
@@ -247,7 +247,7 @@ FAULTS = [
     Fault("scores scaled by all channels", "jina-bert-v2", "math.sqrt(hp.n_embd_head)", "math.sqrt(hp.n_embd)",
           "kq_soft_max-0[0]"),
     Fault("no gate, but SiLU", "jina-bert-v2, no gate, 12 heads", "ops.gelu(up)", "ops.silu(up)", "ffn_gelu-0[0]"),
-    Fault("neighbours turn together", "jina-bert-v3", "rope_of(hp, il)", "replace(rope_of(hp, il), pairs='norm')",
+    Fault("neighbors turn together", "jina-bert-v3", "rope_of(hp, il)", "replace(rope_of(hp, il), pairs='norm')",
           "Qcur-0[0]"),
     Fault("GELU itself", "jina-bert-v3", "ops.gelu(h)", "ops.gelu_erf(h)", "ffn_gelu-0[0]"),
     Fault("keys stay where they are", "jina-bert-v3", "ops.rope(qkv.keys(), batch.pos, rope)", "qkv.keys()",

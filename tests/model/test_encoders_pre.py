@@ -1,9 +1,9 @@
-"""Encoders that normalise before each part, on small random models against live llama.cpp: every tensor, every option.
+"""Encoders that normalize before each part, on small random models against live llama.cpp: every tensor, every option.
 
 `ggml` gives llama.cpp's bits. With float32 weights `exact` and `fast` differ by rounding alone. Largest error of one
 operation on llama.cpp's own inputs, over the largest value: measured 7.2e-7 (xllamacpp 2026.10.11549, AVX-512
 CPU); of a whole run 7.1e-6. llama.cpp's RoPE multiplies angles up in float32, and its tanh form of GELU comes
-from a table of float16 numbers: alone 1.6e-6 at place 40, and 7.6e-4, in whole runs 1.4e-3. With quantised
+from a table of float16 numbers: alone 1.6e-6 at place 40, and 7.6e-4, in whole runs 1.4e-3. With quantized
 weights it rounds activations to 8 bits, which moves a product by up to 1.5e-2.
 
 A model needs layers with a window and layers without, or llama.cpp aborts: it fills the masks of both kinds, and a mask
@@ -119,7 +119,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-embed, Q4_0":                   ("llama-embed", {**WIDE, "K": 1, "type_name": "Q4_0"}),
 }
 # fmt: on
-QUANTISED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
+QUANTIZED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
 
 
 def model_of(variant: str, folder: Path) -> Path:
@@ -145,12 +145,12 @@ def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) 
     variant = request.node.callspec.params["both"]
 
     def bound_of(d: LocalDifference) -> float:
-        if variant in QUANTISED and d.op == "MUL_MAT" and d.name.split("-")[0] not in ("kq", "kqv"):
+        if variant in QUANTIZED and d.op == "MUL_MAT" and d.name.split("-")[0] not in ("kq", "kqv"):
             return LOCAL_8_BITS
         return {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
 
     whole = WHOLE_GELU if tanh_form(variant) else WHOLE
-    differs_by_rounding_alone(both, bound_of, math.inf if variant in QUANTISED else whole)
+    differs_by_rounding_alone(both, bound_of, math.inf if variant in QUANTIZED else whole)
 
 
 @pytest.mark.oracle
@@ -247,7 +247,7 @@ FAULTS = [
     Fault("a window that looks back", "modern-bert", '"symmetric")', '"standard")', "kq_soft_max-1[0]"),
     Fault("the last of each period sees all", "modern-bert", "hp.swa_layers[il]", "il % 3 < 2", "kq_soft_max-0[0]"),
     Fault("one base for all layers", "modern-bert", "rope_of(hp, il)", "rope_of(hp, 0)", "Qcur-1[0]"),
-    Fault("neighbours turn together", "modern-bert", "rope_of(hp, il)", OTHER_PAIRS.format("norm"), "Qcur-0[0]"),
+    Fault("neighbors turn together", "modern-bert", "rope_of(hp, il)", OTHER_PAIRS.format("norm"), "Qcur-0[0]"),
     Fault("the second half is the gate", "modern-bert", HALVES.format("x"),
           "for half in np.split(x, 2, axis=1)[::-1])", "ffn_geglu_erf-0[0]"),
     Fault("GELU's tanh form", "modern-bert", "ops.gelu_erf(gate)", "ops.gelu(gate)", "ffn_geglu_erf-0[0]"),

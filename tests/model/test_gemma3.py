@@ -1,6 +1,6 @@
 """Gemma 3 270M with its real weights (Q4_K_M) against live llama.cpp, tensor by tensor, beyond its window of 512.
 
-REFEMBED_GEMMA3 names the file; without it these tests are skipped. llama.cpp rounds what it multiplies with quantised
+REFEMBED_GEMMA3 names the file; without it these tests are skipped. llama.cpp rounds what it multiplies with quantized
 weights to 8 bits, and Gemma's states have a few huge channels: alone that moves a product by up to 3.3e-2 of its
 largest value (xllamacpp 2026.10.11549; 1, 11, 70 and 600 tokens), a whole run by 1.6e-1. Everything that is computed
 in float32 agrees to float32's rounding on llama.cpp's own inputs.
@@ -51,10 +51,10 @@ def some_ids(n: int) -> list[int]:
 @pytest.mark.parametrize(("n", "numerics"), [(1, "exact"), (11, "exact"), (70, "fast"), (600, "fast")])
 def test_every_operation_is_llama_cpps(both: Both, n: int, numerics: str) -> None:
     _, local, whole = both.compare(some_ids(n), numerics)
-    quantised = ("Qcur", "Kcur", "Vcur", "attn_out", "ffn_gate", "ffn_up", "ffn_out")
+    quantized = ("Qcur", "Kcur", "Vcur", "attn_out", "ffn_gate", "ffn_up", "ffn_out")
     for d in local:
         bound = {"ROPE": LOCAL + ROPE * n, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
-        if d.op == "MUL_MAT" and d.name.split("-")[0] in quantised:
+        if d.op == "MUL_MAT" and d.name.split("-")[0] in quantized:
             bound = LOCAL_8_BITS
         assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}]: {d.difference}"
     assert max(whole.values()) <= WHOLE

@@ -308,7 +308,7 @@ HALVES = "np.split(both, 2, axis=1)"
 # fmt: off
 FAULTS = [
     Fault("embeddings are not scaled", "gemma", "x * math.sqrt(hp.n_embd)", "x", "inp_scaled[0]"),
-    Fault("neighbours turn together", "gemma", ROPE, "replace(rope_of(hp, il), pairs='norm')", "Qcur-0[1]"),
+    Fault("neighbors turn together", "gemma", ROPE, "replace(rope_of(hp, il), pairs='norm')", "Qcur-0[1]"),
     Fault("the residual is taken behind the norm", "gemma", "a + x)", "a + y)", "sa_out-0[0]"),
     Fault("GELU itself", "gemma", "ops.geglu(gate, up)", "ops.gelu_erf(gate) * up", "ffn_geglu-0[0]"),
     Fault("up is the gate", "gemma", "ops.geglu(gate, up)", "ops.geglu(up, gate)", "ffn_geglu-0[0]"),

@@ -149,7 +149,7 @@ SLOW = {  # what others show in part
     "llama-embed, experts",
 }  # fmt: skip
 CASES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
-QUANTISED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
+QUANTIZED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
 
 
 class Apart(Bits):
@@ -184,7 +184,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) -> None:
     """Nothing is left over on either side, and no operation is further off than rounding."""
     variant = request.node.callspec.params["both"]
-    if variant in QUANTISED:
+    if variant in QUANTIZED:
         pytest.skip("llama.cpp rounds activations to 8 bits: `ggml` alone can follow")
     differs_by_rounding_alone(both, lambda d: LOCAL_ROPE if d.op == "ROPE" else LOCAL, WHOLE)
 

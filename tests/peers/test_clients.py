@@ -158,7 +158,7 @@ def test_ollama_embeds(served: Served) -> None:
 
 
 def test_ollama_embeds_as_it_did_before(served: Served) -> None:
-    """`embeddings`: one prompt, not normalised; a number is a few units large."""
+    """`embeddings`: one prompt, not normalized; a number is a few units large."""
     answer = ollama.Client(host=served.address).embeddings(model="m", prompt=TEXTS[0])
     served.check([answer.embedding], TEXTS[:1], scale=10.0, embd_normalize=-1)
 

@@ -54,7 +54,7 @@ def test_langchain_gets_llama_servers_vectors_from_llama_server(served: Served) 
 
 
 @pytest.mark.parametrize("make", [langchain_openai, langchain_ollama])
-def test_a_vector_store_of_langchain_finds_the_neighbour(served: Served, make: Any) -> None:
+def test_a_vector_store_of_langchain_finds_the_neighbor(served: Served, make: Any) -> None:
     embeddings = make(served.address)
     from langchain_core.vectorstores import InMemoryVectorStore
 
@@ -95,7 +95,7 @@ def test_llama_index_embeds(served: Served, make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [index_openai, index_ollama, index_tei])
-def test_an_index_of_llama_index_finds_the_neighbour(served: Served, make: Any) -> None:
+def test_an_index_of_llama_index_finds_the_neighbor(served: Served, make: Any) -> None:
     embedding = make(served.address)
     from llama_index.core import VectorStoreIndex
     from llama_index.core.schema import TextNode
@@ -118,7 +118,7 @@ FUNCTIONS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_collection_of_chroma_finds_the_neighbour(served: Served, name: str, tmp_path: Path) -> None:
+def test_a_collection_of_chroma_finds_the_neighbor(served: Served, name: str, tmp_path: Path) -> None:
     """On disk, opened again by a second client; distances are those of llama-server's vectors."""
     chromadb = pytest.importorskip("chromadb", reason="the extra `peers` has it")
     from chromadb.config import Settings

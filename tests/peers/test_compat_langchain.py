@@ -24,7 +24,7 @@ def embeddings(minilm: Path) -> Any:
     return RefembedEmbeddings(str(minilm))
 
 
-def test_a_vector_store_finds_the_right_neighbour(embeddings: Any) -> None:
+def test_a_vector_store_finds_the_right_neighbor(embeddings: Any) -> None:
     from langchain_core.vectorstores import InMemoryVectorStore
 
     store = InMemoryVectorStore.from_texts(DOCUMENTS, embeddings)

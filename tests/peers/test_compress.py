@@ -24,7 +24,7 @@ def theirs(*args: Any, **options: Any) -> Any:
 
 
 def vectors(N: int, D: int, seed: int = 0) -> Any:
-    """Unit vectors around 30 centres, some numbers exactly zero."""
+    """Unit vectors around 30 centers, some numbers exactly zero."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((30, D))[rng.integers(0, 30, N)] + rng.standard_normal((N, D)) / 2
     x[rng.random((N, D)) < 0.02] = 0
@@ -84,7 +84,7 @@ def test_decoding_to_the_middle_of_a_step_halves_the_error_of_theirs() -> None:
     assert (edge.mean(), middle.mean()) == pytest.approx((0.5, 0.25), abs=0.01)
 
 
-# --- k-means and product quantisation ---
+# --- k-means and product quantization ---
 
 
 def test_k_means_is_as_good_as_scikit_learn_s() -> None:
@@ -111,7 +111,7 @@ def test_codes_are_those_of_scipy_s_vq() -> None:
         assert np.array_equal(codes[:, m], expected)
 
 
-def test_product_quantisation_is_as_good_as_faiss_s() -> None:
+def test_product_quantization_is_as_good_as_faiss_s() -> None:
     """Reconstruction error and recall@10, both trained on the same vectors: within 1 in 30, and 0.03."""
     faiss = pytest.importorskip("faiss", reason="needs faiss-cpu")
     x, queries = vectors(6000, 64), vectors(100, 64, seed=9)

@@ -64,7 +64,7 @@ def test_llama_cpp_is_as_far_off_as_the_documentation_says(published: Any) -> No
 
 
 def test_hidden_states_differ_by_rounding_of_float64(published: Any) -> None:
-    """Token by token and not normalised, PyTorch's float64 and refembed's are equal to 12 digits."""
+    """Token by token and not normalized, PyTorch's float64 and refembed's are equal to 12 digits."""
     import torch
 
     e = Embedder.load("minilm", numerics="exact", semantics="original")

@@ -2,7 +2,7 @@
 
 Largest error of one operation of a head on llama.cpp's own inputs, over the largest value, in `exact` and `fast`:
 measured 2.9e-7 (xllamacpp 2026.10.11549); 1.1e-6 where the head gives one number, in whose sum more may cancel; 7.5e-3
-with quantised weights, for which llama.cpp rounds what they are multiplied with to 8 bits.
+with quantized weights, for which llama.cpp rounds what they are multiplied with to 8 bits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.copies import copied
 from tests.heads_live import Headed
 from tests.model.bits import some_ids
 
-LOCAL, LOCAL_ONE, LOCAL_QUANTISED = 5e-7, 3e-6, 2e-2
+LOCAL, LOCAL_ONE, LOCAL_QUANTIZED = 5e-7, 3e-6, 2e-2
 
 CLS, OUT = {"cls.weight", "cls.bias"}, {"cls.output.weight", "cls.output.bias"}
 WIDE = {"C": 64, "F": 96, "H": 4}
@@ -108,7 +108,7 @@ def test_heads_are_llama_cpps(variant: str, paths: Callable[[str], Path]) -> Non
         off = Headed(paths(variant), pooling, numerics=numerics).local(theirs)
         last = [d for d in off if d.name.startswith(("cls", "dense", "result_embd_pooled"))]
         assert len(last) >= (2 if pooling == "rank" else 3)
-        bound = LOCAL if "type_name" not in VARIANTS[variant][2] else LOCAL_QUANTISED
+        bound = LOCAL if "type_name" not in VARIANTS[variant][2] else LOCAL_QUANTIZED
         one = pooling == "rank" and here.model.hparams.n_cls_out == 1
         for d in last:
             assert d.difference.rel_peak <= (LOCAL_ONE if one else bound), f"{d.name}, {numerics}: {d.difference}"

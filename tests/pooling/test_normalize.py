@@ -1,4 +1,4 @@
-"""Normalising: the contract, worked examples, a second implementation, llama.cpp bit for bit, and bad input."""
+"""Normalizing: the contract, worked examples, a second implementation, llama.cpp bit for bit, and bad input."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_every_shape_gives_each_vector_the_same_bits(p: int, dtype: type[np.floa
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 4)])
 @pytest.mark.parametrize("p", NORMS)
-def test_nothing_to_normalise_stays_nothing(shape: tuple[int, ...], p: int) -> None:
+def test_nothing_to_normalize_stays_nothing(shape: tuple[int, ...], p: int) -> None:
     y = normalize(np.empty(shape, np.float32), p)
     assert (y.shape, y.dtype) == (shape, np.float32)
 

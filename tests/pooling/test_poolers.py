@@ -120,7 +120,7 @@ def test_what_is_not_finite_passes_through_without_a_warning(how: str) -> None:
 
 @given(text=hidden_states())
 def test_the_mean_is_the_float_nearest_to_the_exact_mean(text: Any) -> None:
-    """Fractions do not round; nothing may be off by more than half the gap between neighbouring floats."""
+    """Fractions do not round; nothing may be off by more than half the gap between neighboring floats."""
     pooled = pool(text, [0, len(text)], "mean")
     for y, channel in zip(pooled[0], text.T, strict=True):
         exact = sum(map(Fraction, channel.tolist())) / len(channel)

@@ -115,7 +115,7 @@ class Tab:
         self.run(f"document.getElementById({id!r}).click()")
 
     def look(self, width: int, height: int, *, dark: bool = False) -> None:
-        """The size of the window, and which colours the user prefers."""
+        """The size of the window, and which colors the user prefers."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])

@@ -77,7 +77,7 @@ def test_ollama_cuts_unless_told_not_to(pair: Pair) -> None:
         assert answer["embeddings"] == vectors(pair, ["hello"])
 
 
-def test_ollamas_older_endpoint_normalises_nothing(pair: Pair) -> None:
+def test_ollamas_older_endpoint_normalizes_nothing(pair: Pair) -> None:
     ours = pair[0]
     assert ours.post("/api/embeddings", {"model": "m", "prompt": "hello"}).json == {
         "embedding": vectors(pair, ["hello"], embd_normalize=-1)[0]

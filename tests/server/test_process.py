@@ -169,7 +169,7 @@ def test_deep_nesting_is_refused(server: Client) -> None:
     assert server.get("/health").status == 200
 
 
-def test_dimensions_cut_and_then_normalise(server: Client) -> None:
+def test_dimensions_cut_and_then_normalize(server: Client) -> None:
     """The first k numbers, of unit length again."""
     whole = server.embed("hello", embd_normalize=-1)[0]
     cut = server.embed("hello", dimensions=16)[0]

@@ -76,7 +76,7 @@ def test_the_page_tells_its_facts_without_scripts(server: Client, tiny: Path) ->
         assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
         words = shown(answer.body.decode())
         for fact in (f"Model | {tiny}", "Architecture | bert", "Pooling | mean", "Numerics | exact",
-                     "Normalised | Euclid", "Numbers a vector | 32", "Longest text, tokens | 64"):  # fmt: skip
+                     "Normalized | Euclid", "Numbers a vector | 32", "Longest text, tokens | 64"):  # fmt: skip
             assert fact in words
     assert server.ask("HEAD", "/").body == b""
 

@@ -80,7 +80,7 @@ POOL_MUTANTS: dict[str, tuple[Callable[..., Any], str]] = {
         "the_order_of_tokens_does_not_matter",
     ),
     "mean of the last micro-batch": (mode(mean=chunked_mean), "means_combine_by_their_counts"),
-    "mean of the whole batch": (whole_batch_mean, "neighbours_do_not_matter"),
+    "mean of the whole batch": (whole_batch_mean, "neighbors_do_not_matter"),
     "mean summed in float16": (
         mode(mean=lambda x: (sum_up(x.astype(np.float16)) / len(x)).astype(np.float32)),
         "mean_is_the_sum_over_the_count",
@@ -92,19 +92,19 @@ POOL_MUTANTS: dict[str, tuple[Callable[..., Any], str]] = {
     "mean of magnitudes": (mode(mean=lambda x: PLAIN["mean"](np.abs(x))), "a_sign_passes_through"),
     "median for mean": (mode(mean=lambda x: np.median(x, axis=0)), "a_sum_passes_through"),
     "mean with weights that grow": (mode(mean=PLAIN["weightedmean"]), "saying_it_again_changes_no_average"),
-    "mean normalised": (
+    "mean normalized": (
         mode(mean=lambda x: PLAIN["mean"](x) / max(float(np.linalg.norm(PLAIN["mean"](x))), 1e-9)),
         "a_power_of_two_passes_through",
     ),
-    "mean centred over channels": (mode(mean=lambda x: PLAIN["mean"](x - x.mean())), "channels_do_not_mix"),
-    "offsets one token late": (late_offsets, "neighbours_do_not_matter"),
+    "mean centered over channels": (mode(mean=lambda x: PLAIN["mean"](x - x.mean())), "channels_do_not_mix"),
+    "offsets one token late": (late_offsets, "neighbors_do_not_matter"),
     "texts left sorted": (sorted_by_length, "the_order_of_texts_does_not_matter"),
-    "last at the longest text's place": (last_of_longest, "neighbours_do_not_matter"),
+    "last at the longest text's place": (last_of_longest, "neighbors_do_not_matter"),
     "last for cls": (mode(cls=PLAIN["last"]), "cls_is_the_first_token_and_last_the_last"),
     "cls is the second token": (mode(cls=lambda x: x[min(1, len(x) - 1)]), "the_first_token_is_the_last_one_backwards"),
     "max of magnitudes": (mode(max=lambda x: np.abs(x).max(axis=0)), "a_shift_passes_through"),
     "max from zero": (mode(max=lambda x: np.maximum(x.max(axis=0), 0)), "max_is_reached_and_never_passed"),
-    "max over padding": (padded_max, "neighbours_do_not_matter"),
+    "max over padding": (padded_max, "neighbors_do_not_matter"),
     "mean for max": (mode(max=PLAIN["mean"]), "max_is_reached_and_never_passed"),
     "sum over n for sqrt(n)": (
         mode(mean_sqrt_len=PLAIN["mean"]),
@@ -165,7 +165,7 @@ NORMALIZE_MUTANTS: dict[str, tuple[Callable[..., Any], str]] = {
     "as it is": (lambda x, p: x, "any_positive_factor_cancels"),
     "magnitudes": (lambda x, p: np.abs(plain_normalize(x, p)), "a_sign_passes_through"),
     "turned round": (lambda x, p: -plain_normalize(x, p), "it_points_the_same_way"),
-    "centred first": (lambda x, p: plain_normalize(x - x.mean(axis=1, keepdims=True), p), "it_points_the_same_way"),
+    "centered first": (lambda x, p: plain_normalize(x - x.mean(axis=1, keepdims=True), p), "it_points_the_same_way"),
     "root mean square": (lengths(lambda x, p: norm(x, p) / x.shape[1] ** (1 / p)), "zeros_at_the_end_add_nothing"),
     "eps added to the length": (lengths(lambda x, p: norm(x, p) + 1e-5), "its_length_is_one"),
     "the batch's length": (lengths(lambda x, p: np.full(len(x), norm(x.reshape(1, -1), p)[0])), "rows_stand_alone"),
@@ -252,7 +252,7 @@ def test_a_broken_pooling_is_caught(mutant: str) -> None:
 
 
 @pytest.mark.parametrize("mutant", NORMALIZE_MUTANTS)
-def test_a_broken_normalisation_is_caught(mutant: str) -> None:
+def test_a_broken_normalization_is_caught(mutant: str) -> None:
     broken, caught_by = NORMALIZE_MUTANTS[mutant]
 
     class Broken(NormalizeContract):

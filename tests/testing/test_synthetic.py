@@ -57,7 +57,7 @@ def test_a_vocabulary_has_as_many_pieces_as_asked_for_none_twice(V: int) -> None
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(("type_name", "near"), [("Q8_0", 1e-3), ("F16", 1e-4), ("Q4_0", 1e-3)])
-def test_matrices_can_be_quantised(type_name: str, near: float, tmp_path: Path) -> None:
+def test_matrices_can_be_quantized(type_name: str, near: float, tmp_path: Path) -> None:
     """llama.cpp rounds activations to 8 bits for these types: vectors point the same way but for that."""
     path = synthetic(tmp_path / "m.gguf", "qwen3", C=64, D=32, F=96, pooling=1, type_name=type_name)
     types = Counter(t.type.name for t in open_gguf(path).tensors.values())

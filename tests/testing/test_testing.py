@@ -88,7 +88,7 @@ def test_a_missing_vector_is_found() -> None:
         def pool(self, hidden: Any, offsets: Any, how: str) -> Any:
             return plain_pool(hidden, offsets, how)[:1]
 
-    assert "1 vectors of" in Short().failure("neighbours_do_not_matter")
+    assert "1 vectors of" in Short().failure("neighbors_do_not_matter")
 
 
 def test_an_engine_without_batch_invariance_can_say_so() -> None:
@@ -104,7 +104,7 @@ def test_an_engine_without_batch_invariance_can_say_so() -> None:
     class Tolerated(Wobbling):
         batch_exact = False
 
-    assert Wobbling().failure("neighbours_do_not_matter")
+    assert Wobbling().failure("neighbors_do_not_matter")
     assert Tolerated().failures(60) == {}
 
 

@@ -1,6 +1,6 @@
 """Small byte-pair vocabularies whose ids give away how a text was cut into pieces, and texts to cut.
 
-Any two neighbours may merge, in an order drawn at random: where a piece ends decides which of them do. Whole words are
+Any two neighbors may merge, in an order drawn at random: where a piece ends decides which of them do. Whole words are
 tokens that no merge leads to: they come out only where merges are ignored.
 """
 
@@ -44,11 +44,11 @@ def pairs(symbols: Sequence[str], dense: Sequence[str], seed: int) -> list[tuple
 
 @functools.cache
 def bpe(seed: int = 0, bytewise: bool = True) -> tuple[tuple[Typed, ...], tuple[str, ...]]:
-    """Tokens and merges. bytewise: spelt in GPT-2's alphabet; else in UTF-8 with <0xHH> for odd bytes."""
+    """Tokens and merges. bytewise: spelled in GPT-2's alphabet; else in UTF-8 with <0xHH> for odd bytes."""
     symbols = [s.decode() for s in SYMBOLS] if bytewise else [c for c in CHARACTERS if c != " "]
-    merges = pairs(symbols, [spelt(c) if bytewise else c.replace(" ", "▁") for c in ASCII], seed)
+    merges = pairs(symbols, [spelled(c) if bytewise else c.replace(" ", "▁") for c in ASCII], seed)
     words = [w for word in WORDS for w in (word, f" {word}", f"{word}'s")] + ["\n\n", "\n\n\n", "\n", "  ", "12", " 1"]
-    words = [spelt(w) if bytewise else w.replace(" ", "▁") for w in words]
+    words = [spelled(w) if bytewise else w.replace(" ", "▁") for w in words]
     tokens: dict[str | bytes, int] = dict(HEAD)
     tokens |= dict.fromkeys((*symbols, *(left + right for left, right in merges), *words), NORMAL)
     if not bytewise:
@@ -56,7 +56,7 @@ def bpe(seed: int = 0, bytewise: bool = True) -> tuple[tuple[Typed, ...], tuple[
     return tuple(tokens.items()), tuple(f"{left} {right}" for left, right in merges)
 
 
-def spelt(text: str) -> str:
+def spelled(text: str) -> str:
     """A text in GPT-2's alphabet."""
     return b"".join(SYMBOLS[b] for b in text.encode()).decode()
 
@@ -162,16 +162,16 @@ def texts_to_cut(seed: int, n: int) -> list[str | bytes]:
 
 # -- one code point at a time ----------------------------------------------------------------------------------------
 
-NEIGHBOURS = "a 1!\n"
+NEIGHBORS = "a 1!\n"
 
 
 def write_probe(path: Path, pre: str) -> Path:
-    """A vocabulary in which every character joins these neighbours, unless a cut is between them, and nothing else."""
+    """A vocabulary in which every character joins these neighbors, unless a cut is between them, and nothing else."""
     if pre in UTF8:
         return write_bpe(path, pre, kind="whitespace" if pre == "whitespace" else "gpt2")
     leads = [SYMBOLS[b].decode() for b in range(0xC2, 0xF5)]
     tails = [SYMBOLS[b].decode() for b in range(0x80, 0xC0)]
-    beside = [spelt(c) for c in NEIGHBOURS]
+    beside = [spelled(c) for c in NEIGHBORS]
     merges = [(n, lead) for n in beside for lead in leads] + [(tail, n) for n in beside for tail in tails]
     merges += [(tail, lead) for tail in tails for lead in leads]
     tokens: dict[str | bytes, int] = dict(HEAD)
@@ -180,6 +180,6 @@ def write_probe(path: Path, pre: str) -> Path:
 
 
 def code_points(some: Iterable[int]) -> list[str | bytes]:
-    """Each code point between NEIGHBOURS, letters and itself, 256 to a text; surrogates as well."""
+    """Each code point between NEIGHBORS, letters and itself, 256 to a text; surrogates as well."""
     probes = [f"a{c}a {c} 1{c}1!{c}!\n{c}{c}é{c}é中{c}中\n" for c in map(chr, some)]
     return ["".join(probes[i : i + 256]).encode("utf-8", "surrogatepass") for i in range(0, len(probes), 256)]

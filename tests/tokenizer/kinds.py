@@ -58,8 +58,8 @@ def scores(tokens: Sequence[Typed]) -> Key:
 
 def merges() -> list[bytes]:
     """Merges that lead from letters to the pieces, shortest first."""
-    spelt = ([SYMBOL_OF_BYTE[b] for b in p.encode()] for p in sorted(PIECES, key=len))
-    return list({b"".join(s[:-1]) + b" " + s[-1]: None for s in spelt if len(s) > 1})
+    spelled = ([SYMBOL_OF_BYTE[b] for b in p.encode()] for p in sorted(PIECES, key=len))
+    return list({b"".join(s[:-1]) + b" " + s[-1]: None for s in spelled if len(s) > 1})
 
 
 def unique(tokens: Sequence[Typed]) -> list[Typed]:

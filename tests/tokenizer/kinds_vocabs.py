@@ -77,7 +77,7 @@ def spm() -> dict[str, Variant]:
 
 T5_HEAD: list[Typed] = [("<pad>", CONTROL), ("</s>", CONTROL), ("<unk>", UNKNOWN), ("▁", NORMAL)]
 ODD: list[Typed] = [("Ａz", USER_DEFINED), ("<é", USER_DEFINED), ("typeless", 0), ("<0x41>", BYTE), ("<0xff>", BYTE)]
-ODD += [("e▁a", USER_DEFINED), ("▁the", USER_DEFINED)]  # found only after normalisation
+ODD += [("e▁a", USER_DEFINED), ("▁the", USER_DEFINED)]  # found only after normalization
 
 
 def unigram() -> dict[str, Variant]:

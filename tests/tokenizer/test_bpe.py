@@ -36,7 +36,7 @@ def merges(*lines: str | bytes) -> Key:
 
 
 def ids_of(tokenizer: Tokenizer, text: str | bytes) -> list[str]:
-    """Tokens of a text, spelt."""
+    """Tokens of a text, spelled."""
     return [tokenizer.vocab.tokens[i].decode(errors="replace") for i in tokenizer.encode(text, add_special=False)]
 
 
@@ -123,7 +123,7 @@ def test_a_symbol_that_is_no_token_falls_apart_into_its_bytes(make: Make) -> Non
     ]
 
 
-def test_a_byte_of_utf8_vocabularies_is_spelt_in_hexadecimal(make: Make) -> None:
+def test_a_byte_of_utf8_vocabularies_is_spelled_in_hexadecimal(make: Make) -> None:
     tokens = [*FEW, ("<0xC3>", BYTE), ("<0xA9>", BYTE), ("▁", NORMAL)]
     assert ids_of(make(tokens, GPT2, merges("a b"), pre_key("sarvam-moe")), "ab é€") == ["ab", "▁", "<0xC3>", "<0xA9>"]
 
@@ -277,7 +277,7 @@ ODD: dict[str, tuple[list[Typed], list[Key], list[str | bytes]]] = {  # tokens, 
     "merges of numbers": (FEW, [("merges", [1, 2], "ARRAY[INT32]")], ["abc"]),
     "too high": ([*FEW, (TOO_HIGH[0], NORMAL)], [merges("a b")], ["abc"]),
     "too high, control": ([*FEW, (TOO_HIGH[0], CONTROL)], [merges("a b")], ["abc"]),
-    "too high, spelt in UTF-8": ([*FEW, (TOO_HIGH[0], NORMAL)], [merges("a b"), pre_key("gemma4")], ["abc"]),
+    "too high, spelled in UTF-8": ([*FEW, (TOO_HIGH[0], NORMAL)], [merges("a b"), pre_key("gemma4")], ["abc"]),
     "a byte without digits": ([*FEW, ("xy", BYTE)], [merges("a b")], ["abc"]),
     "odd bytes": ([*FEW, ("<0xZZ>", BYTE), ("<0x41>", BYTE)], [merges("a b")], ["abcA"]),
     "tokens of one byte": ([*FEW, (b"\xc4", NORMAL), (b"\x8a", NORMAL), (b"\xa0", NORMAL)], [merges()], ["a\0\nb\x7f"]),

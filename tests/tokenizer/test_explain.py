@@ -50,10 +50,10 @@ def test_every_kind_that_encodes_has_its_hooks() -> None:
 @pytest.mark.parametrize(
     ("kind", "has"),
     [
-        ("bert", ["normalised", "pre-tokens"]),
-        ("gpt2", ["normalised", "pre-tokens"]),
-        ("llama", ["normalised"]),
-        ("t5", ["normalised"]),
+        ("bert", ["normalized", "pre-tokens"]),
+        ("gpt2", ["normalized", "pre-tokens"]),
+        ("llama", ["normalized"]),
+        ("t5", ["normalized"]),
         ("rwkv", []),
         ("plamo2", []),
     ],
@@ -72,7 +72,7 @@ def test_bert_by_stages(tokenizers: dict[str, Tokenizer]) -> None:
     text = " Hello,\tThe [MASK]  Café!"
     assert parts(t, "text", text) == [text.encode()]
     assert parts(t, "special tokens", text) == [b" Hello,\tThe ", 103, "  Café!".encode()]
-    assert parts(t, "normalised", text) == [b"hello , the", 103, b"cafe !"]
+    assert parts(t, "normalized", text) == [b"hello , the", 103, b"cafe !"]
     assert parts(t, "pre-tokens", text) == [b"hello", b",", b"the", 103, b"cafe", b"!"]
     assert parts(t, "pieces", text)[:2] == ["▁hello".encode(), "▁,".encode()]
     assert parts(t, "added", text) == [1, 4]
@@ -88,15 +88,15 @@ def test_special_tokens_are_cut_by_the_switch(tokenizers: dict[str, Tokenizer]) 
 
 def test_byte_pairs_by_stages(tokenizers: dict[str, Tokenizer]) -> None:
     t = tokenizers["gpt2"]
-    assert parts(t, "normalised", b"a\xffb") == ["a\ufffdb".encode()]
+    assert parts(t, "normalized", b"a\xffb") == ["a\ufffdb".encode()]
     assert parts(t, "pre-tokens", "don't do  123!<s>x") == [b"don", b"'t", b" do", b" ", b" 123", b"!", 1, b"x"]
-    assert spelt(t, parts(t, "pieces", "the é")) == "theĠÃ©".encode()
+    assert spelled(t, parts(t, "pieces", "the é")) == "theĠÃ©".encode()
 
 
 def test_sentencepiece_gets_its_spaces(tokenizers: dict[str, Tokenizer]) -> None:
-    assert parts(tokenizers["llama"], "normalised", " a  b<s> c") == ["▁▁a▁▁b".encode(), 1, "▁▁c".encode()]
-    assert parts(tokenizers["t5"], "normalised", " a  b<s> c") == ["▁a▁▁b".encode(), 1, "▁c".encode()]
-    assert parts(tokenizers["t5-merging"], "normalised", " a  b<s> c ") == ["▁a▁b".encode(), 1, "▁c".encode()]
+    assert parts(tokenizers["llama"], "normalized", " a  b<s> c") == ["▁▁a▁▁b".encode(), 1, "▁▁c".encode()]
+    assert parts(tokenizers["t5"], "normalized", " a  b<s> c") == ["▁a▁▁b".encode(), 1, "▁c".encode()]
+    assert parts(tokenizers["t5-merging"], "normalized", " a  b<s> c ") == ["▁a▁b".encode(), 1, "▁c".encode()]
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "t5"])
@@ -123,7 +123,7 @@ def test_the_last_stage_is_what_encode_says(tokenizers: dict[str, Tokenizer], ki
 # -- beside llama.cpp: its ids spell our stages ----------------------------------------------------------------------
 
 
-def spelt(tokenizer: Tokenizer, fragments: list[Fragment]) -> bytes:
+def spelled(tokenizer: Tokenizer, fragments: list[Fragment]) -> bytes:
     """Parts put together."""
     return b"".join(f if isinstance(f, bytes) else tokenizer.vocab.tokens[f] for f in fragments)
 
@@ -133,7 +133,7 @@ READABLE: list[str | bytes] = [t for t in TEXTS if isinstance(t, str) and t.isas
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("kind", ["llama", "t5", "t5-merging"])
-def test_llama_cpps_tokens_spell_the_normalised_text(
+def test_llama_cpps_tokens_spell_the_normalized_text(
     paths: dict[str, Path], tokenizers: dict[str, Tokenizer], engine: Many, kind: str
 ) -> None:
     assert engine.open(paths[kind])
@@ -141,7 +141,7 @@ def test_llama_cpps_tokens_spell_the_normalised_text(
     asked = 0
     for text, ids in zip(READABLE, engine.ids(READABLE, False, True), strict=True):
         if t.vocab.unk not in ids and not any(t.vocab.tokens[i].startswith(b"<0x") for i in ids):
-            assert spelt(t, parts(t, "normalised", text)) == b"".join(t.vocab.tokens[i] for i in ids), text
+            assert spelled(t, parts(t, "normalized", text)) == b"".join(t.vocab.tokens[i] for i in ids), text
             asked += 1
     assert asked > 8
 

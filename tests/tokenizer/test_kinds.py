@@ -205,8 +205,8 @@ def test_pieces_and_texts_of_ids_are_llama_cpps(
     n = len(tokenizer.vocab)
     for special in BOTH:
         assert [tokenizer.piece(i, special) for i in range(n)] == engine.pieces(special)
-    spelt = [(start + mark).encode() for mark in MARKS for start in ("", "▁", "Ġ")]
-    likely = [tokenizer.vocab.ids[t] for t in spelt if t in tokenizer.vocab.ids]
+    spelled = [(start + mark).encode() for mark in MARKS for start in ("", "▁", "Ġ")]
+    likely = [tokenizer.vocab.ids[t] for t in spelled if t in tokenizer.vocab.ids]
     kinds_of_id = (lambda: rng.randrange(n), lambda: rng.randrange(18), *[lambda: rng.choice(likely)] * 3)
     sequences = [[rng.choice(kinds_of_id)() for _ in range(rng.randrange(9))] for _ in range(40)]
     for remove, unparse in SWITCHES:

@@ -154,7 +154,7 @@ BYTEWISE = [pytest.param(n, marks=[] if n == "bytewise" else pytest.mark.slow) f
 
 
 @pytest.mark.parametrize("name", BYTEWISE)
-def test_every_code_point_is_normalised_as_llama_cpp_does(paths: dict[str, Path], name: str) -> None:
+def test_every_code_point_is_normalized_as_llama_cpp_does(paths: dict[str, Path], name: str) -> None:
     with LlamaCpp(paths[name], vocab_only=True) as engine:  # the ids of this vocabulary spell every byte out
         assert_equal_ids(engine, load_tokenizer(paths[name]), every_code_point(), [(False, False)])
 

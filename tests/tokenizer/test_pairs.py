@@ -77,7 +77,7 @@ def tokenizers(paths: dict[str, Path]) -> dict[str, Tokenizer]:
     return {name: load_tokenizer(path) for name, path in paths.items()}
 
 
-def spelt(tokenizer: Tokenizer, ids: list[int]) -> str:
+def spelled(tokenizer: Tokenizer, ids: list[int]) -> str:
     """Ids as tokens."""
     return " ".join(tokenizer.vocab.tokens[i].decode() for i in ids)
 
@@ -101,8 +101,8 @@ def spelt(tokenizer: Tokenizer, ids: list[int]) -> str:
 )
 def test_a_pair_as_either_caller_builds_it(tokenizers: dict[str, Tokenizer], name: str, server: str, cli: str) -> None:
     tokenizer = tokenizers[name]
-    assert spelt(tokenizer, tokenizer.encode_pair("the cat", "a dog")) == server
-    assert spelt(tokenizer, tokenizer.encode_pair("the cat", "a dog", "cli")) == cli
+    assert spelled(tokenizer, tokenizer.encode_pair("the cat", "a dog")) == server
+    assert spelled(tokenizer, tokenizer.encode_pair("the cat", "a dog", "cli")) == cli
 
 
 def test_the_server_parses_no_special_tokens_but_a_templates(tokenizers: dict[str, Tokenizer]) -> None:

@@ -52,7 +52,7 @@ def test_of_equal_sums_the_longer_first_token_wins(tmp_path: Path) -> None:
     assert shown(load(tmp_path, {"a": -1, "b": -1, "c": -1, "ab": -2, "bc": -2}), "abc") == ["ab", "c"]
 
 
-def test_a_character_that_no_token_covers_is_spelt_in_bytes(tmp_path: Path) -> None:
+def test_a_character_that_no_token_covers_is_spelled_in_bytes(tmp_path: Path) -> None:
     assert shown(load(tmp_path, {"a": -1}), "aé") == ["a", "<0xC3>", "<0xA9>"]
     assert shown(load(tmp_path, {"a": -1}), b"a\xff") == ["a", "<0xEF>", "<0xBF>", "<0xBD>"]  # U+FFFD
     assert shown(load(tmp_path, {"a": -1}), b"\xf4\x90\x80\x81") == ["<0xF4>", "<0x90>", "<0x80>", "<0x81>"]

@@ -14,7 +14,7 @@ from refembed.tokenizer.split_points import KEPT_LENGTH, Seams, remember, sizes
 TEXTS = st.text("ab▁é日😀\0", max_size=12)
 
 
-def test_a_text_is_cut_where_no_token_has_the_two_neighbours() -> None:
+def test_a_text_is_cut_where_no_token_has_the_two_neighbors() -> None:
     seams = Seams(t.encode() for t in ("▁the", "▁cat", "t.", "▁▁"))
     assert seams.cut("▁the▁cat.▁▁dog") == ["▁the", "▁cat.", "▁▁", "d", "o", "g"]
     assert (seams.cut("a"), seams.cut("")) == (["a"], [])
@@ -38,7 +38,7 @@ def test_hardly_a_seam_is_hidden() -> None:
     assert sum(len(seams.cut(pair)) == 1 for pair in absent[:20_000]) < 0.005 * 20_000
 
 
-def test_tokens_that_are_no_utf8_hide_no_pair_of_their_neighbours() -> None:
+def test_tokens_that_are_no_utf8_hide_no_pair_of_their_neighbors() -> None:
     seams = Seams([b"ab", b"\xe2", b"cd", b"\xff\xf0", b"ef"])
     assert seams.cut("abcdefa") == ["ab", "cd", "ef", "a"]
 

@@ -77,7 +77,7 @@ def test_characters_that_are_no_token_can_merge(make: Make) -> None:
     assert shown(make({"éß": 1}, PLAIN), "éß") == ["éß"]
 
 
-def test_what_is_no_token_is_spelt_in_bytes(make: Make) -> None:
+def test_what_is_no_token_is_spelled_in_bytes(make: Make) -> None:
     tokenizer = make({"a": 0}, PLAIN)
     assert shown(tokenizer, "aé") == ["a", "<0xC3>", "<0xA9>"]
     assert shown(tokenizer, b"\xe2a\0b") == ["<0xE2>", "<0x61>", "<0x00>", "<0x62>"]  # one character, by its first byte

@@ -1,4 +1,4 @@
-"""Unigram: normalisation, then the best path."""
+"""Unigram: normalization, then the best path."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def shown(tokenizer: Unigram, text: str | bytes, parse_special: bool = False) ->
     return [tokenizer.vocab.tokens[i].decode() for i in ids]
 
 
-# -- normalisation ---------------------------------------------------------------------------------------------------
+# -- normalization ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

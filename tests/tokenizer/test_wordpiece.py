@@ -22,7 +22,7 @@ from tests.tokenizer.vocabs import NORMAL, UNKNOWN, USER_DEFINED, VARIANTS, bert
 UNK, CLS, SEP = 100, 101, 102
 
 
-def spelt(tokenizer: Tokenizer, text: str | bytes, **switches: bool) -> str:
+def spelled(tokenizer: Tokenizer, text: str | bytes, **switches: bool) -> str:
     """The tokens of a text, with spaces between them."""
     ids = tokenizer.encode(text, **{"add_special": False, **switches})
     return " ".join(tokenizer.vocab.tokens[i].decode() for i in ids)
@@ -95,7 +95,7 @@ def test_each_variant_has_the_ids_recorded_from_llama_cpp(make: Make, name: str)
     ],
 )
 def test_a_text_is_cut_like_this(plain: Tokenizer, text: str, tokens: str) -> None:
-    assert spelt(plain, text) == tokens
+    assert spelled(plain, text) == tokens
 
 
 def test_a_word_may_have_any_length(plain: Tokenizer) -> None:
@@ -106,16 +106,16 @@ def test_a_word_may_have_any_length(plain: Tokenizer) -> None:
 
 @pytest.mark.parametrize("cp", [0x3400, 0x4DBF, 0x9FFF, 0x20000, 0x2A700, 0x2B740, 0x2B920, 0x2CEAF, 0xFA0E])
 def test_an_ideograph_is_a_word(bytewise: Tokenizer, cp: int) -> None:
-    assert spelt_bytes(bytewise, f"a{chr(cp)}b") == f" a {chr(cp)} b"
+    assert spelled_bytes(bytewise, f"a{chr(cp)}b") == f" a {chr(cp)} b"
 
 
 @pytest.mark.parametrize("cp", [0x2B820, 0x2B91F, 0x2CEB0, 0x30000, 0x33FF, 0xA000, 0x3042, 0x30A2])
 def test_what_llama_cpp_has_not_among_them_is_part_of_one(bytewise: Tokenizer, cp: int) -> None:
-    assert spelt_bytes(bytewise, f"a{chr(cp)}b") == f" a{chr(cp)}b"
+    assert spelled_bytes(bytewise, f"a{chr(cp)}b") == f" a{chr(cp)}b"
 
 
-def spelt_bytes(tokenizer: Tokenizer, text: str | bytes) -> str:
-    """What a text is normalised to, each word behind a space."""
+def spelled_bytes(tokenizer: Tokenizer, text: str | bytes) -> str:
+    """What a text is normalized to, each word behind a space."""
     ids = tokenizer.encode(text, add_special=False)
     return b"".join(tokenizer.vocab.tokens[i] for i in ids).decode().replace("▁", " ")
 
@@ -132,7 +132,7 @@ def spelt_bytes(tokenizer: Tokenizer, text: str | bytes) -> str:
 def test_case_and_accents_go_by_their_keys(make: Make, lowercase: bool, strip: bool, expected: str) -> None:
     tokens = VARIANTS["bytewise"][0]
     tokenizer = make(tokens, flag("normalizer.lowercase", lowercase), flag("normalizer.strip_accents", strip))
-    assert spelt_bytes(tokenizer, "Straße É ς") == expected
+    assert spelled_bytes(tokenizer, "Straße É ς") == expected
 
 
 # -- special tokens --------------------------------------------------------------------------------------------------
@@ -146,27 +146,27 @@ def test_cls_and_sep_are_added_whatever_the_flags_say(make: Make) -> None:
 
 
 def test_a_special_token_in_the_text_counts_only_when_asked(plain: Tokenizer) -> None:
-    assert spelt(plain, "a[SEP]b") == "▁a ▁[ ▁s e p ▁] ▁b"
-    assert spelt(plain, "a[SEP]b", parse_special=True) == "▁a [SEP] ▁b"
-    assert spelt(plain, "a[sep]b", parse_special=True) == "▁a ▁[ ▁s e p ▁] ▁b"
+    assert spelled(plain, "a[SEP]b") == "▁a ▁[ ▁s e p ▁] ▁b"
+    assert spelled(plain, "a[SEP]b", parse_special=True) == "▁a [SEP] ▁b"
+    assert spelled(plain, "a[sep]b", parse_special=True) == "▁a ▁[ ▁s e p ▁] ▁b"
 
 
 def test_a_user_defined_token_always_counts(plain: Tokenizer) -> None:
     for parse in (False, True):
-        assert spelt(plain, "a<user>b<Ünïcode  >", parse_special=parse) == "▁a <user> ▁b <Ünïcode  >"
+        assert spelled(plain, "a<user>b<Ünïcode  >", parse_special=parse) == "▁a <user> ▁b <Ünïcode  >"
 
 
 def test_a_user_defined_token_that_ends_texts_counts_only_when_asked(make: Make) -> None:
     """By its text `</s>` becomes control as well: so Gemma's HTML-like `</s>` is text to most callers."""
     tokens = [(t, kind) for t, kind in bert() if t != "</s>"]
     tokenizer = make([*tokens, ("</s>", USER_DEFINED)])
-    assert spelt(tokenizer, "a</s>") == "▁a ▁< ▁/ ▁s ▁>"
-    assert spelt(tokenizer, "a</s>", parse_special=True) == "▁a </s>"
+    assert spelled(tokenizer, "a</s>") == "▁a ▁< ▁/ ▁s ▁>"
+    assert spelled(tokenizer, "a</s>", parse_special=True) == "▁a </s>"
 
 
 def test_two_that_overlap(plain: Tokenizer) -> None:
     """`b<cd` is longer than `ab<`, so it is found first, although that begins further left."""
-    assert spelt(plain, "ab<cd") == "▁a b<cd"
+    assert spelled(plain, "ab<cd") == "▁a b<cd"
 
 
 @pytest.mark.parametrize(("missing", "keys"), [("bos", [role("seperator", 1)]), ("sep", [role("bos", 1)])])
@@ -200,7 +200,7 @@ def test_a_code_point_above_10ffff_is_an_error(plain: Tokenizer, raw: bytes) -> 
 
 
 def test_a_lone_surrogate_is_dropped(plain: Tokenizer) -> None:
-    assert spelt(plain, "x\ud800y\udfff") == "▁x y"
+    assert spelled(plain, "x\ud800y\udfff") == "▁x y"
 
 
 def test_any_buffer_of_bytes_will_do(plain: Tokenizer) -> None:
@@ -303,6 +303,6 @@ def test_lowercase_words_come_back(bytewise: Tokenizer, words: list[str]) -> Non
 
 
 @given(text=texts())
-def test_normalising_twice_changes_nothing(bytewise: Tokenizer, text: str) -> None:
-    once = spelt_bytes(bytewise, text.replace("▁", ""))  # which would look like a space
-    assert spelt_bytes(bytewise, once) == once
+def test_normalizing_twice_changes_nothing(bytewise: Tokenizer, text: str) -> None:
+    once = spelled_bytes(bytewise, text.replace("▁", ""))  # which would look like a space
+    assert spelled_bytes(bytewise, once) == once

@@ -63,7 +63,7 @@ def bert(*more: str, kind: int = USER_DEFINED) -> list[Typed]:
 
 
 def bytewise() -> list[Typed]:
-    """Every byte a token, and the word start: ids spell out what the text was normalised to. NUL cannot be a token."""
+    """Every byte a token, and the word start: ids spell out what the text was normalized to. NUL cannot be a token."""
     head: list[Typed] = [("[UNK]", CONTROL), ("[CLS]", CONTROL), ("[SEP]", CONTROL)]  # BYTEWISE_ROLES
     return [*head, ("▁", NORMAL), *((bytes([b]), NORMAL) for b in range(1, 256))]
 

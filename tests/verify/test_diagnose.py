@@ -47,7 +47,7 @@ def test_two_faults_at_once_are_named(e):
 
 
 def test_a_second_cause_of_a_few_texts_is_found_beside_the_first(e):
-    """All texts are pooled otherwise, and one has special tokens spelt out that are not parsed."""
+    """All texts are pooled otherwise, and one has special tokens spelled out that are not parsed."""
 
     def answer(texts):
         ids = [e.tokenizer.encode(t, add_special=True, parse_special=False) for t in texts]

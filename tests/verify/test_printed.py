@@ -74,8 +74,8 @@ def test_one_number_that_is_off_is_found(tiny, recorded, tmp_path, name):
     """The last that is printed of that tensor, by 0.02; what comes behind is left as it was."""
     head = recorded.index(f" {name} = ")
     m = list(re.finditer(r"-?\d+\.\d{4}", recorded[head : recorded.index("sum =", head)]))[-1]
-    spoilt = recorded[: head + m.start()] + f"{float(m[0]) + 0.02:.4f}" + recorded[head + m.end() :]
-    v = judged(tiny, spoilt, tmp_path)
+    spoiled = recorded[: head + m.start()] + f"{float(m[0]) + 0.02:.4f}" + recorded[head + m.end() :]
+    v = judged(tiny, spoiled, tmp_path)
     assert (v.exit_code, v.first_wrong_tensor) == (3, name)
 
 
@@ -83,8 +83,8 @@ def test_a_sum_that_is_off_is_found(tiny, recorded, tmp_path):
     """Elements that are not printed show in the sum of all."""
     head = recorded.index("ffn_inp-1 = ")
     m = re.compile(r"sum = (-?[\d.]+)").search(recorded, head)
-    spoilt = recorded[: m.start(1)] + f"{float(m[1]) + 3:.6f}" + recorded[m.end(1) :]
-    v = judged(tiny, spoilt, tmp_path)
+    spoiled = recorded[: m.start(1)] + f"{float(m[1]) + 3:.6f}" + recorded[m.end(1) :]
+    v = judged(tiny, spoiled, tmp_path)
     assert (v.kind, v.first_wrong_tensor) == ("unexplained", "ffn_inp-1")
 
 
@@ -274,4 +274,4 @@ def test_an_empty_dump_is_one_sentence(tiny, tmp_path, content):
     with pytest.raises(EngineError) as e:
         open_engine(str(dump), tiny)
     assert e.value.exit_code == 1
-    assert re.search("no recorded run|nothing recorded is recognised", str(e.value))
+    assert re.search("no recorded run|nothing recorded is recognized", str(e.value))

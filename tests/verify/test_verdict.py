@@ -43,7 +43,7 @@ def test_float64_vectors_are_within_rounding(e, tiny):
     assert v.exit_code == 0
 
 
-def test_raw_vectors_are_no_fault_unless_the_engine_is_to_normalise(e):
+def test_raw_vectors_are_no_fault_unless_the_engine_is_to_normalize(e):
     raw = lambda t: e.embed(t, normalize=-1)  # noqa: E731
     assert ask(e, raw).exit_code == 0
     v = ask(e, raw, normalize=2)

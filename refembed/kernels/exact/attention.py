@@ -4,7 +4,7 @@
     kq_soft_max = softmax(scale kq + bias)    (H, T_s, T_s)   bias is -inf where the mask hides a key
     kqv         = kq_soft_max v               (H, T_s, D)     Vaswani et al. 2017, section 3.2
 
-Queries of sequence s see the keys of sequence s and no others, so a text's attention cannot depend on its neighbours.
+Queries of sequence s see the keys of sequence s and no others, so a text's attention cannot depend on its neighbors.
 With fewer heads of keys than of queries (Ainslie et al. 2023), query head h uses key head h K // H.
 Of a text of thousands of tokens, only some queries' scores are in memory at a time.
 """

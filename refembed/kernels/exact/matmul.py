@@ -1,4 +1,4 @@
-"""x Wᵀ by BLAS, with rows that do not depend on their neighbours: for `exact`. `fast` has llvm/gemm.py.
+"""x Wᵀ by BLAS, with rows that do not depend on their neighbors: for `exact`. `fast` has llvm/gemm.py.
 
 BLAS picks its inner kernel by the height of x, and in some kernels by a row's place in a block, so the last bits of a
 row can change with the batch around it. Two measures keep them:
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from refembed.arrays import Float
 
-LEAST, MOST = 8, 1024  # rows of one BLAS call; more at once would be quicker by a few per cent, and slower to probe
+LEAST, MOST = 8, 1024  # rows of one BLAS call; more at once would be quicker by a few percent, and slower to probe
 SMALL = 1 << 20  # multiplications; below 1e6 OpenBLAS may take its small-matrix kernels, so small W get taller tiles
 
 

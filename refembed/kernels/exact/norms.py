@@ -1,4 +1,4 @@
-"""Normalisation layers: the definitions. Numba twins of the same name are in llvm/jit.py."""
+"""Normalization layers: the definitions. Numba twins of the same name are in llvm/jit.py."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def layer_norm(x: Float, eps: float) -> Float:
     The variance is the biased one (divided by C). llama.cpp: ggml_compute_forward_norm_f32.
     """
     mean = x.mean(axis=-1, keepdims=True, dtype=np.float64)  # (T, 1)
-    centred = x - mean.astype(x.dtype)  # (T, C)
-    var = np.square(centred).mean(axis=-1, keepdims=True, dtype=np.float64)  # (T, 1)
+    centered = x - mean.astype(x.dtype)  # (T, C)
+    var = np.square(centered).mean(axis=-1, keepdims=True, dtype=np.float64)  # (T, 1)
     scale = (1 / np.sqrt(var + eps)).astype(x.dtype)  # (T, 1)
-    return centred * scale  # (T, C)
+    return centered * scale  # (T, C)
 
 
 def rms_norm(x: Float, eps: float) -> Float:

@@ -1,4 +1,4 @@
-"""The `exact` numerics: textbook formulas in float64 from dequantised weights. The number the formulas mean.
+"""The `exact` numerics: textbook formulas in float64 from dequantized weights. The number the formulas mean.
 
 What is left of rounding is about 1e-15 relative per operation; every other numerics is measured against this one.
 """

@@ -1,7 +1,7 @@
 """The Numba twin of exact/attention.py: a block of queries against all keys they see, by tiles.
 
-Keys and values of a head are packed first: keys so that a vector holds neighbouring keys, values so that it holds
-neighbouring channels. Then, for some queries at a time, scores, shares and their mix of values; no more than
+Keys and values of a head are packed first: keys so that a vector holds neighboring keys, values so that it holds
+neighboring channels. Then, for some queries at a time, scores, shares and their mix of values; no more than
 QUERIES x n scores exist at once. A row's arithmetic is its own: rows and lanes that a query does not see are computed
 and thrown away, or weighed with 0.
 """

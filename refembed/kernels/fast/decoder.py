@@ -58,7 +58,7 @@ def rope(x, pos, cos, sin, step, apart, out, begin, end):
 
     x, out       (T, H, D)
     cos, sin     (P, n/2), of place pos[t] for row t; channels beyond n stay
-    step, apart  2, 1 for neighbours ("norm"); 1, n/2 for halves ("neox")
+    step, apart  2, 1 for neighbors ("norm"); 1, n/2 for halves ("neox")
     """
     for t in range(begin, end):
         c, s = cos[pos[t]], sin[pos[t]]

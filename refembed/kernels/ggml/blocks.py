@@ -1,4 +1,4 @@
-"""Blocks of quantised weights as whole numbers: what is left of a type once its bits are unpacked.
+"""Blocks of quantized weights as whole numbers: what is left of a type once its bits are unpacked.
 
 A weight is d q - dmin min with small whole numbers q and min: q is the stored code times the scale of its group, where
 a type has groups, so that every type's dot product is the same sum of products. Only sums of floats differ (`chains`).
@@ -121,7 +121,7 @@ def q1_0(b: Any) -> Blocks:
 
 def q2_0(b: Any) -> Blocks:
     """2 bits, 1 subtracted: two blocks of 32 under one d."""
-    q = byte(crumbs(b["qs"])) - 1  # (N, 4, 16): a byte's four numbers are neighbours
+    q = byte(crumbs(b["qs"])) - 1  # (N, 4, 16): a byte's four numbers are neighbors
     return blocks(q.transpose(0, 2, 1).reshape(-1, 2, 32), b["d"])
 
 

@@ -1,4 +1,4 @@
-"""In which order llama.cpp adds the blocks of a quantised dot product: the definitions.
+"""In which order llama.cpp adds the blocks of a quantized dot product: the definitions.
 
 Inside a block everything is whole numbers, hence exact in any order. What is left is a chain of floats, one link a
 block, and a handful of shapes for it:
@@ -47,7 +47,7 @@ def lane_sums(x: Codes, q: Ints) -> I64:
 
 
 def min_sums(x: Codes, mins: Ints, parts: int) -> I64:
-    """(n, m, nb, parts): sums of 16 codes times their mins, the 16 groups in so many neighbouring parts."""
+    """(n, m, nb, parts): sums of 16 codes times their mins, the 16 groups in so many neighboring parts."""
     n, nb = x.d.shape
     a = x.sums.reshape(n, nb, parts, 16 // parts).astype(np.int64)
     return np.einsum("nbpg,mbpg->nmbp", a, mins.reshape(len(mins), nb, parts, 16 // parts).astype(np.int64))
@@ -154,7 +154,7 @@ def tiled(x: Codes, w: Blocks) -> F32:
 
 
 def one(x: Codes, w: Blocks, parts: int = 1) -> F32:
-    """One accumulator, one step for each of so many neighbouring parts of a block; mins in a second, taken off last."""
+    """One accumulator, one step for each of so many neighboring parts of a block; mins in a second, taken off last."""
     n, nb = x.d.shape
     a, q = x.codes.reshape(n, nb, parts, -1).astype(np.int64), w.q.reshape(len(w.q), nb, parts, -1).astype(np.int64)
     sums, d = np.einsum("nbpk,mbpk->nmbp", a, q, optimize=True).astype(np.float32), scales(x, w.d[..., 0])

@@ -320,7 +320,7 @@ def tiled(shape, v, d, mins, dmin, codes, dx, sums, out, begin, end):
 
 @njit()
 def one(shape, v, d, codes, dx, parts, out, begin, end):
-    """`chains.one`: E / parts columns of every lane at a time, which are neighbours in the row."""
+    """`chains.one`: E / parts columns of every lane at a time, which are neighbors in the row."""
     Q, nb, E, columns = shape
     count = E // parts
     for t in range(begin, end):
@@ -358,7 +358,7 @@ ROUND = f32(12582912.0)  # 1.5 x 2^23: adding it rounds a float32 to a whole num
 
 
 @njit()
-def quantise_q8(x, codes, dx, sums, begin, end):
+def quantize_q8(x, codes, dx, sums, begin, end):
     """`codes.q8`: x (n, k) into codes (Q, nb, 8, 4, 4), dx (Q, nb, 4), and sums (Q, nb, 1, 4) unless S is 0."""
     for t in range(begin, end):
         r, i = t // QUAD, t % QUAD
@@ -381,7 +381,7 @@ def quantise_q8(x, codes, dx, sums, begin, end):
 
 
 @njit()
-def quantise_q8_k(x, codes, dx, sums, begin, end):
+def quantize_q8_k(x, codes, dx, sums, begin, end):
     """`codes.q8_k`: x (n, k) into codes (Q, nb, 8, 32, 4), dx (Q, nb, 4), sums (Q, nb, 16, 4)."""
     for t in range(begin, end):
         r, i = t // QUAD, t % QUAD

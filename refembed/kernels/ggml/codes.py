@@ -1,10 +1,10 @@
-"""Activations as 8-bit codes: what llama.cpp's x86 CPU backend makes of x before it meets quantised weights.
+"""Activations as 8-bit codes: what llama.cpp's x86 CPU backend makes of x before it meets quantized weights.
 
 A row of x is cut into blocks of 32 (Q8_0, Q8_1) or 256 (Q8_K); each keeps one scale d and whole numbers of at most 127
 in magnitude, x ~ d code. The codes come from the exact inverse scale, the stored d is rounded: one never sees the other
 (quantize_row_q8_0, _q8_1: ggml-cpu/arch/x86/quants.c; quantize_row_q8_K_ref: ggml-quants.c).
 
-`quantise` is the definition; `chains_jit.quantise` its fast twin, which writes straight into the order kernels read.
+`quantize` is the definition; `chains_jit.quantize` its fast twin, which writes straight into the order kernels read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Codes:
     sums: F32  # (n, nb, S): Q8_1: d times the sum of codes; Q8_K: the sum of each 16 codes; Q8_0: none, S = 0
 
 
-def quantise(x: F32, kind: str) -> Codes:
+def quantize(x: F32, kind: str) -> Codes:
     """x (n, k), k a multiple of the block, as codes of that kind."""
     blocks = x.reshape(len(x), -1, BLOCK[kind])
     return q8_k(blocks) if kind == "Q8_K" else q8(blocks, kind == "Q8_1")

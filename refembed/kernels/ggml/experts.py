@@ -14,7 +14,7 @@ import numpy as np
 from refembed.arrays import F32, I64
 from refembed.gguf import Tensor
 from refembed.kernels.exact import experts as definition
-from refembed.kernels.ggml import floats, quantised
+from refembed.kernels.ggml import floats, quantized
 from refembed.kernels.ggml.profile import Profile
 
 
@@ -35,12 +35,12 @@ def one_expert(x: F32, w: Tensor, profile: Profile, kept: dict[Any, Any]) -> F32
         if (w.name, order) not in kept:
             kept[w.name, order] = floats.pack(w.dequantize(), order)
         return floats.multiply(floats.rounded(x, type), kept[w.name, order], order, w.shape[0])
-    quantised.check(x, w)
-    how = quantised.RECIPES[type]
-    if quantised.repacked(w, profile):
-        _, how = quantised.REPACKED[type]
-    elif len(x) >= 8 and profile.tiled and type in quantised.TILED:
-        how = quantised.TILED[type]
-    elif len(x) >= 8 and not profile.tiled and w.shape[0] % 8 == 0 and type in quantised.CODEBOOK:
-        how = quantised.CODEBOOK[type]
-    return np.ascontiguousarray(quantised.product(x, w, how, kept))
+    quantized.check(x, w)
+    how = quantized.RECIPES[type]
+    if quantized.repacked(w, profile):
+        _, how = quantized.REPACKED[type]
+    elif len(x) >= 8 and profile.tiled and type in quantized.TILED:
+        how = quantized.TILED[type]
+    elif len(x) >= 8 and not profile.tiled and w.shape[0] % 8 == 0 and type in quantized.CODEBOOK:
+        how = quantized.CODEBOOK[type]
+    return np.ascontiguousarray(quantized.product(x, w, how, kept))

@@ -64,7 +64,7 @@ def tinyblas(k: int, lanes: int) -> Order:
 
 @lru_cache(512)
 def vdpbf16(k: int, registers: int) -> Order:
-    """AVX-512's product of BF16 pairs: each of 16 lanes takes two neighbours, the second first."""
+    """AVX-512's product of BF16 pairs: each of 16 lanes takes two neighbors, the second first."""
     step = 32 * registers
     whole = k // step * step
     pairs = np.arange(whole).reshape(-1, 16 * registers, 2)[:, :, ::-1]  # (steps, lanes, 2)

@@ -14,7 +14,7 @@ import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ggml import attention, conv, experts, floats, quantised, rows
+from refembed.kernels.ggml import attention, conv, experts, floats, quantized, rows
 from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
 from refembed.kernels.ggml.profile import Profile, load_profile
@@ -34,7 +34,7 @@ class Ggml:
         self.profile = profile or load_profile()
         self.decoded: dict[str, F32] = {}
         self.packed: dict[tuple[str, floats.Order], tuple[F32, F32]] = {}
-        self.kept: dict[Any, Any] = {}  # quantised weights, as their products read them
+        self.kept: dict[Any, Any] = {}  # quantized weights, as their products read them
         self.first = 0  # cell of the KV cache where a micro-batch begins; not 0 behind others of the same call (lfm2)
 
     def weight(self, w: Tensor) -> F32:
@@ -50,7 +50,7 @@ class Ggml:
     def product(self, x: F32, w: Tensor) -> F32:
         """x Wᵀ (T, N) by the kernel that llama.cpp picks for this type and this many rows."""
         if w.type.name not in FLOATS:
-            return quantised.mul_mat(x, w, self.profile, self.kept)
+            return quantized.mul_mat(x, w, self.profile, self.kept)
         order = floats.order_of(w.type.name, len(x), w.shape, self.profile)
         if (w.name, order) not in self.packed:
             self.packed[w.name, order] = floats.pack(w.dequantize(), order)

@@ -85,9 +85,9 @@ def layer_norm(x, eps, lanes, out, begin, end):
             total += np.float64(x[t, c])
         mean = f32(total) / f32(C)
         for c in range(C):
-            centred = x[t, c] - mean
-            out[t, c] = centred
-            squares[c] = centred * centred
+            centered = x[t, c] - mean
+            out[t, c] = centered
+            squares[c] = centered * centered
         total = 0.0
         for c in range(0, whole, lanes):
             total += np.float64(register_sum(squares, c, lanes))

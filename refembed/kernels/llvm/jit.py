@@ -54,7 +54,7 @@ ROUND = f32(12582912.0)  # 1.5 x 2^23: adding it rounds a float32 to an integer
 
 @njit(inline="always", fastmath={"contract"})
 def expf(x):
-    """e^x in float32 to 8e-8 relative, without a branch, so that LLVM can vectorise a loop of it.
+    """e^x in float32 to 8e-8 relative, without a branch, so that LLVM can vectorize a loop of it.
 
     x = n ln 2 + r with |r| <= ln 2 / 2; e^r by a polynomial (Cody & Waite 1980; coefficients: Moshier, Cephes expf).
     Below -87.3 it stays at 1.2e-38 instead of going subnormal; above 88.37, where n would be 128, at 2.4e38; NaN stays

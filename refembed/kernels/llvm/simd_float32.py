@@ -1,7 +1,7 @@
 """What kernels do with sixteen float32 numbers at a time, beyond what `dequant_lanes` has.
 
-Any machine gives the same bits, whatever its registers' true width: in `ggml` the sixteen are neighbouring rows of a
-weight matrix, never neighbours in a sum; in `fast` they are neighbours in a row, and a sum over lanes has an order.
+Any machine gives the same bits, whatever its registers' true width: in `ggml` the sixteen are neighboring rows of a
+weight matrix, never neighbors in a sum; in `fast` they are neighbors in a row, and a sum over lanes has an order.
 """
 
 from __future__ import annotations

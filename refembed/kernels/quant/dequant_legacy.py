@@ -93,7 +93,7 @@ def q1_0(b: Any) -> Float:
 
 
 def q2_0(b: Any) -> Float:
-    """w = (q - 1) d; a byte holds four neighbours."""
+    """w = (q - 1) d; a byte holds four neighbors."""
     q = np.moveaxis(crumbs(b["qs"]), -1, -2).reshape(len(b), 64)
     return (real(q) - 1) * column(b["d"])
 

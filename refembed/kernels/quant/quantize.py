@@ -7,7 +7,7 @@
     quantize_kquants  Q2_K ... Q6_K         quantize_iq4   IQ4_NL, IQ4_XS
     quantize_search   the searches of these two, in NumPy: the definition; quantize_jit: the same, compiled
 
-Mirrors ggml_quantize_chunk (ggml.c, ggml-quants.c). Types of a codebook (IQ1 to IQ3) have no quantiser here.
+Mirrors ggml_quantize_chunk (ggml.c, ggml-quants.c). Types of a codebook (IQ1 to IQ3) have no quantizer here.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def quantize(x: F32, type_name: str) -> U8:
     returns    (..., bytes a row) uint8, little-endian, as a file holds them
 
     Bit-identical with ggml_quantize_chunk of llama.cpp on x86-64, on every machine. RequestError for a type without a
-    quantiser, for rows that are not whole blocks, and for numbers the type cannot hold: NaN, infinity, or so large that
+    quantizer, for rows that are not whole blocks, and for numbers the type cannot hold: NaN, infinity, or so large that
     a block's float16 scale would overflow.
     """
     type = quant_type(type_name)
     if type.name not in QUANTIZERS:
-        raise RequestError(f"there is no quantiser for {type.name}", hint="one of " + ", ".join(QUANTIZERS))
+        raise RequestError(f"there is no quantizer for {type.name}", hint="one of " + ", ".join(QUANTIZERS))
     x = np.ascontiguousarray(x, np.float32)  # a single number becomes a row of one
     n = x.shape[-1]
     if n % type.weights:
@@ -88,7 +88,7 @@ def check(x: F32, blocks: Blocks, type: QuantType) -> None:
         return
     largest = max(float(x.max()), -float(x.min()))  # NaN where one is in it
     if not np.isfinite(largest):
-        raise RequestError("NaN or infinity cannot be quantised", hint="the weights are damaged")
+        raise RequestError("NaN or infinity cannot be quantized", hint="the weights are damaged")
     scales = [name for name, (dtype, *_) in (blocks.dtype.fields or {}).items() if dtype.base.kind == "f"]
     overflow = any(not np.isfinite(blocks[name]).all() for name in scales)
     if type.name == "BF16":

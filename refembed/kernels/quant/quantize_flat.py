@@ -20,7 +20,7 @@ INT32_MIN = -(2**31)
 
 
 def truncated(x: F32) -> I32:
-    """Towards zero, as x86 converts float to int: what does not fit, NaN too, is -2^31."""
+    """Toward zero, as x86 converts float to int: what does not fit, NaN too, is -2^31."""
     fits = np.abs(x) < f32(2**31)
     return np.where(fits, x, f32(INT32_MIN)).astype(np.int32)
 

@@ -15,7 +15,7 @@ from refembed.kernels.llvm.jit import njit
 from refembed.kernels.quant.quantize_search import GROUP_MAX_EPS, IQ4_VALUES, ROUND, f32
 
 W = 32
-MIDDLES = (IQ4_VALUES[1:] + IQ4_VALUES[:-1]) / 2  # between neighbouring values; exact
+MIDDLES = (IQ4_VALUES[1:] + IQ4_VALUES[:-1]) / 2  # between neighboring values; exact
 STEPS = np.diff(IQ4_VALUES)
 
 

@@ -1,6 +1,6 @@
 """The searches behind the K-quants and IQ4: which scale, and which codes, come nearest to a run of numbers.
 
-A run is 16 or 32 neighbouring weights that share one scale. Each function takes many runs at once, x (N, n), and tries
+A run is 16 or 32 neighboring weights that share one scale. Each function takes many runs at once, x (N, n), and tries
 a handful of scales for each of them; ggml-quants.c has them under the same names. Its sums run from left to right in
 float32, and which of two scales wins hangs on their last bit, so they run from left to right here as well.
 

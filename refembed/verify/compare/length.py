@@ -1,4 +1,4 @@
-"""Lengths of vectors: normalised, raw, or scaled, and by what. Similarity ignores it, so it stands apart."""
+"""Lengths of vectors: normalized, raw, or scaled, and by what. Similarity ignores it, so it stands apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refembed.arrays import F64
 from refembed.pooling.normalize import normalize
 from refembed.verify.reference import Vectors
 
-Kind = Literal["raw", "normalised", "scaled"]
+Kind = Literal["raw", "normalized", "scaled"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def length_of(vectors: Vectors, ours: Vectors, tokens: Sequence[int], bound: flo
     """What the engine does to lengths.
 
     vectors  the engine's, (D) or (T, D) each
-    ours     the reference's after the changes that explain their directions, not normalised
+    ours     the reference's after the changes that explain their directions, not normalized
     tokens   of each text
     bound    relative difference of lengths that is rounding
     """
@@ -57,12 +57,12 @@ def length_of(vectors: Vectors, ours: Vectors, tokens: Sequence[int], bound: flo
         return Length("raw", "raw", "gives vectors as they are", factor)
     for id, says, f in CONSTANTS:
         full = [f(x)[..., :width] for x in ours]  # of a vector that is cut: scaled before the cut
-        for cut, spelt in ((xs, ""), (None, " before it cuts it")):
+        for cut, spelled in ((xs, ""), (None, " before it cuts it")):
             want = np.array([ratio_of(f(x), x) for x in xs] if cut is not None else
                             [ratio_of(a, x) for a, x in zip(full, xs, strict=True)])  # fmt: skip
             if agree(ratio, want, bound):
-                return Length("normalised" if id == "unit" and not spelt else "scaled", id + "-first" * bool(spelt),
-                              says + spelt, factor)  # fmt: skip
+                return Length("normalized" if id == "unit" and not spelled else "scaled", id + "-first" * bool(spelled),
+                              says + spelled, factor)  # fmt: skip
     T = np.array(tokens, np.float64)
     for id, says, want in (
         ("scaled-sum", "sums the tokens' vectors and does not divide (length grows with T)", T),

@@ -33,7 +33,7 @@ def check_tokens(p: Patient) -> Iterator[Finding]:
 
 
 def finding(severity: str, check: str, says: str, do: str, where: str = "") -> Finding:
-    """A Finding; the class is a neighbour's."""
+    """A Finding; the class is a neighbor's."""
     from refembed.verify.doctor.finding import Finding
 
     return Finding(severity, check, says, do, where)

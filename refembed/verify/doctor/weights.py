@@ -32,7 +32,7 @@ def check_types(f: GGUFFile) -> Iterator[Finding]:
     if useless:
         kinds = ", ".join(sorted({t.type.name for t in useless}))
         says = f"{names(useless)}: llama.cpp has no product for {kinds}"
-        yield Finding("error", "types", says, "quantise again: refembed quantize, or llama-quantize", useless[0].name)
+        yield Finding("error", "types", says, "quantize again: refembed quantize, or llama-quantize", useless[0].name)
     small = [t for t in f.tensors.values() if t.name.endswith(("norm.weight", "norm.bias", ".bias"))]
     packed = [t for t in small if t.type.weights > 1]
     if packed:

@@ -60,7 +60,7 @@ class Engine(Protocol):
     can_take_ids: bool
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
-        """One (D) or (T, D) for each item, as the engine gives them: not normalised where it does not normalise."""
+        """One (D) or (T, D) for each item, as the engine gives them: not normalized where it does not normalize."""
         ...
 
     def tokenize(self, text: str) -> list[int]:

@@ -181,7 +181,7 @@ class HttpEngine(Plain):
         return in_order(self.ask(self.route, items), len(items), self.client.origin + self.prefix + self.route.path)
 
     def ask(self, route: Route, items: Sequence[Item]) -> Found:
-        """Post the items to a route and recognise the answer."""
+        """Post the items to a route and recognize the answer."""
         extra = dict(self.extra)
         if self.normalize is not None:
             extra |= norm_field(route, self.normalize)

@@ -1,6 +1,6 @@
 """How servers want to be asked for embeddings, and the shapes of what they answer.
 
-Routes are a table; answers are recognised by their shape alone, because servers imitate each other's routes and not
+Routes are a table; answers are recognized by their shape alone, because servers imitate each other's routes and not
 always each other's answers (langroid/langroid#922 lists five in the wild):
 
 | shape                                             | label            | seen from                                     |
@@ -38,7 +38,7 @@ class Route:
 
     body   (texts, model's name or None, extra) -> the JSON to post
     many   takes several texts a request
-    norm   the field that switches normalisation, and its values for True and False; None: it has none
+    norm   the field that switches normalization, and its values for True and False; None: it has none
     """
 
     dialect: str

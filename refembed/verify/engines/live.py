@@ -72,7 +72,7 @@ class LiveLlamaCpp(Plain):
         """Written by `Plain`; what llama.cpp says holds."""
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
-        """One (D), or (T, D) with pooling none, for each item, not normalised."""
+        """One (D), or (T, D) with pooling none, for each item, not normalized."""
         if not (items and self.batched):
             return checked(self.engine.embed(list(items)), items, self.name) if items else []
         ids = [self.tokenize(i) if isinstance(i, str) else list(i) for i in items]

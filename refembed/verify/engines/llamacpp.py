@@ -2,7 +2,7 @@
 
     with LlamaCpp("model.gguf") as engine:
         engine.tokenize("Hello")             # [101, 7592, 102]
-        engine.embed(["Hello"])              # [float32 (n_embd_out)], not normalised
+        engine.embed(["Hello"])              # [float32 (n_embd_out)], not normalized
         engine.trace("Hello")["kq-0"]        # any tensor of the graph, by llama.cpp's own name
 
 The library comes from the pinned wheel `xllamacpp`, which exports llama.cpp's whole C API, so no compiler is needed. It
@@ -148,7 +148,7 @@ class LlamaCpp:
     # -- numbers -----------------------------------------------------------------------------------------------------
 
     def embed(self, texts: Sequence[Input], batched: bool = False) -> list[F32]:
-        """Vectors as the C API gives them, not normalised.
+        """Vectors as the C API gives them, not normalized.
 
         texts    characters, UTF-8 bytes, or token ids; special tokens in a text are parsed, as llama-embedding does
         batched  all texts in one llama_decode, where they influence each other's rounding; otherwise one call a text
@@ -165,7 +165,7 @@ class LlamaCpp:
         Names repeat; nodes that llama.cpp leaves unnamed are `node_K`; views (`align.VIEWS`) are there too. Shapes are
         NumPy's (`ne` reversed), at least 2-D. meta["nodes"] tells for each tap its type, its sources and what it is a
         view of: an index into the taps, or the name of a weight or input. Names of several LoRA adapters' tensors begin
-        with the adapter's place, "lora 1: ". Quantised tensors come as raw bytes.
+        with the adapter's place, "lora 1: ". Quantized tensors come as raw bytes.
         """
         found = self.call("trace", as_input(text), about=f"trace {one(text)}")
         nodes = found["nodes"]

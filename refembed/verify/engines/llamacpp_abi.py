@@ -29,7 +29,7 @@ ANY = ...
 
 
 def rows(ctype: Any, **defaults: Any) -> list[Field]:
-    """Neighbouring fields of one C type."""
+    """Neighboring fields of one C type."""
     return [(name, ctype, value) for name, value in defaults.items()]
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from refembed.verify.engines.llamacpp_abi import tensor_at
 
-# enum ggml_type: the plain types; all others are blocks of quantised weights
+# enum ggml_type: the plain types; all others are blocks of quantized weights
 DTYPES = {0: "f4", 1: "f2", 24: "i1", 25: "i2", 26: "i4", 27: "i8", 28: "f8", 30: "u2"}
 BF16 = 30
 
@@ -22,7 +22,7 @@ BF16 = 30
 def read_tensor(lib: Any, address: int) -> npt.NDArray[Any]:
     """The tensor's values in NumPy order (`ne` reversed), at least 2-D, without further leading axes of length 1.
 
-    BF16 comes as float32, which holds it exactly; quantised types come as their raw bytes, one axis.
+    BF16 comes as float32, which holds it exactly; quantized types come as their raw bytes, one axis.
     """
     t = tensor_at(address)
     itemsize = np.dtype(DTYPES[t.type]).itemsize if t.type in DTYPES else 1

@@ -5,7 +5,7 @@
 
 Exporters keep the names of PyTorch's modules in the names of nodes: "/encoder/layer.3/attention/self/query/MatMul". So
 with the package `onnx` the file is given more outputs, in memory, and the table of `hooks` says which tensor of
-llama.cpp's graph each of them is. That run is not optimised: no operations are fused, unlike in `embed`.
+llama.cpp's graph each of them is. That run is not optimized: no operations are fused, unlike in `embed`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class OnnxEngine(Plain):
             raise RequestError(f"batch={batch!r}: must be a positive whole number")
         self.runtime = need("onnxruntime", "onnxruntime")
         self.pooling, self.batch, self.threads = pooling, batch, threads
-        self.session = self.opened(self.path, optimised=True)
+        self.session = self.opened(self.path, optimized=True)
         self.inputs = {i.name: integer(i.name, i.type, self.path) for i in self.session.get_inputs()}
         self.outputs = [o.name for o in self.session.get_outputs()]
         self.own = own_tokenizer(self.path, tokenizer)
@@ -95,7 +95,7 @@ class OnnxEngine(Plain):
             "tokenizer": "tokenizer.json" if self.own else "refembed's own, of the GGUF file",
         }
 
-    def opened(self, model: Any, optimised: bool) -> Any:
+    def opened(self, model: Any, optimized: bool) -> Any:
         """A session on a path or on bytes."""
         options = self.runtime.SessionOptions()
         options.log_severity_level = 4
@@ -103,7 +103,7 @@ class OnnxEngine(Plain):
         if self.threads:
             options.intra_op_num_threads = self.threads
         level = self.runtime.GraphOptimizationLevel
-        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
         source = str(model) if isinstance(model, Path) else model
         try:
             return self.runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -168,12 +168,12 @@ class OnnxEngine(Plain):
         return self.ids_of(text) if self.can_tokenize else super().tokenize(text)
 
     def trace(self, item: Item) -> Trace:
-        """The outputs of nodes that have a counterpart in llama.cpp's graph, of a run that is not optimised."""
+        """The outputs of nodes that have a counterpart in llama.cpp's graph, of a run that is not optimized."""
         if not self.can_trace:
             why = "needs the package onnx, and a file whose nodes bear the names of PyTorch's modules"
             raise EngineError(f"{self.path} shows no intermediate tensors: that {why}")
         if self.watched is None:
-            self.watched = self.opened(with_outputs(self.path, [name for _, name, _ in self.extra]), optimised=False)
+            self.watched = self.opened(with_outputs(self.path, [name for _, name, _ in self.extra]), optimized=False)
         ids = self.ids_of(item)
         names = list(dict.fromkeys(name for _, name, _ in self.extra))
         found = dict(zip(names, self.run(self.watched, names, [ids]), strict=True))

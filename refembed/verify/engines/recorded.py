@@ -299,7 +299,7 @@ def from_text(content: str, path: Path) -> Read:
         rows, resolution = [line.split() for line in lines if ROW.match(line)], 0.5e-7
     if not rows:
         hint = "a dump of llama.cpp's eval-callback, the output of llama-embedding, or rows of numbers"
-        raise EngineError(f"{path}: nothing recorded is recognised in this text", hint=hint)
+        raise EngineError(f"{path}: nothing recorded is recognized in this text", hint=hint)
     try:
         return [[float(x) for x in row] for row in rows], None, {"resolution": resolution}
     except ValueError as e:

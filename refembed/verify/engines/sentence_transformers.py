@@ -172,7 +172,7 @@ class SentenceTransformersEngine(Hooked):
         }
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
-        """One (D) for each item, normalised if the model has a Normalize module."""
+        """One (D) for each item, normalized if the model has a Normalize module."""
         texts = [i for i in items if isinstance(i, str)]
         with self.guarded("embed"):
             encode = self.pipeline.encode

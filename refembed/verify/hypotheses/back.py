@@ -76,7 +76,7 @@ def pooling_hypotheses(reference: Reference) -> list[Hypothesis]:
         ("pooling-first-and-last", "pools the mean of the first and the last token",
          pooled_by(lambda h, ids: (h[0] + h[len(ids) - 1]) / 2)),
         ("pooling-min", "pools the smallest of each channel", pooled_by(lambda h, ids: h[: len(ids)].min(axis=0))),
-        ("pooling-of-unit-rows", "normalises the tokens' vectors before it pools them",
+        ("pooling-of-unit-rows", "normalizes the tokens' vectors before it pools them",
          pooled_by(lambda h, ids: (h / np.linalg.norm(h, axis=1, keepdims=True)).mean(axis=0))),
         ("pooling-float16", "pools in float16", pooled_by(partial(in_half, float16))),
         ("pooling-bfloat16", "pools in bfloat16", pooled_by(partial(in_half, bfloat16))),
@@ -148,13 +148,13 @@ def soft_max(x: F64) -> F64:
     return y
 
 
-def centred(x: F64) -> F64:
+def centered(x: F64) -> F64:
     """Mean 0."""
     return x - x.mean(axis=-1, keepdims=True)
 
 
 def to_decimals(n: int, x: F64) -> F64:
-    """The normalised vector to n decimals."""
+    """The normalized vector to n decimals."""
     return np.round(unit(x), n)
 
 
@@ -173,20 +173,20 @@ VECTOR: tuple[tuple[str, str, Callable[[F64], Any]], ...] = (
     ("vector-rolled-back", "gives the vector one place further back", lambda x: np.roll(x, -1, axis=-1)),
     ("vector-halves-swapped", "exchanges the halves of the vector",
      lambda x: np.roll(x, x.shape[-1] // 2, axis=-1)),
-    ("vector-centred", "takes the mean off the vector", centred),
+    ("vector-centered", "takes the mean off the vector", centered),
     ("vector-tanh", "puts tanh over the vector (BERT's pooler does)", np.tanh),
     ("sigmoid", "puts a sigmoid over the outputs", sigmoid),
     ("sigmoid-twice", "puts a sigmoid over the outputs twice", lambda x: sigmoid(sigmoid(x))),
-    ("sigmoid-of-unit", "puts a sigmoid over the normalised vector", lambda x: sigmoid(unit(x))),
+    ("sigmoid-of-unit", "puts a sigmoid over the normalized vector", lambda x: sigmoid(unit(x))),
     ("softmax", "puts softmax over the outputs", soft_max),
     ("vector-float16", "gives the vector in float16", lambda x: float16(unit(x).astype(np.float32)).astype(np.float64)),
     ("vector-bfloat16", "gives the vector in bfloat16",
      lambda x: bfloat16(unit(x).astype(np.float32)).astype(np.float64)),
     ("vector-int8", "gives the vector as 8-bit whole numbers", int8),
-    ("vector-int8-unit", "gives the normalised vector times 127 as whole numbers", lambda x: np.round(unit(x) * 127)),
+    ("vector-int8-unit", "gives the normalized vector times 127 as whole numbers", lambda x: np.round(unit(x) * 127)),
     ("vector-binary", "gives the signs of the vector", lambda x: np.where(x > 0, 1.0, -1.0)),
     ("vector-bits", "gives 1 for positive numbers of the vector, 0 for others", lambda x: (x > 0) * 1.0),
-    *((f"vector-{n}-decimals", f"gives {n} decimals of the normalised vector", partial(to_decimals, n))
+    *((f"vector-{n}-decimals", f"gives {n} decimals of the normalized vector", partial(to_decimals, n))
       for n in (5, 4, 3, 2)),
     ("vector-squared", "gives squares", lambda x: x * np.abs(x)),
     ("vector-zeroed-half", "sets the second half of the vector to 0",

@@ -113,7 +113,7 @@ def in_one_request(engine: Engine, items: Sequence[Item]) -> Sequence[Any]:
 
 def doubles(vectors: Sequence[Any]) -> Vectors:
     """An engine's vectors in float64."""
-    with np.errstate(invalid="ignore"):  # a signalling NaN
+    with np.errstate(invalid="ignore"):  # a signaling NaN
         return [np.asarray(v, np.float64) for v in vectors]
 
 

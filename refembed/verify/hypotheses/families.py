@@ -44,8 +44,8 @@ class Family:
 
     def at(self, value: float) -> Hypothesis:
         """The hypothesis of that number."""
-        spelt = f"{value:g}"
-        return Hypothesis(f"{self.id}-{spelt}", self.stage, self.says.format(spelt), self.change(value), self.group)
+        spelled = f"{value:g}"
+        return Hypothesis(f"{self.id}-{spelled}", self.stage, self.says.format(spelled), self.change(value), self.group)
 
 
 def logarithmic(low: float, high: float, n: int) -> tuple[float, ...]:
@@ -109,7 +109,7 @@ def real(family: Family, gap: Gap) -> Iterator[tuple[Hypothesis, float]]:
     found = [newton(v, gap) for v in starts]
     value, left = min(found, key=lambda f: f[1])
     if len(grid) > 1 and not min(grid) / WIDER <= value <= max(grid) * WIDER:
-        return  # towards 0 or infinity it becomes another change, which is listed by itself
+        return  # toward 0 or infinity it becomes another change, which is listed by itself
     value = roundest(value, left, gap)
     yield family.at(value), worst(gap(value))
 

@@ -169,10 +169,10 @@ def added(name: str, function: object, reference: Reference) -> Reference:
 
 
 def vocabulary_hypotheses(reference: Reference) -> list[Hypothesis]:
-    """Normaliser flags the other way round, and special tokens in a text taken as text."""
+    """Normalizer flags the other way round, and special tokens in a text taken as text."""
     vocab, found = reference.tokenizer.vocab, []
     rows: list[tuple[str, str, Change]] = [
-        ("specials-unparsed", "takes special tokens spelt out in a text as text", unparsed)
+        ("specials-unparsed", "takes special tokens spelled out in a text as text", unparsed)
     ]
     if vocab.kind == "bert":
         lower, strip = vocab.lowercase, vocab.strip_accents
@@ -321,18 +321,18 @@ def padding_hypotheses(reference: Reference) -> list[Hypothesis]:
         if n > reference.info.n_ctx:
             continue
         says = f"fills texts up to {n} tokens with padding and attends to it"
-        for more, id, spelt in (
+        for more, id, spelled in (
             (False, f"padding-{n}", says), (True, f"padding-{n}-pooled", f"{says}, pooling it too"),
         ):  # fmt: skip
-            found.append(Hypothesis(id, "tokens", spelt, partial(padded, pad, partial(up_to, n), more), "padding"))
+            found.append(Hypothesis(id, "tokens", spelled, partial(padded, pad, partial(up_to, n), more), "padding"))
         if n <= 64:
             says = f"fills texts up to a multiple of {n} tokens with padding and attends to it"
-            for more, id, spelt in (
+            for more, id, spelled in (
                 (False, f"padding-multiple-{n}", says),
                 (True, f"padding-multiple-{n}-pooled", f"{says}, pooling it too"),
             ):
                 fill = partial(multiple_of, n, reference.info.n_ctx)
-                found.append(Hypothesis(id, "tokens", spelt, partial(padded, pad, fill, more), "padding"))
+                found.append(Hypothesis(id, "tokens", spelled, partial(padded, pad, fill, more), "padding"))
     return found
 
 

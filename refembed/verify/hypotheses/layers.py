@@ -28,7 +28,7 @@ def rope_rows(reference: Reference, used: frozenset[str]) -> Iterator[Row]:
         return
     hp = reference.model.hparams
     other: Literal["norm", "neox"] = "neox" if hp.rope_pairs == "norm" else "norm"
-    pairs = {"norm": "neighbouring channels", "neox": "the two halves of a head"}
+    pairs = {"norm": "neighboring channels", "neox": "the two halves of a head"}
     yield (
         "rope-pairs",
         f"turns {pairs[other]} together in RoPE",

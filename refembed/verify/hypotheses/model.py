@@ -113,7 +113,7 @@ def norm_rows(reference: Reference, used: frozenset[str], names: set[str]) -> It
         change = replaced(layer_norm=without_norm(name), rms_norm=without_norm(name))
         yield f"{name}-missing", f"leaves out {name}", change, f"norm {name}"
     if "attn_q_norm" in norms and "rope" in used:
-        yield "qk-norm-after-rope", "normalises queries and keys after RoPE, not before", remembering(
+        yield "qk-norm-after-rope", "normalizes queries and keys after RoPE, not before", remembering(
             norm_behind_rope), "qk norm"  # fmt: skip
         change = replaced(rms_norm=without_norm("attn_q_norm", "attn_k_norm"))
         yield "qk-norm-missing", "leaves out the norms of queries and keys", change, "qk norm"
@@ -264,12 +264,12 @@ def attention_rows(reference: Reference) -> Iterator[Row]:
             lambda m: replace(m, causal=True)), "causal"  # fmt: skip
     if any(m.window for m in seen):
         yield "window-missing", "has no sliding window", masked(lambda m: replace(m, window=0)), "window"
-        for more, spelt in ((1, "one token too wide"), (-1, "one token too narrow")):
+        for more, spelled in ((1, "one token too wide"), (-1, "one token too narrow")):
             change = masked(partial(other_window, 1, more))
-            yield f"window{more:+d}", f"has a sliding window {spelt}", change, "window"
-        for times, spelt in ((2, "twice as wide"), (0.5, "half as wide")):
+            yield f"window{more:+d}", f"has a sliding window {spelled}", change, "window"
+        for times, spelled in ((2, "twice as wide"), (0.5, "half as wide")):
             change = masked(partial(other_window, times, 0))
-            yield f"window-x{times:g}", f"has a sliding window {spelt}", change, "window"
+            yield f"window-x{times:g}", f"has a sliding window {spelled}", change, "window"
         wide = max(m.window for m in seen)
         yield "window-everywhere", "has the sliding window in every layer", masked(
             lambda m: replace(m, window=wide)), "window"  # fmt: skip

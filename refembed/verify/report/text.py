@@ -117,8 +117,8 @@ def where(v: Verdict) -> list[str]:
     found = []
     for title, shares in (("tokens", row.worst_tokens), ("heads", row.worst_heads)) if row else ():
         if shares:
-            spelt = ", ".join(f"{s.index} ({100 * s.share:.0f} %)" for s in shares)
-            found.append(f"worst {title} of {row}: {spelt} of the squared difference")
+            spelled = ", ".join(f"{s.index} ({100 * s.share:.0f} %)" for s in shares)
+            found.append(f"worst {title} of {row}: {spelled} of the squared difference")
     return found + ([f"{row}: {row.difference}"] if row and row.difference else [])
 
 

@@ -20,7 +20,7 @@ AROUND = 4  # ids shown on either side of a difference
 CAUSES = {  # cause -> what it means
     "added": "special tokens around the text",
     "special tokens": "special tokens cut out of the text",
-    "normalised": "normalisation: the texts that are tokenized are not the same",
+    "normalized": "normalization: the texts that are tokenized are not the same",
     "pre-tokens": "pre-tokens: the same text, cut in other places",
     "pieces": "pieces: the same pre-tokens, but other tokens of them (merges, scores, or tokens that one side lacks)",
     "ids": "numbering: the same tokens under other ids",
@@ -108,7 +108,7 @@ def words_differ(ours: Sequence[bytes] | None, theirs: Sequence[bytes] | None) -
     if first != second:
         at = first_difference(first, second)
         parts = (side[max(0, at - 8) : at + 8].encode("utf-8", "surrogateescape") for side in (first, second))
-        return Cause("normalised", "{}, not {}".format(*map(shown, parts)))
+        return Cause("normalized", "{}, not {}".format(*map(shown, parts)))
     if len(ours) == 1:  # this kind has no pre-tokens: where the other side cuts is its own affair
         return None
     return Cause("pre-tokens", split_point(ours, theirs))
@@ -125,8 +125,8 @@ def by_pieces(ours: Tokenizer, theirs: Sequence[bytes | None], ids: Sequence[int
         return Cause("ids", f"{shown(*mine[:5])} on either side")
     unknown = None if vocab.unk is None else vocab.tokens[vocab.unk]
     if b"".join(mine) != b"".join(known) and unknown not in (*mine, *known):
-        spelt = f"{shown(b''.join(mine)[:60])}, not {shown(b''.join(known)[:60])}"
-        return Cause("normalised", f"in our vocabulary these ids spell {spelt}")
+        spelled = f"{shown(b''.join(mine)[:60])}, not {shown(b''.join(known)[:60])}"
+        return Cause("normalized", f"in our vocabulary these ids spell {spelled}")
     cuts = set(accumulate(map(len, words_of_pieces(ours, raw))))
     if cuts - set(accumulate(map(len, known))) and unknown not in (*mine, *known):
         return Cause("pre-tokens", f"across two of our pre-tokens: {split_point(mine, known)}")
@@ -134,15 +134,15 @@ def by_pieces(ours: Tokenizer, theirs: Sequence[bytes | None], ids: Sequence[int
 
 
 def words_of_pieces(ours: Tokenizer, raw: bytes) -> list[bytes]:
-    """Our pre-tokens, spelt as their tokens are; [] where this kind has none."""
+    """Our pre-tokens, spelled as their tokens are; [] where this kind has none."""
     found = {s.name: s for s in ours.stages(raw, False, False)}.get("pre-tokens")
     if found is None:
         return []
-    spelt = []
+    spelled = []
     for part in found.parts:
         text = part if isinstance(part, bytes) else ours.vocab.tokens[part]
-        spelt.append(b"".join(ours.vocab.tokens[i] for i in ours.encode(text, False, False)))
-    return spelt
+        spelled.append(b"".join(ours.vocab.tokens[i] for i in ours.encode(text, False, False)))
+    return spelled
 
 
 def split_point(ours: Sequence[bytes], theirs: Sequence[bytes]) -> str:

@@ -40,14 +40,14 @@ class Other(Protocol):
         """The special tokens that are cut out of a text; None where nobody can see that."""
 
     def words(self, fragment: bytes) -> list[bytes] | None:
-        """A text without special tokens, normalised and cut into pre-tokens; None where nobody can see that."""
+        """A text without special tokens, normalized and cut into pre-tokens; None where nobody can see that."""
 
 
 def open_other(source: str, ours: Tokenizer) -> Other:
     """The other side. ModelError or EngineError, in one sentence, where it cannot be opened.
 
     source  a URL, a tokenizer.json or the folder it is in, or a GGUF file
-    ours    the tokenizer it is compared with: its kind says how tokens are spelt
+    ours    the tokenizer it is compared with: its kind says how tokens are spelled
     """
     if source.startswith(("http://", "https://")):
         return Server(source)
@@ -89,7 +89,7 @@ class Gguf:
 def words(tokenizer: Tokenizer, fragment: bytes) -> list[bytes] | None:
     """What is tokenized on its own: the last stage before pieces. None for a kind that shows no such stage."""
     stages = {s.name: s for s in tokenizer.stages(fragment, add_special=False, parse_special=False)}
-    found = stages.get("pre-tokens") or stages.get("normalised")
+    found = stages.get("pre-tokens") or stages.get("normalized")
     return [p if isinstance(p, bytes) else tokenizer.vocab.tokens[p] for p in found.parts] if found else None
 
 
@@ -140,9 +140,9 @@ class HuggingFace:
         normalizer, pre_tokenizer = self.library.normalizer, self.library.pre_tokenizer
         text = normalizer.normalize_str(text) if normalizer else text
         found = [word for word, _ in pre_tokenizer.pre_tokenize_str(text)] if pre_tokenizer else [text]
-        return [self.spelt(word) for word in found]
+        return [self.spelled(word) for word in found]
 
-    def spelt(self, word: str) -> bytes:
+    def spelled(self, word: str) -> bytes:
         """A pre-token in bytes: byte-level ones come in GPT-2's alphabet."""
         if self.kind == "gpt2":
             from refembed.tokenizer.bpe import BYTE_OF_LETTER

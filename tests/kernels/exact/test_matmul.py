@@ -1,4 +1,4 @@
-"""Rows of a product by BLAS do not depend on their neighbours: the promise of `exact`, tried where it breaks."""
+"""Rows of a product by BLAS do not depend on their neighbors: the promise of `exact`, tried where it breaks."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_layer_norm_is_the_papers_formula(ops: Ops, C: int, eps: float) -> None:
         want.append(
             [(v - mean) / math.sqrt(var + eps) * float(g) + float(h) for v, g, h in zip(row, w, b, strict=True)]
         )
-    # C = 1: the variance is 0 and eps alone decides; the centred value is an exact 0
+    # C = 1: the variance is 0 and eps alone decides; the centered value is an exact 0
     close(ops.layer_norm(x.astype(ops.dtype), stored(w, f"g{C}"), stored(b, f"h{C}"), eps), want, ops, times=2)
 
 

@@ -22,9 +22,9 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 FACTORS = [1.0, 1.5, 2.0, 8.0]
 ROPES = {
     "halves": Rope(8, "neox", 10000.0),
-    "neighbours": Rope(8, "norm", 10000.0),
+    "neighbors": Rope(8, "norm", 10000.0),
     "part of a head": Rope(6, "neox", 10000.0),
-    "neighbours, part of a head": Rope(4, "norm", 500.0),
+    "neighbors, part of a head": Rope(4, "norm", 500.0),
     "another base": Rope(8, "neox", 1e6),
     "linear": Rope(8, "norm", 10000.0, freq_scale=0.125),
     "factors": Rope(8, "norm", 5e5, factors=stored(FACTORS, "rope_freqs.weight")),
@@ -91,7 +91,7 @@ def test_only_the_distance_of_two_places_matters(ops: Ops) -> None:
     q, k = random(4, 1, 1, 8).astype(ops.dtype), random(5, 1, 1, 8).astype(ops.dtype)
     products = []
     for m, n in ((7, 3), (104, 100), (4, 0)):
-        a, b = (ops.rope(x, np.array([p]), ROPES["neighbours"])[0, 0] for x, p in ((q, m), (k, n)))
+        a, b = (ops.rope(x, np.array([p]), ROPES["neighbors"])[0, 0] for x, p in ((q, m), (k, n)))
         products.append(float(a @ b))
     assert np.ptp(products) <= 40 * BOUND[ops.name] * np.abs(q).max() * np.abs(k).max() * 8
 

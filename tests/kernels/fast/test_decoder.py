@@ -30,7 +30,7 @@ def ops(request: pytest.FixtureRequest) -> Ops:
 @pytest.mark.parametrize("shape", [(1, 1), (6, 31), (3, 2, 10), (5, 1, 7), (4, 640)])
 @pytest.mark.parametrize("eps", [1e-12, 1e-6, 1.0])
 def test_rms_norm_is_the_papers_formula(ops: Ops, shape: tuple[int, ...], eps: float) -> None:
-    """Not centred; a head is normalised by itself, with the one weight of all heads."""
+    """Not centered; a head is normalized by itself, with the one weight of all heads."""
     C = shape[-1]
     x, w = random(1, *shape, scale=3) + 2, random(2, C)
     want = np.empty(shape)
@@ -185,7 +185,7 @@ def test_a_short_convolution_looks_back_inside_its_text(ops: Ops, n: int) -> Non
 
 
 @pytest.mark.parametrize(("H", "K", "mask", "cap"), CASES)
-def test_a_texts_attention_does_not_depend_on_its_neighbours(ops: Ops, H: int, K: int, mask: Mask, cap: float) -> None:
+def test_a_texts_attention_does_not_depend_on_its_neighbors(ops: Ops, H: int, K: int, mask: Mask, cap: float) -> None:
     D, offsets = 10, np.array([0, 3, 40, 41])
     q, k, v = (random(s, 41, n * D).astype(ops.dtype) for s, n in ((1, H), (2, K), (3, K)))
     more: dict[str, Any] = {"n_head_kv": K, "mask": mask, "soft_cap": cap}

@@ -77,9 +77,9 @@ def test_gelu_keeps_what_is_no_number() -> None:
     assert np.array_equal(np.isnan(out), np.isnan(x))
 
 
-def of_one_row(x: Any, g: Any, b: Any, eps: float, centred: bool) -> list[float]:
+def of_one_row(x: Any, g: Any, b: Any, eps: float, centered: bool) -> list[float]:
     """A norm in double, term by term."""
-    mean = math.fsum(x) / len(x) if centred else 0.0
+    mean = math.fsum(x) / len(x) if centered else 0.0
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in x) / len(x) + eps)
     return [(v - mean) / deviation * float(w) + float(c) for v, w, c in zip(x, g, b, strict=True)]
 
@@ -93,9 +93,9 @@ def test_norms_are_their_formulas_whatever_the_rows_length(C: int, offset: float
     layer, rms, apart = (np.full((8, C), np.nan, np.float32)[:7] for _ in range(3))
     elementwise.layer_norm(x, plus, g, b if biased else b[:0], eps, layer, 0, 7)
     elementwise.rms_norm(x + plus, g, eps, rms, 0, 7)
-    for got, centred in ((layer, True), (rms, False)):
-        want = np.array([of_one_row(row.tolist(), g, b if centred else b * 0, eps, centred) for row in z])
-        lost = 1 + np.abs(z).max() / max(float(z.std(1).min()), 1e-3) if centred else 1
+    for got, centered in ((layer, True), (rms, False)):
+        want = np.array([of_one_row(row.tolist(), g, b if centered else b * 0, eps, centered) for row in z])
+        lost = 1 + np.abs(z).max() / max(float(z.std(1).min()), 1e-3) if centered else 1
         assert np.abs(got - want).max() <= 3e-7 * lost * max(np.abs(want).max(), 1)
     elementwise.layer_norm(x + plus, x[:0], g, b if biased else b[:0], eps, apart, 2, 5)
     elementwise.layer_norm(x, plus, g, b if biased else b[:0], eps, apart, 5, 7)

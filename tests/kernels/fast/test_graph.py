@@ -33,7 +33,7 @@ def plain(e: Embedder, ids: list[int]) -> bytes:
 
 
 def embedder(tmp_path: Path, type_name: str = "F32", arch: str = "bert", **more: Any) -> Embedder:
-    """A small model; where its weights are quantised, with rows of whole blocks."""
+    """A small model; where its weights are quantized, with rows of whole blocks."""
     wide: dict[str, Any] = {} if type_name == "F32" else {"C": 192, "F": 96, "D": 32}
     return Embedder.load(synthetic(tmp_path / f"{arch}-{type_name}.gguf", arch, type_name=type_name, **wide), **more)
 

@@ -30,7 +30,7 @@ from tests.kernels.longhand import random, stored
 BOTH = ["exact", "fast"]
 
 
-def quantised(x: Any, kind: str, name: str = "w") -> Tensor:
+def quantized(x: Any, kind: str, name: str = "w") -> Tensor:
     """x (N, C) as a tensor of a file in that type."""
     raw = np.frombuffer(np.ascontiguousarray(quantize(x, kind)), np.uint8)
     raw.flags.writeable = False  # as mapped files are
@@ -70,7 +70,7 @@ def test_the_budget_changes_no_bits(kind: str, numerics: str, own: bool, monkeyp
     """own: `exact` by the kernel of our own, as where BLAS mixes rows."""
     if own:
         monkeypatch.setattr("refembed.kernels.exact.ops.rows_stand_alone", lambda n, k, dtype: False)
-    w = quantised(random(1, 300, 512), kind)
+    w = quantized(random(1, 300, 512), kind)
     x = random(2, FEW + 7, 512)  # so many that codes are not used; for three rows they are
     want = x.astype(np.float64) @ w.dequantize().T.astype(np.float64)
     results = []
@@ -86,7 +86,7 @@ def test_the_budget_changes_no_bits(kind: str, numerics: str, own: bool, monkeyp
 
 @pytest.mark.parametrize("numerics", BOTH)
 def test_matrices_are_kept_until_the_budget_is_spent(numerics: str) -> None:
-    weights = [quantised(random(i, 288, 256), "Q8_0", f"w{i}") for i in range(4)]  # 288 rows fill whole panels
+    weights = [quantized(random(i, 288, 256), "Q8_0", f"w{i}") for i in range(4)]  # 288 rows fill whole panels
     one = 288 * 256 * np.dtype(load_ops(numerics).dtype).itemsize
     for budget, kept in ((0, 0), (one - 1, 0), (one, 1), (3 * one + 1, 3), (10 * one, 4)):
         ops = load_ops(numerics, memory_budget=budget)
@@ -98,7 +98,7 @@ def test_matrices_are_kept_until_the_budget_is_spent(numerics: str) -> None:
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_0", "IQ4_NL"])
 def test_few_rows_read_codes_and_have_the_bits_of_many(kind: str) -> None:
-    w, x = quantised(random(1, 100, 96), kind), random(2, FEW + 1, 96)
+    w, x = quantized(random(1, 100, 96), kind), random(2, FEW + 1, 96)
     ops = Fast()
     many = ops.linear(x, w)
     assert not ops.smaller
@@ -118,7 +118,7 @@ def test_several_matrices_at_once_have_the_bits_of_each_alone(kinds: Sequence[st
     """Of different heights, one without a bias; in one operation where three are read in the same way."""
     sizes = [(100, 7), (48, 0), (97, 3)]
     k = 96 if kinds[0] != "Q4_K" else 256
-    ws = [quantised(random(i, n, k), kind, f"w{i}") for (n, i), kind in zip(sizes, kinds, strict=False)]
+    ws = [quantized(random(i, n, k), kind, f"w{i}") for (n, i), kind in zip(sizes, kinds, strict=False)]
     biases = [stored(random(9, 100), "b"), None, stored(random(8, 97), "c")]
     matrices, ops = list(zip(ws, biases, strict=False)), Fast(memory_budget=budget)
     for T in (1, 8, 9, FEW, FEW + 1):
@@ -134,7 +134,7 @@ def test_three_matrices_are_one_job_where_few_rows_meet_them(kind: str, monkeypa
     called: list[str] = []
     share = crew.share
     monkeypatch.setattr(crew, "share", lambda f, *a, **k: (called.append(f.__name__), share(f, *a, **k)))
-    matrices = [(quantised(random(i, 50, 96), kind, f"w{i}"), None) for i in range(3)]
+    matrices = [(quantized(random(i, 50, 96), kind, f"w{i}"), None) for i in range(3)]
     for T in (FEW, FEW + 1):
         Fast().linears(random(T, T, 96), matrices)
     assert called[0].startswith("three_by_" if kind != "F16" or HALVES else "by_panels")
@@ -159,7 +159,7 @@ def test_few_rows_read_f16_and_have_the_bits_of_many(order: str) -> None:
 @pytest.mark.parametrize("kind", ["Q4_1", "Q4_K", "BF16"])
 def test_weights_that_are_no_codes_times_scales_are_not_taken_for_such(kind: str) -> None:
     """Q4_1 has a smallest value beside its scale: a code times the scale is not what the file says."""
-    w, ops = quantised(random(1, 64, 256), kind), Fast(memory_budget=1 << 20)
+    w, ops = quantized(random(1, 64, 256), kind), Fast(memory_budget=1 << 20)
     ops.linear(random(2, 3, 256), w)
     assert ops.smaller == {"w": None}
     P = gemm.panel(4)

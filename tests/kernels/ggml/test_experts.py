@@ -20,12 +20,12 @@ from refembed.kernels.ggml import floats
 from refembed.kernels.ggml.experts import mul_mat_id
 from refembed.kernels.ggml.ops import Ggml
 from refembed.kernels.ggml.profile import load_profile
-from refembed.kernels.ggml.quantised import TILED, mul_mat
+from refembed.kernels.ggml.quantized import TILED, mul_mat
 from tests.kernels.ggml import live
 from tests.kernels.ggml.graph_cases import noise
-from tests.kernels.ggml.quantised_cases import TYPES, checksum, differing
-from tests.kernels.ggml.quantised_cases import Case as Block
-from tests.kernels.ggml.quantised_cases import weights as random_blocks
+from tests.kernels.ggml.quantized_cases import TYPES, checksum, differing
+from tests.kernels.ggml.quantized_cases import Case as Block
+from tests.kernels.ggml.quantized_cases import weights as random_blocks
 
 RECORDED = Path(__file__).with_name("experts_avx512.txt")  # checksums of node-llama-cpp 3.22.1's answers, zen4 plug-in
 AVX2, AVX512 = load_profile("avx2"), load_profile("avx512")

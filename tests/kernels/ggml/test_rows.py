@@ -20,7 +20,7 @@ SCALES = (1.0, 100.0, 1e-3)
 
 
 def inputs():
-    """Rows of many lengths and sizes, off centre."""
+    """Rows of many lengths and sizes, off center."""
     rng = np.random.default_rng(3)
     for shape in SIZES:
         for scale in SCALES:

@@ -75,7 +75,7 @@ def test_a_row_has_the_same_bits_at_any_place_of_any_height(n: int, k: int, dtyp
 
 @settings(max_examples=40)
 @given(st.integers(1, 220), st.integers(1, 300), st.integers(1, 110), st.data(), st.sampled_from(BOTH))
-def test_a_row_does_not_notice_its_neighbours(T: int, k: int, n: int, data: st.DataObject, dtype: Any) -> None:
+def test_a_row_does_not_notice_its_neighbors(T: int, k: int, n: int, data: st.DataObject, dtype: Any) -> None:
     """Not even such as overflow."""
     at, w = data.draw(st.integers(0, T - 1)), random(n, n, k).astype(dtype)
     x = np.full((T, k), data.draw(st.sampled_from([0, 1, 3e38, np.inf, np.nan])), dtype)

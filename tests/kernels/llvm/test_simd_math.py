@@ -28,7 +28,7 @@ def sums(x):
 
 
 def test_half_rounds_as_float16_does():
-    """Every float16, the places half way between neighbours, one step to either side; subnormal, infinite, NaN."""
+    """Every float16, the places half way between neighbors, one step to either side; subnormal, infinite, NaN."""
     h = np.arange(1 << 15, dtype=np.uint16).view(np.float16).astype(np.float32)
     h = np.append(h[np.isfinite(h)], np.float32(65536))
     middle = (h[:-1] + h[1:]) / 2

@@ -1,4 +1,4 @@
-"""ggml's own quantisers, from the pinned wheel, in a process of its own.
+"""ggml's own quantizers, from the pinned wheel, in a process of its own.
 
 live(x, names)   x (n, width) as ggml_quantize_chunk stores it without an importance matrix: {name: uint8 bytes};
                  under "name ref" what `from_float_ref` of ggml_get_type_traits makes of it, where the type has one

@@ -1,4 +1,4 @@
-"""The quantisers against ggml's own, live from the pinned wheel, bit for bit: the definitions and their twins alike."""
+"""The quantizers against ggml's own, live from the pinned wheel, bit for bit: the definitions and their twins alike."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_every_real_weight_is_ggmls_bit_for_bit(name: str, minilm) -> None:  # t
 
 
 @pytest.mark.oracle
-def test_powers_of_two_and_their_neighbours_get_ggmls_exponent() -> None:
+def test_powers_of_two_and_their_neighbors_get_ggmls_exponent() -> None:
     """MXFP4 takes floor(log2f(x)), and log2f of the float below a power of two may round up to it."""
     powers = np.ldexp(np.float32(1), np.arange(-126, 128)).view(np.int32)[:, None]
     x = np.zeros((powers.size * 129, 32), np.float32)
@@ -222,7 +222,7 @@ def test_what_is_stored_comes_back_within_a_step(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_do_not_know_their_neighbours(name: str) -> None:
+def test_rows_do_not_know_their_neighbors(name: str) -> None:
     """Alone, together, in the chunks of several threads, as slices of another array: the same bytes."""
     rng = np.random.default_rng(9)
     x = rng.standard_normal((3 * CHUNK // 512 + 5, 1024)).astype(np.float32)
@@ -244,8 +244,8 @@ def test_nothing_becomes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [t.name for t in QUANT_TYPES if t.name not in QUANTIZERS])
-def test_a_type_without_quantiser_is_a_request_error(name: str) -> None:
-    with pytest.raises(RequestError, match=rf"(?s)no quantiser for {name}.*one of F32, F16, BF16, Q4_0"):
+def test_a_type_without_quantizer_is_a_request_error(name: str) -> None:
+    with pytest.raises(RequestError, match=rf"(?s)no quantizer for {name}.*one of F32, F16, BF16, Q4_0"):
         quantize(np.zeros((1, 256), np.float32), name)
 
 
@@ -262,7 +262,7 @@ def test_rows_that_are_not_whole_blocks_are_a_request_error(name: str) -> None:
 def test_what_is_not_finite_is_a_request_error(name: str, value: float) -> None:
     x = np.ones((2, 256), np.float32)
     x[1, 255] = value
-    with pytest.raises(RequestError, match="NaN or infinity cannot be quantised"):
+    with pytest.raises(RequestError, match="NaN or infinity cannot be quantized"):
         quantize(x, name)
 
 

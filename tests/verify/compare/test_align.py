@@ -118,7 +118,7 @@ def test_an_unnamed_node_pairs_by_place():
     assert pairs(ours, theirs)[1] == ("l_out-0", 0, 1, "place")
 
 
-def test_place_wants_the_same_shape_and_the_same_neighbours():
+def test_place_wants_the_same_shape_and_the_same_neighbors():
     ours = trace("a", "mine", "b")
     theirs = trace("a", ("node_1", "ADD", (T, 2)), "b", ("node_3", "ADD"))
     found = align(ours, theirs)

@@ -55,10 +55,10 @@ def test_what_has_no_reference_is_symmetric(pair):
 @given(finite.filter(lambda x: abs(x) < 3e38), st.integers(1, 20))
 def test_k_steps_of_nextafter_are_k_ulps(x, k):
     """Across zero and through the denormals too."""
-    for towards in (F32(np.inf), F32(-np.inf)):
+    for toward in (F32(np.inf), F32(-np.inf)):
         y = F32(x)
         for _ in range(k):
-            y = np.nextafter(y, towards)
+            y = np.nextafter(y, toward)
         assert compare(np.array([x], F32), np.array([y])).max_ulps == k
 
 

@@ -83,7 +83,7 @@ def same(found, texts):
 # -- servers --
 
 
-def test_ollama_is_recognised_by_its_version():
+def test_ollama_is_recognized_by_its_version():
     with stand_in(OLLAMA) as server:
         engine = HttpEngine(server.url, batch=2)
         assert engine.name == "http ollama"
@@ -120,7 +120,7 @@ def test_which_of_several_models_must_be_said():
         assert HttpEngine(server.url, model_name="y").about["model"] == "y"
 
 
-def test_tei_is_recognised_by_its_info():
+def test_tei_is_recognized_by_its_info():
     with stand_in(TEI) as server:
         engine = HttpEngine(server.url, batch=3)
         assert engine.name == "http tei"

@@ -24,7 +24,7 @@ def server(minilm):
 
 @pytest.fixture(scope="module")
 def vectors(oracle):
-    """Not normalised, from the C API."""
+    """Not normalized, from the C API."""
     return oracle.embed(TEXTS)
 
 
@@ -32,7 +32,7 @@ def unit(v):
     return v / np.linalg.norm(v.astype(np.float64))
 
 
-def test_the_server_is_recognised_and_says_what_it_is(server, minilm):
+def test_the_server_is_recognized_and_says_what_it_is(server, minilm):
     engine = open_engine(server, minilm)
     assert isinstance(engine, Engine)
     assert engine.name == "http llama-server"
@@ -45,7 +45,7 @@ def test_the_server_is_recognised_and_says_what_it_is(server, minilm):
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("route", ["", "/embedding", "/embeddings"])
-def test_unnormalised_numbers_arrive_bit_by_bit(server, vectors, route, batch):
+def test_unnormalized_numbers_arrive_bit_by_bit(server, vectors, route, batch):
     """One text in flight is one llama_decode of it alone; so the bits are those of the C API."""
     found = HttpEngine(server + route, normalize=False, batch=batch).embed(TEXTS)
     assert all(np.array_equal(a, b) for a, b in zip(found, vectors, strict=True))

@@ -1,4 +1,4 @@
-"""Every shape of embeddings seen in the wild is recognised, and nothing else is taken for one."""
+"""Every shape of embeddings seen in the wild is recognized, and nothing else is taken for one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NONE = {
 
 
 @pytest.mark.parametrize(("label", "case"), [*SHAPES.items(), *OF_ONE.items()])
-def test_each_shape_is_recognised(label, case):
+def test_each_shape_is_recognized(label, case):
     answer, vectors = case
     found = embeddings(answer, "x")
     assert found.shape == label

@@ -101,7 +101,7 @@ def test_a_text_and_its_ids_and_its_bytes_have_one_vector(engine):
     assert a.dtype == np.float32
     assert a.shape == (384,)
     assert a.tobytes() == b.tobytes() == c.tobytes()
-    assert np.linalg.norm(a) > 2  # not normalised
+    assert np.linalg.norm(a) > 2  # not normalized
 
 
 @pytest.mark.parametrize("flash_attn", [False, True])

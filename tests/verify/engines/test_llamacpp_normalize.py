@@ -1,4 +1,4 @@
-"""refembed's normalisation against llama.cpp's own common_embd_normalize, bit for bit."""
+"""refembed's normalization against llama.cpp's own common_embd_normalize, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""read_tensor on ggml tensors laid out by hand: types, strides, quantised bytes, memory elsewhere."""
+"""read_tensor on ggml tensors laid out by hand: types, strides, quantized bytes, memory elsewhere."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_an_axis_of_length_zero_reads_nothing():
     assert read(t).dtype == np.float32
 
 
-def test_quantised_weights_come_as_their_bytes():
+def test_quantized_weights_come_as_their_bytes():
     """Two blocks of Q8_0: 34 bytes each."""
 
     class Sizes:

@@ -22,7 +22,7 @@ def test_an_exception_in_the_callback_is_kept():
 
 
 class Expanding:
-    """A vocabulary whose every byte becomes 30 tokens, as normalisation can do to a ligature."""
+    """A vocabulary whose every byte becomes 30 tokens, as normalization can do to a ligature."""
 
     def llama_tokenize(self, vocab, text, n, ids, room, add_special, parse_special):
         need = 30 * n

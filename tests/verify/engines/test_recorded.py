@@ -152,7 +152,7 @@ BAD = {
     "ragged.jsonl": ("[1.0, 2.0]\n[1.0]", r"vectors of unequal length: 2 \(text 0\) and 1 \(text 1\)"),
     "nan.jsonl": ("[1.0, NaN]", "1 of 2 numbers are not finite, the first at 1"),
     "null.json": ("[[1.0, null]]", "1 of 2 numbers are not finite"),
-    "prose.txt": ("Call me Ishmael.", "nothing recorded is recognised in this text"),
+    "prose.txt": ("Call me Ishmael.", "nothing recorded is recognized in this text"),
     "bytes.txt": (b"\x80\x02}q", "neither text nor .npz, .npy: byte 0 is no UTF-8"),
     "no.npz": (b"PK but no zip", "damaged, or no .npz at all"),
     "no.npy": (b"\x93NUMPY", "cannot be read as NumPy's format"),

@@ -23,7 +23,7 @@ from refembed.verify.engines.recorded import RecordedDump
 TEXT = "hello world, the cat sat on a mat"
 RECORDED = Path(__file__).parents[2] / "data" / "eval-callback-tiny.txt.gz"
 
-# written by hand in the printer's format: ne {8, 2}, {1}, a node that is quantised, an older printer
+# written by hand in the printer's format: ne {8, 2}, {1}, a node that is quantized, an older printer
 BY_HAND = """\
 0.00.123.456 I main: something else
 common_debug_cb_eval:                 inp_embd = (f32)        ADD(node_1{8, 2, 1, 1}, token_types{8, 1, 1, 1}}) = {8, 2, 1, 1}

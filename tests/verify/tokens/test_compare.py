@@ -61,9 +61,9 @@ PAIRS: dict[str, tuple[str, tuple[list[Typed], list[Key]], tuple[list[Typed], li
         "special tokens", (LLAMA, keys_of("llama")),
         (LLAMA, keys_of("llama", ("general.name", "phi-3", "STRING"))), "the<|user|> the",
     ),
-    "one keeps capitals": ("normalised", (BERT, []), (BERT, CASED), "the Hello"),
+    "one keeps capitals": ("normalized", (BERT, []), (BERT, CASED), "the Hello"),
     "one sets no space in front": (
-        "normalised", (LLAMA, keys_of("llama")), (LLAMA, keys_of("llama", flag("add_space_prefix", False))), "the",
+        "normalized", (LLAMA, keys_of("llama")), (LLAMA, keys_of("llama", flag("add_space_prefix", False))), "the",
     ),
     "one cuts numbers": (
         "pre-tokens", (GPT2, keys_of("gpt2")), (GPT2, keys_of("gpt2", ("pre", "qwen2", "STRING"))), "the 1234",
@@ -76,7 +76,7 @@ PAIRS: dict[str, tuple[str, tuple[list[Typed], list[Key]], tuple[list[Typed], li
 }  # fmt: skip
 
 # What a server, which shows ids alone, gives away less of.
-FROM_IDS = {"one keeps capitals": "pieces", "one cuts numbers": "pieces", "two ids changed places": "normalised"}
+FROM_IDS = {"one keeps capitals": "pieces", "one cuts numbers": "pieces", "two ids changed places": "normalized"}
 
 
 @pytest.fixture(params=PAIRS)
@@ -124,7 +124,7 @@ def test_two_causes_are_both_told(tmp_path: Path) -> None:
     ours = load_tokenizer(a)
     found = compare(ours, open_other(str(b), ours), "the")
     assert found is not None
-    assert [c.stage for c in found.causes] == ["added", "normalised"]
+    assert [c.stage for c in found.causes] == ["added", "normalized"]
     assert found.causes[0].detail == "[1] ... [], not [1] ... [2]"
 
 
@@ -291,17 +291,17 @@ def test_the_librarys_word_pieces_agree_but_for_what_llama_cpp_does_otherwise(tm
     other = open_other(str(word_piece(tmp_path / "tokenizer.json")), ours)
     for text in ("the hello", "Unaffable, naïve [SEP] caf\u00e9!", "<user>the", ""):
         assert compare(ours, other, text) is None, text
-    for text, cause in (("하", "normalised"), ("x" * 150, "pieces")):
+    for text, cause in (("하", "normalized"), ("x" * 150, "pieces")):
         found = compare(ours, other, text)
         assert found is not None
         assert [c.stage for c in found.causes] == [cause]
 
 
-def test_the_librarys_normaliser_is_named(tmp_path: Path) -> None:
+def test_the_librarys_normalizer_is_named(tmp_path: Path) -> None:
     ours = load_tokenizer(write_vocab(tmp_path / "a.gguf", BERT))
     found = compare(ours, open_other(str(word_piece(tmp_path / "tokenizer.json", lowercase=False)), ours), "the Hello")
     assert found is not None
-    assert [c.stage for c in found.causes] == ["normalised"]
+    assert [c.stage for c in found.causes] == ["normalized"]
 
 
 def test_a_broken_tokenizer_json_is_an_error(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from refembed.gguf.quants import BY_NAME
 from refembed.kernels.ggml import chains_jit
-from refembed.kernels.ggml.codes import KINDS, quantise
-from refembed.kernels.ggml.quantised import quantised
+from refembed.kernels.ggml.codes import KINDS, quantize
+from refembed.kernels.ggml.quantized import quantized
 from tests.kernels.ggml.oracle_mul_mat import conversions
-from tests.kernels.ggml.quantised_cases import Case, activations, noise
+from tests.kernels.ggml.quantized_cases import Case, activations, noise
 
 
 def inputs():
@@ -33,7 +33,7 @@ def test_codes_and_scales_have_the_bits_of_the_wheel(kind):
     x, t = inputs(), BY_NAME[kind]
     nbytes = 2048 // t.weights * t.nbytes
     live = np.stack(conversions([(t.id, row, nbytes) for row in x])).view(t.block)  # (n, nb)
-    mine, some = quantise(x, kind), live["d"] != 0
+    mine, some = quantize(x, kind), live["d"] != 0
     np.testing.assert_array_equal(mine.d.view(np.uint32), live["d"].astype(np.float32).view(np.uint32))
     np.testing.assert_array_equal(mine.codes[some], live["qs"][some])
     if kind == "Q8_1":
@@ -48,7 +48,7 @@ def test_codes_and_scales_have_the_bits_of_the_wheel(kind):
 def test_the_compiled_twin_is_the_definition(kind):
     """Same codes, scales and sums, four rows side by side and lane by lane."""
     x = inputs()
-    n, mine, fast = len(x), quantise(x, kind), quantised(x, kind)
+    n, mine, fast = len(x), quantize(x, kind), quantized(x, kind)
     nb, B = mine.codes.shape[1:]
     codes = fast.codes.transpose(0, 4, 1, 2, 3).reshape(-1, nb, 8, B // 32, 4)  # (4 Q, nb, lane, group, 4)
     np.testing.assert_array_equal(codes.transpose(0, 1, 3, 2, 4).reshape(-1, nb, B)[:n], mine.codes)
@@ -59,7 +59,7 @@ def test_the_compiled_twin_is_the_definition(kind):
 
 def test_rows_that_are_not_there_are_zeros():
     """Quads are filled up."""
-    fast = quantised(inputs()[:5], "Q8_1")
+    fast = quantized(inputs()[:5], "Q8_1")
     assert fast.d.shape == (2, 64, chains_jit.QUAD)
     assert not fast.codes[1, ..., 1:].any()
     assert not fast.d[1, :, 1:].any()

@@ -1,4 +1,4 @@
-"""x Wᵀ for quantised weights, equal to llama.cpp's x86 CPU backend to the last bit.
+"""x Wᵀ for quantized weights, equal to llama.cpp's x86 CPU backend to the last bit.
 
 Three things decide how llama.cpp adds: the weight's type, how many rows of activations come at once, and whether the
 weights were interleaved at load. `RECIPES` is that decision as a table (ggml_compute_forward_mul_mat in ggml-cpu.c,
@@ -92,13 +92,13 @@ def unpacked(w: Tensor, how: Callable[[Any], Blocks]) -> Weights:
     return Weights(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
 
-def quantised(x: F32, kind: str) -> Rows:
+def quantized(x: F32, kind: str) -> Rows:
     """x (n, k) as codes of that kind."""
     (n, k), B, S = x.shape, BLOCK[kind], {"Q8_0": 0, "Q8_1": 1, "Q8_K": 16}[kind]
     Q, nb = -(-n // QUAD), k // B
     shapes = (Q, nb, 8, B // 8, QUAD), (Q, nb, QUAD), (Q, nb, S, QUAD)
     codes, d, sums = (np.zeros(s, np.float32) for s in shapes)
-    share(jit.quantise_q8_k if kind == "Q8_K" else jit.quantise_q8, x, codes, d, sums, rows=n, size=x.size)
+    share(jit.quantize_q8_k if kind == "Q8_K" else jit.quantize_q8, x, codes, d, sums, rows=n, size=x.size)
     return Rows(codes, d, sums)
 
 
@@ -301,7 +301,7 @@ def product(x: F32, w: Tensor, how: Recipe, kept: dict[str, Any]) -> F32:
     key = f"{w.name}/{unpacker.__name__}"
     if key not in kept:
         kept[key] = unpacked(w, unpacker)
-    return chain(quantised(x, w.type.dot), kept[key])[: len(x), : w.shape[0]]
+    return chain(quantized(x, w.type.dot), kept[key])[: len(x), : w.shape[0]]
 
 
 def check(x: F32, w: Tensor) -> None:
@@ -316,7 +316,7 @@ def mul_mat(x: F32, w: Tensor, profile: Profile, kept: dict[str, Any]) -> F32:
     """x Wᵀ as llama.cpp's CPU backend computes it.
 
     x        (n, k) float32: all rows that llama.cpp would have in this call, since it chooses its kernel by n
-    w        (m, k) of a quantised type
+    w        (m, k) of a quantized type
     profile  the build to equal; `repack` interleaves the types that llama.cpp would
     kept     unpacked weights by tensor name, for the next call; the caller's to clear
     returns  (n, m) float32

@@ -1,6 +1,6 @@
-"""Products of quantised weights to try: inputs that are the same everywhere, llama.cpp's answer, and ours.
+"""Products of quantized weights to try: inputs that are the same everywhere, llama.cpp's answer, and ours.
 
-    python -m tests.kernels.ggml.quantised_cases <folder of node-llama-cpp's libraries> zen4
+    python -m tests.kernels.ggml.quantized_cases <folder of node-llama-cpp's libraries> zen4
 
 writes RECORDED, the checksums of a build that the tests do not have at hand.
 """
@@ -17,11 +17,11 @@ import numpy as np
 
 from refembed.gguf import Tensor
 from refembed.gguf.quants import BY_NAME
-from refembed.kernels.ggml.quantised import RECIPES, mul_mat
+from refembed.kernels.ggml.quantized import RECIPES, mul_mat
 from tests.kernels.ggml.oracle_mul_mat import products
 
 RECORDED = Path(__file__).with_name(
-    "quantised_avx512.txt"
+    "quantized_avx512.txt"
 )  # checksums of node-llama-cpp 3.22.1's answers, zen4 plug-in
 TYPES = sorted(RECIPES)
 REPACKED = ("Q4_0", "IQ4_NL", "MXFP4", "Q4_K")  # on AVX2; Q2_K too on AVX-512

@@ -1,4 +1,4 @@
-"""Products with quantised weights equal live llama.cpp's to the last bit."""
+"""Products with quantized weights equal live llama.cpp's to the last bit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from refembed.errors import ModelError
 from refembed.gguf import Tensor
 from refembed.gguf.quants import BY_NAME, QUANT_TYPES
 from refembed.kernels.ggml.profile import load_profile
-from refembed.kernels.ggml.quantised import RECIPES, mul_mat
-from tests.kernels.ggml.quantised_cases import (
+from refembed.kernels.ggml.quantized import RECIPES, mul_mat
+from tests.kernels.ggml.quantized_cases import (
     RECORDED,
     REPACKED,
     TYPES,
@@ -133,7 +133,7 @@ def test_a_large_tensor_is_unpacked_in_parts(monkeypatch):
     """To the same numbers."""
     case = next(c for c in cases("Q4_K") if c.m == 40)
     whole = ours(case, AVX2)
-    monkeypatch.setattr("refembed.kernels.ggml.quantised.PART", 16 * case.k)
+    monkeypatch.setattr("refembed.kernels.ggml.quantized.PART", 16 * case.k)
     assert differing(ours(case, AVX2), whole) == 0
 
 
