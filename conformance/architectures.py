@@ -219,7 +219,7 @@ def measure(v: Variant, folder: Path) -> list[Row]:
     runs = [off, on, wide]
     if v.type_name != "F32":
         runs.append(ask(decoded(path, folder / "float.gguf"), v, (), flash_attn=False))
-    elif any(tap.op in GELU for trace in off.traces for tap in trace.taps):
+    elif any(tap.op in GELU for trace in off.traces for tap in trace.tensors):
         runs.append(ask(v.write(folder / "half.gguf", type_name="F16"), v, (), flash_attn=False))
     floor = floor_of(v, runs)
     rows = [floating(v, path, numerics, wide, floor) for numerics in ("exact", "fast")]
@@ -282,11 +282,13 @@ def traced(e: Embedder, v: Variant, theirs: Trace, row: Row) -> list[LocalDiffer
     e.trace(ids, pooling=v.pooling, tap=recorder)
     ours, cut = recorder.trace, without_empty_cells(theirs)
     found = align(ours, theirs)
-    row.unaligned += [ours.taps[i].name for i in found.ours_only] + [theirs.taps[i].name for i in found.theirs_only]
+    row.unaligned += [ours.tensors[i].name for i in found.ours_only] + [
+        theirs.tensors[i].name for i in found.theirs_only
+    ]
     row.tensors += len(found.pairs)
     for p in found.pairs:
-        x, tap = ours.taps[p.ours].array, cut.taps[p.theirs]
-        y = tap.array if tap.array.size == x.size else theirs.taps[p.theirs].array  # `ggml` has the empty cells too
+        x, tap = ours.tensors[p.ours].array, cut.tensors[p.theirs]
+        y = tap.array if tap.array.size == x.size else theirs.tensors[p.theirs].array  # `ggml` has the empty cells too
         error = peak(x, y.reshape(x.shape)) if not any(o in p.name for o in ORDERS) else 0.0
         if not error <= row.whole or not row.whole_at:
             row.whole, row.whole_at = error, f"{p.name}[{p.k}], {len(ids)} tokens"

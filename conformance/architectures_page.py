@@ -117,7 +117,7 @@ def see_one(v: Variant, folder: Path) -> tuple[set[str], list[str]]:
     hp, asked = watched(model.hparams)
     model, ops, recorder, batch = Model(hp, model.weights, model.module), load_ops("exact"), Recorder(), pack([[5, 6]])
     pooled(model.forward(batch, ops, recorder), batch.offsets, v.pooling, model, ops, recorder)
-    return asked, [tap.name for tap in recorder.trace.taps]
+    return asked, [tap.name for tap in recorder.trace.tensors]
 
 
 # -- one architecture --------------------------------------------------------------------------------------------------

@@ -87,10 +87,12 @@ def trace(s: Session, t: Test) -> Iterator[Measure]:
     """The two runs side by side: how far each tensor has drifted, the propagated error."""
     ours, theirs = s.trace(t.case.model, t.numerics, t.text), s.oracle.trace(Setting(t.case.model), t.text)
     alignment = align(ours, theirs)
-    unpaired = [ours.taps[i].name for i in alignment.ours_only] + [theirs.taps[j].name for j in alignment.theirs_only]
+    unpaired = [ours.tensors[i].name for i in alignment.ours_only] + [
+        theirs.tensors[j].name for j in alignment.theirs_only
+    ]
     yield Measure("tensors without a partner", len(unpaired), ", ".join(unpaired[:4]), exact=True)
     yield from by_class(
-        propagated(p.name, theirs.taps[p.theirs].array, ours.taps[p.ours].array) for p in alignment.pairs
+        propagated(p.name, theirs.tensors[p.theirs].array, ours.tensors[p.ours].array) for p in alignment.pairs
     )
 
 
@@ -113,7 +115,7 @@ def local(s: Session, t: Test) -> Iterator[Measure]:
         raise AssertionError("the replayed run shows other tensors than the recorded one")
     found = []
     for pair, replayed in zip(alignment.pairs, tap.differences, strict=True):
-        d, peak = replayed.difference, float(np.abs(theirs.taps[pair.theirs].array).max())
+        d, peak = replayed.difference, float(np.abs(theirs.tensors[pair.theirs].array).max())
         value = math.inf if d.nonfinite_a or d.nonfinite_b else over(d.max_abs, peak)
         found.append(Measure(class_of(pair.name), value, f"{pair.name} at {d.worst}" if d.worst else pair.name))
     yield from by_class(found)
@@ -145,7 +147,9 @@ def operations(s: Session, t: Test) -> Iterator[Measure]:
     ours = s.trace(t.case.model, t.numerics, t.text, pooling, **options)
     theirs = s.oracle.trace(setting_of(t), t.text)
     alignment = align(ours, theirs)
-    unpaired = [ours.taps[i].name for i in alignment.ours_only] + [theirs.taps[j].name for j in alignment.theirs_only]
+    unpaired = [ours.tensors[i].name for i in alignment.ours_only] + [
+        theirs.tensors[j].name for j in alignment.theirs_only
+    ]
     yield Measure("tensors without a partner", len(unpaired), ", ".join(unpaired[:4]), exact=True)
     tap = ReplayTap(ours, theirs, alignment)
     s.embedder(t.case.model, t.numerics, **options).trace(t.text.data, pooling=pooling, tap=tap)
@@ -161,10 +165,10 @@ def gelu_table(gelu: Callable[[Array], Array], theirs: Trace) -> Iterator[Measur
     The unit is what rounding leaves open: half a float16 step at T[h], and half a float32 step of the tanh in
     x/2 (1 + tanh ...), which cancels where x is far below 0. A value above 1 is another function.
     """
-    for i, tap in enumerate(theirs.taps):
+    for i, tap in enumerate(theirs.tensors):
         if tap.op != "GELU":
             continue
-        x = theirs.taps[theirs.meta["nodes"][i]["sources"][0]].array
+        x = theirs.tensors[theirs.meta["nodes"][i]["sources"][0]].array
         h = np.where(np.abs(x) < 10, x.astype(np.float16).astype(x.dtype), x)  # outside, T is not asked: 0 or x
         allowed = np.spacing(np.abs(tap.array).astype(np.float16)).astype(np.float64) / 2 + np.abs(h) * 2.0**-25
         gap = np.abs(np.asarray(gelu(h), np.float64) - tap.array) / allowed

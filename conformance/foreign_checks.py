@@ -320,12 +320,12 @@ def traced(s: Asking, text: Text) -> tuple[Trace, list[int]]:
 def beside(x: Trace, base: Trace) -> dict[int, Any]:
     """Tensors of one run by the place of their partners in the other."""
     cut = without_empty_cells(x)
-    return {p.theirs: cut.taps[p.ours].array for p in align(x, base).pairs}
+    return {p.theirs: cut.tensors[p.ours].array for p in align(x, base).pairs}
 
 
 def measure_of(base: Trace, j: int, found: Any, *others: Any) -> Measure:
     """One tensor, to the nearest of llama.cpp's; bound by how far sound runs are from each other."""
-    tap = base.taps[j]
+    tap = base.tensors[j]
     sound = [x.reshape(tap.array.shape) for x in (tap.array, *others) if x is not None and x.size == tap.array.size]
     llama = sound[: 1 + (others[0] is not None and others[0].size == tap.array.size)]
     y = found.reshape(tap.array.shape)

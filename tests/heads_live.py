@@ -65,11 +65,13 @@ class Headed(Bits):
         self.vectors([theirs.meta["tokens"]], record)
         ours, found = record.trace, align(record.trace, theirs)
         last = (self.model.output, "result_embd_pooled")[self.pooling == "none"]
-        begin = min(i for i, t in enumerate(theirs.taps) if t.name == last)
+        begin = min(i for i, t in enumerate(theirs.tensors) if t.name == last)
         paired = {p.theirs for p in found.pairs}
         nodes = [
-            (i, t) for i, t in enumerate(theirs.taps) if i > begin and t.op not in VIEWS | COPIES and t.name != LOGITS
+            (i, t)
+            for i, t in enumerate(theirs.tensors)
+            if i > begin and t.op not in VIEWS | COPIES and t.name != LOGITS
         ]
         head = [f"{t.name} {t.op}" for i, t in nodes if i not in paired]
-        named = [theirs.taps[i].name for i in found.theirs_only if i <= begin]
-        return [ours.taps[i].name for i in found.ours_only] + named + head
+        named = [theirs.tensors[i].name for i in found.theirs_only if i <= begin]
+        return [ours.tensors[i].name for i in found.ours_only] + named + head

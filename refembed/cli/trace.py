@@ -75,7 +75,7 @@ def command(
     note(how, quiet=quiet)
     shown = [
         measure(i, t.name, t.array)
-        for i, t in enumerate(trace.taps)
+        for i, t in enumerate(trace.tensors)
         if not patterns or any(fnmatchcase(t.name, p) for p in patterns)
     ]
     if save:

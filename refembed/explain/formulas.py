@@ -22,7 +22,7 @@ __all__ = ["NO_FORMULA", "Formula", "formula_of"]
 
 def formula_of(run: Run, i: int) -> Formula:
     """The formula of the i-th tensor of a run."""
-    shown, name = run.shown[i], base_of(run.trace.taps[i].name)
+    shown, name = run.shown[i], base_of(run.trace.tensors[i].name)
     if name in BY_NAME and (shown.call is None or name in ALWAYS_BY_NAME):
         return BY_NAME[name](run, i)
     return NO_FORMULA if shown.call is None else BY_OPERATION[shown.call.op](run, i, shown.call)

@@ -113,7 +113,7 @@ def gated_by_name(op: str) -> Callable[[Run, int], Formula]:
             return NO_FORMULA
         g, u = ("", tap_of(run, up)) if gate is None else (tap_of(run, gate), tap_of(run, up))
         if not g:  # both are halves of one product
-            F = run.trace.taps[up].array.shape[1] // 2
+            F = run.trace.tensors[up].array.shape[1] // 2
             g, u = columns(u, 0, F), columns(u, F, 2 * F)
         call = run.calls[run.shown[i].n_calls - 1]
         if (
@@ -162,7 +162,7 @@ def partial_sum(run: Run, i: int) -> Formula:
     by = latest(run, i, "ffn_moe_weighted")
     if by is None:
         return NO_FORMULA
-    all_of_them = base_of(run.trace.taps[i].name) == "ffn_moe_out"
+    all_of_them = base_of(run.trace.tensors[i].name) == "ffn_moe_out"
     n = run.embedder.model.hparams.n_expert_used if all_of_them else i - by + 1
     return made(f"Σ h[t, k], k from 0 to {n - 1}", f"h[:, :{n}].sum(1)", h=tap_of(run, by))
 

@@ -52,7 +52,7 @@ def with_adapters(
 def norm(run: Run, i: int, call: Call) -> Formula:
     """A norm: first without its weight, then with it, then with its bias. `plus` is added to x before."""
     text, python = NORMS[call.op]
-    x, name, last = added_up(run, i, call), base_of(run.trace.taps[i].name), not run.shown[i].inner
+    x, name, last = added_up(run, i, call), base_of(run.trace.tensors[i].name), not run.shown[i].inner
     kind = run.embedder.model.module.TRAITS.norm
     eps = number(run, f"attention.layer_norm_{'rms_' if kind == 'rms' else ''}epsilon", float(call["eps"]))
     if not last and name == "norm_w":
@@ -128,7 +128,7 @@ def angles_of(run: Run, r: Rope) -> tuple[str, str, dict[str, str]]:
 
 def attention(run: Run, i: int, call: Call) -> Formula:
     """One of the steps of attention, or, where the run shows none, all of them."""
-    name, shown = base_of(run.trace.taps[i].name), run.shown[i]
+    name, shown = base_of(run.trace.tensors[i].name), run.shown[i]
     if shown.inner:
         return ATTENTION[name](run, i, call)
     if latest(run, i, "kqv") == i - 1:
@@ -182,7 +182,7 @@ def shares(run: Run, i: int, call: Call) -> Formula:
     """kq_soft_max."""
     by = latest(run, i, "kq", "kq_scaled_2", "kq_plus_kq_b")
     assert by is not None
-    done = base_of(run.trace.taps[by].name) != "kq"  # the scale was applied before the cap or the bias
+    done = base_of(run.trace.tensors[by].name) != "kq"  # the scale was applied before the cap or the bias
     text, python, more = ("", "", {}) if done else scale_of(run, call)
     text, python = f"S{text}", f"S{python}"
     if seen := mask_of(call):
@@ -197,7 +197,7 @@ def shares(run: Run, i: int, call: Call) -> Formula:
 
 def capped(run: Run, i: int, call: Call) -> Formula:
     """Gemma 2's three steps."""
-    name, x = base_of(run.trace.taps[i].name), tap_of(run, i - 1)
+    name, x = base_of(run.trace.tensors[i].name), tap_of(run, i - 1)
     cap = number(run, "attn_logit_softcapping", float(call["soft_cap"]))
     if name == "kq_tanh":
         return made("tanh(x)", "np.tanh(x)", x=x)

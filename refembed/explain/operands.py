@@ -37,8 +37,8 @@ def base_of(name: str) -> str:
 
 def tap_of(run: Run, i: int) -> str:
     """A tensor of the run by its name, and by its number among those of that name where there are several."""
-    name = run.trace.taps[i].name
-    alike = [k for k, tap in enumerate(run.trace.taps) if tap.name == name]
+    name = run.trace.tensors[i].name
+    alike = [k for k, tap in enumerate(run.trace.tensors) if tap.name == name]
     if len(alike) == 1:
         return name
     n = alike.index(i) + 1
@@ -51,7 +51,7 @@ def array_of(run: Run, x: Float, before: int) -> str:
     before  the tap whose formula this is: what it is made of was shown earlier
     """
     i, name = found_in(run, x, before)
-    by_heads = name and x.ndim == 3 and run.trace.taps[i].array.ndim == 2
+    by_heads = name and x.ndim == 3 and run.trace.tensors[i].array.ndim == 2
     return f"{name}, as {x.shape}" if by_heads else name
 
 
@@ -62,11 +62,11 @@ def found_in(run: Run, x: Float, before: int) -> tuple[int, str]:
         return place, tap_of(run, place)
     flat = x.reshape(len(x), -1)
     for i in range(before - 1, -1, -1):
-        whole = run.trace.taps[i].array
+        whole = run.trace.tensors[i].array
         if whole.ndim == 2 and len(whole) == len(flat):
             if same_numbers(whole, flat):
                 return i, tap_of(run, i)
-            if base_of(run.trace.taps[i].name).removesuffix("_b") in MIXED:
+            if base_of(run.trace.tensors[i].name).removesuffix("_b") in MIXED:
                 return i, part_of(whole, flat, tap_of(run, i))
     return -1, ""
 
@@ -87,7 +87,7 @@ def columns(name: str, begin: int, end: int) -> str:
 
 def latest(run: Run, before: int, *names: str) -> int | None:
     """The last tap before this one that has one of these names, whatever its layer."""
-    return next((i for i in range(before - 1, -1, -1) if base_of(run.trace.taps[i].name) in names), None)
+    return next((i for i in range(before - 1, -1, -1) if base_of(run.trace.tensors[i].name) in names), None)
 
 
 def number(run: Run, name: str, value: Any) -> str:

@@ -199,7 +199,7 @@ MARKS = {  # tokenizer.ggml.model -> how the vocabulary marks where a word begin
 
 def meaning(run: Run, i: int) -> Meaning:
     """The line of the i-th tensor. One name may stand for several things: the operation that made it decides."""
-    name, call = base_of(run.trace.taps[i].name), run.shown[i].call
+    name, call = base_of(run.trace.tensors[i].name), run.shown[i].call
     line = TAPS.get(name, Meaning(""))
     if call is None:
         return TAPS["Qcur_scaled"] if name == "Qcur" else line

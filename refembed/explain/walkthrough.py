@@ -251,7 +251,7 @@ class Finder:
 
     def steps(self, i: int) -> list[Step]:
         """A tensor with its line of the table; where a norm adds the residual first, that sum before it."""
-        tap, line, formula = self.run.trace.taps[i], meaning(self.run, i), formula_of(self.run, i)
+        tap, line, formula = self.run.trace.tensors[i], meaning(self.run, i), formula_of(self.run, i)
         numbers, whose = self.numbers(base_of(tap.name), tap.array)
         step = Step(tap.name, tap.array.shape, numbers, whose, line.title, line.source, formula, tap_of(self.run, i))
         call = self.run.shown[i].call
@@ -291,9 +291,9 @@ def owner_of(trace: Trace) -> list[int | None]:
     A tap without a number between two of one layer is that layer's; the first norm of the embeddings bears a 0 and is
     not layer 0's.
     """
-    numbers = [None if t.name == "inp_norm-0" else number_of(t.name) for t in trace.taps]
+    numbers = [None if t.name == "inp_norm-0" else number_of(t.name) for t in trace.tensors]
     if "inp_norm-0" in trace:  # what it was made by, `norm-0` and `norm_w-0`, stands before it
-        for i in range(next(i for i, t in enumerate(trace.taps) if t.name == "inp_norm-0")):
+        for i in range(next(i for i, t in enumerate(trace.tensors) if t.name == "inp_norm-0")):
             numbers[i] = None
     ends = {n: max(i for i, m in enumerate(numbers) if m == n) for n in set(numbers) if n is not None}
     current = None
@@ -303,9 +303,9 @@ def owner_of(trace: Trace) -> list[int | None]:
         if n is None and current is not None and i > ends[current]:
             current = None
         owners.append(current)
-    if owners and "result_embd" in trace and number_of(trace.taps[-1].name) is None:
+    if owners and "result_embd" in trace and number_of(trace.tensors[-1].name) is None:
         last = max((o for o in owners if o is not None), default=None)
-        for i, t in enumerate(trace.taps):  # BERT's last layer ends in result_embd: it is also the layer's output
+        for i, t in enumerate(trace.tensors):  # BERT's last layer ends in result_embd: it is also the layer's output
             if t.name == "result_embd" and f"l_out-{last}" not in trace:
                 owners[i] = None
     return owners
@@ -331,7 +331,7 @@ def filled(line: Pooling, embedder: Embedder) -> Pooling:
 
 def hidden_states(trace: Trace, n_layer: int) -> list[F64]:
     """What goes into the first layer, and what comes out of each: (T, C)."""
-    start = next((name for name in START if name in trace), trace.taps[0].name)
+    start = next((name for name in START if name in trace), trace.tensors[0].name)
     found = [np.asarray(trace[start], np.float64)]
     for il in range(n_layer):
         name = f"l_out-{il}"

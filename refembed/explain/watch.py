@@ -108,7 +108,7 @@ class Watch(Recorder):
         run, made = self.ops.run, self.ops.made.get(key(x))
         run.shown.append(Shown(self.ops.open or made, self.ops.open is not None, len(run.calls)))
         if x.flags.c_contiguous:  # a transposed view has the address of what it shows in another order
-            run.places[key(x)] = len(self.trace.taps)
+            run.places[key(x)] = len(self.trace.tensors)
         self.kept.append(x)
         return super().__call__(name, x)
 
@@ -122,7 +122,7 @@ def watch(embedder: Embedder, text: Input, *, pooling: str = "native", truncate:
         embedder.info, embedder.tokenizer, embedder.model, cast(Ops, ops), embedder.batch_tokens, embedder.adapters
     )
     meta = other.trace(text, pooling=pooling, truncate=truncate, tap=recorder).meta
-    run.trace = Trace(recorder.trace.taps, meta)
+    run.trace = Trace(recorder.trace.tensors, meta)
     for call in run.calls:  # results that were never shown are of no more use
         call.result = None
     return run

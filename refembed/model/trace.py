@@ -31,7 +31,7 @@ TapLike: TypeAlias = See  # listening: bool, and __call__(name, x) -> what the f
 SILENT = NOBODY  # hands x back
 
 
-class Tap(NamedTuple):
+class TracedTensor(NamedTuple):
     """One tensor of a run."""
 
     name: str  # llama.cpp's name, e.g. "kq_soft_max-3"
@@ -43,34 +43,34 @@ class Tap(NamedTuple):
 class Trace:
     """Every tensor of one run in order, plus who made it from what (`meta`)."""
 
-    taps: list[Tap] = field(default_factory=list)
+    tensors: list[TracedTensor] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, key: str | tuple[str, int]) -> npt.NDArray[Any]:
         """`trace[name]` is the last tensor of that name; `trace[name, k]` the k-th, from 0."""
         name, k = key if isinstance(key, tuple) else (key, -1)
-        found = [t.array for t in self.taps if t.name == name]
+        found = [t.array for t in self.tensors if t.name == name]
         if not found or not -len(found) <= k < len(found):
             raise KeyError(f"{name!r} occurs {len(found)} times in this trace")
         return found[k]
 
     def __contains__(self, name: object) -> bool:
-        return any(t.name == name for t in self.taps)
+        return any(t.name == name for t in self.tensors)
 
     def __iter__(self) -> Iterator[str]:
         """Names in order of first occurrence."""
-        return iter(dict.fromkeys(t.name for t in self.taps))
+        return iter(dict.fromkeys(t.name for t in self.tensors))
 
     def __len__(self) -> int:
-        return len(self.taps)
+        return len(self.tensors)
 
     def save(self, path: str | Path) -> Path:
         """Write `.npz`: arrays `0000/<name>` in order, and `meta.json` beside them. Atomic: no half file is left."""
         target = Path(path)
         with replacing(target) as out, zipfile.ZipFile(out, "w") as z:
-            about = {"format": "refembed-trace-1", "ops": [t.op for t in self.taps], "meta": self.meta}
+            about = {"format": "refembed-trace-1", "ops": [t.op for t in self.tensors], "meta": self.meta}
             z.writestr("meta.json", json.dumps(about, indent=1))
-            for i, t in enumerate(self.taps):
+            for i, t in enumerate(self.tensors):
                 with z.open(f"{i:04d}/{t.name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.ascontiguousarray(t.array), allow_pickle=False)
         return target
@@ -86,7 +86,7 @@ class Trace:
                 for n, op in zip(names, about["ops"], strict=True):
                     with z.open(n) as member:
                         array = np.lib.format.read_array(member, allow_pickle=False)
-                    taps.append(Tap(n[5:-4], array, op))
+                    taps.append(TracedTensor(n[5:-4], array, op))
         except FileNotFoundError:
             raise RequestError(f"{path}: no such file", hint="`refembed trace --save run.npz` writes one") from None
         except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, TypeError, MemoryError) as e:
@@ -105,7 +105,7 @@ class Recorder:
 
     def __call__(self, name: str, x: Float) -> Float:
         """Keep a copy of x under `name`; return x."""
-        self.trace.taps.append(Tap(name, np.array(x, copy=True)))
+        self.trace.tensors.append(TracedTensor(name, np.array(x, copy=True)))
         return x
 
 

@@ -60,7 +60,7 @@ def side_by_side(a: Trace, b: Trace) -> list[Line]:
     x, y = without_empty_cells(a), without_empty_cells(b)
     found: dict[int, Line] = {}
     for p in alignment.pairs:
-        ours, theirs = x.taps[p.ours], y.taps[p.theirs]
+        ours, theirs = x.tensors[p.ours], y.tensors[p.theirs]
         pair = ours.array, theirs.array.reshape(ours.array.shape)
         difference = compare(*(in_both(*pair, a, b) if resolution else pair))
         found[p.ours] = Line(p.name, p.k, theirs.name, ours.array.shape, difference, resolution=resolution)
@@ -95,6 +95,6 @@ def load_run(path: str | Path) -> Trace:
 
 def alone(trace: Trace, i: int, which: str) -> Line:
     """A tensor without a partner."""
-    tap = trace.taps[i]
-    k = sum(t.name == tap.name for t in trace.taps[:i])
+    tap = trace.tensors[i]
+    k = sum(t.name == tap.name for t in trace.tensors[:i])
     return Line(tap.name, k, None, tap.array.shape, None, which)

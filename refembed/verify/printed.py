@@ -143,7 +143,7 @@ def arrays_of(ours: dict[str, Trace]) -> dict[Key, list[F64]]:
     found: dict[Key, list[F64]] = {}
     for trace in ours.values():
         seen: dict[str, int] = {}
-        for tap in trace.taps:
+        for tap in trace.tensors:
             k = seen[tap.name] = seen.get(tap.name, -1) + 1
             arrays = found.setdefault((tap.name, k), [])
             x = np.asarray(tap.array, np.float64)
@@ -226,7 +226,7 @@ def fits(h: Hypothesis, reference: Reference, ids: list[int], theirs: Trace, roo
 
 def remarks(theirs: Trace, ours: Trace, rows: list[Row], cut: tuple[str, int] | None) -> list[str]:
     """What the reader of a verdict on six numbers a row has to know."""
-    names = {tap.name for tap in ours.taps}
+    names = {tap.name for tap in ours.tensors}
     said = [f"the engine prints some numbers of each tensor, to {HALF:g}: compared there, and by the printed sums"]
     left = len(names - {r.name for r in rows})
     if left:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refembed import Trace
-from refembed.model.trace import Tap
+from refembed.model.trace import TracedTensor
 from refembed.verify.differences import side_by_side
 from tests.cli.conftest import Cli
 
@@ -19,7 +19,9 @@ ONE_STEP = np.nextafter(X, np.float32(100))  # the next float32 of each
 
 def trace(**arrays: np.ndarray) -> Trace:
     """A trace with these tensors; `Qcur_0__1` is the second Qcur-0."""
-    return Trace([Tap(name.split("__")[0].replace("_0", "-0"), x) for name, x in arrays.items()], {"tokens": [1, 2]})
+    return Trace(
+        [TracedTensor(name.split("__")[0].replace("_0", "-0"), x) for name, x in arrays.items()], {"tokens": [1, 2]}
+    )
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_what_is_no_trace_is_one_sentence(cli: Cli, saved, tmp_path: Path) -> No
 
 def test_runs_of_other_tokens_are_noted(cli: Cli, saved) -> None:
     a = trace(embd=X)
-    b = Trace(a.taps, {"tokens": [1, 3]})
+    b = Trace(a.tensors, {"tokens": [1, 3]})
     assert "different token ids" in cli("diff", saved("a.npz", a), saved("b.npz", b)).err
 
 
@@ -122,7 +124,7 @@ def test_a_trace_of_llamacpp_has_all_tensors_of_ours(cli: Cli, minilm: Path, ora
 
     ours = Embedder.load(minilm, numerics="exact").trace("Hello, world!")
     theirs = oracle.trace([int(i) for i in ours.meta["tokens"]])
-    a, b = ours.save(tmp_path / "a.npz"), Trace(theirs.taps, {}).save(tmp_path / "b.npz")
+    a, b = ours.save(tmp_path / "a.npz"), Trace(theirs.tensors, {}).save(tmp_path / "b.npz")
     r = cli("diff", a, b, "--rel", "2e-3", "--json")
     found = json.loads(r.out)
     assert r.code == 0

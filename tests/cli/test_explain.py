@@ -42,7 +42,7 @@ def test_json_holds_the_vector_and_every_step(explain: Cli, e: Embedder) -> None
     names = [
         s["name"] for part in ("before", "layer", "behind") for s in found["steps"][part] if " + " not in s["name"]
     ]
-    first = [t.name for t in e.trace("hello world").taps]
+    first = [t.name for t in e.trace("hello world").tensors]
     embeddings, last = first[: first.index("inp_norm-0") + 1], first[first.index("l_out-0") + 1 :]
     assert names == embeddings + last
     assert sum(found["shares"]) == pytest.approx(1, abs=1e-12)

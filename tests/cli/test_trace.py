@@ -22,7 +22,7 @@ def test_every_tensor_has_a_line(trace: Cli, e: Embedder) -> None:
     assert (r.code, r.err) == (0, "")
     head, *lines = [line.split() for line in r.out.splitlines()]
     assert head == ["tensor", "shape", "mean", "std", "min", "max", "first", "values"]
-    taps = e.trace("hello").taps
+    taps = e.trace("hello").tensors
     assert [line[0] for line in lines] == [t.name for t in taps]
     assert [line[1] for line in lines] == ["x".join(map(str, t.array.shape)) for t in taps]
     for line, t in zip(lines, taps, strict=True):
@@ -34,7 +34,7 @@ def test_every_tensor_has_a_line(trace: Cli, e: Embedder) -> None:
 
 def test_json_is_an_object_a_line(trace: Cli, e: Embedder) -> None:
     rows = [json.loads(line) for line in trace("--json", "hello").out.splitlines()]
-    taps = e.trace("hello").taps
+    taps = e.trace("hello").tensors
     assert [(row["index"], row["name"], row["dtype"]) for row in rows] == [
         (i, t.name, "float64") for i, t in enumerate(taps)
     ]
@@ -61,8 +61,8 @@ def test_save_keeps_the_whole_run(trace: Cli, e: Embedder, tmp_path: Path) -> No
     path = tmp_path / "run.npz"
     assert trace("--save", path, "--filter", "embd", "hello").code == 0
     saved, direct = Trace.load(path), e.trace("hello")
-    assert [t.name for t in saved.taps] == [t.name for t in direct.taps]
-    assert all(np.array_equal(a.array, b.array) for a, b in zip(saved.taps, direct.taps, strict=True))
+    assert [t.name for t in saved.tensors] == [t.name for t in direct.tensors]
+    assert all(np.array_equal(a.array, b.array) for a, b in zip(saved.tensors, direct.tensors, strict=True))
     assert saved.meta["tokens"] == [2, 12, 3]
 
 

@@ -21,7 +21,7 @@ from conformance.foreign_checks import KINDS, Asking
 from conformance.foreign_engine import Foreign
 from conformance.oracle import Live
 from refembed import Embedder, Trace, normalize
-from refembed.model.trace import Tap
+from refembed.model.trace import TracedTensor
 from refembed.verify.engines.live import LiveLlamaCpp
 from refembed.verify.reference import ChangedOps
 from tests.conformance.test_engine import command
@@ -230,7 +230,9 @@ class WrongTensor(Theirs):
 
     def trace(self, text: str) -> Trace:
         run = super().trace(text)
-        return Trace([Tap(t.name, t.array * 1.01, t.op) if t.name == "ffn_out-2" else t for t in run.taps], run.meta)
+        return Trace(
+            [TracedTensor(t.name, t.array * 1.01, t.op) if t.name == "ffn_out-2" else t for t in run.tensors], run.meta
+        )
 
 
 class LastForFirst(Theirs):

@@ -31,7 +31,7 @@ from conformance.session import ARRANGEMENTS, Session
 from refembed import Trace
 from refembed.errors import EngineError, RequestError
 from refembed.kernels.exact.activations import gelu
-from refembed.model.trace import Tap
+from refembed.model.trace import TracedTensor
 from tests import machine
 
 REQUIRED = {"gelu-erf", "eps-1e-5", "variance-unbiased"}  # cosine > 0.99999 passes all three
@@ -179,7 +179,9 @@ def table_trace(table: Any) -> Trace:
     x = np.linspace(-12, 12, 20001, dtype=np.float32)[None]
     y = np.where(x <= -10, 0, np.where(x >= 10, x, table(x.astype(np.float16).astype(np.float64)).astype(np.float16)))
     nodes: dict[str, Any] = {"nodes": [{"sources": []}, {"sources": [0]}]}
-    return Trace([Tap("ffn_up_b-0", x, "ADD"), Tap("ffn_gelu-0", y.astype(np.float32), "GELU")], nodes)
+    return Trace(
+        [TracedTensor("ffn_up_b-0", x, "ADD"), TracedTensor("ffn_gelu-0", y.astype(np.float32), "GELU")], nodes
+    )
 
 
 def test_a_float16_table_of_gelu_is_within_half_a_step_and_one_of_erf_is_not() -> None:

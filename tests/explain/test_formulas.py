@@ -70,7 +70,7 @@ class Page:
     """What a reader has before them: the trace, the file, and the text."""
 
     def __init__(self, path: Path, run: Run) -> None:
-        self.run, self.taps = run, run.trace.taps
+        self.run, self.tensors = run, run.trace.tensors
         self.file = {t.name: dequantize(t.data, t.tensor_type).astype(np.float64) for t in GGUFReader(path).tensors}
 
     def value(self, what: str) -> Any:
@@ -92,7 +92,7 @@ class Page:
             return ast.literal_eval(what.rpartition(" = ")[2].replace("inf", "1e999"))
         found = re.fullmatch(r"(.+) \((\d+)\w\w of (\d+)\)", what)
         name, place, count = (found[1], int(found[2]), int(found[3])) if found else (what, 1, 1)
-        alike = [t.array for t in self.taps if t.name == name]
+        alike = [t.array for t in self.tensors if t.name == name]
         assert len(alike) == count, what
         return np.asarray(alike[place - 1], np.float64)
 
@@ -104,7 +104,7 @@ class Page:
 
     def error(self, i: int, formula: Formula, code: str = "") -> float:
         """How far the formula is from the tensor, over the tensor's largest number."""
-        array = np.asarray(self.taps[i].array, np.float64)
+        array = np.asarray(self.tensors[i].array, np.float64)
         got = np.asarray(eval(code or formula.python, self.names(formula)), np.float64)
         return float(np.abs(got.reshape(array.shape) - array).max() / max(np.abs(array).max(), 1e-30))
 
@@ -154,7 +154,7 @@ MANY = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for 
 def test_each_printed_formula_gives_the_tensor_beside_it(name: str, tmp_path: Path) -> None:
     page = opened(name, tmp_path)
     read = 0
-    for i, tap in enumerate(page.taps):
+    for i, tap in enumerate(page.tensors):
         formula = formula_of(page.run, i)
         assert formula.python, tap.name
         assert page.error(i, formula) <= TOLERANCE, (tap.name, formula)
@@ -173,13 +173,13 @@ def test_each_printed_formula_gives_the_tensor_beside_it(name: str, tmp_path: Pa
                     error = np.abs(got.reshape(tap.array.shape) - tap.array).max() / np.abs(tap.array).max()
                     assert error <= TOLERANCE, (tap.name, formula.text, code)
                     read += 1
-    assert read >= len(page.taps) // 3, f"{read} of {len(page.taps)} texts are expressions"
+    assert read >= len(page.tensors) // 3, f"{read} of {len(page.tensors)} texts are expressions"
 
 
 def test_the_largest_error_is_printed_digits_alone(tmp_path: Path) -> None:
     """Weights and tensors are exact here; what is left are numbers printed as float32, and rounding."""
     page = opened("gemma3, plain", tmp_path)
-    assert max(page.error(i, formula_of(page.run, i)) for i in range(len(page.taps))) < 1e-12
+    assert max(page.error(i, formula_of(page.run, i)) for i in range(len(page.tensors))) < 1e-12
 
 
 FORGOTTEN = {  # what a formula could leave out: the model that has it, the tensors it is looked for in, and the change
@@ -205,7 +205,7 @@ def test_a_formula_that_leaves_something_out_is_found(what: str, tmp_path: Path)
     name, bases, (old, new) = FORGOTTEN[what]
     page = opened(name, tmp_path)
     found = {}
-    for i, tap in enumerate(page.taps):
+    for i, tap in enumerate(page.tensors):
         formula = formula_of(page.run, i)
         if base_of(tap.name) in bases and old in formula.python:
             found[base_of(tap.name)] = page.error(i, formula, formula.python.replace(old, new))
@@ -216,7 +216,7 @@ def test_a_formula_that_leaves_something_out_is_found(what: str, tmp_path: Path)
 def test_a_wrong_operand_is_found(tmp_path: Path) -> None:
     """The other half of a fused product, the other occurrence of a name."""
     page = opened("llama, fused qkv with bias", tmp_path)
-    i = next(i for i, tap in enumerate(page.taps) if tap.name == "Qcur-1")
+    i = next(i for i, tap in enumerate(page.tensors) if tap.name == "Qcur-1")
     formula = formula_of(page.run, i)
     x = next(o.what for o in formula.operands if o.letter == "x")
     assert re.match(r"wqkv_b-1\[:, 0:60\], as \(11, 6, 10\)", x)

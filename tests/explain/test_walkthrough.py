@@ -155,7 +155,7 @@ def test_every_tensor_of_every_architecture_has_its_line(arch: str, tmp_path: Pa
             assert "{" not in s.formula + s.source + s.reads.replace("{}", "")
             assert np.isfinite(s.numbers).all()
         assert len(j.hidden) == n + 1
-    assert sorted(name for name in seen if " + " not in name) == sorted(t.name for t in names.taps)
+    assert sorted(name for name in seen if " + " not in name) == sorted(t.name for t in names.tensors)
     f, j = open_gguf(path), explain(embedder, ["the cat sat"], layer=1)
     for s in (*j.before, *j.inside, *j.behind):
         weights = [item for item in s.reads.split(", ") if item.endswith((".weight", ".bias"))]

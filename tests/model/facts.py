@@ -46,7 +46,7 @@ def public_path_has_llama_cpps_bits_and_names(path: Path, pooled: bool) -> None:
     (got,) = e.embed([ids], normalize=-1)
     assert unequal(got, want) == 0
     ours = e.trace(ids)
-    assert ours.taps[-1].name == "result_embd_pooled"
+    assert ours.tensors[-1].name == "result_embd_pooled"
     found = align(ours, theirs)
     assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
     assert (e.model.output in ours) == (e.model.output in theirs) == pooled

@@ -48,12 +48,12 @@ class Both:
         theirs = self.engine.trace(ids)
         self.vectors(ids, ops, recorder)
         ours, found, cut = recorder.trace, align(recorder.trace, theirs), without_empty_cells(theirs)
-        assert [ours.taps[i].name for i in found.ours_only] == []
-        assert [theirs.taps[i].name for i in found.theirs_only] == []
-        assert len(found.pairs) == len(ours.taps)
+        assert [ours.tensors[i].name for i in found.ours_only] == []
+        assert [theirs.tensors[i].name for i in found.theirs_only] == []
+        assert len(found.pairs) == len(ours.tensors)
         propagated: dict[str, float] = {}
         for p in found.pairs:
-            x, y = ours.taps[p.ours].array, cut.taps[p.theirs].array
+            x, y = ours.tensors[p.ours].array, cut.tensors[p.theirs].array
             peak = compare(y.reshape(x.shape), x).rel_peak
             propagated[p.name] = max(propagated.get(p.name, 0.0), peak)
         return ours, replay(lambda tap: self.vectors(ids, ops, tap), theirs), propagated

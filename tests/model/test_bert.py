@@ -46,8 +46,8 @@ def test_every_operation_of_every_variant_is_llama_cpps(variant: str, tmp_path: 
             theirs = engine.trace(ids)
         ours = e.trace(ids)
         found = align(ours, theirs)
-        assert not found.ours_only, [ours.taps[i].name for i in found.ours_only]
-        assert not found.theirs_only, [theirs.taps[i].name for i in found.theirs_only]
+        assert not found.ours_only, [ours.tensors[i].name for i in found.ours_only]
+        assert not found.theirs_only, [theirs.tensors[i].name for i in found.theirs_only]
         for d in replay(lambda tap, ids=ids: e.trace(ids, tap=tap), theirs):  # type: ignore[misc]
             bound = LOCAL_GELU if "gelu" in d.name else LOCAL
             assert d.difference.rel_peak <= bound, f"{d.name} ({length} tokens): {d.difference}"

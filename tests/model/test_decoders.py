@@ -107,7 +107,7 @@ def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Pat
     (got,) = e.embed([ids], normalize=-1)
     assert np.abs(got - want).max() <= (WHOLE_GELU if arch == "gemma3" else WHOLE) * np.abs(want).max()
     ours = e.trace(ids)
-    assert ours.taps[-1].name == "result_embd_pooled"
+    assert ours.tensors[-1].name == "result_embd_pooled"
     found = align(ours, theirs)
     assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
     assert ("result_norm" in ours) == ("result_norm" in theirs) == (pooling != "none")

@@ -209,8 +209,8 @@ def test_experts_of_a_decoder_have_llama_cpps_bits(X: int, n_used: int, gated: b
     see = at_layer(seen, 0)
     moe(theirs["ffn_norm-0"], router, up, down, n_used, "silu", ops, see, gate=gate, norm_weights=True)
     names = {name for name in theirs if name.startswith("ffn_moe") and "(" not in name and "topk" not in name}
-    assert names == {tap.name for tap in seen.trace.taps} - {"ffn_moe_sum-0"}
-    for tap in seen.trace.taps:
+    assert names == {tap.name for tap in seen.trace.tensors} - {"ffn_moe_sum-0"}
+    for tap in seen.trace.tensors:
         if "sum-0" not in tap.name:
             assert unequal(tap.array, theirs[tap.name].astype(np.float32)) == 0, tap.name
 

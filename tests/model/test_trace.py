@@ -41,8 +41,8 @@ def test_a_saved_trace_is_the_same_bits_in_the_same_order(tmp_path: Path) -> Non
     t = sample()
     back = Trace.load(t.save(tmp_path / "run.npz"))
     assert back.meta == {"model": "m"}
-    assert [x.name for x in back.taps] == [x.name for x in t.taps]
-    for a, b in zip(back.taps, t.taps, strict=True):
+    assert [x.name for x in back.tensors] == [x.name for x in t.tensors]
+    for a, b in zip(back.tensors, t.tensors, strict=True):
         assert a.array.dtype == b.array.dtype
         assert a.array.tobytes() == b.array.tobytes()
 
@@ -52,7 +52,7 @@ def test_names_of_nodes_may_hold_any_character(tmp_path: Path) -> None:
     for name in ("result_embd (transposed) (cont)", "a/b", "..", " (reshaped)", ""):
         r(name, np.zeros(1))
     back = Trace.load(r.trace.save(tmp_path / "odd.npz"))
-    assert [t.name for t in back.taps] == [t.name for t in r.trace.taps]
+    assert [t.name for t in back.tensors] == [t.name for t in r.trace.tensors]
 
 
 def test_what_is_no_trace_is_said_so(tmp_path: Path) -> None:

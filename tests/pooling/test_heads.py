@@ -208,7 +208,11 @@ def test_dense_layers_decide_the_length_of_a_vector(paths: Callable[[str], Path]
     assert e.embed([some_ids(5)], pooling="last", dimensions=13).shape == (1, 13)
     with pytest.raises(RequestError, match="have 13 numbers"):
         e.embed([some_ids(5)], dimensions=14)
-    assert [t.name for t in e.trace(some_ids(5)).taps[-3:]] == ["result_embd_pooled", "dense_2", "result_embd_pooled"]
+    assert [t.name for t in e.trace(some_ids(5)).tensors[-3:]] == [
+        "result_embd_pooled",
+        "dense_2",
+        "result_embd_pooled",
+    ]
 
 
 @pytest.mark.oracle

@@ -27,7 +27,7 @@ def printed(trace: Trace, prompt: bool = False) -> str:
 
 def tensor_lines(trace: Trace, i: int) -> Iterator[str]:
     """One tensor."""
-    tap, node = trace.taps[i], trace.meta["nodes"][i]
+    tap, node = trace.tensors[i], trace.meta["nodes"][i]
     sources = [source(trace, s) for s in node["sources"][:2]] + ["", ""]
     inside = f"{sources[0]}, {sources[1]}}}"
     yield f"common_debug_cb_eval: {tap.name:>24} = ({node['type']}) {tap.op:>10}({inside}) = {{{ne(tap.array)}}}"
@@ -66,4 +66,4 @@ def ne(x: Any) -> str:
 
 def source(trace: Trace, s: Any) -> str:
     """A source as the printer shows it."""
-    return f"{trace.taps[s].name}{{{ne(trace.taps[s].array)}}}" if isinstance(s, int) else f"{s}{{1, 1, 1, 1}}"
+    return f"{trace.tensors[s].name}{{{ne(trace.tensors[s].array)}}}" if isinstance(s, int) else f"{s}{{1, 1, 1, 1}}"

@@ -33,9 +33,9 @@ def test_no_tensor_is_left_over(ours, minilm, pooling):
     with LlamaCpp(minilm, pooling=pooling) as engine:
         a, b = ours.trace(IDS, pooling=pooling), engine.trace(IDS)
     found = align(a, b)
-    assert [a.taps[i].name for i in found.ours_only] == []
-    assert [b.taps[i].name for i in found.theirs_only] == []
-    assert len(found.pairs) == len(a.taps)
+    assert [a.tensors[i].name for i in found.ours_only] == []
+    assert [b.tensors[i].name for i in found.theirs_only] == []
+    assert len(found.pairs) == len(a.tensors)
     assert {p.name for p in found.pairs if p.by == "place"} == {f"l_out-{i}" for i in range(5)}
 
 
@@ -43,7 +43,7 @@ def test_partners_are_the_same_tensor(ours, theirs):
     """Their values are near; those of any other tensor of that shape are far."""
     a = ours.trace(IDS)
     for pair in align(a, theirs).pairs:
-        x, y = a.taps[pair.ours].array, theirs.taps[pair.theirs].array
+        x, y = a.tensors[pair.ours].array, theirs.tensors[pair.theirs].array
         assert np.abs(x - y.reshape(x.shape)).max() < 0.02 * np.abs(x).max(), pair
 
 
@@ -51,7 +51,7 @@ def test_with_flash_attention_only_its_inside_is_left_over(ours, minilm):
     with LlamaCpp(minilm, flash_attn=True) as engine:
         a, b = ours.trace(IDS), engine.trace(IDS)
     found = align(a, b)
-    assert {a.taps[i].name.split("-")[0] for i in found.ours_only} == INSIDE_FLASH_ATTENTION
+    assert {a.tensors[i].name.split("-")[0] for i in found.ours_only} == INSIDE_FLASH_ATTENTION
     assert found.theirs_only == ()
 
 

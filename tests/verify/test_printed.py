@@ -17,7 +17,7 @@ import pytest
 from refembed import Embedder
 from refembed.errors import EngineError, RequestError
 from refembed.gguf import open_gguf
-from refembed.model.trace import Tap, Trace
+from refembed.model.trace import Trace, TracedTensor
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.base import open_engine
 from refembed.verify.report.text import text_report
@@ -176,8 +176,8 @@ def test_gelu_in_its_other_form_is_named(minilm, tmp_path):
 
     broken = next(f for f in FAULTS if f.id == "gelu-erf").broken(Embedder.load(minilm, numerics="fast"))
     ours = broken.trace(TEXT)
-    nodes = [{"type": "f32", "sources": [], "view_of": None} for _ in ours.taps]
-    taps = [Tap(t.name, np.atleast_2d(t.array), "ADD") for t in ours.taps]
+    nodes = [{"type": "f32", "sources": [], "view_of": None} for _ in ours.tensors]
+    taps = [TracedTensor(t.name, np.atleast_2d(t.array), "ADD") for t in ours.tensors]
     v = judged(minilm, printed(Trace(taps, {"nodes": nodes})), tmp_path)
     assert (v.kind, v.first_wrong_tensor) == ("differs", "ffn_gelu-0")
     assert [c.id for c in v.causes] == ["gelu-erf"]

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refembed.model.trace import Tap, Trace
+from refembed.model.trace import Trace, TracedTensor
 
 VIEWS = frozenset({"VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})  # compute nothing, own no memory
 COPIES = frozenset({"CONT", "CPY", "DUP"})  # the same numbers in another order or type
@@ -55,7 +55,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Alignment:
-    """What belongs together, in the order of ours, and what is left: places in the taps."""
+    """What belongs together, in the order of ours, and what is left: places in the traces."""
 
     pairs: tuple[Pair, ...]
     ours_only: tuple[int, ...]  # tensors that are computed or named here and have no partner
@@ -66,13 +66,13 @@ class Alignment:
 class Side:
     """One of the two traces while it is being aligned."""
 
-    taps: list[Tap]
+    tensors: list[TracedTensor]
     named: dict[str, list[int]]  # name -> its places, rule 2 still open
     unnamed: list[int]  # places of nodes without a name that compute something
 
     def computed(self, name: str) -> list[int]:
         """Places of a name where something is computed."""
-        return [i for i in self.named.get(name, []) if self.taps[i].op not in VIEWS | COPIES]
+        return [i for i in self.named.get(name, []) if self.tensors[i].op not in VIEWS | COPIES]
 
     def places(self) -> list[int]:
         """All places, in order."""
@@ -94,7 +94,7 @@ def align(ours: Trace, theirs: Trace) -> Alignment:
     by_name = set(partner)
     pair_by_place(a, b, partner)
     pairs = [
-        Pair(ours.taps[i].name, occurrence(ours, i), i, j, "name" if i in by_name else "place")
+        Pair(ours.tensors[i].name, occurrence(ours, i), i, j, "name" if i in by_name else "place")
         for i, j in sorted(partner.items())
     ]
     return Alignment(tuple(pairs), leftover(a, set(partner)), leftover(b, set(partner.values())))
@@ -105,8 +105,8 @@ def without_empty_cells(trace: Trace) -> Trace:
 
     A text alone in a cleared cache lies in the first T cells; no query sees the others.
     """
-    taps = [cut(tap) if SCORES.match(tap.name) else tap for tap in trace.taps]
-    return trace if all(a is b for a, b in zip(taps, trace.taps, strict=True)) else replace(trace, taps=taps)
+    taps = [cut(tap) if SCORES.match(tap.name) else tap for tap in trace.tensors]
+    return trace if all(a is b for a, b in zip(taps, trace.tensors, strict=True)) else replace(trace, tensors=taps)
 
 
 def without_lora(trace: Trace) -> Trace:
@@ -118,13 +118,15 @@ def without_lora(trace: Trace) -> Trace:
     nodes, inner = trace.meta.get("nodes", ()), set[int]()
     for i, node in enumerate(nodes):
         factor = any(isinstance(s, str) and s.endswith((".lora_a", ".lora_b")) for s in node["sources"])
-        if factor or (trace.taps[i].op == "SCALE" and set(node["sources"]) & inner):
+        if factor or (trace.tensors[i].op == "SCALE" and set(node["sources"]) & inner):
             inner.add(i)
-        elif trace.taps[i].op == "ADD" and node["sources"][1] in inner:
+        elif trace.tensors[i].op == "ADD" and node["sources"][1] in inner:
             inner.add(node["sources"][0])
     if not inner:
         return trace
-    return replace(trace, taps=[t._replace(name="lora (view)") if i in inner else t for i, t in enumerate(trace.taps)])
+    return replace(
+        trace, tensors=[t._replace(name="lora (view)") if i in inner else t for i, t in enumerate(trace.tensors)]
+    )
 
 
 def addition_order(trace: Trace) -> tuple[int, ...]:
@@ -132,7 +134,7 @@ def addition_order(trace: Trace) -> tuple[int, ...]:
 
     Each is added to each of its matrices by ADD(sum so far, SCALE(MUL_MAT("lora 1: ... .lora_b", ...))).
     """
-    taps, nodes = trace.taps, trace.meta["nodes"]
+    taps, nodes = trace.tensors, trace.meta["nodes"]
     chains: dict[int, list[int]] = {}  # place of a sum -> adapters that are in it, the first added first
     before: dict[int, set[int]] = {}
     for i, node in enumerate(nodes):
@@ -148,7 +150,7 @@ def addition_order(trace: Trace) -> tuple[int, ...]:
     return tuple(TopologicalSorter({adapter: before[adapter] for adapter in sorted(before)}).static_order())
 
 
-def cut(tap: Tap) -> Tap:
+def cut(tap: TracedTensor) -> TracedTensor:
     """The tap, (..., T, cells) cut to (..., T, T) if it is wider than high by what a cache's blocks explain."""
     T, cells = tap.array.shape[-2:] if tap.array.ndim > 1 else (0, 0)
     return tap._replace(array=tap.array[..., :T]) if cells > T and cells % BLOCK == 0 else tap
@@ -159,26 +161,28 @@ def side(trace: Trace) -> Side:
     named: dict[str, list[int]] = {}
     unnamed = []
     alive = live(trace)
-    for i, tap in enumerate(trace.taps):
+    for i, tap in enumerate(trace.tensors):
         if UNNAMED.match(tap.name):
             if i in alive and tap.op not in VIEWS | COPIES and not all_rows(trace, i):
                 unnamed.append(i)
         elif not DERIVED.search(tap.name) and tap.name != LOGITS:
             named.setdefault(tap.name, []).append(i)
-    return Side(trace.taps, {name: without_repeated_views(trace, places) for name, places in named.items()}, unnamed)
+    return Side(trace.tensors, {name: without_repeated_views(trace, places) for name, places in named.items()}, unnamed)
 
 
 def without_repeated_views(trace: Trace, places: list[int]) -> list[int]:
     """A view under its source's name (`Qcur-0` reshaped to heads) is not one more occurrence of it."""
-    return [i for n, i in enumerate(places) if n == 0 or trace.taps[i].op not in VIEWS]
+    return [i for n, i in enumerate(places) if n == 0 or trace.tensors[i].op not in VIEWS]
 
 
 def all_rows(trace: Trace, i: int) -> bool:
     """Whether tap i is GET_ROWS of every row in order, as in the last layer (llama.cpp's out_ids)."""
-    tap = trace.taps[i]
+    tap = trace.tensors[i]
     if tap.op != "GET_ROWS":
         return False
-    return any(same(tap.array, earlier.array) for earlier in trace.taps[:i] if earlier.array.shape == tap.array.shape)
+    return any(
+        same(tap.array, earlier.array) for earlier in trace.tensors[:i] if earlier.array.shape == tap.array.shape
+    )
 
 
 def same(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> bool:
@@ -194,12 +198,12 @@ def live(trace: Trace) -> set[int]:
     """
     nodes = trace.meta.get("nodes")
     if nodes is None:
-        return set(range(len(trace.taps)))
+        return set(range(len(trace.tensors)))
     alive = {len(nodes) - 1}
     for i in reversed(range(len(nodes))):
-        name = trace.taps[i].name
+        name = trace.tensors[i].name
         named = not UNNAMED.match(name) and not DERIVED.search(name)
-        writes_to_a_leaf = trace.taps[i].op in STORES and isinstance(nodes[i]["view_of"], str)
+        writes_to_a_leaf = trace.tensors[i].op in STORES and isinstance(nodes[i]["view_of"], str)
         if i in alive or named or writes_to_a_leaf:
             alive |= {i, *(s for s in nodes[i]["sources"] if isinstance(s, int))}
     return alive
@@ -217,7 +221,7 @@ def occurrences(a: Side, b: Side, name: str) -> tuple[list[int], list[int]]:
 
 def shape(s: Side, i: int) -> tuple[int, ...]:
     """A tap's shape without axes of length 1."""
-    return tuple(n for n in s.taps[i].array.shape if n != 1)
+    return tuple(n for n in s.tensors[i].array.shape if n != 1)
 
 
 def pair_by_place(a: Side, b: Side, partner: dict[int, int]) -> None:
@@ -228,7 +232,7 @@ def pair_by_place(a: Side, b: Side, partner: dict[int, int]) -> None:
         if i in partner:
             continue
         low = max((q for p, q in by_name if p < i), default=-1)
-        high = min((q for p, q in by_name if p > i), default=len(b.taps))
+        high = min((q for p, q in by_name if p > i), default=len(b.tensors))
         for j in b.places():
             fits = low < j < high and j not in taken and shape(a, i) == shape(b, j)
             if fits and (i in a.unnamed or j in b.unnamed):
@@ -239,7 +243,7 @@ def pair_by_place(a: Side, b: Side, partner: dict[int, int]) -> None:
 
 def occurrence(trace: Trace, i: int) -> int:
     """The how-manyth of its name tap i is."""
-    return sum(t.name == trace.taps[i].name for t in trace.taps[:i])
+    return sum(t.name == trace.tensors[i].name for t in trace.tensors[:i])
 
 
 def leftover(s: Side, paired: set[int]) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from refembed.arrays import Float
 from refembed.errors import RefembedError
-from refembed.model.trace import Recorder, Tap, Trace
+from refembed.model.trace import Recorder, Trace, TracedTensor
 from refembed.verify.compare.align import Alignment, Pair, align, without_empty_cells
 from refembed.verify.compare.arrays import Array, Difference, Share, compare, worst_heads, worst_rows
 from refembed.verify.compare.replay import HandBack
@@ -93,7 +93,7 @@ class Replay(HandBack):
         super().__init__(theirs, pairs)
         self.kept: dict[int, tuple[Pair, Float]] = {}  # place in theirs -> (pair, ours)
 
-    def take(self, pair: Pair, name: str, x: Float, tap: Tap, y: Array) -> None:
+    def take(self, pair: Pair, name: str, x: Float, tap: TracedTensor, y: Array) -> None:
         """Keep x."""
         self.kept[pair.theirs] = pair, np.array(x)
 
@@ -122,7 +122,7 @@ def last_with_last(alignment: Alignment, ours: Trace, theirs: Trace) -> Alignmen
     """Where the engine shows a name less often, what it shows is the last: a product and its bias may be one step."""
     pairs = list(alignment.pairs)
     places: dict[str, list[int]] = {}
-    for i, tap in enumerate(ours.taps):
+    for i, tap in enumerate(ours.tensors):
         places.setdefault(tap.name, []).append(i)
     by_name: dict[str, list[int]] = {}
     for n, pair in enumerate(pairs):
@@ -130,7 +130,7 @@ def last_with_last(alignment: Alignment, ours: Trace, theirs: Trace) -> Alignmen
             by_name.setdefault(pair.name, []).append(n)
     for name, found in by_name.items():
         fewer = len(places[name]) - len(found)
-        shown = [ours.taps[i].array.shape for i in places[name]]
+        shown = [ours.tensors[i].array.shape for i in places[name]]
         if fewer > 0 and len(set(shown)) == 1:
             for n in found:
                 k = pairs[n].k + fewer
@@ -152,17 +152,19 @@ def compare_traces(reference: Reference, ids: list[int], theirs: Trace, worlds: 
     rows = []
     for j, (pair, _) in first.kept.items():
         arrays = [w.kept[j][1] for w in found if j in w.kept and w.kept[j][1].shape == first.kept[j][1].shape]
-        mine = [w.ours.taps[w.kept[j][0].ours].array for w in found if j in w.kept]
-        rows.append(row_of(pair, theirs.taps[j], cut.taps[j], arrays, mine, reference.model.hparams.n_head))
-    names = [t.name for t in first.ours.taps]
+        mine = [w.ours.tensors[w.kept[j][0].ours].array for w in found if j in w.kept]
+        rows.append(row_of(pair, theirs.tensors[j], cut.tensors[j], arrays, mine, reference.model.hparams.n_head))
+    names = [t.name for t in first.ours.tensors]
     return Comparison(
         rows,
         [names[i] for i in first.alignment.ours_only],
-        [theirs.taps[i].name for i in first.alignment.theirs_only],
+        [theirs.tensors[i].name for i in first.alignment.theirs_only],
     )
 
 
-def row_of(pair: Pair, tap: Tap, cut: Tap, arrays: list[Float], mine: list[npt.NDArray[Any]], n_head: int) -> Row:
+def row_of(
+    pair: Pair, tap: TracedTensor, cut: TracedTensor, arrays: list[Float], mine: list[npt.NDArray[Any]], n_head: int
+) -> Row:
     """One tensor in every arithmetic, beside the engine's."""
     x = arrays[0]
     y = (tap if tap.array.size == x.size else cut).array.reshape(x.shape)
@@ -206,9 +208,9 @@ def explained_by(
         except (RefembedError, ValueError, IndexError, TypeError, AttributeError):
             continue
         errors = {
-            (pair.name, pair.k): error(x, theirs.taps[j].array.reshape(x.shape))
+            (pair.name, pair.k): error(x, theirs.tensors[j].array.reshape(x.shape))
             for j, (pair, x) in world.kept.items()
-            if theirs.taps[j].array.size == x.size
+            if theirs.tensors[j].array.size == x.size
         }
         if len(errors) >= len(rows) and all(e <= bounds.get(key, LEAST) for key, e in errors.items()):
             found.append(h)

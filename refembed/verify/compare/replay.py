@@ -14,7 +14,7 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.errors import RequestError
-from refembed.model.trace import Recorder, Tap, TapLike, Trace
+from refembed.model.trace import Recorder, TapLike, Trace, TracedTensor
 from refembed.verify.compare.align import Alignment, Pair, align, without_empty_cells
 from refembed.verify.compare.arrays import Array, Difference, compare
 
@@ -59,12 +59,12 @@ class HandBack:
         self.place += 1
         if pair is None:
             return x
-        tap = self.theirs.taps[pair.theirs]
+        tap = self.theirs.tensors[pair.theirs]
         y = tap.array.reshape(x.shape)
         self.take(pair, name, x, tap, y)
         return np.array(y, x.dtype)
 
-    def take(self, pair: Pair, name: str, x: Float, tap: Tap, y: Array) -> None:
+    def take(self, pair: Pair, name: str, x: Float, tap: TracedTensor, y: Array) -> None:
         """Note x, which is ours, beside y, the other engine's `tap` in the shape of x."""
         raise NotImplementedError
 
@@ -74,7 +74,7 @@ class ReplayTap(HandBack):
 
     def __init__(self, ours: Trace, theirs: Trace, alignment: Alignment) -> None:
         super().__init__(theirs, alignment.pairs)
-        self.names = [t.name for t in ours.taps]  # what the run is going to show, in order
+        self.names = [t.name for t in ours.tensors]  # what the run is going to show, in order
         self.differences: list[LocalDifference] = []
 
     def __call__(self, name: str, x: Float) -> Float:
@@ -84,6 +84,6 @@ class ReplayTap(HandBack):
             raise RequestError(f"the forward pass shows {name!r} where its first run showed {expected!r}")
         return super().__call__(name, x)
 
-    def take(self, pair: Pair, name: str, x: Float, tap: Tap, y: Array) -> None:
+    def take(self, pair: Pair, name: str, x: Float, tap: TracedTensor, y: Array) -> None:
         """Keep the difference."""
         self.differences.append(LocalDifference(name, pair.k, tap.name, tap.op, compare(np.asarray(x), y)))

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from refembed.arrays import F64
 from refembed.errors import EngineError
-from refembed.model.trace import Tap, Trace
+from refembed.model.trace import Trace, TracedTensor
 from refembed.verify.compare.align import STORES, VIEWS, align, without_empty_cells
 
 HEAD = re.compile(
@@ -93,7 +93,7 @@ def read_dump(text: str, path: str) -> Trace:
     heads = [(i, m) for i, line in enumerate(lines) if (m := HEAD.search(line))]
     if not heads:
         raise EngineError(f"{path}: no line of llama.cpp's eval-callback in it")
-    taps: list[Tap] = []
+    taps: list[TracedTensor] = []
     nodes: list[dict[str, Any]] = []
     latest: dict[str, int] = {}  # name -> its last place so far
     cut: list[Any] = []
@@ -115,7 +115,7 @@ def read_dump(text: str, path: str) -> Trace:
         name = head["name"].lstrip()
         name = f" {name}" if name.startswith("(") else name  # " (view)": derived from a tensor without a name
         latest[name] = len(taps)
-        taps.append(Tap(name, array, head["op"]))
+        taps.append(TracedTensor(name, array, head["op"]))
     if not taps:
         raise EngineError(f"{path}: no tensor is shown whole in it; the text ends in the first")
     meta: dict[str, Any] = {"engine": "eval-callback", "partial": True, "resolution": HALF, "nodes": nodes}
@@ -169,8 +169,8 @@ def compare_shown(ours: Trace, theirs: Trace) -> list[ShownDifference]:
     found = []
     own = without_empty_cells(theirs)
     for pair in align(ours, theirs).pairs:
-        tap, cut = theirs.taps[pair.theirs], own.taps[pair.theirs].array
-        x = np.asarray(ours.taps[pair.ours].array)
+        tap, cut = theirs.tensors[pair.theirs], own.tensors[pair.theirs].array
+        x = np.asarray(ours.tensors[pair.ours].array)
         whole = x.reshape(cut.shape)
         axes = [[i for i in axis if i < n] for axis, n in zip(places(tap.array.shape), cut.shape, strict=True)]
         at = np.ix_(*axes)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import F32
-from refembed.model.trace import Tap
+from refembed.model.trace import TracedTensor
 
 Row = tuple[str, str, tuple[str, ...]]
 
@@ -87,7 +87,7 @@ def rows_for(names: list[str], architecture: str) -> tuple[Row, ...]:
 
 
 @contextmanager
-def watched(model: Any, taps: list[Tap]) -> Iterator[None]:
+def watched(model: Any, taps: list[TracedTensor]) -> Iterator[None]:
     """While the block runs, what the model's modules compute is put into `taps`, in the order of execution."""
     modules = dict(model.named_modules())
     last = sum(bool(re.fullmatch(r"encoder\.layer\.\d+", name)) for name in modules) - 1
@@ -106,22 +106,22 @@ def watched(model: Any, taps: list[Tap]) -> Iterator[None]:
             handle.remove()
 
 
-def hook(module: Any, take: str, names: tuple[str, ...], taps: list[Tap]) -> Any:
+def hook(module: Any, take: str, names: tuple[str, ...], taps: list[TracedTensor]) -> Any:
     """Attach one row's hook; the handle that takes it off again."""
 
     def seen(_: Any, inputs: tuple[Any, ...]) -> None:
         if inputs:
-            taps.append(Tap(names[0], array(inputs[0])))
+            taps.append(TracedTensor(names[0], array(inputs[0])))
 
     def made(linear: Any, inputs: tuple[Any, ...], output: Any) -> None:
         if take == "weights":
             if isinstance(output, tuple) and len(output) > 1 and output[1] is not None:
-                taps.append(Tap(names[0], array(output[1])))
+                taps.append(TracedTensor(names[0], array(output[1])))
             return
         bias = getattr(linear, "bias", None)
         if take == "product" and bias is not None:
-            taps.append(Tap(names[0], array(inputs[0].detach() @ linear.weight.detach().T), "MUL_MAT"))
-        taps.append(Tap(names[-1], array(first(output))))
+            taps.append(TracedTensor(names[0], array(inputs[0].detach() @ linear.weight.detach().T), "MUL_MAT"))
+        taps.append(TracedTensor(names[-1], array(first(output))))
 
     if take == "in":
         return module.register_forward_pre_hook(seen)

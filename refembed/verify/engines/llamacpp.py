@@ -31,7 +31,7 @@ import numpy as np
 
 from refembed.arrays import F32
 from refembed.errors import EngineError, RequestError
-from refembed.model.trace import Tap, Trace
+from refembed.model.trace import Trace, TracedTensor
 from refembed.verify.compare.align import addition_order
 from refembed.verify.engines.llamacpp_wire import receive, send
 
@@ -169,7 +169,7 @@ class LlamaCpp:
         """
         found = self.call("trace", as_input(text), about=f"trace {one(text)}")
         nodes = found["nodes"]
-        taps = [Tap(n["name"], n["array"], n["op"]) for n in nodes]
+        taps = [TracedTensor(n["name"], n["array"], n["op"]) for n in nodes]
         about = [{"type": n["type"], "sources": n["sources"], "view_of": n["view_of"]} for n in nodes]
         shown = None if not isinstance(text, (str, bytes)) else utf8(text).decode(errors="replace")
         meta = {"engine": "llama.cpp", "text": shown, "tokens": found["ids"], "options": self.options, "nodes": about}

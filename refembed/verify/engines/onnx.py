@@ -19,7 +19,7 @@ import numpy as np
 
 from refembed.arrays import F32
 from refembed.errors import EngineError, RequestError
-from refembed.model.trace import Tap, Trace
+from refembed.model.trace import Trace, TracedTensor
 from refembed.tokenizer import load_tokenizer
 from refembed.verify.engines.base import POOLINGS, Item, Plain, checked, need, pool
 from refembed.verify.engines.hooks import BERT
@@ -177,10 +177,10 @@ class OnnxEngine(Plain):
         ids = self.ids_of(item)
         names = list(dict.fromkeys(name for _, name, _ in self.extra))
         found = dict(zip(names, self.run(self.watched, names, [ids]), strict=True))
-        taps = [Tap(tap, np.asarray(found[name], np.float32)[0], op) for tap, name, op in self.extra]
+        taps = [TracedTensor(tap, np.asarray(found[name], np.float32)[0], op) for tap, name, op in self.extra]
         result = np.asarray(self.run(self.session, [self.output], [ids])[0], np.float32)
         if result.ndim == 2:
-            taps.append(Tap("result_embd_pooled", result))
+            taps.append(TracedTensor("result_embd_pooled", result))
         text = item if isinstance(item, str) else None
         return Trace(taps, {**self.about, "engine": self.name, "text": text, "tokens": ids})
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from refembed.arrays import F32
 from refembed.errors import EngineError, RequestError
-from refembed.model.trace import Tap, Trace
+from refembed.model.trace import Trace, TracedTensor
 from refembed.verify.engines.base import POOLINGS, Item, Plain, checked, need, pool
 from refembed.verify.engines.hooks import watched
 
@@ -127,7 +127,7 @@ class Hooked(Plain):
     def trace(self, item: Item) -> Trace:
         """What the hooks see of one text's run, and the pooled vector where the model pools."""
         ids = self.tokenize(item) if isinstance(item, str) else list(item)
-        taps: list[Tap] = []
+        taps: list[TracedTensor] = []
         with self.guarded("trace a text"), watched(self.model, taps):
             result = self.run(ids)
         if not taps:
@@ -136,7 +136,7 @@ class Hooked(Plain):
                 hint="vectors can be compared all the same",
             )
         if result is not None:
-            taps.append(Tap("result_embd_pooled", result.reshape(1, -1)))
+            taps.append(TracedTensor("result_embd_pooled", result.reshape(1, -1)))
         text = item if isinstance(item, str) else None
         return Trace(taps, {**self.about, "engine": self.name, "text": text, "tokens": ids})
 

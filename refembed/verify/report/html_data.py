@@ -120,7 +120,7 @@ def worst_of(verdict: Verdict, ours: Trace | None, theirs: Trace | None, pieces:
     name = verdict.first_wrong_tensor or str(max(rows, key=lambda r: r.propagated, default=""))
     for pair in found.pairs:
         if pair.name + (f"[{pair.k}]" if pair.k else "") == name:
-            x, y = ours.taps[pair.ours].array, cut.taps[pair.theirs].array
+            x, y = ours.tensors[pair.ours].array, cut.tensors[pair.theirs].array
             if x.size == y.size and x.ndim >= 2:
                 return WorstTensor(name, x, y.reshape(x.shape), pieces if x.shape[-2] == len(pieces) else ())
     return None

@@ -155,7 +155,7 @@ def test_a_traced_operation_gives_the_bits_of_a_silent_one(ops: Ops) -> None:
     assert np.array_equal(ops.layer_norm(x, b, b, 1e-5), ops.layer_norm(x, b, b, 1e-5, see))
     offsets = np.array([0, 4, 9])
     assert np.array_equal(ops.attention(x, x, x, 3, offsets, 0.4), ops.attention(x, x, x, 3, offsets, 0.4, see))
-    names = [t.name for t in see.tap.trace.taps]
+    names = [t.name for t in see.tap.trace.tensors]
     assert names == ["p-3", "norm-3", "norm_w-3"] + ["v_cont-3", "kq-3", "kq_soft_max-3", "kqv-3"] * 2
 
 

@@ -93,7 +93,7 @@ def test_who_looks_sees_every_operation(tmp_path: Path) -> None:
         e.embed([ids], pooling="mean")
     trace = e.trace(ids)
     assert {"kq_soft_max-0", "ffn_gelu-0"} <= set(trace)
-    assert trace.taps[-1].array.tobytes() == e.embed([ids], normalize=-1)[0].tobytes()
+    assert trace.tensors[-1].array.tobytes() == e.embed([ids], normalize=-1)[0].tobytes()
 
 
 def test_changed_operations_neither_play_nor_are_noted(tmp_path: Path) -> None:

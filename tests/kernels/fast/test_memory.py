@@ -221,7 +221,7 @@ def test_a_long_text_is_attended_to_in_parts_with_the_bits_of_a_trace(
     monkeypatch.setattr(attention, "SCORES", 5 * H * 30)
     parts, recorder = run(ops), Recorder()
     assert np.array_equal(parts, run(ops, at_layer(recorder, 0)))
-    assert [t.array.shape for t in recorder.trace.taps if t.name == "kq-0"] == [(H, 30, 30), (H, 7, 7)]
+    assert [t.array.shape for t in recorder.trace.tensors if t.name == "kq-0"] == [(H, 30, 30), (H, 7, 7)]
     assert np.abs(parts - whole).max() <= 1e-15 * 50
 
 

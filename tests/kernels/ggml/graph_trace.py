@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refembed.model.trace import Tap, Trace
+from refembed.model.trace import Trace, TracedTensor
 from refembed.verify.engines.llamacpp_wire import receive, send
 
 NAMES = ("kq", "kq_scaled_1", "kq_tanh", "kq_scaled_2", "kq_soft_max", "v_cont", "kqv")
@@ -28,7 +28,7 @@ class Layer(NamedTuple):
 
 def layers(trace: Any) -> Iterator[Layer]:
     """The layers of a trace in order."""
-    nodes, taps, T = trace.meta["nodes"], trace.taps, len(trace.meta["tokens"])
+    nodes, taps, T = trace.meta["nodes"], trace.tensors, len(trace.meta["tokens"])
     for i, tap in enumerate(taps):
         if not (tap.name.startswith("kq-") or tap.op == "FLASH_ATTN_EXT"):
             continue
@@ -51,7 +51,7 @@ def traced_together(path: Path, flash_attn: bool, texts: Sequence[list[int]]) ->
         send(worker.stdin, (os.fspath(path), flash_attn, [list(t) for t in texts]))
         nodes = receive(worker.stdout)
     ids = [i for text in texts for i in text]
-    return Trace([Tap(n["name"], n["array"], n["op"]) for n in nodes], {"nodes": nodes, "tokens": ids})
+    return Trace([TracedTensor(n["name"], n["array"], n["op"]) for n in nodes], {"nodes": nodes, "tokens": ids})
 
 
 def main() -> None:

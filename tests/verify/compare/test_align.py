@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refembed.model.trace import Tap, Trace
+from refembed.model.trace import Trace, TracedTensor
 from refembed.verify.compare.align import align, without_empty_cells
 
 T, C = 7, 6
@@ -22,7 +22,7 @@ def trace(*taps, nodes=None):
         )
         shape = (T, C) if what is None else what
         array = shape if isinstance(shape, np.ndarray) else np.full(shape, i + 1, np.float32)
-        made.append(Tap(name, array, op))
+        made.append(TracedTensor(name, array, op))
     return Trace(made, {} if nodes is None else {"nodes": nodes})
 
 
@@ -226,7 +226,7 @@ def test_cells_of_a_cache_that_hold_no_token_are_cut_off():
     ours = trace(("kq-0", "", (2, T, T)), ("kq_soft_max-0", "", (2, T, T)), ("kqv-0", "", (2, T, 3)))
     assert [(p.ours, p.theirs) for p in align(ours, theirs).pairs] == [(0, 0), (1, 1), (2, 2)]
     cut = without_empty_cells(theirs)
-    assert [t.array.shape for t in cut.taps] == [(2, T, T), (2, T, T), (2, T, 3)]
+    assert [t.array.shape for t in cut.tensors] == [(2, T, T), (2, T, T), (2, T, 3)]
     assert without_empty_cells(ours) is ours
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refembed.errors import RequestError
-from refembed.model.trace import Recorder, Tap, Trace
+from refembed.model.trace import Recorder, Trace, TracedTensor
 from refembed.verify.compare.align import align
 from refembed.verify.compare.replay import ReplayTap, replay
 
@@ -24,7 +24,9 @@ def other(*, double=2.0, plus=1.0):
     """The same by another engine, in float32 and under another name for the sum."""
     a = (X * double).astype(np.float32)
     b = a + np.float32(plus)
-    return Trace([Tap("doubled", a, "SCALE"), Tap("node_1", b, "ADD"), Tap("squared", b * b, "SQR")])
+    return Trace(
+        [TracedTensor("doubled", a, "SCALE"), TracedTensor("node_1", b, "ADD"), TracedTensor("squared", b * b, "SQR")]
+    )
 
 
 def test_engines_that_agree_differ_nowhere():
@@ -45,32 +47,32 @@ def test_an_error_in_an_unnamed_node_shows_at_its_place():
 
 def test_ours_is_the_reference():
     """rel_peak is relative to ours: 1 of 1, not of 3."""
-    theirs = Trace([Tap("x", np.array([3.0]), "ADD")])
+    theirs = Trace([TracedTensor("x", np.array([3.0]), "ADD")])
     assert replay(lambda tap: tap("x", np.array([1.0])), theirs)[0].difference.rel_peak == 2
 
 
 def test_what_has_no_partner_passes_through():
     """The operation behind it then gets our value, so its local error covers both."""
     theirs = other(double=3.0)
-    theirs = Trace([theirs.taps[1]._replace(name="plus"), theirs.taps[2]])
+    theirs = Trace([theirs.tensors[1]._replace(name="plus"), theirs.tensors[2]])
     found = replay(forward, theirs)
     assert [(d.name, d.difference.max_abs) for d in found] == [("plus", 5), ("squared", 0)]
 
 
 def test_theirs_comes_back_in_our_type_and_shape():
     """Also where theirs has one axis more, and without sharing memory with the trace."""
-    theirs = Trace([Tap("x", np.full((1, 3), 7, np.float32), "ADD")])
+    theirs = Trace([TracedTensor("x", np.full((1, 3), 7, np.float32), "ADD")])
     ours = Recorder()
     ours("x", np.zeros(3))
     tap = ReplayTap(ours.trace, theirs, align(ours.trace, theirs))
     y = tap("x", np.zeros(3))
     assert (y.dtype, y.shape, y.tolist()) == (np.float64, (3,), [7, 7, 7])
-    assert not np.shares_memory(y, theirs.taps[0].array)
+    assert not np.shares_memory(y, theirs.tensors[0].array)
     assert tap.listening
 
 
 def test_names_that_repeat_are_told_apart():
-    theirs = Trace([Tap("q", np.zeros(3), "MUL_MAT"), Tap("q", np.ones(3), "ADD")])
+    theirs = Trace([TracedTensor("q", np.zeros(3), "MUL_MAT"), TracedTensor("q", np.ones(3), "ADD")])
     found = replay(lambda tap: tap("q", tap("q", np.zeros(3)) + 1), theirs)
     assert [(d.k, d.op, d.difference.max_abs) for d in found] == [(0, "MUL_MAT", 0), (1, "ADD", 0)]
 

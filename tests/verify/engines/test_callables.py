@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refembed.errors import EngineError, RequestError
-from refembed.model.trace import Tap, Trace
+from refembed.model.trace import Trace, TracedTensor
 from refembed.verify.engines.base import Engine, open_engine
 from refembed.verify.engines.callables import CallableEngine
 
@@ -33,7 +33,7 @@ class Mine:
         return np.arange(len(text))
 
     def trace(self, text):
-        return Trace([Tap("embd", np.ones((2, 3), np.float32))])
+        return Trace([TracedTensor("embd", np.ones((2, 3), np.float32))])
 
 
 @pytest.mark.parametrize("function", GIVES.values(), ids=GIVES)

@@ -97,5 +97,5 @@ def test_every_tensor_is_llama_cpps_of_that_name(name, tmp_path):
     assert set(theirs) - {pair.name for pair in named} == nameless
     assert len(theirs) == 2 + 2 * {"Qwen2": 16, "Qwen3": 15, "Llama": 11}[name]
     for pair in named:
-        a, b = ours.taps[pair.ours].array, theirs.taps[pair.theirs].array
+        a, b = ours.tensors[pair.ours].array, theirs.tensors[pair.theirs].array
         assert compare(a.reshape(b.shape), b).nmse < 1e-9, pair.name

@@ -127,7 +127,7 @@ def test_flash_attention_is_off_unless_asked_for(minilm, engine):
         assert v.tobytes() == auto.embed([TEXT])[0].tobytes()
         assert v.tobytes() != plain.tobytes()
         assert np.abs(v - plain).max() < 1e-2
-        assert "FLASH_ATTN_EXT" in {t.op for t in on.trace(TEXT).taps}
+        assert "FLASH_ATTN_EXT" in {t.op for t in on.trace(TEXT).tensors}
 
 
 def test_texts_of_one_batch_keep_their_order(engine):
@@ -187,11 +187,11 @@ def test_a_text_in_place_of_a_list_is_refused(engine):
 
 
 def test_a_trace_has_every_node_in_order(trace):
-    names = [t.name for t in trace.taps]
+    names = [t.name for t in trace.tensors]
     assert names[0] == "embd"
     assert names[-1] == "result_embd_pooled"
     assert {f"kq_soft_max-{i}" for i in range(6)} <= set(names)
-    ops = [t.op for t in trace.taps if t.name == "Qcur-0"]
+    ops = [t.op for t in trace.tensors if t.name == "Qcur-0"]
     assert ops == ["MUL_MAT", "ADD", "RESHAPE"]
     assert trace.meta["tokens"] == IDS
     assert trace.meta["text"] == TEXT
@@ -234,7 +234,7 @@ def test_half_precision_tensors_are_read(minilm):
 
 def test_a_trace_tells_where_values_come_from(trace):
     """Sources and views are places in the trace, or names of weights."""
-    place = {(t.name, t.op): i for i, t in enumerate(trace.taps)}
+    place = {(t.name, t.op): i for i, t in enumerate(trace.tensors)}
     nodes = trace.meta["nodes"]
     product, total = place["Qcur-0", "MUL_MAT"], place["Qcur-0", "ADD"]
     assert nodes[product]["sources"] == ["blk.0.attn_q.weight", place["inp_norm-0", "ADD"]]
@@ -253,8 +253,8 @@ def test_one_token_is_still_a_matrix(engine):
 def test_a_trace_survives_its_file(trace, tmp_path):
     again = Trace.load(trace.save(tmp_path / "run.npz"))
     assert again.meta == trace.meta
-    assert [(t.name, t.op, t.array.tobytes()) for t in again.taps] == [
-        (t.name, t.op, t.array.tobytes()) for t in trace.taps
+    assert [(t.name, t.op, t.array.tobytes()) for t in again.tensors] == [
+        (t.name, t.op, t.array.tobytes()) for t in trace.tensors
     ]
 
 

@@ -139,7 +139,7 @@ def test_every_tensor_is_llama_cpps_of_that_name(files, oracle, kind):
     assert len(theirs) == 3 + 6 * 17 + (kind == "pooled")
     assert len(named) == len(theirs) - 5
     for pair in named:
-        a, b = ours.taps[pair.ours].array, theirs.taps[pair.theirs].array
+        a, b = ours.tensors[pair.ours].array, theirs.tensors[pair.theirs].array
         assert compare(a.reshape(b.shape), b).nmse < 2e-5, pair.name
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from refembed import Embedder
 from refembed.errors import EngineError
-from refembed.model.trace import Tap, Trace
+from refembed.model.trace import Trace, TracedTensor
 from refembed.verify.engines.base import open_engine
 from refembed.verify.engines.dump import HALF, compare_shown, is_dump, places, read_dump, total
 from refembed.verify.engines.recorded import RecordedDump
@@ -63,7 +63,7 @@ def test_every_number_of_the_text_is_read(text, dump):
     assert is_dump(text)
     assert len(dump) == len(re.findall("common_debug_cb_eval", text)) == 86
     numbers = sorted(float(x) for x in re.findall(r"(?<=[\[ ])-?\d+\.\d{4}(?=[ ,])", text))
-    read = sorted(float(x) for t in dump.taps for x in t.array[np.isfinite(t.array)])
+    read = sorted(float(x) for t in dump.tensors for x in t.array[np.isfinite(t.array)])
     assert read == numbers
     assert dump["inp_embd"].shape == (11, 32)
     assert dump["kq-0"].shape == dump["kq_soft_max-0"].shape
@@ -95,8 +95,10 @@ def test_our_run_agrees_in_every_place_shown(tiny, dump, numerics):
 def test_it_is_what_llama_cpp_computes(tiny, dump):
     """Node for node: name, operation, sources, printed numbers, sums as the printer adds them up."""
     live = open_engine("llamacpp", tiny).trace(TEXT)
-    assert [(t.name, t.op, t.array.shape) for t in dump.taps] == [(t.name, t.op, t.array.shape) for t in live.taps]
-    for a, b, x, y in zip(dump.taps, live.taps, dump.meta["nodes"], live.meta["nodes"], strict=True):
+    assert [(t.name, t.op, t.array.shape) for t in dump.tensors] == [
+        (t.name, t.op, t.array.shape) for t in live.tensors
+    ]
+    for a, b, x, y in zip(dump.tensors, live.tensors, dump.meta["nodes"], live.meta["nodes"], strict=True):
         shown = np.ix_(*places(a.array.shape))
         assert [f"{v:.4f}" for v in a.array[shown].flat] == [f"{v:.4f}" for v in b.array[shown].flat]
         assert f"{x['sum']:.6f}" == f"{total(b.array):.6f}"
@@ -105,7 +107,7 @@ def test_it_is_what_llama_cpp_computes(tiny, dump):
 
 def changed(ours, name, at, by):
     """A trace with one element moved."""
-    taps = [Tap(t.name, t.array.copy(), t.op) for t in ours.taps]
+    taps = [TracedTensor(t.name, t.array.copy(), t.op) for t in ours.tensors]
     next(t for t in taps if t.name == name).array[at] += by
     return Trace(taps, ours.meta)
 
@@ -133,7 +135,7 @@ def test_places_shown():
 
 def test_a_dump_by_hand():
     found = read_dump(BY_HAND, "x")
-    assert [(t.name, t.op, t.array.shape) for t in found.taps] == [
+    assert [(t.name, t.op, t.array.shape) for t in found.tensors] == [
         ("inp_embd", "ADD", (2, 8)),
         ("last", "SCALE", (1, 1)),
     ]
@@ -144,14 +146,14 @@ def test_a_dump_by_hand():
     assert found.meta["nodes"][1] == {"type": "f32", "sources": [0], "view_of": None, "sum": 42.125}
     assert found.meta["partial"] is True
     older = read_dump(BY_HAND.replace("common_debug_cb_eval", "ggml_debug"), "x")
-    assert [t.name for t in older.taps] == ["inp_embd", "last"]
+    assert [t.name for t in older.tensors] == ["inp_embd", "last"]
 
 
 def test_older_builds_add_up_what_they_show():
     """2024's printer summed inside its loop: the sum of 1, 2, 3, 6, 7, 8 is 27, of 1 to 8 is 36."""
     row = "      [  1.0000,  2.0000,  3.0000, ...,  6.0000,  7.0000,  8.0000 ],\n"
     head = "ggml_debug:   x = (f32)  ADD(a{8, 1, 1, 1}, b{8, 1, 1, 1}}) = {8, 1, 1, 1}\n"
-    ours = Trace([Tap("x", np.arange(1, 9, dtype=np.float32)[None])])
+    ours = Trace([TracedTensor("x", np.arange(1, 9, dtype=np.float32)[None])])
     for printed in (27, 36):
         (found,) = compare_shown(ours, read_dump(f"{head}{row}      sum = {printed}.000000\n", "x"))
         assert found.within
@@ -161,9 +163,9 @@ def test_older_builds_add_up_what_they_show():
 
 def test_the_same_infinity_is_no_difference():
     found = read_dump(BY_HAND.replace("nan,    ...", "0.0000,    ..."), "x")
-    ours = Trace([Tap("inp_embd", np.nan_to_num(found["inp_embd"], nan=0.0, neginf=-np.inf))])
+    ours = Trace([TracedTensor("inp_embd", np.nan_to_num(found["inp_embd"], nan=0.0, neginf=-np.inf))])
     assert compare_shown(ours, found)[0].max_abs == 0
-    ours.taps[0].array[1, 1] = 1.0
+    ours.tensors[0].array[1, 1] = 1.0
     assert compare_shown(ours, found)[0].max_abs == np.inf
 
 

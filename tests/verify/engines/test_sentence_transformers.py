@@ -148,7 +148,7 @@ def test_every_tensor_is_llama_cpps_of_that_name(minilm_folder, oracle, library)
     named = [pair for pair in found.pairs if pair.by == "name"]
     assert len(named) == len(theirs) - 5  # the outputs of layers 0 to 4 have no name in llama.cpp's graph
     for pair in named:
-        a, b = ours.taps[pair.ours].array, theirs.taps[pair.theirs].array
+        a, b = ours.tensors[pair.ours].array, theirs.tensors[pair.theirs].array
         assert compare(a.reshape(b.shape), b).nmse < 2e-5, pair.name
 
 
