@@ -83,14 +83,14 @@ class Mixed:
 
         return call
 
-    def rounding(self, x: Float, w: Tensor, b: Tensor | None = None, see: Any = NOBODY, product: str = "") -> Float:
+    def rounding(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Any = NOBODY, product: str = "") -> Float:
         """An exact product of rounded activations."""
-        y: Float = self.base.linear(round_activations(x, w).astype(np.float64), w, b, see, product)
+        y: Float = self.base.linear(round_activations(x, w).astype(np.float64), w, b, tap, product)
         return y
 
-    def not_rounding(self, x: Float, w: Tensor, b: Tensor | None = None, see: Any = NOBODY, product: str = "") -> Float:
+    def not_rounding(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Any = NOBODY, product: str = "") -> Float:
         """A product in float32 of activations as they are."""
-        y: Float = self.other.linear(x.astype(np.float64), w, b, see, product).astype(np.float32)
+        y: Float = self.other.linear(x.astype(np.float64), w, b, tap, product).astype(np.float32)
         return y
 
 

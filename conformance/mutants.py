@@ -150,12 +150,12 @@ def gelu_without_cube(_: Any, x: Float) -> Float:
     return cast(Float, (0.5 * x * (1 + np.tanh(0.7978845608 * x))).astype(x.dtype))
 
 
-def layer_norm_unbiased(_: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+def layer_norm_unbiased(_: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
     """The variance divided by C - 1."""
     wide = x.astype(np.float64)
     y = (wide - wide.mean(axis=-1, keepdims=True)) / np.sqrt(wide.var(axis=-1, ddof=1, keepdims=True) + eps)
-    y = see("norm", y.astype(x.dtype)) * w.dequantize()
-    return y if b is None else see("norm_w", y) + b.dequantize()
+    y = tap("norm", y.astype(x.dtype)) * w.dequantize()
+    return y if b is None else tap("norm_w", y) + b.dequantize()
 
 
 def layer_norm_in_float16(true: Any, x: Float, *rest: Any) -> Float:
@@ -191,8 +191,8 @@ def norm_before_residual(e: Embedder) -> Embedder:
 def scaled(factor: Callable[[Float], float]) -> Callable[..., Float]:
     """Attention with another scale, a function of q."""
 
-    def attention(true: Any, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, *see: Any) -> Float:
-        return cast(Float, true.attention(q, k, v, n_head, offsets, factor(q), *see))
+    def attention(true: Any, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, *tap: Any) -> Float:
+        return cast(Float, true.attention(q, k, v, n_head, offsets, factor(q), *tap))
 
     return attention
 

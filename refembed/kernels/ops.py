@@ -14,7 +14,9 @@ from refembed.gguf import Tensor
 
 
 class See(Protocol):
-    """A tap: `x = see("kq", x)` shows x, in layer 3 as `kq-3`, and returns what to go on with (docs/decisions/003)."""
+    """A tap: `x = tap("kq", x)` records x, in layer 3 as `kq-3`, and returns what to go on with
+    (docs/decisions/003).
+    """
 
     listening: bool  # False: an operation may skip its inner tensors and fuse
 
@@ -79,21 +81,21 @@ class Ops(Protocol):
         """Rows `ids` (T) of w (V, C), decoded alone: (T, C)."""
         ...
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
-        """x (T, C) times w (N, C) transposed, plus b (N): (T, N). `see` is shown the product before a bias."""
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
+        """x (T, C) times w (N, C) transposed, plus b (N): (T, N). `tap` is given the product before a bias."""
         ...
 
     def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY, *, plus: Float | None = None
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY, *, plus: Float | None = None
     ) -> Float:
-        """Mean 0, variance 1, times w (C), plus b (C). `see` is shown `norm`, and `norm_w` where there is a bias.
+        """Mean 0, variance 1, times w (C), plus b (C). `tap` is given `norm`, and `norm_w` where there is a bias.
 
         plus  (T, C) added to x before: the residual of a layer that norms behind it
         """
         ...
 
-    def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
-        """x over its root mean square, times w, over the last axis of w's length; `see` is shown `norm`."""
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+        """x over its root mean square, times w, over the last axis of w's length; `tap` is given `norm`."""
         ...
 
     def gelu(self, x: Float) -> Float:
@@ -128,7 +130,7 @@ class Ops(Protocol):
         n_head: int,
         offsets: I64,
         scale: float,
-        see: See = NOBODY,
+        tap: See = NOBODY,
         *,
         n_head_kv: int | None = None,
         mask: Mask = EVERYONE,

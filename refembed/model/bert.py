@@ -57,40 +57,40 @@ class Weights:
     cls_output: Affine | None = affine("R C", bias="optional", presence="optional", name="cls.output")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C).
 
     Where a tensor has no bias, llama.cpp's name for the sum goes to the product alone.
     """
-    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
     if w.token_types is not None:
         x = x + ops.get_rows(w.token_types, [0])  # llama.cpp gives every token segment 0, also in pairs
-    x = tap("inp_embd", x + ops.get_rows(w.position_embd, batch.pos))  # (T, C)
-    x = tap("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, hp.norm_eps, at_layer(tap, 0)))
-    return again(ops, batch, tap, (w, hp), partial(layers, w, hp, batch, ops, tap), x)
+    x = taps("inp_embd", x + ops.get_rows(w.position_embd, batch.pos))  # (T, C)
+    x = taps("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, hp.norm_eps, at_layer(taps, 0)))
+    return again(ops, batch, taps, (w, hp), partial(layers, w, hp, batch, ops, taps), x)
 
 
-def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike, x: Float) -> Float:
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike, x: Float) -> Float:
     """All layers, one after the other: (T, C) -> (T, C)."""
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
 
         # self-attention: every token looks at all tokens of its own text
         if blk.attn_qkv is not None:
-            qkv = see("wqkv_b" if blk.attn_qkv.bias else "wqkv", ops.linear(x, *blk.attn_qkv, see, "wqkv"))  # (T, 3C)
+            qkv = tap("wqkv_b" if blk.attn_qkv.bias else "wqkv", ops.linear(x, *blk.attn_qkv, tap, "wqkv"))  # (T, 3C)
             q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, 3, axis=1))  # 3 x (T, C)
         else:
-            q, k, v = products(ops, x, see, Qcur=blk.attn_q, Kcur=blk.attn_k, Vcur=blk.attn_v)  # 3 x (T, C)
-        a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1 / math.sqrt(hp.n_embd_head), see)
-        a = see("kqv_out", a)  # (T, C) heads side by side
-        a = see("kqv_out", ops.linear(a, *blk.attn_output, see, ""))  # (T, C)
-        x = see("ffn_inp", ops.layer_norm(a, *blk.attn_output_norm, hp.norm_eps, see, plus=x))
+            q, k, v = products(ops, x, tap, Qcur=blk.attn_q, Kcur=blk.attn_k, Vcur=blk.attn_v)  # 3 x (T, C)
+        a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1 / math.sqrt(hp.n_embd_head), tap)
+        a = tap("kqv_out", a)  # (T, C) heads side by side
+        a = tap("kqv_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
+        x = tap("ffn_inp", ops.layer_norm(a, *blk.attn_output_norm, hp.norm_eps, tap, plus=x))
 
         # feed-forward: every token on its own
-        h = see("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(x, *blk.ffn_up, see, "ffn_up"))  # (T, F)
-        h = see("ffn_gelu", ops.gelu(h))  # (T, F)
-        h = see("ffn_out", ops.linear(h, *blk.ffn_down, see, "ffn_down"))  # (T, C)
-        x = ops.layer_norm(h, *blk.layer_output_norm, hp.norm_eps, see, plus=x)
-        x = tap("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)  # l_out: unnamed in llama.cpp's graph
+        h = tap("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(x, *blk.ffn_up, tap, "ffn_up"))  # (T, F)
+        h = tap("ffn_gelu", ops.gelu(h))  # (T, F)
+        h = tap("ffn_out", ops.linear(h, *blk.ffn_down, tap, "ffn_down"))  # (T, C)
+        x = ops.layer_norm(h, *blk.layer_output_norm, hp.norm_eps, tap, plus=x)
+        x = taps("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)  # l_out: unnamed in llama.cpp's graph
 
     return x

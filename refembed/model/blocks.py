@@ -27,15 +27,15 @@ class QkvBlock:
     attn_v: Affine = affine("KD C", bias="optional", unless="attn_qkv")
 
 
-def products(ops: Ops, x: Float, see: See, **matrices: Affine) -> list[Float]:
+def products(ops: Ops, x: Float, tap: See, **matrices: Affine) -> list[Float]:
     """x (T, C) times each matrix, plus its bias: (T, N) each, seen by its name without the bias and with it.
 
     `fast` has them all at once, where nobody looks and where `ops` is it, not something that changes an operation.
     """
     together = getattr(type(ops), "linears", None)
-    if together and not see.listening:
+    if together and not tap.listening:
         return list(together(ops, x, list(matrices.values())))
-    return [see(name, ops.linear(x, *matrix, see, name)) for name, matrix in matrices.items()]
+    return [tap(name, ops.linear(x, *matrix, tap, name)) for name, matrix in matrices.items()]
 
 
 def again(
@@ -58,16 +58,16 @@ class Qkv:
     Where somebody looks, each of the three is computed when it is asked for, once: in llama.cpp's order.
     """
 
-    def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, see: See) -> None:
-        self.x, self.blk, self.hp, self.ops, self.see = x, blk, hp, ops, see
+    def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, tap: See) -> None:
+        self.x, self.blk, self.hp, self.ops, self.tap = x, blk, hp, ops, tap
         self.parts: list[Float] = []  # of the one matrix
         if blk.attn_qkv is not None:
             name = "wqkv_b" if blk.attn_qkv.bias else "wqkv"
-            qkv = see(name, ops.linear(x, *blk.attn_qkv, see, "wqkv"))  # (T, HD+2KD)
+            qkv = tap(name, ops.linear(x, *blk.attn_qkv, tap, "wqkv"))  # (T, HD+2KD)
             HD, KD = hp.sizes["HD"], hp.sizes["KD"]
             self.parts = [np.ascontiguousarray(part) for part in np.split(qkv, [HD, HD + KD], axis=1)]
-        elif not see.listening:
-            self.parts = products(ops, x, see, Qcur=blk.attn_q, Kcur=blk.attn_k, Vcur=blk.attn_v)
+        elif not tap.listening:
+            self.parts = products(ops, x, tap, Qcur=blk.attn_q, Kcur=blk.attn_k, Vcur=blk.attn_v)
 
     def queries(self) -> Float:
         """(T, H, D)."""
@@ -86,11 +86,11 @@ class Qkv:
 
     def project(self, name: str, affine: Affine) -> Float:
         """One of the three products, and its sum with the bias, under one name."""
-        return self.see(name, self.ops.linear(self.x, *affine, self.see, name))
+        return self.tap(name, self.ops.linear(self.x, *affine, self.tap, name))
 
 
 def attend(
-    q: Float, k: Float, v: Float, scale: float, il: int, hp: Hparams, offsets: I64, ops: Ops, see: See,
+    q: Float, k: Float, v: Float, scale: float, il: int, hp: Hparams, offsets: I64, ops: Ops, tap: See,
     cached: bool = True, soft_cap: float = 0.0,
 ) -> Float:  # fmt: skip
     """A decoder's attention: q (T, H, D), k, v (T, K, D) -> (T, H D), heads side by side.
@@ -99,10 +99,10 @@ def attend(
     """
     T = len(q)
     a = ops.attention(
-        q.reshape(T, -1), k.reshape(T, -1), v.reshape(T, -1), hp.n_head, offsets, scale, see,
+        q.reshape(T, -1), k.reshape(T, -1), v.reshape(T, -1), hp.n_head, offsets, scale, tap,
         n_head_kv=hp.n_head_kv, mask=mask_of(hp, il), cached=cached, soft_cap=soft_cap,
     )  # fmt: skip
-    return see("kqv_out", a)
+    return tap("kqv_out", a)
 
 
 def mask_of(hp: Hparams, il: int) -> Mask:

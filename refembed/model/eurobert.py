@@ -48,31 +48,31 @@ class Weights:
     output_norm: Tensor = tensor("C")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_norm and l_out are unnamed in llama.cpp's graph."""
     eps, scale, T = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head), len(batch.ids)
-    x = tap("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
 
         # self-attention: every token looks at all tokens of its own text
-        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
-        qkv = Qkv(y, blk, hp, ops, see)
-        q = see("Qcur", ops.rope(qkv.queries(), batch.pos, rope)).reshape(T, -1)  # (T, C)
-        k = see("Kcur", ops.rope(qkv.keys(), batch.pos, rope)).reshape(T, -1)  # (T, K D)
+        y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, tap)
+        q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope)).reshape(T, -1)  # (T, C)
+        k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope)).reshape(T, -1)  # (T, K D)
         v = qkv.values().reshape(T, -1)  # (T, K D)
-        a = ops.attention(q, k, v, hp.n_head, batch.offsets, scale, see, n_head_kv=hp.n_head_kv)  # (T, C)
-        a = see("kqv_out", ops.linear(see("kqv_out", a), blk.attn_output))  # (T, C)
-        x = see("ffn_inp", a + x)
+        a = ops.attention(q, k, v, hp.n_head, batch.offsets, scale, tap, n_head_kv=hp.n_head_kv)  # (T, C)
+        a = tap("kqv_out", ops.linear(tap("kqv_out", a), blk.attn_output))  # (T, C)
+        x = tap("ffn_inp", a + x)
 
         # feed-forward: every token on its own
-        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
-        gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
-        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
-        h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
-        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = see("l_out", h + x)
+        y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
+        gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+        up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+        h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+        h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        x = tap("l_out", h + x)
 
-    return tap("result_embd", ops.rms_norm(x, w.output_norm, eps, tap))
+    return taps("result_embd", ops.rms_norm(x, w.output_norm, eps, taps))

@@ -55,37 +55,37 @@ class Weights:
     output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
     eps = hp.norm_eps
     width = hp.n_embd // hp.n_head if hp.n_layer == N_LAYER_27B else hp.n_embd_head
     scale = ops.dtype(1) / np.sqrt(ops.dtype(width))  # of queries; in float32 it takes two roundings
-    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
-    x = tap("inp_scaled", x * math.sqrt(hp.n_embd))
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("inp_scaled", x * math.sqrt(hp.n_embd))
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
 
         # self-attention: every token looks back, in five layers of six no further than the window
-        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
-        qkv = Qkv(y, blk, hp, ops, see)
-        q = see("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, see))  # (T, H, D)
-        q = see("Qcur_scaled", see("Qcur", ops.rope(q, batch.pos, rope)) * scale)
-        k = see("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, see))  # (T, K, D)
-        k = see("Kcur", ops.rope(k, batch.pos, rope))
-        a = attend(q, k, qkv.values(), 1.0, il, hp, batch.offsets, ops, see)  # (T, H D)
-        a = see("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
-        a = see("attn_post_norm", ops.rms_norm(a, blk.post_attention_norm, eps, see))
-        x = see("sa_out", a + x)
+        y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, tap)
+        q = tap("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, tap))  # (T, H, D)
+        q = tap("Qcur_scaled", tap("Qcur", ops.rope(q, batch.pos, rope)) * scale)
+        k = tap("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, tap))  # (T, K, D)
+        k = tap("Kcur", ops.rope(k, batch.pos, rope))
+        a = attend(q, k, qkv.values(), 1.0, il, hp, batch.offsets, ops, tap)  # (T, H D)
+        a = tap("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
+        a = tap("attn_post_norm", ops.rms_norm(a, blk.post_attention_norm, eps, tap))
+        x = tap("sa_out", a + x)
 
         # feed-forward: every token on its own
-        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
-        gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
-        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
-        h = see("ffn_geglu", ops.geglu(gate, up))  # (T, F)
-        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
-        h = see("ffn_post_norm", ops.rms_norm(h, blk.post_ffw_norm, eps, tap))  # its `norm` has no layer number
-        x = see("l_out", h + x)
+        y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
+        gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+        up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+        h = tap("ffn_geglu", ops.geglu(gate, up))  # (T, F)
+        h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        h = tap("ffn_post_norm", ops.rms_norm(h, blk.post_ffw_norm, eps, taps))  # its `norm` has no layer number
+        x = tap("l_out", h + x)
 
-    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))
+    return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))

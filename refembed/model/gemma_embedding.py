@@ -59,38 +59,38 @@ class Weights:
     dense_3: Tensor | None = tensor("C dense_3", presence="optional")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
     eps, T = hp.norm_eps, len(batch.ids)
     scale = ops.dtype(1) / np.sqrt(ops.dtype(hp.n_embd_head))  # of queries; in float32 it takes two roundings
-    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
-    x = tap("inp_scaled", x * math.sqrt(hp.n_embd))
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("inp_scaled", x * math.sqrt(hp.n_embd))
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
         mask = Mask(window=hp.n_swa if hp.swa_layers[il] else 0, kind="symmetric")
 
         # self-attention: in five layers of six a token sees n_swa/2 tokens to either side, in the sixth all
-        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
-        qkv = Qkv(y, blk, hp, ops, see)
-        q = see("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, see))  # (T, H, D)
-        q = see("Qcur_scaled", see("Qcur", ops.rope(q, batch.pos, rope)) * scale).reshape(T, -1)  # (T, H D)
-        k = see("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, see))  # (T, K, D)
-        k = see("Kcur", ops.rope(k, batch.pos, rope)).reshape(T, -1)  # (T, K D)
+        y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, tap)
+        q = tap("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, tap))  # (T, H, D)
+        q = tap("Qcur_scaled", tap("Qcur", ops.rope(q, batch.pos, rope)) * scale).reshape(T, -1)  # (T, H D)
+        k = tap("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, tap))  # (T, K, D)
+        k = tap("Kcur", ops.rope(k, batch.pos, rope)).reshape(T, -1)  # (T, K D)
         v = qkv.values().reshape(T, -1)  # (T, K D)
-        a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1.0, see, n_head_kv=hp.n_head_kv, mask=mask)  # (T, H D)
-        a = see("attn_out", ops.linear(see("kqv_out", a), blk.attn_output))  # (T, C)
-        a = see("attn_post_norm", ops.rms_norm(a, blk.post_attention_norm, eps, see))
-        x = see("sa_out", a + x)
+        a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1.0, tap, n_head_kv=hp.n_head_kv, mask=mask)  # (T, H D)
+        a = tap("attn_out", ops.linear(tap("kqv_out", a), blk.attn_output))  # (T, C)
+        a = tap("attn_post_norm", ops.rms_norm(a, blk.post_attention_norm, eps, tap))
+        x = tap("sa_out", a + x)
 
         # feed-forward: every token on its own
-        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
-        gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
-        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
-        h = see("ffn_geglu", ops.geglu(gate, up))  # (T, F)
-        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
-        h = tap("ffn_post_norm", ops.rms_norm(h, blk.post_ffw_norm, eps, tap))  # these two have no layer number
-        x = see("l_out", h + x)
+        y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
+        gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+        up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+        h = tap("ffn_geglu", ops.geglu(gate, up))  # (T, F)
+        h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        h = taps("ffn_post_norm", ops.rms_norm(h, blk.post_ffw_norm, eps, taps))  # these two have no layer number
+        x = tap("l_out", h + x)
 
-    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))
+    return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))

@@ -44,48 +44,48 @@ class Weights(llama.Weights):
     blk: tuple[Block, ...] = blocks(Block)
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). Products with residual_scale are unnamed in llama.cpp's graph."""
     eps, scale = hp.norm_eps, hp.attention_scale or 1 / math.sqrt(hp.n_embd_head)
     factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
     x = ops.get_rows(w.token_embd, batch.ids)  # (T, C)
     if hp.embedding_scale:
-        x = tap("inp_rows", x) * hp.embedding_scale  # unnamed in llama.cpp's graph
-    x = tap("embd", x)
+        x = taps("inp_rows", x) * hp.embedding_scale  # unnamed in llama.cpp's graph
+    x = taps("embd", x)
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il, factors)
 
         # self-attention: every token looks back
-        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
-        qkv = Qkv(y, blk, hp, ops, see)
+        y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, tap)
         q = qkv.queries()  # (T, H, D)
-        q = see("Qcur", ops.rope(q, batch.pos, rope)) if hp.rope_finetuned else q
+        q = tap("Qcur", ops.rope(q, batch.pos, rope)) if hp.rope_finetuned else q
         v = qkv.values()  # (T, K, D)
         k = qkv.keys()  # (T, K, D)
-        k = see("Kcur", ops.rope(k, batch.pos, rope)) if hp.rope_finetuned else k
-        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, see)  # (T, H D)
-        a = see("attn_out", ops.linear(a, *blk.attn_output, see, ""))  # (T, C)
+        k = tap("Kcur", ops.rope(k, batch.pos, rope)) if hp.rope_finetuned else k
+        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, tap)  # (T, H D)
+        a = tap("attn_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
         if hp.residual_scale:
-            a = see("attn_scaled", a * hp.residual_scale)
-        x = see("ffn_inp", a + x)
+            a = tap("attn_scaled", a * hp.residual_scale)
+        x = tap("ffn_inp", a + x)
 
         # feed-forward: every token on its own
-        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
-        h = feed_forward(y, blk, il, hp, ops, see)  # (T, C)
+        y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
+        h = feed_forward(y, blk, il, hp, ops, tap)  # (T, C)
         if hp.moe_layers[il] and hp.n_ff_shexp:
-            h = see("ffn_out", h + shared_expert(y, blk, ops, see))
+            h = tap("ffn_out", h + shared_expert(y, blk, ops, tap))
         if hp.residual_scale:
-            h = see("ffn_scaled", h * hp.residual_scale)
-        x = see("l_out", h + x)
+            h = tap("ffn_scaled", h * hp.residual_scale)
+        x = tap("l_out", h + x)
 
-    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))
+    return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 
 
-def shared_expert(y: Float, blk: Block, ops: Ops, see: See) -> Float:
+def shared_expert(y: Float, blk: Block, ops: Ops, tap: See) -> Float:
     """The expert that every token takes: (T, C) -> (T, C)."""
-    gate = see("ffn_gate", ops.linear(y, blk.ffn_gate_shexp))  # (T, shexp)
-    up = see("ffn_up", ops.linear(y, blk.ffn_up_shexp))  # (T, shexp)
-    h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, shexp)
-    return see("ffn_shexp", ops.linear(h, blk.ffn_down_shexp))
+    gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate_shexp))  # (T, shexp)
+    up = tap("ffn_up", ops.linear(y, blk.ffn_up_shexp))  # (T, shexp)
+    h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, shexp)
+    return tap("ffn_shexp", ops.linear(h, blk.ffn_down_shexp))

@@ -66,47 +66,47 @@ class Weights:
     cls: Affine | None = affine("1 C", bias="optional", presence="optional")  # a reranker's head
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_out_norm and l_out (but for the last) are unnamed in llama.cpp."""
     eps, T, scale = hp.norm_eps, len(batch.ids), 1 / math.sqrt(hp.n_embd_head)
-    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
-    x = tap("inp_embd", x + ops.get_rows(w.token_types, [0]))  # every token is of kind 0
-    x = tap("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, eps, at_layer(tap, 0)))
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("inp_embd", x + ops.get_rows(w.token_types, [0]))  # every token is of kind 0
+    x = taps("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, eps, at_layer(taps, 0)))
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
 
         # self-attention: every token looks at all tokens of its own text, at those far away less
-        qkv = Qkv(x, blk, hp, ops, see)
+        qkv = Qkv(x, blk, hp, ops, tap)
         q = qkv.queries().reshape(T, -1)  # (T, C)
         if blk.attn_q_norm is not None:
-            q = see("Qcur", ops.layer_norm(q, *blk.attn_q_norm, eps, see))  # all heads at once
+            q = tap("Qcur", ops.layer_norm(q, *blk.attn_q_norm, eps, tap))  # all heads at once
         k = qkv.keys().reshape(T, -1)
         if blk.attn_k_norm is not None:
-            k = see("Kcur", ops.layer_norm(k, *blk.attn_k_norm, eps, see))
+            k = tap("Kcur", ops.layer_norm(k, *blk.attn_k_norm, eps, tap))
         v = qkv.values().reshape(T, -1)
         more: dict[str, Any] = {"n_head_kv": hp.n_head_kv, "mask": ALIBI}
-        a = see("kqv_out", ops.attention(q, k, v, hp.n_head, batch.offsets, scale, see, **more))  # (T, C)
-        a = see("kqv_out", ops.linear(a, *blk.attn_output, see, ""))
-        y = ops.layer_norm(a, *blk.attn_output_norm, eps, see, plus=x)
+        a = tap("kqv_out", ops.attention(q, k, v, hp.n_head, batch.offsets, scale, tap, **more))  # (T, C)
+        a = tap("kqv_out", ops.linear(a, *blk.attn_output, tap, ""))
+        y = ops.layer_norm(a, *blk.attn_output_norm, eps, tap, plus=x)
         if blk.attn_norm_2 is not None:
-            y = see("attn_out_norm", y)
-            y = ops.layer_norm(y, *blk.attn_norm_2, eps, see, plus=x)
-        y = see("ffn_inp", y)
+            y = tap("attn_out_norm", y)
+            y = ops.layer_norm(y, *blk.attn_norm_2, eps, tap, plus=x)
+        y = tap("ffn_inp", y)
 
-        h = feed_forward(y, blk, ops, see)  # (T, C)
-        x = ops.layer_norm(h, *blk.layer_output_norm, eps, see, plus=y)
-        x = tap("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)
+        h = feed_forward(y, blk, ops, tap)  # (T, C)
+        x = ops.layer_norm(h, *blk.layer_output_norm, eps, tap, plus=y)
+        x = taps("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)
 
     return x
 
 
-def feed_forward(y: Float, blk: Block, ops: Ops, see: See) -> Float:
+def feed_forward(y: Float, blk: Block, ops: Ops, tap: See) -> Float:
     """Every token on its own: gated by ffn_gate, by the first half of ffn_up, or not at all."""
     F = blk.ffn_down.weight.shape[1]
-    gate = None if blk.ffn_gate is None else see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
-    up = see("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(y, *blk.ffn_up, see, "ffn_up"))
+    gate = None if blk.ffn_gate is None else tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+    up = tap("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(y, *blk.ffn_up, tap, "ffn_up"))
     if gate is None and up.shape[1] != F:
         gate, up = (np.ascontiguousarray(half) for half in np.split(up, 2, axis=1))
-    h = see("ffn_gelu", ops.gelu(up)) if gate is None else see("ffn_geglu", ops.geglu(gate, up))
-    return see("ffn_out", ops.linear(h, *blk.ffn_down, see, "ffn_down"))
+    h = tap("ffn_gelu", ops.gelu(up)) if gate is None else tap("ffn_geglu", ops.geglu(gate, up))
+    return tap("ffn_out", ops.linear(h, *blk.ffn_down, tap, "ffn_down"))

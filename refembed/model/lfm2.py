@@ -63,54 +63,54 @@ class Weights:
     dense_2: Affine | None = affine("out C", bias="optional", presence="optional")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). mixed, ffn_inp and ffn_down are unnamed in llama.cpp's graph."""
     eps = hp.norm_eps
-    x = tap("model.embed_tokens", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("model.embed_tokens", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
 
         # every token looks at its neighbors: a few of them, or all before it
-        y = see("model.layers.{}.operator_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
+        y = tap("model.layers.{}.operator_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
         mix = short_conv if hp.conv_layers[il] else attention
-        x = see("ffn_inp", mix(y, blk, hp, batch, ops, see) + x)  # (T, C)
+        x = tap("ffn_inp", mix(y, blk, hp, batch, ops, tap) + x)  # (T, C)
 
         # feed-forward: every token on its own
-        y = see("model.layers.{}.ffn_out", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
-        gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
-        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
-        h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
-        h = see("ffn_down", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = see("l_out", h + x)
+        y = tap("model.layers.{}.ffn_out", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
+        gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+        up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+        h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+        h = tap("ffn_down", ops.linear(h, blk.ffn_down))  # (T, C)
+        x = tap("l_out", h + x)
 
-    return tap("result_norm", ops.rms_norm(x, w.token_embd_norm, eps, tap))
+    return taps("result_norm", ops.rms_norm(x, w.token_embd_norm, eps, taps))
 
 
-def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, see: See) -> Float:
+def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: See) -> Float:
     """A layer with attention: y (T, C) -> (T, C). Roped queries and keys are unnamed in llama.cpp's graph."""
     T, eps, rope = len(y), hp.norm_eps, rope_of(hp, 0)  # the same with a window
-    qkv = Qkv(y, blk, hp, ops, see)
-    q = see("model.layers.{}.self_attn.q_layernorm", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, see))
-    q = see("Qcur_roped", ops.rope(q, batch.pos, rope))  # (T, H, D)
+    qkv = Qkv(y, blk, hp, ops, tap)
+    q = tap("model.layers.{}.self_attn.q_layernorm", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, tap))
+    q = tap("Qcur_roped", ops.rope(q, batch.pos, rope))  # (T, H, D)
     if not hp.n_swa:  # in the order of llama.cpp's graph, which depends on the kind of its cache
         v = qkv.values()  # (T, K, D)
-    k = see("model.layers.{}.self_attn.k_layernorm", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, see))
-    k = see("Kcur_roped", ops.rope(k, batch.pos, rope))  # (T, K, D)
+    k = tap("model.layers.{}.self_attn.k_layernorm", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, tap))
+    k = tap("Kcur_roped", ops.rope(k, batch.pos, rope))  # (T, K, D)
     if hp.n_swa:
         v = qkv.values()  # (T, K, D)
     a = ops.attention(
         q.reshape(T, -1), k.reshape(T, -1), v.reshape(T, -1), hp.n_head, batch.offsets, 1 / math.sqrt(hp.n_embd_head),
-        see, n_head_kv=hp.n_head_kv, mask=Mask(causal=hp.causal, window=hp.n_swa), cached=True,
+        tap, n_head_kv=hp.n_head_kv, mask=Mask(causal=hp.causal, window=hp.n_swa), cached=True,
     )  # fmt: skip
-    return see("model.layers.{}.self_attn.out_proj", ops.linear(see("kqv_out", a), blk.attn_output))
+    return tap("model.layers.{}.self_attn.out_proj", ops.linear(tap("kqv_out", a), blk.attn_output))
 
 
-def short_conv(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, see: See) -> Float:
+def short_conv(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: See) -> Float:
     """A layer with a convolution, gated before and after: y (T, C) -> (T, C). The gated are unnamed in llama.cpp."""
-    bcu = see("model.layers.{}.conv.in_proj", ops.linear(y, blk.shortconv_in_proj))  # (T, 3C)
+    bcu = tap("model.layers.{}.conv.in_proj", ops.linear(y, blk.shortconv_in_proj))  # (T, 3C)
     b, c, u = (np.ascontiguousarray(part) for part in np.split(bcu, 3, axis=1))  # 3 x (T, C)
-    bu = see("conv_gated", b * u)
+    bu = tap("conv_gated", b * u)
     ahead = 0 if hp.causal else (hp.n_shortconv_l_cache - 1) // 2  # how many tokens it sees of what follows
-    z = see("model.layers.{}.conv.conv", ops.short_conv(bu, blk.shortconv_conv, batch.offsets, ahead))  # (T, C)
-    return see("model.layers.{}.conv.out_proj", ops.linear(see("conv_gated_again", c * z), blk.shortconv_out_proj))
+    z = tap("model.layers.{}.conv.conv", ops.short_conv(bu, blk.shortconv_conv, batch.offsets, ahead))  # (T, C)
+    return tap("model.layers.{}.conv.out_proj", ops.linear(tap("conv_gated_again", c * z), blk.shortconv_out_proj))

@@ -56,40 +56,40 @@ class Weights:
     output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike, *, cached: bool = True) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike, *, cached: bool = True) -> Float:
     """Token ids (T) -> hidden states (T, C). cached: with a cache of keys and values, as llama-embed is not."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
-    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il, factors)
 
         # self-attention: every token looks back
-        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
-        qkv = Qkv(y, blk, hp, ops, see)
-        q = see("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
+        y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, tap)
+        q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
         v = qkv.values()  # (T, K, D)
-        k = see("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
-        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, see, cached)  # (T, H D)
-        a = see("attn_out", ops.linear(a, *blk.attn_output, see, ""))  # (T, C)
-        x = see("ffn_inp", a + x)
+        k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
+        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, tap, cached)  # (T, H D)
+        a = tap("attn_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
+        x = tap("ffn_inp", a + x)
 
         # feed-forward: every token on its own
-        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
-        h = feed_forward(y, blk, il, hp, ops, see)  # (T, C)
-        x = see("l_out", h + x)
+        y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
+        h = feed_forward(y, blk, il, hp, ops, tap)  # (T, C)
+        x = tap("l_out", h + x)
 
-    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))
+    return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 
 
-def feed_forward(y: Float, blk: Block, il: int, hp: Hparams, ops: Ops, see: See) -> Float:
+def feed_forward(y: Float, blk: Block, il: int, hp: Hparams, ops: Ops, tap: See) -> Float:
     """SwiGLU (Shazeer 2020), or in a layer with experts those of each token: (T, C) -> (T, C)."""
     if hp.moe_layers[il]:
         experts = blk.ffn_gate_inp, blk.ffn_up_exps, blk.ffn_down_exps, hp.n_expert_used
-        return moe(y, *experts, "silu", ops, see, gate=blk.ffn_gate_exps, norm_weights=True)
-    gate = see("ffn_gate_b" if blk.ffn_gate.bias else "ffn_gate", ops.linear(y, *blk.ffn_gate, see, "ffn_gate"))
-    up = see("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(y, *blk.ffn_up, see, "ffn_up"))  # (T, F)
-    h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
-    return see("ffn_out", ops.linear(h, *blk.ffn_down, see, "ffn_down"))
+        return moe(y, *experts, "silu", ops, tap, gate=blk.ffn_gate_exps, norm_weights=True)
+    gate = tap("ffn_gate_b" if blk.ffn_gate.bias else "ffn_gate", ops.linear(y, *blk.ffn_gate, tap, "ffn_gate"))
+    up = tap("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(y, *blk.ffn_up, tap, "ffn_up"))  # (T, F)
+    h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+    return tap("ffn_out", ops.linear(h, *blk.ffn_down, tap, "ffn_down"))

@@ -18,6 +18,6 @@ from refembed.model.trace import TapLike
 __all__ = ["TRAITS", "Weights", "forward"]
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C)."""
-    return llama.forward(w, hp, batch, ops, tap, cached=False)
+    return llama.forward(w, hp, batch, ops, taps, cached=False)

@@ -192,14 +192,14 @@ class Adapted:
             x = x + self.side.linear(self.side.get_rows(pair.a, ids), pair.b) * scale
         return x
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
         """y = x Wᵀ + scale (x Aᵀ) Bᵀ + b."""
         if w.name not in self.pairs:
-            return self.base.linear(x, w, b, see, product)
+            return self.base.linear(x, w, b, tap, product)
         y = self.base.linear(x, w)
         for scale, pair in self.pairs[w.name]:
             y = y + self.side.linear(self.side.linear(x, pair.a), pair.b) * scale
-        return y if b is None else see(product, y) + self.bias(b)
+        return y if b is None else tap(product, y) + self.bias(b)
 
     def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
         """y = x W_eᵀ + scale (x A_eᵀ) B_eᵀ for each chosen e."""

@@ -22,13 +22,13 @@ Weights = llama.Weights
 EMBEDDING_SCALE = 12.0
 
 
-def forward(w: granite.Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: granite.Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C)."""
     scaled = EMBEDDING_SCALE if hp.embedding_scale is None else hp.embedding_scale
     added = residual_scale(hp.n_layer) if hp.residual_scale is None else hp.residual_scale
     hp = replace(hp, embedding_scale=scaled, residual_scale=added)
     hp = replace(hp, attention_scale=0.0, rope_finetuned=True, n_ff_shexp=0)  # keys that only Granite reads
-    return granite.forward(w, hp, batch, ops, tap)
+    return granite.forward(w, hp, batch, ops, taps)
 
 
 def residual_scale(n_layer: int) -> float:

@@ -27,34 +27,34 @@ from refembed.model.trace import TapLike, at_layer
 __all__ = ["TRAITS", "Weights", "forward"]
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C)."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
-    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = replace(rope_of(hp, il, factors), beta_fast=hp.yarn_beta_fast, beta_slow=hp.yarn_beta_slow)
 
         # self-attention: every token looks back
-        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
-        qkv = Qkv(y, blk, hp, ops, see)
-        q = see("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
+        y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, tap)
+        q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
         if hp.attn_temp_scale:
-            q = see("Qcur_attn_temp_scaled", q * temperature(batch.pos, hp).astype(ops.dtype)[:, None, None])
+            q = tap("Qcur_attn_temp_scaled", q * temperature(batch.pos, hp).astype(ops.dtype)[:, None, None])
         v = qkv.values()  # (T, K, D)
-        k = see("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
-        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, see)  # (T, H D)
-        a = see("attn_out", ops.linear(a, *blk.attn_output, see, ""))  # (T, C)
-        x = see("ffn_inp", a + x)
+        k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
+        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, tap)  # (T, H D)
+        a = tap("attn_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
+        x = tap("ffn_inp", a + x)
 
         # feed-forward: every token on its own
-        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
-        h = feed_forward(y, blk, il, hp, ops, see)  # (T, C)
-        x = see("l_out", h + x)
+        y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
+        h = feed_forward(y, blk, il, hp, ops, tap)  # (T, C)
+        x = tap("l_out", h + x)
 
-    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))
+    return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 
 
 def temperature(pos: I64, hp: Hparams) -> Float:

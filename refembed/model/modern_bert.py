@@ -60,35 +60,35 @@ class Weights:
     cls_output: Affine | None = affine("R C", bias="optional", presence="optional", name="cls.output")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). ffn_out and l_out are unnamed in llama.cpp's graph."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
-    x = tap("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
-    x = tap("inp_norm-0", ops.layer_norm(x, w.token_embd_norm, None, eps, at_layer(tap, 0)))
+    x = taps("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("inp_norm-0", ops.layer_norm(x, w.token_embd_norm, None, eps, at_layer(taps, 0)))
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
         mask = Mask(window=hp.n_swa if hp.swa_layers[il] else 0, kind="symmetric")
 
         # self-attention: in two layers of three a token sees n_swa/2 tokens to either side, in the third all
-        y = x if blk.attn_norm is None else see("attn_norm", ops.layer_norm(x, blk.attn_norm, None, eps, see))  # (T, C)
-        qkv = see("wqkv", ops.linear(y, blk.attn_qkv))  # (T, 3C)
+        y = x if blk.attn_norm is None else tap("attn_norm", ops.layer_norm(x, blk.attn_norm, None, eps, tap))  # (T, C)
+        qkv = tap("wqkv", ops.linear(y, blk.attn_qkv))  # (T, 3C)
         q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, 3, axis=1))  # 3 x (T, C)
-        q = see("Qcur", ops.rope(heads(q, hp), batch.pos, rope)).reshape(v.shape)
-        k = see("Kcur", ops.rope(heads(k, hp), batch.pos, rope)).reshape(v.shape)
-        a = see("kqv_out", ops.attention(q, k, v, hp.n_head, batch.offsets, scale, see, mask=mask))  # (T, C)
-        a = see("kqv_out", ops.linear(a, blk.attn_output))  # (T, C)
-        x = see("ffn_inp", a + x)
+        q = tap("Qcur", ops.rope(heads(q, hp), batch.pos, rope)).reshape(v.shape)
+        k = tap("Kcur", ops.rope(heads(k, hp), batch.pos, rope)).reshape(v.shape)
+        a = tap("kqv_out", ops.attention(q, k, v, hp.n_head, batch.offsets, scale, tap, mask=mask))  # (T, C)
+        a = tap("kqv_out", ops.linear(a, blk.attn_output))  # (T, C)
+        x = tap("ffn_inp", a + x)
 
         # feed-forward: every token on its own
-        y = see("ffn_norm", ops.layer_norm(x, blk.ffn_norm, None, eps, see))  # (T, C)
-        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, 2F)
-        h = gated(up, hp.hidden_activation, ops, see)  # (T, F)
-        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = see("l_out", h + x)
+        y = tap("ffn_norm", ops.layer_norm(x, blk.ffn_norm, None, eps, tap))  # (T, C)
+        up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, 2F)
+        h = gated(up, hp.hidden_activation, ops, tap)  # (T, F)
+        h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        x = tap("l_out", h + x)
 
-    return tap("final_norm_out", ops.layer_norm(x, w.output_norm, None, eps, tap))
+    return taps("final_norm_out", ops.layer_norm(x, w.output_norm, None, eps, taps))
 
 
 def heads(x: Float, hp: Hparams) -> Float:
@@ -96,14 +96,14 @@ def heads(x: Float, hp: Hparams) -> Float:
     return x.reshape(len(x), hp.n_head, hp.n_embd_head)
 
 
-def gated(x: Float, activation: str, ops: Ops, see: See) -> Float:
+def gated(x: Float, activation: str, ops: Ops, tap: See) -> Float:
     """The first half of x (T, 2F), activated, times the second: (T, F) (llm_ffn_op_type_from_string)."""
     gate, up = (np.ascontiguousarray(half) for half in np.split(x, 2, axis=1))  # 2 x (T, F)
     match GATES.get(activation):
         case "geglu":
-            return see("ffn_geglu", ops.geglu(gate, up))
+            return tap("ffn_geglu", ops.geglu(gate, up))
         case "swiglu":
-            return see("ffn_swiglu", ops.swiglu(gate, up))
+            return tap("ffn_swiglu", ops.swiglu(gate, up))
         case "reglu":
-            return see("ffn_reglu", np.where(gate > 0, gate * up, x.dtype.type(0)))
-    return see("ffn_geglu_erf", ops.gelu_erf(gate) * up)
+            return tap("ffn_reglu", np.where(gate > 0, gate * up, x.dtype.type(0)))
+    return tap("ffn_geglu_erf", ops.gelu_erf(gate) * up)

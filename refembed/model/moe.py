@@ -28,7 +28,7 @@ def moe(
     n_used: int,
     activation: Literal["gelu", "silu"],
     ops: Ops,
-    see: See,
+    tap: See,
     *,
     gate: Tensor | None = None,
     norm_weights: bool = False,
@@ -41,44 +41,44 @@ def moe(
     n_used         k experts a token
     norm_weights   the weights of a token's experts are made to add up to 1 (llama, granite)
     """
-    chosen, weights = route(x, router, n_used, ops, see)  # (T, k)
+    chosen, weights = route(x, router, n_used, ops, tap)  # (T, k)
     if norm_weights:
-        weights = normed(weights, see)
+        weights = normed(weights, tap)
 
-    h = see("ffn_moe_up", ops.experts(x, up, chosen))  # (T, k, F)
+    h = tap("ffn_moe_up", ops.experts(x, up, chosen))  # (T, k, F)
     T, k, F = h.shape
     if gate is None:
         act = ops.gelu if activation == "gelu" else ops.silu
-        h = see(f"ffn_moe_{activation}", act(h.reshape(T * k, F)).reshape(T, k, F))
+        h = tap(f"ffn_moe_{activation}", act(h.reshape(T * k, F)).reshape(T, k, F))
     else:
-        g = see("ffn_moe_gate", ops.experts(x, gate, chosen))  # (T, k, F)
+        g = tap("ffn_moe_gate", ops.experts(x, gate, chosen))  # (T, k, F)
         glu = ops.geglu if activation == "gelu" else ops.swiglu
         name = "ffn_moe_geglu" if activation == "gelu" else "ffn_moe_swiglu"
-        h = see(name, glu(g.reshape(T * k, F), h.reshape(T * k, F)).reshape(T, k, F))
-    y = see("ffn_moe_down", ops.experts(h, down, chosen))  # (T, k, C)
-    y = see("ffn_moe_weighted", y * weights[:, :, None])
+        h = tap(name, glu(g.reshape(T * k, F), h.reshape(T * k, F)).reshape(T, k, F))
+    y = tap("ffn_moe_down", ops.experts(h, down, chosen))  # (T, k, C)
+    y = tap("ffn_moe_weighted", y * weights[:, :, None])
 
     out = y[:, 0]  # (T, C)
     for rank in range(1, k):
         out = out + y[:, rank]
         if rank < k - 1:
-            out = see("ffn_moe_sum", out)  # unnamed in llama.cpp's graph
-    return see("ffn_moe_out", np.ascontiguousarray(out))
+            out = tap("ffn_moe_sum", out)  # unnamed in llama.cpp's graph
+    return tap("ffn_moe_out", np.ascontiguousarray(out))
 
 
-def route(x: Float, router: Tensor, n_used: int, ops: Ops, see: See) -> tuple[I64, Float]:
+def route(x: Float, router: Tensor, n_used: int, ops: Ops, tap: See) -> tuple[I64, Float]:
     """Which experts each token takes, best first, and their probabilities: twice (T, k)."""
-    logits = see("ffn_moe_logits", ops.linear(x, router))  # (T, X)
-    p = see("ffn_moe_probs", ops.softmax(logits))  # (T, X)
+    logits = tap("ffn_moe_logits", ops.linear(x, router))  # (T, X)
+    p = tap("ffn_moe_probs", ops.softmax(logits))  # (T, X)
     order = np.argsort(-p, axis=1, kind="stable")  # (T, X)
-    order = see("ffn_moe_argsort", order.astype(p.dtype)).astype(np.int64)
+    order = tap("ffn_moe_argsort", order.astype(p.dtype)).astype(np.int64)
     chosen = order[:, :n_used]
-    return chosen, see("ffn_moe_weights", np.take_along_axis(p, chosen, axis=1))
+    return chosen, tap("ffn_moe_weights", np.take_along_axis(p, chosen, axis=1))
 
 
-def normed(weights: Float, see: See) -> Float:
+def normed(weights: Float, tap: See) -> Float:
     """Weights (T, k) over their sum, which is added up in double."""
     in_double = np.add.accumulate(weights, axis=1, dtype=np.float64)[:, -1:]  # one after the other
-    total = see("ffn_moe_weights_sum", in_double.astype(weights.dtype))  # (T, 1)
-    total = see("ffn_moe_weights_sum_clamped", np.maximum(total, weights.dtype.type(SMALLEST_HALF)))
-    return see("ffn_moe_weights_norm", weights / total)
+    total = tap("ffn_moe_weights_sum", in_double.astype(weights.dtype))  # (T, 1)
+    total = tap("ffn_moe_weights_sum_clamped", np.maximum(total, weights.dtype.type(SMALLEST_HALF)))
+    return tap("ffn_moe_weights_norm", weights / total)

@@ -53,32 +53,32 @@ class Weights:
     cls_output: Affine | None = affine("R C", bias="optional", presence="optional", name="cls.output")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_norm, ffn_out and l_out are unnamed in llama.cpp's graph."""
     eps, scale, D = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head), hp.n_embd_head
     C, KD = hp.n_embd, hp.n_head_kv * hp.n_embd_head
-    x = tap("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
 
         # self-attention: every token looks at all tokens of its own text
-        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
-        qkv = see("wqkv", ops.linear(y, blk.attn_qkv))  # (T, C+2KD)
+        y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
+        qkv = tap("wqkv", ops.linear(y, blk.attn_qkv))  # (T, C+2KD)
         q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, [C, C + KD], axis=1))
-        q = see("Qcur", ops.rope(q.reshape(len(q), -1, D), batch.pos, rope)).reshape(q.shape)  # (T, H, D)
-        k = see("Kcur", ops.rope(k.reshape(len(k), -1, D), batch.pos, rope)).reshape(k.shape)  # (T, K, D)
-        a = ops.attention(q, k, v, hp.n_head, batch.offsets, scale, see, n_head_kv=hp.n_head_kv)  # (T, C)
-        a = see("kqv_out", ops.linear(see("kqv_out", a), blk.attn_output))  # (T, C)
-        x = see("ffn_inp", a + x)
+        q = tap("Qcur", ops.rope(q.reshape(len(q), -1, D), batch.pos, rope)).reshape(q.shape)  # (T, H, D)
+        k = tap("Kcur", ops.rope(k.reshape(len(k), -1, D), batch.pos, rope)).reshape(k.shape)  # (T, K, D)
+        a = ops.attention(q, k, v, hp.n_head, batch.offsets, scale, tap, n_head_kv=hp.n_head_kv)  # (T, C)
+        a = tap("kqv_out", ops.linear(tap("kqv_out", a), blk.attn_output))  # (T, C)
+        x = tap("ffn_inp", a + x)
 
         # feed-forward: every token on its own
-        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
-        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, 2F)
+        y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
+        up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, 2F)
         gate, up = (np.ascontiguousarray(half) for half in np.split(up, 2, axis=1))  # 2 x (T, F)
-        h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
-        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = see("l_out", h + x)
+        h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+        h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        x = tap("l_out", h + x)
 
-    return tap("result_embd", ops.rms_norm(x, w.output_norm, eps, tap))
+    return taps("result_embd", ops.rms_norm(x, w.output_norm, eps, taps))

@@ -54,36 +54,36 @@ class Weights:
     blk: tuple[Block, ...] = blocks(Block)
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). l_out is unnamed in llama.cpp's graph, but for the last."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     x = ops.get_rows(w.token_embd, batch.ids)  # (T, C)
     if w.token_types is not None:
-        x = tap("embd", x) + ops.get_rows(w.token_types, [0])  # every token is of kind 0
-    x = tap("inp_embd", x)
-    x = tap("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, eps, at_layer(tap, 0)))
+        x = taps("embd", x) + ops.get_rows(w.token_types, [0])  # every token is of kind 0
+    x = taps("inp_embd", x)
+    x = taps("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, eps, at_layer(taps, 0)))
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
 
         # self-attention: every token looks at all tokens of its own text
-        qkv = Qkv(x, blk, hp, ops, see)
-        q = see("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
-        k = see("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
-        a = attend(q, k, qkv.values(), scale, il, hp, batch.offsets, ops, see, cached=False)  # (T, C)
-        a = see("kqv_out", ops.linear(a, *blk.attn_output, see, ""))
-        y = see("ffn_inp", ops.layer_norm(a, *blk.attn_output_norm, eps, see, plus=x))
+        qkv = Qkv(x, blk, hp, ops, tap)
+        q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
+        k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
+        a = attend(q, k, qkv.values(), scale, il, hp, batch.offsets, ops, tap, cached=False)  # (T, C)
+        a = tap("kqv_out", ops.linear(a, *blk.attn_output, tap, ""))
+        y = tap("ffn_inp", ops.layer_norm(a, *blk.attn_output_norm, eps, tap, plus=x))
 
         # feed-forward: every token on its own, in some layers through the experts that it is sent to
         if hp.moe_layers[il]:
             experts = blk.ffn_gate_inp, blk.ffn_up_exps, blk.ffn_down_exps
-            h = moe(y, *experts, hp.n_expert_used, "gelu", ops, see)  # (T, C)
+            h = moe(y, *experts, hp.n_expert_used, "gelu", ops, tap)  # (T, C)
         else:
-            h = see("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(y, *blk.ffn_up, see, "ffn_up"))  # (T, F)
-            h = see("ffn_gelu", ops.gelu(h))  # (T, F)
-            h = see("ffn_out", ops.linear(h, *blk.ffn_down, see, "ffn_down"))  # (T, C)
-        x = ops.layer_norm(h, *blk.layer_output_norm, eps, see, plus=y)
-        x = tap("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)
+            h = tap("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(y, *blk.ffn_up, tap, "ffn_up"))  # (T, F)
+            h = tap("ffn_gelu", ops.gelu(h))  # (T, F)
+            h = tap("ffn_out", ops.linear(h, *blk.ffn_down, tap, "ffn_down"))  # (T, C)
+        x = ops.layer_norm(h, *blk.layer_output_norm, eps, tap, plus=y)
+        x = taps("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)
 
     return x

@@ -64,14 +64,14 @@ class OriginalModel(Model):
     published: Published
     sep: int | None  # the token between the texts of a pair, where what follows it is segment 1
 
-    def forward(self, batch: Batch, ops: Ops, tap: TapLike = SILENT) -> Float:
+    def forward(self, batch: Batch, ops: Ops, taps: TapLike = SILENT) -> Float:
         """Token ids (T) of S texts -> hidden states (T, C), in the dtype of `ops`."""
         hp = self.hparams
         if not self.published.factors_by_text or hp.n_ctx <= hp.n_ctx_orig:
-            return self.run(batch, hp, ops, tap)
+            return self.run(batch, hp, ops, taps)
         short = replace(hp, n_ctx=hp.n_ctx_orig)
         texts = [batch.ids[a:b].tolist() for a, b in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)]
-        parts = [self.run(pack([ids]), hp if len(ids) > hp.n_ctx_orig else short, ops, tap) for ids in texts]
+        parts = [self.run(pack([ids]), hp if len(ids) > hp.n_ctx_orig else short, ops, taps) for ids in texts]
         return np.concatenate(parts)
 
     def run(self, batch: Batch, hp: Hparams, ops: Ops, tap: TapLike) -> Float:
@@ -98,9 +98,9 @@ class OriginalOps:
             ids = segments(self.batch, self.model.sep)
         return self.base.get_rows(w, ids)
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
         """y = x Wᵀ + b, its columns q, k, v as llama.cpp's graph expects them."""
-        y = self.base.linear(x, w, b, see, product)
+        y = self.base.linear(x, w, b, tap, product)
         if not self.published.qkv_by_head or not w.name.endswith("attn_qkv.weight"):
             return y
         T, H = len(y), self.model.hparams.n_head

@@ -50,33 +50,33 @@ class Weights:
     cls_output: Tensor | None = tensor("R C", presence="optional", name="cls.output")  # a reranker's head, likewise
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_out is unnamed in llama.cpp's graph."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
-    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
 
         # self-attention: every token looks back
-        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
-        qkv = Qkv(y, blk, hp, ops, see)
-        q = see("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, see))  # (T, H, D)
-        q = see("Qcur", ops.rope(q, batch.pos, rope))
+        y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, tap)
+        q = tap("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, tap))  # (T, H, D)
+        q = tap("Qcur", ops.rope(q, batch.pos, rope))
         v = qkv.values()  # (T, K, D)
-        k = see("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, see))  # (T, K, D)
-        k = see("Kcur", ops.rope(k, batch.pos, rope))
-        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, see)  # (T, H D)
-        a = see("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
-        x = see("ffn_inp", a + x)
+        k = tap("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, tap))  # (T, K, D)
+        k = tap("Kcur", ops.rope(k, batch.pos, rope))
+        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, tap)  # (T, H D)
+        a = tap("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
+        x = tap("ffn_inp", a + x)
 
         # feed-forward: every token on its own
-        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
-        gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
-        up = see("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
-        h = see("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
-        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = see("l_out", h + x)
+        y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
+        gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+        up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+        h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+        h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        x = tap("l_out", h + x)
 
-    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))
+    return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))

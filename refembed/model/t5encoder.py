@@ -59,38 +59,38 @@ class Weights:
     output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, tap: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
     """Token ids (T) -> hidden states (T, C). The last layer's l_out is result_embd in llama.cpp's graph."""
     eps, last = hp.norm_eps, hp.n_layer - 1
     bucket = buckets(int(batch.pos.max()) + 1, hp.n_buckets)  # (L, L), L the longest text
     shared = biases(w.blk[0].attn_rel_b, bucket, ops)  # (H, L, L)
-    x = tap("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
-        see = at_layer(tap, il)  # see("kq", x) is tap("kq-3", x) in layer 3
-        bias = tap("pos_bias", biases(blk.attn_rel_b, bucket, ops) if il and blk.attn_rel_b else shared)
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
+        bias = taps("pos_bias", biases(blk.attn_rel_b, bucket, ops) if il and blk.attn_rel_b else shared)
 
         # self-attention, no scale; every token looks back, or sees all where the file says so
-        y = see("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, see))  # (T, C)
-        q = see("Qcur", ops.linear(y, blk.attn_q))  # (T, H D)
-        k = see("Kcur", ops.linear(y, blk.attn_k))  # (T, H D)
-        v = see("Vcur", ops.linear(y, blk.attn_v))  # (T, H D)
+        y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
+        q = tap("Qcur", ops.linear(y, blk.attn_q))  # (T, H D)
+        k = tap("Kcur", ops.linear(y, blk.attn_k))  # (T, H D)
+        v = tap("Vcur", ops.linear(y, blk.attn_v))  # (T, H D)
         mask = Mask(causal=hp.causal)
-        a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1.0, see, mask=mask, bias=bias)  # (T, H D)
-        a = see("kqv_out", ops.linear(see("kqv_out", a), blk.attn_o))  # (T, C)
-        x = see("ffn_inp", a + x)
+        a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1.0, tap, mask=mask, bias=bias)  # (T, H D)
+        a = tap("kqv_out", ops.linear(tap("kqv_out", a), blk.attn_o))  # (T, C)
+        x = tap("ffn_inp", a + x)
 
         # feed-forward: every token on its own
-        y = see("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, see))  # (T, C)
+        y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
         if blk.ffn_gate is not None:
-            gate = see("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
-            h = see("ffn_geglu", ops.geglu(gate, see("ffn_up", ops.linear(y, blk.ffn_up))))  # (T, F)
+            gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+            h = tap("ffn_geglu", ops.geglu(gate, tap("ffn_up", ops.linear(y, blk.ffn_up))))  # (T, F)
         else:
-            h = see("ffn_relu", relu(see("ffn_up", ops.linear(y, blk.ffn_up))))  # (T, F)
-        h = see("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = tap("result_embd" if il == last else f"l_out-{il}", h + x)
+            h = tap("ffn_relu", relu(tap("ffn_up", ops.linear(y, blk.ffn_up))))  # (T, F)
+        h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
+        x = taps("result_embd" if il == last else f"l_out-{il}", h + x)
 
-    return tap("result_norm", ops.rms_norm(x, w.output_norm, eps, tap))
+    return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 
 
 def buckets(n: int, n_buckets: int) -> I64:

@@ -121,5 +121,5 @@ class LayerTap:
 
 
 def at_layer(tap: TapLike, il: int) -> TapLike:
-    """`see = at_layer(tap, 3)`: see("kq", x) is tap("kq-3", x)."""
+    """`tap = at_layer(taps, 3)`: tap("kq", x) is taps("kq-3", x)."""
     return LayerTap(tap, il) if tap.listening else tap

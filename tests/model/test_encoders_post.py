@@ -206,8 +206,8 @@ def test_experts_of_a_decoder_have_llama_cpps_bits(X: int, n_used: int, gated: b
     router, up, down = (f.tensors[f"blk.0.{name}.weight"] for name in ("ffn_gate_inp", "ffn_up_exps", "ffn_down_exps"))
     gate = f.tensors["blk.0.ffn_gate_exps.weight"] if gated else None
     seen = Recorder()
-    see = at_layer(seen, 0)
-    moe(theirs["ffn_norm-0"], router, up, down, n_used, "silu", ops, see, gate=gate, norm_weights=True)
+    layer_tap = at_layer(seen, 0)
+    moe(theirs["ffn_norm-0"], router, up, down, n_used, "silu", ops, layer_tap, gate=gate, norm_weights=True)
     names = {name for name in theirs if name.startswith("ffn_moe") and "(" not in name and "topk" not in name}
     assert names == {tap.name for tap in seen.trace.tensors} - {"ffn_moe_sum-0"}
     for tap in seen.trace.tensors:
@@ -221,14 +221,14 @@ FAULTS = [
           "Qcur-0[0]"),
     Fault("the usual base", "nomic-bert", "rope_of(hp, il)", "replace(rope_of(hp, il), freq_base=1e4)", "Qcur-0[0]"),
     Fault("up is the gate", "nomic-bert", "ops.swiglu(gate, up)", "ops.swiglu(up, gate)", "ffn_swiglu-0[0]"),
-    Fault("the residual is taken behind the norm", "nomic-bert", "(a, *blk.attn_output_norm, eps, see, plus=x)",
-          "(a, *blk.attn_output_norm, eps, see) + x", "norm-0[1]"),
+    Fault("the residual is taken behind the norm", "nomic-bert", "(a, *blk.attn_output_norm, eps, tap, plus=x)",
+          "(a, *blk.attn_output_norm, eps, tap) + x", "norm-0[1]"),
     Fault("kind 1", "nomic-bert", "w.token_types, [0]", "w.token_types, [1]", "inp_embd[0]"),
     Fault("a bias that llama.cpp leaves unused", "nomic-bert, biases, grouped", "ops.linear(y, blk.ffn_up.weight)",
           "ops.linear(y, *blk.ffn_up)", "ffn_up-0[0]"),
     Fault("tokens look back only", "nomic-bert", "scale, il, hp,", "scale, il, replace(hp, causal=True),",
           "kq_soft_max-0[0]"),
-    Fault("weights that add up to 1", "moe", '"gelu", ops, see)', '"gelu", ops, see, norm_weights=True)',
+    Fault("weights that add up to 1", "moe", '"gelu", ops, tap)', '"gelu", ops, tap, norm_weights=True)',
           "ffn_moe_weighted-1[0]"),
     Fault("one expert fewer", "moe", "hp.n_expert_used,", "hp.n_expert_used - 1,", "ffn_moe_out-1[0]"),
     Fault("SiLU", "moe", '"gelu", ops', '"silu", ops', "ffn_moe_down-1[0]"),
@@ -238,11 +238,11 @@ FAULTS = [
     Fault("up is the gate", "jina-bert-v2", "ops.geglu(gate, up)", "ops.geglu(up, gate)", "ffn_geglu-0[0]"),
     Fault("the second half is the gate, as published", "jina-bert-v2, for code", "gate, up = (", "up, gate = (",
           "ffn_geglu-0[0]"),
-    Fault("the layer's input is added once", "jina-bert-v2, for code", "*blk.attn_norm_2, eps, see, plus=x)",
-          "*blk.attn_norm_2, eps, see)", "norm-0[4]"),
-    Fault("RMS norm for layer norm", "jina-bert-v2, for code", "ops.layer_norm(q, *blk.attn_q_norm, eps, see)",
-          "ops.rms_norm(q, blk.attn_q_norm.weight, eps, see)", "norm-0[1]"),
-    Fault("keys are not normed", "jina-bert-v2, for code", "ops.layer_norm(k, *blk.attn_k_norm, eps, see)", "k",
+    Fault("the layer's input is added once", "jina-bert-v2, for code", "*blk.attn_norm_2, eps, tap, plus=x)",
+          "*blk.attn_norm_2, eps, tap)", "norm-0[4]"),
+    Fault("RMS norm for layer norm", "jina-bert-v2, for code", "ops.layer_norm(q, *blk.attn_q_norm, eps, tap)",
+          "ops.rms_norm(q, blk.attn_q_norm.weight, eps, tap)", "norm-0[1]"),
+    Fault("keys are not normed", "jina-bert-v2, for code", "ops.layer_norm(k, *blk.attn_k_norm, eps, tap)", "k",
           "kq-0[0]"),
     Fault("scores scaled by all channels", "jina-bert-v2", "math.sqrt(hp.n_embd_head)", "math.sqrt(hp.n_embd)",
           "kq_soft_max-0[0]"),

@@ -302,7 +302,7 @@ def test_llama_cpp_pools_the_last_piece_of_a_text_longer_than_a_micro_batch(arch
 
 ROPE = "rope_of(hp, il)"
 RAW_SCALE = "ops.dtype(1) / np.sqrt(ops.dtype({}))"
-POST = "ops.{}_norm(a, blk.post_attention_norm, {}eps, see)"
+POST = "ops.{}_norm(a, blk.post_attention_norm, {}eps, tap)"
 HALVES = "np.split(both, 2, axis=1)"
 
 # fmt: off
@@ -338,7 +338,7 @@ FAULTS = [
           "1.0, il, replace(hp, n_swa=4, swa_layers=(True,) * hp.n_layer)", "kq_soft_max-0[0]"),
     Fault("a bias is missing", "phi3, short factors", "Qkv(y, blk, hp",
           "Qkv(y, replace(blk, attn_qkv=blk.attn_qkv._replace(bias=None)), hp", "Qcur-0[0]"),
-    Fault("scores are scaled", "t5encoder", "1.0, see", "hp.n_embd_head**-0.5, see", "kq_soft_max-0[0]"),
+    Fault("scores are scaled", "t5encoder", "1.0, tap", "hp.n_embd_head**-0.5, tap", "kq_soft_max-0[0]"),
     Fault("tokens see all", "t5encoder", "Mask(causal=hp.causal)", "Mask()", "kq_soft_max-0[0]"),
     Fault("keys in front for keys behind", "t5encoder", "np.where(j > i", "np.where(j < i", "pos_bias[0]"),
     Fault("distances share buckets too soon", "t5encoder", "MAX_DISTANCE = 128", "MAX_DISTANCE = 64", "pos_bias[0]"),
@@ -346,7 +346,7 @@ FAULTS = [
     Fault("layer 0's bias for all", "t5encoder, a bias a layer",
           "biases(blk.attn_rel_b, bucket, ops) if il and blk.attn_rel_b else shared", "shared", "pos_bias[1]"),
     Fault("no bias", "t5encoder", ", bias=bias)", ")", "kq_soft_max-0[0]"),
-    Fault("GELU for ReLU", "t5encoder", "relu(see(", "ops.gelu(see(", "ffn_relu-0[0]"),
+    Fault("GELU for ReLU", "t5encoder", "relu(tap(", "ops.gelu(tap(", "ffn_relu-0[0]"),
     Fault("the norm's epsilon is 0", "t5encoder", "eps, last = hp.norm_eps,", "eps, last = 0.0,", "norm-0[0]"),
 ]
 # fmt: on

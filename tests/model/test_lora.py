@@ -165,9 +165,9 @@ def scale_without(what: str) -> Callable[..., Any]:
 def linear_of(kind: str) -> Callable[..., Any]:
     """A product in which something stands in another place."""
 
-    def linear(self: Adapted, x: Any, w: Tensor, b: Any = None, see: Any = lora.NOBODY, product: str = "") -> Any:
+    def linear(self: Adapted, x: Any, w: Tensor, b: Any = None, tap: Any = lora.NOBODY, product: str = "") -> Any:
         if w.name not in self.pairs:
-            return self.base.linear(x, w, b, see, product)
+            return self.base.linear(x, w, b, tap, product)
         (scale, p), *_ = self.pairs[w.name]
         y, bias = self.base.linear(x, w), 0 if b is None else self.bias(b)
         if kind == "scale first":

@@ -66,8 +66,8 @@ def test_a_fault_shows_in_the_operation_that_has_it_and_nowhere_else(minilm, the
     """Attention without its scale: every softmax is off, everything behind it is right on its own inputs."""
 
     class Unscaled(Exact):
-        def attention(self, q, k, v, n_head, offsets, scale, see):
-            return super().attention(q, k, v, n_head, offsets, 1.0, see)
+        def attention(self, q, k, v, n_head, offsets, scale, tap):
+            return super().attention(q, k, v, n_head, offsets, 1.0, tap)
 
     e = Embedder.load(minilm, numerics="exact")
     e.ops = Unscaled()

@@ -41,7 +41,7 @@ def attention(
     n_head: int,
     offsets: I64,
     scale: float,
-    see: See = NOBODY,
+    tap: See = NOBODY,
     *,
     n_head_kv: int | None = None,
     mask: Mask = EVERYONE,
@@ -58,7 +58,7 @@ def attention(
     soft_cap             scores s become c tanh(s / c) (Gemma 2); 0 for none
     cached               llama.cpp keeps v transposed in its cache and does not show it
     bias      (H, L, L)  added to the scores, from the first L' rows and columns for a text of L' tokens (T5)
-    see                  shown kq, kq_soft_max, v_cont and kqv of each sequence
+    tap                  is given kq, kq_soft_max, v_cont and kqv of each sequence
     returns   (T, H D)
     """
     out = np.empty_like(q)
@@ -66,11 +66,11 @@ def attention(
     for begin, end in itertools.pairwise(offsets):
         qh, kh, vh = (heads(x[begin:end], h) for x, h in ((q, n_head), (k, n_head // group), (v, n_head // group)))
         vt = vh.transpose(0, 2, 1)  # (K, D, T_s)
-        vt = vt if cached else see("v_cont", vt)  # llama.cpp stores v transposed for the second product
+        vt = vt if cached else tap("v_cont", vt)  # llama.cpp stores v transposed for the second product
         keys, values = shared(kh, group).transpose(0, 2, 1), shared(vt, group).transpose(0, 2, 1)
         parts, result = queries_at_once(n_head, int(end - begin)), heads(out[begin:end], n_head)  # a view of out
-        for some in [parts] if see.listening else [[part] for part in parts]:
-            y = of_some(qh, keys, values, some, scale, mask, soft_cap, bias, see)
+        for some in [parts] if tap.listening else [[part] for part in parts]:
+            y = of_some(qh, keys, values, some, scale, mask, soft_cap, bias, tap)
             result[:, some[0].start : some[-1].stop] = y
     return out
 
@@ -83,7 +83,7 @@ def queries_at_once(n_head: int, n: int) -> list[slice]:
 
 def of_some(
     q: Float, keys: Float, values: Float, parts: list[slice], scale: float, mask: Mask, soft_cap: float,
-    bias: Float | None, see: See,
+    bias: Float | None, tap: See,
 ) -> Float:  # fmt: skip
     """Attention of the queries in these parts: q (H, T_s, D), keys (H, D, T_s), values (H, T_s, D) -> (H, parts, D).
 
@@ -98,18 +98,18 @@ def of_some(
         done = [step(s, np.ascontiguousarray(x[:, s.start - first : s.stop - first])) for s in parts]
         return done[0] if len(done) == 1 else np.concatenate(done, axis=1)
 
-    scores = see("kq", each(lambda s, x: x @ keys, q[:, parts[0].start : parts[-1].stop]))  # (H, parts, T_s)
+    scores = tap("kq", each(lambda s, x: x @ keys, q[:, parts[0].start : parts[-1].stop]))  # (H, parts, T_s)
     scores = each(lambda s, x: x * scale, scores)
     if soft_cap:  # c tanh(scores / c), a step at a time as llama.cpp shows it
-        scores = see("kq_scaled_1", each(lambda s, x: x / soft_cap, scores))
-        scores = see("kq_tanh", each(lambda s, x: np.tanh(x), scores))
-        scores = see("kq_scaled_2", each(lambda s, x: x * soft_cap, scores))
+        scores = tap("kq_scaled_1", each(lambda s, x: x / soft_cap, scores))
+        scores = tap("kq_tanh", each(lambda s, x: np.tanh(x), scores))
+        scores = tap("kq_scaled_2", each(lambda s, x: x * soft_cap, scores))
     if bias is not None:
-        scores = see("kq_plus_kq_b", each(lambda s, x: x + bias[:, s, :n], scores))
+        scores = tap("kq_plus_kq_b", each(lambda s, x: x + bias[:, s, :n], scores))
     if mask != EVERYONE:
         scores = each(lambda s, x: x + cost(H, n, mask, s), scores)
-    p = see("kq_soft_max", each(lambda s, x: softmax(x), scores))
-    return see("kqv", each(lambda s, x: x @ values, p))  # (H, parts, D)
+    p = tap("kq_soft_max", each(lambda s, x: softmax(x), scores))
+    return tap("kqv", each(lambda s, x: x @ values, p))  # (H, parts, D)
 
 
 def shared(x: Float, group: int) -> Float:

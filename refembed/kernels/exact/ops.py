@@ -40,7 +40,7 @@ class Exact:
         """Rows of w, decoded alone."""
         return w.rows(np.asarray(ids, np.int64)).astype(np.float64)
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
         """y = x Wᵀ + b."""
         y = np.empty((len(x), w.shape[0]))  # (T, N)
         for begin, end, part in self.store.panels(w):
@@ -50,20 +50,20 @@ class Exact:
                 from refembed.kernels.llvm import gemm
 
                 y[:, begin:end] = gemm.matmul(x, part)
-        return y if b is None else see(product, y) + self.weight(b)
+        return y if b is None else tap(product, y) + self.weight(b)
 
     def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY, *, plus: Float | None = None
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY, *, plus: Float | None = None
     ) -> Float:
         """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus."""
         z = x if plus is None else x + plus
-        y = see("norm", norms.layer_norm(z, eps)) * self.weight(w)
-        return y if b is None else see("norm_w", y) + self.weight(b)
+        y = tap("norm", norms.layer_norm(z, eps)) * self.weight(w)
+        return y if b is None else tap("norm_w", y) + self.weight(b)
 
-    def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
         """y = x / sqrt(E[x^2] + eps) w."""
         y = norms.rms_norm(x, eps)
-        return y if w is None else see("norm", y) * self.weight(w)
+        return y if w is None else tap("norm", y) * self.weight(w)
 
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
@@ -97,7 +97,7 @@ class Exact:
         n_head: int,
         offsets: I64,
         scale: float,
-        see: See = NOBODY,
+        tap: See = NOBODY,
         *,
         n_head_kv: int | None = None,
         mask: Mask = EVERYONE,
@@ -107,7 +107,7 @@ class Exact:
     ) -> Float:
         """y = softmax(scale q kᵀ + bias) v, each sequence and head on its own."""
         more: dict[str, Any] = {"n_head_kv": n_head_kv, "mask": mask, "soft_cap": soft_cap}
-        return attention.attention(q, k, v, n_head, offsets, scale, see, **more, cached=cached, bias=bias)
+        return attention.attention(q, k, v, n_head, offsets, scale, tap, **more, cached=cached, bias=bias)
 
     def softmax(self, x: Float) -> Float:
         """y = e^x / sum(e^x)."""

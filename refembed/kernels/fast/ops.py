@@ -212,34 +212,34 @@ class Fast:
         packed = self.all_panels(w)
         return None if packed is None else (gemm.by_panels, packed)
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
         """y = x Wᵀ + b."""
-        if b is None or see.listening:
+        if b is None or tap.listening:
             y = self.product(x, w)
-            return y if b is None else see(product, y) + self.weight(b)
+            return y if b is None else tap(product, y) + self.weight(b)
         return self.product(x, w, self.weight(b))
 
     def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY, *, plus: Float | None = None
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY, *, plus: Float | None = None
     ) -> Float:
         """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus, in one pass where nobody looks."""
         weight, out, more = self.weight(w), self.empty(x.shape), x[:0] if plus is None else plus
-        if not see.listening:
+        if not tap.listening:
             bias = NOTHING if b is None else self.weight(b)
             crew.share(elementwise.layer_norm, x, more, weight, bias, eps, out, rows=len(x), size=x.size)
             return out
         crew.share(elementwise.layer_norm, x, more, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size)
-        y = see("norm", out) * weight
-        return y if b is None else see("norm_w", y) + self.weight(b)
+        y = tap("norm", out) * weight
+        return y if b is None else tap("norm_w", y) + self.weight(b)
 
-    def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
         """y = x / sqrt(E[x^2] + eps) w, in one pass where nobody looks."""
         ones = np.ones(x.shape[-1], np.float32)
         weight, out = ones if w is None else self.weight(w), self.empty(x.shape)
         rows, done = (a.reshape(-1, x.shape[-1]) for a in (x, out))
-        scale = ones if see.listening else weight
+        scale = ones if tap.listening else weight
         crew.share(elementwise.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
-        return see("norm", out) * weight if see.listening and w is not None else out
+        return tap("norm", out) * weight if tap.listening and w is not None else out
 
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
@@ -295,7 +295,7 @@ class Fast:
         n_head: int,
         offsets: I64,
         scale: float,
-        see: See = NOBODY,
+        tap: See = NOBODY,
         *,
         n_head_kv: int | None = None,
         mask: Mask = EVERYONE,
@@ -308,7 +308,7 @@ class Fast:
         slopes = attention.slopes(n_head, mask.max_bias).astype(np.float32) if mask.max_bias else flat(n_head)
         how = Sight(np.float32(scale), mask.causal, mask.window, KINDS[mask.kind], np.float32(soft_cap))
         more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
-        if not see.listening:
+        if not tap.listening:
             texts = len(offsets) - 1
             packed = (np.ascontiguousarray(x) for x in (q, k, v))
             crew.share(
@@ -321,37 +321,37 @@ class Fast:
                 np.ascontiguousarray(attention.heads(x[begin:end], heads))  # (H or K, T_s, D)
                 for x, heads in ((q, n_head), (k, n_head // group), (v, n_head // group))
             )
-            self.seen(qh, kh, vh, how, slopes, more, out[begin:end], see, cached)
+            self.seen(qh, kh, vh, how, slopes, more, out[begin:end], tap, cached)
         return out
 
     def seen(
-        self, q: Float, k: Float, v: Float, how: Sight, slopes: F32, bias: Float, out: Float, see: See, cached: bool
+        self, q: Float, k: Float, v: Float, how: Sight, slopes: F32, bias: Float, out: Float, tap: See, cached: bool
     ) -> None:
         """Attention of one sequence with its inner tensors shown: the same arithmetic, one step at a time."""
         H, n, D = q.shape
         group = H // len(k)
         if not cached:
-            v = see("v_cont", v.transpose(0, 2, 1)).transpose(0, 2, 1)
+            v = tap("v_cont", v.transpose(0, 2, 1)).transpose(0, 2, 1)
         v = np.ascontiguousarray(v)  # (K, n, D)
         kq = np.empty((H, n, n), q.dtype)
         for h in range(H):
             fast_attention.scores_of(q[h], k[h // group], kq[h])
-        p = see("kq", kq).copy()
+        p = tap("kq", kq).copy()
         if how.soft_cap:
-            p = see("kq_scaled_1", p * how.scale / how.soft_cap).copy()
+            p = tap("kq_scaled_1", p * how.scale / how.soft_cap).copy()
             jit.tanh(p.reshape(-1))
-            p = see("kq_scaled_2", see("kq_tanh", p) * how.soft_cap).copy()
+            p = tap("kq_scaled_2", tap("kq_tanh", p) * how.soft_cap).copy()
             how = how._replace(scale=np.float32(1), soft_cap=np.float32(0))
         if len(bias):
-            p = see("kq_plus_kq_b", p * how.scale + bias[:, :n, :n]).copy()
+            p = tap("kq_plus_kq_b", p * how.scale + bias[:, :n, :n]).copy()
             how = how._replace(scale=np.float32(1))
         for h in range(H):
             fast_attention.shares_of(p[h], *how, slopes[h])
-        p = see("kq_soft_max", p)
+        p = tap("kq_soft_max", p)
         kqv = np.empty((H, n, D), q.dtype)
         for h in range(H):
             fast_attention.mix_of(p[h], v[h // group], kqv[h])
-        out[:] = see("kqv", kqv).transpose(1, 0, 2).reshape(n, H * D)
+        out[:] = tap("kqv", kqv).transpose(1, 0, 2).reshape(n, H * D)
 
     def mean(self, x: Float, offsets: I64) -> Float:
         """The mean of each sequence's rows, added in double."""

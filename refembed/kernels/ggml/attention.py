@@ -33,7 +33,7 @@ def attention(
     n_head: int,
     offsets: I64,
     scale: float,
-    see: See = NOBODY,
+    tap: See = NOBODY,
     *,
     profile: Profile,
     n_head_kv: int | None = None,
@@ -45,7 +45,8 @@ def attention(
 ) -> F32:
     """Scaled dot-product attention of one ubatch: q (T, H D), k, v (T, K D), offsets (S+1) -> (T, H D).
 
-    see        shown what llama.cpp's graph shows: without flash attention kq, kq_soft_max (H, T, N), v_cont (K, D, N)
+    tap        is given what llama.cpp's graph shows: without flash attention kq, kq_soft_max (H, T, N), v_cont (K, D,
+               N)
                where there is no cache, kqv (H, T, D), and kq_scaled_1, kq_tanh, kq_scaled_2 with a soft cap; with
                flash attention, which is one node, nothing. N is T; with a cache the cells that are read
     n_head_kv  K heads of keys and values, each shared by H/K query heads; None: H
@@ -71,7 +72,7 @@ def attention(
     scoring = Scoring(kq_scale(scale, qh.shape[2]), np.float32(soft_cap), hidden, slopes, more)
     if fused:
         return flash(qh, kh, vh, scoring, profile)
-    return classic(qh, kh, vh, scoring, "F16" if cached else "F32", profile, see)
+    return classic(qh, kh, vh, scoring, "F16" if cached else "F32", profile, tap)
 
 
 def spread(bias: F32, offsets: I64, n: int) -> F32:

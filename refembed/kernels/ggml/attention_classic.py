@@ -27,19 +27,19 @@ from refembed.kernels.ops import See
 from refembed.kernels.threads import share
 
 
-def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profile, see: See) -> F32:
+def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profile, tap: See) -> F32:
     """q (H, T, D), k, v (K, N, D) -> (T, H D). kind: the type of K and V, "F32" or "F16" (their values are rounded).
 
     All heads at once where somebody looks, else one head of keys after the other: scores (H, T, N) are many.
     """
     (H, T, D), K = q.shape, len(k)
     out = np.empty((T, H, D), np.float32)
-    part = K if see.listening else 1  # heads of keys at a time
+    part = K if tap.listening else 1  # heads of keys at a time
     for g in range(0, K, part):
         hs = slice(g * H // K, (g + part) * H // K)
         bias = None if scoring.bias is None else scoring.bias[hs]
         some = replace(scoring, slopes=scoring.slopes[hs], bias=bias)
-        kqv = some_heads(q[hs], k[g : g + part], v[g : g + part], some, kind, H == 1, profile, see)
+        kqv = some_heads(q[hs], k[g : g + part], v[g : g + part], some, kind, H == 1, profile, tap)
         out[:, hs] = kqv.transpose(1, 0, 2)
     return out.reshape(T, -1)
 
@@ -47,35 +47,35 @@ def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profil
 class Cells:
     """A tap that shows the scores of the T cells in use; a cache has some more, empty ones, whose shares are 0."""
 
-    def __init__(self, see: See, T: int) -> None:
-        self.see, self.T, self.listening = see, T, see.listening
+    def __init__(self, tap: See, T: int) -> None:
+        self.tap, self.T, self.listening = tap, T, tap.listening
 
     def __call__(self, name: str, x: Float) -> Float:
         """Show x (h, T, N) without what belongs to empty cells."""
         if not self.listening or x.shape[-1] == self.T:
-            return self.see(name, x)
+            return self.tap(name, x)
         y = x.copy()
-        y[..., : self.T] = self.see(name, x[..., : self.T].copy())
+        y[..., : self.T] = self.tap(name, x[..., : self.T].copy())
         return y
 
 
-def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: bool, profile: Profile, see: See) -> F32:
+def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: bool, profile: Profile, tap: See) -> F32:
     """q (h, T, D), k, v (g, N, D) -> kqv (h, T, D). Queries are a permuted view, unless the model has one head only."""
     vt = v.transpose(0, 2, 1)  # (g, D, N): how a cache keeps it
     if kind == "F32":
-        vt = see("v_cont", vt)
-    shown, see = see, Cells(see, q.shape[1])
-    kq = see("kq", product(q, k, kind, profile, contiguous=only_head))  # (h, T, N)
+        vt = tap("v_cont", vt)
+    shown, tap = tap, Cells(tap, q.shape[1])
+    kq = tap("kq", product(q, k, kind, profile, contiguous=only_head))  # (h, T, N)
     if c := scoring.soft_cap:
-        kq = see("kq_scaled_1", kq * (np.float32(1) / c))
-        kq = see("kq_tanh", tanh(kq))
-        kq = see("kq_scaled_2", kq * c)
+        kq = tap("kq_scaled_1", kq * (np.float32(1) / c))
+        kq = tap("kq_tanh", tanh(kq))
+        kq = tap("kq_scaled_2", kq * c)
     if scoring.bias is not None:
-        kq = see("kq_plus_kq_b", kq + scoring.bias)
+        kq = tap("kq_plus_kq_b", kq + scoring.bias)
     shares = np.array(kq, np.float32, order="C")
     args = (shares, scoring.scale, scoring.mask, scoring.slopes, profile.lanes)
     share(soft_max_rows, *args, rows=len(kq), size=kq.size * 8)
-    shares = see("kq_soft_max", shares)  # (h, T, N)
+    shares = tap("kq_soft_max", shares)  # (h, T, N)
     return shown("kqv", product(shares, vt, kind, profile))  # (h, T, D)
 
 

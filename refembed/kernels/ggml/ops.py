@@ -56,27 +56,27 @@ class Ggml:
             self.packed[w.name, order] = floats.pack(w.dequantize(), order)
         return floats.multiply(floats.rounded(x, w.type.name), self.packed[w.name, order], order, w.shape[0])
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, see: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
         """y = x Wᵀ, rounded, + b."""
         y = self.product(np.ascontiguousarray(x, np.float32), w)
-        return y if b is None else see(product, y) + self.weight(b)
+        return y if b is None else tap(product, y) + self.weight(b)
 
     def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY, *, plus: Float | None = None
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY, *, plus: Float | None = None
     ) -> Float:
         """Sum, norm, times w, plus b: four roundings."""
         z = x if plus is None else x + plus
         out = np.empty_like(z)
         share(rows.layer_norm, z, np.float32(eps), self.profile.lanes, out, rows=len(x), size=x.size)
-        y = see("norm", out) * self.weight(w)
-        return y if b is None else see("norm_w", y) + self.weight(b)
+        y = tap("norm", out) * self.weight(w)
+        return y if b is None else tap("norm_w", y) + self.weight(b)
 
-    def rms_norm(self, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
         """Norm over the last axis, times w."""
         flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
         out = np.empty_like(flat)
         share(rows.rms_norm, flat, np.float32(eps), out, rows=len(flat), size=flat.size)
-        y = see("norm", out.reshape(x.shape))
+        y = tap("norm", out.reshape(x.shape))
         return y if w is None else y * self.weight(w)
 
     def gelu(self, x: Float) -> Float:
@@ -117,7 +117,7 @@ class Ggml:
         n_head: int,
         offsets: I64,
         scale: float,
-        see: See = NOBODY,
+        tap: See = NOBODY,
         *,
         n_head_kv: int | None = None,
         mask: Mask = EVERYONE,
@@ -127,7 +127,7 @@ class Ggml:
     ) -> Float:
         """One score matrix over the whole micro-batch, or flash attention, as the profile says."""
         return attention.attention(
-            q, k, v, n_head, offsets, scale, see,
+            q, k, v, n_head, offsets, scale, tap,
             n_head_kv=n_head_kv, mask=mask, soft_cap=soft_cap, cached=cached, bias=bias, profile=self.profile,
             first=self.first,
         )  # fmt: skip

@@ -122,45 +122,45 @@ def norm_rows(reference: Reference, used: frozenset[str], names: set[str]) -> It
 def layer_norm_of(deviation: Callable[[Float], Float]) -> Callable[..., Float]:
     """LayerNorm with another measure of spread."""
 
-    def layer_norm(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+    def layer_norm(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
         wide = x.astype(np.float64)
         y = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(deviation(wide) ** 2 + eps)
-        return affine(see("norm", y.astype(x.dtype)), w, b, see)
+        return affine(tap("norm", y.astype(x.dtype)), w, b, tap)
 
     return layer_norm
 
 
-def affine(y: Float, w: Tensor, b: Tensor | None, see: See) -> Float:
+def affine(y: Float, w: Tensor, b: Tensor | None, tap: See) -> Float:
     """y w + b, shown as LayerNorm shows it."""
     y = (y * w.dequantize()).astype(y.dtype)
-    return y if b is None else (see("norm_w", y) + b.dequantize()).astype(y.dtype)
+    return y if b is None else (tap("norm_w", y) + b.dequantize()).astype(y.dtype)
 
 
-def eps_outside(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+def eps_outside(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
     """(x - mean) / (deviation + eps)."""
     wide = x.astype(np.float64)
     y = (wide - wide.mean(-1, keepdims=True)) / (wide.std(-1, keepdims=True) + eps)
-    return affine(see("norm", y.astype(x.dtype)), w, b, see)
+    return affine(tap("norm", y.astype(x.dtype)), w, b, tap)
 
 
-def rms_for_layer(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+def rms_for_layer(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
     """No mean taken off."""
     wide = x.astype(np.float64)
     y = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps)
-    return affine(see("norm", y.astype(x.dtype)), w, b, see)
+    return affine(tap("norm", y.astype(x.dtype)), w, b, tap)
 
 
-def layer_for_rms(true: Any, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+def layer_for_rms(true: Any, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
     """The mean taken off."""
-    return cast(Float, true.rms_norm((x - x.mean(-1, keepdims=True)).astype(x.dtype), w, eps, see))
+    return cast(Float, true.rms_norm((x - x.mean(-1, keepdims=True)).astype(x.dtype), w, eps, tap))
 
 
 def rms_plus(more: float) -> Callable[..., Float]:
     """RMSNorm times w + more."""
 
-    def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
-        y = true.rms_norm(x, None, eps, see)
-        return cast(Float, y if w is None else (see("norm", y) * (w.dequantize() + more)).astype(x.dtype))
+    def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+        y = true.rms_norm(x, None, eps, tap)
+        return cast(Float, y if w is None else (tap("norm", y) * (w.dequantize() + more)).astype(x.dtype))
 
     return rms_norm
 
@@ -188,11 +188,11 @@ def norm_behind_rope() -> dict[str, Callable[..., Any]]:
     """The norms of queries and keys wait until RoPE has turned them."""
     waiting: list[tuple[Any, ...]] = []
 
-    def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, see: See = NOBODY) -> Float:
+    def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
         if named(w, "attn_q_norm", "attn_k_norm"):
             waiting.append((w, eps))
             return x
-        return cast(Float, true.rms_norm(x, w, eps, see))
+        return cast(Float, true.rms_norm(x, w, eps, tap))
 
     def rope(true: Any, x: Float, pos: I64, how: Rope) -> Float:
         y = true.rope(x, pos, how)
@@ -228,8 +228,8 @@ def bias_rows(names: set[str]) -> Iterator[Row]:
 def without_bias(*names: str) -> Callable[..., Float]:
     """Products whose bias is left out."""
 
-    def linear(true: Any, x: Float, w: Tensor, b: Tensor | None = None, *see: Any) -> Float:
-        return cast(Float, true.linear(x, w, None if named(w, *names) else b, *see))
+    def linear(true: Any, x: Float, w: Tensor, b: Tensor | None = None, *tap: Any) -> Float:
+        return cast(Float, true.linear(x, w, None if named(w, *names) else b, *tap))
 
     return linear
 
@@ -239,10 +239,10 @@ def norm_without_bias(true: Any, x: Float, w: Tensor, b: Tensor | None, *rest: A
     return cast(Float, true.layer_norm(x, w, None, *rest))
 
 
-def transposed(true: Any, x: Float, w: Tensor, b: Tensor | None = None, *see: Any) -> Float:
+def transposed(true: Any, x: Float, w: Tensor, b: Tensor | None = None, *tap: Any) -> Float:
     """x W for x Wᵀ where W is square."""
     if w.shape[0] != w.shape[-1]:
-        return cast(Float, true.linear(x, w, b, *see))
+        return cast(Float, true.linear(x, w, b, *tap))
     y = (x @ w.dequantize()).astype(x.dtype)
     return y if b is None else (y + b.dequantize()).astype(x.dtype)
 
@@ -331,9 +331,9 @@ def scaled(factor: float) -> Callable[..., Float]:
     """Scores times a factor."""
 
     def attention(
-        true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, scale: float, *see: Any, **more: Any
+        true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, scale: float, *tap: Any, **more: Any
     ) -> Float:
-        return cast(Float, true.attention(q, k, v, H, offsets, scale * factor, *see, **more))
+        return cast(Float, true.attention(q, k, v, H, offsets, scale * factor, *tap, **more))
 
     return attention
 

@@ -82,9 +82,9 @@ def layers_of(model: Model, order: list[int]) -> Model:
 def on_matrix(which: re.Pattern[str], other: Callable[..., Float]) -> Change:
     """The product with some matrices computed otherwise, without its bias."""
 
-    def linear(true: Any, x: Float, w: Tensor, b: Tensor | None = None, *see: Any) -> Float:
+    def linear(true: Any, x: Float, w: Tensor, b: Tensor | None = None, *tap: Any) -> Float:
         if not which.match(w.name):
-            return cast(Float, true.linear(x, w, b, *see))
+            return cast(Float, true.linear(x, w, b, *tap))
         y = other(true, x, w)
         return np.ascontiguousarray(y if b is None else y + b.dequantize(), x.dtype)
 
@@ -174,9 +174,9 @@ def bias_hypotheses(names: list[str], layers: list[int], n_layer: int) -> Iterat
     yield Hypothesis("norm-weights-ones", "model", "takes the weights of all norms for 1", change, "norm")
 
 
-def no_bias_of(name: str, true: Any, x: Float, w: Tensor, b: Tensor | None = None, *see: Any) -> Float:
+def no_bias_of(name: str, true: Any, x: Float, w: Tensor, b: Tensor | None = None, *tap: Any) -> Float:
     """The product without one bias."""
-    return cast(Float, true.linear(x, w, None if b is not None and b.name == name else b, *see))
+    return cast(Float, true.linear(x, w, None if b is not None and b.name == name else b, *tap))
 
 
 def norm_without(name: str, true: Any, x: Float, w: Tensor, b: Tensor | None, *rest: Any) -> Float:

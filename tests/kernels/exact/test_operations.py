@@ -57,14 +57,14 @@ def test_layer_norm_is_the_papers_formula(ops: Ops, C: int, eps: float) -> None:
 def test_layer_norm_adds_first_what_it_is_told_to(ops: Ops) -> None:
     """With the bits of a sum by NumPy, seen and unseen, whoever replaces the operation."""
     x, y, g = (random(k, 5, 24).astype(ops.dtype) for k in (21, 22, 23))
-    w, see = stored(g[0], "gp"), at_layer(Recorder(), 0)
+    w, tap = stored(g[0], "gp"), at_layer(Recorder(), 0)
     want = ops.layer_norm(x + y, w, w, 1e-5)
     assert not np.array_equal(want, ops.layer_norm(x, w, w, 1e-5))
     assert np.array_equal(ops.layer_norm(x, w, w, 1e-5, plus=y), want)
-    assert np.array_equal(ops.layer_norm(x, w, w, 1e-5, see, plus=y), want)
+    assert np.array_equal(ops.layer_norm(x, w, w, 1e-5, tap, plus=y), want)
     replaced = in_place_of(ops, "layer_norm", lambda true, x, *rest: true.layer_norm(x, *rest))
     assert np.array_equal(replaced(x, w, w, 1e-5, plus=y), want)
-    assert np.array_equal(replaced(x + y, w, w, 1e-5, see), want)
+    assert np.array_equal(replaced(x + y, w, w, 1e-5, tap), want)
 
 
 def test_layer_norm_needs_no_bias(ops: Ops) -> None:
@@ -126,18 +126,18 @@ def test_a_wide_heads_score_is_summed_in_blocks() -> None:
     k = np.ones((3, 512), np.float32)
     q = k.copy()
     q[:, 0] = 2**24
-    see = at_layer(Recorder(), 0)
-    ops.attention(q, k, k, 1, np.array([0, 3]), 1.0, see)
-    lost = 2**24 + 511 - see.tap.trace["kq-0"].astype(np.int64)
+    tap = at_layer(Recorder(), 0)
+    ops.attention(q, k, k, 1, np.array([0, 3]), 1.0, tap)
+    lost = 2**24 + 511 - tap.tap.trace["kq-0"].astype(np.int64)
     assert (lost >= 0).all()
     assert (lost <= 128).all()
 
 
 @pytest.mark.parametrize(("n", "D"), [(300, 32), (130, 200)])
 def test_a_traced_long_attention_gives_the_bits_of_a_silent_one(ops: Ops, n: int, D: int) -> None:
-    x, see = random(16, n, 2 * D).astype(ops.dtype), at_layer(Recorder(), 3)
+    x, tap = random(16, n, 2 * D).astype(ops.dtype), at_layer(Recorder(), 3)
     offsets = np.array([0, n])
-    assert np.array_equal(ops.attention(x, x, x, 2, offsets, 0.1), ops.attention(x, x, x, 2, offsets, 0.1, see))
+    assert np.array_equal(ops.attention(x, x, x, 2, offsets, 0.1), ops.attention(x, x, x, 2, offsets, 0.1, tap))
 
 
 def test_attention_survives_scores_of_any_size(ops: Ops) -> None:
@@ -150,12 +150,12 @@ def test_attention_survives_scores_of_any_size(ops: Ops) -> None:
 
 def test_a_traced_operation_gives_the_bits_of_a_silent_one(ops: Ops) -> None:
     x, w, b = random(13, 9, 24).astype(ops.dtype), stored(random(14, 24, 24), "tw"), stored(random(15, 24), "tb")
-    see = at_layer(Recorder(), 3)
-    assert np.array_equal(ops.linear(x, w, b), ops.linear(x, w, b, see, "p"))
-    assert np.array_equal(ops.layer_norm(x, b, b, 1e-5), ops.layer_norm(x, b, b, 1e-5, see))
+    tap = at_layer(Recorder(), 3)
+    assert np.array_equal(ops.linear(x, w, b), ops.linear(x, w, b, tap, "p"))
+    assert np.array_equal(ops.layer_norm(x, b, b, 1e-5), ops.layer_norm(x, b, b, 1e-5, tap))
     offsets = np.array([0, 4, 9])
-    assert np.array_equal(ops.attention(x, x, x, 3, offsets, 0.4), ops.attention(x, x, x, 3, offsets, 0.4, see))
-    names = [t.name for t in see.tap.trace.tensors]
+    assert np.array_equal(ops.attention(x, x, x, 3, offsets, 0.4), ops.attention(x, x, x, 3, offsets, 0.4, tap))
+    names = [t.name for t in tap.tap.trace.tensors]
     assert names == ["p-3", "norm-3", "norm_w-3"] + ["v_cont-3", "kq-3", "kq_soft_max-3", "kqv-3"] * 2
 
 

@@ -140,10 +140,10 @@ def test_with_a_causal_mask_a_row_does_not_notice_what_follows(n: int, further: 
 def test_a_trace_changes_no_bits(mask: Mask, cap: float) -> None:
     """It computes every score and takes one step at a time."""
     n = SUMMED + 70
-    x, y, see = random(13, n, 48), random(14, n, 24), at_layer(Recorder(), 0)
+    x, y, tap = random(13, n, 48), random(14, n, 24), at_layer(Recorder(), 0)
     for bias in (None, random(15, 4, n, n)):
         silent = attend(x, y, [0, n], mask, soft_cap=cap, bias=bias)
-        assert silent.tobytes() == attend(x, y, [0, n], mask, soft_cap=cap, bias=bias, see=see).tobytes()
+        assert silent.tobytes() == attend(x, y, [0, n], mask, soft_cap=cap, bias=bias, tap=tap).tobytes()
 
 
 def test_cores_may_share_heads_and_texts() -> None:

@@ -123,11 +123,11 @@ def test_attention_with_masks_groups_and_caps_is_the_formula(ops: Ops, H: int, K
         more: dict[str, Any] = {"n_head_kv": K, "mask": mask, "soft_cap": cap, "cached": cached}
         got = ops.attention(*mine, H, offsets, 0.7, **more)
         close(got, want, ops, times=2)
-        see = at_layer(Recorder(), 0)
-        assert np.array_equal(got, ops.attention(*mine, H, offsets, 0.7, see, **more))  # a trace changes no bits
+        tap = at_layer(Recorder(), 0)
+        assert np.array_equal(got, ops.attention(*mine, H, offsets, 0.7, tap, **more))  # a trace changes no bits
         names = [] if cached else ["v_cont-0"]
         names += ["kq-0", *(["kq_scaled_1-0", "kq_tanh-0", "kq_scaled_2-0"] if cap else []), "kq_soft_max-0", "kqv-0"]
-        assert [t.name for t in see.tap.trace.tensors] == names * 4
+        assert [t.name for t in tap.tap.trace.tensors] == names * 4
 
 
 @pytest.mark.parametrize("mask", [EVERYONE, Mask(causal=True, window=4)])
@@ -141,10 +141,10 @@ def test_a_bias_is_added_to_the_scores_of_every_text(ops: Ops, mask: Mask) -> No
     more: dict[str, Any] = {"n_head_kv": K, "mask": mask, "bias": bias.astype(ops.dtype)}
     got = ops.attention(*mine, H, offsets, 0.7, **more)
     close(got, want, ops, times=2)
-    see = at_layer(Recorder(), 0)
-    assert np.array_equal(got, ops.attention(*mine, H, offsets, 0.7, see, **more))
+    tap = at_layer(Recorder(), 0)
+    assert np.array_equal(got, ops.attention(*mine, H, offsets, 0.7, tap, **more))
     shown = ["v_cont-0", "kq-0", "kq_plus_kq_b-0", "kq_soft_max-0", "kqv-0"]
-    assert [t.name for t in see.tap.trace.tensors] == shown * 3
+    assert [t.name for t in tap.tap.trace.tensors] == shown * 3
 
 
 def test_softmax_and_tanh_are_their_formulas(ops: Ops) -> None:
@@ -236,10 +236,10 @@ def test_mean_is_each_texts_own(ops: Ops) -> None:
 
 
 def test_a_traced_operation_gives_the_bits_of_a_silent_one(ops: Ops) -> None:
-    see, w = at_layer(Recorder(), 3), stored(random(14, 8), "tw")
+    tap, w = at_layer(Recorder(), 3), stored(random(14, 8), "tw")
     for shape in ((5, 8), (5, 3, 8)):
         x = random(13, *shape).astype(ops.dtype)
-        assert ops.rms_norm(x, w, 1e-5).tobytes() == ops.rms_norm(x, w, 1e-5, see).tobytes()
-    assert [t.name for t in see.tap.trace.tensors] == ["norm-3", "norm-3"]
-    assert ops.rms_norm(x, None, 1e-5, see) is not None
-    assert len(see.tap.trace.tensors) == 2  # without a weight the caller names the result
+        assert ops.rms_norm(x, w, 1e-5).tobytes() == ops.rms_norm(x, w, 1e-5, tap).tobytes()
+    assert [t.name for t in tap.tap.trace.tensors] == ["norm-3", "norm-3"]
+    assert ops.rms_norm(x, None, 1e-5, tap) is not None
+    assert len(tap.tap.trace.tensors) == 2  # without a weight the caller names the result

@@ -213,9 +213,9 @@ def test_a_long_text_is_attended_to_in_parts_with_the_bits_of_a_trace(
     q, k, v = (random(i, n, width).astype(np.float64) for i, width in ((1, H * 6), (2, 2 * 6), (3, 2 * 6)))
     bias = random(4, H, n, n).astype(np.float64) if biased else None
 
-    def run(ops: Ops, *see: Any) -> Any:
+    def run(ops: Ops, *tap: Any) -> Any:
         more: dict[str, Any] = {"n_head_kv": 2, "mask": mask, "soft_cap": soft_cap, "bias": bias}
-        return ops.attention(q, k, v, H, np.array([0, 30, n]), 0.4, *see, **more)
+        return ops.attention(q, k, v, H, np.array([0, 30, n]), 0.4, *tap, **more)
 
     whole = run(ops)
     monkeypatch.setattr(attention, "SCORES", 5 * H * 30)
