@@ -24,7 +24,7 @@ from refembed.kernels.exact.ops import Exact
 from refembed.kernels.ggml.codes import KINDS, quantize
 from refembed.kernels.ggml.floats import rounded
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import NOBODY
+from refembed.kernels.ops import NO_TAP
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class Mixed:
 
         return call
 
-    def rounding(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Any = NOBODY, product: str = "") -> Float:
+    def rounding(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Any = NO_TAP, product: str = "") -> Float:
         """An exact product of rounded activations."""
         y: Float = self.base.linear(round_activations(x, w).astype(np.float64), w, b, tap, product)
         return y
 
-    def not_rounding(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Any = NOBODY, product: str = "") -> Float:
+    def not_rounding(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Any = NO_TAP, product: str = "") -> Float:
         """A product in float32 of activations as they are."""
         y: Float = self.other.linear(x.astype(np.float64), w, b, tap, product).astype(np.float32)
         return y

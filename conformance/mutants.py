@@ -24,10 +24,9 @@ from conformance.runner import Result, run
 from refembed import Embedder
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import NOBODY, Ops, See, in_place_of
+from refembed.kernels.ops import NO_TAP, Ops, Tap, in_place_of
 from refembed.model import Model
 from refembed.model.batch import Batch
-from refembed.model.trace import SILENT, TapLike
 from refembed.model.weights import Affine
 from refembed.tokenizer import Tokenizer
 
@@ -70,7 +69,7 @@ class Model_:  # noqa: N801
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def forward(self, batch: Batch, ops: Ops, tap: TapLike = SILENT) -> Float:
+    def forward(self, batch: Batch, ops: Ops, tap: Tap = NO_TAP) -> Float:
         """The true forward pass between the two."""
         return self.after(batch, self.model.forward(self.before(batch), ops, tap))
 
@@ -150,7 +149,7 @@ def gelu_without_cube(_: Any, x: Float) -> Float:
     return cast(Float, (0.5 * x * (1 + np.tanh(0.7978845608 * x))).astype(x.dtype))
 
 
-def layer_norm_unbiased(_: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+def layer_norm_unbiased(_: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
     """The variance divided by C - 1."""
     wide = x.astype(np.float64)
     y = (wide - wide.mean(axis=-1, keepdims=True)) / np.sqrt(wide.var(axis=-1, ddof=1, keepdims=True) + eps)

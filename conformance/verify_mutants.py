@@ -25,7 +25,7 @@ from refembed import Embedder
 from refembed.arrays import F32, Float
 from refembed.convert.quantize import quantize_file
 from refembed.gguf import GGUFWriter, Tensor
-from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Rope, Tap
 from refembed.model.trace import Trace
 from refembed.verify.engines.base import Item
 from refembed.verify.run import verify
@@ -201,21 +201,21 @@ def unscaled(true: Any, q: Any, k: Any, v: Any, H: int, offsets: Any, scale: flo
     return true.attention(q, k, v, H, offsets, scale * math.sqrt(D), *rest, **more)
 
 
-def no_mean(_: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+def no_mean(_: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
     """RMSNorm in LayerNorm's place."""
     y = tap("norm", x / np.sqrt((x * x).mean(axis=1, keepdims=True, dtype=np.float64) + eps).astype(x.dtype))
     y = y * w.dequantize()
     return y if b is None else tap("norm_w", y) + b.dequantize()
 
 
-def with_mean(_: Any, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+def with_mean(_: Any, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
     """LayerNorm in RMSNorm's place."""
     center = x - x.mean(axis=-1, keepdims=True, dtype=np.float64)
     y: Float = (center / np.sqrt((center**2).mean(axis=-1, keepdims=True) + eps)).astype(x.dtype)
     return y if w is None else tap("norm", y) * w.dequantize()
 
 
-def one_plus(true: Any, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+def one_plus(true: Any, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
     """Gemma's 1 + w on weights that hold the 1 already."""
     y = true.rms_norm(x, None, eps)
     return cast(Float, y if w is None else tap("norm", y) * (1 + w.dequantize()))
@@ -232,7 +232,7 @@ def qk_norm_last() -> Broken:
     def broken(e: Embedder) -> Embedder:
         held: list[Any] = []
 
-        def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+        def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
             if w is None or "_norm" not in w.name or (w.shape[-1] == x.shape[-1] and x.ndim == 2):
                 return cast(Float, true.rms_norm(x, w, eps, tap))
             held[:] = [w, eps]

@@ -24,13 +24,13 @@ from refembed.gguf import GGUFFile
 from refembed.hub.opening import open_gguf
 from refembed.inputs import Input, check_dimensions, check_ids, input_list, ordered
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.kernels.threads import cores, spread
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
 from refembed.model.lora import Adapter, adapted, load_adapter
 from refembed.model.published import check_semantics, original
-from refembed.model.trace import SILENT, Recorder, TapLike, Trace
+from refembed.model.trace import Recorder, Trace
 from refembed.pooling.heads import check_dense, check_rank, pooled, width
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.pooling.poolers import resolve_pooling
@@ -359,13 +359,11 @@ class Embedder:
                 yield from self.embed(waiting, **options)
                 advance(len(waiting))
 
-    def forward(self, ids: Sequence[Sequence[int]], tap: TapLike = SILENT) -> Float:
+    def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
         return self.model.forward(pack(ids), self.ops, tap)
 
-    def trace(
-        self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: TapLike | None = None
-    ) -> Trace:
+    def trace(self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: Tap | None = None) -> Trace:
         """Every tensor of one text's run, under llama.cpp's names, up to `result_embd_pooled` (not normalized).
 
         tap  listens instead of a new Recorder, if given; the Trace is then empty
@@ -373,7 +371,7 @@ class Embedder:
         ids, how = self.ids_of(text, 0, truncate), resolve_pooling(pooling, self.model.hparams.pooling)
         meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
         recorder = Recorder(meta | {"tokens": ids, "pooling": how})
-        listener: TapLike = tap or recorder
+        listener: Tap = tap or recorder
         if how == "rank":
             check_rank(self.model)
         # where nothing is pooled, llama.cpp gives the last hidden states the pooled vector's name
@@ -411,8 +409,8 @@ def reload(path: Path, options: dict[str, Any]) -> Embedder:
 class Without:
     """A tap that does not show one tensor."""
 
-    def __init__(self, tap: TapLike, name: str) -> None:
-        self.tap, self.name, self.listening = tap, name, tap.listening
+    def __init__(self, tap: Tap, name: str) -> None:
+        self.tap, self.name, self.active = tap, name, tap.active
 
     def __call__(self, name: str, x: Float) -> Float:
         """Show x."""

@@ -10,9 +10,10 @@ from refembed.arrays import Float
 from refembed.embedder import Without
 from refembed.gguf import open_gguf
 from refembed.kernels.numerics import load_ops
+from refembed.kernels.ops import NO_TAP, Tap
 from refembed.model.batch import pack
 from refembed.model.lora import adapted, load_adapter
-from refembed.model.trace import SILENT, Recorder, TapLike, Trace
+from refembed.model.trace import Recorder, Trace
 from refembed.pooling.heads import pooled
 from refembed.verify.compare.align import COPIES, LOGITS, VIEWS, align, without_lora
 from refembed.verify.compare.replay import LocalDifference, replay
@@ -44,7 +45,7 @@ class Headed(Bits):
         """The live side."""
         return super().engine(lora=self.lora, **options)
 
-    def vectors(self, texts: Sequence[Sequence[int]], tap: TapLike = SILENT) -> list[Float]:
+    def vectors(self, texts: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> list[Float]:
         """What comes out of the head for texts that run together."""
         batch = pack(texts)
         first = Without(tap, self.model.output) if self.pooling == "none" else tap

@@ -13,29 +13,29 @@ from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 
 
-class See(Protocol):
+class Tap(Protocol):
     """A tap: `x = tap("kq", x)` records x, in layer 3 as `kq-3`, and returns what to go on with
     (docs/decisions/003).
     """
 
-    listening: bool  # False: an operation may skip its inner tensors and fuse
+    active: bool  # False: an operation may skip its inner tensors and fuse
 
     def __call__(self, name: str, x: Float) -> Float:
         """Show x under llama.cpp's name for it, less the layer number."""
         ...
 
 
-class Nobody:
-    """Nobody looks."""
+class NoTap:
+    """The tap of a run that is not traced: nothing is recorded."""
 
-    listening = False
+    active = False
 
     def __call__(self, name: str, x: Float) -> Float:
         """Return x."""
         return x
 
 
-NOBODY = Nobody()
+NO_TAP = NoTap()
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ class Ops(Protocol):
         """Rows `ids` (T) of w (V, C), decoded alone: (T, C)."""
         ...
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
         """x (T, C) times w (N, C) transposed, plus b (N): (T, N). `tap` is given the product before a bias."""
         ...
 
     def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY, *, plus: Float | None = None
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP, *, plus: Float | None = None
     ) -> Float:
         """Mean 0, variance 1, times w (C), plus b (C). `tap` is given `norm`, and `norm_w` where there is a bias.
 
@@ -94,7 +94,7 @@ class Ops(Protocol):
         """
         ...
 
-    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         """x over its root mean square, times w, over the last axis of w's length; `tap` is given `norm`."""
         ...
 
@@ -130,7 +130,7 @@ class Ops(Protocol):
         n_head: int,
         offsets: I64,
         scale: float,
-        tap: See = NOBODY,
+        tap: Tap = NO_TAP,
         *,
         n_head_kv: int | None = None,
         mask: Mask = EVERYONE,

@@ -11,10 +11,9 @@ from typing import Any
 from refembed.arrays import Float
 from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams, read_hparams
-from refembed.model.trace import SILENT, TapLike
 from refembed.model.unsupported import refusal
 from refembed.model.weights import bind
 
@@ -87,7 +86,7 @@ class Model:
         """Whether llama.cpp runs each text in a micro-batch of its own, whatever comes with it."""
         return bool(self.module.TRAITS.runs_alone)
 
-    def forward(self, batch: Batch, ops: Ops, tap: TapLike = SILENT) -> Float:
+    def forward(self, batch: Batch, ops: Ops, tap: Tap = NO_TAP) -> Float:
         """Token ids (T) of S texts -> hidden states (T, C), in the dtype of `ops`."""
         hidden: Float = self.module.forward(self.weights, self.hparams, batch, ops, tap)
         return hidden

@@ -17,11 +17,11 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import again, products
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
 TRAITS = Traits(norm="layer", encoder=True, needs_token_types=True, output="result_embd")
@@ -57,7 +57,7 @@ class Weights:
     cls_output: Affine | None = affine("R C", bias="optional", presence="optional", name="cls.output")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C).
 
     Where a tensor has no bias, llama.cpp's name for the sum goes to the product alone.
@@ -70,7 +70,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> F
     return again(ops, batch, taps, (w, hp), partial(layers, w, hp, batch, ops, taps), x)
 
 
-def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike, x: Float) -> Float:
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
     """All layers, one after the other: (T, C) -> (T, C)."""
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3

@@ -10,10 +10,9 @@ import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops, Rope, See
+from refembed.kernels.ops import Mask, Ops, Rope, Tap
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams
-from refembed.model.trace import TapLike
 from refembed.model.weights import Affine, affine
 
 
@@ -27,27 +26,28 @@ class QkvBlock:
     attn_v: Affine = affine("KD C", bias="optional", unless="attn_qkv")
 
 
-def products(ops: Ops, x: Float, tap: See, **matrices: Affine) -> list[Float]:
+def products(ops: Ops, x: Float, tap: Tap, **matrices: Affine) -> list[Float]:
     """x (T, C) times each matrix, plus its bias: (T, N) each, seen by its name without the bias and with it.
 
-    `fast` has them all at once, where nobody looks and where `ops` is it, not something that changes an operation.
+    `fast` has them all at once, where no tap is attached and where `ops` is it, not something that changes an
+    operation.
     """
     together = getattr(type(ops), "linears", None)
-    if together and not tap.listening:
+    if together and not tap.active:
         return list(together(ops, x, list(matrices.values())))
     return [tap(name, ops.linear(x, *matrix, tap, name)) for name, matrix in matrices.items()]
 
 
 def again(
-    ops: Ops, batch: Batch, tap: TapLike, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float
+    ops: Ops, batch: Batch, tap: Tap, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float
 ) -> Float:
     """`layers(x)`: nothing but operations on x (T, C), and on what is given, which stays as it is.
 
     `fast` does without Python between the operations from a length's second text on (kernels/fast/graph.py): for one
-    text, where nobody looks, and where `ops` is it, not something that changes an operation.
+    text, where no tap is attached, and where `ops` is it, not something that changes an operation.
     """
     quick = getattr(type(ops), "again", None)
-    if quick is None or tap.listening or len(batch.offsets) != 2:
+    if quick is None or tap.active or len(batch.offsets) != 2:
         return layers(x)
     return cast(Float, quick(ops, given, layers, x))
 
@@ -55,10 +55,10 @@ def again(
 class Qkv:
     """Queries, keys and values of x (T, C), by one matrix or by three.
 
-    Where somebody looks, each of the three is computed when it is asked for, once: in llama.cpp's order.
+    Where a tap is attached, each of the three is computed when it is asked for, once: in llama.cpp's order.
     """
 
-    def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, tap: See) -> None:
+    def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, tap: Tap) -> None:
         self.x, self.blk, self.hp, self.ops, self.tap = x, blk, hp, ops, tap
         self.parts: list[Float] = []  # of the one matrix
         if blk.attn_qkv is not None:
@@ -66,7 +66,7 @@ class Qkv:
             qkv = tap(name, ops.linear(x, *blk.attn_qkv, tap, "wqkv"))  # (T, HD+2KD)
             HD, KD = hp.sizes["HD"], hp.sizes["KD"]
             self.parts = [np.ascontiguousarray(part) for part in np.split(qkv, [HD, HD + KD], axis=1)]
-        elif not tap.listening:
+        elif not tap.active:
             self.parts = products(ops, x, tap, Qcur=blk.attn_q, Kcur=blk.attn_k, Vcur=blk.attn_v)
 
     def queries(self) -> Float:
@@ -90,7 +90,7 @@ class Qkv:
 
 
 def attend(
-    q: Float, k: Float, v: Float, scale: float, il: int, hp: Hparams, offsets: I64, ops: Ops, tap: See,
+    q: Float, k: Float, v: Float, scale: float, il: int, hp: Hparams, offsets: I64, ops: Ops, tap: Tap,
     cached: bool = True, soft_cap: float = 0.0,
 ) -> Float:  # fmt: skip
     """A decoder's attention: q (T, H, D), k, v (T, K, D) -> (T, H D), heads side by side.

@@ -18,11 +18,11 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
 TRAITS = Traits(norm="rms", rope="neox", window="standard", window_pattern=6, turns_whole_heads=False)
@@ -55,7 +55,7 @@ class Weights:
     output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
     eps = hp.norm_eps
     width = hp.n_embd // hp.n_head if hp.n_layer == N_LAYER_27B else hp.n_embd_head

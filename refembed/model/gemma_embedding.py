@@ -18,11 +18,11 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops
+from refembed.kernels.ops import Mask, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, QkvBlock, rope_of
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
 TRAITS = Traits(
@@ -59,7 +59,7 @@ class Weights:
     dense_3: Tensor | None = tensor("C dense_3", presence="optional")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
     eps, T = hp.norm_eps, len(batch.ids)
     scale = ops.dtype(1) / np.sqrt(ops.dtype(hp.n_embd_head))  # of queries; in float32 it takes two roundings

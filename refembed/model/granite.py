@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops, See
+from refembed.kernels.ops import Ops, Tap
 from refembed.model import llama
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, attend, factors_of, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.llama import feed_forward
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
 TRAITS = Traits(norm="rms", rope="norm", experts="all")
@@ -44,7 +44,7 @@ class Weights(llama.Weights):
     blk: tuple[Block, ...] = blocks(Block)
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). Products with residual_scale are unnamed in llama.cpp's graph."""
     eps, scale = hp.norm_eps, hp.attention_scale or 1 / math.sqrt(hp.n_embd_head)
     factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
@@ -83,7 +83,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> F
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 
 
-def shared_expert(y: Float, blk: Block, ops: Ops, tap: See) -> Float:
+def shared_expert(y: Float, blk: Block, ops: Ops, tap: Tap) -> Float:
     """The expert that every token takes: (T, C) -> (T, C)."""
     gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate_shexp))  # (T, shexp)
     up = tap("ffn_up", ops.linear(y, blk.ffn_up_shexp))  # (T, shexp)

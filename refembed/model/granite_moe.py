@@ -8,16 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from refembed.arrays import Float
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import Ops, Tap
 from refembed.model import granite
 from refembed.model.batch import Batch
 from refembed.model.granite import TRAITS, Weights
 from refembed.model.hparams import Hparams
-from refembed.model.trace import TapLike
 
 __all__ = ["TRAITS", "Weights", "forward"]
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C)."""
     return granite.forward(w, replace(hp, rope_finetuned=True), batch, ops, taps)

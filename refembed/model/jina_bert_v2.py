@@ -20,11 +20,11 @@ import numpy as np
 from refembed.arrays import Float
 from refembed.errors import ModelError
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops, See
+from refembed.kernels.ops import Mask, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, QkvBlock
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
 TRAITS = Traits(norm="layer", heads="fill", encoder=True, output="result_embd")
@@ -66,7 +66,7 @@ class Weights:
     cls: Affine | None = affine("1 C", bias="optional", presence="optional")  # a reranker's head
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_out_norm and l_out (but for the last) are unnamed in llama.cpp."""
     eps, T, scale = hp.norm_eps, len(batch.ids), 1 / math.sqrt(hp.n_embd_head)
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
@@ -101,7 +101,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> F
     return x
 
 
-def feed_forward(y: Float, blk: Block, ops: Ops, tap: See) -> Float:
+def feed_forward(y: Float, blk: Block, ops: Ops, tap: Tap) -> Float:
     """Every token on its own: gated by ffn_gate, by the first half of ffn_up, or not at all."""
     F = blk.ffn_down.weight.shape[1]
     gate = None if blk.ffn_gate is None else tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)

@@ -19,11 +19,11 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops, See
+from refembed.kernels.ops import Mask, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, QkvBlock, rope_of
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
 TRAITS = Traits(
@@ -63,7 +63,7 @@ class Weights:
     dense_2: Affine | None = affine("out C", bias="optional", presence="optional")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). mixed, ffn_inp and ffn_down are unnamed in llama.cpp's graph."""
     eps = hp.norm_eps
     x = taps("model.embed_tokens", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
@@ -87,7 +87,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> F
     return taps("result_norm", ops.rms_norm(x, w.token_embd_norm, eps, taps))
 
 
-def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: See) -> Float:
+def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: Tap) -> Float:
     """A layer with attention: y (T, C) -> (T, C). Roped queries and keys are unnamed in llama.cpp's graph."""
     T, eps, rope = len(y), hp.norm_eps, rope_of(hp, 0)  # the same with a window
     qkv = Qkv(y, blk, hp, ops, tap)
@@ -106,7 +106,7 @@ def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: Se
     return tap("model.layers.{}.self_attn.out_proj", ops.linear(tap("kqv_out", a), blk.attn_output))
 
 
-def short_conv(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: See) -> Float:
+def short_conv(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: Tap) -> Float:
     """A layer with a convolution, gated before and after: y (T, C) -> (T, C). The gated are unnamed in llama.cpp."""
     bcu = tap("model.layers.{}.conv.in_proj", ops.linear(y, blk.shortconv_in_proj))  # (T, 3C)
     b, c, u = (np.ascontiguousarray(part) for part in np.split(bcu, 3, axis=1))  # 3 x (T, C)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops, See
+from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, QkvBlock, attend, factors_of, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.moe import moe
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
 TRAITS = Traits(norm="rms", rope="norm", experts="all")
@@ -56,7 +56,7 @@ class Weights:
     output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike, *, cached: bool = True) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, *, cached: bool = True) -> Float:
     """Token ids (T) -> hidden states (T, C). cached: with a cache of keys and values, as llama-embed is not."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
@@ -84,7 +84,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike, *, c
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 
 
-def feed_forward(y: Float, blk: Block, il: int, hp: Hparams, ops: Ops, tap: See) -> Float:
+def feed_forward(y: Float, blk: Block, il: int, hp: Hparams, ops: Ops, tap: Tap) -> Float:
     """SwiGLU (Shazeer 2020), or in a layer with experts those of each token: (T, C) -> (T, C)."""
     if hp.moe_layers[il]:
         experts = blk.ffn_gate_inp, blk.ffn_up_exps, blk.ffn_down_exps, hp.n_expert_used

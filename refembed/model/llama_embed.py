@@ -8,16 +8,15 @@ src/models/llama-embed.cpp.
 from __future__ import annotations
 
 from refembed.arrays import Float
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import Ops, Tap
 from refembed.model import llama
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams
 from refembed.model.llama import TRAITS, Weights
-from refembed.model.trace import TapLike
 
 __all__ = ["TRAITS", "Weights", "forward"]
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C)."""
     return llama.forward(w, hp, batch, ops, taps, cached=False)

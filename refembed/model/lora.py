@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, cast
 from refembed.arrays import I64, Float
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFFile, Tensor, open_gguf
-from refembed.kernels.ops import NOBODY, Ops, See
+from refembed.kernels.ops import NO_TAP, Ops, Tap
 
 A, B = ".lora_a", ".lora_b"
 EMBEDDING = "token_embd.weight"
@@ -192,7 +192,7 @@ class Adapted:
             x = x + self.side.linear(self.side.get_rows(pair.a, ids), pair.b) * scale
         return x
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
         """y = x Wᵀ + scale (x Aᵀ) Bᵀ + b."""
         if w.name not in self.pairs:
             return self.base.linear(x, w, b, tap, product)

@@ -11,18 +11,17 @@ from dataclasses import replace
 import numpy as np
 
 from refembed.arrays import Float
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import Ops, Tap
 from refembed.model import granite, llama
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams
-from refembed.model.trace import TapLike
 
 TRAITS = granite.TRAITS
 Weights = llama.Weights
 EMBEDDING_SCALE = 12.0
 
 
-def forward(w: granite.Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: granite.Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C)."""
     scaled = EMBEDDING_SCALE if hp.embedding_scale is None else hp.embedding_scale
     added = residual_scale(hp.n_layer) if hp.residual_scale is None else hp.residual_scale

@@ -17,17 +17,17 @@ from dataclasses import replace
 import numpy as np
 
 from refembed.arrays import I64, Float
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, attend, factors_of, rope_of
 from refembed.model.hparams import Hparams
 from refembed.model.llama import TRAITS, Weights, feed_forward
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 
 __all__ = ["TRAITS", "Weights", "forward"]
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C)."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)

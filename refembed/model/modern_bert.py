@@ -18,11 +18,11 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops, See
+from refembed.kernels.ops import Mask, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import rope_of
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
 TRAITS = Traits(
@@ -60,7 +60,7 @@ class Weights:
     cls_output: Affine | None = affine("R C", bias="optional", presence="optional", name="cls.output")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). ffn_out and l_out are unnamed in llama.cpp's graph."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     x = taps("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
@@ -96,7 +96,7 @@ def heads(x: Float, hp: Hparams) -> Float:
     return x.reshape(len(x), hp.n_head, hp.n_embd_head)
 
 
-def gated(x: Float, activation: str, ops: Ops, tap: See) -> Float:
+def gated(x: Float, activation: str, ops: Ops, tap: Tap) -> Float:
     """The first half of x (T, 2F), activated, times the second: (T, F) (llm_ffn_op_type_from_string)."""
     gate, up = (np.ascontiguousarray(half) for half in np.split(x, 2, axis=1))  # 2 x (T, F)
     match GATES.get(activation):

@@ -15,7 +15,7 @@ import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops, See
+from refembed.kernels.ops import Ops, Tap
 
 SMALLEST_HALF = 6.103515625e-5  # 2^-14: a sum of weights is not divided by less
 
@@ -28,7 +28,7 @@ def moe(
     n_used: int,
     activation: Literal["gelu", "silu"],
     ops: Ops,
-    tap: See,
+    tap: Tap,
     *,
     gate: Tensor | None = None,
     norm_weights: bool = False,
@@ -66,7 +66,7 @@ def moe(
     return tap("ffn_moe_out", np.ascontiguousarray(out))
 
 
-def route(x: Float, router: Tensor, n_used: int, ops: Ops, tap: See) -> tuple[I64, Float]:
+def route(x: Float, router: Tensor, n_used: int, ops: Ops, tap: Tap) -> tuple[I64, Float]:
     """Which experts each token takes, best first, and their probabilities: twice (T, k)."""
     logits = tap("ffn_moe_logits", ops.linear(x, router))  # (T, X)
     p = tap("ffn_moe_probs", ops.softmax(logits))  # (T, X)
@@ -76,7 +76,7 @@ def route(x: Float, router: Tensor, n_used: int, ops: Ops, tap: See) -> tuple[I6
     return chosen, tap("ffn_moe_weights", np.take_along_axis(p, chosen, axis=1))
 
 
-def normed(weights: Float, tap: See) -> Float:
+def normed(weights: Float, tap: Tap) -> Float:
     """Weights (T, k) over their sum, which is added up in double."""
     in_double = np.add.accumulate(weights, axis=1, dtype=np.float64)[:, -1:]  # one after the other
     total = tap("ffn_moe_weights_sum", in_double.astype(weights.dtype))  # (T, 1)

@@ -18,11 +18,11 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import rope_of
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
 TRAITS = Traits(
@@ -53,7 +53,7 @@ class Weights:
     cls_output: Affine | None = affine("R C", bias="optional", presence="optional", name="cls.output")
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_norm, ffn_out and l_out are unnamed in llama.cpp's graph."""
     eps, scale, D = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head), hp.n_embd_head
     C, KD = hp.n_embd, hp.n_head_kv * hp.n_embd_head

@@ -21,11 +21,10 @@ import numpy as np
 from refembed.arrays import I64, Float
 from refembed.errors import RequestError
 from refembed.gguf import GGUFFile, Tensor
-from refembed.kernels.ops import NOBODY, Ops, See
+from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.model import Model
 from refembed.model.batch import Batch, pack
 from refembed.model.hparams import Hparams
-from refembed.model.trace import SILENT, TapLike
 
 SEMANTICS = ("llama.cpp", "original")
 
@@ -64,7 +63,7 @@ class OriginalModel(Model):
     published: Published
     sep: int | None  # the token between the texts of a pair, where what follows it is segment 1
 
-    def forward(self, batch: Batch, ops: Ops, taps: TapLike = SILENT) -> Float:
+    def forward(self, batch: Batch, ops: Ops, taps: Tap = NO_TAP) -> Float:
         """Token ids (T) of S texts -> hidden states (T, C), in the dtype of `ops`."""
         hp = self.hparams
         if not self.published.factors_by_text or hp.n_ctx <= hp.n_ctx_orig:
@@ -74,7 +73,7 @@ class OriginalModel(Model):
         parts = [self.run(pack([ids]), hp if len(ids) > hp.n_ctx_orig else short, ops, taps) for ids in texts]
         return np.concatenate(parts)
 
-    def run(self, batch: Batch, hp: Hparams, ops: Ops, tap: TapLike) -> Float:
+    def run(self, batch: Batch, hp: Hparams, ops: Ops, tap: Tap) -> Float:
         """llama.cpp's graph with the published operations."""
         told = cast(Ops, OriginalOps(ops, self, batch))
         hidden: Float = self.module.forward(self.weights, hp, batch, told, tap)
@@ -98,7 +97,7 @@ class OriginalOps:
             ids = segments(self.batch, self.model.sep)
         return self.base.get_rows(w, ids)
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
         """y = x Wᵀ + b, its columns q, k, v as llama.cpp's graph expects them."""
         y = self.base.linear(x, w, b, tap, product)
         if not self.published.qkv_by_head or not w.name.endswith("attn_qkv.weight"):

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
 TRAITS = Traits(norm="rms", rope="neox")
@@ -50,7 +50,7 @@ class Weights:
     cls_output: Tensor | None = tensor("R C", presence="optional", name="cls.output")  # a reranker's head, likewise
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_out is unnamed in llama.cpp's graph."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)

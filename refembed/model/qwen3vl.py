@@ -18,19 +18,19 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import BY_NAME, Tensor
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, attend, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.qwen3 import Weights
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 
 __all__ = ["TRAITS", "Weights", "forward"]
 
 TRAITS = Traits(norm="rms", rope="neox", mrope=True)
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_out is unnamed in llama.cpp's graph."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)

@@ -23,10 +23,10 @@ import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops
+from refembed.kernels.ops import Mask, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.trace import TapLike, at_layer
+from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
 TRAITS = Traits(norm="rms", heads="own")
@@ -59,7 +59,7 @@ class Weights:
     output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: TapLike) -> Float:
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). The last layer's l_out is result_embd in llama.cpp's graph."""
     eps, last = hp.norm_eps, hp.n_layer - 1
     bucket = buckets(int(batch.pos.max()) + 1, hp.n_buckets)  # (L, L), L the longest text

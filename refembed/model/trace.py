@@ -1,8 +1,8 @@
 """Taps: where a forward pass shows its tensors, under the names llama.cpp's graph gives them.
 
-A forward pass writes `x = tap("inp_embd", x)` after each step. Who listens decides what that does:
+A forward pass writes `x = tap("inp_embd", x)` after each step. The tap that it was given decides what that does:
 
-    SILENT      hands x back; this is how embedding runs
+    NO_TAP      hands x back; this is how embedding runs
     Recorder    keeps x and hands it back: a trace
     (replay)    keeps x, and hands back another engine's tensor of that name, so that the next operation runs on that
                 engine's own numbers: `refembed.verify.compare.replay` measures each operation alone with it
@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,7 @@ import numpy.typing as npt
 from refembed.arrays import Float
 from refembed.atomic_write import opened_zip, replacing
 from refembed.errors import RequestError
-from refembed.kernels.ops import NOBODY, See
-
-TapLike: TypeAlias = See  # listening: bool, and __call__(name, x) -> what the forward pass goes on with
-SILENT = NOBODY  # hands x back
+from refembed.kernels.ops import Tap
 
 
 class TracedTensor(NamedTuple):
@@ -98,7 +95,7 @@ class Trace:
 class Recorder:
     """Keeps a copy of every tensor that is shown to it."""
 
-    listening = True
+    active = True
 
     def __init__(self, meta: Mapping[str, Any] | None = None) -> None:
         self.trace = Trace(meta=dict(meta or {}))
@@ -112,14 +109,14 @@ class Recorder:
 class LayerTap:
     """A tap that puts the number of a layer behind each name."""
 
-    def __init__(self, tap: TapLike, il: int) -> None:
-        self.tap, self.il, self.listening = tap, il, tap.listening
+    def __init__(self, tap: Tap, il: int) -> None:
+        self.tap, self.il, self.active = tap, il, tap.active
 
     def __call__(self, name: str, x: Float) -> Float:
         """Show x as `name-il`; a name that is empty, as in llama.cpp's graph, stays so and is not shown."""
         return self.tap(f"{name}-{self.il}", x) if name else x
 
 
-def at_layer(tap: TapLike, il: int) -> TapLike:
+def at_layer(tap: Tap, il: int) -> Tap:
     """`tap = at_layer(taps, 3)`: tap("kq", x) is taps("kq-3", x)."""
-    return LayerTap(tap, il) if tap.listening else tap
+    return LayerTap(tap, il) if tap.active else tap

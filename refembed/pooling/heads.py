@@ -19,10 +19,9 @@ from typing import Any, TypeAlias
 from refembed.arrays import I64, Float
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.model import Model
 from refembed.model.hparams import Hparams
-from refembed.model.trace import SILENT, TapLike
 from refembed.model.weights import Affine
 from refembed.pooling.poolers import pool
 
@@ -34,7 +33,7 @@ SOFTMAX = ("qwen3", "qwen3vl")  # over the labels: the file's matrix is two rows
 Step: TypeAlias = "tuple[str, Callable[[Float], Float]]"  # its name in a trace, (S, ...) -> (S, ...)
 
 
-def pooled(hidden: Float, offsets: I64, how: str, model: Model, ops: Ops, tap: TapLike = SILENT) -> Float | list[Float]:
+def pooled(hidden: Float, offsets: I64, how: str, model: Model, ops: Ops, tap: Tap = NO_TAP) -> Float | list[Float]:
     """From hidden states to what llama.cpp calls `result_embd_pooled`: pooling, and the model's head.
 
     hidden   (T, C)  what `model.forward` returned
@@ -53,14 +52,14 @@ def pooled(hidden: Float, offsets: I64, how: str, model: Model, ops: Ops, tap: T
     return pool(vectors, offsets, "none") if how == "none" else vectors
 
 
-def run(steps: list[Step], x: Float, tap: TapLike) -> Float:
+def run(steps: list[Step], x: Float, tap: Tap) -> Float:
     """One step after the other; the last one's result bears llama.cpp's name for the whole."""
     for i, (name, step) in enumerate(steps):
         x = tap(name if i < len(steps) - 1 else "result_embd_pooled", step(x))
     return x
 
 
-def classifier(model: Model, ops: Ops, tap: TapLike) -> list[Step]:
+def classifier(model: Model, ops: Ops, tap: Tap) -> list[Step]:
     """The steps of a reranker's head: (S, C) -> (S, R)."""
     hp, cls, norm, out = model.hparams, *(affine_of(model, name) for name in ("cls", "cls_norm", "cls_output"))
     steps: list[Step] = []
@@ -77,7 +76,7 @@ def classifier(model: Model, ops: Ops, tap: TapLike) -> list[Step]:
     return steps
 
 
-def dense(model: Model, ops: Ops, tap: TapLike) -> list[Step]:
+def dense(model: Model, ops: Ops, tap: Tap) -> list[Step]:
     """The dense layers: (S, C) -> (S, n_embd_out). None for most models."""
     two, three = (affine_of(model, name) for name in ("dense_2", "dense_3"))
     steps: list[Step] = []

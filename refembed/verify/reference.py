@@ -17,11 +17,10 @@ import numpy as np
 from refembed.arrays import F64, Float
 from refembed.embedder import Embedder, Info, Without, groups
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import Ops, in_place_of
+from refembed.kernels.ops import NO_TAP, Ops, Tap, in_place_of
 from refembed.model import Model
 from refembed.model.batch import Batch, pack
 from refembed.model.lora import Adapter, adapted
-from refembed.model.trace import SILENT, TapLike
 from refembed.pooling.heads import dense, pooled, run
 from refembed.pooling.poolers import resolve_pooling
 from refembed.tokenizer import Tokenizer
@@ -117,7 +116,7 @@ class Reference:
             ops = change(ops)
         return ops
 
-    def forward(self, ids: Sequence[Sequence[int]], world: str, tap: TapLike = SILENT) -> Float:
+    def forward(self, ids: Sequence[Sequence[int]], world: str, tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of texts that run together."""
         batch = pack(ids)
         for change in self.batch:
@@ -159,13 +158,13 @@ class Reference:
                 found = pooled(own, np.array([0, len(own)]), self.pooling, self.model, ops)[0]
             else:
                 row = np.asarray(self.pooler(hidden, ids))[None].astype(ops.dtype)
-                found = run(dense(self.model, ops, SILENT), row, SILENT)[0]
+                found = run(dense(self.model, ops, NO_TAP), row, NO_TAP)[0]
             vector: F64 = np.asarray(found, np.float64)
             for change in self.vector:
                 vector = change(vector)
         return vector
 
-    def show(self, ids: list[int], world: str, tap: TapLike) -> None:
+    def show(self, ids: list[int], world: str, tap: Tap) -> None:
         """Run one text with a tap, up to the pooled vector, as `Embedder.trace` does."""
         first = Without(tap, self.model.output) if self.pooling == "none" else tap
         states = self.forward([ids], world, first)

@@ -12,10 +12,10 @@ import numpy as np
 from refembed.arrays import Float
 from refembed.gguf import open_gguf
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
-from refembed.model.trace import SILENT, TapLike, Trace
+from refembed.model.trace import Trace
 from refembed.pooling.poolers import pool
 from refembed.verify.compare.replay import replay
 from refembed.verify.engines.llamacpp import LlamaCpp
@@ -47,11 +47,11 @@ class Bits:
         switches: dict[str, Any] = {"flash_attn": self.flash_attn, "extra_buffer_types": self.repack}
         return LlamaCpp(self.path, pooling=self.pooling, n_ctx=512, **switches, **options)
 
-    def vectors(self, texts: Sequence[Sequence[int]], tap: TapLike = SILENT) -> list[Float]:
+    def vectors(self, texts: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> list[Float]:
         """Pooled vectors of texts that run together."""
         batch = pack(texts)
         vectors = pool(self.model.forward(batch, self.ops, tap), batch.offsets, self.pooling, self.ops.mean)
-        return [tap("result_embd_pooled", x) for x in vectors] if tap.listening else list(vectors)
+        return [tap("result_embd_pooled", x) for x in vectors] if tap.active else list(vectors)
 
     def differing(self, engine: LlamaCpp) -> dict[str, int]:
         """How many numbers of a vector have other bits than llama.cpp's, by text; those texts that have any."""

@@ -10,10 +10,10 @@ import numpy as np
 
 from refembed.gguf import open_gguf
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import Ops, Tap
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
-from refembed.model.trace import Recorder, TapLike, Trace
+from refembed.model.trace import Recorder, Trace
 from refembed.pooling.poolers import pool
 from refembed.verify.compare.align import align, without_empty_cells
 from refembed.verify.compare.arrays import compare
@@ -35,7 +35,7 @@ class Both:
     def __exit__(self, *_: object) -> None:
         self.engine.close()
 
-    def vectors(self, ids: Sequence[int], ops: Ops, tap: TapLike) -> Any:
+    def vectors(self, ids: Sequence[int], ops: Ops, tap: Tap) -> Any:
         """Our run, pooled; the last tensor bears llama.cpp's name for it."""
         if self.pooling == "none":
             return self.model.forward(pack([ids]), ops, renamed(tap, {self.model.output: "result_embd_pooled"}))
@@ -59,11 +59,11 @@ class Both:
         return ours, replay(lambda tap: self.vectors(ids, ops, tap), theirs), propagated
 
 
-def renamed(tap: TapLike, names: dict[str, str]) -> TapLike:
+def renamed(tap: Tap, names: dict[str, str]) -> Tap:
     """The tap, with some names changed."""
 
     class Renamed:
-        listening = tap.listening
+        active = tap.active
 
         def __call__(self, name: str, x: Any) -> Any:
             return tap(names.get(name, name), x)

@@ -20,7 +20,7 @@ from refembed import Embedder
 from refembed.arrays import F32
 from refembed.gguf import GGUFWriter, Tensor, open_gguf
 from refembed.kernels.numerics import load_ops
-from refembed.model.trace import SILENT
+from refembed.kernels.ops import NO_TAP
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.model.live import Both
 
@@ -66,7 +66,7 @@ def test_vectors_point_where_llama_cpps_do(pooling: str) -> None:
     with Both(Path(GEMMA3), pooling, n_ctx=768) as both:
         for n in (1, 40, 600):
             (theirs,) = both.engine.embed([some_ids(n)])
-            ours = both.vectors(some_ids(n), load_ops("fast"), SILENT)
+            ours = both.vectors(some_ids(n), load_ops("fast"), NO_TAP)
             a, b = (np.atleast_2d(np.squeeze(x)).astype(np.float64) for x in (ours, theirs))
             turned = 1 - (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
             assert np.median(turned) < 4e-3

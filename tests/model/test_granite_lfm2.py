@@ -20,10 +20,10 @@ from refembed.arrays import Float
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.kernels.exact.rope import angles
+from refembed.kernels.ops import NO_TAP, Tap
 from refembed.model import ARCHITECTURES, load_model
 from refembed.model.blocks import rope_of
 from refembed.model.qwen3vl import still
-from refembed.model.trace import SILENT, TapLike
 from refembed.model.unsupported import UNSUPPORTED
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
@@ -155,7 +155,7 @@ QUANTIZED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
 class Apart(Bits):
     """Bits, with texts of one call run apart where llama.cpp does: each behind the last one's cells of the cache."""
 
-    def vectors(self, texts: Sequence[Sequence[int]], tap: TapLike = SILENT) -> list[Float]:
+    def vectors(self, texts: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> list[Float]:
         """Pooled vectors of texts that come in one call."""
         if not self.model.runs_alone:
             return super().vectors(texts, tap)

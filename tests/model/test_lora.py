@@ -165,7 +165,7 @@ def scale_without(what: str) -> Callable[..., Any]:
 def linear_of(kind: str) -> Callable[..., Any]:
     """A product in which something stands in another place."""
 
-    def linear(self: Adapted, x: Any, w: Tensor, b: Any = None, tap: Any = lora.NOBODY, product: str = "") -> Any:
+    def linear(self: Adapted, x: Any, w: Tensor, b: Any = None, tap: Any = lora.NO_TAP, product: str = "") -> Any:
         if w.name not in self.pairs:
             return self.base.linear(x, w, b, tap, product)
         (scale, p), *_ = self.pairs[w.name]

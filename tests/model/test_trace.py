@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from refembed.errors import RequestError
-from refembed.model.trace import SILENT, Recorder, Trace, at_layer
+from refembed.kernels.ops import NO_TAP
+from refembed.model.trace import Recorder, Trace, at_layer
 
 
 def sample() -> Trace:
@@ -85,4 +86,4 @@ def test_a_layer_tap_puts_the_number_behind_the_name() -> None:
     at_layer(r, 4)("kq", np.zeros(1))
     at_layer(r, 4)("", np.zeros(1))
     assert list(r.trace) == ["kq-4"]
-    assert at_layer(SILENT, 4) is SILENT
+    assert at_layer(NO_TAP, 4) is NO_TAP

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from refembed.arrays import F64, I64, Float
-from refembed.kernels.ops import EVERYONE, NOBODY, Mask, See
+from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Tap
 
 SCORES = 1 << 22  # numbers, 32 MB in float64: a long text's queries are taken some at a time
 
@@ -41,7 +41,7 @@ def attention(
     n_head: int,
     offsets: I64,
     scale: float,
-    tap: See = NOBODY,
+    tap: Tap = NO_TAP,
     *,
     n_head_kv: int | None = None,
     mask: Mask = EVERYONE,
@@ -69,7 +69,7 @@ def attention(
         vt = vt if cached else tap("v_cont", vt)  # llama.cpp stores v transposed for the second product
         keys, values = shared(kh, group).transpose(0, 2, 1), shared(vt, group).transpose(0, 2, 1)
         parts, result = queries_at_once(n_head, int(end - begin)), heads(out[begin:end], n_head)  # a view of out
-        for some in [parts] if tap.listening else [[part] for part in parts]:
+        for some in [parts] if tap.active else [[part] for part in parts]:
             y = of_some(qh, keys, values, some, scale, mask, soft_cap, bias, tap)
             result[:, some[0].start : some[-1].stop] = y
     return out
@@ -83,11 +83,11 @@ def queries_at_once(n_head: int, n: int) -> list[slice]:
 
 def of_some(
     q: Float, keys: Float, values: Float, parts: list[slice], scale: float, mask: Mask, soft_cap: float,
-    bias: Float | None, tap: See,
+    bias: Float | None, tap: Tap,
 ) -> Float:  # fmt: skip
     """Attention of the queries in these parts: q (H, T_s, D), keys (H, D, T_s), values (H, T_s, D) -> (H, parts, D).
 
-    Step by step over all parts where somebody looks, part by part where nobody does: each step computes each part by
+    Step by step over all parts where a tap is attached, part by part where nobody does: each step computes each part by
     itself, so the bits are the same.
     """
     H, n, _ = q.shape

@@ -15,7 +15,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.exact import activations, attention, conv, experts, norms, sums
 from refembed.kernels.exact import rope as rotary
 from refembed.kernels.exact.matmul import matmul, rows_stand_alone
-from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Rope, Tap
 from refembed.kernels.quant.row_blocks import Store
 
 
@@ -40,7 +40,7 @@ class Exact:
         """Rows of w, decoded alone."""
         return w.rows(np.asarray(ids, np.int64)).astype(np.float64)
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
         """y = x Wᵀ + b."""
         y = np.empty((len(x), w.shape[0]))  # (T, N)
         for begin, end, part in self.store.panels(w):
@@ -53,14 +53,14 @@ class Exact:
         return y if b is None else tap(product, y) + self.weight(b)
 
     def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY, *, plus: Float | None = None
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP, *, plus: Float | None = None
     ) -> Float:
         """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus."""
         z = x if plus is None else x + plus
         y = tap("norm", norms.layer_norm(z, eps)) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
-    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         """y = x / sqrt(E[x^2] + eps) w."""
         y = norms.rms_norm(x, eps)
         return y if w is None else tap("norm", y) * self.weight(w)
@@ -97,7 +97,7 @@ class Exact:
         n_head: int,
         offsets: I64,
         scale: float,
-        tap: See = NOBODY,
+        tap: Tap = NO_TAP,
         *,
         n_head_kv: int | None = None,
         mask: Mask = EVERYONE,

@@ -26,7 +26,7 @@ from refembed.kernels.fast.graph import Tapes
 from refembed.kernels.fast.thread_pool import crew
 from refembed.kernels.llvm import gemm, jit
 from refembed.kernels.llvm.microkernel import CODED, HALVES, ROWS
-from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store, panels
 from refembed.kernels.threads import cores, share, spread, workers
 
@@ -51,7 +51,7 @@ def flat(n_head: int) -> F32:
     return np.zeros(n_head, np.float32)
 
 
-class Sight(NamedTuple):
+class AttentionArgs(NamedTuple):
     """What a query sees, and how scores are scaled: `Mask` and the rest as the kernels take them."""
 
     scale: np.float32
@@ -212,19 +212,19 @@ class Fast:
         packed = self.all_panels(w)
         return None if packed is None else (gemm.by_panels, packed)
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
         """y = x Wᵀ + b."""
-        if b is None or tap.listening:
+        if b is None or tap.active:
             y = self.product(x, w)
             return y if b is None else tap(product, y) + self.weight(b)
         return self.product(x, w, self.weight(b))
 
     def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY, *, plus: Float | None = None
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP, *, plus: Float | None = None
     ) -> Float:
-        """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus, in one pass where nobody looks."""
+        """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus, in one pass where no tap is attached."""
         weight, out, more = self.weight(w), self.empty(x.shape), x[:0] if plus is None else plus
-        if not tap.listening:
+        if not tap.active:
             bias = NOTHING if b is None else self.weight(b)
             crew.share(elementwise.layer_norm, x, more, weight, bias, eps, out, rows=len(x), size=x.size)
             return out
@@ -232,14 +232,14 @@ class Fast:
         y = tap("norm", out) * weight
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
-    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
-        """y = x / sqrt(E[x^2] + eps) w, in one pass where nobody looks."""
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+        """y = x / sqrt(E[x^2] + eps) w, in one pass where no tap is attached."""
         ones = np.ones(x.shape[-1], np.float32)
         weight, out = ones if w is None else self.weight(w), self.empty(x.shape)
         rows, done = (a.reshape(-1, x.shape[-1]) for a in (x, out))
-        scale = ones if tap.listening else weight
+        scale = ones if tap.active else weight
         crew.share(elementwise.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
-        return tap("norm", out) * weight if tap.listening and w is not None else out
+        return tap("norm", out) * weight if tap.active and w is not None else out
 
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
@@ -295,7 +295,7 @@ class Fast:
         n_head: int,
         offsets: I64,
         scale: float,
-        tap: See = NOBODY,
+        tap: Tap = NO_TAP,
         *,
         n_head_kv: int | None = None,
         mask: Mask = EVERYONE,
@@ -306,9 +306,9 @@ class Fast:
         """y = softmax(scale q kᵀ + bias) v, each sequence and head on its own."""
         out, group = self.empty(q.shape), n_head // (n_head_kv or n_head)
         slopes = attention.slopes(n_head, mask.max_bias).astype(np.float32) if mask.max_bias else flat(n_head)
-        how = Sight(np.float32(scale), mask.causal, mask.window, KINDS[mask.kind], np.float32(soft_cap))
+        how = AttentionArgs(np.float32(scale), mask.causal, mask.window, KINDS[mask.kind], np.float32(soft_cap))
         more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
-        if not tap.listening:
+        if not tap.active:
             texts = len(offsets) - 1
             packed = (np.ascontiguousarray(x) for x in (q, k, v))
             crew.share(
@@ -325,7 +325,16 @@ class Fast:
         return out
 
     def seen(
-        self, q: Float, k: Float, v: Float, how: Sight, slopes: F32, bias: Float, out: Float, tap: See, cached: bool
+        self,
+        q: Float,
+        k: Float,
+        v: Float,
+        how: AttentionArgs,
+        slopes: F32,
+        bias: Float,
+        out: Float,
+        tap: Tap,
+        cached: bool,
     ) -> None:
         """Attention of one sequence with its inner tensors shown: the same arithmetic, one step at a time."""
         H, n, D = q.shape

@@ -21,7 +21,7 @@ from refembed.kernels.ggml.attention_flash import flash
 from refembed.kernels.ggml.attention_scores import Scoring, kq_scale, mask_of, slopes_of
 from refembed.kernels.ggml.floats import rounded
 from refembed.kernels.ggml.profile import Profile
-from refembed.kernels.ops import EVERYONE, NOBODY, Mask, See
+from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Tap
 
 CELLS = 256  # the cache is read in multiples of so many cells (llama_kv_cache::get_n_kv)
 
@@ -33,7 +33,7 @@ def attention(
     n_head: int,
     offsets: I64,
     scale: float,
-    tap: See = NOBODY,
+    tap: Tap = NO_TAP,
     *,
     profile: Profile,
     n_head_kv: int | None = None,

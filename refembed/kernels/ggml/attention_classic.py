@@ -23,18 +23,18 @@ from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.ggml.rows import soft_max
 from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.simd_math import tanhf
-from refembed.kernels.ops import See
+from refembed.kernels.ops import Tap
 from refembed.kernels.threads import share
 
 
-def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profile, tap: See) -> F32:
+def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profile, tap: Tap) -> F32:
     """q (H, T, D), k, v (K, N, D) -> (T, H D). kind: the type of K and V, "F32" or "F16" (their values are rounded).
 
-    All heads at once where somebody looks, else one head of keys after the other: scores (H, T, N) are many.
+    All heads at once where a tap is attached, else one head of keys after the other: scores (H, T, N) are many.
     """
     (H, T, D), K = q.shape, len(k)
     out = np.empty((T, H, D), np.float32)
-    part = K if tap.listening else 1  # heads of keys at a time
+    part = K if tap.active else 1  # heads of keys at a time
     for g in range(0, K, part):
         hs = slice(g * H // K, (g + part) * H // K)
         bias = None if scoring.bias is None else scoring.bias[hs]
@@ -47,19 +47,19 @@ def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profil
 class Cells:
     """A tap that shows the scores of the T cells in use; a cache has some more, empty ones, whose shares are 0."""
 
-    def __init__(self, tap: See, T: int) -> None:
-        self.tap, self.T, self.listening = tap, T, tap.listening
+    def __init__(self, tap: Tap, T: int) -> None:
+        self.tap, self.T, self.active = tap, T, tap.active
 
     def __call__(self, name: str, x: Float) -> Float:
         """Show x (h, T, N) without what belongs to empty cells."""
-        if not self.listening or x.shape[-1] == self.T:
+        if not self.active or x.shape[-1] == self.T:
             return self.tap(name, x)
         y = x.copy()
         y[..., : self.T] = self.tap(name, x[..., : self.T].copy())
         return y
 
 
-def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: bool, profile: Profile, tap: See) -> F32:
+def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: bool, profile: Profile, tap: Tap) -> F32:
     """q (h, T, D), k, v (g, N, D) -> kqv (h, T, D). Queries are a permuted view, unless the model has one head only."""
     vt = v.transpose(0, 2, 1)  # (g, D, N): how a cache keeps it
     if kind == "F32":

@@ -18,7 +18,7 @@ from refembed.kernels.ggml import attention, conv, experts, floats, quantized, r
 from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
 from refembed.kernels.ggml.profile import Profile, load_profile
-from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Rope, Tap
 from refembed.kernels.threads import share
 
 FLOATS = ("F32", "F16", "BF16")
@@ -56,13 +56,13 @@ class Ggml:
             self.packed[w.name, order] = floats.pack(w.dequantize(), order)
         return floats.multiply(floats.rounded(x, w.type.name), self.packed[w.name, order], order, w.shape[0])
 
-    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: See = NOBODY, product: str = "") -> Float:
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
         """y = x Wᵀ, rounded, + b."""
         y = self.product(np.ascontiguousarray(x, np.float32), w)
         return y if b is None else tap(product, y) + self.weight(b)
 
     def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY, *, plus: Float | None = None
+        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP, *, plus: Float | None = None
     ) -> Float:
         """Sum, norm, times w, plus b: four roundings."""
         z = x if plus is None else x + plus
@@ -71,7 +71,7 @@ class Ggml:
         y = tap("norm", out) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
-    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         """Norm over the last axis, times w."""
         flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
         out = np.empty_like(flat)
@@ -117,7 +117,7 @@ class Ggml:
         n_head: int,
         offsets: I64,
         scale: float,
-        tap: See = NOBODY,
+        tap: Tap = NO_TAP,
         *,
         n_head_kv: int | None = None,
         mask: Mask = EVERYONE,

@@ -14,7 +14,8 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.errors import RequestError
-from refembed.model.trace import Recorder, TapLike, Trace, TracedTensor
+from refembed.kernels.ops import Tap
+from refembed.model.trace import Recorder, Trace, TracedTensor
 from refembed.verify.compare.align import Alignment, Pair, align, without_empty_cells
 from refembed.verify.compare.arrays import Array, Difference, compare
 
@@ -30,7 +31,7 @@ class LocalDifference:
     difference: Difference
 
 
-def replay(run: Callable[[TapLike], object], theirs: Trace) -> list[LocalDifference]:
+def replay(run: Callable[[Tap], object], theirs: Trace) -> list[LocalDifference]:
     """Run ours twice, once to see its taps and once on their tensors.
 
     run     runs our forward pass on the very token ids of `theirs`, showing its tensors to the tap it is given:
@@ -47,7 +48,7 @@ def replay(run: Callable[[TapLike], object], theirs: Trace) -> list[LocalDiffere
 class HandBack:
     """A tap that hands back the other engine's tensor where one is paired, and shows each pair to `take`."""
 
-    listening = True
+    active = True
 
     def __init__(self, theirs: Trace, pairs: Iterable[Pair]) -> None:
         self.theirs = without_empty_cells(theirs)

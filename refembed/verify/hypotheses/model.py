@@ -14,7 +14,7 @@ import numpy as np
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.exact.attention import slopes
-from refembed.kernels.ops import EVERYONE, NOBODY, Mask, Rope, See
+from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Rope, Tap
 from refembed.verify.hypotheses.changes import Row, hparams, named, remembering, replaced
 from refembed.verify.hypotheses.layers import half_rows, layer_rows, place_rows, rope_rows
 from refembed.verify.hypothesis import Change, Hypothesis
@@ -122,7 +122,7 @@ def norm_rows(reference: Reference, used: frozenset[str], names: set[str]) -> It
 def layer_norm_of(deviation: Callable[[Float], Float]) -> Callable[..., Float]:
     """LayerNorm with another measure of spread."""
 
-    def layer_norm(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+    def layer_norm(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         wide = x.astype(np.float64)
         y = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(deviation(wide) ** 2 + eps)
         return affine(tap("norm", y.astype(x.dtype)), w, b, tap)
@@ -130,27 +130,27 @@ def layer_norm_of(deviation: Callable[[Float], Float]) -> Callable[..., Float]:
     return layer_norm
 
 
-def affine(y: Float, w: Tensor, b: Tensor | None, tap: See) -> Float:
+def affine(y: Float, w: Tensor, b: Tensor | None, tap: Tap) -> Float:
     """y w + b, shown as LayerNorm shows it."""
     y = (y * w.dequantize()).astype(y.dtype)
     return y if b is None else (tap("norm_w", y) + b.dequantize()).astype(y.dtype)
 
 
-def eps_outside(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+def eps_outside(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
     """(x - mean) / (deviation + eps)."""
     wide = x.astype(np.float64)
     y = (wide - wide.mean(-1, keepdims=True)) / (wide.std(-1, keepdims=True) + eps)
     return affine(tap("norm", y.astype(x.dtype)), w, b, tap)
 
 
-def rms_for_layer(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+def rms_for_layer(true: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
     """No mean taken off."""
     wide = x.astype(np.float64)
     y = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps)
     return affine(tap("norm", y.astype(x.dtype)), w, b, tap)
 
 
-def layer_for_rms(true: Any, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+def layer_for_rms(true: Any, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
     """The mean taken off."""
     return cast(Float, true.rms_norm((x - x.mean(-1, keepdims=True)).astype(x.dtype), w, eps, tap))
 
@@ -158,7 +158,7 @@ def layer_for_rms(true: Any, x: Float, w: Tensor | None, eps: float, tap: See = 
 def rms_plus(more: float) -> Callable[..., Float]:
     """RMSNorm times w + more."""
 
-    def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+    def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         y = true.rms_norm(x, None, eps, tap)
         return cast(Float, y if w is None else (tap("norm", y) * (w.dequantize() + more)).astype(x.dtype))
 
@@ -188,7 +188,7 @@ def norm_behind_rope() -> dict[str, Callable[..., Any]]:
     """The norms of queries and keys wait until RoPE has turned them."""
     waiting: list[tuple[Any, ...]] = []
 
-    def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, tap: See = NOBODY) -> Float:
+    def rms_norm(true: Any, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         if named(w, "attn_q_norm", "attn_k_norm"):
             waiting.append((w, eps))
             return x

@@ -119,7 +119,7 @@ def used(shown: dict[str, np.ndarray], T: int) -> dict[str, np.ndarray]:
 class Shown(dict):
     """A listener that keeps what it is shown."""
 
-    listening = True
+    active = True
 
     def __call__(self, name, x):
         self[name] = np.array(x)

@@ -125,7 +125,7 @@ def test_what_a_listener_hands_back_is_gone_on_with() -> None:
     from refembed.kernels.ggml.attention import attention
 
     class Uniform:
-        listening = True
+        active = True
 
         def __call__(self, name, x):
             return np.zeros_like(x) if name == "kq" else x

@@ -68,7 +68,7 @@ def test_theirs_comes_back_in_our_type_and_shape():
     y = tap("x", np.zeros(3))
     assert (y.dtype, y.shape, y.tolist()) == (np.float64, (3,), [7, 7, 7])
     assert not np.shares_memory(y, theirs.tensors[0].array)
-    assert tap.listening
+    assert tap.active
 
 
 def test_names_that_repeat_are_told_apart():
