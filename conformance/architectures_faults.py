@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from conformance.architectures import Variant, load_variants
-from refembed.kernels.ops import Mask
+from refembed.kernels.ops import AttentionMask
 
 ELSEWHERE = ("encoders_post", "encoders_pre", "gemmas_phi_t5", "granite_lfm2")  # tests/model/test_*.py
 
@@ -26,7 +26,7 @@ class Fault(NamedTuple):
     name: str
     variant: str  # of architectures.json: the model that shows it
     right: str  # stands once in the file
-    wrong: str  # may use dataclasses.replace and Mask
+    wrong: str  # may use dataclasses.replace and AttentionMask
     first: str  # "name[k]", as in trace[name, k]
 
 
@@ -99,7 +99,7 @@ def broken(module: ModuleType, fault: Fault) -> ModuleType:
     source = Path(str(module.__file__)).read_text(encoding="utf-8")
     assert source.count(fault.right) == 1, fault
     copy = ModuleType(module.__name__)
-    copy.__dict__.update(replace=dataclasses.replace, Mask=Mask)
+    copy.__dict__.update(replace=dataclasses.replace, AttentionMask=AttentionMask)
     exec(compile(source.replace(fault.right, fault.wrong), "fault", "exec"), copy.__dict__)
     return copy
 

@@ -25,7 +25,7 @@ from refembed import Embedder
 from refembed.arrays import F32, Float
 from refembed.convert.quantize import quantize_file
 from refembed.gguf import GGUFWriter, Tensor
-from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Rope, Tap
+from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
 from refembed.model.trace import Trace
 from refembed.verify.engines.base import Item
 from refembed.verify.run import verify
@@ -174,10 +174,10 @@ def taxicab(e: Wired, items: Sequence[Any]) -> list[F32]:
 # -- in the pipeline -------------------------------------------------------------------------------------------------
 
 
-def mask(other: Callable[[Mask], Mask]) -> Broken:
+def mask(other: Callable[[AttentionMask], AttentionMask]) -> Broken:
     """Attention that sees others."""
 
-    def attention(true: Any, *args: Any, mask: Mask = EVERYONE, **more: Any) -> Any:
+    def attention(true: Any, *args: Any, mask: AttentionMask = BIDIRECTIONAL, **more: Any) -> Any:
         return true.attention(*args, mask=other(mask), **more)
 
     return ops(attention=attention)

@@ -11,7 +11,7 @@ from refembed.explain.operands import array_of, base_of, columns, latest, number
 from refembed.explain.watch import Call, Run
 from refembed.kernels.exact.attention import slopes
 from refembed.kernels.exact.rope import angles, magnitude
-from refembed.kernels.ops import Mask, Rope
+from refembed.kernels.ops import AttentionMask, Rope
 
 NORMS = {  # operation -> the formula without its weight, in words and in NumPy, and the key of its epsilon
     "layer_norm": (
@@ -169,7 +169,7 @@ def scale_of(run: Run, call: Call) -> tuple[str, str, dict[str, str]]:
 
 def mask_of(call: Call) -> str:
     """The condition under which query i sees key j; "" where it sees all."""
-    mask: Mask = call["mask"]
+    mask: AttentionMask = call["mask"]
     seen = ["j <= i"] if mask.causal else []
     if mask.window and mask.kind == "chunked":
         seen.append(f"j >= i // {mask.window} * {mask.window}")

@@ -39,7 +39,7 @@ NO_TAP = NoTap()
 
 
 @dataclass(frozen=True)
-class Mask:
+class AttentionMask:
     """Which keys of its own text a query sees, and what distance costs. Positions count from 0 in each text."""
 
     causal: bool = False  # query i sees keys j <= i
@@ -48,7 +48,7 @@ class Mask:
     max_bias: float = 0.0  # ALiBi (Press et al. 2022): slope(head) * -|i - j| is added to a score; 0 for none
 
 
-EVERYONE = Mask()  # bidirectional
+BIDIRECTIONAL = AttentionMask()  # bidirectional
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Ops(Protocol):
         tap: Tap = NO_TAP,
         *,
         n_head_kv: int | None = None,
-        mask: Mask = EVERYONE,
+        mask: AttentionMask = BIDIRECTIONAL,
         soft_cap: float = 0.0,
         cached: bool = False,
         bias: Float | None = None,

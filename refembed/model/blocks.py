@@ -10,7 +10,7 @@ import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops, Rope, Tap
+from refembed.kernels.ops import AttentionMask, Ops, Rope, Tap
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams
 from refembed.model.weights import Affine, affine
@@ -105,9 +105,9 @@ def attend(
     return tap("kqv_out", a)
 
 
-def mask_of(hp: Hparams, il: int) -> Mask:
+def mask_of(hp: Hparams, il: int) -> AttentionMask:
     """What layer il lets a decoder's token see."""
-    return Mask(causal=hp.causal, window=hp.n_swa if hp.swa_layers[il] else 0)
+    return AttentionMask(causal=hp.causal, window=hp.n_swa if hp.swa_layers[il] else 0)
 
 
 def rope_of(hp: Hparams, il: int, factors: Tensor | None = None) -> Rope:

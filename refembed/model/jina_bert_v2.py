@@ -20,7 +20,7 @@ import numpy as np
 from refembed.arrays import Float
 from refembed.errors import ModelError
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops, Tap
+from refembed.kernels.ops import AttentionMask, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, QkvBlock
 from refembed.model.hparams import Hparams, Traits
@@ -28,7 +28,7 @@ from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
 TRAITS = Traits(norm="layer", heads="fill", encoder=True, output="result_embd")
-ALIBI = Mask(max_bias=8.0)
+ALIBI = AttentionMask(max_bias=8.0)
 
 
 @dataclass(frozen=True)

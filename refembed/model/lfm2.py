@@ -19,7 +19,7 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops, Tap
+from refembed.kernels.ops import AttentionMask, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, QkvBlock, rope_of
 from refembed.model.hparams import Hparams, Traits
@@ -101,7 +101,7 @@ def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: Ta
         v = qkv.values()  # (T, K, D)
     a = ops.attention(
         q.reshape(T, -1), k.reshape(T, -1), v.reshape(T, -1), hp.n_head, batch.offsets, 1 / math.sqrt(hp.n_embd_head),
-        tap, n_head_kv=hp.n_head_kv, mask=Mask(causal=hp.causal, window=hp.n_swa), cached=True,
+        tap, n_head_kv=hp.n_head_kv, mask=AttentionMask(causal=hp.causal, window=hp.n_swa), cached=True,
     )  # fmt: skip
     return tap("model.layers.{}.self_attn.out_proj", ops.linear(tap("kqv_out", a), blk.attn_output))
 

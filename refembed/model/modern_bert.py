@@ -18,7 +18,7 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops, Tap
+from refembed.kernels.ops import AttentionMask, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import rope_of
 from refembed.model.hparams import Hparams, Traits
@@ -69,7 +69,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
-        mask = Mask(window=hp.n_swa if hp.swa_layers[il] else 0, kind="symmetric")
+        mask = AttentionMask(window=hp.n_swa if hp.swa_layers[il] else 0, kind="symmetric")
 
         # self-attention: in two layers of three a token sees n_swa/2 tokens to either side, in the third all
         y = x if blk.attn_norm is None else tap("attn_norm", ops.layer_norm(x, blk.attn_norm, None, eps, tap))  # (T, C)

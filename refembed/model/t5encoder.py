@@ -23,7 +23,7 @@ import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Mask, Ops, Tap
+from refembed.kernels.ops import AttentionMask, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
@@ -75,7 +75,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         q = tap("Qcur", ops.linear(y, blk.attn_q))  # (T, H D)
         k = tap("Kcur", ops.linear(y, blk.attn_k))  # (T, H D)
         v = tap("Vcur", ops.linear(y, blk.attn_v))  # (T, H D)
-        mask = Mask(causal=hp.causal)
+        mask = AttentionMask(causal=hp.causal)
         a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1.0, tap, mask=mask, bias=bias)  # (T, H D)
         a = tap("kqv_out", ops.linear(tap("kqv_out", a), blk.attn_o))  # (T, C)
         x = tap("ffn_inp", a + x)

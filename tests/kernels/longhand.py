@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refembed.gguf import BY_NAME, Tensor
-from refembed.kernels.ops import Mask, Ops
+from refembed.kernels.ops import AttentionMask, Ops
 
 # worst error of one operation, relative to its largest result: measured over the cases of these tests, times about 2
 BOUND = {"exact": 4e-15, "fast": 4e-7}
@@ -48,7 +48,7 @@ def chain(x: Any, w: Any, *, fused: bool) -> Any:
     return y
 
 
-def sees(i: int, j: int, mask: Mask) -> bool:
+def sees(i: int, j: int, mask: AttentionMask) -> bool:
     """Whether query i sees key j, one rule after the other (enum llama_swa_type)."""
     if mask.causal and j > i:
         return False

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import pytest
 
-from refembed.kernels.ops import Mask
+from refembed.kernels.ops import AttentionMask
 from refembed.model import Model
 from refembed.model.trace import Trace
 from tests.model.bits import Bits, some_ids
@@ -25,7 +25,7 @@ class Fault(NamedTuple):
     name: str
     variant: str  # of the test's VARIANTS: the model that shows it
     right: str  # stands once in the file
-    wrong: str  # may use dataclasses.replace and Mask
+    wrong: str  # may use dataclasses.replace and AttentionMask
     first: str  # "name[k]", as in trace[name, k]
 
 
@@ -34,7 +34,7 @@ def broken(module: ModuleType, right: str, wrong: str) -> ModuleType:
     source = Path(str(module.__file__)).read_text()
     assert source.count(right) == 1
     copy = ModuleType(module.__name__)
-    copy.__dict__.update(replace=dataclasses.replace, Mask=Mask)
+    copy.__dict__.update(replace=dataclasses.replace, AttentionMask=AttentionMask)
     exec(compile(source.replace(right, wrong), "fault", "exec"), copy.__dict__)
     return copy
 

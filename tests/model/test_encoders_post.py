@@ -234,7 +234,7 @@ FAULTS = [
     Fault("SiLU", "moe", '"gelu", ops', '"silu", ops', "ffn_moe_down-1[0]"),
     Fault("no bias", "moe", "ops.linear(h, *blk.ffn_down", "ops.linear(h, blk.ffn_down.weight, None", "ffn_out-0[0]"),
     Fault("heads look equally far", "jina-bert-v2", "max_bias=8.0", "max_bias=4.0", "kq_soft_max-0[0]"),
-    Fault("positions do not matter", "jina-bert-v2", '"mask": ALIBI', '"mask": Mask()', "kq_soft_max-0[0]"),
+    Fault("positions do not matter", "jina-bert-v2", '"mask": ALIBI', '"mask": AttentionMask()', "kq_soft_max-0[0]"),
     Fault("up is the gate", "jina-bert-v2", "ops.geglu(gate, up)", "ops.geglu(up, gate)", "ffn_geglu-0[0]"),
     Fault("the second half is the gate, as published", "jina-bert-v2, for code", "gate, up = (", "up, gate = (",
           "ffn_geglu-0[0]"),

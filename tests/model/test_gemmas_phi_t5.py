@@ -339,7 +339,7 @@ FAULTS = [
     Fault("a bias is missing", "phi3, short factors", "Qkv(y, blk, hp",
           "Qkv(y, replace(blk, attn_qkv=blk.attn_qkv._replace(bias=None)), hp", "Qcur-0[0]"),
     Fault("scores are scaled", "t5encoder", "1.0, tap", "hp.n_embd_head**-0.5, tap", "kq_soft_max-0[0]"),
-    Fault("tokens see all", "t5encoder", "Mask(causal=hp.causal)", "Mask()", "kq_soft_max-0[0]"),
+    Fault("tokens see all", "t5encoder", "AttentionMask(causal=hp.causal)", "AttentionMask()", "kq_soft_max-0[0]"),
     Fault("keys in front for keys behind", "t5encoder", "np.where(j > i", "np.where(j < i", "pos_bias[0]"),
     Fault("distances share buckets too soon", "t5encoder", "MAX_DISTANCE = 128", "MAX_DISTANCE = 64", "pos_bias[0]"),
     Fault("a bucket for each distance", "t5encoder", "n_buckets // 4", "n_buckets // 2 - 1", "pos_bias[0]"),

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from refembed.arrays import F64, I64, Float
-from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Tap
+from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Tap
 
 SCORES = 1 << 22  # numbers, 32 MB in float64: a long text's queries are taken some at a time
 
@@ -44,7 +44,7 @@ def attention(
     tap: Tap = NO_TAP,
     *,
     n_head_kv: int | None = None,
-    mask: Mask = EVERYONE,
+    mask: AttentionMask = BIDIRECTIONAL,
     soft_cap: float = 0.0,
     cached: bool = False,
     bias: Float | None = None,
@@ -82,7 +82,7 @@ def queries_at_once(n_head: int, n: int) -> list[slice]:
 
 
 def of_some(
-    q: Float, keys: Float, values: Float, parts: list[slice], scale: float, mask: Mask, soft_cap: float,
+    q: Float, keys: Float, values: Float, parts: list[slice], scale: float, mask: AttentionMask, soft_cap: float,
     bias: Float | None, tap: Tap,
 ) -> Float:  # fmt: skip
     """Attention of the queries in these parts: q (H, T_s, D), keys (H, D, T_s), values (H, T_s, D) -> (H, parts, D).
@@ -106,7 +106,7 @@ def of_some(
         scores = tap("kq_scaled_2", each(lambda s, x: x * soft_cap, scores))
     if bias is not None:
         scores = tap("kq_plus_kq_b", each(lambda s, x: x + bias[:, s, :n], scores))
-    if mask != EVERYONE:
+    if mask != BIDIRECTIONAL:
         scores = each(lambda s, x: x + cost(H, n, mask, s), scores)
     p = tap("kq_soft_max", each(lambda s, x: softmax(x), scores))
     return tap("kqv", each(lambda s, x: x @ values, p))  # (H, parts, D)
@@ -117,7 +117,7 @@ def shared(x: Float, group: int) -> Float:
     return x if group == 1 else np.repeat(x, group, axis=0)
 
 
-def cost(n_head: int, n: int, mask: Mask, queries: slice) -> F64:
+def cost(n_head: int, n: int, mask: AttentionMask, queries: slice) -> F64:
     """What a mask adds to the scores of some queries of a text of n tokens, (H, queries, n), or (1, ...): -inf hides.
 
     Distance costs by ALiBi, where the mask has it.
@@ -130,7 +130,7 @@ def cost(n_head: int, n: int, mask: Mask, queries: slice) -> F64:
     return hidden - slopes(n_head, mask.max_bias)[:, None, None] * np.abs(j - i)
 
 
-def reach(n: int, mask: Mask) -> tuple[I64, I64]:
+def reach(n: int, mask: AttentionMask) -> tuple[I64, I64]:
     """The keys begin[i]:end[i] that query i of a text of n tokens sees: every mask leaves one piece, never empty.
 
     llama_hparams::is_masked_swa. A window looks back only, so without `causal` a query sees all that follows it.

@@ -15,7 +15,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.exact import activations, attention, conv, experts, norms, sums
 from refembed.kernels.exact import rope as rotary
 from refembed.kernels.exact.matmul import matmul, rows_stand_alone
-from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Rope, Tap
+from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
 from refembed.kernels.quant.row_blocks import Store
 
 
@@ -100,7 +100,7 @@ class Exact:
         tap: Tap = NO_TAP,
         *,
         n_head_kv: int | None = None,
-        mask: Mask = EVERYONE,
+        mask: AttentionMask = BIDIRECTIONAL,
         soft_cap: float = 0.0,
         cached: bool = False,
         bias: Float | None = None,

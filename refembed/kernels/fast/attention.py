@@ -23,7 +23,7 @@ P = VECTORS * LANES4
 
 @njit(inline="always")
 def reach(i, n, causal, window, kind):
-    """The keys begin, end that query i of n sees; kind 0 standard, 1 chunked, 2 symmetric, as in `Mask`."""
+    """The keys begin, end that query i of n sees; kind 0 standard, 1 chunked, 2 symmetric, as in `AttentionMask`."""
     begin, end = 0, i + 1 if causal else n
     if window > 0:
         if kind == 0:

@@ -26,13 +26,13 @@ from refembed.kernels.fast.graph import Tapes
 from refembed.kernels.fast.thread_pool import crew
 from refembed.kernels.llvm import gemm, jit
 from refembed.kernels.llvm.microkernel import CODED, HALVES, ROWS
-from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Rope, Tap
+from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store, panels
 from refembed.kernels.threads import cores, share, spread, workers
 
 __all__ = ["KINDS", "Fast", "cores", "share", "workers"]
 
-KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # Mask.kind, as fast_attention.reach counts them
+KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # AttentionMask.kind, as fast_attention.reach counts them
 NOTHING = np.empty(0, np.float32)
 FEW = 24  # rows of x that need not wait for W in float32, where there is something smaller
 DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
@@ -52,7 +52,7 @@ def flat(n_head: int) -> F32:
 
 
 class AttentionArgs(NamedTuple):
-    """What a query sees, and how scores are scaled: `Mask` and the rest as the kernels take them."""
+    """What a query sees, and how scores are scaled: `AttentionMask` and the rest as the kernels take them."""
 
     scale: np.float32
     causal: bool
@@ -298,7 +298,7 @@ class Fast:
         tap: Tap = NO_TAP,
         *,
         n_head_kv: int | None = None,
-        mask: Mask = EVERYONE,
+        mask: AttentionMask = BIDIRECTIONAL,
         soft_cap: float = 0.0,
         cached: bool = False,
         bias: Float | None = None,

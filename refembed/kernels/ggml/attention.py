@@ -21,7 +21,7 @@ from refembed.kernels.ggml.attention_flash import flash
 from refembed.kernels.ggml.attention_scores import Scoring, kq_scale, mask_of, slopes_of
 from refembed.kernels.ggml.floats import rounded
 from refembed.kernels.ggml.profile import Profile
-from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Tap
+from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Tap
 
 CELLS = 256  # the cache is read in multiples of so many cells (llama_kv_cache::get_n_kv)
 
@@ -37,7 +37,7 @@ def attention(
     *,
     profile: Profile,
     n_head_kv: int | None = None,
-    mask: Mask = EVERYONE,
+    mask: AttentionMask = BIDIRECTIONAL,
     soft_cap: float = 0.0,
     cached: bool = False,
     bias: F32 | None = None,

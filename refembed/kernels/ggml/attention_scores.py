@@ -10,7 +10,7 @@ import numpy as np
 
 from refembed.arrays import F32
 from refembed.kernels.llvm.jit import njit
-from refembed.kernels.ops import Mask
+from refembed.kernels.ops import AttentionMask
 
 f32 = np.float32
 
@@ -33,7 +33,7 @@ def kq_scale(scale: float, D: int) -> np.float32:
 
 
 @lru_cache(2)
-def mask_of(offsets: tuple[int, ...], mask: Mask, n: int) -> F32:
+def mask_of(offsets: tuple[int, ...], mask: AttentionMask, n: int) -> F32:
     """What is added to the score of query i and key j (T, n): -inf where i does not see j, else 0 or ALiBi's -|i - j|.
 
     Token t of the ubatch is key t, or cell t of the cache; keys behind the last token are empty cells.

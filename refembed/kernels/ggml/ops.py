@@ -18,7 +18,7 @@ from refembed.kernels.ggml import attention, conv, experts, floats, quantized, r
 from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
 from refembed.kernels.ggml.profile import Profile, load_profile
-from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Rope, Tap
+from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
 from refembed.kernels.threads import share
 
 FLOATS = ("F32", "F16", "BF16")
@@ -120,7 +120,7 @@ class Ggml:
         tap: Tap = NO_TAP,
         *,
         n_head_kv: int | None = None,
-        mask: Mask = EVERYONE,
+        mask: AttentionMask = BIDIRECTIONAL,
         soft_cap: float = 0.0,
         cached: bool = False,
         bias: Float | None = None,

@@ -14,7 +14,7 @@ import numpy as np
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.exact.attention import slopes
-from refembed.kernels.ops import EVERYONE, NO_TAP, Mask, Rope, Tap
+from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
 from refembed.verify.hypotheses.changes import Row, hparams, named, remembering, replaced
 from refembed.verify.hypotheses.layers import half_rows, layer_rows, place_rows, rope_rows
 from refembed.verify.hypothesis import Change, Hypothesis
@@ -303,16 +303,16 @@ def attention_rows(reference: Reference) -> Iterator[Row]:
         yield "position-bias-missing", "leaves out the relative position bias", replaced(attention=unbiased), "position"
 
 
-def other_window(times: float, more: int, mask: Mask) -> Mask:
+def other_window(times: float, more: int, mask: AttentionMask) -> AttentionMask:
     """A window of another width, where there is one."""
     return replace(mask, window=int(mask.window * times) + more) if mask.window else mask
 
 
-def masks_of(reference: Reference) -> set[Mask]:
+def masks_of(reference: Reference) -> set[AttentionMask]:
     """The masks that the layers ask for."""
-    seen: set[Mask] = set()
+    seen: set[AttentionMask] = set()
 
-    def attention(true: Any, *rest: Any, mask: Mask = EVERYONE, **more: Any) -> Any:
+    def attention(true: Any, *rest: Any, mask: AttentionMask = BIDIRECTIONAL, **more: Any) -> Any:
         seen.add(mask)
         return true.attention(*rest, mask=mask, **more)
 
@@ -320,10 +320,10 @@ def masks_of(reference: Reference) -> set[Mask]:
     return seen
 
 
-def masked(other: Callable[[Mask], Mask]) -> Change:
+def masked(other: Callable[[AttentionMask], AttentionMask]) -> Change:
     """Attention with another mask."""
     return replaced(
-        attention=lambda true, *rest, mask=EVERYONE, **more: true.attention(*rest, mask=other(mask), **more)
+        attention=lambda true, *rest, mask=BIDIRECTIONAL, **more: true.attention(*rest, mask=other(mask), **more)
     )
 
 
@@ -365,7 +365,7 @@ def unbiased(true: Any, *rest: Any, **more: Any) -> Float:
 
 def plain_alibi(true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, *rest: Any, **more: Any) -> Float:
     """2^(-max_bias (h + 1) / H) for every head."""
-    mask: Mask = more.pop("mask", EVERYONE)
+    mask: AttentionMask = more.pop("mask", BIDIRECTIONAL)
     n = int(np.diff(offsets).max())
     slope = 2.0 ** (-mask.max_bias * (np.arange(H) + 1) / H)
     if np.allclose(slope, slopes(H, mask.max_bias)):

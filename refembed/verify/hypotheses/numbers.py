@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from refembed.arrays import F64, Float
-from refembed.kernels.ops import EVERYONE, Mask
+from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask
 from refembed.verify.hypotheses.changes import batch, hparams, replaced
 from refembed.verify.hypotheses.families import Family, logarithmic, unit
 from refembed.verify.hypotheses.layers import counted_from, rows_of, turned, with_
@@ -64,21 +64,21 @@ def capped(cap: float) -> Callable[..., Float]:
     return lambda true, *rest, **more: true.attention(*rest, **{**more, "soft_cap": cap})
 
 
-def with_mask(other: Callable[[Mask], Mask]) -> Callable[..., Float]:
+def with_mask(other: Callable[[AttentionMask], AttentionMask]) -> Callable[..., Float]:
     """Attention with another mask."""
 
-    def attention(true: Any, *rest: Any, mask: Mask = EVERYONE, **more: Any) -> Float:
+    def attention(true: Any, *rest: Any, mask: AttentionMask = BIDIRECTIONAL, **more: Any) -> Float:
         return cast(Float, true.attention(*rest, mask=other(mask), **more))
 
     return attention
 
 
-def windowed(width: int, only_where: bool, mask: Mask) -> Mask:
+def windowed(width: int, only_where: bool, mask: AttentionMask) -> AttentionMask:
     """A window of that width, in all layers or where there is one."""
     return mask if only_where and not mask.window else replace(mask, window=width)
 
 
-def reaching(width: int, only_where: bool, mask: Mask) -> Mask:
+def reaching(width: int, only_where: bool, mask: AttentionMask) -> AttentionMask:
     """A window to both sides."""
     return mask if only_where and not mask.window else replace(mask, window=2 * width, kind="symmetric")
 

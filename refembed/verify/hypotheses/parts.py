@@ -12,7 +12,7 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import EVERYONE
+from refembed.kernels.ops import BIDIRECTIONAL
 from refembed.model import Model
 from refembed.verify.hypotheses.changes import replaced
 from refembed.verify.hypotheses.weights import requantized
@@ -237,6 +237,6 @@ def without_self(true: Any, q: Float, k: Float, v: Float, H: int, offsets: Any, 
     """A token's own score is minus infinity, where there are other tokens."""
     n = int(np.diff(offsets).max())
     bias = np.where(np.eye(n, dtype=bool), -1e30, 0.0)[None].repeat(H, 0).astype(q.dtype)
-    if n == 1 or more.get("mask", EVERYONE).causal or more.get("bias") is not None:
+    if n == 1 or more.get("mask", BIDIRECTIONAL).causal or more.get("bias") is not None:
         raise ValueError("a token that sees no other cannot leave itself out")
     return cast(Float, true.attention(q, k, v, H, offsets, *rest, **{**more, "bias": bias}))

@@ -14,28 +14,28 @@ from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast.attention import QUERIES, SUMMED
 from refembed.kernels.fast.ops import KINDS, Fast
 from refembed.kernels.llvm import microkernel
-from refembed.kernels.ops import EVERYONE, Mask
+from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask
 from refembed.model.trace import Recorder, at_layer
 from tests.kernels.longhand import chain, close, random, sees, slope
 
 MASKS = [
-    EVERYONE,
-    Mask(causal=True),
-    Mask(causal=True, window=1),
-    Mask(causal=True, window=37),
-    Mask(causal=True, window=150),
-    Mask(window=37),
-    Mask(window=20, kind="symmetric"),
-    Mask(causal=True, window=51, kind="symmetric"),
-    Mask(window=50, kind="chunked"),
-    Mask(causal=True, window=50, kind="chunked"),
-    Mask(max_bias=8.0),
-    Mask(causal=True, window=70, max_bias=8.0),
+    BIDIRECTIONAL,
+    AttentionMask(causal=True),
+    AttentionMask(causal=True, window=1),
+    AttentionMask(causal=True, window=37),
+    AttentionMask(causal=True, window=150),
+    AttentionMask(window=37),
+    AttentionMask(window=20, kind="symmetric"),
+    AttentionMask(causal=True, window=51, kind="symmetric"),
+    AttentionMask(window=50, kind="chunked"),
+    AttentionMask(causal=True, window=50, kind="chunked"),
+    AttentionMask(max_bias=8.0),
+    AttentionMask(causal=True, window=70, max_bias=8.0),
 ]
 
 
 def formula(
-    q: Any, k: Any, v: Any, H: int, K: int, offsets: Any, scale: float, mask: Mask, cap: float, bias: Any
+    q: Any, k: Any, v: Any, H: int, K: int, offsets: Any, scale: float, mask: AttentionMask, cap: float, bias: Any
 ) -> Any:
     """softmax(scale q kᵀ + what the mask says) v in float64."""
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
@@ -67,7 +67,7 @@ def compare(ops: Fast, n: int, D: int, masks: Any = tuple(MASKS), H: int = 4, K:
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)
-def test_every_mask_cap_and_bias_is_the_formula(mask: Mask) -> None:
+def test_every_mask_cap_and_bias_is_the_formula(mask: AttentionMask) -> None:
     """Over several blocks of queries and of keys."""
     compare(Fast(), 2 * SUMMED + 5, 20, [mask])
 
@@ -77,17 +77,17 @@ BORDERS = sorted({1, 2, QUERIES - 1, QUERIES, QUERIES + 1, SUMMED - 1, SUMMED, S
 
 @pytest.mark.parametrize("n", BORDERS)
 def test_the_borders_of_blocks_of_queries_and_keys_are_no_borders(n: int) -> None:
-    compare(Fast(), n, 17, [EVERYONE, Mask(causal=True, window=n // 2 + 1)])
+    compare(Fast(), n, 17, [BIDIRECTIONAL, AttentionMask(causal=True, window=n // 2 + 1)])
 
 
 @pytest.mark.parametrize("D", [1, 2, 15, 16, 17, 47, 48, 49, 64, 80, 96, 100, 128, 129, 257])
 def test_heads_may_have_any_width(D: int) -> None:
-    compare(Fast(), 21, D, [EVERYONE, Mask(causal=True)])
+    compare(Fast(), 21, D, [BIDIRECTIONAL, AttentionMask(causal=True)])
 
 
 @pytest.mark.parametrize(("H", "K"), [(1, 1), (6, 1), (6, 2), (6, 3), (6, 6)])
 def test_heads_share_keys_in_groups(H: int, K: int) -> None:
-    compare(Fast(), 60, 5, [Mask(causal=True)], H, K)
+    compare(Fast(), 60, 5, [AttentionMask(causal=True)], H, K)
 
 
 @pytest.mark.parametrize(("n", "D"), [(5, 3), (129, 20), (60, 200), (50, 257)])
@@ -108,13 +108,13 @@ def test_mixes_are_chains_over_blocks_of_keys(n: int, D: int) -> None:
     assert np.array_equal(out, want)
 
 
-def attend(x: Any, y: Any, offsets: Any, mask: Mask, **more: Any) -> Any:
+def attend(x: Any, y: Any, offsets: Any, mask: AttentionMask, **more: Any) -> Any:
     """4 heads of 12 channels, 2 of keys."""
     return Fast().attention(x, y, -y, 4, np.asarray(offsets), 0.3, n_head_kv=2, mask=mask, **more)
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)
-def test_a_text_has_the_same_bits_alone_and_in_company(mask: Mask) -> None:
+def test_a_text_has_the_same_bits_alone_and_in_company(mask: AttentionMask) -> None:
     """Whatever came before in memory, and wherever it begins."""
     offsets = np.cumsum([0, 1, SUMMED + 9, 2, QUERIES, QUERIES + 1, 200])
     x, y = random(9, offsets[-1], 48), random(10, offsets[-1], 24)
@@ -128,7 +128,7 @@ def test_a_text_has_the_same_bits_alone_and_in_company(mask: Mask) -> None:
 @given(st.integers(1, 280), st.integers(1, 60), st.integers(0, 150), st.sampled_from(["standard", "chunked"]))
 def test_with_a_causal_mask_a_row_does_not_notice_what_follows(n: int, further: int, window: int, kind: Any) -> None:
     """Be it as large as can be."""
-    mask = Mask(causal=True, window=window, kind=kind)
+    mask = AttentionMask(causal=True, window=window, kind=kind)
     x, y = random(11, n + further, 48), random(12, n + further, 24)
     y[n:] *= 1e30
     short, long = attend(x[:n], y[:n], [0, n], mask), attend(x, y, [0, n + further], mask)
@@ -137,7 +137,7 @@ def test_with_a_causal_mask_a_row_does_not_notice_what_follows(n: int, further: 
 
 @pytest.mark.parametrize("cap", [0.0, 4.0])
 @pytest.mark.parametrize("mask", MASKS, ids=str)
-def test_a_trace_changes_no_bits(mask: Mask, cap: float) -> None:
+def test_a_trace_changes_no_bits(mask: AttentionMask, cap: float) -> None:
     """It computes every score and takes one step at a time."""
     n = SUMMED + 70
     x, y, tap = random(13, n, 48), random(14, n, 24), at_layer(Recorder(), 0)
@@ -169,11 +169,11 @@ def test_cores_may_share_heads_and_texts() -> None:
 def test_what_is_no_number_spoils_every_row_that_sees_it(n: int, bad: float) -> None:
     """And no other text's: an error is not to look like a result."""
     x, y = random(17, n + 9, 48), random(18, n + 9, 24)
-    clean = attend(x, y, [0, n, n + 9], Mask(causal=True))
+    clean = attend(x, y, [0, n, n + 9], AttentionMask(causal=True))
     x[3] = bad
-    got = attend(x, y, [0, n, n + 9], Mask(causal=True))
+    got = attend(x, y, [0, n, n + 9], AttentionMask(causal=True))
     assert np.isnan(got[3]).all()
     assert np.delete(got, 3, 0).tobytes() == np.delete(clean, 3, 0).tobytes()
     y[2] = bad
-    assert np.isnan(attend(x, y, [0, n, n + 9], Mask(causal=True))[2:n]).all()
-    assert attend(x, y, [0, n, n + 9], Mask(causal=True))[n:].tobytes() == clean[n:].tobytes()
+    assert np.isnan(attend(x, y, [0, n, n + 9], AttentionMask(causal=True))[2:n]).all()
+    assert attend(x, y, [0, n, n + 9], AttentionMask(causal=True))[n:].tobytes() == clean[n:].tobytes()

@@ -17,7 +17,7 @@ from refembed.kernels.exact import attention
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast.ops import KINDS
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import EVERYONE, Mask, Ops
+from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, Ops
 from refembed.model.trace import Recorder, at_layer
 from tests.kernels.longhand import close, random, sees, slope, stored
 
@@ -75,7 +75,16 @@ def test_the_gate_comes_first(ops: Ops) -> None:
 
 
 def plain(
-    q: Any, k: Any, v: Any, H: int, K: int, offsets: Any, scale: float, mask: Mask, cap: float, bias: Any = None
+    q: Any,
+    k: Any,
+    v: Any,
+    H: int,
+    K: int,
+    offsets: Any,
+    scale: float,
+    mask: AttentionMask,
+    cap: float,
+    bias: Any = None,
 ) -> Any:
     """Attention, one number at a time."""
     D = q.shape[1] // H
@@ -98,23 +107,25 @@ def plain(
 
 
 CASES = [
-    (4, 2, Mask(causal=True), 0.0),
-    (3, 1, Mask(causal=True, window=1), 0.0),
-    (6, 3, Mask(causal=True, window=4), 5.0),
-    (2, 2, Mask(causal=True, window=30), 0.0),
-    (2, 1, Mask(window=4), 0.0),
-    (2, 2, Mask(window=5, kind="symmetric"), 0.0),
-    (2, 1, Mask(causal=True, window=4, kind="symmetric"), 2.0),
-    (2, 2, Mask(causal=True, window=4, kind="chunked"), 0.0),
-    (1, 1, Mask(window=3, kind="chunked"), 0.0),
-    (5, 5, Mask(max_bias=8.0), 0.0),
-    (12, 4, Mask(causal=True, max_bias=8.0), 3.0),
-    (4, 1, EVERYONE, 50.0),
+    (4, 2, AttentionMask(causal=True), 0.0),
+    (3, 1, AttentionMask(causal=True, window=1), 0.0),
+    (6, 3, AttentionMask(causal=True, window=4), 5.0),
+    (2, 2, AttentionMask(causal=True, window=30), 0.0),
+    (2, 1, AttentionMask(window=4), 0.0),
+    (2, 2, AttentionMask(window=5, kind="symmetric"), 0.0),
+    (2, 1, AttentionMask(causal=True, window=4, kind="symmetric"), 2.0),
+    (2, 2, AttentionMask(causal=True, window=4, kind="chunked"), 0.0),
+    (1, 1, AttentionMask(window=3, kind="chunked"), 0.0),
+    (5, 5, AttentionMask(max_bias=8.0), 0.0),
+    (12, 4, AttentionMask(causal=True, max_bias=8.0), 3.0),
+    (4, 1, BIDIRECTIONAL, 50.0),
 ]
 
 
 @pytest.mark.parametrize(("H", "K", "mask", "cap"), CASES)
-def test_attention_with_masks_groups_and_caps_is_the_formula(ops: Ops, H: int, K: int, mask: Mask, cap: float) -> None:
+def test_attention_with_masks_groups_and_caps_is_the_formula(
+    ops: Ops, H: int, K: int, mask: AttentionMask, cap: float
+) -> None:
     D, offsets = 6, np.array([0, 1, 12, 14, 23])
     q, k, v = random(10, 23, H * D, scale=2), random(11, 23, K * D), random(12, 23, K * D)
     want = plain(q, k, v, H, K, offsets, 0.7, mask, cap)
@@ -130,8 +141,8 @@ def test_attention_with_masks_groups_and_caps_is_the_formula(ops: Ops, H: int, K
         assert [t.name for t in tap.tap.trace.tensors] == names * 4
 
 
-@pytest.mark.parametrize("mask", [EVERYONE, Mask(causal=True, window=4)])
-def test_a_bias_is_added_to_the_scores_of_every_text(ops: Ops, mask: Mask) -> None:
+@pytest.mark.parametrize("mask", [BIDIRECTIONAL, AttentionMask(causal=True, window=4)])
+def test_a_bias_is_added_to_the_scores_of_every_text(ops: Ops, mask: AttentionMask) -> None:
     """T5's: one table for the longest text, whose corner serves shorter ones."""
     H, K, D, offsets = 4, 2, 6, np.array([0, 2, 9, 10])
     q, k, v = random(20, 10, H * D), random(21, 10, K * D), random(22, 10, K * D)
@@ -185,7 +196,9 @@ def test_a_short_convolution_looks_back_inside_its_text(ops: Ops, n: int) -> Non
 
 
 @pytest.mark.parametrize(("H", "K", "mask", "cap"), CASES)
-def test_a_texts_attention_does_not_depend_on_its_neighbors(ops: Ops, H: int, K: int, mask: Mask, cap: float) -> None:
+def test_a_texts_attention_does_not_depend_on_its_neighbors(
+    ops: Ops, H: int, K: int, mask: AttentionMask, cap: float
+) -> None:
     D, offsets = 10, np.array([0, 3, 40, 41])
     q, k, v = (random(s, 41, n * D).astype(ops.dtype) for s, n in ((1, H), (2, K), (3, K)))
     more: dict[str, Any] = {"n_head_kv": K, "mask": mask, "soft_cap": cap}
@@ -199,17 +212,20 @@ def test_what_is_hidden_weighs_nothing() -> None:
     """However large it is."""
     q = np.ones((3, 2), np.float32)
     v = np.array([[1, 2], [3, 4], [3e38, -3e38]], np.float32)
-    got = load_ops("fast").attention(q, q, v, 1, np.array([0, 3]), 1.0, mask=Mask(causal=True))
+    got = load_ops("fast").attention(q, q, v, 1, np.array([0, 3]), 1.0, mask=AttentionMask(causal=True))
     assert np.array_equal(got[:2], [[1, 2], [2, 3]])
 
 
 masks = st.builds(
-    Mask, causal=st.booleans(), window=st.integers(0, 12), kind=st.sampled_from(["standard", "chunked", "symmetric"])
+    AttentionMask,
+    causal=st.booleans(),
+    window=st.integers(0, 12),
+    kind=st.sampled_from(["standard", "chunked", "symmetric"]),
 )
 
 
 @given(masks, st.integers(1, 30))
-def test_every_mask_leaves_each_query_one_piece_with_itself_in_it(mask: Mask, n: int) -> None:
+def test_every_mask_leaves_each_query_one_piece_with_itself_in_it(mask: AttentionMask, n: int) -> None:
     """The definition's piece, and its compiled twin's, are the rules' answers for each pair."""
     begin, end = attention.reach(n, mask)
     for i in range(n):

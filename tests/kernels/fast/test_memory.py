@@ -20,7 +20,7 @@ from refembed.kernels.fast.thread_pool import crew
 from refembed.kernels.llvm import gemm
 from refembed.kernels.llvm.microkernel import HALVES
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import Mask, Ops
+from refembed.kernels.ops import AttentionMask, Ops
 from refembed.kernels.quant import row_blocks
 from refembed.kernels.quant.quantize import quantize
 from refembed.kernels.quant.row_blocks import NATIVE
@@ -203,11 +203,14 @@ def test_a_negative_budget_is_refused(numerics: str) -> None:
         load_ops(numerics, memory_budget=-1)
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=7), Mask(max_bias=8.0)])
+@pytest.mark.parametrize(
+    "mask",
+    [AttentionMask(), AttentionMask(causal=True), AttentionMask(causal=True, window=7), AttentionMask(max_bias=8.0)],
+)
 @pytest.mark.parametrize("soft_cap", [0.0, 3.0])
 @pytest.mark.parametrize("biased", [False, True])
 def test_a_long_text_is_attended_to_in_parts_with_the_bits_of_a_trace(
-    mask: Mask, soft_cap: float, biased: bool, monkeypatch: pytest.MonkeyPatch
+    mask: AttentionMask, soft_cap: float, biased: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     H, n, ops = 4, 37, Exact()
     q, k, v = (random(i, n, width).astype(np.float64) for i, width in ((1, H * 6), (2, 2 * 6), (3, 2 * 6)))
@@ -230,7 +233,7 @@ def test_a_text_of_thousands_of_tokens_needs_no_matrix_of_all_scores() -> None:
     x, ops = random(1, 3000, 16).astype(np.float64), Exact()
     tracemalloc.start()
     try:
-        ops.attention(x, x, x, 4, np.array([0, 3000]), 0.5, mask=Mask(causal=True))
+        ops.attention(x, x, x, 4, np.array([0, 3000]), 0.5, mask=AttentionMask(causal=True))
         assert tracemalloc.get_traced_memory()[1] < 200e6
     finally:
         tracemalloc.stop()

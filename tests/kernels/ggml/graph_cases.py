@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from refembed.kernels.ggml.attention import attention
-from refembed.kernels.ops import EVERYONE, Mask, Rope
+from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, Rope
 from tests.kernels.ggml.graph_ops import Graphs
 
 RECORDED = Path(__file__).with_name(
@@ -23,13 +23,13 @@ RECORDED = Path(__file__).with_name(
 LENGTHS = (1, 3, 15, 16, 32, 63, 64, 65, 100, 200, 300)
 WIDTHS = (32, 48, 64, 80, 96, 128, 256)
 MASKS = {
-    "everyone": Mask(),
-    "causal": Mask(causal=True),
-    "window": Mask(causal=True, window=20),
-    "symmetric": Mask(window=11, kind="symmetric"),
-    "chunked": Mask(causal=True, window=7, kind="chunked"),
-    "alibi": Mask(max_bias=8.0),
-    "causal alibi": Mask(causal=True, max_bias=5.0),
+    "everyone": AttentionMask(),
+    "causal": AttentionMask(causal=True),
+    "window": AttentionMask(causal=True, window=20),
+    "symmetric": AttentionMask(window=11, kind="symmetric"),
+    "chunked": AttentionMask(causal=True, window=7, kind="chunked"),
+    "alibi": AttentionMask(max_bias=8.0),
+    "causal alibi": AttentionMask(causal=True, max_bias=5.0),
 }
 ROPES = {
     "neox": Rope(64, "neox", 1e4),
@@ -55,7 +55,7 @@ class Case:
     D: int
     H: int = 2
     K: int = 1
-    mask: Mask = EVERYONE
+    mask: AttentionMask = BIDIRECTIONAL
     soft_cap: float = 0.0
     cached: bool = False
     texts: int = 1
@@ -79,7 +79,7 @@ def inputs(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 @lru_cache(8)
-def mask_matrix(mask: Mask, offsets: tuple[int, ...], n: int) -> np.ndarray:
+def mask_matrix(mask: AttentionMask, offsets: tuple[int, ...], n: int) -> np.ndarray:
     """Cell by cell, as llama-hparams.h words it: p0 is the key's position, p1 the query's."""
     T = offsets[-1]
     out = np.full((T, n), -np.inf, np.float32)

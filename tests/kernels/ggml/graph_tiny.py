@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 
-from refembed.kernels.ops import Mask
+from refembed.kernels.ops import AttentionMask
 
 C, F, V = 64, 96, 50  # channels, width of the feed-forward part, tokens
 
@@ -18,12 +18,12 @@ JINA = ("attn_output_norm", "layer_output_norm")  # with bias
 MODELS = {
     "gemma2": (  # a cache, grouped heads, a soft cap, a window in every other layer
         {"attention.head_count_kv": 2, "attention.sliding_window": 24, "attn_logit_softcapping": 5.0},
-        (Mask(causal=True, window=24), Mask(causal=True)),
+        (AttentionMask(causal=True, window=24), AttentionMask(causal=True)),
     ),
-    "jina-bert-v2": ({"attention.causal": False}, (Mask(max_bias=8.0),) * 2),  # ALiBi
+    "jina-bert-v2": ({"attention.causal": False}, (AttentionMask(max_bias=8.0),) * 2),  # ALiBi
     "modern-bert": (  # a symmetric window in the second layer
         {"attention.causal": False, "attention.sliding_window": 16, "attention.sliding_window_pattern": 3},
-        (Mask(), Mask(window=16, kind="symmetric")),
+        (AttentionMask(), AttentionMask(window=16, kind="symmetric")),
     ),
 }
 

@@ -11,7 +11,7 @@ import pytest
 
 from refembed.kernels.ggml.attention_scores import kq_scale
 from refembed.kernels.ggml.profile import Profile, load_profile
-from refembed.kernels.ops import Mask
+from refembed.kernels.ops import AttentionMask
 from tests import libm
 from tests.kernels.ggml.graph_cases import (
     LENGTHS,
@@ -53,7 +53,7 @@ def compare(ggml: Graphs, case: Case, flash: bool) -> None:
 @pytest.mark.parametrize("T", LENGTHS)
 def test_every_length_and_head_width_has_ggmls_bits(ggml: Graphs, T: int, flash: bool, cached: bool) -> None:
     for D in WIDTHS:
-        compare(ggml, Case(T, D, cached=cached, mask=Mask(causal=cached)), flash)
+        compare(ggml, Case(T, D, cached=cached, mask=AttentionMask(causal=cached)), flash)
 
 
 @pytest.mark.oracle
@@ -71,7 +71,7 @@ def test_every_mask_has_ggmls_bits(ggml: Graphs, mask: str, flash: bool, soft_ca
 @pytest.mark.parametrize(("H", "K"), [(1, 1), (3, 3), (8, 2), (12, 1), (5, 5)])
 def test_grouped_heads_and_slopes_of_any_count_have_ggmls_bits(ggml: Graphs, H: int, K: int, flash: bool) -> None:
     for T in (20, 70):
-        compare(ggml, Case(T, 32, H, K, Mask(max_bias=8.0)), flash)
+        compare(ggml, Case(T, 32, H, K, AttentionMask(max_bias=8.0)), flash)
 
 
 @pytest.mark.oracle
@@ -91,7 +91,7 @@ def test_weights_too_small_for_a_float_have_ggmls_bits(ggml: Graphs, flash: bool
 
 @pytest.mark.oracle
 def test_alibis_distances_beyond_2048_are_rounded_to_float16_by_flash_attention(ggml: Graphs) -> None:
-    far = Mask(max_bias=11.0)  # the slope of one head is then 1/2048, so that far keys count
+    far = AttentionMask(max_bias=11.0)  # the slope of one head is then 1/2048, so that far keys count
     compare(ggml, Case(2200, 32, 1, 1, far), flash=True)
 
 
@@ -150,7 +150,7 @@ def test_random_cases_have_ggmls_bits(ggml: Graphs) -> None:
     kinds: list = ["standard", "chunked", "symmetric"]
     while time.monotonic() < end:
         K = int(rng.integers(1, 4))
-        mask = Mask(
+        mask = AttentionMask(
             bool(rng.integers(2)), int(rng.choice([0, 0, 3, 16])), kinds[rng.integers(3)], rng.choice([0.0, 8.0])
         )
         T, D = int(rng.integers(1, rng.choice([70, 140, 600]))), 4 * int(rng.integers(1, 65))

@@ -7,7 +7,7 @@ import pytest
 
 from refembed.kernels.ggml.ops import Ggml
 from refembed.kernels.ggml.profile import load_profile
-from refembed.kernels.ops import Mask
+from refembed.kernels.ops import AttentionMask
 from refembed.model.trace import Recorder
 from tests.kernels.ggml.live import run
 from tests.kernels.ggml.test_floats import differ
@@ -29,7 +29,7 @@ def test_tanh_is_ggmls():
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("flash_attn", [False, True])
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
+@pytest.mark.parametrize("mask", [AttentionMask(), AttentionMask(causal=True)])
 def test_a_bias_is_added_to_the_scores_in_a_step_of_its_own(mask, flash_attn):
     """Three texts of 5, 9 and 1 tokens: product, bias by places in a text, softmax, product; no flash attention."""
     H, D, lengths = 3, 10, (5, 9, 1)

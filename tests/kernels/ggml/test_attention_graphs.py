@@ -11,7 +11,7 @@ import pytest
 
 from refembed.kernels.ggml.attention import attention
 from refembed.kernels.ggml.profile import load_profile
-from refembed.kernels.ops import EVERYONE, Mask
+from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.kernels.ggml.graph_cases import Shown, used
 from tests.kernels.ggml.graph_tiny import MODELS, tiny
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.oracle
 
 def wrong(
     trace: Any,
-    masks: tuple[Mask, ...],
+    masks: tuple[AttentionMask, ...],
     D: int,
     scale: float,
     flash: bool,
@@ -71,4 +71,4 @@ def test_several_texts_in_one_ubatch(tmp_path: Path, arch: str, flash: bool) -> 
 def test_minilm(minilm: Path, flash: bool) -> None:
     with LlamaCpp(minilm, flash_attn=flash) as engine:
         for text in ("hello", "The cat sat on the mat. " * 4, "Rain falls on green hills. " * 20):
-            assert wrong(engine.trace(text), (EVERYONE,) * 6, 32, 32**-0.5, flash) == {}
+            assert wrong(engine.trace(text), (BIDIRECTIONAL,) * 6, 32, 32**-0.5, flash) == {}
