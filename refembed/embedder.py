@@ -25,7 +25,7 @@ from refembed.hub.opening import open_gguf
 from refembed.inputs import Input, check_dimensions, check_ids, input_list, ordered
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import NO_TAP, Ops, Tap
-from refembed.kernels.threads import cores, spread
+from refembed.kernels.threads import cores, parallel_map
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
 from refembed.model.lora import Adapter, adapted, load_adapter
@@ -281,7 +281,7 @@ class Embedder:
                 vectors[i] = finish(vector, normalize, dimensions)
 
         if runs := side_by_side(ids, self.batch_tokens, cores()) if self.ops.name == "fast" else []:
-            spread([partial(run, group) for group in runs])
+            parallel_map([partial(run, group) for group in runs])
         else:
             for group in groups(ids, self.batch_tokens):
                 run(group)

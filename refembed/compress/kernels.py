@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import F32, I32, U8
-from refembed.kernels.threads import share
+from refembed.kernels.threads import parallel_for
 
 
 def hamming(query: npt.NDArray[np.uint64], codes: npt.NDArray[np.uint64]) -> I32:
@@ -20,7 +20,7 @@ def hamming(query: npt.NDArray[np.uint64], codes: npt.NDArray[np.uint64]) -> I32
     from refembed.compress import jit
 
     out = np.empty(len(codes), np.int32)
-    share(jit.hamming, query, codes, out, rows=len(codes), size=codes.size)
+    parallel_for(jit.hamming, query, codes, out, rows=len(codes), size=codes.size)
     return out
 
 
@@ -29,7 +29,7 @@ def dot_codes(query: F32, codes: npt.NDArray[Any]) -> F32:
     from refembed.compress import jit
 
     out = np.empty(len(codes), np.float32)
-    share(jit.dot_codes, query.astype(np.float32), codes, out, rows=len(codes), size=codes.size)
+    parallel_for(jit.dot_codes, query.astype(np.float32), codes, out, rows=len(codes), size=codes.size)
     return out
 
 
@@ -38,7 +38,7 @@ def sum_table(table: F32, codes: U8) -> F32:
     from refembed.compress import jit
 
     out = np.empty(len(codes), np.float32)
-    share(jit.sum_table, table, codes, out, rows=len(codes), size=codes.size)
+    parallel_for(jit.sum_table, table, codes, out, rows=len(codes), size=codes.size)
     return out
 
 
@@ -48,5 +48,5 @@ def nearest(x: F32, book: F32) -> tuple[U8, F32]:
 
     codes, squares = np.empty(len(x), np.uint8), np.empty(len(x), np.float32)
     columns = np.ascontiguousarray(book.T)  # (d, K)
-    share(jit.nearest, x, columns, codes, squares, rows=len(x), size=len(x) * book.size)
+    parallel_for(jit.nearest, x, columns, codes, squares, rows=len(x), size=len(x) * book.size)
     return codes, squares

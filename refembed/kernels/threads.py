@@ -55,7 +55,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=workers.cache_clear)  # a fork has none of its parent's threads
 
 
-def share(kernel: Callable[..., Any], *arguments: Any, rows: int, size: int) -> None:
+def parallel_for(kernel: Callable[..., Any], *arguments: Any, rows: int, size: int) -> None:
     """Run kernel(*arguments, begin, end) over rows 0:rows, in as many parts as there are cores where it is worth it.
 
     size  elements to work on, one by one; a multiply-add in a product of matrices is a small part of one
@@ -65,10 +65,10 @@ def share(kernel: Callable[..., Any], *arguments: Any, rows: int, size: int) -> 
         return
     parts = min(cores(), rows)
     edges = [rows * i // parts for i in range(parts + 1)]
-    spread([partial(kernel, *arguments, a, b) for a, b in itertools.pairwise(edges)])
+    parallel_map([partial(kernel, *arguments, a, b) for a, b in itertools.pairwise(edges)])
 
 
-def spread(jobs: Sequence[Callable[[], Any]]) -> None:
+def parallel_map(jobs: Sequence[Callable[[], Any]]) -> None:
     """Run jobs on all cores, each on one: what a job shares, it does alone."""
     if len(jobs) == 1 or own.busy:
         for job in jobs:

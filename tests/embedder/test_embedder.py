@@ -197,9 +197,11 @@ def test_some_texts_run_side_by_side_with_the_bits_of_each_alone(
     cores: int, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even ones a core each; where one is far longer than the rest, all cores share each operation."""
-    spread, dealt = embedder.spread, []
+    spread, dealt = embedder.parallel_map, []
     monkeypatch.setattr(embedder, "cores", lambda: cores)
-    monkeypatch.setattr(embedder, "spread", lambda jobs: (dealt.append([job.args[0] for job in jobs]), spread(jobs)))
+    monkeypatch.setattr(
+        embedder, "parallel_map", lambda jobs: (dealt.append([job.args[0] for job in jobs]), spread(jobs))
+    )
     e = Embedder.load(tiny)
     for counts, even in (
         ([30] * 9, True),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from refembed.errors import RequestError
 from refembed.kernels import threads
-from refembed.kernels.threads import WORTH_SHARING, share, spread
+from refembed.kernels.threads import WORTH_SHARING, parallel_for, parallel_map
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def cores_as_they_were() -> Iterator[None]:
 def parts_of(rows: int, size: int) -> list[tuple[int, int]]:
     """begin, end of each part that `share` makes."""
     parts: list[tuple[int, int]] = []
-    share(lambda begin, end: parts.append((begin, end)), rows=rows, size=size)
+    parallel_for(lambda begin, end: parts.append((begin, end)), rows=rows, size=size)
     return sorted(parts)
 
 
@@ -57,7 +57,7 @@ def test_no_rows_are_no_work(n: int) -> None:
 
 def test_a_kernel_gets_its_arguments_before_its_rows() -> None:
     calls: list[Any] = []
-    share(lambda *arguments: calls.append(arguments), "x", None, rows=7, size=0)
+    parallel_for(lambda *arguments: calls.append(arguments), "x", None, rows=7, size=0)
     assert calls == [("x", None, 0, 7)]
 
 
@@ -66,7 +66,7 @@ def test_a_kernel_gets_its_arguments_before_its_rows() -> None:
 def test_each_job_is_done_once(n: int, jobs: int) -> None:
     threads.use(n)
     done: list[int] = []
-    spread([lambda i=i: done.append(i) for i in range(jobs)])  # type: ignore[misc]
+    parallel_map([lambda i=i: done.append(i) for i in range(jobs)])  # type: ignore[misc]
     assert sorted(done) == list(range(jobs))
 
 
@@ -74,7 +74,7 @@ def test_each_job_is_done_once(n: int, jobs: int) -> None:
 def test_as_many_jobs_run_at_once_as_there_are_cores(n: int) -> None:
     threads.use(n)
     together = threading.Barrier(n)
-    spread([lambda: together.wait(30)] * n)
+    parallel_map([lambda: together.wait(30)] * n)
     now, most = 0, 0
     lock = threading.Lock()
 
@@ -87,7 +87,7 @@ def test_as_many_jobs_run_at_once_as_there_are_cores(n: int) -> None:
         with lock:
             now -= 1
 
-    spread([job] * 30)
+    parallel_map([job] * 30)
     assert most <= n
 
 
@@ -100,12 +100,12 @@ def test_what_a_job_shares_it_does_alone() -> None:
     def job() -> None:
         inner.append(parts_of(10, 1 << 30))
         names: set[str] = set()
-        spread([lambda: names.add(threading.current_thread().name)] * 5)
+        parallel_map([lambda: names.add(threading.current_thread().name)] * 5)
         nested.append(names)
         time.sleep(0.01)
 
     for _ in range(3):
-        spread([job] * 6)
+        parallel_map([job] * 6)
     assert inner == [[(0, 10)]] * 18
     assert all(len(names) == 1 for names in nested)
     assert len(parts_of(10, 1 << 30)) == 2
@@ -114,7 +114,7 @@ def test_what_a_job_shares_it_does_alone() -> None:
 def test_a_job_that_is_the_only_one_shares_its_work() -> None:
     threads.use(2)
     inner: list[Any] = []
-    spread([lambda: inner.extend(parts_of(10, 1 << 30))])
+    parallel_map([lambda: inner.extend(parts_of(10, 1 << 30))])
     assert inner == [(0, 5), (5, 10)]
 
 
@@ -131,7 +131,7 @@ def test_an_error_arrives_and_what_has_not_begun_stays_undone(n: int, error: typ
         done.append(i)
 
     with pytest.raises(error, match="the third"):
-        spread([lambda i=i: job(i) for i in range(100)])  # type: ignore[misc]
+        parallel_map([lambda i=i: job(i) for i in range(100)])  # type: ignore[misc]
     assert len(done) <= 3 + 2 * n
     assert len(parts_of(10, 1 << 30)) == min(n, 10)  # and the next work is shared as ever
 
@@ -152,7 +152,7 @@ def test_nothing_runs_any_more_once_an_error_has_arrived() -> None:
             finished.set()
 
         with pytest.raises(ValueError, match="at once"):
-            spread([fail, fail, last])
+            parallel_map([fail, fail, last])
         assert finished.is_set()
 
 
@@ -165,10 +165,10 @@ def test_several_threads_may_share_work_at_once() -> None:
     def caller(own: int) -> None:
         for _ in range(20):
             done: list[int] = []
-            spread([lambda i=i, done=done: done.append(i) for i in range(own * 10, own * 10 + 7)])  # type: ignore[misc]
+            parallel_map([lambda i=i, done=done: done.append(i) for i in range(own * 10, own * 10 + 7)])  # type: ignore[misc]
             results.setdefault(own, []).extend(sorted(done))
         try:
-            spread([lambda: None, lambda: [][own], lambda: None])
+            parallel_map([lambda: None, lambda: [][own], lambda: None])
         except IndexError as e:
             errors.append(str(e))
 

@@ -12,7 +12,7 @@ import numpy as np
 from refembed.kernels.llvm.jit import LN2_HIGH, LN2_LOW, LOG2_E, ROUND, njit
 from refembed.kernels.llvm.jit import gelu as jit_gelu
 from refembed.kernels.llvm.microkernel import FUSED
-from refembed.kernels.llvm.simd import N, bits_of, of_bits, put, spread
+from refembed.kernels.llvm.simd import N, bits_of, broadcast, of_bits, put
 from refembed.kernels.llvm.simd_float32 import first, fma, highest, larger, load, quotient, smaller, total
 
 f32 = np.float32
@@ -32,14 +32,14 @@ def both(a, b, c):
 @njit(inline="always")
 def power(y):
     """`jit.expf` of sixteen numbers from -87.3 to 88.37."""
-    shifted = both(y, spread(LOG2_E), spread(ROUND))  # n stands in its last bits
+    shifted = both(y, broadcast(LOG2_E), broadcast(ROUND))  # n stands in its last bits
     n = shifted - ROUND
-    r = both(n, spread(-LN2_LOW), both(n, spread(-LN2_HIGH), y))
-    p = both(spread(f32(1.9875691500e-4)), r, spread(f32(1.3981999507e-3)))
-    p = both(p, r, spread(f32(8.3334519073e-3)))
-    p = both(p, r, spread(f32(4.1665795894e-2)))
-    p = both(p, r, spread(f32(1.6666665459e-1)))
-    p = both(p, r, spread(f32(5.0000001201e-1)))
+    r = both(n, broadcast(-LN2_LOW), both(n, broadcast(-LN2_HIGH), y))
+    p = both(broadcast(f32(1.9875691500e-4)), r, broadcast(f32(1.3981999507e-3)))
+    p = both(p, r, broadcast(f32(8.3334519073e-3)))
+    p = both(p, r, broadcast(f32(4.1665795894e-2)))
+    p = both(p, r, broadcast(f32(1.6666665459e-1)))
+    p = both(p, r, broadcast(f32(5.0000001201e-1)))
     e = both(p, r * r, r) + f32(1)
     return e * of_bits((bits_of(shifted) << 23) + 0x3F800000)
 
@@ -47,14 +47,14 @@ def power(y):
 @njit(inline="always")
 def expf(x):
     """`jit.expf` of sixteen numbers."""
-    return power(smaller(larger(x, spread(f32(-87.3))), spread(f32(88.37))))
+    return power(smaller(larger(x, broadcast(f32(-87.3))), broadcast(f32(88.37))))
 
 
 @njit(inline="always")
 def high_of(x, at, n):
     """The largest of x[at : at + n]."""
     if n < N:
-        return highest(first(load(x, at), n, spread(LOWEST)))
+        return highest(first(load(x, at), n, broadcast(LOWEST)))
     high = load(x, at + n - N)  # some of these are seen twice
     for j in range(at, at + n - N, N):
         high = larger(high, load(x, j))
@@ -64,8 +64,8 @@ def high_of(x, at, n):
 @njit()
 def softmax(x, at, n, scale):
     """exp(scale y) / sum(exp(scale y)) of y = x[at : at + n], in place; x is flat, with ROOM behind it."""
-    end, sum_, lowest, zero = at + n, 0.0, spread(f32(-87.3)), spread(f32(0))
-    lowered = spread(-(high_of(x, at, n) * scale))
+    end, sum_, lowest, zero = at + n, 0.0, broadcast(f32(-87.3)), broadcast(f32(0))
+    lowered = broadcast(-(high_of(x, at, n) * scale))
     for begin in range(at, end, SUMMED):
         part, some = zero, min(begin + SUMMED, end)
         full = some - (some - begin) % N
@@ -92,7 +92,7 @@ def gelu(x, out, begin, end):
     for t in range(begin, end):
         for j in range(t * F, t * F + whole_vectors, N):
             a = load(flat, j)
-            u = a * f32(-2 * 0.7978845608028654) * both(a * a, spread(f32(0.044715)), spread(f32(1)))
+            u = a * f32(-2 * 0.7978845608028654) * both(a * a, broadcast(f32(0.044715)), broadcast(f32(1)))
             put(to, j, quotient(a, expf(u) + f32(1)))
     if whole_vectors < F:
         jit_gelu(x[:, whole_vectors:], out[:, whole_vectors:], begin, end)
@@ -101,9 +101,9 @@ def gelu(x, out, begin, end):
 @njit()
 def scale_of(x, at, C, mean, eps):
     """1 / sqrt(E[(y - mean)^2] + eps) of y = x[at : at + C]."""
-    full, sum_, taken = at + C // N * N, 0.0, spread(mean)
+    full, sum_, taken = at + C // N * N, 0.0, broadcast(mean)
     for begin in range(at, full, SUMMED):
-        part = spread(f32(0))
+        part = broadcast(f32(0))
         for j in range(begin, min(begin + SUMMED, full), N):
             d = load(x, j) - taken
             part = both(d, d, part)
@@ -125,7 +125,7 @@ def layer_norm(x, plus, weight, bias, eps, out, begin, end):
         at, sum_ = t * C, 0.0
         full = at + C // N * N
         for first_ in range(at, full, SUMMED):
-            part = spread(f32(0))
+            part = broadcast(f32(0))
             for j in range(first_, min(first_ + SUMMED, full), N):
                 a = load(source, j)
                 if adds:
@@ -137,7 +137,7 @@ def layer_norm(x, plus, weight, bias, eps, out, begin, end):
             to[j] = source[j] + more[j] if adds else source[j]
             sum_ += to[j]
         mean = f32(sum_ / C)
-        scale, taken = scale_of(to, at, C, mean, eps), spread(mean)
+        scale, taken = scale_of(to, at, C, mean, eps), broadcast(mean)
         for c in range(0, full - at, N):
             y = (load(to, at + c) - taken) * scale * load(weight, c)
             put(to, at + c, y + load(bias, c) if biased else y)

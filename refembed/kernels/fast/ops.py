@@ -28,9 +28,9 @@ from refembed.kernels.llvm import gemm, jit
 from refembed.kernels.llvm.microkernel import CODED, HALVES, ROWS
 from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store, panels
-from refembed.kernels.threads import cores, share, spread, workers
+from refembed.kernels.threads import cores, parallel_for, parallel_map, workers
 
-__all__ = ["KINDS", "Fast", "cores", "share", "workers"]
+__all__ = ["KINDS", "Fast", "cores", "parallel_for", "workers"]
 
 KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # AttentionMask.kind, as fast_attention.reach counts them
 NOTHING = np.empty(0, np.float32)
@@ -189,7 +189,7 @@ class Fast:
             rows = self.store.rows(w, first + begin * P, min(first + end * P, n))
             gemm.pack_rows(rows, packed, begin, end)
 
-        spread([partial(some, begin) for begin in range(0, len(packed), step)])
+        parallel_map([partial(some, begin) for begin in range(0, len(packed), step)])
 
     def linears(self, x: Float, matrices: Sequence[tuple[Tensor, Tensor | None]]) -> list[Float]:
         """`linear` of each (w, b). Three that few rows meet are one operation, so that cores meet once."""
@@ -250,7 +250,7 @@ class Fast:
     def gelu_erf(self, x: Float) -> Float:
         """y = x/2 erfc(-x/sqrt(2))."""
         out = self.empty(x.shape)
-        share(decoder.gelu_erf, x, out, rows=len(x), size=16 * x.size)
+        parallel_for(decoder.gelu_erf, x, out, rows=len(x), size=16 * x.size)
         return out
 
     def silu(self, x: Float) -> Float:
@@ -276,7 +276,7 @@ class Fast:
         step, apart = (2, 1) if rope.pairs == "norm" else (1, rope.n_dims // 2)
         cos, sin = self.turns(int(pos.max()) + 1, rope)
         out = self.empty(x.shape)
-        share(decoder.rope, x, pos, cos, sin, step, apart, out, rows=len(x), size=x.size)
+        parallel_for(decoder.rope, x, pos, cos, sin, step, apart, out, rows=len(x), size=x.size)
         return out
 
     def turns(self, n: int, rope: Rope) -> tuple[F32, F32]:
@@ -369,7 +369,7 @@ class Fast:
     def softmax(self, x: Float) -> Float:
         """y = e^x / sum(e^x)."""
         y = x.reshape(-1, x.shape[-1]).copy()
-        share(jit.softmax_rows, y, rows=len(y), size=y.size)
+        parallel_for(jit.softmax_rows, y, rows=len(y), size=y.size)
         return y.reshape(x.shape)
 
     def tanh(self, x: Float) -> Float:

@@ -31,7 +31,7 @@ from refembed.kernels.llvm import gemm
 from refembed.kernels.llvm.atomics import add, getter, pause, publish, put, replace, seen
 from refembed.kernels.llvm.jit import njit
 
-LEAST = 1 << 12  # elements in a part, as `threads.share` counts them: some 5 µs
+LEAST = 1 << 12  # elements in a part, as `threads.parallel_for` counts them: some 5 µs
 ENOUGH = 1 << 25  # elements that a process works on, some 40 ms, before it forms a crew
 PATIENCE = 100_000  # looks without work: a fifth to a third of a millisecond
 REST = 64  # looks from one pause to the next: many pauses in a row make a virtual machine stop the core
@@ -239,7 +239,7 @@ class Crew:
         self.own = Own()
 
     def share(self, kernel: Callable[..., Any], *arguments: Any, rows: int, size: int, grain: int = 1) -> None:
-        """`threads.share`, where a part has a multiple of `grain` rows."""
+        """`threads.parallel_for`, where a part has a multiple of `grain` rows."""
         most = min(rows // grain, size // LEAST)
         if self.own.tape is not None:
             self.own.tape.note(NUMBERS[kernel], rows, most, grain, arguments)
@@ -247,7 +247,7 @@ class Crew:
         if parts < 2 or threads.own.busy:
             kernel(*arguments, 0, rows)
         elif not self.formed(size):
-            threads.share(kernel, *arguments, rows=rows, size=size)
+            threads.parallel_for(kernel, *arguments, rows=rows, size=size)
         elif not self.lock.acquire(blocking=False):  # helpers have another text
             kernel(*arguments, 0, rows)
         else:

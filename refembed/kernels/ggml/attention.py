@@ -68,14 +68,14 @@ def attention(
     if profile.flash_attn:
         hidden = rounded(hidden, "F16")  # which ALiBi's distances above 2048 notice
     slopes = slopes_of(n_head, mask.max_bias)
-    more = None if bias is None else spread(np.asarray(bias, np.float32), offsets, N)
+    more = None if bias is None else pad_bias(np.asarray(bias, np.float32), offsets, N)
     scoring = Scoring(kq_scale(scale, qh.shape[2]), np.float32(soft_cap), hidden, slopes, more)
     if fused:
         return flash(qh, kh, vh, scoring, profile)
     return classic(qh, kh, vh, scoring, "F16" if cached else "F32", profile, tap)
 
 
-def spread(bias: F32, offsets: I64, n: int) -> F32:
+def pad_bias(bias: F32, offsets: I64, n: int) -> F32:
     """(H, L, L) by places in a text -> (H, T, n) by places in the ubatch; 0 for empty cells."""
     T = int(offsets[-1])
     pos = np.arange(T) - np.repeat(offsets[:-1], np.diff(offsets))

@@ -24,7 +24,7 @@ from refembed.kernels.ggml.rows import soft_max
 from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.simd_math import tanhf
 from refembed.kernels.ops import Tap
-from refembed.kernels.threads import share
+from refembed.kernels.threads import parallel_for
 
 
 def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profile, tap: Tap) -> F32:
@@ -74,7 +74,7 @@ def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: b
         kq = tap("kq_plus_kq_b", kq + scoring.bias)
     shares = np.array(kq, np.float32, order="C")
     args = (shares, scoring.scale, scoring.mask, scoring.slopes, profile.lanes)
-    share(soft_max_rows, *args, rows=len(kq), size=kq.size * 8)
+    parallel_for(soft_max_rows, *args, rows=len(kq), size=kq.size * 8)
     shares = tap("kq_soft_max", shares)  # (h, T, N)
     return shown("kqv", product(shares, vt, kind, profile))  # (h, T, D)
 

@@ -26,7 +26,7 @@ from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.ggml.rows import register_sum, v_expf
 from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.simd_math import expf, fma, half, tanhf
-from refembed.kernels.threads import share
+from refembed.kernels.threads import parallel_for
 
 f32 = np.float32
 TILE = 64  # ggml_fa_tile_config: queries, and keys, of a tile
@@ -52,7 +52,7 @@ def keys(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: P
             kq[h] = multiply(rounded(q[h], "F16"), packed, order, N)
     out = np.empty((T, H, D), np.float32)
     args = (kq, v, scoring.mask, scoring.slopes, scale, scoring.soft_cap, profile.fa_sum_fma, out)
-    share(key_by_key, *args, rows=H, size=H * T * N * D)
+    parallel_for(key_by_key, *args, rows=H, size=H * T * N * D)
     return out
 
 
@@ -106,7 +106,7 @@ def tiles(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: 
     mask[:T, :N] = scoring.mask
     out = np.empty((rows, H, D), np.float32)
     args = (queries, kt, vt, mask, scoring.slopes, scale, scoring.soft_cap, profile.lanes, out)
-    share(tile_by_tile, *args, rows=H, size=H * T * N * D)
+    parallel_for(tile_by_tile, *args, rows=H, size=H * T * N * D)
     return out[:T]
 
 

@@ -65,7 +65,7 @@ def byte(x: Ints) -> Ints:
     return x.astype(np.int8)
 
 
-def spread(scales: Ints, weights: int = 256) -> Ints:
+def repeat_scales(scales: Ints, weights: int = 256) -> Ints:
     """One number a group (N, G) -> one for each of so many weights, int16."""
     return np.repeat(whole(scales), weights // scales.shape[-1], axis=-1)
 
@@ -137,7 +137,7 @@ def q2_k(b: Any) -> Blocks:
 def q3_k(b: Any) -> Blocks:
     """2 bits and a third, without which 4 is subtracted; sixteen scales of 6 bits, 32 subtracted."""
     low = whole(crumbs(b["qs"].reshape(-1, 2, 32)).reshape(-1, 256))
-    return blocks((low - 4 + 4 * planes(b["hmask"])) * (spread(q3_k_scales(b["scales"])) - 32), b["d"])
+    return blocks((low - 4 + 4 * planes(b["hmask"])) * (repeat_scales(q3_k_scales(b["scales"])) - 32), b["d"])
 
 
 def planes(x: Ints) -> Ints:
@@ -149,7 +149,7 @@ def q4_k(b: Any) -> Blocks:
     """4 bits; scales and mins for each 32."""
     scales, mins = q4_k_scales(b["scales"])
     q = whole(nibbles(b["qs"].reshape(-1, 4, 32)).reshape(-1, 256))
-    return blocks(q * spread(scales), b["d"], mins=spread(mins, 16), dmin=b["dmin"])
+    return blocks(q * repeat_scales(scales), b["d"], mins=repeat_scales(mins, 16), dmin=b["dmin"])
 
 
 def q5_k(b: Any) -> Blocks:
@@ -157,7 +157,7 @@ def q5_k(b: Any) -> Blocks:
     scales, mins = q4_k_scales(b["scales"])
     low = whole(nibbles(b["qs"].reshape(-1, 4, 32)).reshape(-1, 256))
     q = low + 16 * planes(b["qh"])
-    return blocks(q * spread(scales), b["d"], mins=spread(mins, 16), dmin=b["dmin"])
+    return blocks(q * repeat_scales(scales), b["d"], mins=repeat_scales(mins, 16), dmin=b["dmin"])
 
 
 def q6_k_codes(b: Any) -> Ints:
@@ -168,12 +168,12 @@ def q6_k_codes(b: Any) -> Ints:
 
 def q6_k(b: Any) -> Blocks:
     """6 bits, 32 subtracted; sixteen scales of 8 bits."""
-    return blocks((q6_k_codes(b) - 32) * spread(b["scales"]), b["d"])
+    return blocks((q6_k_codes(b) - 32) * repeat_scales(b["scales"]), b["d"])
 
 
 def q6_k_apart(b: Any) -> Blocks:
     """Q6_K as vec_dot has it: the 32 taken off later, like mins."""
-    return blocks(q6_k_codes(b) * spread(b["scales"]), b["d"], mins=32 * whole(b["scales"]))
+    return blocks(q6_k_codes(b) * repeat_scales(b["scales"]), b["d"], mins=32 * whole(b["scales"]))
 
 
 def iq4_xs(b: Any) -> Blocks:
@@ -181,7 +181,7 @@ def iq4_xs(b: Any) -> Blocks:
     low = np.stack([b["scales_l"] & 15, b["scales_l"] >> 4], axis=-1).reshape(-1, 8)
     high = np.stack([b["scales_h"] >> 2 * g & 3 for g in range(8)], axis=-1)
     q = whole(NL[nibbles(b["qs"].reshape(-1, 8, 16))]).reshape(-1, 256)
-    return blocks(q * (spread(low | high << 4) - 32), b["d"])
+    return blocks(q * (repeat_scales(low | high << 4) - 32), b["d"])
 
 
 # ternary types: digits 0, 1, 2, of which 1 is taken off later, like mins

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from refembed.kernels.llvm.jit import njit
-from refembed.kernels.llvm.simd import put, real, spread
+from refembed.kernels.llvm.simd import broadcast, put, real
 from refembed.kernels.llvm.simd_float32 import fma, load, whole
 from refembed.kernels.llvm.simd_math import half
 
@@ -31,7 +31,7 @@ SET = LANES * TILE  # floats in one set of lanes
 @njit(inline="always")
 def zeros():
     """Four sums, empty."""
-    z = spread(f32(0))
+    z = broadcast(f32(0))
     return z, z, z, z
 
 
@@ -74,7 +74,7 @@ def every(w):
 @njit(inline="always")
 def rows(x, xt):
     """One number a row: four activations' x[xt:], each sixteen times."""
-    return spread(x[xt]), spread(x[xt + 1]), spread(x[xt + 2]), spread(x[xt + 3])
+    return broadcast(x[xt]), broadcast(x[xt + 1]), broadcast(x[xt + 2]), broadcast(x[xt + 3])
 
 
 @njit(inline="always")
@@ -83,10 +83,10 @@ def dot(v, at, x, xt, count):
     s0, s1, s2, s3 = zeros()
     for e in range(count):
         w = load(v, at + TILE * e)
-        s0 = fma(w, spread(x[xt + QUAD * e]), s0)
-        s1 = fma(w, spread(x[xt + QUAD * e + 1]), s1)
-        s2 = fma(w, spread(x[xt + QUAD * e + 2]), s2)
-        s3 = fma(w, spread(x[xt + QUAD * e + 3]), s3)
+        s0 = fma(w, broadcast(x[xt + QUAD * e]), s0)
+        s1 = fma(w, broadcast(x[xt + QUAD * e + 1]), s1)
+        s2 = fma(w, broadcast(x[xt + QUAD * e + 2]), s2)
+        s3 = fma(w, broadcast(x[xt + QUAD * e + 3]), s3)
     return s0, s1, s2, s3
 
 

@@ -22,7 +22,7 @@ from refembed.arrays import F32, I64
 from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.simd_math import fma
-from refembed.kernels.threads import share
+from refembed.kernels.threads import parallel_for
 
 PANEL = 64  # outputs that are worked on together: vectors run over outputs, since within one the order is given
 ROWS = 4  # rows of x that are worked on together
@@ -207,7 +207,7 @@ def multiply(x: F32, packed: tuple[F32, F32], order: Order, m: int) -> F32:
     rest = np.ascontiguousarray(padded[:, order.rest : k])
     out = np.empty((groups * ROWS, len(packed[0]) * PANEL), np.float32)
     args: tuple[Any, ...] = (gathered, rest, *packed, order.tree, order.chunk, order.second, out)
-    share(products, *args, rows=groups, size=T * k * m // 64)
+    parallel_for(products, *args, rows=groups, size=T * k * m // 64)
     return out[:T, :m]
 
 

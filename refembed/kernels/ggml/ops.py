@@ -19,7 +19,7 @@ from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
 from refembed.kernels.ggml.profile import Profile, load_profile
 from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
-from refembed.kernels.threads import share
+from refembed.kernels.threads import parallel_for
 
 FLOATS = ("F32", "F16", "BF16")
 
@@ -67,7 +67,7 @@ class Ggml:
         """Sum, norm, times w, plus b: four roundings."""
         z = x if plus is None else x + plus
         out = np.empty_like(z)
-        share(rows.layer_norm, z, np.float32(eps), self.profile.lanes, out, rows=len(x), size=x.size)
+        parallel_for(rows.layer_norm, z, np.float32(eps), self.profile.lanes, out, rows=len(x), size=x.size)
         y = tap("norm", out) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
@@ -75,7 +75,7 @@ class Ggml:
         """Norm over the last axis, times w."""
         flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
         out = np.empty_like(flat)
-        share(rows.rms_norm, flat, np.float32(eps), out, rows=len(flat), size=flat.size)
+        parallel_for(rows.rms_norm, flat, np.float32(eps), out, rows=len(flat), size=flat.size)
         y = tap("norm", out.reshape(x.shape))
         return y if w is None else y * self.weight(w)
 
@@ -94,7 +94,7 @@ class Ggml:
         """x / (1 + e^-x), with llama.cpp's own e^x."""
         flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
         out = np.empty_like(flat)
-        share(rows.silu, flat, self.profile.lanes, out, rows=len(flat), size=flat.size)
+        parallel_for(rows.silu, flat, self.profile.lanes, out, rows=len(flat), size=flat.size)
         return out.reshape(x.shape)
 
     def geglu(self, gate: Float, up: Float) -> Float:

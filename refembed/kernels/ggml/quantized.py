@@ -23,7 +23,7 @@ from refembed.kernels.ggml import chains_jit as jit
 from refembed.kernels.ggml.blocks import Blocks, Ints
 from refembed.kernels.ggml.codes import BLOCK
 from refembed.kernels.ggml.profile import Profile
-from refembed.kernels.threads import share
+from refembed.kernels.threads import parallel_for
 
 TILE, QUAD = jit.TILE, jit.QUAD
 PART = 1 << 22  # weights that are unpacked at a time: the whole numbers of a large tensor need several times its bytes
@@ -98,7 +98,7 @@ def quantized(x: F32, kind: str) -> Rows:
     Q, nb = -(-n // QUAD), k // B
     shapes = (Q, nb, 8, B // 8, QUAD), (Q, nb, QUAD), (Q, nb, S, QUAD)
     codes, d, sums = (np.zeros(s, np.float32) for s in shapes)
-    share(jit.quantize_q8_k if kind == "Q8_K" else jit.quantize_q8, x, codes, d, sums, rows=n, size=x.size)
+    parallel_for(jit.quantize_q8_k if kind == "Q8_K" else jit.quantize_q8, x, codes, d, sums, rows=n, size=x.size)
     return Rows(codes, d, sums)
 
 
@@ -108,7 +108,7 @@ def run(kernel: Callable[..., None], x: Rows, w: Weights, *arguments: Any) -> F3
     T = len(w.v)
     out = np.empty((Q * QUAD, T * TILE), np.float32)
     flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in arguments]
-    share(kernel, (Q, nb, E, T * TILE), *flat, out.reshape(-1), rows=T, size=out.size * nb * E // 8)
+    parallel_for(kernel, (Q, nb, E, T * TILE), *flat, out.reshape(-1), rows=T, size=out.size * nb * E // 8)
     return out
 
 

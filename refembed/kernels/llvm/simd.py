@@ -224,7 +224,7 @@ def of_bits(typing_context, x):
 
 
 @intrinsic
-def spread(typing_context, x):
+def broadcast(typing_context, x):
     """One integer or float32 in every lane."""
 
     def generate(context, builder, sig, args):
@@ -264,13 +264,13 @@ def look_up(typing_context, table, x):
 @njit(inline="always")
 def bits(word):
     """The low 16 bits of a number, lowest first: 0 or 1 in each lane."""
-    return (spread(word) >> lane()) & 1
+    return (broadcast(word) >> lane()) & 1
 
 
 @njit(inline="always")
 def crumbs(word):
     """The low 32 bits of a number, two at a time, lowest first: 0 to 3 in each lane."""
-    return (spread(word) >> lane() * 2) & 3
+    return (broadcast(word) >> lane() * 2) & 3
 
 
 @njit(inline="always")

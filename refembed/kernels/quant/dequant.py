@@ -134,6 +134,6 @@ def decode_compiled(blocks: Any, qtype: QuantType, out: F32, threads: int | None
     if threads == 1 or out.size < SHARE:
         kernel(raw, *codebook, out, 0, len(blocks))
         return
-    from refembed.kernels.threads import share
+    from refembed.kernels.threads import parallel_for
 
-    share(kernel, raw, *codebook, out, rows=len(blocks), size=out.size)
+    parallel_for(kernel, raw, *codebook, out, rows=len(blocks), size=out.size)

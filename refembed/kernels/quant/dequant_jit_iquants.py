@@ -11,6 +11,7 @@ import numpy as np
 
 from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.simd import (
+    broadcast,
     float_of_half_bits,
     half,
     i8_four_times,
@@ -19,7 +20,6 @@ from refembed.kernels.llvm.simd import (
     negate,
     put,
     real,
-    spread,
     u8,
     u16,
     u32,
@@ -149,7 +149,7 @@ def iq1_m(raw, grid, out, begin, end):
             high = raw[at + 32 + j]
             s = u16(raw, top + j // 4 * 2) >> j % 4 * 3 & 7
             first, second = raw[at + 2 * j] | (high & 7) << 8, raw[at + 2 * j + 1] | (high >> 4 & 7) << 8
-            delta = negate(spread(DELTA), (high >> 3 & 1) * 0x00FF | (high >> 7) * 0xFF00)
+            delta = negate(broadcast(DELTA), (high >> 3 & 1) * 0x00FF | (high >> 7) * 0xFF00)
             put(out, y + 16 * j, (real(i8_twice(grid, first * 8, second * 8)) + delta) * (d * f32(2 * s + 1)))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.simd import (
     bits,
+    broadcast,
     crumbs,
     float_of_bits,
     float_of_half,
@@ -24,7 +25,6 @@ from refembed.kernels.llvm.simd import (
     of_bits,
     put,
     real,
-    spread,
     u8,
     u8_four_times,
     u8_twice,
@@ -124,7 +124,7 @@ def q1_0(raw, out, begin, end):
     """w = d where the bit is set, else -d. Block: d, qs."""
     for b in range(begin, end):
         at, y = 18 * b, 128 * b
-        d = spread(half(raw, at))
+        d = broadcast(half(raw, at))
         for j in range(8):
             put(out, y + 16 * j, negate(d, ~u16(raw, at + 2 + 2 * j)))
 

@@ -167,13 +167,13 @@ def test_helpers_are_as_many_as_parts_and_go_when_nothing_comes() -> None:
 
 
 def test_helpers_do_not_hold_up_other_work() -> None:
-    """While they look for work, what `threads.spread` hands out is done."""
+    """While they look for work, what `threads.parallel_map` hands out is done."""
     threads.use(2)
     (x, out), _, rows = jobs(64)[elementwise.gelu]
     done: list[int] = []
     for i in range(200):
         crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
-        threads.spread([lambda i=i: done.append(i), lambda i=i: done.append(i)])  # type: ignore[misc]
+        threads.parallel_map([lambda i=i: done.append(i), lambda i=i: done.append(i)])  # type: ignore[misc]
     assert sorted(done) == sorted(list(range(200)) * 2)
 
 
