@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from refembed.kernels import threads
-from refembed.kernels.fast.thread_pool import crew
+from refembed.kernels.fast.thread_pool import spinning_pool
 
 
 @pytest.fixture
 def cores_as_they_were() -> Iterator[None]:
-    """A crew that is formed; and `threads.use` undone."""
+    """A thread pool that is ready; and `threads.use` undone."""
     before = list(threads.chosen)
-    crew.form()
+    spinning_pool.start()
     yield
     threads.chosen[:] = before
     threads.workers.cache_clear()

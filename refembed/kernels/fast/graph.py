@@ -3,8 +3,8 @@
 An operation of a short text takes microseconds, and the interpreter takes as long to get from one to the next: weights
 have driven it out of the caches meanwhile. But texts of one length differ in their embeddings alone; the same kernels
 run on the same weights, and may as well run in the same arrays. So a first text is computed as ever, in arrays of the
-tape's own, while the crew notes its jobs. For the next one the first array is filled, the jobs are done, and the last
-array is read.
+tape's own, while the thread pool notes its jobs. For the next one the first array is filled, the jobs are done, and the
+last array is read.
 
 That is right only if nothing but noted jobs makes an activation. Activations are the arrays with two dimensions; each
 that a job reads must be one that a job before it wrote. If one is not, NumPy has been at work, and there is no tape.
@@ -23,7 +23,7 @@ import numpy as np
 from refembed.arrays import F32, I64, Float
 from refembed.kernels import threads
 from refembed.kernels.fast.buffer_pool import FREE, counts
-from refembed.kernels.fast.thread_pool import EMPTY, RESULTS, WORDS, crew, write
+from refembed.kernels.fast.thread_pool import EMPTY, RESULTS, WORDS, spinning_pool, write
 
 LONGEST = 256  # tokens: what Python takes is little beside a longer text
 LAYERS = 64  # times that an activation is worked on, more or less
@@ -67,8 +67,8 @@ class Tape:
         self.made.discard(address(array))
         return array
 
-    def note(self, kernel: int, rows: int, most: int, grain: int, arguments: tuple[Any, ...]) -> None:
-        """A job, about to be done: `crew.share`'s words for it."""
+    def capture(self, kernel: int, rows: int, most: int, grain: int, arguments: tuple[Any, ...]) -> None:
+        """A job, about to be done: `spinning_pool.parallel_for`'s words for it."""
         arrays = [a for a in arguments if isinstance(a, np.ndarray)]
         activations = [address(a) for a in arrays if a.ndim == 2 and a.size]
         read, written = activations[: -RESULTS[kernel]], activations[-RESULTS[kernel] :]
@@ -79,7 +79,7 @@ class Tape:
         write(job, kernel, rows, most, grain, arguments)
         self.jobs.append(job)
 
-    def spoil(self) -> None:
+    def invalidate(self) -> None:
         """Something that a job reads will not stay as it is."""
         self.right = False
 
@@ -94,7 +94,7 @@ class Tape:
         """What the jobs make of x, which is of the same shape."""
         first, last = (self.pool.blocks[n][: x.size].reshape(x.shape) for n in (self.first, self.last))
         first[:] = x
-        crew.play(self.tape)
+        spinning_pool.play(self.tape)
         return last.copy()
 
 
@@ -116,7 +116,7 @@ class Tapes:
 
         It may do nothing to an activation but by operations. Texts that run at the same time go without a tape.
         """
-        if len(x) > LONGEST or threads.own.busy or not crew.formed(LAYERS * x.size):
+        if len(x) > LONGEST or threads.own.busy or not spinning_pool.is_ready(LAYERS * x.size):
             return operations(x)
         if not self.lock.acquire(blocking=False):
             return operations(x)
@@ -132,11 +132,11 @@ class Tapes:
 
     def record(self, key: Any, given: Any, operations: Callable[[Float], Float], x: Float) -> Float:
         """`operations(x)`, noted."""
-        crew.own.tape = tape = Tape(self.pool, x)
+        spinning_pool.own.tape = tape = Tape(self.pool, x)
         try:
             y = operations(tape.x)
         finally:
-            crew.own.tape = None
+            spinning_pool.own.tape = None
         result = y.copy()
         tape.end(y)
         self.known[key] = (tape if tape.right else None, given)  # what is given is kept, so that its ids stay its own

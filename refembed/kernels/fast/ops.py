@@ -23,7 +23,7 @@ from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise
 from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.graph import Tapes
-from refembed.kernels.fast.thread_pool import crew
+from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, jit
 from refembed.kernels.llvm.microkernel import CODED, HALVES, ROWS
 from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
@@ -80,7 +80,7 @@ class Fast:
 
     def empty(self, shape: tuple[int, ...]) -> F32:
         """An array of float32 with anything in it."""
-        return self.scratch.empty(shape) if crew.own.tape is None else crew.own.tape.empty(shape)
+        return self.scratch.empty(shape) if spinning_pool.own.tape is None else spinning_pool.own.tape.empty(shape)
 
     def again(self, given: tuple[Any, ...], operations: Callable[[Float], Float], x: Float) -> Float:
         """`operations(x)`, for short texts without Python between them; `Tapes.run`."""
@@ -99,14 +99,18 @@ class Fast:
         x, out = np.ascontiguousarray(x), self.empty((len(x), w.shape[0]))
         if len(x) <= FEW and (small := self.small(w)):
             kernel, panels = small[0], small[1:]
-            crew.share(kernel, x, *panels, bias, out, rows=len(panels[0]), size=len(x) * panels[0].size // 64)
+            spinning_pool.parallel_for(
+                kernel, x, *panels, bias, out, rows=len(panels[0]), size=len(x) * panels[0].size // 64
+            )
             return out
         for first, packed in self.packed_panels(w):
             size = len(x) * packed.size // 64
             if len(x) < gemm.HIGH:
-                crew.share(gemm.by_panels, x, packed, bias, out, first, rows=len(packed), size=size)
+                spinning_pool.parallel_for(gemm.by_panels, x, packed, bias, out, first, rows=len(packed), size=size)
             else:
-                crew.share(gemm.by_rows, x, packed, bias, out, first, rows=len(x), size=size, grain=ROWS)
+                spinning_pool.parallel_for(
+                    gemm.by_rows, x, packed, bias, out, first, rows=len(x), size=size, grain=ROWS
+                )
         return out
 
     def packed_panels(self, w: Tensor) -> Iterator[tuple[int, Float]]:
@@ -118,8 +122,8 @@ class Fast:
         if (whole := self.all_panels(w)) is not None:
             yield 0, whole
             return
-        if crew.own.tape is not None:  # what it would read will soon be overwritten
-            crew.own.tape.spoil()
+        if spinning_pool.own.tape is not None:  # what it would read will soon be overwritten
+            spinning_pool.own.tape.invalidate()
         for begin, end in panels(n, k):
             count = -(-(end - begin) // P)
             some = self.store.workspace("packed", count * k * P, np.float32).reshape(count, k, P)
@@ -202,7 +206,9 @@ class Fast:
         outs = [self.empty((len(x), w.shape[0])) for w, _ in matrices]
         biases = [NOTHING if b is None else self.weight(b) for _, b in matrices]
         panels, size = sum(len(a[0]) for a in arrays), len(x) * sum(a[0].size for a in arrays) // 64
-        crew.share(kernel, x, *itertools.chain(*zip(*arrays, strict=True)), *biases, *outs, rows=panels, size=size)
+        spinning_pool.parallel_for(
+            kernel, x, *itertools.chain(*zip(*arrays, strict=True)), *biases, *outs, rows=panels, size=size
+        )
         return outs
 
     def kept(self, w: Tensor) -> tuple[Any, ...] | None:
@@ -226,9 +232,13 @@ class Fast:
         weight, out, more = self.weight(w), self.empty(x.shape), x[:0] if plus is None else plus
         if not tap.active:
             bias = NOTHING if b is None else self.weight(b)
-            crew.share(elementwise.layer_norm, x, more, weight, bias, eps, out, rows=len(x), size=x.size)
+            spinning_pool.parallel_for(
+                elementwise.layer_norm, x, more, weight, bias, eps, out, rows=len(x), size=x.size
+            )
             return out
-        crew.share(elementwise.layer_norm, x, more, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size)
+        spinning_pool.parallel_for(
+            elementwise.layer_norm, x, more, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size
+        )
         y = tap("norm", out) * weight
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
@@ -238,13 +248,13 @@ class Fast:
         weight, out = ones if w is None else self.weight(w), self.empty(x.shape)
         rows, done = (a.reshape(-1, x.shape[-1]) for a in (x, out))
         scale = ones if tap.active else weight
-        crew.share(elementwise.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
+        spinning_pool.parallel_for(elementwise.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
         return tap("norm", out) * weight if tap.active and w is not None else out
 
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
         out = self.empty(x.shape)
-        crew.share(elementwise.gelu, np.ascontiguousarray(x), out, rows=len(x), size=x.size)
+        spinning_pool.parallel_for(elementwise.gelu, np.ascontiguousarray(x), out, rows=len(x), size=x.size)
         return out
 
     def gelu_erf(self, x: Float) -> Float:
@@ -256,19 +266,19 @@ class Fast:
     def silu(self, x: Float) -> Float:
         """y = x / (1 + e^-x)."""
         out = self.empty(x.shape)
-        crew.share(decoder.silu, x, out, rows=len(x), size=x.size)
+        spinning_pool.parallel_for(decoder.silu, x, out, rows=len(x), size=x.size)
         return out
 
     def geglu(self, gate: Float, up: Float) -> Float:
         """y = gelu(gate) up."""
         out = self.empty(gate.shape)
-        crew.share(decoder.geglu, gate, up, out, rows=len(gate), size=gate.size)
+        spinning_pool.parallel_for(decoder.geglu, gate, up, out, rows=len(gate), size=gate.size)
         return out
 
     def swiglu(self, gate: Float, up: Float) -> Float:
         """y = silu(gate) up."""
         out = self.empty(gate.shape)
-        crew.share(decoder.swiglu, gate, up, out, rows=len(gate), size=gate.size)
+        spinning_pool.parallel_for(decoder.swiglu, gate, up, out, rows=len(gate), size=gate.size)
         return out
 
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
@@ -311,7 +321,7 @@ class Fast:
         if not tap.active:
             texts = len(offsets) - 1
             packed = (np.ascontiguousarray(x) for x in (q, k, v))
-            crew.share(
+            spinning_pool.parallel_for(
                 fast_attention.attention, *packed, n_head, group, offsets, *how, slopes, more, out,
                 rows=texts * n_head, size=1000 * texts * n_head + q.size * (len(q) // texts) // 32,
             )  # fmt: skip

@@ -18,7 +18,7 @@ from refembed.kernels.fast import graph as tapes
 from refembed.kernels.fast.elementwise import gelu
 from refembed.kernels.fast.graph import KEPT, LONGEST
 from refembed.kernels.fast.ops import Fast
-from refembed.kernels.fast.thread_pool import crew
+from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.model.batch import pack
 from refembed.testing.synthetic import synthetic
 from refembed.verify.reference import ChangedOps
@@ -125,7 +125,7 @@ def test_weights_that_are_decoded_as_they_are_used_are_never_noted(tmp_path: Pat
 def elsewhere(x: Any) -> Any:
     """GELU by a noted job, but into memory of the caller's."""
     out = np.empty_like(x)
-    crew.share(gelu, x, out, rows=len(x), size=1)
+    spinning_pool.parallel_for(gelu, x, out, rows=len(x), size=1)
     return out
 
 
@@ -242,7 +242,7 @@ def test_an_operation_that_fails_leaves_nothing_behind() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         ops.again((), fails, x)
-    assert crew.own.tape is None
+    assert spinning_pool.own.tape is None
     assert not ops.tapes.lock.locked()
     assert not ops.tapes.known
     assert ops.again((), ops.gelu, x).tobytes() == Fast().gelu(x).tobytes()
@@ -253,7 +253,7 @@ def test_a_helper_that_is_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     threads.use(3)
     ops = Fast()
     big = stored(random(5, 480, 480), "big")
-    monkeypatch.setitem(tapes.crew.__class__.play.__globals__, "PATIENCE", 0)
+    monkeypatch.setitem(tapes.spinning_pool.__class__.play.__globals__, "SPIN_LIMIT", 0)
     for seed in range(50):
         x = random(seed, 7, 480)
         want = Fast().gelu(Fast().linear(Fast().gelu(Fast().linear(x, big)), big))
@@ -264,8 +264,8 @@ def test_a_helper_that_is_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 def test_without_a_crew_there_is_no_tape(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process with little to do neither compiles nor loads what plays tapes."""
     ops, x = Fast(), random(1, 5, 48)
-    monkeypatch.setattr(crew, "loading", None)
-    monkeypatch.setattr(crew, "seen", 0)
+    monkeypatch.setattr(spinning_pool, "loading", None)
+    monkeypatch.setattr(spinning_pool, "seen", 0)
     for _ in range(3):
         ops.again((), ops.gelu, x)
     assert not ops.tapes.known

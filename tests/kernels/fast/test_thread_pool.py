@@ -19,9 +19,19 @@ from hypothesis import strategies as st
 from refembed import Embedder
 from refembed.kernels import threads
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import decoder, elementwise
-from refembed.kernels.fast import thread_pool as crews
-from refembed.kernels.fast.thread_pool import ALL, DONE, EMPTY, KINDS, LEAST, LEFT, NUMBERS, THERE, Crew, crew
+from refembed.kernels.fast import decoder, elementwise, thread_pool
+from refembed.kernels.fast.thread_pool import (
+    ALL,
+    DONE,
+    EMPTY,
+    KERNEL_NUMBERS,
+    KERNELS,
+    LEFT,
+    MIN_PART,
+    WORKERS,
+    SpinningPool,
+    spinning_pool,
+)
 from refembed.kernels.llvm import gemm, microkernel
 from refembed.model import ARCHITECTURES
 from refembed.testing.synthetic import synthetic
@@ -78,19 +88,19 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
 def test_every_kernel_has_the_bits_of_one_core(cores: int, T: int) -> None:
     threads.use(cores)
     todo = jobs(T)
-    assert todo.keys() == {k for k in KINDS if microkernel.HALVES or "halves" not in k.__name__}
+    assert todo.keys() == {k for k in KERNELS if microkernel.HALVES or "halves" not in k.__name__}
     for kernel, (arguments, out, rows) in todo.items():
         kernel(*arguments, 0, rows)
         want = out.tobytes()
         for grain in (1, 8):
             out[:] = np.nan
-            crew.share(kernel, *arguments, rows=rows, size=MUCH, grain=grain)
+            spinning_pool.parallel_for(kernel, *arguments, rows=rows, size=MUCH, grain=grain)
             assert out.tobytes() == want, kernel.__name__
 
 
 def test_arguments_have_the_types_they_are_read_as() -> None:
     for kernel, (arguments, _, _) in jobs(5).items():
-        assert numba.typeof(arguments) == KINDS[kernel], kernel.__name__
+        assert numba.typeof(arguments) == KERNELS[kernel], kernel.__name__
 
 
 @pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0"])
@@ -101,11 +111,11 @@ def test_so_have_those_of_forward_passes(
     called = set()
 
     def share(kernel: Any, *arguments: Any, rows: int, size: int, grain: int = 1) -> None:
-        assert numba.typeof(arguments) == KINDS[kernel], kernel.__name__
+        assert numba.typeof(arguments) == KERNELS[kernel], kernel.__name__
         called.add(kernel)
         kernel(*arguments, 0, rows)
 
-    monkeypatch.setattr(crew, "share", share)
+    monkeypatch.setattr(spinning_pool, "parallel_for", share)
     wide = {} if type_name == "F32" else {"C": 192, "F": 96, "D": 32}  # rows of whole blocks
     e = Embedder.load(synthetic(tmp_path / "m.gguf", arch, type_name=type_name, **wide))
     e.embed([[1, 2, 3]], pooling="mean")
@@ -120,50 +130,50 @@ def test_so_have_those_of_forward_passes(
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 12), st.sampled_from([1, 3, 8]))
 def test_parts_are_all_rows_once(rows: int, parts: int, grain: int) -> None:
-    """Read off an addition in place, which would show a row done twice; more parts than helpers."""
-    mail, x = np.zeros(crews.WORDS, np.int64), random(rows, rows, 5)
+    """Read off an addition in place, which would show a row done twice; more parts than workers."""
+    slot, x = np.zeros(thread_pool.WORDS, np.int64), random(rows, rows, 5)
     out = np.full_like(x, np.nan)
-    crews.write(mail, NUMBERS[elementwise.gelu], rows, parts, grain, (x, out))
-    assert crews.work(mail, parts, 0, EMPTY, 0) == parts
-    assert crews.done(mail, parts, 1)
-    assert not crews.done(mail, parts + 1, 10)
+    thread_pool.write(slot, KERNEL_NUMBERS[elementwise.gelu], rows, parts, grain, (x, out))
+    assert thread_pool.work(slot, parts, 0, EMPTY, 0) == parts
+    assert thread_pool.done(slot, parts, 1)
+    assert not thread_pool.done(slot, parts + 1, 10)
     want = np.empty_like(x)
     elementwise.gelu(x, want, 0, rows)
     assert out.tobytes() == want.tobytes()
-    assert (mail[LEFT], mail[DONE]) == (0, parts)
+    assert (slot[LEFT], slot[DONE]) == (0, parts)
 
 
 def test_a_helper_does_parts_and_leaves() -> None:
-    mail, x = np.zeros(crews.WORDS, np.int64), random(1, 64, 512)
+    slot, x = np.zeros(thread_pool.WORDS, np.int64), random(1, 64, 512)
     out, want, done = np.empty_like(x), np.empty_like(x), []
     elementwise.gelu(x, want, 0, 64)
-    crews.work(mail, 0, 1, EMPTY, 0)  # compiled
-    mail[THERE] = 1
-    helper = threading.Thread(target=lambda: done.append(crews.work(mail, 0, 10_000_000, EMPTY, 0)))
-    helper.start()
+    thread_pool.work(slot, 0, 1, EMPTY, 0)  # compiled
+    slot[WORKERS] = 1
+    worker = threading.Thread(target=lambda: done.append(thread_pool.work(slot, 0, 10_000_000, EMPTY, 0)))
+    worker.start()
     for _ in range(500):
         out[:] = np.nan
-        crews.write(mail, NUMBERS[elementwise.gelu], 64, 16, 1, (x, out))
-        crews.work(mail, 16, 0, EMPTY, 0)
-        while not crews.done(mail, 16, 1000):
+        thread_pool.write(slot, KERNEL_NUMBERS[elementwise.gelu], 64, 16, 1, (x, out))
+        thread_pool.work(slot, 16, 0, EMPTY, 0)
+        while not thread_pool.done(slot, 16, 1000):
             time.sleep(0)
         assert out.tobytes() == want.tobytes()
-    helper.join(60)
+    worker.join(60)
     assert done[0] > 0 or cores() == 1  # on one core it may never have its turn
-    assert (mail[LEFT], mail[THERE]) == (0, 0)
+    assert (slot[LEFT], slot[WORKERS]) == (0, 0)
 
 
 def test_helpers_are_as_many_as_parts_and_go_when_nothing_comes() -> None:
     threads.use(3)
-    own, ((x, out), _, rows) = Crew(), jobs(64)[elementwise.gelu]
-    own.form()
-    for size, most in ((LEAST, 0), (2 * LEAST, 1), (MUCH, 2)):
-        own.share(elementwise.gelu, x, out, rows=rows, size=size)
-        assert own.mail[THERE] <= most
+    own, ((x, out), _, rows) = SpinningPool(), jobs(64)[elementwise.gelu]
+    own.start()
+    for size, most in ((MIN_PART, 0), (2 * MIN_PART, 1), (MUCH, 2)):
+        own.parallel_for(elementwise.gelu, x, out, rows=rows, size=size)
+        assert own.slot[WORKERS] <= most
     until = time.monotonic() + 30
-    while own.mail[THERE] and time.monotonic() < until:
+    while own.slot[WORKERS] and time.monotonic() < until:
         time.sleep(0.001)
-    assert own.mail[THERE] == 0
+    assert own.slot[WORKERS] == 0
 
 
 def test_helpers_do_not_hold_up_other_work() -> None:
@@ -172,13 +182,13 @@ def test_helpers_do_not_hold_up_other_work() -> None:
     (x, out), _, rows = jobs(64)[elementwise.gelu]
     done: list[int] = []
     for i in range(200):
-        crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
+        spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=MUCH)
         threads.parallel_map([lambda i=i: done.append(i), lambda i=i: done.append(i)])  # type: ignore[misc]
     assert sorted(done) == sorted(list(range(200)) * 2)
 
 
 def test_texts_of_several_threads_do_not_mix() -> None:
-    """One has the helpers, the others go on alone; many jobs of different kinds in a row."""
+    """One has the workers, the others go on alone; many jobs of different kinds in a row."""
     threads.use(4)
     wrong: list[str] = []
 
@@ -191,7 +201,7 @@ def test_texts_of_several_threads_do_not_mix() -> None:
         for _ in range(150):
             for kernel, (arguments, out, rows) in todo.items():
                 out[:] = np.nan
-                crew.share(kernel, *arguments, rows=rows, size=MUCH)
+                spinning_pool.parallel_for(kernel, *arguments, rows=rows, size=MUCH)
                 if out.tobytes() != want[kernel]:
                     wrong.append(kernel.__name__)
 
@@ -208,7 +218,7 @@ def test_an_interruption_waits_for_helpers(monkeypatch: pytest.MonkeyPatch) -> N
     """Before the job is posted, and after: the lock is free again, and no part is under way any more."""
     threads.use(2)
     (x, out), _, rows = jobs(64)[elementwise.gelu]
-    real = crews.work
+    real = thread_pool.work
 
     def before(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -217,50 +227,50 @@ def test_an_interruption_waits_for_helpers(monkeypatch: pytest.MonkeyPatch) -> N
         real(*arguments)
         raise KeyboardInterrupt
 
-    for name, interrupted in (("enlist", before), ("work", before), ("work", after)):
-        crew.mail[DONE] = crew.mail[ALL] = 0
+    for name, interrupted in (("register", before), ("work", before), ("work", after)):
+        spinning_pool.slot[DONE] = spinning_pool.slot[ALL] = 0
         monkeypatch.undo()
-        monkeypatch.setattr(crews, name, interrupted)
+        monkeypatch.setattr(thread_pool, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
-        assert not crew.lock.locked()
-        assert crew.mail[DONE] == (0 if name == "enlist" else 2)
+            spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=MUCH)
+        assert not spinning_pool.lock.locked()
+        assert spinning_pool.slot[DONE] == (0 if name == "register" else 2)
     monkeypatch.undo()
-    crew.mail[THERE] = 0  # `before` was also what the helper ran
+    spinning_pool.slot[WORKERS] = 0  # `before` was also what the worker ran
     want = out.copy()
-    crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
+    spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=MUCH)
     assert out.tobytes() == want.tobytes()
 
 
 def test_small_work_and_work_inside_shared_work_stay_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     threads.use(4)
-    monkeypatch.setattr(crews, "work", lambda *_: pytest.fail("was shared"))
+    monkeypatch.setattr(thread_pool, "work", lambda *_: pytest.fail("was shared"))
     (x, out), _, rows = jobs(16)[elementwise.gelu]
-    crew.share(elementwise.gelu, x, out, rows=rows, size=2 * LEAST - 1)
-    crew.share(elementwise.gelu, x, out, rows=1, size=MUCH)
-    crew.share(elementwise.gelu, x, out, rows=15, size=MUCH, grain=8)
+    spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=2 * MIN_PART - 1)
+    spinning_pool.parallel_for(elementwise.gelu, x, out, rows=1, size=MUCH)
+    spinning_pool.parallel_for(elementwise.gelu, x, out, rows=15, size=MUCH, grain=8)
     monkeypatch.setattr(threads.own, "busy", True)
-    crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
+    spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=MUCH)
     monkeypatch.setattr(threads.own, "busy", False)
     threads.use(1)
-    crew.share(elementwise.gelu, x, out, rows=rows, size=MUCH)
+    spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=MUCH)
     assert np.isfinite(out).all()
 
 
-def test_a_process_with_little_to_do_forms_no_crew() -> None:
-    """One short text neither loads nor compiles what helpers run; the same text many times does, aside."""
+def test_a_process_with_little_to_do_starts_no_thread_pool() -> None:
+    """One short text neither loads nor compiles what workers run; the same text many times does, aside."""
     code = """
 from refembed import Embedder
 from refembed.kernels import threads
-from refembed.kernels.fast.thread_pool import crew, work
+from refembed.kernels.fast.thread_pool import spinning_pool, work
 threads.use(2)
 e = Embedder.load("minilm")
 once = e.embed("hi").tobytes()
-print(crew.loading, len(work.signatures))
+print(spinning_pool.loading, len(work.signatures))
 for _ in range(1000):
     assert e.embed("hi").tobytes() == once
-crew.form()
-print(crew.loading.done(), len(work.signatures))
+spinning_pool.start()
+print(spinning_pool.loading.done(), len(work.signatures))
 assert e.embed("hi").tobytes() == once
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, text=True)
@@ -272,20 +282,20 @@ def test_a_fork_finds_helpers_of_its_own() -> None:
     code = """
 import os, numpy as np
 from refembed.kernels import threads
-from refembed.kernels.fast.thread_pool import THERE, crew
+from refembed.kernels.fast.thread_pool import WORKERS, spinning_pool
 from refembed.kernels.fast.elementwise import gelu
 threads.use(2)
 x, out = np.ones((64, 64), np.float32), np.empty((64, 64), np.float32)
-crew.form()
-crew.share(gelu, x, out, rows=64, size=1 << 30)
-assert crew.lock.acquire(blocking=False)  # as if another thread had it
+spinning_pool.start()
+spinning_pool.parallel_for(gelu, x, out, rows=64, size=1 << 30)
+assert spinning_pool.lock.acquire(blocking=False)  # as if another thread had it
 pid = os.fork()
 if pid == 0:
     out[:] = 0
-    assert crew.mail[THERE] == 0
-    crew.form()
+    assert spinning_pool.slot[WORKERS] == 0
+    spinning_pool.start()
     for _ in range(50):
-        crew.share(gelu, x, out, rows=64, size=1 << 30)
+        spinning_pool.parallel_for(gelu, x, out, rows=64, size=1 << 30)
     os._exit(0 if (out == out[0, 0]).all() and out[0, 0] > 0.8 else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
@@ -297,13 +307,14 @@ def test_a_process_ends_at_once_with_helpers_awake() -> None:
     code = """
 import atexit, numpy as np
 from refembed.kernels import threads
-from refembed.kernels.fast.thread_pool import crew
+from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.fast.elementwise import gelu
 threads.use(3)
 x, out = np.ones((64, 64), np.float32), np.empty((64, 64), np.float32)
-crew.form()
-atexit.register(lambda: crew.share(gelu, x, out, rows=64, size=1 << 30) or print(out.min() == out.max()))
-crew.share(gelu, x, out, rows=64, size=1 << 30)
+spinning_pool.start()
+run = spinning_pool.parallel_for
+atexit.register(lambda: run(gelu, x, out, rows=64, size=1 << 30) or print(out.min() == out.max()))
+spinning_pool.parallel_for(gelu, x, out, rows=64, size=1 << 30)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, text=True)
     assert (out.stdout, out.stderr, out.returncode) == ("True\n", "", 0)
