@@ -116,7 +116,8 @@ def profile(model: str, pooling: str, rows: dict[str, list[list[int]]], least: f
     """CPU seconds of one core per kind of layer, one thread, for each row; "Python between" is what is left.
 
     Products go by the shape of their weights; `flops` are theirs, so that their rate can be told. Each operation is
-    called by itself: no tape is played, and matrices that a text meets at once it meets one after the other.
+    called by itself: no captured graph is replayed, and matrices that a text meets at once it meets one after the
+    other.
     """
     from refembed import Embedder
     from refembed.kernels import threads
@@ -140,7 +141,7 @@ def profile(model: str, pooling: str, rows: dict[str, list[list[int]]], least: f
 
         setattr(fast.Fast, name, watched)
 
-    fast.Fast.again = lambda self, given, operations, x: operations(x)  # type: ignore[method-assign]
+    fast.Fast.capture_or_replay = lambda self, given, operations, x: operations(x)  # type: ignore[method-assign]
     fast.Fast.linears = lambda self, x, matrices: [self.linear(x, *m) for m in matrices]  # type: ignore[method-assign]
     for name, kind in ({"product": None} | KINDS).items():
         watch(name, kind)

@@ -19,7 +19,7 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import again, products
+from refembed.model.blocks import capture_or_replay, products
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -67,7 +67,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         x = x + ops.get_rows(w.token_types, [0])  # llama.cpp gives every token segment 0, also in pairs
     x = taps("inp_embd", x + ops.get_rows(w.position_embd, batch.pos))  # (T, C)
     x = taps("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, hp.norm_eps, at_layer(taps, 0)))
-    return again(ops, batch, taps, (w, hp), partial(layers, w, hp, batch, ops, taps), x)
+    return capture_or_replay(ops, batch, taps, (w, hp), partial(layers, w, hp, batch, ops, taps), x)
 
 
 def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:

@@ -38,7 +38,7 @@ def products(ops: Ops, x: Float, tap: Tap, **matrices: Affine) -> list[Float]:
     return [tap(name, ops.linear(x, *matrix, tap, name)) for name, matrix in matrices.items()]
 
 
-def again(
+def capture_or_replay(
     ops: Ops, batch: Batch, tap: Tap, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float
 ) -> Float:
     """`layers(x)`: nothing but operations on x (T, C), and on what is given, which stays as it is.
@@ -46,7 +46,7 @@ def again(
     `fast` does without Python between the operations from a length's second text on (kernels/fast/graph.py): for one
     text, where no tap is attached, and where `ops` is it, not something that changes an operation.
     """
-    quick = getattr(type(ops), "again", None)
+    quick = getattr(type(ops), "capture_or_replay", None)
     if quick is None or tap.active or len(batch.offsets) != 2:
         return layers(x)
     return cast(Float, quick(ops, given, layers, x))

@@ -22,7 +22,7 @@ from refembed.kernels.exact import rope as rotary
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise
 from refembed.kernels.fast.buffer_pool import Scratch
-from refembed.kernels.fast.graph import Tapes
+from refembed.kernels.fast.graph import GraphCache
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, jit
 from refembed.kernels.llvm.microkernel import CODED, HALVES, ROWS
@@ -75,16 +75,16 @@ class Fast:
         self.smaller: dict[str, tuple[Any, ...] | None] = {}  # a product and what it reads, for few rows
         self.packing = threading.Lock()
         self.scratch = Scratch()
-        self.tapes = Tapes()
+        self.graphs = GraphCache()
         self.turned: dict[Rope, tuple[F32, F32]] = {}
 
     def empty(self, shape: tuple[int, ...]) -> F32:
         """An array of float32 with anything in it."""
-        return self.scratch.empty(shape) if spinning_pool.own.tape is None else spinning_pool.own.tape.empty(shape)
+        return self.scratch.empty(shape) if spinning_pool.own.graph is None else spinning_pool.own.graph.empty(shape)
 
-    def again(self, given: tuple[Any, ...], operations: Callable[[Float], Float], x: Float) -> Float:
-        """`operations(x)`, for short texts without Python between them; `Tapes.run`."""
-        return self.tapes.run(given, operations, x)
+    def capture_or_replay(self, given: tuple[Any, ...], operations: Callable[[Float], Float], x: Float) -> Float:
+        """`operations(x)`, for short texts without Python between them; `GraphCache.run`."""
+        return self.graphs.run(given, operations, x)
 
     def weight(self, w: Tensor) -> F32:
         """A small tensor (bias, norm, convolution) in float32."""
@@ -122,8 +122,8 @@ class Fast:
         if (whole := self.all_panels(w)) is not None:
             yield 0, whole
             return
-        if spinning_pool.own.tape is not None:  # what it would read will soon be overwritten
-            spinning_pool.own.tape.invalidate()
+        if spinning_pool.own.graph is not None:  # what it would read will soon be overwritten
+            spinning_pool.own.graph.invalidate()
         for begin, end in panels(n, k):
             count = -(-(end - begin) // P)
             some = self.store.workspace("packed", count * k * P, np.float32).reshape(count, k, P)

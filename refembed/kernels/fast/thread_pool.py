@@ -119,7 +119,7 @@ def run_part(slot):
     left = seen(slot, LEFT)
     if left <= 0:
         return False
-    if replace(slot, LEFT, left, left - 1):  # from here on, and until DONE says so, the job stays what it is
+    if replace(slot, LEFT, left, left - 1):  # from here on, and until DONE says so, the task stays what it is
         rows, parts, grain = slot[ROWS], slot[ALL], slot[GRAIN]
         begin, end = rows * (left - 1) // parts // grain * grain, rows * left // parts // grain * grain
         run_kernel(slot, begin, rows if left == parts else end)
@@ -139,35 +139,35 @@ def dispatch(slot, parts):
 
 
 @njit()
-def replay_from(slot, tape, at, parts, spin_limit):
+def replay_from(slot, graph, at, parts, spin_limit):
     """Run the tasks of a captured graph from `at` on, in order, each in at most `parts` parts.
 
     Returns the index of the next task: all before it are done, except that the last may still be running where another
     thread has lost its core.
     """
-    for n in range(at, len(tape)):
-        most = min(tape[n, ALL], parts)
+    for n in range(at, len(graph)):
+        most = min(graph[n, ALL], parts)
         if most < 2:
-            run_kernel(tape[n], 0, tape[n, ROWS])
+            run_kernel(graph[n], 0, graph[n, ROWS])
             continue
         for word in range(KERNEL, WORDS):
-            slot[word] = tape[n, word]
+            slot[word] = graph[n, word]
         slot[ALL] = most
         dispatch(slot, most)
         if not done(slot, most, spin_limit):
             return n + 1
-    return len(tape)
+    return len(graph)
 
 
 @njit()
-def work(slot, parts, spin_limit, tape, at):
+def work(slot, parts, spin_limit, graph, at):
     """All that a thread may do, in one function: it contains all kernels, which takes a while to compile.
 
     graph not empty: `replay_from`. Else, parts > 0: `dispatch`. Else: be a worker; returns how many parts were
     computed.
     """
-    if len(tape) > 0:
-        return replay_from(slot, tape, at, parts, spin_limit)
+    if len(graph) > 0:
+        return replay_from(slot, graph, at, parts, spin_limit)
     if parts > 0:
         return dispatch(slot, parts)
     did = idle = 0
@@ -211,7 +211,7 @@ def register(slot, most):
 class Own(threading.local):
     """What a thread has of its own."""
 
-    tape: Capture | None = None  # the graph that its tasks are recorded in (graph.py)
+    graph: Capture | None = None  # the graph that its tasks are recorded in (graph.py)
 
 
 class Capture(Protocol):
@@ -235,7 +235,7 @@ class SpinningPool:
 
     def __init__(self) -> None:
         self.slot = np.zeros(WORDS, np.int64)
-        self.lock = threading.Lock()  # one job at a time
+        self.lock = threading.Lock()  # one task at a time
         self.seen = 0  # elements
         self.loading: Future[int] | None = None
         self.own = Own()
@@ -243,8 +243,8 @@ class SpinningPool:
     def parallel_for(self, kernel: Callable[..., Any], *arguments: Any, rows: int, size: int, grain: int = 1) -> None:
         """`threads.parallel_for`, where a part has a multiple of `grain` rows."""
         most = min(rows // grain, size // MIN_PART)
-        if self.own.tape is not None:
-            self.own.tape.capture(KERNEL_NUMBERS[kernel], rows, most, grain, arguments)
+        if self.own.graph is not None:
+            self.own.graph.capture(KERNEL_NUMBERS[kernel], rows, most, grain, arguments)
         parts = min(threads.cores(), most)
         if parts < 2 or threads.own.busy:
             kernel(*arguments, 0, rows)
@@ -267,16 +267,19 @@ class SpinningPool:
             while register(self.slot, n_workers):
                 threads.workers().submit(work, self.slot, 0, SPIN_LIMIT, EMPTY, 0)
 
-    def play(self, tape: I64) -> None:
-        """All jobs of a tape (n, WORDS), in order, without Python between them. For a thread pool that is formed."""
+    def replay(self, graph: I64) -> None:
+        """All tasks of a captured graph (n, WORDS), in order, without Python between them.
+
+        For a pool that is ready.
+        """
         parts, at = threads.cores(), 0
         if parts == 1 or threads.own.busy or not self.lock.acquire(blocking=False):
-            work(self.slot, 1, 0, tape, 0)
+            work(self.slot, 1, 0, graph, 0)
             return
         try:
             self.wake(parts - 1)
-            while at < len(tape):
-                at = work(self.slot, parts, SPIN_LIMIT // 10, tape, at)
+            while at < len(graph):
+                at = work(self.slot, parts, SPIN_LIMIT // 10, graph, at)
                 self.wait()
         finally:
             self.wait()

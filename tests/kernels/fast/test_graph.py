@@ -1,4 +1,6 @@
-"""Texts whose operations were noted down: the bits of texts that never were, and no tape where that would be wrong."""
+"""Texts whose operations were noted down: the bits of texts that never were, and no captured graph where that would
+be wrong.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,9 @@ from hypothesis import strategies as st
 
 from refembed import Embedder
 from refembed.kernels import threads
-from refembed.kernels.fast import graph as tapes
+from refembed.kernels.fast import graph
 from refembed.kernels.fast.elementwise import gelu
-from refembed.kernels.fast.graph import KEPT, LONGEST
+from refembed.kernels.fast.graph import MAX_GRAPHS, MAX_TOKENS
 from refembed.kernels.fast.ops import Fast
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.model.batch import pack
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("cores_as_they_were")
 
 
 def plain(e: Embedder, ids: list[int]) -> bytes:
-    """The vector without any tape: in company."""
+    """The vector without any captured graph: in company."""
     return bytes(e.embed([ids, [5, 6, 7]], pooling="mean")[0].tobytes())
 
 
@@ -44,7 +46,7 @@ def text(seed: int, n: int) -> list[int]:
 
 def known(e: Embedder) -> list[Any]:
     assert isinstance(e.ops, Fast)
-    return [tape for tape, _ in e.ops.tapes.known.values()]
+    return [graph for graph, _ in e.ops.graphs.known.values()]
 
 
 @pytest.mark.parametrize("cores", [1, 2, 5])
@@ -76,14 +78,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Embedder, Callable
 
 
 def test_the_tape_is_what_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second text of a length calls no operation of a layer; its tape, cut short, gives something else."""
+    """The second text of a length calls no operation of a layer; its captured graph, cut short, gives something
+    else.
+    """
     e, ids = embedder(tmp_path), text(2, 9)
     e.embed([text(1, 9)])
     want = plain(e, ids)
     monkeypatch.setattr(Fast, "attention", lambda *_, **__: pytest.fail("an operation was called"))
     assert e.embed([ids], pooling="mean")[0].tobytes() == want
-    (tape,) = known(e)
-    tape.tape = tape.tape[:-1]
+    (graph,) = known(e)
+    graph.recorded = graph.recorded[:-1]
     assert e.embed([ids], pooling="mean")[0].tobytes() != want
 
 
@@ -109,7 +113,7 @@ def test_changed_operations_neither_play_nor_are_noted(tmp_path: Path) -> None:
 def test_a_longer_text_and_several_texts_go_without(tmp_path: Path) -> None:
     e = embedder(tmp_path)
     e.embed([text(1, 5), text(2, 5)], pooling="mean")
-    e.ops.tapes.run((), lambda x: x + 1, np.zeros((LONGEST + 1, 4), np.float32))  # type: ignore[attr-defined]
+    e.ops.graphs.run((), lambda x: x + 1, np.zeros((MAX_TOKENS + 1, 4), np.float32))  # type: ignore[attr-defined]
     assert known(e) == []
 
 
@@ -123,7 +127,7 @@ def test_weights_that_are_decoded_as_they_are_used_are_never_noted(tmp_path: Pat
 
 
 def elsewhere(x: Any) -> Any:
-    """GELU by a noted job, but into memory of the caller's."""
+    """GELU by a captured task, but into memory of the caller's."""
     out = np.empty_like(x)
     spinning_pool.parallel_for(gelu, x, out, rows=len(x), size=1)
     return out
@@ -138,9 +142,9 @@ W, G = stored(random(1, 48, 48), "w"), stored(random(2, 48), "g")
         lambda ops, x: ops.linear(ops.linear(x, W) + 1, W),  # by NumPy, into memory of its own
         lambda ops, x: ops.linear(x[:, ::-1], W),
         lambda ops, x: ops.linear(x, W) * 2,
-        lambda ops, x: np.add(ops.linear(x, W), 1, out=ops.empty(x.shape)),  # and into the tape's
+        lambda ops, x: np.add(ops.linear(x, W), 1, out=ops.empty(x.shape)),  # and into the graph's
         lambda ops, x: ops.linear(np.add(ops.linear(x, W), 1, out=ops.empty(x.shape)), W),
-        lambda ops, x: ops.linear(ops.gelu_erf(ops.linear(x, W)), W),  # by a kernel that is not noted
+        lambda ops, x: ops.linear(ops.gelu_erf(ops.linear(x, W)), W),  # by a kernel that is not captured
         lambda ops, x: [ops.gelu(x) is x, ops.linear(ops.gelu_erf(x), W)][1],  # into memory that a job had before
         lambda ops, x: ops.linear(elsewhere(x), W),
         lambda ops, x: ops.linear(x, W)[:3],
@@ -153,8 +157,8 @@ def test_what_is_not_a_noted_job_leaves_no_tape(operations: Callable[[Any, Any],
     for seed in range(4):
         x = random(seed, 7, 48)
         want = np.array(operations(Fast(), x))
-        assert ops.again((W,), lambda x: operations(ops, x), x).tobytes() == want.tobytes()
-    assert [tape for tape, _ in ops.tapes.known.values()] == [None]
+        assert ops.capture_or_replay((W,), lambda x: operations(ops, x), x).tobytes() == want.tobytes()
+    assert [graph for graph, _ in ops.graphs.known.values()] == [None]
 
 
 @pytest.mark.parametrize(
@@ -172,9 +176,9 @@ def test_what_is_leaves_one(operations: Callable[[Any, Any], Any]) -> None:
     for seed in range(4):
         x = random(seed, 7, 48)
         want = np.array(operations(Fast(), x))
-        assert ops.again((W,), lambda x: operations(ops, x), x).tobytes() == want.tobytes()
-    ((tape, _),) = ops.tapes.known.values()
-    assert tape is not None
+        assert ops.capture_or_replay((W,), lambda x: operations(ops, x), x).tobytes() == want.tobytes()
+    ((graph, _),) = ops.graphs.known.values()
+    assert graph is not None
 
 
 def test_what_is_given_tells_tapes_apart() -> None:
@@ -185,28 +189,31 @@ def test_what_is_given_tells_tapes_apart() -> None:
             y = x
             for _ in range(times):
                 y = Fast().silu(y)
-            got = ops.again((model,), lambda x, n=times: ops.silu(x if n == 1 else ops.silu(x)), x)  # type: ignore[misc]
+            got = ops.capture_or_replay((model,), lambda x, n=times: ops.silu(x if n == 1 else ops.silu(x)), x)  # type: ignore[misc]
             assert got.tobytes() == y.tobytes()
 
 
 def test_a_result_is_its_callers() -> None:
     """The next text does not change it, nor does the caller what was given."""
     ops, a, b = Fast(), random(1, 5, 48), random(2, 5, 48)
-    first = [ops.again((), ops.gelu, a) for _ in range(2)]
+    first = [ops.capture_or_replay((), ops.gelu, a) for _ in range(2)]
     kept = first[1].copy()
-    ops.again((), ops.gelu, b)
+    ops.capture_or_replay((), ops.gelu, b)
     assert np.array_equal(first[0], kept)
     assert np.array_equal(first[1], kept)
 
 
 def test_tapes_and_their_arrays_are_bounded() -> None:
     ops = Fast()
-    for n in [*range(1, KEPT + 20), *range(KEPT + 20, 1, -1)]:
+    for n in [*range(1, MAX_GRAPHS + 20), *range(MAX_GRAPHS + 20, 1, -1)]:
         x = random(n, n, 48)
-        assert ops.again((), lambda x: ops.gelu(ops.silu(x)), x).tobytes() == Fast().gelu(Fast().silu(x)).tobytes()
-    assert len(ops.tapes.known) == KEPT
-    assert len(ops.tapes.pool.blocks) == 3
-    assert {len(block) for block in ops.tapes.pool.blocks} == {LONGEST * 48}
+        assert (
+            ops.capture_or_replay((), lambda x: ops.gelu(ops.silu(x)), x).tobytes()
+            == Fast().gelu(Fast().silu(x)).tobytes()
+        )
+    assert len(ops.graphs.known) == MAX_GRAPHS
+    assert len(ops.graphs.pool.blocks) == 3
+    assert {len(block) for block in ops.graphs.pool.blocks} == {MAX_TOKENS * 48}
 
 
 def test_texts_of_several_threads_do_not_mix(tmp_path: Path) -> None:
@@ -241,11 +248,11 @@ def test_an_operation_that_fails_leaves_nothing_behind() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ops.again((), fails, x)
-    assert spinning_pool.own.tape is None
-    assert not ops.tapes.lock.locked()
-    assert not ops.tapes.known
-    assert ops.again((), ops.gelu, x).tobytes() == Fast().gelu(x).tobytes()
+        ops.capture_or_replay((), fails, x)
+    assert spinning_pool.own.graph is None
+    assert not ops.graphs.lock.locked()
+    assert not ops.graphs.known
+    assert ops.capture_or_replay((), ops.gelu, x).tobytes() == Fast().gelu(x).tobytes()
 
 
 def test_a_helper_that_is_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,29 +260,29 @@ def test_a_helper_that_is_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     threads.use(3)
     ops = Fast()
     big = stored(random(5, 480, 480), "big")
-    monkeypatch.setitem(tapes.spinning_pool.__class__.play.__globals__, "SPIN_LIMIT", 0)
+    monkeypatch.setitem(graph.spinning_pool.__class__.replay.__globals__, "SPIN_LIMIT", 0)
     for seed in range(50):
         x = random(seed, 7, 480)
         want = Fast().gelu(Fast().linear(Fast().gelu(Fast().linear(x, big)), big))
-        got = ops.again((big,), lambda x: ops.gelu(ops.linear(ops.gelu(ops.linear(x, big)), big)), x)
+        got = ops.capture_or_replay((big,), lambda x: ops.gelu(ops.linear(ops.gelu(ops.linear(x, big)), big)), x)
         assert got.tobytes() == want.tobytes()
 
 
 def test_without_a_crew_there_is_no_tape(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process with little to do neither compiles nor loads what plays tapes."""
+    """A process with little to do neither compiles nor loads what plays captured graphs."""
     ops, x = Fast(), random(1, 5, 48)
     monkeypatch.setattr(spinning_pool, "loading", None)
     monkeypatch.setattr(spinning_pool, "seen", 0)
     for _ in range(3):
-        ops.again((), ops.gelu, x)
-    assert not ops.tapes.known
+        ops.capture_or_replay((), ops.gelu, x)
+    assert not ops.graphs.known
 
 
 def test_a_tape_is_not_noted_on_a_thread_that_does_its_part_of_something() -> None:
     ops, x = Fast(), random(1, 5, 48)
     threads.own.busy = True
     try:
-        ops.again((), ops.gelu, x)
+        ops.capture_or_replay((), ops.gelu, x)
     finally:
         threads.own.busy = False
-    assert not ops.tapes.known
+    assert not ops.graphs.known
