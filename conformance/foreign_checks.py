@@ -65,7 +65,9 @@ class Asking:
         self.arranged: dict[tuple[str, str], dict[str, F64] | Exception] = {}
 
     def floor(self, text: Text, pooling: str | None = None) -> Floor:
-        """The noise floor of one text; its worlds are llama.cpp's answers alone. NotAskedError where there are none."""
+        """The noise floor of one text; its numerics are llama.cpp's answers alone. NotAskedError where there are
+        none.
+        """
         how = self.asked if pooling is None else pooling
         if (text.id, how) not in self.floors:
             self.check_length(text)
@@ -83,7 +85,7 @@ class Asking:
             }
             every = [*truth.values(), ours.vectors(item, "fast")[0]]
             if isinstance(self.oracle, Recorded):
-                every += [ours.vectors(item, world)[0] for world in ("ggml", "ggml, plain")]
+                every += [ours.vectors(item, numerics)[0] for numerics in ("ggml", "ggml, plain")]
             pairs = list(combinations(every, 2))
             spread, length = max(distance(a, b) for a, b in pairs), max(relative_length(a, b) for a, b in pairs)
             builds = build_spread(self.reference)
@@ -100,7 +102,7 @@ class Asking:
     def near(self, found: F64, text: Text, pooling: str | None = None) -> Measure:
         """How far a vector is from the nearer of llama.cpp's."""
         floor = self.floor(text, pooling)
-        truths = {name: xs[0] for name, xs in floor.worlds.items()}
+        truths = {name: xs[0] for name, xs in floor.by_numerics.items()}
         shape = next(iter(truths.values())).shape
         if found.shape != shape:
             return Measure("1 - cos", np.inf, float(floor.bound[0]), f"shape {found.shape}, llama.cpp's is {shape}")
@@ -172,7 +174,7 @@ def length(s: Asking, t: Test) -> Iterator[Measure]:
     floor = s.floor(t.text)
     v = s.engine.vector(t.text)
     unit = float(np.abs(np.linalg.norm(v, axis=-1) - 1).max())
-    raw = min(relative_length(v, xs[0]) for xs in floor.worlds.values())
+    raw = min(relative_length(v, xs[0]) for xs in floor.by_numerics.values())
     if not s.length:
         s.length = "unit" if unit < raw else "raw"
     if s.length == "unit":
@@ -210,7 +212,7 @@ def normalized(s: Asking, t: Test) -> Iterator[Measure]:
     raw = s.engine.normalized(t.text, -1)
     floor = s.floor(t.text)
     if p == -1:
-        apart = min(relative_length(raw, xs[0]) for xs in floor.worlds.values())
+        apart = min(relative_length(raw, xs[0]) for xs in floor.by_numerics.values())
         yield Measure("||v| / |llama.cpp's| - 1|", apart, floor.length_bound)
         return
     theirs, ours = s.oracle.normalize(raw.astype(np.float32), p), s.engine.normalized(t.text, p)

@@ -338,7 +338,7 @@ def texts_of(e: Embedder) -> list[str]:
 
 def forget(reference: Reference) -> None:
     """Keep what was computed of the model as it is, for the next engine; drop what was computed under hypotheses."""
-    kept = reference.worlds.hidden
+    kept = reference.by_numerics.hidden
     for key in list(kept):
         model, ops, batch = key[0][:3] if isinstance(key[0], tuple) else key[:3]
         if ops or batch or model != id(reference.model):

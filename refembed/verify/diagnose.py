@@ -317,8 +317,14 @@ def by_size(case: Case, hypotheses: Sequence[Hypothesis]) -> list[Trial]:
     for h in hypotheses:
         if h.family != "half":
             continue
-        size = np.array([distance(a, b) for a, b in zip(
-            h.change(case.reference).vectors(case.items, SCREEN), case.floor.worlds[SCREEN], strict=True)])  # fmt: skip
+        size = np.array(
+            [
+                distance(a, b)
+                for a, b in zip(
+                    h.change(case.reference).vectors(case.items, SCREEN), case.floor.by_numerics[SCREEN], strict=True
+                )
+            ]
+        )
         ratio = float(np.median(case.distances / np.maximum(size, 1e-15)))
         if 1 / BY_SIZE < ratio < BY_SIZE and float(case.distances.max()) < BY_SIZE * float(size.max()):
             found.append(

@@ -92,7 +92,7 @@ def verdict_of(
 
 def text_row(found: Findings, i: int, length: Length | None) -> TextRow:
     """One text."""
-    x, y = found.floor.worlds[found.nearest[i]][i], found.vectors[i]
+    x, y = found.floor.by_numerics[found.nearest[i]][i], found.vectors[i]
     difference: Difference | None = None
     if x.shape == y.shape and np.isfinite(y).all():
         a = normalize_rows(x.astype(np.float32), 2) if length is None or length.kind != "raw" else x.astype(np.float32)

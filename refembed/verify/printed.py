@@ -26,7 +26,7 @@ from refembed.verify.hypothesis import Hypothesis
 from refembed.verify.reference import Item, Reference
 from refembed.verify.verdict import Cause, Evidence, Verdict, facts_of, sentence
 
-WORLDS = ("exact", "fast", "ggml, plain", "ggml")
+NUMERICS = ("exact", "fast", "ggml, plain", "ggml")
 TRIED = ("exact", "ggml, plain")  # arithmetics for hypotheses: textbook activations, and llama.cpp's table
 LEAST = 1e-5  # of a tensor's largest number: float32 sums in any order
 SUMS = 1e-6  # of the sum of magnitudes: what elements that are the same but for their last bits add up to
@@ -63,7 +63,7 @@ def verify_shown(
     ids = differing[0][2] if differing else ids
     progress("comparing printed tensors")
     strange = unknown_id(reference, ids)
-    ours = {} if strange else traces_of(reference, ids, WORLDS)
+    ours = {} if strange else traces_of(reference, ids, NUMERICS)
     strange = strange or other_model(ours["exact"], theirs, len(ids), where)
     rooms = {} if strange else rooms_of(ours)
     rows = [] if strange else rows_of(ours, theirs, rooms)
@@ -102,14 +102,14 @@ def the_text(texts: Sequence[Item] | None, about: dict[str, object], where: str)
     return found
 
 
-def traces_of(reference: Reference, ids: list[int], worlds: Sequence[str]) -> dict[str, Trace]:
+def traces_of(reference: Reference, ids: list[int], several_numerics: Sequence[str]) -> dict[str, Trace]:
     """Our run in each arithmetic."""
     found = {}
-    for world in worlds:
+    for numerics in several_numerics:
         recorder = Recorder()
         with np.errstate(all="ignore"):
-            reference.show(ids, world, recorder)
-        found[world] = recorder.trace
+            reference.show(ids, numerics, recorder)
+        found[numerics] = recorder.trace
     return found
 
 
@@ -173,7 +173,7 @@ def room_of(arrays: list[F64]) -> Room:
 
 def rows_of(ours: dict[str, Trace], theirs: Trace, rooms: dict[Key, Room]) -> list[Row]:
     """Every tensor that both have, beside the arithmetic that is nearest; errors over the tensor's largest number."""
-    found = {world: {(d.name, d.k): d for d in compare_shown(trace, theirs)} for world, trace in ours.items()}
+    found = {numerics: {(d.name, d.k): d for d in compare_shown(trace, theirs)} for numerics, trace in ours.items()}
     order = max(found.values(), key=len)
     rows = []
     for key in order:

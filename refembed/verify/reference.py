@@ -28,7 +28,7 @@ from refembed.tokenizer import Tokenizer
 Item: TypeAlias = "str | list[int]"
 Vectors: TypeAlias = "list[F64]"  # (D) of a text, or (T, D) where nothing is pooled
 
-WORLDS: dict[str, dict[str, Any]] = {  # arithmetic -> how `load_ops` makes it
+NUMERICS: dict[str, dict[str, Any]] = {  # arithmetic -> how `load_ops` makes it
     "fast": {"numerics": "fast"},
     "exact": {"numerics": "exact"},
     "ggml": {"numerics": "ggml", "flash_attn": True},
@@ -37,7 +37,7 @@ WORLDS: dict[str, dict[str, Any]] = {  # arithmetic -> how `load_ops` makes it
 TOGETHER = 2048  # tokens of one forward pass where a text's bits do not depend on its company
 
 
-class Worlds:
+class OpsByNumerics:
     """The arithmetics, each made when first asked for; and hidden states that were computed before.
 
     adapters, order  LoRA, and the order of addition, as `refembed.model.lora.adapted` takes them
@@ -49,10 +49,10 @@ class Worlds:
         self.hidden: dict[Any, tuple[Any, Float]] = {}
 
     def __getitem__(self, name: str) -> Ops:
-        """Operations of a row of WORLDS."""
+        """Operations of a row of NUMERICS."""
         if name not in self.ops:
-            base = load_ops(**WORLDS[name])
-            side = load_ops(**WORLDS[name] | {"repack": False}) if self.adapters else base
+            base = load_ops(**NUMERICS[name])
+            side = load_ops(**NUMERICS[name] | {"repack": False}) if self.adapters else base
             self.ops[name] = adapted(base, side, self.adapters, self.order)
         return self.ops[name]
 
@@ -74,7 +74,7 @@ class Reference:
     info: Info
     tokenizer: Tokenizer
     model: Model
-    worlds: Worlds
+    by_numerics: OpsByNumerics
     pooling: str
     encode: Callable[[Tokenizer, str], list[int]]
     text: tuple[Callable[[str], str], ...] = ()
@@ -109,49 +109,49 @@ class Reference:
             return ids
         return ids[: limit - 1] + ids[-1:] if ids[-1] in (vocab.sep, vocab.eos) else ids[:limit]
 
-    def ops_of(self, world: str) -> Ops:
+    def ops_of(self, numerics: str) -> Ops:
         """The operations of a world, changed."""
-        ops = self.worlds[world]
+        ops = self.by_numerics[numerics]
         for change in self.ops:
             ops = change(ops)
         return ops
 
-    def forward(self, ids: Sequence[Sequence[int]], world: str, tap: Tap = NO_TAP) -> Float:
+    def forward(self, ids: Sequence[Sequence[int]], numerics: str, tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of texts that run together."""
         batch = pack(ids)
         for change in self.batch:
             batch = change(batch)
-        return self.model.forward(batch, self.ops_of(world), tap)
+        return self.model.forward(batch, self.ops_of(numerics), tap)
 
-    def hidden(self, ids: Sequence[list[int]], world: str) -> list[Float]:
+    def hidden(self, ids: Sequence[list[int]], numerics: str) -> list[Float]:
         """Hidden states (T_s, C) of each text, remembered from before where nothing on the way has changed."""
-        kept, key = self.worlds.hidden, (id(self.model), self.ops, self.batch, world)
+        kept, key = self.by_numerics.hidden, (id(self.model), self.ops, self.batch, numerics)
         missing = [i for i in dict.fromkeys(map(tuple, ids)) if (key, i) not in kept]
-        limit = 0 if world.startswith("ggml") else TOGETHER
+        limit = 0 if numerics.startswith("ggml") else TOGETHER
         for group in groups(missing, limit):
-            states = self.forward([missing[i] for i in group], world)
+            states = self.forward([missing[i] for i in group], numerics)
             ends = np.cumsum([len(missing[i]) for i in group])
             for i, part in zip(group, np.split(states, ends[:-1]), strict=True):
                 kept[key, missing[i]] = self.model, part
         return [kept[key, tuple(i)][1] for i in ids]
 
-    def vectors(self, items: Sequence[Item], world: str) -> Vectors:
+    def vectors(self, items: Sequence[Item], numerics: str) -> Vectors:
         """Vectors of texts, not normalized, in double."""
         ids = [self.ids_of(item) for item in items]
         if self.together is None:
-            return [self.finish(h, i, world) for h, i in zip(self.hidden(ids, world), ids, strict=True)]
+            return [self.finish(h, i, numerics) for h, i in zip(self.hidden(ids, numerics), ids, strict=True)]
         filled = self.together(ids)
         if len(filled) == 1:
-            return [self.finish(self.hidden(filled, world)[0], ids[0], world)]
-        kept, key = self.worlds.hidden, (id(self.model), self.ops, self.batch, world, tuple(map(tuple, filled)))
+            return [self.finish(self.hidden(filled, numerics)[0], ids[0], numerics)]
+        kept, key = self.by_numerics.hidden, (id(self.model), self.ops, self.batch, numerics, tuple(map(tuple, filled)))
         if key not in kept:
-            kept[key] = self.model, self.forward(filled, world)
+            kept[key] = self.model, self.forward(filled, numerics)
         parts = np.split(kept[key][1], np.cumsum([len(i) for i in filled])[:-1])
-        return [self.finish(h, i, world) for h, i in zip(parts, ids, strict=True)]
+        return [self.finish(h, i, numerics) for h, i in zip(parts, ids, strict=True)]
 
-    def finish(self, hidden: Float, ids: list[int], world: str) -> F64:
+    def finish(self, hidden: Float, ids: list[int], numerics: str) -> F64:
         """Pool and post-process the states of one text; ids are its own tokens, what follows them is padding."""
-        ops = self.ops_of(world)
+        ops = self.ops_of(numerics)
         with np.errstate(all="ignore"):
             if self.pooler is None:
                 own = np.ascontiguousarray(hidden[: len(ids)])
@@ -164,11 +164,11 @@ class Reference:
                 vector = change(vector)
         return vector
 
-    def show(self, ids: list[int], world: str, tap: Tap) -> None:
+    def show(self, ids: list[int], numerics: str, tap: Tap) -> None:
         """Run one text with a tap, up to the pooled vector, as `Embedder.trace` does."""
         first = Without(tap, self.model.output) if self.pooling == "none" else tap
-        states = self.forward([ids], world, first)
-        pooled(states, np.array([0, len(ids)]), self.pooling, self.model, self.ops_of(world), tap)
+        states = self.forward([ids], numerics, first)
+        pooled(states, np.array([0, len(ids)]), self.pooling, self.model, self.ops_of(numerics), tap)
 
 
 def own_encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -179,7 +179,9 @@ def own_encode(tokenizer: Tokenizer, text: str) -> list[int]:
 def reference_of(embedder: Embedder, pooling: str = "native") -> Reference:
     """The model of an embedder with its adapters, unchanged. pooling as `Embedder.embed` takes it."""
     how = resolve_pooling(pooling, embedder.model.hparams.pooling)
-    return Reference(embedder.info, embedder.tokenizer, embedder.model, Worlds(embedder.adapters), how, own_encode)
+    return Reference(
+        embedder.info, embedder.tokenizer, embedder.model, OpsByNumerics(embedder.adapters), how, own_encode
+    )
 
 
 def spy(reference: Reference) -> frozenset[str]:

@@ -293,7 +293,7 @@ def scrambled_cause(found: Findings) -> Cause | None:
 
 def same_vectors(found: Findings) -> bool:
     """Whether the texts' own vectors are the same, so that nobody can tell whose is whose."""
-    ours = next(iter(found.floor.worlds.values()))
+    ours = next(iter(found.floor.by_numerics.values()))
     return all(distance(x, ours[0]) <= LEAST for x in ours)
 
 
@@ -301,7 +301,7 @@ def width_verdict(found: Findings, progress: Callable[[str], object]) -> Verdict
     """Vectors of another length than any pooling of the model gives: a cut, or another model."""
     theirs, ours = found.vectors[0].shape[-1], width(found.reference.model.hparams, found.reference.pooling)
     if theirs < ours and found.agree:
-        length = length_now(found, list(found.floor.worlds[found.nearest[0]]))
+        length = length_now(found, list(found.floor.by_numerics[found.nearest[0]]))
         how = "after normalizing, so that lengths are below 1" if length.id == "unit-first" else "and then normalizes" \
             if length.kind == "normalized" else "of a vector that is not normalized"  # fmt: skip
         cause = Cause(
@@ -331,7 +331,7 @@ def without_distances(found: Findings) -> Findings:
 
 def agreeing(found: Findings, fine: Sequence[str], progress: Callable[[str], object]) -> Verdict:
     """Directions agree: what about lengths, tensors, and the last bit?"""
-    ours = [found.floor.worlds[w][i] for i, w in enumerate(found.nearest)]
+    ours = [found.floor.by_numerics[w][i] for i, w in enumerate(found.nearest)]
     length = length_now(found, ours)
     if length.id not in fine and not scores(found) and not (length.id == "raw" and found.vectors[0].ndim == 2):
         return verdict_of(found, "differs", [scale_cause(length)], length)
@@ -427,14 +427,14 @@ def length_under(found: Findings, t: Trial) -> Length:
         changed = h.change(changed)
     floor = floor_of(changed, found.items, ("fast", "ggml"))
     _, nearest = floor.distances(found.vectors)
-    ours = [floor.worlds[w][i] for i, w in enumerate(nearest)]
+    ours = [floor.by_numerics[w][i] for i, w in enumerate(nearest)]
     tokens = [len(changed.ids_of(i)) for i in found.items]
     return length_of(found.vectors, ours, tokens, max(floor.length_bound, found.floor.length_bound))
 
 
 def identical(found: Findings, norm: int) -> bool:
     """Whether all vectors are, bit for bit, those of one arithmetic, raw or normalized as embd_normalize says."""
-    for xs in found.floor.worlds.values():
+    for xs in found.floor.by_numerics.values():
         for how in {norm, -1, 2}:
             pairs = zip(found.vectors, xs, strict=True)
             if all(np.array_equal(y, normalize_rows(x.astype(np.float32), how)) for y, x in pairs):

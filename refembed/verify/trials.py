@@ -66,8 +66,8 @@ class Case:
 def part(case: Case, which: Sequence[int]) -> Case:
     """Some of the texts."""
     floor = case.floor
-    worlds = {w: [v[i] for i in which] for w, v in floor.worlds.items()}
-    small = replace(floor, worlds=worlds, spread=floor.spread[list(which)])
+    several_numerics = {w: [v[i] for i in which] for w, v in floor.by_numerics.items()}
+    small = replace(floor, by_numerics=several_numerics, spread=floor.spread[list(which)])
     items, vectors = [case.items[i] for i in which], [case.vectors[i] for i in which]
     distances = case.distances[list(which)]
     return replace(case, items=items, vectors=vectors, floor=small, distances=distances)
@@ -113,11 +113,11 @@ def screen(case: Case, hypotheses: Iterable[Hypothesis]) -> dict[Hypothesis, flo
     return scores
 
 
-def left(case: Case, changed: Reference, which: Sequence[int], world: str = SCREEN) -> F64:
+def left(case: Case, changed: Reference, which: Sequence[int], numerics: str = SCREEN) -> F64:
     """Distance of some texts under a change, in one arithmetic."""
     if not which:
         return np.zeros(0)
-    found = changed.vectors([case.items[i] for i in which], world)
+    found = changed.vectors([case.items[i] for i in which], numerics)
     return np.array([distance(case.vectors[i], x) for i, x in zip(which, found, strict=True)])
 
 
@@ -135,18 +135,18 @@ def confirm(case: Case, candidates: Sequence[tuple[Hypothesis, ...]]) -> list[Tr
     Two arithmetics first; the others for those that come near. What does not explain is kept with what it leaves.
     """
     few, more = (part(case, which) for which in (spread_out(case, FEW, 150), spread_out(case, MORE, 400)))
-    worlds: dict[str, Sequence[str]] = {}
+    several_numerics: dict[str, Sequence[str]] = {}
     first = []
     for c in candidates:
         if case.budget.spent("trial"):
             continue
-        t, worlds[t_id(c)] = trial(few, c, PLAIN), PLAIN
+        t, several_numerics[t_id(c)] = trial(few, c, PLAIN), PLAIN
         if 1 < t.over < 100:
-            t, worlds[t_id(c)] = trial(few, c, EVERYWHERE), EVERYWHERE
+            t, several_numerics[t_id(c)] = trial(few, c, EVERYWHERE), EVERYWHERE
         first.append(t)
     best = min((t.mean for t in first if t.over <= 1), default=0.0)
     near = {t.id for t in first if t.over <= 1 and t.mean <= 4 * TIE * best + LEAST}
-    return [trial(more, t.hypotheses, worlds[t.id]) if t.id in near else t for t in first]
+    return [trial(more, t.hypotheses, several_numerics[t.id]) if t.id in near else t for t in first]
 
 
 def t_id(hypotheses: tuple[Hypothesis, ...]) -> str:
@@ -168,13 +168,13 @@ def spread_out(case: Case, n: int, tokens: int) -> list[int]:
     return sorted(chosen) or order[:n]
 
 
-def trial(case: Case, hypotheses: tuple[Hypothesis, ...], worlds: Sequence[str]) -> Trial:
+def trial(case: Case, hypotheses: tuple[Hypothesis, ...], several_numerics: Sequence[str]) -> Trial:
     """Measure one candidate."""
     reference = case.reference
     for h in hypotheses:
         reference = h.change(reference)
     try:
-        floor = floor_of(reference, case.items, worlds)
+        floor = floor_of(reference, case.items, several_numerics)
         distances, _ = floor.distances(case.vectors)
     except FAILURES:
         return Trial(hypotheses, np.inf, np.inf, np.inf)

@@ -35,7 +35,7 @@ class TextRow:
     tokens: int
     distance: float  # 1 - cos to the nearest arithmetic; of token vectors the worst row
     bound: float  # what is within rounding for this text
-    nearest: str  # that arithmetic, a row of `reference.WORLDS`
+    nearest: str  # that arithmetic, a row of `reference.NUMERICS`
     length: float  # |engine's| / |reference's|, not normalized
     difference: Difference | None  # of the vectors themselves, both normalized where the engine normalizes
 

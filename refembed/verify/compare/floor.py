@@ -1,8 +1,8 @@
 """The noise floor: how far apart sound arithmetics are on this very model and text. Bounds are derived from it.
 
-A text is embedded in every arithmetic of `reference.WORLDS`: float64 by the textbook, float32, and as llama.cpp rounds,
-with and without flash attention, alone and together with others. Their largest distance is what rounding alone can do
-to that text. An engine that is nearer to one of them than BOUND times the floor differs by rounding.
+A text is embedded in every arithmetic of `reference.NUMERICS`: float64 by the textbook, float32, and as llama.cpp
+rounds, with and without flash attention, alone and together with others. Their largest distance is what rounding alone
+can do to that text. An engine that is nearer to one of them than BOUND times the floor differs by rounding.
 
 Distances are of directions, 1 - cos; length is looked at apart (`front`), for it says nothing about similarity.
 
@@ -41,7 +41,7 @@ SAMPLE = (
 class Floor:
     """What rounding does to each of N texts."""
 
-    worlds: dict[str, Vectors]  # arithmetic -> a vector for each text
+    by_numerics: dict[str, Vectors]  # arithmetic -> a vector for each text
     spread: F64  # (N) 1 - cos between the two arithmetics that are furthest apart
     builds: float  # the row of BUILDS of the most sensitive weight type
     length: float  # largest relative difference of lengths between arithmetics
@@ -59,7 +59,8 @@ class Floor:
     def distances(self, vectors: Vectors) -> tuple[F64, list[str]]:
         """To the nearest arithmetic, and which that is: (N), N names."""
         each = {
-            w: np.array([distance(y, x) for y, x in zip(vectors, xs, strict=True)]) for w, xs in self.worlds.items()
+            w: np.array([distance(y, x) for y, x in zip(vectors, xs, strict=True)])
+            for w, xs in self.by_numerics.items()
         }
         names = list(each)
         table = np.stack([each[w] for w in names])  # (W, N)
@@ -67,10 +68,10 @@ class Floor:
 
 
 def floor_of(
-    reference: Reference, items: Sequence[Item], worlds: Sequence[str] = EVERYWHERE, sample: bool = False
+    reference: Reference, items: Sequence[Item], several_numerics: Sequence[str] = EVERYWHERE, sample: bool = False
 ) -> Floor:
     """Embed N texts in these arithmetics; with `sample` the shortest also in float64, and together in `ggml`."""
-    found = {w: reference.vectors(items, w) for w in worlds}
+    found = {w: reference.vectors(items, w) for w in several_numerics}
     pairs = list(combinations(found.values(), 2))
     spread = [max((distance(a[i], b[i]) for a, b in pairs), default=0.0) for i in range(len(items))]
     lengths = [max((relative_length(a[i], b[i]) for a, b in pairs), default=0.0) for i in range(len(items))]
@@ -78,7 +79,7 @@ def floor_of(
     if sample:
         few = sorted(range(len(items)), key=lambda i: len(str(items[i])))[:SAMPLE]
         texts = [items[i] for i in few]
-        alone = {w: [found[w][i] for i in few] for w in worlds}
+        alone = {w: [found[w][i] for i in few] for w in several_numerics}
         more = apart(alone["fast"], reference.vectors(texts, "exact"))
         more += apart(alone["ggml"], replace(reference, together=list).vectors(texts, "ggml"))
     spread = [max(s, *more) for s in spread]

@@ -25,7 +25,7 @@ from refembed.verify.compare.replay import HandBack
 from refembed.verify.hypothesis import Hypothesis
 from refembed.verify.reference import Reference
 
-WORLDS = ("exact", "ggml, plain", "ggml")  # the first shows all tensors
+NUMERICS = ("exact", "ggml, plain", "ggml")  # the first shows all tensors
 BOUND = 3.0  # times the floor, in the root of NMSE: an engine may round in another place than all of ours
 LEAST = 1e-5  # root of NMSE: float32 sums in any order stay below 3e-6
 HEADS = re.compile(r"(kq|Qcur|kqv)\b|kq_|Qcur_")  # tensors with an axis of heads, where they have three axes
@@ -99,7 +99,7 @@ class Replay(HandBack):
 
 
 @dataclass
-class World:
+class NumericsRun:
     """One arithmetic beside the engine."""
 
     ours: Trace
@@ -107,15 +107,15 @@ class World:
     kept: dict[int, tuple[Pair, Float]]
 
 
-def run_world(reference: Reference, ids: list[int], theirs: Trace, world: str) -> World:
+def run_numerics(reference: Reference, ids: list[int], theirs: Trace, numerics: str) -> NumericsRun:
     """Our run as it is, and once more on the engine's tensors."""
     recorder = Recorder()
-    reference.show(ids, world, recorder)
+    reference.show(ids, numerics, recorder)
     alignment = last_with_last(align(recorder.trace, theirs), recorder.trace, theirs)
     tap = Replay(theirs, alignment.pairs)
     with np.errstate(all="ignore"):
-        reference.show(ids, world, tap)
-    return World(recorder.trace, alignment, tap.kept)
+        reference.show(ids, numerics, tap)
+    return NumericsRun(recorder.trace, alignment, tap.kept)
 
 
 def last_with_last(alignment: Alignment, ours: Trace, theirs: Trace) -> Alignment:
@@ -140,13 +140,15 @@ def last_with_last(alignment: Alignment, ours: Trace, theirs: Trace) -> Alignmen
     return Alignment(tuple(sorted(pairs, key=lambda p: p.ours)), left, alignment.theirs_only)
 
 
-def compare_traces(reference: Reference, ids: list[int], theirs: Trace, worlds: Sequence[str] = WORLDS) -> Comparison:
+def compare_traces(
+    reference: Reference, ids: list[int], theirs: Trace, several_numerics: Sequence[str] = NUMERICS
+) -> Comparison:
     """Every tensor that both have, in the order of our forward pass.
 
     reference  the model
     ids        of the text; the engine's trace is of the same
     """
-    found = [run_world(reference, ids, theirs, w) for w in worlds]
+    found = [run_numerics(reference, ids, theirs, w) for w in several_numerics]
     first = found[0]
     cut = without_empty_cells(theirs)
     rows = []
@@ -204,12 +206,12 @@ def explained_by(
     found = []
     for h in hypotheses:
         try:
-            world = run_world(h.change(reference), h.change(reference).ids_of(ids), theirs, "exact")
+            numerics = run_numerics(h.change(reference), h.change(reference).ids_of(ids), theirs, "exact")
         except (RefembedError, ValueError, IndexError, TypeError, AttributeError):
             continue
         errors = {
             (pair.name, pair.k): error(x, theirs.tensors[j].array.reshape(x.shape))
-            for j, (pair, x) in world.kept.items()
+            for j, (pair, x) in numerics.kept.items()
             if theirs.tensors[j].array.size == x.size
         }
         if len(errors) >= len(rows) and all(e <= bounds.get(key, LEAST) for key, e in errors.items()):

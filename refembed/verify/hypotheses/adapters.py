@@ -15,7 +15,7 @@ import numpy as np
 
 from refembed.arrays import F64
 from refembed.pooling.normalize import normalize
-from refembed.verify.reference import Item, Reference, Vectors, Worlds
+from refembed.verify.reference import Item, OpsByNumerics, Reference, Vectors
 
 CHANCE = "several LoRA adapters: llama.cpp adds them in an order that depends on addresses"
 TRIED = 3  # adapters: with more there are too many orders to try
@@ -30,7 +30,7 @@ def with_order_of(
     about           the engine's; "lora_order" is its order where it tells one
     items, vectors  what the engine was asked, and its answers: where it tells no order each is tried on the shortest
     """
-    active = [i for i, a in enumerate(reference.worlds.adapters) if a.scale]
+    active = [i for i, a in enumerate(reference.by_numerics.adapters) if a.scale]
     if len(active) < 2:
         return reference, []
     order = about.get("lora_order") or found_order(reference, active, items, vectors)
@@ -42,7 +42,7 @@ def with_order_of(
 
 def reordered(reference: Reference, order: Sequence[int]) -> Reference:
     """The reference with its adapters in another order of addition."""
-    return replace(reference, worlds=Worlds(reference.worlds.adapters, tuple(order)))
+    return replace(reference, by_numerics=OpsByNumerics(reference.by_numerics.adapters, tuple(order)))
 
 
 def found_order(
@@ -52,10 +52,10 @@ def found_order(
     if len(active) > TRIED:
         return None
     at = min(range(len(items)), key=lambda i: len(reference.ids_of(items[i])))
-    rest = tuple(i for i in range(len(reference.worlds.adapters)) if i not in active)
+    rest = tuple(i for i in range(len(reference.by_numerics.adapters)) if i not in active)
     for order in permutations(active):
         tried = reordered(reference, order + rest)
-        if any(same_bits(vectors[at], tried.vectors([items[at]], world)[0]) for world in ARITHMETICS):
+        if any(same_bits(vectors[at], tried.vectors([items[at]], numerics)[0]) for numerics in ARITHMETICS):
             return order + rest
     return None
 

@@ -121,7 +121,7 @@ def whose(vectors: Vectors, floor: Floor) -> list[set[int]]:
     """For each vector the texts whose vector it is, by the reference: none, one, or several that have the same."""
     owners = []
     for y in vectors:
-        near = [min(distance(y, xs[j]) for xs in floor.worlds.values()) for j in range(len(floor.bound))]
+        near = [min(distance(y, xs[j]) for xs in floor.by_numerics.values()) for j in range(len(floor.bound))]
         owners.append({j for j in range(len(near)) if near[j] <= floor.bound[j]})
     return owners
 
@@ -253,9 +253,9 @@ def leak_of(reference: Reference, company: Company, items: Sequence[Item], floor
     found: list[tuple[float, Hypothesis]] = []
     for h in batch_hypotheses(reference):
         best = np.inf
-        for world in floor.worlds:
+        for numerics in floor.by_numerics:
             try:
-                mine = h.change(reference).vectors(chosen, world)
+                mine = h.change(reference).vectors(chosen, numerics)
             except (ValueError, IndexError, TypeError):
                 continue
             d = np.array([distance(y, x) for y, x in zip(company.together, mine, strict=True)])

@@ -16,7 +16,7 @@ from refembed.verify.compare.align import align, without_empty_cells, without_lo
 from refembed.verify.compare.contributions import contributions
 from refembed.verify.compare.floor import SCREEN
 from refembed.verify.engines.base import Engine
-from refembed.verify.reference import WORLDS, Reference, reference_of
+from refembed.verify.reference import NUMERICS, Reference, reference_of
 from refembed.verify.report.data import Attention, ReportData, TensorError, TextResult, TokensBeside, WorstTensor
 from refembed.verify.report.text import HELP, numbers
 from refembed.verify.verdict import Verdict
@@ -29,8 +29,8 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
     """Everything the page has a section for. The engine is asked for one trace more, where it shows its tensors."""
     embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
     reference, e, facts = reference_of(embedder, pooling), verdict.evidence, verdict.evidence.facts
-    world = arithmetic_of(verdict)
-    ours, theirs = traces_of(verdict, engine, reference, world)
+    numerics = arithmetic_of(verdict)
+    ours, theirs = traces_of(verdict, engine, reference, numerics)
 
     def piece(i: int) -> str:
         return reference.tokenizer.piece(i).decode(errors="replace") if i < reference.info.n_vocab else "?"
@@ -64,11 +64,11 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
             for text, mine, other in e.ids[:SHOWN_TOKENS]
         ],
         traced=[piece(i) for i in e.traced_ids],
-        attention=attention_of(with_attention(ours, reference, world), theirs),
+        attention=attention_of(with_attention(ours, reference, numerics), theirs),
         contributions=shares_of(ours, reference),
         their_contributions=shares_of(theirs, reference),
         hypotheses=[(id, left, any(c.id == id for c in verdict.causes)) for id, left in e.trials],
-        environment=environment_of(verdict) | ({"arithmetic of our tensors here": world} if ours else {}),
+        environment=environment_of(verdict) | ({"arithmetic of our tensors here": numerics} if ours else {}),
     )
 
 
@@ -79,13 +79,15 @@ def layer_of(name: str) -> int | None:
 
 
 def arithmetic_of(verdict: Verdict) -> str:
-    """The row of `reference.WORLDS` that the engine is nearest to, on the traced text."""
+    """The row of `reference.NUMERICS` that the engine is nearest to, on the traced text."""
     e = verdict.evidence
     near = [t.nearest for t in e.texts if t.text == e.traced] or [t.nearest for t in e.texts]
-    return next((w for w in near if w in WORLDS), SCREEN)
+    return next((w for w in near if w in NUMERICS), SCREEN)
 
 
-def traces_of(verdict: Verdict, engine: Engine, reference: Reference, world: str) -> tuple[Trace | None, Trace | None]:
+def traces_of(
+    verdict: Verdict, engine: Engine, reference: Reference, numerics: str
+) -> tuple[Trace | None, Trace | None]:
     """Ours in one arithmetic and the engine's, of the text that was traced."""
     ids = list(verdict.evidence.traced_ids)
     if not ids:
@@ -94,19 +96,19 @@ def traces_of(verdict: Verdict, engine: Engine, reference: Reference, world: str
         theirs = engine.trace(ids if engine.can_take_ids else verdict.evidence.traced) if engine.can_trace else None
     except RefembedError:
         theirs = None
-    return shown_in(reference, ids, world), None if theirs is None else without_lora(theirs)
+    return shown_in(reference, ids, numerics), None if theirs is None else without_lora(theirs)
 
 
-def shown_in(reference: Reference, ids: list[int], world: str) -> Trace:
+def shown_in(reference: Reference, ids: list[int], numerics: str) -> Trace:
     """Our tensors of one text."""
     recorder = Recorder({"tokens": ids})
-    reference.show(ids, world, recorder)
+    reference.show(ids, numerics, recorder)
     return recorder.trace
 
 
-def with_attention(ours: Trace | None, reference: Reference, world: str) -> Trace | None:
+def with_attention(ours: Trace | None, reference: Reference, numerics: str) -> Trace | None:
     """A trace that shows where tokens look: flash attention keeps that to itself, its like without it does not."""
-    if ours is None or world != "ggml" or any(n.startswith("kq_soft_max-") for n in ours):
+    if ours is None or numerics != "ggml" or any(n.startswith("kq_soft_max-") for n in ours):
         return ours
     return shown_in(reference, list(ours.meta["tokens"]), "ggml, plain")
 

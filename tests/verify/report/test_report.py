@@ -99,12 +99,12 @@ def test_the_html_report_takes_every_verdict(e):
 
 def test_the_page_has_the_arithmetic_that_was_compared(e, tiny):
     """An engine that is ggml to the last bit has each token's very share, and its attention is shown beside."""
-    for flash_attn, world in ((False, "ggml, plain"), (True, "ggml")):
+    for flash_attn, numerics in ((False, "ggml, plain"), (True, "ggml")):
         other = Embedder.load(tiny, numerics="ggml", flash_attn=flash_attn)
         v = verify(e, Shown(other), TEXTS)
         data = report_data(v, Shown(other), e)
         assert v.kind == "identical"
-        assert data.environment["arithmetic of our tensors here"] == world
+        assert data.environment["arithmetic of our tensors here"] == numerics
         assert list(data.contributions) == list(data.their_contributions)
         assert len(data.contributions) == len(data.traced)
         assert data.attention
