@@ -148,7 +148,7 @@ def report(about: str, row: dict[str, Any], took: float) -> None:
     """One row on the screen."""
     best = asked.against_best(row)
     said = [f"{n} {tables.speed(e, row)}" + (f" [{e['way']}]" if e["way"] else "") for n, e in row["engines"].items()]
-    verdict = f"  = {tables.shown(best[1])} x {best[0]}" if best else ""
+    verdict = f"  = {tables.spell_ratio(best[1])} x {best[0]}" if best else ""
     print(f"{about} ({took:.0f} s): {'; '.join(said)}{verdict}", flush=True)
 
 

@@ -35,7 +35,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def shown(r: Ratio) -> str:
+def spell_ratio(r: Ratio) -> str:
     """'1.12 (1.08 to 1.15)'."""
     return f"{r.median:.2f} ({r.low:.2f} to {r.high:.2f})"
 
@@ -60,7 +60,7 @@ def side_by_side(rows: dict[str, Results], first: str) -> str:
     for about, row in rows.items():
         best = against_best(row)
         cells = [speed(row["engines"].get(n), row) for n in names]
-        body.append([about, *cells, best[0] if best else "", shown(best[1]) if best else ""])
+        body.append([about, *cells, best[0] if best else "", spell_ratio(best[1]) if best else ""])
     return table([first, *names, "best peer", "refembed / best peer"], body)
 
 
@@ -151,7 +151,7 @@ def sgemm(results: Results) -> str:
     """GFLOP/s of one core."""
     rows = [
         [f"{one['n']} x {one['k']} ({model})", *[f"{statistics.median(one['gflops'][w]):.0f}" for w in
-         ("refembed", "sgemm")], shown(asked.rate_of(one))]
+         ("refembed", "sgemm")], spell_ratio(asked.rate_of(one))]
         for model, shapes in results.get("sgemm", {}).items()
         for one in shapes
     ]  # fmt: skip

@@ -46,7 +46,7 @@ def command(folder: Path, outtype: str, output: Path | None, force: bool) -> Non
     """
     from refembed.convert.folder import convert
     from refembed.hub import find, source_folder
-    from refembed.hub.progress import shown
+    from refembed.hub.progress import printed_progress
 
     if not folder.is_dir():
         if folder.exists():
@@ -57,6 +57,6 @@ def command(folder: Path, outtype: str, output: Path | None, force: bool) -> Non
     target = output or Path(f"{folder.resolve().name}-{outtype}.gguf")
     if target.exists() and not force:
         raise RequestError(f"{target} is there already", hint="--force replaces it, --output names another")
-    with shown(None, str(folder), once=False) as advance:
+    with printed_progress(None, str(folder), once=False) as advance:
         convert(folder, target, outtype=outtype, progress=advance)
     click.echo(f"{target}: {target.stat().st_size:,} bytes", err=True)

@@ -44,13 +44,13 @@ def command(
     from refembed.convert.quantize_mix import canonical
     from refembed.gguf import open_gguf
     from refembed.hub import resolve
-    from refembed.hub.progress import shown
+    from refembed.hub.progress import printed_progress
 
     canonical(type_name)  # an unknown type is an error before a model is fetched
     if output.exists() and not force:
         raise RequestError(f"{output} is there already", hint="--force replaces it")
     source = resolve(model)
-    with shown(None, model, once=False) as advance:
+    with printed_progress(None, model, once=False) as advance:
         plan = quantize_file(
             source, output, type_name, keep=keep, pure=pure, allow_requantize=allow_requantize, progress=advance
         )

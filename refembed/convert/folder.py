@@ -33,7 +33,7 @@ from refembed.convert.weights import check_floats, open_weights
 from refembed.convert.wordpiece import ID_KEYS, Vocab, check_card, read_json, read_vocab, warn_lowered
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 
 log = logging.getLogger("refembed.convert")
 
@@ -152,7 +152,7 @@ class Config:
         """A size that config.json states, e.g. "hidden_size": a whole number above zero."""
         value = self.raw.get(key)
         if type(value) is not int or not 0 < value < 2**31:
-            found = f"{key} is {shown(str(value))}, not a size"
+            found = f"{key} is {quote(str(value))}, not a size"
             raise ModelError(f"{self.folder / 'config.json'}: {found}", hint="is the file whole?")
         return value
 
@@ -188,10 +188,10 @@ class Planned:
         with np.errstate(over="ignore", invalid="ignore"):
             stored = quants.quantize(values, GGMLQuantizationType[self.type])
         if not np.isfinite(values).all():
-            raise ModelError(f"tensor {shown(self.entry.name)} holds NaN or infinity", hint="the weights are damaged")
+            raise ModelError(f"tensor {quote(self.entry.name)} holds NaN or infinity", hint="the weights are damaged")
         if self.type == "F16" and not np.isfinite(stored).all():
             largest = f"{np.abs(values).max():.3g}"
-            raise ModelError(f"tensor {shown(self.entry.name)}: {largest} is beyond F16", hint="convert to bf16 or f32")
+            raise ModelError(f"tensor {quote(self.entry.name)}: {largest} is beyond F16", hint="convert to bf16 or f32")
         return np.ascontiguousarray(stored).view(np.uint8)
 
 
@@ -289,7 +289,7 @@ def read_config(folder: Path, notes: list[str]) -> Config:
     architecture = str(names[0]) if isinstance(names, list) and names else "unknown"
     if architecture not in ARCHITECTURES:
         known = ", ".join((*ARCHITECTURES, *OTHERS))
-        raise ModelError(f"{path}: architecture {shown(architecture)}", hint=f"refembed converts {known}")
+        raise ModelError(f"{path}: architecture {quote(architecture)}", hint=f"refembed converts {known}")
     family = ARCHITECTURES[architecture]
     raw = family.defaults | {key: value for key, value in raw.items() if value is not None}
     check_graph(path, family.stem, raw)
@@ -333,14 +333,14 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
         row = rows.get(stem)
         if row is None or kind not in ("weight", "bias"):
             hint = f"{config.architecture} has none of that name that refembed knows"
-            raise ModelError(f"{config.folder}: tensor {shown(entry.name)}", hint=hint)
+            raise ModelError(f"{config.folder}: tensor {quote(entry.name)}", hint=hint)
         target = row[0].format(number) + "." + kind
         shape = tuple(sizes[letter] for letter in row[1])[: 1 if kind == "bias" else None]
         if entry.shape != shape:
-            found = f"tensor {shown(entry.name)} is {list(entry.shape)}, config.json says {list(shape)}"
+            found = f"tensor {quote(entry.name)} is {list(entry.shape)}, config.json says {list(shape)}"
             raise ModelError(f"{config.folder}: {found}", hint="are these files of one model?")
         if target in plan:
-            found = f"{config.folder}: {shown(entry.name)} and {shown(plan[target].entry.name)} are both {target}"
+            found = f"{config.folder}: {quote(entry.name)} and {quote(plan[target].entry.name)} are both {target}"
             raise ModelError(found, hint="one of them has to go")
         plan[target] = Planned(target, entry, stored_type(target, shape, OUTTYPES[outtype][0]))
     check_complete(config, set(plan))
@@ -405,7 +405,7 @@ def add_parameters(writer: GGUFWriter, config: Config, outtype: str) -> None:
     def eps() -> None:
         value = config.raw["layer_norm_eps"]
         if not isinstance(value, float) or not 0 < value < 1:
-            found = f"layer_norm_eps is {shown(str(value))}"
+            found = f"layer_norm_eps is {quote(str(value))}"
             raise ModelError(f"{config.folder / 'config.json'}: {found}", hint="a small number, such as 1e-12")
         writer.add("bert.attention.layer_norm_epsilon", value, "FLOAT32")
 

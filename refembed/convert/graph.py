@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from refembed.errors import ModelError
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 
 GELUS = ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate", "gelu_python_tanh")
 SILU = ("silu", "swish")
@@ -144,7 +144,7 @@ def check_graph(path: Path, stem: str, raw: dict[str, Any], *, classifies: bool 
     model_type = raw.get("model_type", MODEL_TYPES[stem])
     if model_type != MODEL_TYPES[stem]:
         hint = f"`transformers` opens the folder by it; the class named in architectures is a {MODEL_TYPES[stem]}"
-        raise ModelError(f"{path}: model_type is {shown(str(model_type))}", hint=hint)
+        raise ModelError(f"{path}: model_type is {quote(str(model_type))}", hint=hint)
     if raw.get("quantization_config"):
         hint = "convert the model in float32, float16 or bfloat16, and quantize the GGUF file: --outtype q8_0"
         raise ModelError(f"{path}: the weights are quantized (quantization_config)", hint=hint)
@@ -156,7 +156,7 @@ def check_graph(path: Path, stem: str, raw: dict[str, Any], *, classifies: bool 
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
             computed = " or ".join(str(one) for one in allowed[:2]) or "none"
             hint = f"llama.cpp computes this architecture with {computed} only; the vectors would be another model's"
-            raise ModelError(f"{path}: {key} is {shown(str(value))}", hint=hint)
+            raise ModelError(f"{path}: {key} is {quote(str(value))}", hint=hint)
     check_rope(path, raw)
     check_windows(path, stem, raw)
 
@@ -166,16 +166,16 @@ def check_rope(path: Path, raw: dict[str, Any]) -> None:
     for name in ("rope_parameters", "rope_scaling"):
         found = raw.get(name) or {}
         if not isinstance(found, dict):
-            raise ModelError(f"{path}: {name} is {shown(str(found))}", hint="is the file whole?")
+            raise ModelError(f"{path}: {name} is {quote(str(found))}", hint="is the file whole?")
         kinds = [part for part in found.values() if isinstance(part, dict)] or [found]
         for part in kinds:
             kind = part.get("rope_type", part.get("type")) or "default"
             if kind != "default":
                 hint = "refembed converts models without RoPE scaling; llama.cpp's converter takes more"
-                raise ModelError(f"{path}: rope_type is {shown(str(kind))}", hint=hint)
+                raise ModelError(f"{path}: rope_type is {quote(str(kind))}", hint=hint)
             if part.get("partial_rotary_factor") not in (None, 1):
                 hint = "llama.cpp turns whole heads in this architecture"
-                found_part = shown(str(part["partial_rotary_factor"]))
+                found_part = quote(str(part["partial_rotary_factor"]))
                 raise ModelError(f"{path}: partial_rotary_factor is {found_part}", hint=hint)
 
 
@@ -183,12 +183,12 @@ def check_windows(path: Path, stem: str, raw: dict[str, Any]) -> None:
     """Refuse layers with a sliding window where llama.cpp's graph gives them none, or gives it to others."""
     layers = raw.get("layer_types")
     if layers is not None and not isinstance(layers, list):
-        raise ModelError(f"{path}: layer_types is {shown(str(layers))}", hint="is the file whole?")
+        raise ModelError(f"{path}: layer_types is {quote(str(layers))}", hint="is the file whole?")
     if stem in ("Gemma3", "Gemma3Text"):
         pattern = raw.get("sliding_window_pattern", raw.get("_sliding_window_pattern"))
         hint = "llama.cpp gives every sixth layer no window, and its converter writes nothing else"
         if layers is None and pattern not in (None, 6):
-            raise ModelError(f"{path}: sliding_window_pattern is {shown(str(pattern))}", hint=hint)
+            raise ModelError(f"{path}: sliding_window_pattern is {quote(str(pattern))}", hint=hint)
         wanted = ["full_attention" if il % 6 == 5 else "sliding_attention" for il in range(len(layers or ()))]
         if (layers or []) != wanted:
             raise ModelError(f"{path}: layer_types are not those of Gemma 3", hint=hint)
@@ -196,7 +196,7 @@ def check_windows(path: Path, stem: str, raw: dict[str, Any]) -> None:
         hint = "llama.cpp's graph of this architecture lets every token see the whole text"
         odd = [kind for kind in layers or () if kind != "full_attention"]
         if odd:
-            raise ModelError(f"{path}: layer_types has {shown(str(odd[0]))}", hint=hint)
+            raise ModelError(f"{path}: layer_types has {quote(str(odd[0]))}", hint=hint)
         if layers is None and stem.startswith("Qwen") and qwen_window(raw):
             raise ModelError(f"{path}: use_sliding_window is True", hint=hint)
 

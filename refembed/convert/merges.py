@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refembed.convert.rules import refuse, steps, warn
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 
 HINT = "refembed converts SentencePiece's merges; put the tokenizer.model beside it"
 
@@ -75,7 +75,7 @@ def space_before(path: Path, tokenizer: dict[str, Any]) -> bool:
     normalized = [t["content"] for t in tokenizer.get("added_tokens") or [] if t.get("normalized")]
     if prepended and normalized:
         warn(
-            f"{path}: behind added tokens that are normalized, {shown(normalized[0])} for one, llama.cpp puts a space; "
+            f"{path}: behind added tokens that are normalized, {quote(normalized[0])} for one, llama.cpp puts a space; "
             "only texts that hold one of them get other ids"
         )
     if not spaced:

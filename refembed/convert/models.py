@@ -30,7 +30,7 @@ from refembed.convert.weights import check_floats, open_weights
 from refembed.convert.wordpiece import read_json
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 
 LAYERS_27B = 62  # of the one Gemma 3 whose scores llama.cpp scales by C/H
 
@@ -65,14 +65,14 @@ class Config:
         """The first of these sizes that config.json states: a whole number above zero. 0: it must state one."""
         value = next((self.raw[n] for n in names if self.raw.get(n) is not None), default)
         if type(value) is not int or not 0 < value < 2**31:
-            raise ModelError(f"{self.path}: {names[0]} is {shown(str(value))}, not a size", hint="is the file whole?")
+            raise ModelError(f"{self.path}: {names[0]} is {quote(str(value))}, not a size", hint="is the file whole?")
         return value
 
     def number(self, *names: str) -> float | None:
         """The first of these numbers; None where there is none."""
         value = next((self.raw[n] for n in names if self.raw.get(n) is not None), None)
         if value is not None and (type(value) not in (int, float) or not 0 < value < 1e12):
-            raise ModelError(f"{self.path}: {names[0]} is {shown(str(value))}", hint="a number above zero")
+            raise ModelError(f"{self.path}: {names[0]} is {quote(str(value))}", hint="a number above zero")
         return value
 
     @property
@@ -95,7 +95,7 @@ class Config:
         local = parts[1].get("rope_theta") or self.number("local_rope_theta", "rope_local_base_freq")
         for value in (theta, local):
             if value is not None and (type(value) not in (int, float) or not 0 < value < 1e12):
-                raise ModelError(f"{self.path}: rope_theta is {shown(str(value))}", hint="a number above zero")
+                raise ModelError(f"{self.path}: rope_theta is {quote(str(value))}", hint="a number above zero")
         return theta or usual, local or usual_local
 
     @property
@@ -131,7 +131,7 @@ class Config:
         pad = self.raw.get("pad_token_id")
         if type(pad) is not int or not 0 <= pad < self.size("max_position_embeddings") - 1:
             hint = "RoBERTa counts places from it: the first token stands at pad_token_id + 1"
-            raise ModelError(f"{self.path}: pad_token_id is {shown(str(pad))}", hint=hint)
+            raise ModelError(f"{self.path}: pad_token_id is {quote(str(pad))}", hint=hint)
         return pad + 1
 
 
@@ -247,14 +247,14 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
         row = rows.get(stem)
         if row is None or kind not in ("weight", "bias"):
             hint = f"{config.architecture} has none of that name that refembed knows"
-            raise ModelError(f"{config.folder}: tensor {shown(entry.name)}", hint=hint)
+            raise ModelError(f"{config.folder}: tensor {quote(entry.name)}", hint=hint)
         target, letters = f"{row[0].format(number)}.{kind}", row[1].split()
         stored = tuple(sizes[x] for x in letters)[: 1 if kind == "bias" else None]
         if entry.shape != stored:
-            found = f"tensor {shown(entry.name)} is {list(entry.shape)}, config.json says {list(stored)}"
+            found = f"tensor {quote(entry.name)} is {list(entry.shape)}, config.json says {list(stored)}"
             raise ModelError(f"{config.folder}: {found}", hint="are these files of one model?")
         if target in plan:
-            found = f"{config.folder}: {shown(entry.name)} and {shown(plan[target].entry.name)} are both {target}"
+            found = f"{config.folder}: {quote(entry.name)} and {quote(plan[target].entry.name)} are both {target}"
             raise ModelError(found, hint="one of them has to go")
         if config.answers and row[0] == ("token_embd" if config.raw.get("tie_word_embeddings") else "output"):
             answers = with_change(entry, (2, stored[1]), "yes and no", config)

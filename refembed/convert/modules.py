@@ -16,7 +16,7 @@ from typing import Any
 from refembed.convert.safetensors import Entry, SafetensorsFile
 from refembed.convert.wordpiece import load_json, read_json
 from refembed.errors import ModelError
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 
 POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}  # {arch}.pooling_type: enum llama_pooling_type
 RANK = 4
@@ -73,7 +73,7 @@ def read_modules(
     order = [kind for kind, _ in kinds]
     if "Dense" in order and not keeps_dense:
         hint = f"GGUF keeps no such module of {architecture}, and the vectors would be others"
-        found = f"{folder / 'modules.json'}: a module of type Dense in {shown(kinds[order.index('Dense')][1])}"
+        found = f"{folder / 'modules.json'}: a module of type Dense in {quote(kinds[order.index('Dense')][1])}"
         raise ModelError(found, hint=hint)
     if order and (order[0] != "Transformer" or order.count("Transformer") > 1 or order.count("Pooling") > 1):
         found = f"{folder / 'modules.json'}: the modules are {', '.join(order)}"
@@ -112,16 +112,16 @@ def module_kinds(folder: Path) -> list[tuple[str, str]]:
     if modules is None and not path.exists():
         return []
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
-        raise ModelError(f"{path}: {shown(str(modules))}, not a list of modules", hint="is the file whole?")
+        raise ModelError(f"{path}: {quote(str(modules))}, not a list of modules", hint="is the file whole?")
     kinds = []
     for module in modules:
         kind, place = str(module.get("type", "")), module.get("path", "")
         package, _, name = kind.rpartition(".")
         if name not in PLAIN or not package.startswith("sentence_transformers."):
             hint = "GGUF keeps no such module, and the vectors would be others; refembed knows " + ", ".join(PLAIN)
-            raise ModelError(f"{path}: a module of type {shown(kind)}", hint=hint)
+            raise ModelError(f"{path}: a module of type {quote(kind)}", hint=hint)
         if not isinstance(place, str) or Path(place).is_absolute() or ".." in Path(place).parts:
-            raise ModelError(f"{path}: {shown(str(place))} is no folder next to it", hint="is the file whole?")
+            raise ModelError(f"{path}: {quote(str(place))} is no folder next to it", hint="is the file whole?")
         kinds.append((name, place))
     return kinds
 
@@ -134,12 +134,12 @@ def read_pooling(path: Path, notes: list[str]) -> int:
         modes = [mode for flag, mode in FLAGS.items() if settings.get(flag)] or ["mean"]
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes or not all(isinstance(mode, str) for mode in modes):
-        raise ModelError(f"{path}: pooling_mode is {shown(str(modes))}", hint="one of " + ", ".join(POOLING))
+        raise ModelError(f"{path}: pooling_mode is {quote(str(modes))}", hint="one of " + ", ".join(POOLING))
     if len(modes) > 1:
         hint = f"GGUF keeps one pooling; {' and '.join(modes)} joined make a longer vector"
-        raise ModelError(f"{path}: pooling_mode is {shown(', '.join(modes))}", hint=hint)
+        raise ModelError(f"{path}: pooling_mode is {quote(', '.join(modes))}", hint=hint)
     if modes[0] not in POOLING:
-        found = f"{path}: no pooling that GGUF knows: {shown(modes[0])}"
+        found = f"{path}: no pooling that GGUF knows: {quote(modes[0])}"
         raise ModelError(found, hint="it knows " + ", ".join(POOLING))
     if settings.get("include_prompt") is False:
         notes.append("include_prompt is false, and GGUF cannot say so: tokens of a prompt are pooled with the text's")
@@ -152,11 +152,11 @@ def read_dense(folder: Path) -> Entry:
     activation = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh"))  # the library's default
     if activation.rpartition(".")[2] not in IDENTITY:
         hint = "GGUF keeps Dense modules without one (Identity)"
-        raise ModelError(f"{folder}: activation_function is {shown(activation)}", hint=hint)
+        raise ModelError(f"{folder}: activation_function is {quote(activation)}", hint=hint)
     for key in ("module_input_name", "module_output_name"):
         if settings.get(key) not in (None, "sentence_embedding"):
             hint = "GGUF keeps Dense modules of a whole text's vector"
-            raise ModelError(f"{folder}: {key} is {shown(str(settings[key]))}", hint=hint)
+            raise ModelError(f"{folder}: {key} is {quote(str(settings[key]))}", hint=hint)
     path = folder / "model.safetensors"
     if not path.is_file():
         hint = "save the model again: SentenceTransformer(folder).save(...) writes safetensors"
@@ -165,7 +165,7 @@ def read_dense(folder: Path) -> Entry:
     entry = tensors.pop("linear.weight", None)
     if tensors:
         hint = "GGUF keeps the matrix of a Dense module, linear.weight, and nothing else"
-        raise ModelError(f"{path}: tensor {shown(min(tensors))}", hint=hint)
+        raise ModelError(f"{path}: tensor {quote(min(tensors))}", hint=hint)
     sizes = [settings.get("out_features"), settings.get("in_features")]
     if entry is None or list(entry.shape) != sizes:
         found = f"{path}: linear.weight is {list(entry.shape) if entry else 'not there'}, config.json says {sizes}"

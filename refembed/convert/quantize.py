@@ -21,7 +21,7 @@ from refembed.arrays import U8
 from refembed.convert.quantize_mix import TYPES, Mix, canonical, fits, is_weight
 from refembed.errors import ModelError, RefembedError, RequestError
 from refembed.gguf import BY_NAME, GGUFFile, GGUFWriter, Tensor, open_gguf
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 from refembed.gguf.metadata import nearest
 from refembed.kernels.quant.quantize import quantize
 
@@ -54,7 +54,7 @@ class Planned:
             return quantize(t.dequantize(), self.type).reshape(-1)
         except RefembedError as e:
             what = str(e).removesuffix(f"\n  hint: {e.hint}")
-            raise type(e)(f"tensor {shown(t.name)}: {what}", hint=e.hint) from None
+            raise type(e)(f"tensor {quote(t.name)}: {what}", hint=e.hint) from None
 
 
 def quantize_file(
@@ -122,7 +122,7 @@ def plan_tensors(file: GGUFFile, name: str, keep: Sequence[str], pure: bool, all
     kept = {t.name for t in tensors for pattern in keep if fnmatch.fnmatchcase(t.name, pattern)}
     for pattern in keep:
         if not fnmatch.filter(kept, pattern):
-            raise RequestError(f"no tensor is called {shown(pattern)}", hint=nearest(pattern, file.tensors))
+            raise RequestError(f"no tensor is called {quote(pattern)}", hint=nearest(pattern, file.tensors))
     mix = Mix(file.metadata, [t.name for t in tensors], name)
     plan = []
     for t in tensors:
@@ -134,7 +134,7 @@ def plan_tensors(file: GGUFFile, name: str, keep: Sequence[str], pure: bool, all
             type = wanted = t.type.name
         if type != t.type.name and t.type.name not in ("F32", "F16", "BF16") and not allow_requantize:
             hint = "start from a file in F32, F16 or BF16; --allow-requantize rounds once more"
-            raise ModelError(f"{file.path}: tensor {shown(t.name)} is {t.type.name} already", hint=hint)
+            raise ModelError(f"{file.path}: tensor {quote(t.name)} is {t.type.name} already", hint=hint)
         plan.append(Planned(t, type, type != wanted))
     return plan
 

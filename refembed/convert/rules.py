@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from refembed.errors import ModelError
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 
 log = logging.getLogger("refembed.convert")
 
@@ -32,7 +32,7 @@ def warn(message: str) -> None:
 
 def refuse(path: Path, part: str, found: Any, hint: str) -> ModelError:
     """The error for a part of a tokenizer that no key of GGUF says."""
-    return ModelError(f"{path}: {part} that GGUF has no key for: {shown(str(found)[:200])}", hint=hint)
+    return ModelError(f"{path}: {part} that GGUF has no key for: {quote(str(found)[:200])}", hint=hint)
 
 
 def steps(node: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def check_added(path: Path, tokenizer: dict[str, Any], vocab: dict[str, int]) ->
         last = max(last, given)
         if given != token["id"]:
             found = (
-                f"{path}: added token {shown(text)} has id {token['id']}, where the `tokenizers` library has {given}"
+                f"{path}: added token {quote(text)} has id {token['id']}, where the `tokenizers` library has {given}"
             )
             raise ModelError(found, hint="save the tokenizer again with save_pretrained")
 
@@ -174,7 +174,7 @@ def warn_added(
         elif word_piece and lowercase and token.get("normalized") and text != text.lower():
             why.append("is found in lower case, too")
         if why:
-            odd.append(f"{shown(text)} {' and '.join(why)}")
+            odd.append(f"{quote(text)} {' and '.join(why)}")
     if odd:
         more = f"; and {len(odd) - MOST_LISTED} more" if len(odd) > MOST_LISTED else ""
         warn(
@@ -186,7 +186,7 @@ def warn_added(
 def warn_beyond(folder: Path, token: str, i: int, size: int) -> None:
     """Say that an added token has no row in the table of embeddings."""
     warn(
-        f"{folder}: added token {shown(token)} has id {i}, but the model has {size:,} tokens: it is left out; a text "
+        f"{folder}: added token {quote(token)} has id {i}, but the model has {size:,} tokens: it is left out; a text "
         "that holds it is cut like any other"
     )
 
@@ -196,7 +196,7 @@ def warn_flags(path: Path, settings: dict[str, Any], ends: Around) -> None:
     for name, token in (("bos", ends.front), ("eos", ends.back)):
         said = settings.get(f"add_{name}_token")
         if isinstance(said, bool) and said != bool(token):
-            does = f"puts {shown(token[0])} there" if token else "puts none there"
+            does = f"puts {quote(token[0])} there" if token else "puts none there"
             warn(
                 f"{path}: tokenizer_config.json says add_{name}_token {str(said).lower()}, but the post-processor "
                 f"{does}, and that is what the file says; correct the one that is wrong and convert again"
@@ -231,7 +231,7 @@ def check_bpe(path: Path, tokenizer: dict[str, Any], *, ignore_merges: bool) -> 
         raise refuse(path, "a normalizer", tokenizer["normalizer"], "llama.cpp's byte-pair encoding has none")
     if bool(model.get("ignore_merges")) != ignore_merges and (odd := unmerged(model, added)):
         found = f"ignore_merges {bool(model.get('ignore_merges'))}".lower()
-        hint = f"the name of this cut implies the opposite, and {shown(odd)} is no result of merges"
+        hint = f"the name of this cut implies the opposite, and {quote(odd)} is no result of merges"
         raise refuse(path, "a setting", found, hint)
     if model.get("unk_token") is not None and len(set(model["vocab"]) & set(BYTES)) < len(BYTES):
         hint = "bytes without a token become the unknown token there, and nothing in llama.cpp"
@@ -283,7 +283,7 @@ def check_unigram(path: Path, tokenizer: dict[str, Any], charsmap: bytes) -> tup
     split = words or metaspace.get("split", True)
     across = [p for p in pieces if "▁" in p[1:] and p not in added and not (words and set(p) == {"▁"})]
     if split and across:
-        hint = f"llama.cpp finds pieces across words, {shown(across[0])} for one, and the `tokenizers` library does not"
+        hint = f"llama.cpp finds pieces across words, {quote(across[0])} for one, and the `tokenizers` library does not"
         raise refuse(path, "a pre-tokenizer", "a cut before each U+2581", hint)
     if "▁" not in pieces:
         raise refuse(path, "a vocabulary", "no piece U+2581", "a space before an unknown character has to have one")

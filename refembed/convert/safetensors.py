@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from refembed.arrays import U8
 from refembed.errors import ModelError
-from refembed.gguf.cursor import DAMAGED, TRUNCATED, shown
+from refembed.gguf.cursor import DAMAGED, TRUNCATED, quote
 
 MAX_HEADER = 100_000_000  # bytes; tensor.rs refuses longer ones
 LENGTH = 8  # bytes before the header
@@ -114,29 +114,29 @@ class SafetensorsFile(Mapping[str, Entry]):
 
     def _metadata(self, value: Any) -> dict[str, str]:
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
-            self._fail("__metadata__", f"{shown(str(value))}, not strings by name", DAMAGED)
+            self._fail("__metadata__", f"{quote(str(value))}, not strings by name", DAMAGED)
         return value
 
     def _span(self, name: str, info: Any) -> Span:
         """A header entry, checked on its own."""
-        what = f"tensor {shown(name)}"
+        what = f"tensor {quote(name)}"
         if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
-            self._fail(what, f"{shown(str(info))}, not a dtype, a shape and data_offsets", DAMAGED)
+            self._fail(what, f"{quote(str(info))}, not a dtype, a shape and data_offsets", DAMAGED)
         dtype, shape, span = info["dtype"], info["shape"], info["data_offsets"]
         for numbers in (shape, span):
             if not isinstance(numbers, list) or not all(type(n) is int and n <= U64_MAX for n in numbers):
-                self._fail(what, f"{shown(str(numbers))}, not a list of sizes", DAMAGED)
+                self._fail(what, f"{quote(str(numbers))}, not a list of sizes", DAMAGED)
         if not isinstance(dtype, str) or dtype not in DTYPES:
-            self._fail(what, f"dtype {shown(str(dtype))}", "save the model with one of " + ", ".join(DTYPES))
+            self._fail(what, f"dtype {quote(str(dtype))}", "save the model with one of " + ", ".join(DTYPES))
         if len(span) != 2 or span[0] > span[1]:
-            self._fail(what, f"data_offsets {shown(str(span))}, not a beginning and an end", DAMAGED)
+            self._fail(what, f"data_offsets {quote(str(span))}, not a beginning and an end", DAMAGED)
         size = np.dtype(DTYPES[dtype]).itemsize
         for n in shape:
             size *= n
             if size > U64_MAX:
-                self._fail(what, f"shape {shown(str(shape))} is beyond 64 bits", DAMAGED)
+                self._fail(what, f"shape {quote(str(shape))} is beyond 64 bits", DAMAGED)
         if size != span[1] - span[0]:
-            found = f"data_offsets {span} hold {span[1] - span[0]:,} bytes, {dtype} {shown(str(shape))} takes {size:,}"
+            found = f"data_offsets {span} hold {span[1] - span[0]:,} bytes, {dtype} {quote(str(shape))} takes {size:,}"
             self._fail(what, found, DAMAGED)
         return dtype, tuple(shape), span[0], span[1]
 
@@ -144,7 +144,7 @@ class SafetensorsFile(Mapping[str, Entry]):
         """The entries in the order of the data, which they have to cover without a gap or an overlap."""
         size, end = len(self._data) - start, 0
         for name, (dtype, shape, begin, stop) in sorted(spans.items(), key=lambda item: item[1][2:]):
-            what = f"tensor {shown(name)}"
+            what = f"tensor {quote(name)}"
             if begin != end:
                 kind = "overlaps" if begin < end else f"leaves {begin - end:,} bytes behind"
                 self._fail(what, f"its data begins at {begin:,}: it {kind} the tensor before", DAMAGED, start + begin)
@@ -169,7 +169,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def natural(digits: str) -> int:
     """A whole number, not negative. ValueError for others."""
     if digits.startswith("-"):
-        raise ValueError(f"{shown(digits)}, a negative number")
+        raise ValueError(f"{quote(digits)}, a negative number")
     return int(digits)
 
 

@@ -15,7 +15,7 @@ from refembed.convert.files import check_listed
 from refembed.convert.rules import refuse, warn, warn_beyond
 from refembed.convert.wordpiece import NORMAL, UNUSED, USER_DEFINED
 from refembed.errors import ModelError
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 
 UNKNOWN, CONTROL, BYTE = 2, 3, 6  # tokenizer.ggml.token_type
 UNIGRAM, BPE = 1, 2  # TrainerSpec.model_type
@@ -108,7 +108,7 @@ def check_kind(path: Path, trainer: dict[int, Any], normalizer: dict[int, Any]) 
 
 def warn_of_rest(pieces: Pieces, rest: list[str]) -> None:
     """Say which pieces have no row in the table of embeddings."""
-    listed = ", ".join(map(shown, rest[:3])) + (f" and {len(rest) - 3} more" if len(rest) > 3 else "")
+    listed = ", ".join(map(quote, rest[:3])) + (f" and {len(rest) - 3} more" if len(rest) > 3 else "")
     warn(
         f"{pieces.path}: pieces {listed} have ids from {len(pieces.tokens)} on, but config.json has a vocab_size of "
         f"{len(pieces.tokens):,}: they are left out; are these files of one model?"

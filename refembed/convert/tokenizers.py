@@ -38,7 +38,7 @@ from refembed.convert.sentencepiece import BYTE, UNKNOWN, Pieces, read_sentencep
 from refembed.convert.wordpiece import CONTROL, NORMAL, UNUSED, USER_DEFINED, looks_special, read_json, special_names
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 from refembed.tokenizer.pretokenize import defaults_of
 
 Keys: TypeAlias = "dict[str, tuple[Any, str]]"  # tokenizer.ggml.*, without these words -> value and GGUF type
@@ -146,7 +146,7 @@ def cut_of(path: Path, tokenizer: dict[str, Any], gpt2: str) -> str:
             return "smaug-bpe" if CUTS[patterns[0]] == "llama-bpe" and not merges else CUTS[patterns[0]]
     hint = "refembed knows how GPT-2, Qwen2 and Llama 3 cut words"
     cutter = str(tokenizer.get("pre_tokenizer"))
-    raise ModelError(f"{path}: a pre-tokenizer that has no name here: {shown(cutter[:200])}", hint=hint)
+    raise ModelError(f"{path}: a pre-tokenizer that has no name here: {quote(cutter[:200])}", hint=hint)
 
 
 def add_unigram(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
@@ -155,7 +155,7 @@ def add_unigram(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
     tokenizer = read_json(path, required=True)
     model = tokenizer.get("model") or {}
     if model.get("type") != "Unigram":
-        found = f"{path}: a tokenizer of type {shown(str(model.get('type')))}, not Unigram"
+        found = f"{path}: a tokenizer of type {quote(str(model.get('type')))}, not Unigram"
         raise ModelError(found, hint="refembed converts this architecture's own")
     ends = around(path, tokenizer)
     pieces = Pieces.blank(max(size, len(model["vocab"])), path)
@@ -228,7 +228,7 @@ def warn_of_two(pieces: Pieces, folder: Path) -> None:
     if differ:
         i = differ[0]
         warn(
-            f"{pieces.path}: token {i} is {shown(ours[i])}, in the tokenizer.json beside it {shown(theirs[i])} "
+            f"{pieces.path}: token {i} is {quote(ours[i])}, in the tokenizer.json beside it {quote(theirs[i])} "
             f"({len(differ)} differ); the file has {pieces.path.name}, as llama.cpp's converter; `transformers` "
             "reads tokenizer.json: remove the one that is wrong"
         )
@@ -354,7 +354,7 @@ def set_roles(keys: Keys, pieces: Pieces, settings: dict[str, Any], defaults: di
         if i is not None and key in keys and keys[key][0] != i:
             warn(
                 f"{pieces.path.parent}: config.json says {key} {keys[key][0]}, and so does the file, but "
-                f"{shown(names[name])} is token {i} of {pieces.path.name}; if config.json is wrong, correct it"
+                f"{quote(names[name])} is token {i} of {pieces.path.name}; if config.json is wrong, correct it"
             )
         elif i is not None and key not in keys and i != defaults.get(name, i):
             keys[key] = (i, "UINT32")

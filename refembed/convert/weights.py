@@ -18,7 +18,7 @@ from refembed.convert.files import check_named
 from refembed.convert.safetensors import Entry, SafetensorsFile
 from refembed.convert.wordpiece import read_json
 from refembed.errors import ModelError
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -34,7 +34,7 @@ def open_weights(folder: Path, notes: list[str]) -> list[Entry]:
     parts, places = find_parts(folder, notes)
     for part in parts:
         if not (folder / part).is_file():
-            found = f"{folder / INDEX}: it names {shown(part)}, and there is no such file"
+            found = f"{folder / INDEX}: it names {quote(part)}, and there is no such file"
             raise ModelError(found, hint="fetch the folder again")
     entries = []
     for part in parts:
@@ -43,7 +43,7 @@ def open_weights(folder: Path, notes: list[str]) -> list[Entry]:
     names = {entry.name for entry in entries}
     if len(names) < len(entries) or (places and names != set(places)):
         odd = sorted(names ^ set(places)) or ["one of them twice"]
-        raise ModelError(f"{folder}: {INDEX} and the files differ: {shown(odd[0])}", hint="fetch the folder again")
+        raise ModelError(f"{folder}: {INDEX} and the files differ: {quote(odd[0])}", hint="fetch the folder again")
     return entries
 
 
@@ -51,7 +51,7 @@ def find_parts(folder: Path, notes: list[str]) -> tuple[list[str], dict[str, Any
     """The names of the files, and tensor -> file where an index says so."""
     if (folder / "adapter_config.json").is_file():
         base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        hint = f"convert its base model, {shown(str(base))}; or merge the adapter into it and save that"
+        hint = f"convert its base model, {quote(str(base))}; or merge the adapter into it and save that"
         raise ModelError(f"{folder}: adapter_config.json: a LoRA adapter, not a model", hint=hint)
     others = sorted(p.name for p in folder.glob("model*.safetensors") if p.name != SINGLE)
     if (folder / SINGLE).is_file():
@@ -99,4 +99,4 @@ def check_floats(entry: Entry, folder: Path) -> None:
     """ModelError for weights that are whole numbers: quantized ones, of a kind that config.json does not name."""
     if entry.dtype not in FLOATS:
         hint = f"weights are {', '.join(FLOATS)}; convert the model before it was quantized"
-        raise ModelError(f"{folder}: tensor {shown(entry.name)} is stored as {entry.dtype}", hint=hint)
+        raise ModelError(f"{folder}: tensor {quote(entry.name)} is stored as {entry.dtype}", hint=hint)

@@ -29,7 +29,7 @@ from refembed.convert.rules import (
     warn_lowercase,
 )
 from refembed.errors import ModelError
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # tokenizer.ggml.token_type: enum llama_token_type
 
@@ -118,7 +118,7 @@ def understand(folder: Path, config: dict[str, Any]) -> Vocab:
     for name in ("bos", "sep", "unk"):
         if ids[name] is None:
             found = (
-                f"{pieces.path}: no token {shown(names[name])}, which goes around each text or stands for the unknown"
+                f"{pieces.path}: no token {quote(names[name])}, which goes around each text or stands for the unknown"
             )
             raise ModelError(found, hint="is the file whole? tokenizer_config.json may name another token")
     ids = {name: config.get(f"{name}_token_id") if i is None else i for name, i in ids.items()}
@@ -153,7 +153,7 @@ def spell(pieces: Pieces, size: int) -> tuple[list[str], list[int]]:
         if kind != CONTROL:
             token = token[2:] if token.startswith("##") else "▁" + token
         if tokens.setdefault(token, i) != i:
-            found = f"{pieces.path}: tokens {tokens[token]} and {i} are both spelled {shown(token)} in GGUF"
+            found = f"{pieces.path}: tokens {tokens[token]} and {i} are both spelled {quote(token)} in GGUF"
             raise ModelError(found, hint="llama.cpp takes no vocabulary with a token twice")
         types.append(kind)
     return list(tokens), types
@@ -179,7 +179,7 @@ def pieces_of_json(path: Path, tokenizer: dict[str, Any]) -> Pieces:
     """The vocabulary in a tokenizer.json, the file of the `tokenizers` library."""
     model = tokenizer["model"]
     if model["type"] != "WordPiece" or model["continuing_subword_prefix"] != "##":
-        found = f"{path}: a tokenizer of type {shown(str(model['type']))}"
+        found = f"{path}: a tokenizer of type {quote(str(model['type']))}"
         raise ModelError(found, hint='refembed converts WordPiece with "##"')
     texts = {id_number(i): text for text, i in model["vocab"].items()}
     if len(texts) != len(model["vocab"]):
@@ -321,7 +321,7 @@ def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
             raise ModelError(f"{path.parent}: no {path.name}", hint="name a folder as Hugging Face publishes them")
         return {}
     if not isinstance(value, dict):
-        raise ModelError(f"{path}: {shown(str(value))}, not a JSON object", hint="is this the right file?")
+        raise ModelError(f"{path}: {quote(str(value))}, not a JSON object", hint="is this the right file?")
     return value
 
 

@@ -19,7 +19,7 @@ TRUNCATED = "the file looks truncated or damaged; compare its size and sha256 wi
 DAMAGED = "the file looks damaged; compare its sha256 with the publisher's"
 
 
-def shown(name: str) -> str:
+def quote(name: str) -> str:
     """A name from the file as it can stand in a message: short, one line, nothing a terminal would obey."""
     short = name if len(name) <= 80 else name[:77] + "..."
     return short if short and short.isprintable() else ascii(short)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from refembed.gguf.cursor import MOST, Cursor, shown
+from refembed.gguf.cursor import MOST, Cursor, quote
 from refembed.gguf.strings import StringArray
 
 MAX_KEYS = 65_536  # far above any model; bounds what a hostile file can cost
@@ -98,7 +98,7 @@ class Metadata(Mapping[str, Value]):
         if key not in self._decoded:
             field = self._field(key)
             cursor = self._at(field.offset)
-            self._decoded[key] = read_value(cursor, field.type, shown(key)) if field.strings is None else field.strings
+            self._decoded[key] = read_value(cursor, field.type, quote(key)) if field.strings is None else field.strings
         return self._decoded[key]
 
     def __contains__(self, key: object) -> bool:
@@ -120,7 +120,7 @@ class Metadata(Mapping[str, Value]):
     def type_name(self, key: str) -> str:
         """The type as stored: "UINT32", "ARRAY[STRING]", "ARRAY[ARRAY[INT32]]" (arrays of arrays go by their first)."""
         field = self._field(key)
-        return spell_type(self._at(field.offset), field.type, shown(key))
+        return spell_type(self._at(field.offset), field.type, quote(key))
 
     def offset(self, key: str) -> int:
         """The byte of the file at which the value begins."""
@@ -171,13 +171,13 @@ class Metadata(Mapping[str, Value]):
             if isinstance(value, (int, float)):
                 found += f" {value}"
             hint = "the file's converter wrote it differently; llama.cpp would refuse it as well"
-            raise self._at(0).fail(shown(key), f"{found}, not {expected}", self.offset(key), hint)
+            raise self._at(0).fail(quote(key), f"{found}, not {expected}", self.offset(key), hint)
         return value
 
     def _field(self, key: str) -> Field:
         if key not in self._fields:
             hint = nearest(key, self._fields)
-            raise self._at(0).fail(shown(key), f"no such key among {len(self)}", KEYS_BEGIN, hint)
+            raise self._at(0).fail(quote(key), f"no such key among {len(self)}", KEYS_BEGIN, hint)
         return self._fields[key]
 
     def _at(self, offset: int) -> Cursor:
@@ -187,7 +187,7 @@ class Metadata(Mapping[str, Value]):
 def nearest(name: str, names: Iterable[str]) -> str:
     """The hint that names what a missing name may have meant; "" where nothing comes near."""
     close = difflib.get_close_matches(name, list(names), n=3)
-    return f"did you mean {' or '.join(map(shown, close))}?" if close else ""
+    return f"did you mean {' or '.join(map(quote, close))}?" if close else ""
 
 
 def read_metadata(cursor: Cursor, count: int) -> Metadata:
@@ -197,10 +197,10 @@ def read_metadata(cursor: Cursor, count: int) -> Metadata:
         what, start = f"key {i} of {count}", cursor.pos
         key = read_name(cursor, what, MAX_KEY_BYTES)
         if not key or key in fields:
-            raise cursor.fail(what, f"{shown(key)} for the second time" if key else "an empty key", start)
-        kind = read_type(cursor, shown(key))
+            raise cursor.fail(what, f"{quote(key)} for the second time" if key else "an empty key", start)
+        kind = read_type(cursor, quote(key))
         offset = cursor.pos
-        fields[key] = Field(kind, offset, skip_value(cursor, kind, shown(key)))
+        fields[key] = Field(kind, offset, skip_value(cursor, kind, quote(key)))
     return Metadata(cursor, fields)
 
 

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from refembed.errors import GGUFError
-from refembed.gguf.cursor import shown
+from refembed.gguf.cursor import quote
 from refembed.gguf.reader import GGUFFile
 
 # The keys, and the one type that llama.cpp takes for each.
@@ -93,7 +93,7 @@ def check_tensors(shards: list[GGUFFile]) -> None:
     for shard in shards:
         for tensor in shard.tensors.values():
             if tensor.name in seen:
-                what, found = f"reading tensor {shown(tensor.name)}", f"{seen[tensor.name].path} has it as well"
+                what, found = f"reading tensor {quote(tensor.name)}", f"{seen[tensor.name].path} has it as well"
                 raise GGUFError(what, path=str(shard.path), offset=tensor.offset, found=found, hint=MIXED)
             seen[tensor.name] = shard
     expected = read(shards[0], TENSORS)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from refembed.arrays import F32, U8
 from refembed.errors import RequestError
-from refembed.gguf.cursor import TRUNCATED, ByteOrder, Cursor, shown
+from refembed.gguf.cursor import TRUNCATED, ByteOrder, Cursor, quote
 from refembed.gguf.metadata import nearest, read_name
 from refembed.gguf.quants import BY_ID, REMOVED, QuantType
 
@@ -97,7 +97,7 @@ class Tensors(dict[str, Tensor]):
 
     def __missing__(self, name: str) -> Tensor:
         hint = nearest(name, self)
-        raise self._cursor.fail(f"tensor {shown(name)}", f"no such name among {len(self)}", self._table, hint)
+        raise self._cursor.fail(f"tensor {quote(name)}", f"no such name among {len(self)}", self._table, hint)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def read_infos(cursor: Cursor, count: int) -> list[Info]:
         start = cursor.pos
         name = read_name(cursor, f"name of tensor {i} of {count}", MAX_NAME_BYTES)
         if name in infos:
-            raise cursor.fail(f"name of tensor {i} of {count}", f"{shown(name)} for the second time", start)
+            raise cursor.fail(f"name of tensor {i} of {count}", f"{quote(name)} for the second time", start)
         infos[name] = read_info(cursor, name)
     return list(infos.values())
 
@@ -132,41 +132,41 @@ def read_info(cursor: Cursor, name: str) -> Info:
     width = shape[-1] if shape else 1
     if width % type.weights:
         found = f"rows of {width:,}, not a multiple of the {type.weights} weights of a {type.name} block"
-        raise cursor.fail(f"type of tensor {shown(name)}", found, at)
+        raise cursor.fail(f"type of tensor {quote(name)}", found, at)
     nbytes = math.prod(shape) // type.weights * type.nbytes
     at = cursor.pos
-    return Info(name, shape, type, cursor.u64(f"offset of tensor {shown(name)}"), nbytes, at)
+    return Info(name, shape, type, cursor.u64(f"offset of tensor {quote(name)}"), nbytes, at)
 
 
 def read_shape(cursor: Cursor, name: str) -> tuple[int, ...]:
     """The dimensions, in NumPy order."""
     start = cursor.pos
-    n_dims = cursor.u32(f"number of dimensions of tensor {shown(name)}")
+    n_dims = cursor.u32(f"number of dimensions of tensor {quote(name)}")
     if n_dims > MAX_DIMS:
         raise cursor.fail(
-            f"number of dimensions of tensor {shown(name)}", f"{n_dims:,}; at most {MAX_DIMS} are allowed", start
+            f"number of dimensions of tensor {quote(name)}", f"{n_dims:,}; at most {MAX_DIMS} are allowed", start
         )
-    ne = [cursor.u64(f"dimension {j} of tensor {shown(name)}") for j in range(n_dims)]
+    ne = [cursor.u64(f"dimension {j} of tensor {quote(name)}") for j in range(n_dims)]
     largest = max(accumulate(ne, operator.mul), default=1)  # as llama.cpp does: ne[0], ne[0] ne[1] ...
     if max(largest, *ne, 0) > INT64_MAX:
-        raise cursor.fail(f"dimensions of tensor {shown(name)}", f"{ne}: more numbers than 2^63 - 1", start + 4)
+        raise cursor.fail(f"dimensions of tensor {quote(name)}", f"{ne}: more numbers than 2^63 - 1", start + 4)
     if 0 in ne and math.prod(n for n in ne if n) > MAX_EMPTY:
         found = f"{ne}: no numbers, yet dimensions no array can have"
-        raise cursor.fail(f"dimensions of tensor {shown(name)}", found, start + 4)
+        raise cursor.fail(f"dimensions of tensor {quote(name)}", found, start + 4)
     return tuple(reversed(ne))
 
 
 def read_quant_type(cursor: Cursor, name: str) -> QuantType:
     """The tensor type, a row of QUANT_TYPES."""
     start = cursor.pos
-    number = cursor.u32(f"type of tensor {shown(name)}")
+    number = cursor.u32(f"type of tensor {quote(name)}")
     if number in REMOVED:
         hint = "llama.cpp removed this type; quantize the original model again, to Q4_0 for example"
-        raise cursor.fail(f"type of tensor {shown(name)}", f"{number} ({REMOVED[number]}, removed)", start, hint)
+        raise cursor.fail(f"type of tensor {quote(name)}", f"{number} ({REMOVED[number]}, removed)", start, hint)
     if number not in BY_ID:
         known = ", ".join(f"{id} {t.name}" for id, t in sorted(BY_ID.items()))
         hint = "a newer kind of file than this version of refembed knows, or a damaged one"
-        raise cursor.fail(f"type of tensor {shown(name)}", f"{number}, not one of {known}", start, hint)
+        raise cursor.fail(f"type of tensor {quote(name)}", f"{number}, not one of {known}", start, hint)
     return BY_ID[number]
 
 
@@ -183,7 +183,7 @@ def place(cursor: Cursor, infos: list[Info], start: int, alignment: int, table: 
     tensors = Tensors(cursor, table)
     expected = 0
     for info in infos:
-        what = f"tensor {shown(info.name)}"
+        what = f"tensor {quote(info.name)}"
         if info.offset != expected:
             found = f"{info.offset:,}, where the tensors before it end at {expected:,}"
             hint = "tensors must follow each other in the order listed, each padded to the alignment"

@@ -167,7 +167,7 @@ def packed(x: Array) -> str:
     return base64.b64encode(bits.tobytes()).decode()
 
 
-def shown(a: Array, head: int | None) -> Array:
+def heads_to_draw(a: Array, head: int | None) -> Array:
     """One head, or the mean of all: (T, T)."""
     found: Array = a.mean(axis=0) if head is None else a[head]
     return found
@@ -175,7 +175,7 @@ def shown(a: Array, head: int | None) -> Array:
 
 def strongest(a: Array, tokens: Sequence[str], head: int | None) -> str:
     """The largest weight in words."""
-    x = np.nan_to_num(shown(a, head))
+    x = np.nan_to_num(heads_to_draw(a, head))
     i, j = divmod(int(x.argmax()), len(x))
     who = "the mean of all heads" if head is None else f"head {head}"
     return f"in {who}, “{tokens[i]}” looks most at “{tokens[j]}”, with weight {x[i, j]:.2f}"
@@ -183,7 +183,7 @@ def strongest(a: Array, tokens: Sequence[str], head: int | None) -> str:
 
 def table_of(a: Array, tokens: Sequence[str], head: int | None) -> str:
     """What each token looks at most, for those who cannot see the map."""
-    x = shown(a, head)
+    x = heads_to_draw(a, head)
     rows = []
     for i, piece in enumerate(tokens):
         best = np.argsort(-np.nan_to_num(x[i]), kind="stable")[:3]

@@ -15,7 +15,7 @@ from refembed.convert.files import FILES, states
 from refembed.errors import DownloadError, ModelError, RequestError
 from refembed.hub.cache import at_work, cache_folder, fresh, is_cached, keep, move
 from refembed.hub.models import MODELS, Model
-from refembed.hub.progress import shown
+from refembed.hub.progress import printed_progress
 from refembed.hub.repositories import fetch, parse
 from refembed.hub.sources import Progress, Unreachable, problem
 
@@ -70,7 +70,7 @@ def source_folder(name: str, *, offline: bool = False, progress: Progress | None
     model, _ = find(name)
     if model is None:
         raise ModelError(f"no model of the name {name}", hint=suggestion(name))
-    with shown(progress, model.name) as advance:
+    with printed_progress(progress, model.name) as advance:
         return fetched(model, offline, advance)
 
 
@@ -102,7 +102,7 @@ def gguf_of(model: Model, outtype: str, offline: bool, progress: Progress | None
     made_of = [RECIPE, *(file.sha256 for file in model.files)]
     if is_cached(path, made_of):
         return path
-    with shown(progress, model.name) as advance, at_work(path.stem, advance) as work:
+    with printed_progress(progress, model.name) as advance, at_work(path.stem, advance) as work:
         if not is_cached(path, made_of):  # nor did another process make it meanwhile
             make(fetched(model, offline, advance), path, work, outtype, made_of, advance, say=lambda note: None)
     return path
@@ -145,7 +145,7 @@ def converted(folder: Path, outtype: str, progress: Progress | None, name: str |
     path = cache_folder() / "gguf" / f"{name or folder.resolve().name}-{key}-{outtype}.gguf"
     if is_cached(path, made_of):
         return path
-    with shown(progress, name or str(folder)) as advance, at_work(path.stem, advance) as work:
+    with printed_progress(progress, name or str(folder)) as advance, at_work(path.stem, advance) as work:
         if not is_cached(path, made_of):
             make(folder, path, work, outtype, made_of, advance, name)
     return path

@@ -13,7 +13,7 @@ MAKING = ("converting", "quantizing", "quantizing")  # what is reported where no
 
 
 @contextlib.contextmanager
-def shown(progress: Progress | None, name: str, *, once: bool = True) -> Iterator[Progress]:
+def printed_progress(progress: Progress | None, name: str, *, once: bool = True) -> Iterator[Progress]:
     """The function to report to: the caller's own; else a bar on stderr, or one line there where it is no terminal.
 
     Either shows with the first report: where nothing has to be fetched or converted, nothing is said.

@@ -37,7 +37,7 @@ Key = tuple[str, int]  # a tensor's name, and the how-manyth of it
 
 
 @dataclass(frozen=True)
-class Room:
+class Tolerance:
     """How far a tensor of ours may be from a printed one."""
 
     peak: float  # largest magnitude
@@ -152,12 +152,12 @@ def arrays_of(ours: dict[str, Trace]) -> dict[Key, list[F64]]:
     return found
 
 
-def rooms_of(ours: dict[str, Trace]) -> dict[Key, Room]:
+def rooms_of(ours: dict[str, Trace]) -> dict[Key, Tolerance]:
     """How far each tensor may be off, from how far the arithmetics are apart."""
     return {key: room_of(arrays) for key, arrays in arrays_of(ours).items()}
 
 
-def room_of(arrays: list[F64]) -> Room:
+def room_of(arrays: list[F64]) -> Tolerance:
     """One tensor. The sum of n numbers wanders by sqrt(n) roundings, and by what its elements may be off."""
     x = arrays[0]
     fine = np.where(np.isfinite(x), x, 0.0)
@@ -168,10 +168,10 @@ def room_of(arrays: list[F64]) -> Room:
     sums = max((abs(float(np.nansum(a) - np.nansum(b))) for a, b in combinations(arrays, 2)), default=0.0)
     path = float(np.abs(np.cumsum(fine)).max(initial=0))
     rounding = 4 * 2.0**-24 * np.sqrt(x.size) * path + SUMS * float(np.abs(fine).sum()) + 1e-6
-    return Room(peak, HALF + BOUND * spread + LEAST * peak, BOUND * (sums + drift) + rounding)
+    return Tolerance(peak, HALF + BOUND * spread + LEAST * peak, BOUND * (sums + drift) + rounding)
 
 
-def rows_of(ours: dict[str, Trace], theirs: Trace, rooms: dict[Key, Room]) -> list[Row]:
+def rows_of(ours: dict[str, Trace], theirs: Trace, rooms: dict[Key, Tolerance]) -> list[Row]:
     """Every tensor that both have, beside the arithmetic that is nearest; errors over the tensor's largest number."""
     found = {numerics: {(d.name, d.k): d for d in compare_shown(trace, theirs)} for numerics, trace in ours.items()}
     order = max(found.values(), key=len)
@@ -188,7 +188,7 @@ def rows_of(ours: dict[str, Trace], theirs: Trace, rooms: dict[Key, Room]) -> li
     return rows
 
 
-def over(d: ShownDifference, room: Room) -> float:
+def over(d: ShownDifference, room: Tolerance) -> float:
     """How far the numbers or the sum are off, over what they may."""
     if not (np.isfinite(d.sum_ours) and np.isfinite(d.sum_theirs)):
         total = 0.0 if d.sums_agree else np.inf
@@ -198,7 +198,7 @@ def over(d: ShownDifference, room: Room) -> float:
 
 
 def causes_of(
-    reference: Reference, ids: list[int], theirs: Trace, rooms: dict[Key, Room], first: Row
+    reference: Reference, ids: list[int], theirs: Trace, rooms: dict[Key, Tolerance], first: Row
 ) -> tuple[list[Cause], int]:
     """Changes of the reference under which no tensor is wrong any more, and how many were tried."""
     says = f"computes {first} otherwise, and no hypothesis says how"
@@ -213,7 +213,7 @@ def causes_of(
     return [Cause(h.id, h.says) for h in good] or unnamed, len(hypotheses)
 
 
-def fits(h: Hypothesis, reference: Reference, ids: list[int], theirs: Trace, rooms: dict[Key, Room]) -> bool:
+def fits(h: Hypothesis, reference: Reference, ids: list[int], theirs: Trace, rooms: dict[Key, Tolerance]) -> bool:
     """Whether the reference, changed, prints what was printed."""
     try:
         changed = h.change(reference)

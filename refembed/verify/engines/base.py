@@ -126,7 +126,7 @@ def open_engine(spec: Spec, model: Path, **options: Any) -> Engine:
     for name in options:
         if name not in known:
             hint = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise RequestError(f"an engine opened from {shown(spec)} has no option {name!r}", hint=hint)
+            raise RequestError(f"an engine opened from {spell_spec(spec)} has no option {name!r}", hint=hint)
     engine = cast(Engine, opener(model if argument is None else argument, **options))
     if module == "http" and "://" not in os.fspath(spec):  # type: ignore[arg-type]  # no callable
         engine.about["scheme assumed"] = str(argument).split("://")[0]
@@ -159,7 +159,7 @@ def which(spec: Spec) -> tuple[str, str, Any]:
     raise RequestError(f"{text!r} stands for no engine: no such folder, and no kind of file known here", hint=hint)
 
 
-def shown(spec: Spec) -> str:
+def spell_spec(spec: Spec) -> str:
     """A spec in a message."""
     return getattr(spec, "__name__", "a callable") if callable(spec) else repr(os.fspath(spec))
 

@@ -157,7 +157,7 @@ class LlamaCpp:
         if isinstance(texts, (str, bytes)):
             raise RequestError("embed takes a list of texts, not one text", hint="embed([text])[0]")
         inputs = [as_input(t) for t in texts]
-        return self.call("embed", inputs, batched, about=f"embed {shown(texts)}")
+        return self.call("embed", inputs, batched, about=f"embed {preview(texts)}")
 
     def trace(self, text: Input) -> Trace:
         """Every node of the graph in the order of execution: one tap each, named and with its operation.
@@ -321,7 +321,7 @@ def as_input(text: Input) -> bytes | list[int]:
     return utf8(text) if isinstance(text, (str, bytes)) else [int(i) for i in text]
 
 
-def shown(texts: Sequence[Input]) -> str:
+def preview(texts: Sequence[Input]) -> str:
     """'2 text(s), the first: "Hello"' for messages."""
     return f"{len(texts)} text(s)" + (f", the first: {one(texts[0])}" if len(texts) else "")
 

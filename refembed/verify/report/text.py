@@ -58,7 +58,7 @@ def tables(v: Verdict) -> Iterator[Table]:
     """The evidence, a table at a time."""
     e = v.evidence
     if e.ids:
-        rows = [[shown(t), first_apart(ours, theirs)] for t, ours, theirs in e.ids[: 3 if v.tells_itself else ROWS]]
+        rows = [[preview(t), first_apart(ours, theirs)] for t, ours, theirs in e.ids[: 3 if v.tells_itself else ROWS]]
         yield "tokens that differ", ["text", "where"], rows
     order = sorted(e.texts, key=lambda t: -t.distance / t.bound)
     if order:
@@ -66,7 +66,7 @@ def tables(v: Verdict) -> Iterator[Table]:
         yield "texts", heads, [text_cells(t) for t in order[:ROWS]]
     if e.tensors:
         yield (
-            f"tensors of {shown(e.traced)}",
+            f"tensors of {preview(e.traced)}",
             ["tensor", "operation", ">local", ">bound", ">propagated", "verdict"],
             tensor_rows(v),
         )
@@ -80,7 +80,7 @@ def text_cells(t: TextRow) -> list[str]:
     d = t.difference
     ulps, largest = (str(d.max_ulps), f"{d.max_abs:.2g}") if d else ("-", "-")
     return [
-        shown(t.text), str(t.tokens), f"{t.distance:.2g}", f"{t.bound:.2g}", f"{t.length:.4g}", ulps, largest,
+        preview(t.text), str(t.tokens), f"{t.distance:.2g}", f"{t.bound:.2g}", f"{t.length:.4g}", ulps, largest,
         t.nearest, "" if t.agrees else "beyond",
     ]  # fmt: skip
 
@@ -105,7 +105,7 @@ def first_apart(ours: Sequence[int], theirs: Sequence[int]) -> str:
     return f"token {at}: ours {mine}, theirs {other} ({len(ours)} and {len(theirs)} in all)"
 
 
-def shown(text: str, limit: int = 34) -> str:
+def preview(text: str, limit: int = 34) -> str:
     """A text on one line, cut short."""
     flat = "".join(c if c.isprintable() else " " for c in text)
     return repr(flat if len(flat) <= limit else flat[: limit - 3] + "...")

@@ -89,7 +89,7 @@ def find_cause(
         special = {s.id for s in ours._specials[parse_special]} - {ours.vocab.unk}
         theirs = [ours.vocab.tokens[i] for i in b if i in special]
     if mine != theirs:
-        return Cause("special tokens", f"{shown(*mine) or 'none'}, not {shown(*theirs) or 'none'}")
+        return Cause("special tokens", f"{quote(*mine) or 'none'}, not {quote(*theirs) or 'none'}")
     if parse_special and ours.encode(raw, False, False) == other.encode(raw, False, False):
         return Cause("special tokens", "without parsing special tokens the ids are the same")
     for fragment in fragments:
@@ -108,7 +108,7 @@ def words_differ(ours: Sequence[bytes] | None, theirs: Sequence[bytes] | None) -
     if first != second:
         at = first_difference(first, second)
         parts = (side[max(0, at - 8) : at + 8].encode("utf-8", "surrogateescape") for side in (first, second))
-        return Cause("normalized", "{}, not {}".format(*map(shown, parts)))
+        return Cause("normalized", "{}, not {}".format(*map(quote, parts)))
     if len(ours) == 1:  # this kind has no pre-tokens: where the other side cuts is its own affair
         return None
     return Cause("pre-tokens", split_point(ours, theirs))
@@ -122,10 +122,10 @@ def by_pieces(ours: Tokenizer, theirs: Sequence[bytes | None], ids: Sequence[int
     if len(known) < len(theirs):
         return Cause("ids", "the other side has ids beyond this vocabulary")
     if mine == known:
-        return Cause("ids", f"{shown(*mine[:5])} on either side")
+        return Cause("ids", f"{quote(*mine[:5])} on either side")
     unknown = None if vocab.unk is None else vocab.tokens[vocab.unk]
     if b"".join(mine) != b"".join(known) and unknown not in (*mine, *known):
-        spelled = f"{shown(b''.join(mine)[:60])}, not {shown(b''.join(known)[:60])}"
+        spelled = f"{quote(b''.join(mine)[:60])}, not {quote(b''.join(known)[:60])}"
         return Cause("normalized", f"in our vocabulary these ids spell {spelled}")
     cuts = set(accumulate(map(len, words_of_pieces(ours, raw))))
     if cuts - set(accumulate(map(len, known))) and unknown not in (*mine, *known):
@@ -148,9 +148,9 @@ def words_of_pieces(ours: Tokenizer, raw: bytes) -> list[bytes]:
 def split_point(ours: Sequence[bytes], theirs: Sequence[bytes]) -> str:
     """The first tokens that differ."""
     i = first_difference(ours, theirs)
-    return f"{shown(*ours[i : i + 3])}, not {shown(*theirs[i : i + 3])}"
+    return f"{quote(*ours[i : i + 3])}, not {quote(*theirs[i : i + 3])}"
 
 
-def shown(*parts: bytes) -> str:
+def quote(*parts: bytes) -> str:
     """Bytes for a message."""
     return " ".join(repr(p.decode("utf-8", "backslashreplace")) for p in parts)

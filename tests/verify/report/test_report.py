@@ -8,7 +8,7 @@ import pytest
 from refembed import Embedder
 from refembed.verify.report.html import report_page
 from refembed.verify.report.html_data import report_data
-from refembed.verify.report.text import aligned, first_apart, paragraph, shown, tables, text_report
+from refembed.verify.report.text import aligned, first_apart, paragraph, preview, tables, text_report
 from refembed.verify.run import verify
 from tests.verify.engine import Shown, Stub
 
@@ -43,7 +43,7 @@ def test_texts_furthest_beyond_their_bound_come_first(e):
 
     v = verify(e, Stub(answer), TEXTS)
     rows = next(rows for title, _, rows in tables(v) if title == "texts")
-    assert rows[0][0] == shown(TEXTS[2])
+    assert rows[0][0] == preview(TEXTS[2])
     assert [row[-1] for row in rows] == ["beyond", "", ""]
 
 
@@ -84,8 +84,8 @@ def test_columns_line_up():
 
 
 def test_a_text_is_shown_on_one_line_without_control_characters():
-    assert shown("a\x1b[2J\nb") == "'a [2J b'"
-    assert len(shown("x" * 500)) <= 36
+    assert preview("a\x1b[2J\nb") == "'a [2J b'"
+    assert len(preview("x" * 500)) <= 36
 
 
 def test_the_html_report_takes_every_verdict(e):
