@@ -79,7 +79,7 @@ def ask_all(request: Request, tests: list[Test], known: Known, oracle: Live | Re
     engine = Foreign(request.engine, path, request.pooling, **dict(request.options))
     try:
         asking = Asking(engine, oracle, request.model, request.pooling, request.normalize)
-        where = {"engine": request.engine, **about(engine), **environment(oracle), "model": path.name}
+        where = {"engine": request.engine, **describe(engine), **environment(oracle), "model": path.name}
         for name, value in where.items():
             console.print(f"{name:14} {value}", markup=False, highlight=False, soft_wrap=True)
         console.print()
@@ -105,7 +105,7 @@ def ask_all(request: Request, tests: list[Test], known: Known, oracle: Live | Re
     return 3 if idle or any(r.failed for r in results) else 0
 
 
-def about(engine: Foreign) -> dict[str, str]:
+def describe(engine: Foreign) -> dict[str, str]:
     """What the engine says it is."""
     said = {k: engine.engine.about.get(k) for k in ("url", "route", "model", "version")}
     gives = "a vector for each token" if engine.rows else "a vector for each text"

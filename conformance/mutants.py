@@ -24,7 +24,7 @@ from conformance.runner import Result, run
 from refembed import Embedder
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import NO_TAP, Ops, Tap, in_place_of
+from refembed.kernels.ops import NO_TAP, Ops, Tap, override_op
 from refembed.model import Model
 from refembed.model.batch import Batch
 from refembed.model.weights import Affine
@@ -57,7 +57,7 @@ class Ops_:  # noqa: N801
         self.ops, self.replaced = ops, replaced
 
     def __getattr__(self, name: str) -> Any:
-        return in_place_of(self.ops, name, self.replaced[name]) if name in self.replaced else getattr(self.ops, name)
+        return override_op(self.ops, name, self.replaced[name]) if name in self.replaced else getattr(self.ops, name)
 
 
 class Model_:  # noqa: N801

@@ -1,7 +1,8 @@
 """Every tensor type: are its decoders ggml's own bits, and how fast are they? `python -m conformance report types`.
 
-Random bytes, 2^22 weights a type, are decoded by the definition and by its Numba twin; each number that is not, bit for
-bit, what ggml's `to_float` makes of the same bytes is a mismatch (any NaN is any other), and gguf-py is asked as well.
+Random bytes, 2^22 weights a type, are decoded by the definition and by its Numba version; each number that is not, bit
+for bit, what ggml's `to_float` makes of the same bytes is a mismatch (any NaN is any other), and gguf-py is asked as
+well.
 
 Speed is GB/s, bytes read plus bytes written: blocks in, float32 out. A copy reads and writes float32. The competitors
 take turns, round after round, on the same machine; a turn is the best of three runs, as others may use the machine too,

@@ -322,7 +322,7 @@ class Embedder:
     def pair_of(self, query: str | bytes, document: str | bytes, index: int, caller: str, truncate: bool) -> list[int]:
         """Token ids of a query and one document, not too many."""
         ids = self.tokenizer.encode_pair(query, document, caller)
-        return self.fitting(ids, f"document {index} and the query", truncate, keep_last=True)
+        return self.truncate_or_raise(ids, f"document {index} and the query", truncate, keep_last=True)
 
     def width(self, how: str) -> int:
         """Numbers of a vector under a pooling (`resolve_pooling`)."""
@@ -386,9 +386,11 @@ class Embedder:
         else:
             ids, made = check_ids(text, index, self.info.n_vocab), False
         vocab = self.tokenizer.vocab
-        return self.fitting(ids, f"input {index}", truncate, keep_last=made and ids[-1:] in ([vocab.sep], [vocab.eos]))
+        return self.truncate_or_raise(
+            ids, f"input {index}", truncate, keep_last=made and ids[-1:] in ([vocab.sep], [vocab.eos])
+        )
 
-    def fitting(self, ids: list[int], what: str, truncate: bool, keep_last: bool) -> list[int]:
+    def truncate_or_raise(self, ids: list[int], what: str, truncate: bool, keep_last: bool) -> list[int]:
         """The ids, if there are some and not too many, or else cut. keep_last: the closing special token stays."""
         if not ids:
             raise RequestError(f"{what}: no tokens", hint="this model adds no special tokens; give it some text")
@@ -444,22 +446,22 @@ def side_by_side(ids: Sequence[Sequence[int]], limit: int, n: int) -> list[list[
     lengths = [len(text) for text in ids]
     if sum(lengths) < limit:
         return []
-    if sum(lengths) <= n * limit and (hands := deal(lengths, n)):
-        return hands
+    if sum(lengths) <= n * limit and (bins := balance(lengths, n)):
+        return bins
     order = sorted(range(len(ids)), key=lambda i: -lengths[i])
     found = [[order[p] for p in places] for places in groups([ids[i] for i in order], limit)]
     return found if len(found) >= n else []
 
 
-def deal(lengths: Sequence[int], n: int) -> list[list[int]]:
+def balance(lengths: Sequence[int], n: int) -> list[list[int]]:
     """Texts for n cores, the longest first, each to the core that has least; none where one would have far too much."""
-    hands: list[list[int]] = [[] for _ in range(n)]
+    bins: list[list[int]] = [[] for _ in range(n)]
     loads = [0] * n
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         least = loads.index(min(loads))
-        hands[least].append(i)
+        bins[least].append(i)
         loads[least] += lengths[i]
-    return [hand for hand in hands if hand] if max(loads) <= UNEVEN * sum(loads) / n else []
+    return [bin_ for bin_ in bins if bin_] if max(loads) <= UNEVEN * sum(loads) / n else []
 
 
 def finish(vector: Float, normalize: int, dimensions: int | None) -> F32:

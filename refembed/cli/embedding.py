@@ -69,7 +69,7 @@ class Request:
         return self.llama.log_disable
 
     @property
-    def hushed(self) -> bool:
+    def quiet_by_default(self) -> bool:
         """No remarks."""
         return self.quiet or self.silent
 
@@ -205,20 +205,20 @@ def embed(request: Request) -> None:
     """Meet the request. Raises what the layers below raise."""
     check_request(request)
     if request.ignored:
-        note(f"note: no meaning here, ignored: {' '.join(request.ignored)}", quiet=request.hushed)
+        note(f"note: no meaning here, ignored: {' '.join(request.ignored)}", quiet=request.quiet_by_default)
     prompts = request.llama.active and not request.texts
     source = Prompts(request.llama, request.file) if prompts else Texts(request.texts, request.file)
     embedder = open_embedder(request.model, numerics_of(request), request.lora)
     attend(embedder, request)
-    prefix = request.corpus.before(embedder, request.model, quiet=request.hushed)
+    prefix = request.corpus.before(embedder, request.model, quiet=request.quiet_by_default)
     job = Job(embedder, source, request, prefix)
     norm = default_norm(job.how) if request.normalize is None else request.normalize
     embedder.check_options(job.how, norm, request.dimensions)
     run = Run(request.model, job.how, norm, request.dimensions or embedder.width(job.how), embedder.info.labels)
     describe(embedder, run, request)
-    if not request.hushed:
-        second_thoughts(request.texts)
-    meet(job, run)
+    if not request.quiet_by_default:
+        warn_suspicious_texts(request.texts)
+    resolve_job(job, run)
     if job.cut:
         note(f"warning: {job.cut} of the texts had more than {job.limit} tokens; the rest of them was cut off",
              quiet=request.silent)  # fmt: skip
@@ -227,18 +227,18 @@ def embed(request: Request) -> None:
         note(f"{message} is to be true where the model was trained so", quiet=request.silent)
 
 
-def meet(job: Job, run: Run) -> None:
+def resolve_job(job: Job, run: Run) -> None:
     """Compute and write."""
     request = job.request
     if request.output is not None and request.corpus.wanted(request.output):
         job.cut = write_corpus(
             job.embedder, job.texts, request.corpus, request.output, job.prefix,
             job.options | {"truncate": request.truncate}, batch_tokens=request.batch_tokens or BATCH_TOKENS,
-            quiet=request.hushed,
+            quiet=request.quiet_by_default,
         )  # fmt: skip
         return
     try:
-        with request.corpus.opened(quiet=request.hushed) as job.cache:
+        with request.corpus.opened(quiet=request.quiet_by_default) as job.cache:
             compare_two(job, run) if request.compare else write_all(job, run)
     except KeyboardInterrupt as e:
         if request.output and request.format in ("npy", "jsonl") and not request.compare:
@@ -282,14 +282,14 @@ def attend(embedder: Embedder, request: Request) -> None:
         return
     if model.module.TRAITS.encoder:
         note(f"note: {model.hparams.arch} is an encoder and always sees all: --attention changes nothing",
-             quiet=request.hushed)  # fmt: skip
+             quiet=request.quiet_by_default)  # fmt: skip
         return
     embedder.model = replace(model, hparams=replace(model.hparams, causal=wanted == "causal"))
 
 
 def describe(embedder: Embedder, run: Run, request: Request) -> None:
     """Say on stderr what the vectors will be."""
-    info, quiet = embedder.info, request.hushed
+    info, quiet = embedder.info, request.quiet_by_default
     norm = NORM_NAMES.get(run.normalize, f"{run.normalize}-norm")
     whose = " (the model's own)" if run.pooling == embedder.model.hparams.pooling else ""
     cut = f" of {whole}" if run.dimension != (whole := embedder.width(run.pooling)) else ""
@@ -312,7 +312,7 @@ def describe(embedder: Embedder, run: Run, request: Request) -> None:
         note(f"warning: pooling {run.pooling}, but the model was made for {info.pooling}", quiet=request.silent)
 
 
-def second_thoughts(texts: tuple[str, ...]) -> None:
+def warn_suspicious_texts(texts: tuple[str, ...]) -> None:
     """Point out a text that was probably meant as something else."""
     if "-" in texts and not is_terminal(sys.stdin):
         note("note: '-' is embedded as a text; `--file -` reads standard input")

@@ -24,7 +24,7 @@ from refembed.cli.options import (
 )
 from refembed.cli.show import escape, note, print_json, table
 from refembed.cli.texts import Texts
-from refembed.explain.walkthrough import FIRST, Journey, Step, explain, normalized
+from refembed.explain.walkthrough import FIRST, Step, Walkthrough, explain, normalized
 from refembed.explain.words import as_object, spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.similarity import cosine
 
@@ -90,7 +90,7 @@ def command(
         show(journey)
 
 
-def show(j: Journey) -> None:
+def show(j: Walkthrough) -> None:
     """The journey as text."""
     heading(1, "From characters to token ids", j.tokenizer)
     for stage in j.stages:
@@ -125,7 +125,7 @@ def show(j: Journey) -> None:
         click.echo(f"\nNote: {remark}")
 
 
-def shares(j: Journey) -> None:
+def shares(j: Walkthrough) -> None:
     """The shares of the tokens in the vector."""
     if j.shares is None:
         return

@@ -1,4 +1,4 @@
-"""Numba twins of `plain`: each takes `out` and a range of rows, so that cores can share them."""
+"""Numba versions of `plain`: each takes `out` and a range of rows, so that cores can share them."""
 
 # mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-untyped-calls=False
 # (as in refembed/kernels/llvm/jit.py: numba.njit has no types, and Numba infers those of kernels)

@@ -1,4 +1,4 @@
-"""The four inner loops of searching and encoding, as a caller sees them. Their Numba twins in `jit` do the work.
+"""The four inner loops of searching and encoding, as a caller sees them. Their Numba versions in `jit` do the work.
 
 `plain` has the definitions in NumPy, under the same names and with the same arguments. Tests compare the two:
 `hamming`, `sum_table` and `nearest` bit for bit, `dot_codes` to float32's rounding, as its twin adds in lanes.

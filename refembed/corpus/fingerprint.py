@@ -104,7 +104,7 @@ def write_notes(notes: Mapping[str, Any]) -> None:
             out.write(json.dumps(notes).encode())
 
 
-def about(
+def describe(
     embedder: Embedder, *, pooling: str = "native", normalize: int | None = None, dimensions: int | None = None
 ) -> Record:
     """Everything beside the text that decides about a vector's bits, fit for JSON.

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import F32
-from refembed.corpus.fingerprint import Record, about, digest
+from refembed.corpus.fingerprint import Record, describe, digest
 from refembed.embedder import BATCH_TOKENS, Embedder, groups
 from refembed.errors import RequestError
 from refembed.hub.cache import cache_folder
@@ -125,7 +125,7 @@ class Cache:
         alone = isinstance(texts, (str, bytes))
         inputs: list[Input] = [texts] if alone else list(texts)
         truncate = options.pop("truncate", False)
-        record = about(embedder, **options)
+        record = describe(embedder, **options)
         ids = [embedder.ids_of(text, i, truncate) for i, text in enumerate(inputs)]
         vectors = self.vectors(embedder, ids, record)
         if alone:
@@ -141,7 +141,7 @@ class Cache:
         """As `embedder.embed_iter`: texts that arrive one by one, some `batch_tokens` worth at a time."""
         waiting: list[list[int]] = []
         tokens, truncate = 0, options.pop("truncate", False)
-        record = about(embedder, **options)
+        record = describe(embedder, **options)
         for i, text in enumerate(texts):
             waiting.append(embedder.ids_of(text, i, truncate))
             tokens += len(waiting[-1])

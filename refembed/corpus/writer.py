@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from refembed.atomic_write import replacing
-from refembed.corpus.fingerprint import Record, about
+from refembed.corpus.fingerprint import Record, describe
 from refembed.corpus.journal import Journal, Row, digest_of
 from refembed.embedder import BATCH_TOKENS, Embedder
 from refembed.errors import RequestError
@@ -83,7 +83,7 @@ def embed_corpus(
     Raises RequestError for texts that cannot be taken, where nothing can be written, where FILE.part is of another
     run, where pyarrow is not installed; what was embedded by then stays in FILE.part.
     """
-    path, record = Path(path), about(embedder, **options)
+    path, record = Path(path), describe(embedder, **options)
     check(path, record, keys is not None)
     keep_text = keep_text and path.suffix.lower() != ".npy"
     run = record | {"prefix": prefix, "truncate": truncate, "keys": keys is not None, "text": keep_text}
@@ -97,7 +97,7 @@ def embed_corpus(
         while batch := list(take(numbered, embedder, prefix, pace.tokens)):
             for i, _, _, ids in batch:
                 whole, last = len(ids), ids[-1:] in ([embedder.tokenizer.vocab.sep], [embedder.tokenizer.vocab.eos])
-                ids[:] = embedder.fitting(ids, where(i), truncate, last)
+                ids[:] = embedder.truncate_or_raise(ids, where(i), truncate, last)
                 cut += len(ids) < whole
             for (_, text, key, ids), vector in zip(batch, vectors(embedder, batch, record, cache), strict=True):
                 kept = text if keep_text else None

@@ -13,6 +13,6 @@ page      the same, illustrated
         print(step.name, step.formula, step.where, step.numbers)
 """
 
-from refembed.explain.walkthrough import Journey, explain
+from refembed.explain.walkthrough import Walkthrough, explain
 
-__all__ = ["Journey", "explain"]
+__all__ = ["Walkthrough", "explain"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from refembed.explain.walkthrough import FIRST, Journey, Step, normalized
+from refembed.explain.walkthrough import FIRST, Step, Walkthrough, normalized
 from refembed.explain.words import spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
@@ -18,9 +18,9 @@ NAMED = 40  # tokens whose names stand beside a plot
 SHOWN_PARTS = 400  # of a tokenizer's stage
 
 
-def journey_page(j: Journey, head: int | None = None) -> str:
+def journey_page(j: Walkthrough, head: int | None = None) -> str:
     """The page as HTML. head: shown first in the map of attention; None is the mean of all."""
-    builders: Sequence[tuple[str, str, Callable[[Journey], str]]] = (
+    builders: Sequence[tuple[str, str, Callable[[Walkthrough], str]]] = (
         ("tokens", "1. From characters to token ids", tokens),
         (
             "embeddings",
@@ -62,7 +62,7 @@ def intro(text: str) -> str:
     return f"<p>{esc(text)}</p>"
 
 
-def tokens(j: Journey) -> str:
+def tokens(j: Walkthrough) -> str:
     """The tokenizer's stages."""
     rows = []
     for stage in j.stages:
@@ -93,12 +93,12 @@ def one_step(s: Step) -> str:
     )
 
 
-def layer(j: Journey) -> str:
+def layer(j: Walkthrough) -> str:
     """The steps of the chosen layer."""
     return intro(LAYER.format(T=j.n_tokens)) + steps(j.inside)
 
 
-def attention(j: Journey, head: int | None) -> str:
+def attention(j: Walkthrough, head: int | None) -> str:
     """The map."""
     if not j.attention:
         return "".join(intro(note) for note in j.notes if "attention" in note)
@@ -107,7 +107,7 @@ def attention(j: Journey, head: int | None) -> str:
     return intro(words) + attention_map("attention-map", j.attention, j.pieces, layer=first, head=head)
 
 
-def layers(j: Journey) -> str:
+def layers(j: Walkthrough) -> str:
     """Lengths of the hidden states, and each layer in numbers."""
     lengths = np.array([np.linalg.norm(x, axis=1) for x in j.hidden])  # (layers + 1, T)
     labels = ["input", "layer 0", *map(str, range(1, len(j.hidden) - 1))]
@@ -138,7 +138,7 @@ def layers(j: Journey) -> str:
     return figure(drawn, esc(alt)) + intro(note) + table(heads, rows, caption="Layers in numbers") + states(j)
 
 
-def states(j: Journey) -> str:
+def states(j: Walkthrough) -> str:
     """The last hidden states as a picture."""
     x = j.hidden[-1]
     alt = (
@@ -150,7 +150,7 @@ def states(j: Journey) -> str:
     return figure(heat(x, alt, signed=True, most=spread), f"{esc(alt)} {note}")
 
 
-def pooling(j: Journey) -> str:
+def pooling(j: Walkthrough) -> str:
     """The formula, and what each token has to do with the result."""
     origin = [f"<i>{esc(j.pooling.source)}</i>"] if j.pooling.source else []
     origin += [f"<code>{esc(j.pooling.reads)}</code>"] if j.pooling.reads else []
@@ -162,7 +162,7 @@ def pooling(j: Journey) -> str:
     return text + "".join(intro(note) for note in j.notes if "pooling" in note)
 
 
-def normalization(j: Journey) -> str:
+def normalization(j: Walkthrough) -> str:
     """The last step."""
     unit = normalized(j)
     if j.pooled is None or unit is None or len(j.pooled) < 2:
@@ -177,7 +177,7 @@ def normalization(j: Journey) -> str:
     )
 
 
-def similarity(j: Journey) -> str:
+def similarity(j: Walkthrough) -> str:
     """Cosines of all texts with each other."""
     if j.vectors is None:
         return "".join(intro(note) for note in j.notes if "compared" in note)
@@ -200,7 +200,7 @@ def closest(x: np.ndarray[tuple[int, ...], np.dtype[np.float64]], texts: Sequenc
     return f"Most alike are “{clipped(texts[i], 40)}” and “{clipped(texts[k], 40)}”: {x[i, k]:.3f}."
 
 
-def model(j: Journey) -> str:
+def model(j: Walkthrough) -> str:
     """What the model is."""
     rows = [(esc(k), esc(f"{v:,}" if isinstance(v, int) else v)) for k, v in j.about.items()]
     return table(["what", "value"], rows, kind="facts")

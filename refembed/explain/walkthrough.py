@@ -79,7 +79,7 @@ class Layer:
 
 
 @dataclass
-class Journey:
+class Walkthrough:
     """Everything that `refembed explain` shows."""
 
     text: str
@@ -121,7 +121,7 @@ def explain(
     layer: int = 0,
     token: int | None = None,
     truncate: bool = False,
-) -> Journey:
+) -> Walkthrough:
     """Follow the first text step by step, and compare all.
 
     layer   is shown in full; -1 is the last
@@ -146,10 +146,10 @@ def explain(
     last = last_hidden(trace)
     poolable = how in POOLERS and how != "none"
     vector = embedder.embed(texts[0], pooling=how, truncate=truncate)
-    journey = Journey(
+    journey = Walkthrough(
         text=decode(texts[0]),
         texts=[decode(t) for t in texts],
-        about=about(embedder, trace),
+        about=describe(embedder, trace),
         tokenizer=TOKENIZERS.get(tokenizer.vocab.kind, tokenizer.vocab.kind),
         stages=stages,
         special={i: tokenizer.vocab.tokens[i] for i in {*ids, *specials(stages)}},
@@ -188,7 +188,7 @@ def attention_of(trace: Trace, n_layer: int, T: int) -> dict[int, Array]:
     return {il: a for il, a in found.items() if a.shape[-2:] == (T, T)}
 
 
-def add_notes(journey: Journey, embedder: Embedder, how: str) -> None:
+def add_notes(journey: Walkthrough, embedder: Embedder, how: str) -> None:
     """What a reader may miss, and why it is not there."""
     if not journey.attention:
         why = (
@@ -202,7 +202,7 @@ def add_notes(journey: Journey, embedder: Embedder, how: str) -> None:
         journey.notes.append("Texts cannot be compared without one vector each.")
 
 
-def about(embedder: Embedder, trace: Trace) -> dict[str, Any]:
+def describe(embedder: Embedder, trace: Trace) -> dict[str, Any]:
     """The model in a few words."""
     info = embedder.info
     return {
@@ -400,6 +400,6 @@ def decode(text: str | bytes) -> str:
     return text if isinstance(text, str) else text.decode("utf-8", "replace")
 
 
-def normalized(journey: Journey) -> F64 | None:
+def normalized(journey: Walkthrough) -> F64 | None:
     """The pooled vector over its length: (D)."""
     return None if journey.pooled is None else np.asarray(normalize(journey.pooled[None], 2))[0]

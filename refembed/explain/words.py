@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from refembed.explain.walkthrough import Journey, Step
+from refembed.explain.walkthrough import Step, Walkthrough
 from refembed.tokenizer.explain import Stage
 
 ADDS = {  # pooling -> q[t], what token t adds to the pooled vector
@@ -15,7 +15,7 @@ ADDS = {  # pooling -> q[t], what token t adds to the pooled vector
 }  # fmt: skip
 
 
-def spell_shares(j: Journey) -> str:
+def spell_shares(j: Walkthrough) -> str:
     """What the shares of tokens are."""
     return (
         "What each token contributes to the pooled vector p: its share is q[t] · p / |p|², where q[t] is what token t "
@@ -40,7 +40,7 @@ def spell_numbers(numbers: Iterable[float]) -> str:
     return " ".join(f"{v:.4g}" for v in numbers)
 
 
-def as_object(j: Journey) -> dict[str, Any]:
+def as_object(j: Walkthrough) -> dict[str, Any]:
     """A journey as JSON."""
     return {
         "text": j.text,

@@ -64,7 +64,7 @@ class Rope:
     attn_factor: float = 1.0  # magnitude of the turned vector
     beta_fast: float = 32.0
     beta_slow: float = 1.0
-    factors: Tensor | None = None  # (n_dims/2) `rope_freqs.weight` and its kin: theta_i is divided by them
+    factors: Tensor | None = None  # (n_dims/2) `rope_freqs.weight` and similar models: theta_i is divided by them
 
 
 class Ops(Protocol):
@@ -171,7 +171,7 @@ class Ops(Protocol):
         ...
 
 
-def in_place_of(ops: Ops, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def override_op(ops: Ops, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """`function(ops, x, ...)` in the place of an operation; where that would first add `plus` to x, this does."""
 
     def operation(x: Any, *rest: Any, plus: Float | None = None, **more: Any) -> Any:

@@ -133,7 +133,7 @@ def original(model: Model, f: GGUFFile, sep: int | None) -> OriginalModel:
     f    its file
     sep  tokenizer.ggml.seperator_token_id
 
-    Segments are for pairs, so for models with a reranker's head, and only for WordPiece: RoBERTa's kin have none.
+    Segments are for pairs, so for models with a reranker's head, and only for WordPiece: models like RoBERTa have none.
     Raises ModelError where the published graph does not fit the file.
     """
     hp, md, w = model.hparams, f.metadata, model.weights

@@ -20,8 +20,8 @@ from starlette.types import Receive, Scope, Send
 from refembed.server import info, native, ollama, openapi, status, tei
 from refembed.server.errors import (
     ApiError,
+    ClientDisconnected,
     Dialect,
-    Gone,
     as_api_error,
     front_body,
     llama_body,
@@ -106,7 +106,7 @@ class App:
         request = Request(scope, receive)
         try:
             response = await self.respond(request)
-        except Gone:
+        except ClientDisconnected:
             return  # nobody is left to answer
         response.headers.update(self.cors(request))
         response.headers["server"] = "llama.cpp"  # as llama-server: some clients look for it
@@ -127,7 +127,7 @@ class App:
             with self.state.admission.request() as held:
                 request.state.held = held
                 return await handler(self.state, request)
-        except Gone:
+        except ClientDisconnected:
             raise
         except Exception as e:
             error = as_api_error(e)

@@ -32,7 +32,7 @@ def read_inputs(state: State, prompt: Any, truncate: bool = False) -> list[list[
         raise ApiError('"input" must not be empty')
     if not all(ids):
         raise ApiError("Input content cannot be empty")
-    return [fitting(state, i, truncate) for i in ids]
+    return [truncate_or_raise(state, i, truncate) for i in ids]
 
 
 def read_input(tokenizer: Tokenizer, prompt: Any) -> list[int]:
@@ -82,7 +82,7 @@ def read_parts(content: Any) -> str:
     return "".join(field(part, "text", "") for part in content)
 
 
-def fitting(state: State, ids: list[int], truncate: bool) -> list[int]:
+def truncate_or_raise(state: State, ids: list[int], truncate: bool) -> list[int]:
     """The ids, if the vocabulary has them and they are not too many, or else cut: a closing special token stays."""
     check_vocabulary(state, ids)
     if truncate and len(ids) > (longest := state.limits.longest):

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from refembed.arrays import F32
 from refembed.server.errors import ApiError
-from refembed.server.inputs import check_vocabulary, fitting, read_inputs, tokenize_mixed
+from refembed.server.inputs import check_vocabulary, read_inputs, tokenize_mixed, truncate_or_raise
 from refembed.server.json_errors import dumps, field, loads, to_int, to_string, wrong_type
 from refembed.server.replies import encoded, numbers, raw_reply, read_body, rows
 from refembed.server.state import State
@@ -111,7 +111,7 @@ def read_rerank(state: State, raw: bytes) -> tuple[dict[str, Any], list[str], Jo
     pairs = [encode(query, document, "server") for document in documents]
     if not all(pairs):
         raise ApiError("Input content cannot be empty")
-    return body, documents, Job([fitting(state, pair, truncate) for pair in pairs], "rank", -1)
+    return body, documents, Job([truncate_or_raise(state, pair, truncate) for pair in pairs], "rank", -1)
 
 
 def strings(value: Any) -> bool:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from refembed._version import __version__
 from refembed.server.errors import ApiError
-from refembed.server.inputs import fitting
+from refembed.server.inputs import truncate_or_raise
 from refembed.server.json_errors import dumps, field, loads
 from refembed.server.replies import numbers, raw_reply, read_body, reply
 from refembed.server.state import State
@@ -94,7 +94,7 @@ def tokens_of(state: State, texts: list[str], truncate: bool) -> list[list[int]]
         raise ApiError("an input has no tokens")
     if not truncate and max(map(len, ids), default=0) > state.limits.longest:
         raise ApiError("the input length exceeds the context length")
-    return [fitting(state, i, truncate) for i in ids]
+    return [truncate_or_raise(state, i, truncate) for i in ids]
 
 
 async def tags(state: State, request: Request) -> Response:

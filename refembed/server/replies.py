@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from refembed.arrays import F32
-from refembed.server.errors import ApiError, Gone
+from refembed.server.errors import ApiError, ClientDisconnected
 from refembed.server.json_errors import dumps
 
 MAX_BODY = 100 * 1024 * 1024  # bytes: CPPHTTPLIB_PAYLOAD_MAX_LENGTH of vendor/cpp-httplib/httplib.h
@@ -31,7 +31,7 @@ async def read_body(request: Request) -> bytes:
             request.state.held.take(len(chunk))
             body += chunk
     except ClientDisconnect:
-        raise Gone from None
+        raise ClientDisconnected from None
     return bytes(body)
 
 

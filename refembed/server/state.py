@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from refembed.arrays import F32
 from refembed.server.admission import Admission
-from refembed.server.errors import ApiError, Gone
+from refembed.server.errors import ApiError, ClientDisconnected
 from refembed.server.metrics import Metrics
 from refembed.server.worker import Job, Worker
 
@@ -168,7 +168,9 @@ class State:
         return await asyncio.get_running_loop().run_in_executor(self.small, work, *args)
 
     async def vectors(self, request: Request, job: Job) -> list[F32]:
-        """The vectors of a job. Gone, and the job is dropped, if the client leaves before they are there."""
+        """The vectors of a job. ClientDisconnected, and the job is dropped, if the client leaves before they are
+        there.
+        """
         return await unless_gone(request, self.worker.submit(job))
 
 
@@ -179,7 +181,7 @@ async def unless_gone(request: Request, future: Future[T]) -> T:
     try:
         await asyncio.wait((wanted, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not wanted.done():
-            raise Gone
+            raise ClientDisconnected
         return wanted.result()
     finally:
         wanted.cancel()

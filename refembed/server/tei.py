@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from refembed._version import __version__
 from refembed.server.errors import ApiError
-from refembed.server.inputs import fitting
+from refembed.server.inputs import truncate_or_raise
 from refembed.server.json_errors import dumps, field, is_integer, loads
 from refembed.server.replies import numbers, raw_reply, read_body, reply, rows
 from refembed.server.state import State
@@ -139,4 +139,4 @@ def tokens_of_one(state: State, text: Any, truncate: bool) -> list[int]:
     longest = state.limits.longest
     if len(ids) > longest and not truncate:
         raise validation(f"`inputs` must have less than {longest} tokens. Given: {len(ids)}")
-    return fitting(state, ids, truncate)
+    return truncate_or_raise(state, ids, truncate)

@@ -57,7 +57,8 @@ def synthetic(
     """Write a model of that architecture and return its path.
 
     seed       of the weights
-    C H K D F  channels, heads, heads of keys (None: H), width of a head (BERT and its kin: C/H), feed-forward width
+    C H K D F  channels, heads, heads of keys (None: H), width of a head (BERT and similar models: C/H), feed-forward
+               width
     P V        longest text, words: at least those of `vocabulary`
     X n_used   experts, and how many of them a token takes; in all layers or, nomic-bert-moe, in every second
     n_buckets  of distances (t5encoder)

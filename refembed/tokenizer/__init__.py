@@ -32,8 +32,8 @@ TOKENIZERS = {  # tokenizer.ggml.model -> the module here and the class in it th
     "t5": ("unigram", "Unigram"),
     "rwkv": ("rwkv", "RWKV"),
     "plamo2": ("plamo2", "Plamo2"),
-    "no_vocab": ("no_vocab", "Absent"),
-    "none": ("no_vocab", "Absent"),
+    "no_vocab": ("no_vocab", "NoVocab"),
+    "none": ("no_vocab", "NoVocab"),
 }
 
 

@@ -11,7 +11,7 @@ KEPT = 1 << 16  # parts remembered at most, so that no text makes memory grow fo
 KEPT_LENGTH = 32  # characters: longer words hardly come twice
 
 
-class Remembered(dict[str, Ids]):
+class BoundedCache(dict[str, Ids]):
     """Part of a text -> ids: filled as they occur, started anew when full.
 
     find    the ids of a part that is not remembered

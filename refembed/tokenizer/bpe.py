@@ -23,7 +23,7 @@ import numpy as np
 from refembed.errors import ModelError
 from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START
-from refembed.tokenizer.bounded_cache import Remembered
+from refembed.tokenizer.bounded_cache import BoundedCache
 from refembed.tokenizer.bytetokens import ByteTokens
 from refembed.tokenizer.pretokenize import defaults_of
 from refembed.tokenizer.unicode import decode
@@ -46,7 +46,7 @@ NEVER = 1 << 62  # the rank of a pair that does not merge
 
 
 class BPE(ByteTokens):
-    """GPT-2, Llama 3, Qwen, ModernBERT, RoBERTa, Gemma 4 and their kin."""
+    """GPT-2, Llama 3, Qwen, ModernBERT, RoBERTa, Gemma 4 and similar models."""
 
     def __init__(self, vocab: Vocab, where: str) -> None:
         super().__init__(vocab, where)
@@ -56,10 +56,10 @@ class BPE(ByteTokens):
         self.ranks = read_ranks(vocab, self.pre.optional_merges, where)
         cutters = self.pre.cutters()
         if self.pre.escape_spaces and not self.pre.word_starts:
-            cutters.append(seams(self.ranks))
-        self.words = Remembered(self.match)  # one for each stage of the pre-tokenizer
+            cutters.append(split_points(self.ranks))
+        self.words = BoundedCache(self.match)  # one for each stage of the pre-tokenizer
         for cut in reversed(cutters):
-            self.words = Remembered(functools.partial(through, cut, self.words))
+            self.words = BoundedCache(functools.partial(through, cut, self.words))
 
     def encode_text(self, text: bytes) -> list[int]:
         """Spaces as the model spells them, then `encode_spelled`."""
@@ -195,12 +195,12 @@ def merge_many(symbols: list[bytes], ranks: dict[bytes, int]) -> list[bytes]:
 # -- cutting pieces further ------------------------------------------------------------------------------------------
 
 
-def through(cut: Callable[[str], list[str]], finer: Remembered, piece: str) -> tuple[int, ...]:
+def through(cut: Callable[[str], list[str]], finer: BoundedCache, piece: str) -> tuple[int, ...]:
     """Ids of a piece that is cut further."""
     return tuple(chain.from_iterable(map(finer.__getitem__, cut(piece))))
 
 
-def seams(ranks: dict[bytes, int]) -> Callable[[str], list[str]]:
+def split_points(ranks: dict[bytes, int]) -> Callable[[str], list[str]]:
     """How to cut pieces before a U+2581 where no merge reaches across: that changes no id, and words come again.
 
     A line is one piece to Gemma 4. Its merges join U+2581 only to what is before it in `▁▁`, and in `>▁</`.

@@ -6,7 +6,7 @@ from refembed.errors import RequestError
 from refembed.tokenizer.base import Tokenizer
 
 
-class Absent(Tokenizer):
+class NoVocab(Tokenizer):
     """Knows how many ids there are, `{arch}.vocab_size`, and no texts. Detokenizing gives nothing, as in llama.cpp."""
 
     def encode(self, text: str | bytes, add_special: bool = True, parse_special: bool = False) -> list[int]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
-from refembed.tokenizer.bounded_cache import Ids, Remembered
+from refembed.tokenizer.bounded_cache import BoundedCache, Ids
 
 FILTER_LOG2 = 22  # places. Real vocabularies have up to 80,000 pairs of neighbors
 HIGH, LOW = np.uint32(32 - FILTER_LOG2), np.uint32((1 << FILTER_LOG2) - 1)
@@ -23,7 +23,7 @@ FACTORS = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)  # odd, with bits all ove
 KEPT_LENGTH = 64  # characters: longer parts hardly come twice
 
 
-class Seams:
+class SplitPoints:
     """The seams of texts, for one vocabulary. Tokens that are no UTF-8 do not count: no text in UTF-8 has them.
 
     The pairs of neighbors are in a Bloom filter: one in a thousand that are not there seems to be. That hides a seam,
@@ -51,9 +51,9 @@ def places(text: str) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     return mixed >> HIGH, mixed & LOW
 
 
-def remember(tokenize: Callable[[bytes], list[int]]) -> Remembered:
+def cached_by_piece(tokenize: Callable[[bytes], list[int]]) -> BoundedCache:
     """Part of a text -> ids, by a tokenizer of bytes."""
-    return Remembered(functools.partial(ids_of, tokenize), KEPT_LENGTH)
+    return BoundedCache(functools.partial(ids_of, tokenize), KEPT_LENGTH)
 
 
 def ids_of(tokenize: Callable[[bytes], list[int]], part: str) -> Ids:

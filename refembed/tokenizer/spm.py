@@ -21,7 +21,7 @@ from refembed.errors import ModelError
 from refembed.tokenizer.base import WORD_START
 from refembed.tokenizer.bytetokens import ByteTokens
 from refembed.tokenizer.special import Fragment
-from refembed.tokenizer.split_points import Seams, remember
+from refembed.tokenizer.split_points import SplitPoints, cached_by_piece
 from refembed.tokenizer.vocab import Vocab
 
 # A symbol before any merge: as many bytes as its first one announces, UTF-8 or not (unicode_len_utf8)
@@ -30,7 +30,7 @@ BROKEN = re.compile("([\udc00-\udcff]+)")  # bytes of symbols that are no UTF-8,
 
 
 class SPM(ByteTokens):
-    """Llama 1 and 2, Mistral, Phi-3, Gemma 1 to 3, EmbeddingGemma and their kin."""
+    """Llama 1 and 2, Mistral, Phi-3, Gemma 1 to 3, EmbeddingGemma and similar models."""
 
     def __init__(self, vocab: Vocab, where: str) -> None:
         super().__init__(vocab, where)
@@ -38,9 +38,9 @@ class SPM(ByteTokens):
             hint = "no order of merging follows from that; convert the model again"
             raise ModelError(f"{where}: tokenizer.ggml.scores: a score is NaN", hint=hint)
         self.ranks: list[float] = (-vocab.scores).tolist()  # the lowest merges first
-        self.seams = Seams(vocab.tokens)
+        self.seams = SplitPoints(vocab.tokens)
         self.has_broken_tokens = not is_utf8(b"\0".join(vocab.tokens))
-        self.parts = remember(self.merge)
+        self.parts = cached_by_piece(self.merge)
 
     def encode_fragments(self, fragments: Sequence[Fragment]) -> list[int]:
         """Each raw fragment on its own; one that follows no other raw fragment may get a space in front."""

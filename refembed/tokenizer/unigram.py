@@ -20,7 +20,7 @@ from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START
 from refembed.tokenizer.bytetokens import ByteTokens
 from refembed.tokenizer.charsmap import Charsmap, read_charsmap
-from refembed.tokenizer.split_points import Seams, remember, sizes
+from refembed.tokenizer.split_points import SplitPoints, cached_by_piece, sizes
 from refembed.tokenizer.unicode import REPLACEMENT
 from refembed.tokenizer.vocab import Vocab
 
@@ -36,7 +36,7 @@ SYMBOL_SIZE = [*[1] * 0xC0, *[2] * 0x20, *[3] * 0x10, *[4] * 0x10]  # bytes of a
 
 
 class Unigram(ByteTokens):
-    """T5, XLM-RoBERTa, BGE-M3, multilingual E5, Nomic MoE and their kin."""
+    """T5, XLM-RoBERTa, BGE-M3, multilingual E5, Nomic MoE and similar models."""
 
     def __init__(self, vocab: Vocab, where: str) -> None:
         super().__init__(vocab, where)
@@ -47,8 +47,8 @@ class Unigram(ByteTokens):
         self.tokens = {vocab.tokens[id]: (id, scores[id]) for id in matched}
         self.unk_score = unknown_score(vocab.scores[vocab.types == NORMAL])
         self.sizes = sizes(self.tokens)
-        self.seams = Seams(self.tokens)
-        self.parts = remember(self.best_path)
+        self.seams = SplitPoints(self.tokens)
+        self.parts = cached_by_piece(self.best_path)
         self.most = exact_length(self.tokens, self.unk_score)
 
     def encode_text(self, text: bytes) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 from refembed.errors import ModelError
 from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START, Tokenizer
-from refembed.tokenizer.bounded_cache import Remembered
+from refembed.tokenizer.bounded_cache import BoundedCache
 from refembed.tokenizer.unicode import REPLACEMENT, SPACES, category, decode, first_decomposed, lower
 from refembed.tokenizer.vocab import Vocab
 
@@ -35,13 +35,13 @@ KEPT_CHARACTERS = 1 << 14  # remembered at most, so that no text makes memory gr
 
 
 class WordPiece(Tokenizer):
-    """BERT, MiniLM, BGE, E5 and their kin."""
+    """BERT, MiniLM, BGE, E5 and similar models."""
 
     def __init__(self, vocab: Vocab, where: str) -> None:
         super().__init__(vocab, where)
         check_no_bytes(vocab, where)
         self.characters = Characters(vocab.lowercase, vocab.strip_accents)
-        self.words = Remembered(self.match)
+        self.words = BoundedCache(self.match)
         self.sizes = sorted(set(map(len, vocab.tokens)), reverse=True)  # of tokens, in bytes
 
     def front(self) -> list[int]:

@@ -13,7 +13,7 @@ from refembed.verify.compare.floor import LEAST, distance
 from refembed.verify.diagnose import diagnose
 from refembed.verify.findings import Findings
 from refembed.verify.hypotheses import batch_effects as together
-from refembed.verify.hypotheses.batch_effects import Company
+from refembed.verify.hypotheses.batch_effects import BatchEffects
 from refembed.verify.reference import Vectors
 from refembed.verify.trials import Case, part
 from refembed.verify.verdict import Cause
@@ -54,7 +54,7 @@ def company_cause(found: Findings) -> list[Cause]:
     return []
 
 
-def equal_lengths_cause(found: Findings, c: Company) -> list[Cause]:
+def equal_lengths_cause(found: Findings, c: BatchEffects) -> list[Cause]:
     """What goes wrong in a batch whose texts have one length, and nowhere else."""
     if not c.equal_places:
         return []

@@ -26,7 +26,7 @@ class Line:
     """One tensor: of both, or of one alone."""
 
     name: str  # in a, or in b where a has none
-    k: int  # the how-manyth of that name, from 0
+    k: int  # the occurrence index of the of that name, from 0
     other: str | None  # its name in b: the same, or node_K; None where b has none
     shape: tuple[int, ...]
     difference: Difference | None  # None for a tensor of one trace alone

@@ -16,7 +16,7 @@ from refembed.verify.compare.floor import Floor
 from refembed.verify.compare.length import Length
 from refembed.verify.compare.local import Comparison
 from refembed.verify.diagnose import Diagnosis
-from refembed.verify.hypotheses.batch_effects import Company
+from refembed.verify.hypotheses.batch_effects import BatchEffects
 from refembed.verify.reference import Item, Reference, Vectors
 from refembed.verify.verdict import Cause, Evidence, TextRow, Verdict, sentence
 
@@ -38,7 +38,7 @@ class Findings:
     beside: Cause | None = None  # one that holds in addition to whatever else differs
     budget: Budget = field(default_factory=Budget)  # of the search for a cause
     pieces: dict[int, str] = field(default_factory=dict)  # the engine's own text of its token ids
-    company: Company | None = None
+    company: BatchEffects | None = None
     traces: Comparison | None = None
     traced: Item = ""
     traced_ids: tuple[int, ...] = ()

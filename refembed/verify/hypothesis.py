@@ -24,7 +24,7 @@ class Hypothesis:
     advice: str = ""  # what to do about it
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "change", remembered(self.change))
+        object.__setattr__(self, "change", memoized(self.change))
 
 
 def both(first: Change, second: Change) -> Change:
@@ -32,7 +32,7 @@ def both(first: Change, second: Change) -> Change:
     return lambda reference: second(first(reference))
 
 
-def remembered(change: Change) -> Change:
+def memoized(change: Change) -> Change:
     """A change that gives one reference the same answer twice, so that what was computed under it is found again."""
     last: list[Reference] = []  # what was changed, and what became of it
 

@@ -33,7 +33,7 @@ SUMS = 1e-6  # of the sum of magnitudes: what elements that are the same but for
 LARGEST = 100_000_000  # weights besides embeddings: of larger models no hypothesis is run
 RUN = ("batch", "model")  # stages of hypotheses that change what a run of given ids prints
 
-Key = tuple[str, int]  # a tensor's name, and the how-manyth of it
+Key = tuple[str, int]  # a tensor's name, and the occurrence index of the of it
 
 
 @dataclass(frozen=True)

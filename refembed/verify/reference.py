@@ -17,7 +17,7 @@ import numpy as np
 from refembed.arrays import F64, Float
 from refembed.embedder import Embedder, Info, Without, groups
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import NO_TAP, Ops, Tap, in_place_of
+from refembed.kernels.ops import NO_TAP, Ops, Tap, override_op
 from refembed.model import Model
 from refembed.model.batch import Batch, pack
 from refembed.model.lora import Adapter, adapted
@@ -57,14 +57,14 @@ class OpsByNumerics:
         return self.ops[name]
 
 
-class ChangedOps:
+class PatchedOps:
     """Operations, some replaced by functions that are given the true operations first."""
 
     def __init__(self, ops: Ops, replaced: dict[str, Callable[..., Any]]) -> None:
         self.ops, self.replaced = ops, replaced
 
     def __getattr__(self, name: str) -> Any:
-        return in_place_of(self.ops, name, self.replaced[name]) if name in self.replaced else getattr(self.ops, name)
+        return override_op(self.ops, name, self.replaced[name]) if name in self.replaced else getattr(self.ops, name)
 
 
 @dataclass(frozen=True, eq=False)

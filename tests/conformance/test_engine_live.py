@@ -23,7 +23,7 @@ from conformance.oracle import Live
 from refembed import Embedder, Trace, normalize
 from refembed.model.trace import TracedTensor
 from refembed.verify.engines.live import LiveLlamaCpp
-from refembed.verify.reference import ChangedOps
+from refembed.verify.reference import PatchedOps
 from tests.conformance.test_engine import command
 from tests.server.servers import llama, refembed
 
@@ -248,7 +248,7 @@ class Erf(Theirs):
         """refembed, but for that."""
         found = Embedder.load("minilm", numerics="exact")
         erf = np.vectorize(math.erf, otypes=[np.float64])
-        changed: Any = ChangedOps(found.ops, {"gelu": lambda _, x: x / 2 * (1 + erf(x / math.sqrt(2)))})
+        changed: Any = PatchedOps(found.ops, {"gelu": lambda _, x: x / 2 * (1 + erf(x / math.sqrt(2)))})
         found.ops = changed
         return found
 

@@ -20,7 +20,7 @@ import pytest
 from refembed import Embedder
 from refembed.corpus import fingerprint
 from refembed.corpus import vector_cache as cache_module
-from refembed.corpus.fingerprint import about, differences, digest, sha256_of
+from refembed.corpus.fingerprint import describe, differences, digest, sha256_of
 from refembed.corpus.vector_cache import Cache, key_of
 from refembed.errors import RequestError
 from refembed.testing.synthetic_lora import synthetic_lora
@@ -166,19 +166,19 @@ def test_whatever_may_change_bits_has_a_key_of_its_own(tiny: Path, tmp_path: Pat
 
 
 def test_the_versions_and_the_processor_are_in_the_key(e: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = digest(about(e))
+    before = digest(describe(e))
     for name, value in (("__version__", "9.9"), ("BITS", 99), ("features", lambda: ["none"])):
         with monkeypatch.context() as m:
             m.setattr(fingerprint, name, value)
-            assert digest(about(e)) != before
-    assert digest(about(e)) == before
+            assert digest(describe(e)) != before
+    assert digest(describe(e)) == before
 
 
 def test_two_spellings_of_one_thing_have_one_key(tiny: Path, e: Embedder) -> None:
-    assert about(e) == about(e, pooling="native") == about(e, pooling="mean", normalize=2, dimensions=32)
+    assert describe(e) == describe(e, pooling="native") == describe(e, pooling="mean", normalize=2, dimensions=32)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     again = Embedder.load(tiny, numerics="exact", memory_budget=0, lora=[])  # changes no bits
-    assert about(again) == about(e)
+    assert describe(again) == describe(e)
 
 
 def test_keys_of_neighbors_differ() -> None:
@@ -190,12 +190,12 @@ def test_keys_of_neighbors_differ() -> None:
 
 def test_every_shard_of_a_split_model_counts(tiny: Path, tmp_path: Path) -> None:
     paths = split(tiny, tmp_path, 3)
-    record = about(Embedder.load(paths[0], numerics="exact"))
+    record = describe(Embedder.load(paths[0], numerics="exact"))
     assert len(record["model"]) == 3
     raw = bytearray(paths[2].read_bytes())
     raw[-5] ^= 1
     paths[2].write_bytes(raw)
-    assert differences(record, about(Embedder.load(paths[0], numerics="exact")))[0].startswith("model: was ")
+    assert differences(record, describe(Embedder.load(paths[0], numerics="exact")))[0].startswith("model: was ")
 
 
 def test_what_depends_on_company_is_refused(tiny: Path, path: Path) -> None:
@@ -437,7 +437,7 @@ def test_a_damaged_file_never_gives_a_wrong_vector(e: Embedder, path: Path, seed
 
 def test_a_vector_that_is_not_finite_is_computed_anew(e: Embedder, path: Path) -> None:
     """Its checksum is right: it was stored by something broken."""
-    record = about(e)
+    record = describe(e)
     key = key_of(digest(record), e.ids_of("hello", 0, False))
     with Cache(path) as cache:
         cache.store({key: np.full(e.info.n_embd, np.nan, np.float32)})

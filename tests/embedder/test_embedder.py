@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refembed import Embedder, ModelError, RequestError, Trace, embedder
-from refembed.embedder import UNEVEN, deal
+from refembed.embedder import UNEVEN, balance
 from refembed.gguf import open_gguf
 from refembed.testing.synthetic_lora import synthetic_lora
 from tests.tiny import tiny_bert
@@ -181,7 +181,7 @@ def test_what_is_no_model_is_said_so(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 12))
 def test_texts_are_dealt_to_cores_once_and_evenly_or_not_at_all(lengths: list[int], n: int) -> None:
-    hands = deal(lengths, n)
+    hands = balance(lengths, n)
     loads = [sum(lengths[i] for i in hand) for hand in hands]
     assert sorted(i for hand in hands for i in hand) == (list(range(len(lengths))) if hands else [])
     assert all(hands)

@@ -17,7 +17,7 @@ from refembed.errors import GGUFError, ModelError, RefembedError, RequestError
 from refembed.testing.strategies_text import raw_texts
 from refembed.testing.texts import TOO_HIGH, TOO_HIGH_SHAPE, random_texts
 from refembed.tokenizer import Tokenizer, bounded_cache, load_tokenizer
-from refembed.tokenizer.bpe import BPE, merge, merge_many, seams
+from refembed.tokenizer.bpe import BPE, merge, merge_many, split_points
 from refembed.tokenizer.unicode import SPACES
 from tests.tokenizer.bpe_llamacpp import Many
 from tests.tokenizer.bpe_vocabs import HEAD, pre_key, texts_to_cut, write, write_bpe
@@ -146,7 +146,7 @@ def test_seams_change_no_id(gemma4: Tokenizer) -> None:
     """Small vocabularies join almost anything to U+2581; take those merges away, and lines fall apart into words."""
     assert isinstance(gemma4, BPE)
     ranks = {m: r for m, r in gemma4.ranks.items() if b" \xe2\x96\x81" not in m or m.startswith((b"x ", b"\xc3\xa9 "))}
-    cut = seams(ranks)
+    cut = split_points(ranks)
     assert cut("▁ab▁▁cx▁dé▁e▁") == ["▁ab", "▁▁cx▁dé▁e", "▁"] if b"\xe2\x96\x81 \xe2\x96\x81" in ranks else True
     for text in random_texts(3, 300):
         line = (text if isinstance(text, str) else text.decode(errors="replace")).replace(" ", "▁")

@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refembed.tokenizer.bounded_cache import KEPT
-from refembed.tokenizer.split_points import KEPT_LENGTH, Seams, remember, sizes
+from refembed.tokenizer.split_points import KEPT_LENGTH, SplitPoints, cached_by_piece, sizes
 
 TEXTS = st.text("ab▁é日😀\0", max_size=12)
 
 
 def test_a_text_is_cut_where_no_token_has_the_two_neighbors() -> None:
-    seams = Seams(t.encode() for t in ("▁the", "▁cat", "t.", "▁▁"))
+    seams = SplitPoints(t.encode() for t in ("▁the", "▁cat", "t.", "▁▁"))
     assert seams.cut("▁the▁cat.▁▁dog") == ["▁the", "▁cat.", "▁▁", "d", "o", "g"]
     assert (seams.cut("a"), seams.cut("")) == (["a"], [])
 
 
 @given(tokens=st.lists(TEXTS), text=TEXTS)
 def test_parts_make_up_the_text_and_no_token_reaches_across(tokens: list[str], text: str) -> None:
-    parts = Seams(t.encode() for t in tokens).cut(text)
+    parts = SplitPoints(t.encode() for t in tokens).cut(text)
     assert "".join(parts) == text
     assert all(parts)
     pairs = {t[i : i + 2] for t in tokens for i in range(len(t) - 1)}
@@ -34,12 +34,12 @@ def test_hardly_a_seam_is_hidden() -> None:
     letters = [chr(c) for c in (*range(0x21, 0x7F), *range(0x400, 0x460), *range(0x4E00, 0x9000))]
     pairs = {rng.choice(letters) + rng.choice(letters) for _ in range(75_000)}  # as many as large vocabularies have
     absent = [a + b for a in letters[:1500] for b in (*letters[:20], "▁") if a + b not in pairs]
-    seams = Seams(pair.encode() for pair in pairs)
+    seams = SplitPoints(pair.encode() for pair in pairs)
     assert sum(len(seams.cut(pair)) == 1 for pair in absent[:20_000]) < 0.005 * 20_000
 
 
 def test_tokens_that_are_no_utf8_hide_no_pair_of_their_neighbors() -> None:
-    seams = Seams([b"ab", b"\xe2", b"cd", b"\xff\xf0", b"ef"])
+    seams = SplitPoints([b"ab", b"\xe2", b"cd", b"\xff\xf0", b"ef"])
     assert seams.cut("abcdefa") == ["ab", "cd", "ef", "a"]
 
 
@@ -50,7 +50,7 @@ def test_short_parts_are_tokenized_once() -> None:
         asked.append(part)
         return list(part)
 
-    parts = remember(tokenize)
+    parts = cached_by_piece(tokenize)
     long = "x" * (KEPT_LENGTH + 1)
     assert parts["ab"] == parts["ab"] == (97, 98)
     assert parts[long] == parts[long]
@@ -58,7 +58,7 @@ def test_short_parts_are_tokenized_once() -> None:
 
 
 def test_no_text_makes_the_memory_grow_for_good() -> None:
-    parts = remember(list)
+    parts = cached_by_piece(list)
     assert all(parts[str(i)] for i in range(KEPT + 10))
     assert len(parts) == 10
 

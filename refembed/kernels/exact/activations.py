@@ -1,4 +1,4 @@
-"""Activation functions: the definitions. Numba twins of the same name are in llvm/jit.py."""
+"""Activation functions: the definitions. Numba versions of the same name are in llvm/jit.py."""
 
 from __future__ import annotations
 

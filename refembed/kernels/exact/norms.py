@@ -1,4 +1,4 @@
-"""Normalization layers: the definitions. Numba twins of the same name are in llvm/jit.py."""
+"""Normalization layers: the definitions. Numba versions of the same name are in llvm/jit.py."""
 
 from __future__ import annotations
 

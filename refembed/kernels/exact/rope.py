@@ -1,4 +1,4 @@
-"""Rotary position embedding: the definition. Its Numba twin is in fast/decoder.py.
+"""Rotary position embedding: the definition. Its Numba version is in fast/decoder.py.
 
     theta_i = pos * freq_base^(-2i/n_dims)             Su et al. 2021, section 3.4.2: pair i of n_dims/2
     (a, b)  -> (a cos theta - b sin theta, a sin theta + b cos theta)

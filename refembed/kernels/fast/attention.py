@@ -1,4 +1,4 @@
-"""The Numba twin of exact/attention.py: a block of queries against all keys they see, by tiles.
+"""The Numba version of exact/attention.py: a block of queries against all keys they see, by tiles.
 
 Keys and values of a head are packed first: keys so that a vector holds neighboring keys, values so that it holds
 neighboring channels. Then, for some queries at a time, scores, shares and their mix of values; no more than

@@ -1,4 +1,4 @@
-"""Numba twins of what decoders need on top of llvm/jit.py: same names as their definitions, float32, compiled and
+"""Numba versions of what decoders need on top of llvm/jit.py: same names as their definitions, float32, compiled and
 cached.
 
 The rules are llvm/jit.py's: rows begin:end, no row reads another's, no fast-math.

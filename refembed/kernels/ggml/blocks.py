@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from refembed.arrays import F32
 from refembed.kernels.quant.dequant_kquants import q3_k_scales, q4_k_scales
-from refembed.kernels.quant.dequant_legacy import FP4, NL, bits, crumbs, digits, e8m0, nibbles, ue4m3
+from refembed.kernels.quant.dequant_legacy import FP4, NL, bits, digits, e8m0, nibbles, two_bit_fields, ue4m3
 
 Ints = npt.NDArray[Any]
 
@@ -121,7 +121,7 @@ def q1_0(b: Any) -> Blocks:
 
 def q2_0(b: Any) -> Blocks:
     """2 bits, 1 subtracted: two blocks of 32 under one d."""
-    q = byte(crumbs(b["qs"])) - 1  # (N, 4, 16): a byte's four numbers are neighbors
+    q = byte(two_bit_fields(b["qs"])) - 1  # (N, 4, 16): a byte's four numbers are neighbors
     return blocks(q.transpose(0, 2, 1).reshape(-1, 2, 32), b["d"])
 
 
@@ -130,13 +130,13 @@ def q2_0(b: Any) -> Blocks:
 
 def q2_k(b: Any) -> Blocks:
     """2 bits; a byte for each 16 weights: scale low, min high."""
-    q = crumbs(b["qs"].reshape(-1, 2, 32)).reshape(-1, 256)
+    q = two_bit_fields(b["qs"].reshape(-1, 2, 32)).reshape(-1, 256)
     return blocks(q * np.repeat(b["scales"] & 15, 16, axis=-1), b["d"], mins=b["scales"] >> 4, dmin=b["dmin"])
 
 
 def q3_k(b: Any) -> Blocks:
     """2 bits and a third, without which 4 is subtracted; sixteen scales of 6 bits, 32 subtracted."""
-    low = whole(crumbs(b["qs"].reshape(-1, 2, 32)).reshape(-1, 256))
+    low = whole(two_bit_fields(b["qs"].reshape(-1, 2, 32)).reshape(-1, 256))
     return blocks((low - 4 + 4 * planes(b["hmask"])) * (repeat_scales(q3_k_scales(b["scales"])) - 32), b["d"])
 
 
@@ -163,7 +163,7 @@ def q5_k(b: Any) -> Blocks:
 def q6_k_codes(b: Any) -> Ints:
     """Q6_K's codes, 0 to 63."""
     low = nibbles(b["ql"].reshape(-1, 2, 64)).reshape(-1, 256)
-    return whole(low | crumbs(b["qh"].reshape(-1, 2, 32)).reshape(-1, 256) << 4)
+    return whole(low | two_bit_fields(b["qh"].reshape(-1, 2, 32)).reshape(-1, 256) << 4)
 
 
 def q6_k(b: Any) -> Blocks:
@@ -196,5 +196,5 @@ def tq1_0(b: Any) -> Blocks:
 
 def tq2_0(b: Any) -> Blocks:
     """2 bits a digit."""
-    q = crumbs(b["qs"].reshape(-1, 2, 32)).reshape(-1, 256)
+    q = two_bit_fields(b["qs"].reshape(-1, 2, 32)).reshape(-1, 256)
     return blocks(q, b["d"], mins=np.ones((len(b), 16), np.int16))

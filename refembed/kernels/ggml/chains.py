@@ -9,7 +9,7 @@ one        a single accumulator
 
 n rows of activations meet m rows of weights; d of a weight and of an activation are multiplied first, in float32,
 unless a definition says otherwise. (ggml-cpu/arch/x86/quants.c, arch/x86/repack.cpp, tiled/tiled-kernel.cpp, quants.c)
-`chains_jit` has the compiled twins, by the same names.
+`chains_jit` has the compiled versions, by the same names.
 """
 
 from __future__ import annotations

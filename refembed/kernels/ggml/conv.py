@@ -1,8 +1,8 @@
 """Short convolution to the last bit of ggml_ssm_conv (ggml-cpu/ops.cpp), as GCC compiles its plain loop for AVX2.
 
-The Numba twin of `refembed.kernels.exact.conv`, one sum after the other: products of whole groups of four weights are
-rounded before they are added, those of the one to three weights behind them are fused with the sum. What lies outside
-the text is 0 there and adds nothing.
+The Numba version of `refembed.kernels.exact.conv`, one sum after the other: products of whole groups of four weights
+are rounded before they are added, those of the one to three weights behind them are fused with the sum. What lies
+outside the text is 0 there and adds nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numba twins of the definitions in activations and attention: same names, float32, compiled and cached.
+"""Numba versions of the definitions in activations and attention: same names, float32, compiled and cached.
 
 Numba (0.3 s) is imported here and by what builds on this file: for `fast` and `ggml`, and for `exact` where BLAS mixes
 rows. Kernels release the GIL and take a range of rows, so that `fast` can give each core its share; no row reads

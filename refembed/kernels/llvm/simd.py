@@ -268,7 +268,7 @@ def bits(word):
 
 
 @njit(inline="always")
-def crumbs(word):
+def two_bit_fields(word):
     """The low 32 bits of a number, two at a time, lowest first: 0 to 3 in each lane."""
     return (broadcast(word) >> lane() * 2) & 3
 

@@ -1,7 +1,7 @@
 """Blocks of a GGUF tensor to float32, bit for bit as ggml's own `dequantize_row_*`.
 
 What each type means is written down in dequant_legacy, dequant_kquants and dequant_iquants: one short NumPy function a
-type. dequant_jit_* are their Numba twins, by the same names: the same bits at the speed of memory, on all cores, but
+type. dequant_jit_* are their Numba versions, by the same names: the same bits at the speed of memory, on all cores, but
 at 0.4 s to import and compile. So `dequantize` begins with the definitions and changes over when enough was asked for.
 `refembed.gguf.Tensor.dequantize` finds this module by name.
 """
@@ -84,7 +84,7 @@ def plain(x: Any, out: F32 | None) -> F32:
 
 
 def twin_pays(name: str, weights: int) -> bool:
-    """Whether this many weights more are reason enough to use the Numba twin of a type.
+    """Whether this many weights more are reason enough to use the Numba version of a type.
 
     Always, once it is loaded. Before that, when definitions have spent as long on decoding as loading it takes: then
     neither choice is ever more than twice as slow as the better one.
@@ -105,7 +105,7 @@ def definition(name: str) -> Callable[[Any], Float]:
     return function
 
 
-def twin(name: str) -> Twin:
+def compiled(name: str) -> Twin:
     """The Numba kernel of a type, (raw, *codebook, out, begin, end), and its codebook."""
     if name not in twins:
         kernel = getattr(importlib.import_module(f"refembed.kernels.quant.dequant_jit_{FAMILY[name]}"), name.lower())
@@ -127,10 +127,10 @@ def decode_defined(blocks: Any, qtype: QuantType, out: F32) -> None:
 
 
 def decode_compiled(blocks: Any, qtype: QuantType, out: F32, threads: int | None = None) -> None:
-    """Blocks (n) -> out (n * weights per block), by the Numba twin."""
+    """Blocks (n) -> out (n * weights per block), by the Numba version."""
     raw = blocks.astype(qtype.block, copy=False).view(np.uint8)
     raw.flags.writeable = False  # mapped files are read-only: one compiled kernel serves all
-    kernel, codebook = twin(qtype.name)
+    kernel, codebook = compiled(qtype.name)
     if threads == 1 or out.size < SHARE:
         kernel(raw, *codebook, out, 0, len(blocks))
         return

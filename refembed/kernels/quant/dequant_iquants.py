@@ -1,7 +1,7 @@
 """What I-quants mean, in NumPy: blocks of 256 weights whose numbers are places in a codebook of 8 or 4 weights each.
 
-The codebooks come from the `gguf` package, by llama.cpp's authors. Conventions: dequant_legacy.py. The compiled twins,
-by the same names, are in dequant_jit_iquants.py.
+The codebooks come from the `gguf` package, by llama.cpp's authors. Conventions: dequant_legacy.py. The compiled
+versions, by the same names, are in dequant_jit_iquants.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numba twins of dequant_iquants.py: the same names and formulas, 16 weights at a time. See dequant_jit_legacy.py.
+"""Numba versions of dequant_iquants.py: the same names and formulas, 16 weights at a time. See dequant_jit_legacy.py.
 
     kernel(raw, grid, out, begin, end)
 

@@ -1,4 +1,6 @@
-"""Numba twins of dequant_kquants.py: the same names and formulas, 16 weights at a time. See dequant_jit_legacy.py."""
+"""Numba versions of dequant_kquants.py: the same names and formulas, 16 weights at a time. See
+dequant_jit_legacy.py.
+"""
 
 from __future__ import annotations
 

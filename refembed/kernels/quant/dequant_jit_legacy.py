@@ -1,4 +1,4 @@
-"""Numba twins of dequant_legacy.py: the same names and formulas, 16 weights at a time.
+"""Numba versions of dequant_legacy.py: the same names and formulas, 16 weights at a time.
 
     kernel(raw, out, begin, end)
 
@@ -14,7 +14,6 @@ from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.simd import (
     bits,
     broadcast,
-    crumbs,
     float_of_bits,
     float_of_half,
     half,
@@ -25,6 +24,7 @@ from refembed.kernels.llvm.simd import (
     of_bits,
     put,
     real,
+    two_bit_fields,
     u8,
     u8_four_times,
     u8_twice,
@@ -136,7 +136,7 @@ def q2_0(raw, out, begin, end):
         at, y = 18 * b, 64 * b
         d = half(raw, at)
         for j in range(4):
-            put(out, y + 16 * j, real(crumbs(u32(raw, at + 2 + 4 * j)) - 1) * d)
+            put(out, y + 16 * j, real(two_bit_fields(u32(raw, at + 2 + 4 * j)) - 1) * d)
 
 
 @njit()

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import U8, Float
-from refembed.kernels.quant.dequant_legacy import column, crumbs, nibbles, real
+from refembed.kernels.quant.dequant_legacy import column, nibbles, real, two_bit_fields
 
 
 def q2_k(b: Any) -> Float:
     """w = (d sc) q - dmin m, where sc and m are the halves of a byte for each 16 weights."""
     n = len(b)
-    q = crumbs(b["qs"].reshape(n, 2, 32)).reshape(n, 16, 16)
+    q = two_bit_fields(b["qs"].reshape(n, 2, 32)).reshape(n, 16, 16)
     scale = column(b["d"]) * real(b["scales"] & 15)  # (n, 16)
     least = column(b["dmin"]) * real(b["scales"] >> 4)
     return (scale[:, :, None] * real(q) - least[:, :, None]).reshape(n, 256)
@@ -27,7 +27,7 @@ def q2_k(b: Any) -> Float:
 def q3_k(b: Any) -> Float:
     """w = (d (sc - 32)) q, where q has two bits in qs, and a third in hmask that is worth -4 where it is 0."""
     n = len(b)
-    low = crumbs(b["qs"].reshape(n, 2, 32)).reshape(n, 8, 32)
+    low = two_bit_fields(b["qs"].reshape(n, 2, 32)).reshape(n, 8, 32)
     high = b["hmask"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1  # (n, 8, 32)
     q = real(low) - 4 * (1 - real(high))
     scale = column(b["d"]) * (real(q3_k_scales(b["scales"])) - 32)  # (n, 16)
@@ -36,7 +36,7 @@ def q3_k(b: Any) -> Float:
 
 def q3_k_scales(packed: U8) -> U8:
     """12 bytes -> 16 scales of six bits: the lower four in the halves of bytes 0-7, the upper two in bytes 8-11."""
-    high = crumbs(packed[:, 8:]).reshape(len(packed), 16)
+    high = two_bit_fields(packed[:, 8:]).reshape(len(packed), 16)
     scales: U8 = nibbles(packed[:, :8]) | high << np.uint8(4)
     return scales
 
@@ -78,7 +78,7 @@ def q6_k(b: Any) -> Float:
     """w = (d sc) (q - 32), where q has four bits in ql and two in qh, and sc is a signed byte for each 16 weights."""
     n = len(b)
     low = nibbles(b["ql"].reshape(n, 2, 64)).reshape(n, 2, 4, 32)
-    high = crumbs(b["qh"].reshape(n, 2, 32))
+    high = two_bit_fields(b["qh"].reshape(n, 2, 32))
     q = real(low | high << 4).reshape(n, 16, 16) - 32
     scale = column(b["d"]) * real(b["scales"])  # (n, 16)
     return (scale[:, :, None] * q).reshape(n, 256)

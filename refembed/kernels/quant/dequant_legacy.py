@@ -3,7 +3,7 @@
 Each function takes n blocks as a structured array, whose fields are those of the type's row in gguf/quants.py, and
 returns (n, weights of a block) float32. Its docstring is the formula: w a weight, q its stored whole number, the rest
 fields. Products are taken from left to right and each is rounded to float32, as `dequantize_row_*` of ggml-quants.c
-does, so the bits are the same. The compiled twins, by the same names, are in dequant_jit_legacy.py.
+does, so the bits are the same. The compiled versions, by the same names, are in dequant_jit_legacy.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def bits(x: U8) -> U8:
     return np.unpackbits(x, axis=-1, bitorder="little")
 
 
-def crumbs(x: U8) -> U8:
+def two_bit_fields(x: U8) -> U8:
     """Bytes (..., k) -> (..., 4, k): bits 0 and 1 of every byte, then bits 2 and 3 ..."""
     pairs: U8 = x[..., None, :] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & np.uint8(3)
     return pairs
@@ -94,7 +94,7 @@ def q1_0(b: Any) -> Float:
 
 def q2_0(b: Any) -> Float:
     """w = (q - 1) d; a byte holds four neighbors."""
-    q = np.moveaxis(crumbs(b["qs"]), -1, -2).reshape(len(b), 64)
+    q = np.moveaxis(two_bit_fields(b["qs"]), -1, -2).reshape(len(b), 64)
     return (real(q) - 1) * column(b["d"])
 
 
@@ -151,5 +151,5 @@ def tq1_0(b: Any) -> Float:
 
 def tq2_0(b: Any) -> Float:
     """w = (q - 1) d."""
-    q = crumbs(b["qs"].reshape(len(b), 2, 32)).reshape(len(b), 256)
+    q = two_bit_fields(b["qs"].reshape(len(b), 2, 32)).reshape(len(b), 256)
     return (real(q) - 1) * column(b["d"])

@@ -1,4 +1,5 @@
-"""Numba twins of the searches in quantize_search.py: same names, same arguments, same bits, ten times as fast and more.
+"""Numba versions of the searches in quantize_search.py: same names, same arguments, same bits, ten times as fast and
+more.
 
 W runs are searched side by side, one in each lane of the processor's vectors. So a loop over `k` is an instruction or
 two, while each run's own sums keep their order: x (n, W) is W runs of n numbers, a run a column.

@@ -47,7 +47,7 @@ def low_bits_first(codes: I32, bits: int) -> U8:
     return packed.reshape(len(codes), -1).astype(np.uint8)
 
 
-def again(x: F32, d: F32, m: F32 | None, codes: I32, low: int, high: int) -> I32:
+def requantize_codes(x: F32, d: F32, m: F32 | None, codes: I32, low: int, high: int) -> I32:
     """Codes for the scales as stored, (x + m) / d; as they were where d is 0. x, codes (N, runs, n); d, m (N, runs)."""
     d = d[..., None]
     stored = clipped((x if m is None else x + m[..., None]) / d, low, high)
@@ -67,7 +67,7 @@ def q2_k(x: F32, out: Blocks, search: ModuleType) -> None:
     out["d"], out["dmin"] = max_scale / f32(15), max_low / f32(15)
     d = out["d"].astype(f32)[:, None] * (sc & 15).astype(f32)  # (N, 16)
     m = out["dmin"].astype(f32)[:, None] * (sc >> 4).astype(f32)
-    codes = again(x.reshape(N, 16, 16), d, m, codes.reshape(N, 16, 16), 0, 3)
+    codes = requantize_codes(x.reshape(N, 16, 16), d, m, codes.reshape(N, 16, 16), 0, 3)
     out["qs"] = low_bits_first(codes.reshape(N, 256), 2)
 
 
@@ -84,7 +84,7 @@ def q3_k(x: F32, out: Blocks, search: ModuleType) -> None:
     out["scales"][:, 8:] = np.bitwise_or.reduce((sc >> 4).reshape(N, 4, 4) << np.array([[0], [2], [4], [6]]), axis=1)
     out["d"] = np.where(extreme != 0, f32(1) / iscale, f32(0))
     d = out["d"].astype(f32)[:, None] * (sc - 32).astype(f32)
-    codes = again(x.reshape(N, 16, 16), d, None, codes.reshape(N, 16, 16), -4, 3).reshape(N, 256)
+    codes = requantize_codes(x.reshape(N, 16, 16), d, None, codes.reshape(N, 16, 16), -4, 3).reshape(N, 256)
     high = (codes > 3).reshape(N, 8, 32).astype(np.int32)  # bit g of hmask: run g of 32
     out["hmask"] = np.bitwise_or.reduce(high << np.arange(8, dtype=np.int32)[:, None], axis=1)
     out["qs"] = low_bits_first(codes & 3, 2)
@@ -126,7 +126,7 @@ def scales_k4(x: F32, out: Blocks, search: ModuleType, nmax: int, rmin: float, n
     out["d"], out["dmin"] = max_scale / f32(63), max_low / f32(63)
     d = out["d"].astype(f32)[:, None] * sc.astype(f32)  # (N, 8)
     m = out["dmin"].astype(f32)[:, None] * mn.astype(f32)
-    return again(x.reshape(N, 8, 32), d, m, codes.reshape(N, 8, 32), 0, nmax).reshape(N, 256)
+    return requantize_codes(x.reshape(N, 8, 32), d, m, codes.reshape(N, 8, 32), 0, nmax).reshape(N, 256)
 
 
 def q6_k(x: F32, out: Blocks, search: ModuleType) -> None:
@@ -140,7 +140,7 @@ def q6_k(x: F32, out: Blocks, search: ModuleType) -> None:
     sc = np.minimum(nearest_int(iscale[:, None] * scale), np.int32(127)).astype(np.int8)  # (N, 16)
     out["d"] = f32(1) / iscale
     d = out["d"].astype(f32)[:, None] * sc.astype(f32)
-    codes = again(x.reshape(N, 16, 16), d, None, codes.reshape(N, 16, 16), -32, 31)
+    codes = requantize_codes(x.reshape(N, 16, 16), d, None, codes.reshape(N, 16, 16), -32, 31)
     out["scales"] = sc
     halves = codes.reshape(N, 2, 4, 32)  # of each 128 codes, four runs of 32
     out["ql"] = ((halves[:, :, :2] & 15) | ((halves[:, :, 2:] & 15) << 4)).reshape(N, 128)

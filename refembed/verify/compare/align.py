@@ -47,7 +47,7 @@ class Pair:
     """Two taps that are the same tensor."""
 
     name: str  # ours; theirs is the same, or node_K
-    k: int  # the how-manyth of that name in ours, from 0: trace[name, k]
+    k: int  # the occurrence index of the of that name in ours, from 0: trace[name, k]
     ours: int  # place in the taps of each trace
     theirs: int
     by: str  # "name" or "place"
@@ -242,7 +242,7 @@ def pair_by_place(a: Side, b: Side, partner: dict[int, int]) -> None:
 
 
 def occurrence(trace: Trace, i: int) -> int:
-    """The how-manyth of its name tap i is."""
+    """The occurrence index of the of its name tap i is."""
     return sum(t.name == trace.tensors[i].name for t in trace.tensors[:i])
 
 

@@ -39,7 +39,7 @@ class Row:
     """One tensor: how far the engine's is from ours, in roots of NMSE."""
 
     name: str  # ours
-    k: int  # the how-manyth of that name, from 0
+    k: int  # the occurrence index of the of that name, from 0
     theirs: str  # the engine's name for it
     op: str  # the engine's operation, where it tells
     shape: tuple[int, ...]

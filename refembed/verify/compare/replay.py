@@ -25,7 +25,7 @@ class LocalDifference:
     """One tap: ours, computed from their inputs, is the reference; theirs is measured against it."""
 
     name: str  # in ours
-    k: int  # the how-manyth of that name, from 0
+    k: int  # the occurrence index of the of that name, from 0
     theirs: str  # their name: the same, or node_K
     op: str  # their operation
     difference: Difference

@@ -21,7 +21,7 @@ from refembed.pooling.heads import check_dense, check_rank
 from refembed.pooling.poolers import UNNAMED, unnamed_pooling, usual_pooling
 from refembed.tokenizer.pairs import TEMPLATE
 from refembed.tokenizer.pretokenize import TABLE
-from refembed.verify.doctor.finding import Check, Finding, Patient
+from refembed.verify.doctor.finding import Check, Finding, ModelFile
 
 SEVERITIES = ("error", "warning", "note")
 MOST_LINES = 5  # of an error that lists tensors
@@ -30,7 +30,7 @@ FOREVER = 1 << 20  # tokens: no model reads a longer text
 
 def examine(f: GGUFFile) -> list[Finding]:
     """All findings about a file but for its weights, the worst first."""
-    patient = Patient(f)
+    patient = ModelFile(f)
     found = [finding for check in CHECKS for finding in check(patient)]
     return in_order(found)
 
@@ -40,7 +40,7 @@ def in_order(found: list[Finding]) -> list[Finding]:
     return sorted(found, key=lambda x: SEVERITIES.index(x.severity))
 
 
-def loads(p: Patient) -> Iterator[Finding]:
+def loads(p: ModelFile) -> Iterator[Finding]:
     """Whether refembed, and so llama.cpp, can run it at all."""
     if any(p.arch in names.split() for names in UNSUPPORTED.values()):
         says = f"refembed does not compute architecture {p.arch!r}"
@@ -64,14 +64,14 @@ def loads(p: Patient) -> Iterator[Finding]:
             )
 
 
-def brief(message: str, p: Patient) -> str:
+def brief(message: str, p: ModelFile) -> str:
     """An error on one line: no path, no hint, of a list of tensors the first few."""
     lines = [" ".join(line.split()) for line in message.partition("\n  hint: ")[0].splitlines()]
     more = f"; and {len(lines) - MOST_LINES} more" if len(lines) > MOST_LINES else ""
     return "; ".join(lines[:MOST_LINES]).removeprefix(f"{p.f.path}: ") + more
 
 
-def pooling(p: Patient) -> Iterator[Finding]:
+def pooling(p: ModelFile) -> Iterator[Finding]:
     """How one vector comes of many. llama.cpp#17203, #16451, ollama#11375, lilbee#382."""
     key = f"{p.arch}.pooling_type"
     causal = p.model.hparams.causal if p.model else not p.is_encoder
@@ -96,7 +96,7 @@ def pooling(p: Patient) -> Iterator[Finding]:
         yield Finding("note", "pooling", says, "right only if the model was trained so: see the model card", key)
 
 
-def attention(p: Patient) -> Iterator[Finding]:
+def attention(p: ModelFile) -> Iterator[Finding]:
     """The causal flag."""
     key = f"{p.arch}.attention.causal"
     stored = p.md.get(key)
@@ -117,7 +117,7 @@ def attention(p: Patient) -> Iterator[Finding]:
         )
 
 
-def heads(p: Patient) -> Iterator[Finding]:
+def heads(p: ModelFile) -> Iterator[Finding]:
     """Rerankers. llama.cpp#25447, #16407, #13820: scores near zero, or NaN."""
     has_head = any(name.startswith("cls.") for name in p.tensors)
     if p.pooling == "rank":
@@ -140,7 +140,7 @@ def heads(p: Patient) -> Iterator[Finding]:
         yield Finding("note", "head", says, do, "cls.weight")
 
 
-def modules(p: Patient) -> Iterator[Finding]:
+def modules(p: ModelFile) -> Iterator[Finding]:
     """Layers of a sentence-transformers model behind pooling. llama.cpp#18677, ollama#12426, plur#270."""
     dense = [n for n in ("dense_2.weight", "dense_3.weight") if n in p.tensors]
     if p.arch == "gemma-embedding" and len(dense) < 2:
@@ -150,7 +150,7 @@ def modules(p: Patient) -> Iterator[Finding]:
         yield Finding("error", "dense layers", says, do, missing)
 
 
-def length(p: Patient) -> Iterator[Finding]:
+def length(p: ModelFile) -> Iterator[Finding]:
     """The longest text."""
     key = f"{p.arch}.context_length"
     n = p.md.get(key)
@@ -172,7 +172,7 @@ def length(p: Patient) -> Iterator[Finding]:
         yield Finding("warning", "context", says, f"check {key} against the model card", key)
 
 
-def pre_tokenizer(p: Patient) -> Iterator[Finding]:
+def pre_tokenizer(p: ModelFile) -> Iterator[Finding]:
     """How byte-pair encoding cuts a text first. llama.cpp#18756."""
     key = "tokenizer.ggml.pre"
     if p.md.get("tokenizer.ggml.model") != "gpt2":
@@ -190,7 +190,7 @@ def pre_tokenizer(p: Patient) -> Iterator[Finding]:
         yield Finding("error", "pre-tokenizer", says, "a newer llama.cpp may know it; else convert again", key)
 
 
-def split_files(p: Patient) -> Iterator[Finding]:
+def split_files(p: ModelFile) -> Iterator[Finding]:
     """Several files, and what lies behind the last tensor."""
     if len(p.f.paths) > 1:
         says = f"a model of {len(p.f.paths)} files"
@@ -209,7 +209,7 @@ def split_files(p: Patient) -> Iterator[Finding]:
         yield Finding("warning", "byte order", says, "most machines refuse it: gguf-convert-endian MODEL little")
 
 
-def norms(p: Patient) -> Iterator[Finding]:
+def norms(p: ModelFile) -> Iterator[Finding]:
     """The small number under the root."""
     for kind in ("layer_norm_epsilon", "layer_norm_rms_epsilon"):
         key = f"{p.arch}.attention.{kind}"
@@ -219,7 +219,7 @@ def norms(p: Patient) -> Iterator[Finding]:
             yield Finding("error" if eps <= 0 else "warning", "norms", says, "check it against config.json", key)
 
 
-def prompts(p: Patient) -> Iterator[Finding]:
+def prompts(p: ModelFile) -> Iterator[Finding]:
     """What stands before each text. A reranker has none: its pairs are made otherwise."""
     if p.pooling == "rank":
         return
@@ -234,14 +234,14 @@ def prompts(p: Patient) -> Iterator[Finding]:
         yield Finding("note", "prompts", known.says(), do)
 
 
-def special_tokens(p: Patient) -> Iterator[Finding]:
+def special_tokens(p: ModelFile) -> Iterator[Finding]:
     """BOS, EOS, SEP: see `doctor_tokens`, imported when asked for."""
     from refembed.verify.doctor.tokens import check_tokens
 
     yield from check_tokens(p)
 
 
-def weights_types(p: Patient) -> Iterator[Finding]:
+def weights_types(p: ModelFile) -> Iterator[Finding]:
     """Types: see `doctor_weights`."""
     from refembed.verify.doctor.weights import check_types
 

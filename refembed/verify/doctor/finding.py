@@ -32,7 +32,7 @@ class Finding:
     where: str = ""  # the key or tensor
 
 
-class Patient:
+class ModelFile:
     """A file, and what can be loaded of it; what cannot is None, and `trouble` says why."""
 
     def __init__(self, f: GGUFFile) -> None:
@@ -77,4 +77,4 @@ class Patient:
         return any(part in name for part in EMBEDDERS) or "rerank" in name
 
 
-Check = Callable[[Patient], Iterator[Finding]]
+Check = Callable[[ModelFile], Iterator[Finding]]

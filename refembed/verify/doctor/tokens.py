@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from refembed.tokenizer.vocab import ROLE_KEYS, Vocab
 
 if TYPE_CHECKING:
-    from refembed.verify.doctor.finding import Finding, Patient
+    from refembed.verify.doctor.finding import Finding, ModelFile
 
 END_OF_TURN = (b"<|im_end|>", b"<|eot_id|>", b"<end_of_turn>", b"<|end|>")  # ends a chat's turn, not a text
 MANY = 0.01  # share of the vocabulary
 UNIGRAM_SPECIALS = ("bert",)  # architectures whose SentencePiece models stand between <s> and </s>: XLM-R, BGE-M3, E5
 
 
-def check_tokens(p: Patient) -> Iterator[Finding]:
+def check_tokens(p: ModelFile) -> Iterator[Finding]:
     """Findings about a file's tokenizer."""
     yield from beyond(p)
     if p.tokenizer is None:
@@ -39,7 +39,7 @@ def finding(severity: str, check: str, says: str, do: str, where: str = "") -> F
     return Finding(severity, check, says, do, where)
 
 
-def beyond(p: Patient) -> Iterator[Finding]:
+def beyond(p: ModelFile) -> Iterator[Finding]:
     """Ids that the vocabulary does not have."""
     n = len(p.md.strings("tokenizer.ggml.tokens", ()))
     for _, name in ROLE_KEYS:
@@ -50,7 +50,7 @@ def beyond(p: Patient) -> Iterator[Finding]:
             yield finding("warning", "special tokens", says, "convert again, or set the right id", key)
 
 
-def closing(p: Patient, vocab: Vocab) -> Iterator[Finding]:
+def closing(p: ModelFile, vocab: Vocab) -> Iterator[Finding]:
     """What stands at the end, where pooling takes the last token."""
     if p.pooling != "last" or vocab.kind == "bert":
         return
@@ -65,7 +65,7 @@ def closing(p: Patient, vocab: Vocab) -> Iterator[Finding]:
         yield finding("warning", "special tokens", says, do, "tokenizer.ggml.eos_token_id")
 
 
-def between(p: Patient, vocab: Vocab) -> Iterator[Finding]:
+def between(p: ModelFile, vocab: Vocab) -> Iterator[Finding]:
     """What an encoder's text stands between."""
     if not p.is_encoder:
         return
@@ -85,7 +85,7 @@ def between(p: Patient, vocab: Vocab) -> Iterator[Finding]:
                 yield finding("error", "special tokens", says, do, f"tokenizer.ggml.{flag}")
 
 
-def unnamed(p: Patient, vocab: Vocab) -> Iterator[Finding]:
+def unnamed(p: ModelFile, vocab: Vocab) -> Iterator[Finding]:
     """Tokens that are to be added and that no key names."""
     wanted = (("bos", vocab.add_bos, vocab.bos), ("eos", vocab.add_eos, vocab.eos), ("sep", vocab.add_sep, vocab.sep))
     for role, on, id in wanted:

@@ -49,7 +49,7 @@ class ShownDifference:
     """One tensor in the places that were printed."""
 
     name: str  # in ours
-    k: int  # the how-manyth of that name, from 0
+    k: int  # the occurrence index of the of that name, from 0
     theirs: str
     op: str
     shown: int  # elements compared

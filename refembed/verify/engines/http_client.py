@@ -174,7 +174,7 @@ def refusal(url: str, e: urllib.error.HTTPError, deadline: float, timeout: float
     if location := e.headers.get("Location"):
         return RefusedError(f"{url} answered {e.code} and sends elsewhere: {location}", e.code, hint="use that address")
     try:
-        said = told(e.headers.get("Content-Type", ""), read(e, url, deadline, timeout))
+        said = error_message(e.headers.get("Content-Type", ""), read(e, url, deadline, timeout))
     except (OSError, http.client.HTTPException, AttributeError):
         said = ""
     hint = HINTS.get(e.code, "")
@@ -194,7 +194,7 @@ def parsed(url: str, kind: str, data: bytes) -> Any:
             raise NotJsonError(f"{url} answered with an empty body, not with JSON") from None
         if is_html(kind, data):
             hint = "this looks like a web page; the API may have another path or port"
-            raise NotJsonError(f"{url} answered with {told(kind, data)}, not with JSON", hint=hint) from None
+            raise NotJsonError(f"{url} answered with {error_message(kind, data)}, not with JSON", hint=hint) from None
         raise NotJsonError(f"{url} answered with something that is not JSON ({e}): {data[:80]!r}") from None
 
 
@@ -203,7 +203,7 @@ def is_html(kind: str, data: bytes) -> bool:
     return "html" in kind.lower() or bool(re.match(rb"\s*<(!doctype|html|head|body)", data[:200], re.IGNORECASE))
 
 
-def told(kind: str, data: bytes) -> str:
+def error_message(kind: str, data: bytes) -> str:
     """What a body says: the message in its JSON, the title of its page, or how it begins; one line."""
     if is_html(kind, data):
         title = re.search(rb"<title[^>]*>(.*?)</title", data[:20000], re.IGNORECASE | re.DOTALL)

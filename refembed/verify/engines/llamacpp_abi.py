@@ -114,7 +114,7 @@ def structure(name: str, fields: Sequence[Field]) -> Struct:
     return type(name, (ct.Structure,), {"_fields_": [(field, ctype) for field, ctype, _ in fields]})
 
 
-def fitting(lib: Any, function: str, layouts: dict[str, Sequence[Field]]) -> tuple[str, Struct]:
+def matching_layout(lib: Any, function: str, layouts: dict[str, Sequence[Field]]) -> tuple[str, Struct]:
     """The first layout that fits what `function` returns, and its name. EngineError tells of each why it does not."""
     reports = []
     for label, fields in layouts.items():

@@ -147,7 +147,7 @@ class Library:
             ("context", abi.CONTEXT_LAYOUTS, "llama_init_from_model", (PTR,)),
         ):
             default = f"llama_{what}_default_params"
-            label, struct = abi.fitting(self, default, layouts)
+            label, struct = abi.matching_layout(self, default, layouts)
             self.layouts[what] = label
             make, use = self[default], self[user]
             make.restype, make.argtypes = struct, ()

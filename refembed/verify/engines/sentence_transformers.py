@@ -4,7 +4,7 @@
     open_folder("bert-base-uncased", pooling="cls")              # config.json alone: transformers
 
 Neither package is needed by refembed: where they are absent one sentence says so. Tensors inside the model are seen by
-forward hooks under llama.cpp's names (`hooks`), for BERT and its kin, and for Llama, Mistral, Qwen and Gemma.
+forward hooks under llama.cpp's names (`hooks`), for BERT and similar models, and for Llama, Mistral, Qwen and Gemma.
 """
 
 from __future__ import annotations

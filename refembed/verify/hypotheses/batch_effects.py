@@ -21,14 +21,14 @@ from refembed.model.batch import Batch
 from refembed.verify.compare.floor import LEAST, Floor, distance
 from refembed.verify.engines.base import Engine
 from refembed.verify.hypothesis import Hypothesis
-from refembed.verify.reference import ChangedOps, Item, Reference, Vectors
+from refembed.verify.reference import Item, PatchedOps, Reference, Vectors
 
 SHORT = 4  # texts that are asked for in company and alone
 SAME = 1e-9  # 1 - cos of two answers that are the same but for the order of sums
 
 
 @dataclass(frozen=True)
-class Company:
+class BatchEffects:
     """What the engine answered to a few texts: together, alone, and the first of them again."""
 
     places: tuple[int, ...]  # which texts
@@ -47,7 +47,7 @@ class Company:
         return distance(self.again, self.alone[0])
 
 
-def ask(engine: Engine, items: Sequence[Item], places: Sequence[int], equal: Sequence[int] = ()) -> Company:
+def ask(engine: Engine, items: Sequence[Item], places: Sequence[int], equal: Sequence[int] = ()) -> BatchEffects:
     """Put the questions. equal: texts that have the same number of tokens, for a batch that needs no padding."""
     chosen = [items[i] for i in places]
     together = doubles(in_one_request(engine, chosen))
@@ -55,7 +55,7 @@ def ask(engine: Engine, items: Sequence[Item], places: Sequence[int], equal: Seq
     engine.embed(chosen[1:2])  # so that the first text comes behind another one than before
     again = doubles(engine.embed(chosen[:1]))[0]
     same = doubles(engine.embed([items[i] for i in equal])) if equal else []
-    return Company(tuple(places), together, alone, again, tuple(equal), same)
+    return BatchEffects(tuple(places), together, alone, again, tuple(equal), same)
 
 
 def equal_lengths(items: Sequence[Item], tokens: Sequence[int], n: int = SHORT) -> list[int]:
@@ -186,7 +186,7 @@ def attention_over(reference: Reference, other: Callable[..., Float]) -> Referen
     """All texts in one run, their attention replaced."""
 
     def change(ops: Ops) -> Ops:
-        return cast(Ops, ChangedOps(ops, {"attention": other}))
+        return cast(Ops, PatchedOps(ops, {"attention": other}))
 
     return replace(reference.add(ops=change), together=list)
 
@@ -246,7 +246,7 @@ def left_padded(reference: Reference, pad: int) -> Reference:
     return replace(reference, together=fill, pooler=pooler)
 
 
-def leak_of(reference: Reference, company: Company, items: Sequence[Item], floor: Floor) -> list[Hypothesis]:
+def leak_of(reference: Reference, company: BatchEffects, items: Sequence[Item], floor: Floor) -> list[Hypothesis]:
     """Which hypotheses about batches explain what the engine answered together. Best first; equals are all there."""
     chosen = [items[i] for i in company.places]
     bound = floor.bound[list(company.places)]

@@ -32,7 +32,7 @@ class TensorError:
     """One tensor of the traced text, in the order of the run."""
 
     name: str  # llama.cpp's name, "kqv_out-3"
-    k: int  # the how-manyth of that name, from 0
+    k: int  # the occurrence index of the of that name, from 0
     layer: int | None  # None for what lies before the first layer or behind the last
     propagated: float | None  # NMSE of the two runs side by side
     local: float | None  # NMSE of this operation alone, ours run on the engine's own inputs

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from refembed.kernels.llvm import jit
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import Ops, in_place_of
+from refembed.kernels.ops import Ops, override_op
 from refembed.model.trace import Recorder, at_layer
 from tests.kernels.longhand import close, random, stored
 
@@ -62,7 +62,7 @@ def test_layer_norm_adds_first_what_it_is_told_to(ops: Ops) -> None:
     assert not np.array_equal(want, ops.layer_norm(x, w, w, 1e-5))
     assert np.array_equal(ops.layer_norm(x, w, w, 1e-5, plus=y), want)
     assert np.array_equal(ops.layer_norm(x, w, w, 1e-5, tap, plus=y), want)
-    replaced = in_place_of(ops, "layer_norm", lambda true, x, *rest: true.layer_norm(x, *rest))
+    replaced = override_op(ops, "layer_norm", lambda true, x, *rest: true.layer_norm(x, *rest))
     assert np.array_equal(replaced(x, w, w, 1e-5, plus=y), want)
     assert np.array_equal(replaced(x + y, w, w, 1e-5, tap), want)
 

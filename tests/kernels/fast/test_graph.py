@@ -23,7 +23,7 @@ from refembed.kernels.fast.ops import Fast
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.model.batch import pack
 from refembed.testing.synthetic import synthetic
-from refembed.verify.reference import ChangedOps
+from refembed.verify.reference import PatchedOps
 from tests.kernels.longhand import random, stored
 
 pytestmark = pytest.mark.usefixtures("cores_as_they_were")
@@ -103,7 +103,7 @@ def test_who_looks_sees_every_operation(tmp_path: Path) -> None:
 def test_changed_operations_neither_play_nor_are_noted(tmp_path: Path) -> None:
     e, ids = embedder(tmp_path), text(2, 9)
     true = [e.forward([ids]).tobytes() for _ in range(2)]
-    changed = ChangedOps(e.ops, {"gelu": lambda ops, x: ops.silu(x)})
+    changed = PatchedOps(e.ops, {"gelu": lambda ops, x: ops.silu(x)})
     other = [e.model.forward(pack([ids]), changed) for _ in range(2)]  # type: ignore[arg-type]
     assert other[0].tobytes() == other[1].tobytes() != true[0]
     assert e.forward([ids]).tobytes() == true[0] == true[1]

@@ -1,4 +1,4 @@
-"""Decoding blocks: the definitions and their compiled twins against ggml, gguf-py, each other, and mathematics."""
+"""Decoding blocks: the definitions and their compiled versions against ggml, gguf-py, each other, and mathematics."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_twins_have_the_definitions_bits_and_touch_no_others_blocks(name: str) -
     raw.flags.writeable = False
     expected = decoded("definition", name, raw)
     out = np.full(n * type.weights, -7, np.float32)
-    kernel, codebook = dequant.twin(name)
+    kernel, codebook = dequant.compiled(name)
     kernel(raw, *codebook, out, 3, n - 5)
     inside = slice(3 * type.weights, (n - 5) * type.weights)
     assert differ(out[inside], expected[inside]) == 0
@@ -344,5 +344,5 @@ def test_a_loaded_twin_is_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not dequant.twin_pays("Q4_0", dequant.WORTH_LOADING)
     assert not dequant.twin_pays("Q5_0", dequant.WORTH_LOADING)
     assert dequant.twin_pays("Q4_0", 1)
-    dequant.twin("Q5_0")
+    dequant.compiled("Q5_0")
     assert dequant.twin_pays("Q5_0", 1)
