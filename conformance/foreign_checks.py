@@ -223,7 +223,7 @@ def normalized(s: Asking, t: Test) -> Iterator[Measure]:
 
 
 def batch(s: Asking, t: Test) -> Iterator[Measure]:
-    """The vector in any company is the vector alone, within the noise floor."""
+    """The vector in any batch is the vector alone, within the noise floor."""
     s.check_length(t.text)
     alone = s.engine.vector(t.text)
     for arrangement in t.case.options["arrangements"]:

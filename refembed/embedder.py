@@ -166,7 +166,7 @@ class Embedder:
         flash_attn  with flash attention, as llama.cpp runs unless told otherwise
         repack      with weights interleaved at load time, likewise (`--no-repack` turns it off there)
         n_ubatch    texts that fit into so many tokens run together, as llama.cpp runs those that one call brings;
-                    there a text's bits depend on its company. 0: every text alone
+                    there a text's bits depend on its batch. 0: every text alone
         Raises GGUFError for a file that is damaged or no GGUF, ModelError where there is no such model or none that
         refembed can run, DownloadError where it cannot be fetched, RequestError for an option that is not there.
 

@@ -120,7 +120,9 @@ class Job:
         return self.embedder.embed_iter(self.ids(), **given)
 
     def packed(self) -> Iterator[Any]:
-        """Vectors of texts packed as llama-embedding packs them: for the `ggml` numerics their company matters."""
+        """Vectors of texts packed as llama-embedding packs them: with the `ggml` numerics a vector depends on its
+        batch.
+        """
         every = list(self.ids())
         if self.request.llama.verbose_prompt:
             self.print_tokens()

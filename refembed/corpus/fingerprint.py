@@ -125,7 +125,7 @@ def engine(embedder: Embedder) -> Record:
     ops: Any = embedder.ops
     if ops.name == "ggml" and embedder.batch_tokens:
         raise RequestError(
-            "texts that are computed together, as llama.cpp does, have bits that depend on their company: "
+            "texts that are computed together, as llama.cpp does, have bits that depend on their batch: "
             "such a vector cannot be kept for later",
             hint="n_ubatch=0; on the command line, none of llama-embedding's flags",
         )

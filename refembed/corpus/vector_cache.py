@@ -120,7 +120,7 @@ class Cache:
     def embed(self, embedder: Embedder, texts: Any, **options: Any) -> Any:
         """What `embedder.embed(texts, **options)` gives, bit for bit; only what is not in the file is computed.
 
-        Raises RequestError also where bits depend on a text's company (`ggml` with n_ubatch).
+        Raises RequestError also where bits depend on the other texts of the batch (`ggml` with n_ubatch).
         """
         alone = isinstance(texts, (str, bytes))
         inputs: list[Input] = [texts] if alone else list(texts)

@@ -24,9 +24,9 @@ def case_of(found: Findings, progress: Callable[[str], object]) -> Case:
     return Case(found.reference, found.items, found.vectors, found.floor, found.distances, progress, found.budget)
 
 
-def company_cause(found: Findings) -> list[Cause]:
+def batch_effects_cause(found: Findings) -> list[Cause]:
     """What depends on the texts beside or before a text. Empty where nothing does."""
-    c = found.company
+    c = found.batch_effects
     if c is None:
         return []
     bound = found.floor.bound[list(c.places)]
@@ -46,7 +46,7 @@ def company_cause(found: Findings) -> list[Cause]:
             return [Cause("pieces-pooled", says, 0.0)]
         leaks = together.leak_of(found.reference, c, found.items, found.floor)
         causes = [Cause(h.id, f"{h.says}; alone every text is right", 0.0) for h in leaks]
-        says = "gives other vectors to texts in company than alone, where they are right"
+        says = "gives other vectors to texts in a batch than alone, where they are right"
         return causes or [Cause("batch-dependent", says)]
     if (batch <= bound).all():
         causes = diagnosed(found, c.alone, c.places, "alone-wrong", "asked for one text alone")

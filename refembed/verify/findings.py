@@ -38,7 +38,7 @@ class Findings:
     beside: Cause | None = None  # one that holds in addition to whatever else differs
     budget: Budget = field(default_factory=Budget)  # of the search for a cause
     pieces: dict[int, str] = field(default_factory=dict)  # the engine's own text of its token ids
-    company: BatchEffects | None = None
+    batch_effects: BatchEffects | None = None
     traces: Comparison | None = None
     traced: Item = ""
     traced_ids: tuple[int, ...] = ()

@@ -34,7 +34,7 @@ NUMERICS: dict[str, dict[str, Any]] = {  # arithmetic -> how `load_ops` makes it
     "ggml": {"numerics": "ggml", "flash_attn": True},
     "ggml, plain": {"numerics": "ggml", "flash_attn": False, "repack": False},
 }
-TOGETHER = 2048  # tokens of one forward pass where a text's bits do not depend on its company
+TOGETHER = 2048  # tokens of one forward pass where a text's bits do not depend on its batch
 
 
 class OpsByNumerics:

@@ -25,7 +25,7 @@ from refembed.pooling.heads import width
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.verify import early, identity
 from refembed.verify.asking import ask_all, left_out_remark
-from refembed.verify.batch_causes import case_of, company_cause
+from refembed.verify.batch_causes import batch_effects_cause, case_of
 from refembed.verify.compare.align import without_lora
 from refembed.verify.compare.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
 from refembed.verify.compare.length import NORM_OF, Length, length_of
@@ -150,7 +150,7 @@ def findings(
     if len(items) > 1 and engine.name != "recorded":
         progress("asking once more, alone and together")
         equal = together.equal_lengths(items, found.tokens)
-        found.company = together.ask(engine, items, shortest(items, found.tokens, together.SHORT), equal)
+        found.batch_effects = together.ask(engine, items, shortest(items, found.tokens, together.SHORT), equal)
     if trace and engine.can_trace:
         look_inside(engine, found, progress)
     return found
@@ -250,9 +250,9 @@ def decide_by_vectors(found: Findings, fine: Sequence[str], progress: Callable[[
     order = together.order_of(owners, [found.tokens, [len(str(i)) for i in found.items]])
     if order is not None and len(set(found.items)) > 1 and not same_vectors(found):
         return verdict_of(found, "differs", [Cause(*order, left=0.0)], None)
-    company = company_cause(found)
-    if company:
-        return verdict_of(found, "differs" if company[0].id else "unexplained", company, None)
+    batch_effects = batch_effects_cause(found)
+    if batch_effects:
+        return verdict_of(found, "differs" if batch_effects[0].id else "unexplained", batch_effects, None)
     if found.agree:
         return agreeing(found, fine, progress)
     quick = pooling_diagnosis(found, progress)

@@ -199,7 +199,7 @@ def test_every_shard_of_a_split_model_counts(tiny: Path, tmp_path: Path) -> None
 
 
 def test_what_depends_on_company_is_refused(tiny: Path, path: Path) -> None:
-    with Cache(path) as cache, pytest.raises(RequestError, match="depend on their company"):
+    with Cache(path) as cache, pytest.raises(RequestError, match="depend on their batch"):
         cache.embed(Embedder.load(tiny, numerics="ggml", n_ubatch=64), ["hello"])
 
 

@@ -1,4 +1,4 @@
-"""Vectors of the `ggml` numerics are llama.cpp's, bit for bit: alone, in company, and whichever switches are on."""
+"""Vectors of the `ggml` numerics are llama.cpp's, bit for bit: alone, in a batch, and whichever switches are on."""
 
 import os
 

@@ -2,7 +2,7 @@
 
 Rounding makes a sum depend on its order. NumPy adds pairs of pairs along the axis that lies together in memory, and in
 plain order along any other, so the order, and with it the last bits, can change with the shape of what stands beside.
-Pooling, norms and distances promise the same bits alone and in company, and llama.cpp's norms add in plain order.
+Pooling, norms and distances promise the same bits alone and in a batch, and llama.cpp's norms add in plain order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does a text's vector depend on its company: on the texts beside it, or on those before it?
+"""Does a text's vector depend on its batch: on the texts computed with it, or on those before it?
 
 The engine is asked for a few short texts together, each alone, and the first once more behind another (A, B, C, D, B,
 A). Vectors that are those of other texts are order or a stale answer; vectors that are nobody's are a leak, and
@@ -23,7 +23,7 @@ from refembed.verify.engines.base import Engine
 from refembed.verify.hypothesis import Hypothesis
 from refembed.verify.reference import Item, PatchedOps, Reference, Vectors
 
-SHORT = 4  # texts that are asked for in company and alone
+SHORT = 4  # texts that are asked for in a batch and alone
 SAME = 1e-9  # 1 - cos of two answers that are the same but for the order of sums
 
 
@@ -246,10 +246,10 @@ def left_padded(reference: Reference, pad: int) -> Reference:
     return replace(reference, together=fill, pooler=pooler)
 
 
-def leak_of(reference: Reference, company: BatchEffects, items: Sequence[Item], floor: Floor) -> list[Hypothesis]:
+def leak_of(reference: Reference, batch_effects: BatchEffects, items: Sequence[Item], floor: Floor) -> list[Hypothesis]:
     """Which hypotheses about batches explain what the engine answered together. Best first; equals are all there."""
-    chosen = [items[i] for i in company.places]
-    bound = floor.bound[list(company.places)]
+    chosen = [items[i] for i in batch_effects.places]
+    bound = floor.bound[list(batch_effects.places)]
     found: list[tuple[float, Hypothesis]] = []
     for h in batch_hypotheses(reference):
         best = np.inf
@@ -258,7 +258,7 @@ def leak_of(reference: Reference, company: BatchEffects, items: Sequence[Item], 
                 mine = h.change(reference).vectors(chosen, numerics)
             except (ValueError, IndexError, TypeError):
                 continue
-            d = np.array([distance(y, x) for y, x in zip(company.together, mine, strict=True)])
+            d = np.array([distance(y, x) for y, x in zip(batch_effects.together, mine, strict=True)])
             if (d <= bound).all():
                 best = min(best, float(d.max(initial=0)))
         if np.isfinite(best):

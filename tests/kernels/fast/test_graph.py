@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("cores_as_they_were")
 
 
 def plain(e: Embedder, ids: list[int]) -> bytes:
-    """The vector without any captured graph: in company."""
+    """The vector without any captured graph: in a batch."""
     return bytes(e.embed([ids, [5, 6, 7]], pooling="mean")[0].tobytes())
 
 

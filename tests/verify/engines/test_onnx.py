@@ -95,7 +95,7 @@ def test_rows_of_tokens_are_those_of_the_runtime(files, rows, minilm):
     assert [v.shape for v in engine.embed([TEXTS[0], IDS])] == [(7, 384)] * 2
     for pooling, vector in {"cls": rows(IDS)[0], "last": rows(IDS)[-1], "mean": rows(IDS).mean(axis=0)}.items():
         found = OnnxEngine(files["rows"], pooling=pooling, batch=2).embed([[101, *IDS[1:-1] * 2, 102], IDS])[1]
-        np.testing.assert_allclose(found, vector, atol=2e-6)  # padded, in company
+        np.testing.assert_allclose(found, vector, atol=2e-6)  # padded, in a batch
 
 
 @peers

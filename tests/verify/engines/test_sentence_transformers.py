@@ -170,7 +170,7 @@ def test_rows_of_tokens_and_what_to_make_of_them(minilm_folder):
     for pooling, vector in {"cls": expected[0], "last": expected[-1], "mean": expected.mean(axis=0)}.items():
         engine = open_folder(minilm_folder, library="transformers", pooling=pooling, batch=3)
         found = engine.embed([*TEXTS[1:], IDS])
-        np.testing.assert_allclose(found[2], vector, atol=2e-6)  # padded, in company
+        np.testing.assert_allclose(found[2], vector, atol=2e-6)  # padded, in a batch
 
 
 @peers
