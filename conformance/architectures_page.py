@@ -22,7 +22,7 @@ from refembed.model.trace import Recorder
 from refembed.pooling.heads import pooled
 
 PAGE = FOLDER.parent / "docs" / "architectures.md"
-SHOWN = (  # every architecture reads these
+COMMON_KEYS = (  # every architecture reads these
     "block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
     "attention.head_count_kv", "attention.key_length", "pooling_type",
 )  # fmt: skip
@@ -185,7 +185,7 @@ def keys(arch: str, seen: Seen) -> Iterator[str]:
     defaults = {f.name: f.default for f in fields(Hparams)}
     for name in seen.hparams:
         found = re.search(r"\{arch\}\.([\w.]+)", said.get(name, ""))
-        if not found or found[1] in SHOWN or "epsilon" in found[1] or not concerns(arch, name, said[name]):
+        if not found or found[1] in COMMON_KEYS or "epsilon" in found[1] or not concerns(arch, name, said[name]):
             continue
         words = re.sub(r"^\(\w\) | \([\w, ]+\)", "", said[name].replace("of {arch}." + found[1], "of it"))
         words = re.sub(r"(: )?\{arch\}\." + re.escape(found[1]), "", words).replace("{arch}.", "").strip(" ,:;")
@@ -251,7 +251,7 @@ def page(rows: Sequence[Row], where: Mapping[str, str], date: str) -> str:
             tensors=sum(r.tensors for r in ggml),
             faults=len(faults),
             least=min(faults.count(arch) for arch in ARCHITECTURES),
-            common=", ".join(f"`{name}`" for name in SHOWN),
+            common=", ".join(f"`{name}`" for name in COMMON_KEYS),
         )
     ]
     lines += ["| | places | norm | tokens see | variants | tensors | faults | `exact` | `fast` | `ggml` |"]

@@ -32,7 +32,7 @@ from refembed.errors import RefembedError, RequestError
 from refembed.verify.verdict import plain
 
 FORMAT = "refembed-conformance-engine-1"
-SHOWN = 5  # failures of a case that get a line; the JSON has all
+MAX_FAILURES_PRINTED = 5  # failures of a case that get a line; the JSON has all
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def ask_all(request: Request, tests: list[Test], known: Known, oracle: Live | Re
         def tell(result: Result) -> None:
             """A line for what fails, the first few of a case; with --verbose for everything."""
             told[result.test.case.id] += result.failed
-            if request.verbose or (result.failed and told[result.test.case.id] <= SHOWN):
+            if request.verbose or (result.failed and told[result.test.case.id] <= MAX_FAILURES_PRINTED):
                 console.print(f"{result.test.id}  {result.explain()}", markup=False, highlight=False, soft_wrap=True)
 
         results = run(asking, tests, known, tell, request.fail_fast)

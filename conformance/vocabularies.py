@@ -26,7 +26,7 @@ SEPARATOR = b"\n__ggml_vocab_test__\n"
 HINT = "python -m conformance fetch vocabularies"
 CHUNK = 2000  # texts asked at once
 WAYS_BACK = 100  # sequences of either kind that are detokenized
-SHOWN = 5  # mismatches kept of each vocabulary
+MAX_MISMATCHES = 5  # mismatches kept of each vocabulary
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Row:
     def miss(self, what: str) -> None:
         """Count a mismatch."""
         self.mismatches += 1
-        if len(self.first) < SHOWN:
+        if len(self.first) < MAX_MISMATCHES:
             self.first.append(what)
 
 

@@ -151,12 +151,12 @@ def embedded(texts: list[Any], model: str) -> Array:
 def write_codes(file: str, scheme: str, output: str, calibrate: str | None, seed: int, model: str, quiet: bool) -> None:
     """Compress a file."""
     from refembed.compress.file import compress, write
-    from refembed.compress.schemes import FEW, fit, parse
+    from refembed.compress.schemes import MIN_TRAINING_VECTORS, fit, parse
 
     x = vectors_of(file, model, quiet)
     learned = x if calibrate is None else vectors_of(calibrate, model, quiet)
     codec = fit(scheme, learned, seed=seed)
-    if parse(scheme)[0].learns and len(learned) < FEW:
+    if parse(scheme)[0].learns and len(learned) < MIN_TRAINING_VECTORS:
         note(f"warning: {scheme} learns from {len(learned)} vectors; other texts may not fit: --calibrate takes more")
     about = {"seed": seed} if scheme.startswith("pq") else {}
     compressed = compress(codec, x, **about)

@@ -26,7 +26,7 @@ A tensor agrees if it is identical, or within --ulp, or within --rel. Exit codes
 """
 
 DIFFERS = 3  # exit code
-SHOWN = 30  # tensors, without --all
+MAX_TENSORS_PRINTED = 30  # tensors, without --all
 
 
 @click.command("diff", epilog=EPILOG)
@@ -82,7 +82,7 @@ def about_texts(x: Trace, y: Trace, quiet: bool) -> None:
 def show(lines: list[Line], differing: list[Line], every: bool) -> None:
     """A table, and the verdict."""
     both = sum(line.difference is not None for line in lines)
-    listed = lines if every else differing[:SHOWN]
+    listed = lines if every else differing[:MAX_TENSORS_PRINTED]
     if listed:
         heads = ["tensor", "in B", "shape", ">ulp", ">largest", ">relative", ">nmse", ">1-cos", ""]
         table(heads, [cells(line, line in differing) for line in listed], alarming="")

@@ -12,7 +12,7 @@ from refembed.cli.show import is_terminal
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-PATIENCE = 1.0  # seconds before the bar appears
+SECONDS_BEFORE_BAR = 1.0  # seconds before the bar appears
 
 
 class Bar:
@@ -41,7 +41,7 @@ class Bar:
     def advance(self, done: int) -> None:
         """One more text is embedded; reading had come as far as `done` with it."""
         self.texts += 1
-        if not self.wanted or (self.bar is None and time.monotonic() - self.started < PATIENCE):
+        if not self.wanted or (self.bar is None and time.monotonic() - self.started < SECONDS_BEFORE_BAR):
             return
         if self.bar is None:
             self.show()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from refembed.arrays import F32, Float
 from refembed.errors import RequestError
 
-ROWS = 8192  # vectors taken at a time; changes no bits
+VECTORS_AT_A_TIME = 8192  # vectors taken at a time; changes no bits
 
 Codes = npt.NDArray[Any]
 
@@ -68,7 +68,10 @@ class Codec(ABC):
         Raises RequestError for what is not of numbers, not finite, or not of D numbers a vector.
         """
         rows, one = as_rows(x, self.dimensions)
-        parts = [self.encode_rows(check_finite(rows[i : i + ROWS])) for i in range(0, len(rows), ROWS)]
+        parts = [
+            self.encode_rows(check_finite(rows[i : i + VECTORS_AT_A_TIME]))
+            for i in range(0, len(rows), VECTORS_AT_A_TIME)
+        ]
         codes = np.concatenate(parts) if parts else np.empty((0, *self.code_shape), self.code_dtype)
         return codes[0] if one else codes
 
@@ -78,8 +81,8 @@ class Codec(ABC):
         one = array.shape == self.code_shape
         rows = self.check_codes(array[None] if one else array)
         out = np.empty((len(rows), self.dimensions), np.float32)
-        for i in range(0, len(rows), ROWS):
-            out[i : i + ROWS] = self.decode_rows(rows[i : i + ROWS])
+        for i in range(0, len(rows), VECTORS_AT_A_TIME):
+            out[i : i + VECTORS_AT_A_TIME] = self.decode_rows(rows[i : i + VECTORS_AT_A_TIME])
         return out[0] if one else out
 
     def check_codes(self, codes: Codes) -> Codes:
@@ -133,7 +136,7 @@ def ranges_of(x: npt.ArrayLike) -> F32:
     rows, _ = as_rows(x)
     if not len(rows):
         raise RequestError("no vectors to take ranges from")
-    parts = [check_finite(rows[i : i + ROWS]) for i in range(0, len(rows), ROWS)]
+    parts = [check_finite(rows[i : i + VECTORS_AT_A_TIME]) for i in range(0, len(rows), VECTORS_AT_A_TIME)]
     low = np.min([part.min(axis=0) for part in parts], axis=0)
     high = np.max([part.max(axis=0) for part in parts], axis=0)
     return np.vstack((low, high)).astype(np.float32)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from refembed.arrays import F32
 from refembed.atomic_write import opened_zip, replacing
-from refembed.compress.codec import ROWS, Codec, Codes
+from refembed.compress.codec import VECTORS_AT_A_TIME, Codec, Codes
 from refembed.compress.schemes import load
 from refembed.errors import RequestError
 
@@ -49,8 +49,8 @@ class Compressed(NamedTuple):
 def fingerprint(x: npt.NDArray[Any]) -> str:
     """SHA-256 of vectors (N, D), as the file's head says; two arrays have the same if they are the same in float32."""
     digest = hashlib.sha256(f"{x.shape[0]}x{x.shape[1]} ".encode())
-    for i in range(0, len(x), ROWS):
-        digest.update(np.ascontiguousarray(x[i : i + ROWS], "<f4").tobytes())
+    for i in range(0, len(x), VECTORS_AT_A_TIME):
+        digest.update(np.ascontiguousarray(x[i : i + VECTORS_AT_A_TIME], "<f4").tobytes())
     return digest.hexdigest()
 
 

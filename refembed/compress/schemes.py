@@ -74,7 +74,7 @@ SCHEMES = {
     "ubinary": plain("a bit a number", Binary),
 }  # fmt: skip
 
-FEW = 100  # vectors; below this sentence-transformers warns that ranges mean little
+MIN_TRAINING_VECTORS = 100  # vectors; below this sentence-transformers warns that ranges mean little
 
 
 def parse(scheme: str) -> tuple[Scheme, int | None]:

@@ -36,7 +36,7 @@ from refembed.pooling.poolers import resolve_pooling
 
 BITS = 2  # to be raised when a change of refembed between two releases gives some vector other bits
 SETTLED = 2.0  # seconds after which a file's time of change can be told from that of a later change
-REMEMBERED = 500  # files
+MAX_FILES_REMEMBERED = 500  # files
 
 Record = dict[str, Any]  # JSON: strings, numbers, lists
 
@@ -63,7 +63,7 @@ def sha256_of(paths: Iterable[Path]) -> list[str]:
             raise RequestError(f"{path}: {e.strerror or e}") from None
         digests.append(note[1])
     if changed:
-        write_notes(dict(list(notes.items())[-REMEMBERED:]))
+        write_notes(dict(list(notes.items())[-MAX_FILES_REMEMBERED:]))
     return digests
 
 

@@ -31,7 +31,7 @@ MAGIC = b"rfembed1"
 HEAD = struct.Struct("<II")  # length, CRC-32
 ROW = struct.Struct("<16sIII")  # digest, tokens, lengths of key and text
 NO_TEXT = 0xFFFFFFFF
-LONGEST = 1 << 30  # bytes of a payload; more is damage
+MAX_PAYLOAD_BYTES = 1 << 30  # bytes of a payload; more is damage
 BUFFER = 1 << 20
 
 
@@ -183,7 +183,7 @@ class Journal:
                 return
             while len(head := f.read(HEAD.size)) == HEAD.size:
                 length, crc = HEAD.unpack(head)
-                payload = f.read(length) if length <= LONGEST else b""
+                payload = f.read(length) if length <= MAX_PAYLOAD_BYTES else b""
                 if len(payload) != length or zlib.crc32(payload) != crc:
                     return
                 yield f.tell(), payload

@@ -36,7 +36,7 @@ APPLICATION = 0x72666276  # "rfbv" in the file's head: whose file it is
 VERSION = 1  # of the tables
 LIMIT = 1 << 30  # bytes
 KEEP = 0.9  # share of the limit that is left when the oldest are removed
-PATIENCE = 30.0  # seconds to wait for another process
+LOCK_TIMEOUT = 30.0  # seconds to wait for another process
 CLOSING_SECONDS = 0.5  # seconds to wait for another process when only the order of removal is to be written
 ASKED = 400  # keys a query asks for
 
@@ -265,10 +265,10 @@ def whole(key: bytes, raw: object, crc: object, size: int) -> bool:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file, or make it. sqlite3.Error or RequestError where it is no cache."""
-    db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+    db = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
     db.text_factory = bytes  # there is no text in it, but damage may look like some
     try:
-        db.execute(f"PRAGMA busy_timeout = {int(PATIENCE * 1000)}")
+        db.execute(f"PRAGMA busy_timeout = {int(LOCK_TIMEOUT * 1000)}")
         check_owner(db, path)
         db.execute(f"PRAGMA page_size = {PAGE_SIZE}")  # of a file that is still to be made
         patiently(lambda: db.execute("PRAGMA journal_mode = WAL"))
@@ -287,7 +287,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def patiently(do: Callable[[], object]) -> None:
     """Do it again while another process is in the way: SQLite does not wait for changes of the journal's mode."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
             do()
@@ -368,7 +368,7 @@ def problem(path: Path, e: sqlite3.Error | OSError | UnicodeDecodeError) -> Requ
     if "not a database" in message:
         return RequestError(f"{path}: not a cache of refembed; it is left as it is", hint="give another file")
     if "locked" in message:
-        return RequestError(f"cache {path}: another process has held it for {PATIENCE:.0f} s", hint="try again")
+        return RequestError(f"cache {path}: another process has held it for {LOCK_TIMEOUT:.0f} s", hint="try again")
     if "full" in message or "disk I/O" in message:
         return RequestError(f"cache {path}: cannot be written: {message}", hint="is the disk full?")
     if "unable to open" in message or "readonly" in message:

@@ -30,7 +30,7 @@ from refembed.kernels.exact.sums import ordered_sum
 
 LARGEST = 32760.0  # what p = 0 makes of the largest magnitude: near the end of int16
 KNOWN = "-1 as it is, 0 largest magnitude, 1 taxicab, 2 Euclid, 3 and above p-norms"
-ROWS = 256  # normalized at a time; changes no bits
+ROWS_AT_A_TIME = 256  # normalized at a time; changes no bits
 
 
 def normalize(x: npt.ArrayLike, p: int = 2) -> Float:
@@ -50,8 +50,8 @@ def normalize(x: npt.ArrayLike, p: int = 2) -> Float:
     result = np.empty_like(x, order="C")
     rows, out = x.reshape(-1, x.shape[-1] or 1), result.reshape(-1, x.shape[-1] or 1)  # (N, D), a view of result
     with np.errstate(all="ignore"):  # overflow, 1/0 and NaN mean what they mean in C
-        for i in range(0, len(rows), ROWS):
-            out[i : i + ROWS] = normalize_rows(rows[i : i + ROWS], p)
+        for i in range(0, len(rows), ROWS_AT_A_TIME):
+            out[i : i + ROWS_AT_A_TIME] = normalize_rows(rows[i : i + ROWS_AT_A_TIME], p)
     return result
 
 

@@ -40,7 +40,7 @@ def named(name: str) -> dict[str, Any]:
 
 MIXED = many({"oneOf": [INT, TEXT]})
 USAGE = record("prompt_tokens total_tokens", prompt_tokens=INT, total_tokens=INT)
-ROWS = many(many(NUMBER))
+MATRIX_SCHEMA = many(many(NUMBER))
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "One": {
@@ -82,7 +82,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         normalize=FLAG,
         dimensions={"type": "integer", "minimum": 1},
     ),
-    "Native": many(record("index embedding", index=INT, embedding=ROWS)),
+    "Native": many(record("index embedding", index=INT, embedding=MATRIX_SCHEMA)),
     "OpenAI": record(
         "model object usage data",
         model=TEXT,
@@ -119,7 +119,7 @@ PIECE = record("id piece", id=INT, piece={"oneOf": [TEXT, many(INT)]})
 COMPARE = record(
     "inputs", inputs=record("source_sentence sentences", source_sentence=TEXT, sentences=many(TEXT, minItems=1))
 )
-OLLAMA = record("model embeddings", model=TEXT, embeddings=ROWS, total_duration=INT, prompt_eval_count=INT)
+OLLAMA = record("model embeddings", model=TEXT, embeddings=MATRIX_SCHEMA, total_duration=INT, prompt_eval_count=INT)
 TOKENIZE = record(content={"anyOf": [TEXT, MIXED]}, add_special=FLAG, parse_special=FLAG, with_pieces=FLAG)
 
 # (methods, paths, what it does, body, answer, error)
@@ -147,8 +147,8 @@ ENDPOINTS: tuple[tuple[str, str, str, dict[str, Any] | None, dict[str, Any], str
      record("prompt", model=TEXT, prompt=TEXT), record("embedding", embedding=many(NUMBER)), "OllamaError"),
     ("get", "/api/tags", "The model", None, record("models", models=many(ANY)), "OllamaError"),
     ("get", "/api/version", "The version", None, record("version", version=TEXT), "OllamaError"),
-    ("post", "/embed /", "Vectors of texts", named("Tei"), ROWS, "TeiError"),
-    ("post", "/embed_all", "Vectors of tokens", named("Tei"), many(ROWS), "TeiError"),
+    ("post", "/embed /", "Vectors of texts", named("Tei"), MATRIX_SCHEMA, "TeiError"),
+    ("post", "/embed_all", "Vectors of tokens", named("Tei"), many(MATRIX_SCHEMA), "TeiError"),
     ("post", "/similarity", "Cosines", COMPARE, many(NUMBER), "TeiError"),
     ("get", "/info", "Limits", None, record("model_id max_input_length", model_id=TEXT), "TeiError"),
 )

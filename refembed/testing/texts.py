@@ -64,7 +64,7 @@ def random_texts(seed: int, n: int) -> list[str | bytes]:
 
 def random_text(rng: random.Random) -> str | bytes:
     """One text of 0 to 12 parts."""
-    parts = [pick(rng, KINDS)(rng) for _ in range(below(rng, 13))]
+    parts = [pick(rng, TEXT_GENERATORS)(rng) for _ in range(below(rng, 13))]
     glue = pick(rng, ("", " ", " ", pick(rng, SPACES)))
     text = glue.join(p for p in parts if isinstance(p, str))
     broken = [p for p in parts if isinstance(p, bytes)]
@@ -161,7 +161,7 @@ def broken(rng: random.Random) -> bytes:
     return pick(rng, BROKEN) if rng.random() < 0.7 else bytes(below(rng, 256) for _ in range(1 + below(rng, 6)))
 
 
-KINDS: tuple[Callable[[random.Random], str | bytes], ...] = (
+TEXT_GENERATORS: tuple[Callable[[random.Random], str | bytes], ...] = (
     word,
     word,
     word,

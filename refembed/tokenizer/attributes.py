@@ -56,7 +56,7 @@ EOG = (
     "<|ifm|im_end|>",
 )  # fmt: skip
 ENDING_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")  # their tokens end a generation as well
-SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")  # always USER_DEFINED
+ALWAYS_USER_DEFINED = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")  # always USER_DEFINED
 
 
 def by_type(types: I32) -> I32:
@@ -81,7 +81,7 @@ def by_text(attributes: I32, tokens: list[bytes], ids: Mapping[bytes, int], role
         if b"unused" in tokens[i]:
             attributes[i] |= A.UNUSED
     attributes[list(ends)] |= A.CONTROL
-    attributes[found(SHOWN)] = A.USER_DEFINED
+    attributes[found(ALWAYS_USER_DEFINED)] = A.USER_DEFINED
     ends.update(id for role in ENDING_ROLES if (id := roles[role]) is not None)
     ending = {tokens[i] for i in ends}
     calls = bool(ending & {b"<|call|>", b"<|calls|>"})

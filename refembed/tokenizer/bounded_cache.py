@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 Ids: TypeAlias = "tuple[int, ...]"
 
-KEPT = 1 << 16  # parts remembered at most, so that no text makes memory grow for good
+MAX_PIECES_KEPT = 1 << 16  # parts remembered at most, so that no text makes memory grow for good
 KEPT_LENGTH = 32  # characters: longer words hardly come twice
 
 
@@ -25,7 +25,7 @@ class BoundedCache(dict[str, Ids]):
     def __missing__(self, part: str) -> Ids:
         ids = self.find(part)
         if len(part) <= self.length:
-            if len(self) >= KEPT:
+            if len(self) >= MAX_PIECES_KEPT:
                 self.clear()
             self[part] = ids
         return ids

@@ -29,7 +29,7 @@ from refembed.tokenizer.pretokenize import defaults_of
 from refembed.tokenizer.unicode import decode
 from refembed.tokenizer.vocab import Vocab
 
-FEW = 48  # symbols: up to here looking through all pairs is quicker than a heap
+MAX_SYMBOLS_WITHOUT_HEAP = 48  # symbols: up to here looking through all pairs is quicker than a heap
 
 # GPT-2's alphabet: the visible characters of Latin-1 are themselves, the 68 other bytes U+0100 to U+0143 in order.
 VISIBLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
@@ -80,7 +80,9 @@ class BPE(ByteTokens):
             id = self.vocab.ids.get(b"".join(symbols))
             if id is not None:
                 return (id,)
-        merged = merge(symbols, self.ranks) if len(symbols) <= FEW else merge_many(symbols, self.ranks)
+        merged = (
+            merge(symbols, self.ranks) if len(symbols) <= MAX_SYMBOLS_WITHOUT_HEAP else merge_many(symbols, self.ranks)
+        )
         return tuple(i for symbol in merged for i in self.look_up(symbol))
 
     def look_up(self, symbol: bytes) -> Iterable[int]:

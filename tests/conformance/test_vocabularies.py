@@ -146,7 +146,7 @@ def test_the_table_ends_with_the_first_mismatches() -> None:
         ["x", "bert", "(none)", "46", "100", "9"],
         ["y", "(none)", "skipped:", "no"],
     ]
-    assert table[3:] == [f"x: number {i}" for i in range(vocabularies.SHOWN)]
+    assert table[3:] == [f"x: number {i}" for i in range(vocabularies.MAX_MISMATCHES)]
 
 
 def test_every_fourth_text_has_special_tokens_in_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from refembed.errors import RequestError
-from refembed.pooling.normalize import ROWS, normalize, power
+from refembed.pooling.normalize import ROWS_AT_A_TIME, normalize, power
 from refembed.testing import NormalizeContract
 from refembed.testing.strategies import NORMS, vectors, wild_vectors
 
@@ -131,7 +131,7 @@ def test_powers_are_the_c_library_s() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_shape_gives_each_vector_the_same_bits(p: int, dtype: type[np.floating[Any]]) -> None:
     """A cube, a strided view, Fortran order, more rows than are taken at a time."""
-    x = np.random.default_rng(0).standard_normal((2, ROWS // 2 + 3, 5)).astype(dtype)
+    x = np.random.default_rng(0).standard_normal((2, ROWS_AT_A_TIME // 2 + 3, 5)).astype(dtype)
     one_by_one = np.array([[normalize(v, p) for v in plane] for plane in x])
     assert np.array_equal(normalize(x, p), one_by_one)
     assert np.array_equal(normalize(x.reshape(-1, 5), p).reshape(x.shape), one_by_one)

@@ -235,7 +235,7 @@ def test_ids_are_of_the_vocabulary(gpt2: Tokenizer, raw: bytes) -> None:
 
 def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_bpe(tmp_path / "v.gguf", "deepseek-llm")
-    monkeypatch.setattr(bounded_cache, "KEPT", 50)
+    monkeypatch.setattr(bounded_cache, "MAX_PIECES_KEPT", 50)
     small = load_tokenizer(path)
     assert isinstance(small, BPE)
     texts = texts_to_cut(7, 200)
@@ -253,7 +253,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_threads_may_share_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded_cache, "KEPT", 20)
+    monkeypatch.setattr(bounded_cache, "MAX_PIECES_KEPT", 20)
     tokenizer = load_tokenizer(write_bpe(tmp_path / "v.gguf", "starcoder"))
     texts = texts_to_cut(8, 200)
     expected = [tokenizer.encode(t) for t in texts]

@@ -8,7 +8,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refembed.tokenizer.bounded_cache import KEPT
+from refembed.tokenizer.bounded_cache import MAX_PIECES_KEPT
 from refembed.tokenizer.split_points import KEPT_LENGTH, SplitPoints, cached_by_piece, sizes
 
 TEXTS = st.text("ab▁é日😀\0", max_size=12)
@@ -59,7 +59,7 @@ def test_short_parts_are_tokenized_once() -> None:
 
 def test_no_text_makes_the_memory_grow_for_good() -> None:
     parts = cached_by_piece(list)
-    assert all(parts[str(i)] for i in range(KEPT + 10))
+    assert all(parts[str(i)] for i in range(MAX_PIECES_KEPT + 10))
     assert len(parts) == 10
 
 

@@ -12,7 +12,7 @@ import pytest
 from refembed.errors import GGUFError, ModelError
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.tokenizer import Tokenizer, Vocab, load_tokenizer
-from refembed.tokenizer.attributes import CANDIDATES, EOG, SHOWN, Attribute
+from refembed.tokenizer.attributes import ALWAYS_USER_DEFINED, CANDIDATES, EOG, Attribute
 from tests.tokenizer.conftest import Make
 from tests.tokenizer.vocabs import (
     BYTE,
@@ -111,7 +111,7 @@ def test_each_text_reveals_what_it_does_to_llama_cpp(make: Make) -> None:
 
 
 def test_every_text_that_reveals_something_is_held_against_llama_cpp() -> None:
-    assert {*EOG, *SHOWN, *(t for row in CANDIDATES.values() for t in row)} <= set(REVEALED)
+    assert {*EOG, *ALWAYS_USER_DEFINED, *(t for row in CANDIDATES.values() for t in row)} <= set(REVEALED)
 
 
 @pytest.mark.parametrize(

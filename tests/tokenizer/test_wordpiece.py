@@ -230,7 +230,7 @@ def test_one_long_word_takes_linear_time(bytewise: Tokenizer) -> None:
 
 
 def test_memory_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded_cache, "KEPT", 50)
+    monkeypatch.setattr(bounded_cache, "MAX_PIECES_KEPT", 50)
     monkeypatch.setattr(wordpiece, "KEPT_CHARACTERS", 40)
     small, large = make(), make()
     texts = random_texts(7, 300)
@@ -243,7 +243,7 @@ def test_memory_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads_may_share_a_tokenizer(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded_cache, "KEPT", 20)
+    monkeypatch.setattr(bounded_cache, "MAX_PIECES_KEPT", 20)
     tokenizer = make()
     texts = random_texts(8, 400)
     expected = [tokenizer.encode(t) for t in texts]

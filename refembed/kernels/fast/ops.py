@@ -27,14 +27,14 @@ from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, jit
 from refembed.kernels.llvm.microkernel import CODED, HALVES, ROWS
 from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
-from refembed.kernels.quant.row_blocks import NATIVE, Store, panels
+from refembed.kernels.quant.row_blocks import NATIVE, Store, row_blocks
 from refembed.kernels.threads import cores, parallel_for, parallel_map, workers
 
-__all__ = ["KINDS", "Fast", "cores", "parallel_for", "workers"]
+__all__ = ["WINDOW_KINDS", "Fast", "cores", "parallel_for", "workers"]
 
-KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # AttentionMask.kind, as fast_attention.reach counts them
+WINDOW_KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # AttentionMask.kind, as fast_attention.reach counts them
 NOTHING = np.empty(0, np.float32)
-FEW = 24  # rows of x that need not wait for W in float32, where there is something smaller
+FEW_ROWS = 24  # rows of x that need not wait for W in float32, where there is something smaller
 DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
 THREE: dict[Any, Any] = {
     gemm.by_panels: gemm.three_by_panels,
@@ -97,7 +97,7 @@ class Fast:
     def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
         """x Wᵀ + bias (T, N), every row on its own."""
         x, out = np.ascontiguousarray(x), self.empty((len(x), w.shape[0]))
-        if len(x) <= FEW and (small := self.small(w)):
+        if len(x) <= FEW_ROWS and (small := self.small(w)):
             kernel, panels = small[0], small[1:]
             spinning_pool.parallel_for(
                 kernel, x, *panels, bias, out, rows=len(panels[0]), size=len(x) * panels[0].size // 64
@@ -124,7 +124,7 @@ class Fast:
             return
         if spinning_pool.own.graph is not None:  # what it would read will soon be overwritten
             spinning_pool.own.graph.invalidate()
-        for begin, end in panels(n, k):
+        for begin, end in row_blocks(n, k):
             count = -(-(end - begin) // P)
             some = self.store.workspace("packed", count * k * P, np.float32).reshape(count, k, P)
             self.pack(w, begin, some)
@@ -197,7 +197,7 @@ class Fast:
 
     def linears(self, x: Float, matrices: Sequence[tuple[Tensor, Tensor | None]]) -> list[Float]:
         """`linear` of each (w, b). Three that few rows meet are one operation, so that cores meet once."""
-        ways = [self.kept(w) for w, _ in matrices] if len(matrices) == 3 and len(x) <= FEW else [None]
+        ways = [self.kept(w) for w, _ in matrices] if len(matrices) == 3 and len(x) <= FEW_ROWS else [None]
         kernels = {way and way[0] for way in ways}
         kernel = THREE.get(kernels.pop()) if len(kernels) == 1 else None
         if kernel is None:
@@ -316,7 +316,7 @@ class Fast:
         """y = softmax(scale q kᵀ + bias) v, each sequence and head on its own."""
         out, group = self.empty(q.shape), n_head // (n_head_kv or n_head)
         slopes = attention.slopes(n_head, mask.max_bias).astype(np.float32) if mask.max_bias else flat(n_head)
-        how = AttentionArgs(np.float32(scale), mask.causal, mask.window, KINDS[mask.kind], np.float32(soft_cap))
+        how = AttentionArgs(np.float32(scale), mask.causal, mask.window, WINDOW_KINDS[mask.kind], np.float32(soft_cap))
         more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
         if not tap.active:
             texts = len(offsets) - 1

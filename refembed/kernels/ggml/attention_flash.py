@@ -30,7 +30,7 @@ from refembed.kernels.threads import parallel_for
 
 f32 = np.float32
 TILE = 64  # ggml_fa_tile_config: queries, and keys, of a tile
-ROWS = 4  # queries that go through a product together
+QUERIES_TOGETHER = 4  # queries that go through a product together
 
 
 def flash(q: F32, k: F32, v: F32, scoring: Scoring, profile: Profile) -> F32:
@@ -94,7 +94,7 @@ def key_by_key(kq, v, mask, slopes, scale, soft_cap, sum_fma, out, begin, end):
 def tiles(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: Profile) -> F32:
     """The way of many queries: (T, H, D)."""
     (H, T, D), (K, N, _) = q.shape, k.shape
-    rows, tiled = -(-T // ROWS) * ROWS, -(-N // TILE)  # both filled up, keys with masked ones
+    rows, tiled = -(-T // QUERIES_TOGETHER) * QUERIES_TOGETHER, -(-N // TILE)  # both filled up, keys with masked ones
     queries = np.zeros((H, rows, D), np.float32)
     queries[:, :T] = q
     kt = np.zeros((K, tiled, D, TILE), np.float32)  # a tile's keys side by side
@@ -117,7 +117,7 @@ def tile_by_tile(q, k, v, mask, slopes, scale, soft_cap, lanes, out, begin, end)
     K, C = k.shape[:2]
     A = np.empty((TILE, D), np.float32)
     M, S = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    kq = np.empty((ROWS, TILE), np.float32)
+    kq = np.empty((QUERIES_TOGETHER, TILE), np.float32)
     for h in range(begin, end):
         g = h * K // H
         for first in range(0, T, TILE):
@@ -127,12 +127,12 @@ def tile_by_tile(q, k, v, mask, slopes, scale, soft_cap, lanes, out, begin, end)
                 bias = mask[first : first + n, c * TILE : (c + 1) * TILE]
                 if all_masked(bias):
                     continue
-                for t in range(0, n, ROWS):
+                for t in range(0, n, QUERIES_TOGETHER):
                     kq[:] = f32(0)
-                    chain(q[h, first + t : first + t + ROWS], k[g, c], kq)
-                    for r in range(ROWS):
+                    chain(q[h, first + t : first + t + QUERIES_TOGETHER], k[g, c], kq)
+                    for r in range(QUERIES_TOGETHER):
                         absorb(kq[r], bias[t + r], slopes[h], scale, soft_cap, lanes, M, S, A, t + r)
-                    chain(kq, v[g, c], A[t : t + ROWS])
+                    chain(kq, v[g, c], A[t : t + QUERIES_TOGETHER])
             for t in range(n):
                 inverse = f32(1) / S[t] if S[t] else f32(0)
                 for d in range(D):

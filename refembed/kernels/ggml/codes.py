@@ -18,7 +18,7 @@ import numpy.typing as npt
 from refembed.arrays import F32
 
 BLOCK = {"Q8_0": 32, "Q8_1": 32, "Q8_K": 256}
-KINDS = tuple(BLOCK)
+ACTIVATION_TYPES = tuple(BLOCK)
 
 
 @dataclass(frozen=True, eq=False)

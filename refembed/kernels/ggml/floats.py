@@ -25,7 +25,7 @@ from refembed.kernels.llvm.simd_math import fma
 from refembed.kernels.threads import parallel_for
 
 PANEL = 64  # outputs that are worked on together: vectors run over outputs, since within one the order is given
-ROWS = 4  # rows of x that are worked on together
+ROWS_TOGETHER = 4  # rows of x that are worked on together
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,18 +122,18 @@ def pack(w: F32, order: Order) -> tuple[F32, F32]:
 def products(x, x_rest, w, w_rest, tree, chunk, second, out, begin, end):
     """out (T, m) = every row of x with every row of w. x (T, A, n), w as `pack` gives it; row groups begin:end."""
     panels, A, _, P = w.shape
-    acc = np.empty((A, ROWS, P), np.float32)
+    acc = np.empty((A, ROWS_TOGETHER, P), np.float32)
     for group in range(begin, end):
-        t = group * ROWS
+        t = group * ROWS_TOGETHER
         for p in range(panels):
             acc[:] = np.float32(0)
             for a in range(A):
-                chain(x[t : t + ROWS, a], w[p, a], acc[a])
+                chain(x[t : t + ROWS_TOGETHER, a], w[p, a], acc[a])
             for a, b in tree:
-                for r in range(ROWS):
+                for r in range(ROWS_TOGETHER):
                     for j in range(P):
                         acc[a, r, j] += acc[b, r, j]
-            for r in range(ROWS):
+            for r in range(ROWS_TOGETHER):
                 if chunk:
                     leftover(x_rest[t + r], w_rest[p], chunk, acc[0, r])
                 elif x_rest.shape[1] or second:
@@ -200,12 +200,12 @@ def leftover_double(x, w, sums, more, two):
 def multiply(x: F32, packed: tuple[F32, F32], order: Order, m: int) -> F32:
     """x (T, k) times packed weights (m, k): (T, m)."""
     T, k = x.shape
-    groups = -(-T // ROWS)
-    padded = np.zeros((groups * ROWS, k + 1), np.float32)
+    groups = -(-T // ROWS_TOGETHER)
+    padded = np.zeros((groups * ROWS_TOGETHER, k + 1), np.float32)
     padded[:T, :k] = x
     gathered = np.ascontiguousarray(padded[:, order.elements])  # (T, A, n)
     rest = np.ascontiguousarray(padded[:, order.rest : k])
-    out = np.empty((groups * ROWS, len(packed[0]) * PANEL), np.float32)
+    out = np.empty((groups * ROWS_TOGETHER, len(packed[0]) * PANEL), np.float32)
     args: tuple[Any, ...] = (gathered, rest, *packed, order.tree, order.chunk, order.second, out)
     parallel_for(products, *args, rows=groups, size=T * k * m // 64)
     return out[:T, :m]

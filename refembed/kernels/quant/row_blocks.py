@@ -29,14 +29,15 @@ from refembed.kernels.quant.dequant import dequantize
 MAPPED = "mapped"
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may take: bytes, or "max"
 WORKSPACE = 1 << 22  # numbers in a panel
-ROWS, STEP = 2016, 96  # at most so many rows in a panel, and a multiple of this: of any `products.panel`
+# at most so many rows in a panel, and a multiple of this: of any `products.panel`
+MAX_BLOCK_ROWS, BLOCK_ROW_STEP = 2016, 96
 NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
 @cache
-def panels(n: int, k: int) -> tuple[tuple[int, int], ...]:
+def row_blocks(n: int, k: int) -> tuple[tuple[int, int], ...]:
     """begin, end of the panels of W (n, k)."""
-    rows = max(min(ROWS, WORKSPACE // max(k, 1)) // STEP * STEP, STEP)
+    rows = max(min(MAX_BLOCK_ROWS, WORKSPACE // max(k, 1)) // BLOCK_ROW_STEP * BLOCK_ROW_STEP, BLOCK_ROW_STEP)
     return tuple((begin, min(begin + rows, n)) for begin in range(0, n, rows))
 
 
@@ -106,7 +107,7 @@ class Store:
     def panels(self, w: Tensor, *, keep: bool = True) -> Iterator[tuple[int, int, Float]]:
         """begin, end and rows begin:end of W (N, C), one panel after the other; each is valid until the next."""
         whole, (n, k) = self.matrix(w, keep=keep), w.shape
-        for begin, end in panels(n, k):
+        for begin, end in row_blocks(n, k):
             yield begin, end, self.decode(w, begin, end) if whole is None else whole[begin:end]
 
     def rows(self, w: Tensor, begin: int, end: int) -> Float:

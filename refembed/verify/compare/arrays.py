@@ -25,7 +25,7 @@ from refembed.errors import RequestError
 Array: TypeAlias = npt.NDArray[Any]
 Index: TypeAlias = "tuple[int, ...]"
 
-SHOWN = 8  # positions of non-finite elements that are kept
+MAX_POSITIONS = 8  # positions of non-finite elements that are kept
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def same_values(a: Array, b: Array) -> bool:
 
 def first_places(mask: npt.NDArray[np.bool_]) -> tuple[Index, ...]:
     """Where the first few are."""
-    flat = np.flatnonzero(mask)[:SHOWN]
+    flat = np.flatnonzero(mask)[:MAX_POSITIONS]
     return tuple(tuple(int(i) for i in np.unravel_index(k, mask.shape)) for k in flat)
 
 

@@ -19,7 +19,7 @@ from refembed.verify.doctor.finding import Finding
 
 CHUNK = 1 << 22  # weights that are decoded at a time
 HALF = 65504.0  # the largest float16
-SHOWN = 4  # names of tensors in one finding
+MAX_NAMES = 4  # names of tensors in one finding
 
 FTYPES = {
     number: (name, kind) for name, (number, kind) in TYPES.items()
@@ -135,5 +135,5 @@ def place(t: Tensor, index: int) -> str:
 
 def names(tensors: list[Tensor]) -> str:
     """Names of some tensors."""
-    shown = ", ".join(t.name for t in tensors[:SHOWN])
-    return f"{shown} and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else shown
+    shown = ", ".join(t.name for t in tensors[:MAX_NAMES])
+    return f"{shown} and {len(tensors) - MAX_NAMES} more" if len(tensors) > MAX_NAMES else shown

@@ -37,7 +37,7 @@ RECORDED = {".npz", ".npy", ".jsonl", ".json", ".txt", ".log", ".out", ".dump"} 
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):(\d{1,5})(/\S*)?")  # host:port/path
 SERVER = re.compile(r"(localhost|\d+\.\d+\.\d+\.\d+|[a-z0-9-]+(\.[a-z0-9-]+)*\.(com|org|net|io|ai|dev|local))(/|$)")
 POOLINGS = ("none", "mean", "cls", "last")  # what an engine that gives rows of tokens can be told to make of them
-KINDS = (
+ENGINE_KINDS = (
     "llamacpp, an http:// address, a sentence-transformers folder, a FILE.onnx, a recording "
     "(.npz .npy .jsonl .json .txt .log), or module:callable"
 )
@@ -155,7 +155,7 @@ def which(spec: Spec) -> tuple[str, str, Any]:
         raise RequestError(f"{text}: a GGUF file is no engine", hint="--against llamacpp runs a GGUF file in llama.cpp")
     if ":" in text and "://" not in text:
         return "callables", "CallableEngine", text
-    hint = f"for a server, http://{text}" if SERVER.match(text) else KINDS
+    hint = f"for a server, http://{text}" if SERVER.match(text) else ENGINE_KINDS
     raise RequestError(f"{text!r} stands for no engine: no such folder, and no kind of file known here", hint=hint)
 
 

@@ -40,7 +40,7 @@ PROMPT = re.compile(
 )  # its standard output
 PIECE = re.compile(r"\((\d+)\) ")  # behind each piece, its id
 PRINTED = {"f32", "f16", "bf16", "i8", "i16", "i32", "i64"}  # types whose numbers are printed
-SHOWN = 3  # places printed at each end of an axis
+PRINTED_PER_END = 3  # places printed at each end of an axis
 HALF = 0.5e-4  # half of the last decimal printed
 
 
@@ -156,7 +156,10 @@ def array_of(ne: list[int], body: list[str]) -> F64 | None:
 def places(shape: tuple[int, ...]) -> list[list[int]]:
     """The places printed along each axis: all but the middle. Every matrix of the outermost of four axes is printed."""
     full = (1,) * (4 - len(shape)) + shape
-    cut = [[*range(SHOWN), *range(n - SHOWN, n)] if n > 2 * SHOWN else list(range(n)) for n in full]
+    cut = [
+        [*range(PRINTED_PER_END), *range(n - PRINTED_PER_END, n)] if n > 2 * PRINTED_PER_END else list(range(n))
+        for n in full
+    ]
     return [list(range(full[0])), *cut[1:]][4 - len(shape) :]
 
 

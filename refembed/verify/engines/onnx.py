@@ -27,7 +27,7 @@ from refembed.verify.engines.hooks import BERT
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 POOLED = ("sentence_embedding", "sentence_embeddings", "embeddings", "text_embeds", "embedding")
-ROWS = ("last_hidden_state", "token_embeddings", "hidden_states")
+TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings", "hidden_states")
 ATTENTION = re.compile(r"(?:.*\.)?encoder\.layer\.(\d+)\.attention\.self")
 
 
@@ -116,7 +116,7 @@ class OnnxEngine(Plain):
             raise RequestError(f"output={wanted!r}: {self.path} has {', '.join(self.outputs)}")
         given = dict(zip(self.outputs, self.run(self.session, self.outputs, [[0, 1]]), strict=True))
         shaped = [n for axes in (3, 2) for n, x in given.items() if np.ndim(x) == axes and x.dtype.kind == "f"]
-        names = [wanted] if wanted else [*(n for n in POOLED + ROWS if n in shaped), *shaped]
+        names = [wanted] if wanted else [*(n for n in POOLED + TOKEN_OUTPUTS if n in shaped), *shaped]
         if not names or np.ndim(given[names[0]]) not in (2, 3):
             shapes = ", ".join(f"{n} {np.shape(x)}" for n, x in given.items())
             raise EngineError(f"{self.path}: no output has the shape of vectors (S, D) or rows (S, T, D): {shapes}")

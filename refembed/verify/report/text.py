@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from refembed.verify.verdict import TextRow, Verdict
 
 WIDTH = 100
-ROWS = 24  # of a table; texts that differ come first
+MAX_TABLE_ROWS = 24  # of a table; texts that differ come first
 HELP = {
     "identical": "Every vector is the reference's, bit for bit.",
     "within rounding": "What differs is what sound arithmetics differ by.",
@@ -58,12 +58,15 @@ def tables(v: Verdict) -> Iterator[Table]:
     """The evidence, a table at a time."""
     e = v.evidence
     if e.ids:
-        rows = [[preview(t), first_apart(ours, theirs)] for t, ours, theirs in e.ids[: 3 if v.tells_itself else ROWS]]
+        rows = [
+            [preview(t), first_apart(ours, theirs)]
+            for t, ours, theirs in e.ids[: 3 if v.tells_itself else MAX_TABLE_ROWS]
+        ]
         yield "tokens that differ", ["text", "where"], rows
     order = sorted(e.texts, key=lambda t: -t.distance / t.bound)
     if order:
         heads = ["text", ">tokens", ">1-cos", ">bound", ">length", ">ulps", ">largest", "nearest", "verdict"]
-        yield "texts", heads, [text_cells(t) for t in order[:ROWS]]
+        yield "texts", heads, [text_cells(t) for t in order[:MAX_TABLE_ROWS]]
     if e.tensors:
         yield (
             f"tensors of {preview(e.traced)}",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast.attention import QUERIES, SUMMED
-from refembed.kernels.fast.ops import KINDS, Fast
+from refembed.kernels.fast.ops import WINDOW_KINDS, Fast
 from refembed.kernels.llvm import microkernel
 from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask
 from refembed.model.trace import Recorder, at_layer
@@ -150,7 +150,7 @@ def test_cores_may_share_heads_and_texts() -> None:
     """Each part writes the channels of its own heads, to the bit."""
     H, D, offsets = 3, 7, np.array([0, 50, 53])
     q = random(16, 53, H * D)
-    rest = (np.float32(0.4), True, 9, KINDS["standard"], np.float32(0), np.zeros(H, np.float32))
+    rest = (np.float32(0.4), True, 9, WINDOW_KINDS["standard"], np.float32(0), np.zeros(H, np.float32))
     more = np.empty((0, 0, 0), np.float32)
     whole, out = np.empty_like(q), np.full_like(q, np.nan)
     fast_attention.attention(q, q, q, H, 1, offsets, *rest, more, whole, 0, 6)

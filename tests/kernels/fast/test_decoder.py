@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from refembed.kernels.exact import attention
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast.ops import KINDS
+from refembed.kernels.fast.ops import WINDOW_KINDS
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, Ops
 from refembed.model.trace import Recorder, at_layer
@@ -232,7 +232,7 @@ def test_every_mask_leaves_each_query_one_piece_with_itself_in_it(mask: Attentio
         seen = [j for j in range(n) if sees(i, j, mask)]
         assert i in seen
         assert list(range(begin[i], end[i])) == seen
-        assert fast_attention.reach(i, n, mask.causal, mask.window, KINDS[mask.kind]) == (begin[i], end[i])
+        assert fast_attention.reach(i, n, mask.causal, mask.window, WINDOW_KINDS[mask.kind]) == (begin[i], end[i])
 
 
 def test_slopes_are_the_papers() -> None:

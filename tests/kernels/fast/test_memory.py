@@ -15,7 +15,7 @@ from refembed.errors import RequestError
 from refembed.gguf import BY_NAME, Tensor
 from refembed.kernels.exact import attention
 from refembed.kernels.exact.ops import Exact
-from refembed.kernels.fast.ops import FEW, Fast
+from refembed.kernels.fast.ops import FEW_ROWS, Fast
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm
 from refembed.kernels.llvm.microkernel import HALVES
@@ -40,10 +40,10 @@ def quantized(x: Any, kind: str, name: str = "w") -> Tensor:
 @pytest.fixture
 def small_panels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Panels of 128 rows."""
-    monkeypatch.setattr(row_blocks, "ROWS", 128)
-    row_blocks.panels.cache_clear()
+    monkeypatch.setattr(row_blocks, "MAX_BLOCK_ROWS", 128)
+    row_blocks.row_blocks.cache_clear()
     yield
-    row_blocks.panels.cache_clear()
+    row_blocks.row_blocks.cache_clear()
 
 
 def bytes_kept(ops: Any) -> int:
@@ -55,12 +55,12 @@ def bytes_kept(ops: Any) -> int:
 
 @given(st.integers(1, 20_000), st.integers(1, 200_000))
 def test_panels_cover_every_row_once_and_fit_into_the_workspace(n: int, k: int) -> None:
-    cuts = row_blocks.panels(n, k)
+    cuts = row_blocks.row_blocks(n, k)
     assert [begin for begin, _ in cuts] == [0, *(end for _, end in cuts[:-1])]
     assert cuts[-1][1] == n
     for begin, end in cuts:
-        assert (end - begin) * k <= row_blocks.WORKSPACE or end - begin <= row_blocks.STEP
-        assert begin % row_blocks.STEP == 0
+        assert (end - begin) * k <= row_blocks.WORKSPACE or end - begin <= row_blocks.BLOCK_ROW_STEP
+        assert begin % row_blocks.BLOCK_ROW_STEP == 0
 
 
 @pytest.mark.usefixtures("small_panels")
@@ -71,7 +71,7 @@ def test_the_budget_changes_no_bits(kind: str, numerics: str, own: bool, monkeyp
     if own:
         monkeypatch.setattr("refembed.kernels.exact.ops.rows_stand_alone", lambda n, k, dtype: False)
     w = quantized(random(1, 300, 512), kind)
-    x = random(2, FEW + 7, 512)  # so many that codes are not used; for three rows they are
+    x = random(2, FEW_ROWS + 7, 512)  # so many that codes are not used; for three rows they are
     want = x.astype(np.float64) @ w.dequantize().T.astype(np.float64)
     results = []
     for budget in (0, 1 << 30):
@@ -92,17 +92,17 @@ def test_matrices_are_kept_until_the_budget_is_spent(numerics: str) -> None:
         ops = load_ops(numerics, memory_budget=budget)
         for _ in range(2):
             for w in weights:
-                ops.linear(random(9, FEW + 1, 256).astype(ops.dtype), w)
+                ops.linear(random(9, FEW_ROWS + 1, 256).astype(ops.dtype), w)
         assert bytes_kept(ops) == kept * one
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_0", "IQ4_NL"])
 def test_few_rows_read_codes_and_have_the_bits_of_many(kind: str) -> None:
-    w, x = quantized(random(1, 100, 96), kind), random(2, FEW + 1, 96)
+    w, x = quantized(random(1, 100, 96), kind), random(2, FEW_ROWS + 1, 96)
     ops = Fast()
     many = ops.linear(x, w)
     assert not ops.smaller
-    for rows in (1, 3, FEW):
+    for rows in (1, 3, FEW_ROWS):
         assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
     _, codes, scales = ops.smaller["w"] or (None, None, None)
     assert np.array_equal(
@@ -121,7 +121,7 @@ def test_several_matrices_at_once_have_the_bits_of_each_alone(kinds: Sequence[st
     ws = [quantized(random(i, n, k), kind, f"w{i}") for (n, i), kind in zip(sizes, kinds, strict=False)]
     biases = [stored(random(9, 100), "b"), None, stored(random(8, 97), "c")]
     matrices, ops = list(zip(ws, biases, strict=False)), Fast(memory_budget=budget)
-    for T in (1, 8, 9, FEW, FEW + 1):
+    for T in (1, 8, 9, FEW_ROWS, FEW_ROWS + 1):
         x = random(T, T, k)
         alone = Fast(memory_budget=budget)
         want = [alone.linear(x, w, b) for w, b in matrices]
@@ -135,7 +135,7 @@ def test_three_matrices_are_one_job_where_few_rows_meet_them(kind: str, monkeypa
     share = spinning_pool.parallel_for
     monkeypatch.setattr(spinning_pool, "share", lambda f, *a, **k: (called.append(f.__name__), share(f, *a, **k)))
     matrices = [(quantized(random(i, 50, 96), kind, f"w{i}"), None) for i in range(3)]
-    for T in (FEW, FEW + 1):
+    for T in (FEW_ROWS, FEW_ROWS + 1):
         Fast().linears(random(T, T, 96), matrices)
     assert called[0].startswith("three_by_" if kind != "F16" or HALVES else "by_panels")
     assert called[1:] == ["by_panels"] * 3
@@ -144,11 +144,11 @@ def test_three_matrices_are_one_job_where_few_rows_meet_them(kind: str, monkeypa
 @pytest.mark.skipif(not HALVES, reason="this processor does not turn F16 into float32")
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_few_rows_read_f16_and_have_the_bits_of_many(order: str) -> None:
-    numbers, x, ops = random(1, 100, 96).astype(f"{order}f2"), random(2, FEW + 1, 96), Fast()
+    numbers, x, ops = random(1, 100, 96).astype(f"{order}f2"), random(2, FEW_ROWS + 1, 96), Fast()
     w = Tensor("w", (100, 96), BY_NAME["F16"], numbers.reshape(-1).view(np.uint8), 0, order)  # type: ignore[arg-type]
     many = ops.linear(x, w)
     assert not ops.smaller
-    for rows in (1, 3, FEW):
+    for rows in (1, 3, FEW_ROWS):
         assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
     assert (ops.smaller["w"] is not None) == (order == NATIVE)
     tight = Fast(memory_budget=2 * 3 * gemm.panel(4) * 96 - 1)
