@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from refembed.kernels.fast.elementwise import ROOM, softmax
-from refembed.kernels.llvm.gemm import LANES4, strip
+from refembed.kernels.llvm.gemm import LANES4, row_loop
 from refembed.kernels.llvm.jit import njit, tanh
 from refembed.kernels.llvm.microkernel import ROWS, VECTORS
 
@@ -101,7 +101,7 @@ def scores(q, q_at, q_step, rows, keys, n, low, high, out, out_step):
     D = keys.shape[1]
     for p in range(low // P, (high + P - 1) // P):
         for d in range(0, D, SUMMED):
-            strip(
+            row_loop(
                 q, q_at + d, q_step, rows, keys, (p * D + d) * P, P, min(SUMMED, D - d),
                 out, p * P, out_step, min(P, n - p * P), d > 0, out, 0, False, out, 0,
             )  # fmt: skip
@@ -114,7 +114,7 @@ def mix(p, p_step, rows, low, high, values, D, out, out_at, out_step):
     for c in range(values.shape[0]):
         for j in range(first, high, SUMMED):
             begin, end = max(j, low), min(j + SUMMED, high)
-            strip(
+            row_loop(
                 p, begin, p_step, rows, values, (c * n + begin) * W, W, end - begin,
                 out, out_at + c * W, out_step, min(W, D - c * W), j > first, p, 0, False, p, 0,
             )  # fmt: skip

@@ -25,7 +25,7 @@ from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.graph import GraphCache
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, jit
-from refembed.kernels.llvm.microkernel import CODED, HALVES, ROWS
+from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
 from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store, row_blocks
 from refembed.kernels.threads import cores, parallel_for, parallel_map, workers
@@ -38,8 +38,8 @@ FEW_ROWS = 24  # rows of x that need not wait for W in float32, where there is s
 DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
 THREE: dict[Any, Any] = {
     gemm.by_panels: gemm.three_by_panels,
-    gemm.by_halves: gemm.three_by_halves,
-    gemm.by_codes: gemm.three_by_codes,
+    gemm.by_f16: gemm.three_by_f16,
+    gemm.by_q8: gemm.three_by_q8,
 }
 
 UNBIASED = np.empty((0, 0, 0), np.float32)
@@ -155,20 +155,20 @@ class Fast:
 
     def make_halves(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, ...] | None:
         """F16 as it is: panels (n/P, C, P) of int16."""
-        if not HALVES or w.byteorder != NATIVE or not self.store.reserve(2 * count * k * P):
+        if not CONVERTS_F16 or w.byteorder != NATIVE or not self.store.reserve(2 * count * k * P):
             return None
         halves = np.empty((count, k, P), np.int16)
         gemm.pack_rows(np.frombuffer(w.raw, np.int16).reshape(w.shape), halves, 0, count)
-        return gemm.by_halves, halves
+        return gemm.by_f16, halves
 
     def make_codes(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, ...] | None:
         """Codes (n/P, C, P) and scales (n/P, C/CODED, P) of types where a weight is code x scale."""
         names, nbytes = w.type.block.names or (), count * k * P * 9 // 8
-        if w.type.weights != CODED or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
+        if w.type.weights != Q8_BLOCK or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
             return None
-        codes, scales = np.empty((count, k, P), np.int8), np.empty((count, k // CODED, P), np.float32)
+        codes, scales = np.empty((count, k, P), np.int8), np.empty((count, k // Q8_BLOCK, P), np.float32)
         if self.pack_codes(w, codes, scales):
-            return gemm.by_codes, codes, scales
+            return gemm.by_q8, codes, scales
         self.store.reserve(-nbytes)
         return None
 
@@ -179,7 +179,7 @@ class Fast:
         for begin in range(0, len(codes), step):
             top, bottom = begin * P, min((begin + step) * P, n)
             rows = self.store.decode(w, top, bottom)
-            if not gemm.pack_codes(rows, d[top:bottom], codes, scales, begin, min(begin + step, len(codes))):
+            if not gemm.pack_q8(rows, d[top:bottom], codes, scales, begin, min(begin + step, len(codes))):
                 return False
         return True
 

@@ -44,10 +44,10 @@ f1, f2, f3 = (types.Array(types.float32, n, "C") for n in (1, 2, 3))
 codes, halves = types.Array(types.int8, 3, "C"), types.Array(types.int16, 3, "C")
 places, i = types.Array(types.int64, 1, "C"), types.int64
 PRODUCT = types.Tuple((f2, f3, f1, f2, i))
-HALVES, CODED = types.Tuple((f2, halves, f1, f2)), types.Tuple((f2, codes, f3, f1, f2))
+F16, Q8 = types.Tuple((f2, halves, f1, f2)), types.Tuple((f2, codes, f3, f1, f2))
 THREE_PRODUCTS = types.Tuple((f2, f3, f3, f3, f1, f1, f1, f2, f2, f2))
-THREE_HALVES = types.Tuple((f2, halves, halves, halves, f1, f1, f1, f2, f2, f2))
-THREE_CODED = types.Tuple((f2, codes, codes, codes, f3, f3, f3, f1, f1, f1, f2, f2, f2))
+THREE_F16 = types.Tuple((f2, halves, halves, halves, f1, f1, f1, f2, f2, f2))
+THREE_Q8 = types.Tuple((f2, codes, codes, codes, f3, f3, f3, f1, f1, f1, f2, f2, f2))
 LAYER, RMS = types.Tuple((f2, f2, f1, f1, types.float64, f2)), types.Tuple((f2, f1, types.float64, f2))
 ONE, TWO = types.Tuple((f2, f2)), types.Tuple((f2, f2, f2))
 ATTENTION = types.Tuple(
@@ -56,8 +56,8 @@ ATTENTION = types.Tuple(
 KERNELS: dict[Any, Any] = {
     gemm.by_rows: PRODUCT,
     gemm.by_panels: PRODUCT,
-    gemm.by_halves: HALVES,
-    gemm.by_codes: CODED,
+    gemm.by_f16: F16,
+    gemm.by_q8: Q8,
     fast_attention.attention: ATTENTION,
     elementwise.layer_norm: LAYER,
     elementwise.rms_norm: RMS,
@@ -66,17 +66,17 @@ KERNELS: dict[Any, Any] = {
     decoder.geglu: TWO,
     decoder.swiglu: TWO,
     gemm.three_by_panels: THREE_PRODUCTS,
-    gemm.three_by_halves: THREE_HALVES,
-    gemm.three_by_codes: THREE_CODED,
+    gemm.three_by_f16: THREE_F16,
+    gemm.three_by_q8: THREE_Q8,
 }  # what can be shared, with the types of the arguments before `begin, end`
 KERNEL_NUMBERS = {kernel: number for number, kernel in enumerate(KERNELS)}
-THREE = THREE_PRODUCTS, THREE_HALVES, THREE_CODED
+THREE = THREE_PRODUCTS, THREE_F16, THREE_Q8
 RESULTS = [3 if kind in THREE else 1 for kind in KERNELS.values()]  # how many of its last matrices a kernel fills
 
-got_product, got_halves, got_coded = getter(PRODUCT), getter(HALVES), getter(CODED)
+got_product, got_f16, got_q8 = getter(PRODUCT), getter(F16), getter(Q8)
 got_attention, got_layer, got_rms = getter(ATTENTION), getter(LAYER), getter(RMS)
 got_one, got_two = getter(ONE), getter(TWO)
-got_products, got_all_halves, got_all_coded = getter(THREE_PRODUCTS), getter(THREE_HALVES), getter(THREE_CODED)
+got_products, got_three_f16, got_three_q8 = getter(THREE_PRODUCTS), getter(THREE_F16), getter(THREE_Q8)
 
 
 @njit()
@@ -88,9 +88,9 @@ def run_kernel(slot, begin, end):
     elif k == 1:
         gemm.by_panels(*got_product(slot, at), begin, end)
     elif k == 2:
-        gemm.by_halves(*got_halves(slot, at), begin, end)
+        gemm.by_f16(*got_f16(slot, at), begin, end)
     elif k == 3:
-        gemm.by_codes(*got_coded(slot, at), begin, end)
+        gemm.by_q8(*got_q8(slot, at), begin, end)
     elif k == 4:
         fast_attention.attention(*got_attention(slot, at), begin, end)
     elif k == 5:
@@ -108,9 +108,9 @@ def run_kernel(slot, begin, end):
     elif k == 11:
         gemm.three_by_panels(*got_products(slot, at), begin, end)
     elif k == 12:
-        gemm.three_by_halves(*got_all_halves(slot, at), begin, end)
+        gemm.three_by_f16(*got_three_f16(slot, at), begin, end)
     elif k == 13:
-        gemm.three_by_codes(*got_all_coded(slot, at), begin, end)
+        gemm.three_by_q8(*got_three_q8(slot, at), begin, end)
 
 
 @njit()

@@ -11,7 +11,7 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.kernels.llvm.jit import njit
-from refembed.kernels.llvm.microkernel import CODED, ROWS, VECTORS, lanes, prefetch, tile
+from refembed.kernels.llvm.microkernel import Q8_BLOCK, ROWS, VECTORS, lanes, prefetch, tile
 
 HIGH = 64 * ROWS  # rows of x that pass by all panels before the next: their numbers stay in the second cache
 BLOCK = 128  # products of float32 that are added one after the other
@@ -21,7 +21,7 @@ LANES4, LANES8 = lanes(4), lanes(8)
 
 
 @njit()
-def strip(
+def row_loop(
     x,
     x_at,
     x_step,
@@ -82,10 +82,10 @@ def product(x, panels, scales, bias, out, first, begin, end, top, bottom):
             j = first + p * P
             width = min(P, N - j)
             for k in range(0, K, block):
-                strip(
+                row_loop(
                     x, t * K + k, K, rows, panels, (p * K + k) * P, P, min(block, K - k),
                     out, t * N + j, N, width, k > 0, bias, j, len(bias) > 0 and k + block >= K,
-                    scales, (p * K + k) // CODED * P,
+                    scales, (p * K + k) // Q8_BLOCK * P,
                 )  # fmt: skip
 
 
@@ -102,13 +102,13 @@ def by_panels(x, panels, bias, out, first, begin, end):
 
 
 @njit()
-def by_halves(x, panels, bias, out, begin, end):
+def by_f16(x, panels, bias, out, begin, end):
     """`product` with panels begin:end of F16, as int16."""
     product(x, panels, x, bias, out, 0, 0, len(x), begin, end)
 
 
 @njit()
-def by_codes(x, codes, scales, bias, out, begin, end):
+def by_q8(x, codes, scales, bias, out, begin, end):
     """`product` with panels begin:end of codes."""
     product(x, codes, scales, bias, out, 0, 0, len(x), begin, end)
 
@@ -128,19 +128,19 @@ def three_by_panels(x, a, b, c, bias_a, bias_b, bias_c, out_a, out_b, out_c, beg
 
 
 @njit()
-def three_by_halves(x, a, b, c, bias_a, bias_b, bias_c, out_a, out_b, out_c, begin, end):
-    """`by_halves` of three matrices, likewise."""
-    by_halves(x, a, bias_a, out_a, *part(begin, end, 0, a))
-    by_halves(x, b, bias_b, out_b, *part(begin, end, len(a), b))
-    by_halves(x, c, bias_c, out_c, *part(begin, end, len(a) + len(b), c))
+def three_by_f16(x, a, b, c, bias_a, bias_b, bias_c, out_a, out_b, out_c, begin, end):
+    """`by_f16` of three matrices, likewise."""
+    by_f16(x, a, bias_a, out_a, *part(begin, end, 0, a))
+    by_f16(x, b, bias_b, out_b, *part(begin, end, len(a), b))
+    by_f16(x, c, bias_c, out_c, *part(begin, end, len(a) + len(b), c))
 
 
 @njit()
-def three_by_codes(x, a, b, c, d_a, d_b, d_c, bias_a, bias_b, bias_c, out_a, out_b, out_c, begin, end):
-    """`by_codes` of three matrices, likewise."""
-    by_codes(x, a, d_a, bias_a, out_a, *part(begin, end, 0, a))
-    by_codes(x, b, d_b, bias_b, out_b, *part(begin, end, len(a), b))
-    by_codes(x, c, d_c, bias_c, out_c, *part(begin, end, len(a) + len(b), c))
+def three_by_q8(x, a, b, c, d_a, d_b, d_c, bias_a, bias_b, bias_c, out_a, out_b, out_c, begin, end):
+    """`by_q8` of three matrices, likewise."""
+    by_q8(x, a, d_a, bias_a, out_a, *part(begin, end, 0, a))
+    by_q8(x, b, d_b, bias_b, out_b, *part(begin, end, len(a), b))
+    by_q8(x, c, d_c, bias_c, out_c, *part(begin, end, len(a) + len(b), c))
 
 
 @njit()
@@ -161,7 +161,7 @@ def pack_rows(w, panels, begin, end):
 
 
 @njit()
-def pack_codes(w, d, codes, scales, begin, end):
+def pack_q8(w, d, codes, scales, begin, end):
     """Weights w (n, k) and their scales d (n, k/CODED) into panels begin:end: (?, k, P), (?, k/CODED, P).
 
     Whether code x scale gives every weight back to the bit: else w is not made that way, and codes are of no use.
@@ -175,7 +175,7 @@ def pack_codes(w, d, codes, scales, begin, end):
             for b in range(d.shape[1]):
                 scale = d[first + j, b]
                 scales[p, b, j] = scale
-                for i in range(b * CODED, b * CODED + CODED):
+                for i in range(b * Q8_BLOCK, b * Q8_BLOCK + Q8_BLOCK):
                     value = w[first + j, i]
                     code = np.rint(value / scale) if scale != 0 else np.float32(0)
                     if not abs(code) <= 127 or code * scale != value:

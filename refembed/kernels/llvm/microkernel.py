@@ -47,9 +47,9 @@ def shape(have: set[str]) -> tuple[int, int, bool]:
 
 
 WIDTH, ROWS, FUSED = shape(features())
-HALVES = bool({"f16c", "avx512f", "neon"} & features())  # whether F16 becomes float32 in one instruction
+CONVERTS_F16 = bool({"f16c", "avx512f", "neon"} & features())  # whether F16 becomes float32 in one instruction
 VECTORS = 3
-CODED = 32  # weights in a row that share a scale
+Q8_BLOCK = 32  # weights in a row that share a scale
 
 
 def lanes(itemsize: int) -> int:
@@ -140,7 +140,7 @@ def tile(
             for V in range(1, VECTORS + 1):
                 rows_fit, vectors_fit = (builder.icmp_signed("==", a, I64(n)) for a, n in ((args[0], R), (args[1], V)))
                 with builder.if_then(builder.and_(rows_fit, vectors_fit)):
-                    straight(builder, vector, size, R, V, *starts, *(args[k] for k in NUMBERS))
+                    unrolled(builder, vector, size, R, V, *starts, *(args[k] for k in NUMBERS))
         return context.get_dummy_value()
 
     i = types.intp
@@ -154,7 +154,7 @@ ARRAYS, NUMBERS = (
 )  # which arguments of `tile` are what
 
 
-def straight(
+def unrolled(
     builder, vector, size, R, V, x, w, out, bias, scales,
     x_at, x_step, w_at, w_step, depth, out_at, out_step, width, more, bias_at, biased, scales_at, ahead,
 ):  # fmt: skip
@@ -191,11 +191,11 @@ def straight(
         return [builder.fpext(builder.bitcast(builder.load(at, align=2), f16), vector) for at in places]
 
     if w.type.pointee == codes.element:
-        with cgutils.for_range(builder, builder.udiv(depth, I64(CODED))) as outer:
+        with cgutils.for_range(builder, builder.udiv(depth, I64(Q8_BLOCK))) as outer:
             row = builder.mul(outer.index, w_step)
             ds = [builder.load(vector_at(scales, builder.add(row, part(v))), align=size) for v in range(V)]
-            with cgutils.for_range(builder, I64(CODED)) as inner:
-                k = builder.add(builder.mul(outer.index, I64(CODED)), inner.index)
+            with cgutils.for_range(builder, I64(Q8_BLOCK)) as inner:
+                k = builder.add(builder.mul(outer.index, I64(Q8_BLOCK)), inner.index)
                 here = [builder.gep(w, [builder.add(builder.mul(k, w_step), part(v))]) for v in range(V)]
                 qs = [builder.load(builder.bitcast(at, codes.as_pointer()), align=1) for at in here]
                 wide = [builder.sext(q, ir.VectorType(I32, vector.count)) for q in qs]

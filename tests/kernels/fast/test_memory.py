@@ -18,7 +18,7 @@ from refembed.kernels.exact.ops import Exact
 from refembed.kernels.fast.ops import FEW_ROWS, Fast
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm
-from refembed.kernels.llvm.microkernel import HALVES
+from refembed.kernels.llvm.microkernel import CONVERTS_F16
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import AttentionMask, Ops
 from refembed.kernels.quant import row_blocks
@@ -137,11 +137,11 @@ def test_three_matrices_are_one_job_where_few_rows_meet_them(kind: str, monkeypa
     matrices = [(quantized(random(i, 50, 96), kind, f"w{i}"), None) for i in range(3)]
     for T in (FEW_ROWS, FEW_ROWS + 1):
         Fast().linears(random(T, T, 96), matrices)
-    assert called[0].startswith("three_by_" if kind != "F16" or HALVES else "by_panels")
+    assert called[0].startswith("three_by_" if kind != "F16" or CONVERTS_F16 else "by_panels")
     assert called[1:] == ["by_panels"] * 3
 
 
-@pytest.mark.skipif(not HALVES, reason="this processor does not turn F16 into float32")
+@pytest.mark.skipif(not CONVERTS_F16, reason="this processor does not turn F16 into float32")
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_few_rows_read_f16_and_have_the_bits_of_many(order: str) -> None:
     numbers, x, ops = random(1, 100, 96).astype(f"{order}f2"), random(2, FEW_ROWS + 1, 96), Fast()

@@ -52,7 +52,7 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
     halves = np.empty(packed.shape, np.int16)
     gemm.pack_rows(w.astype(np.float16).view(np.int16), halves, 0, len(halves))
     codes = np.random.default_rng(seed).integers(-127, 128, packed.shape).astype(np.int8)
-    scales = random(seed + 5, len(packed), 96 // microkernel.CODED, P)
+    scales = random(seed + 5, len(packed), 96 // microkernel.Q8_BLOCK, P)
     same = np.full((T, 96), np.nan, np.float32)
     offsets = np.array([0, T // 3, T // 2, T])
     how = np.float32(0.2), False, 0, 0, np.float32(0)
@@ -65,10 +65,10 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
     two_codes = codes[:2].copy(), codes[2:5].copy()
     given = {
         gemm.three_by_panels: ((x, packed, *two, *biases, *outs), all_out, 6 + 2 + 3),
-        gemm.three_by_codes: ((x, codes, *two_codes, scales, *two_scales, *biases, *outs), all_out, 6 + 2 + 3),
+        gemm.three_by_q8: ((x, codes, *two_codes, scales, *two_scales, *biases, *outs), all_out, 6 + 2 + 3),
         gemm.by_rows: ((x, packed, bias, out, 0), out, T),
         gemm.by_panels: ((x, packed, bias, out, 0), out, len(packed)),
-        gemm.by_codes: ((x, codes, scales, bias, out), out, len(packed)),
+        gemm.by_q8: ((x, codes, scales, bias, out), out, len(packed)),
         fast_attention.attention: (attention, same, 18),
         elementwise.layer_norm: ((x, up, g, g, 1e-5, same), same, T),
         elementwise.rms_norm: ((x, g, 1e-5, same), same, T),
@@ -77,9 +77,9 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         decoder.geglu: ((x, up, same), same, T),
         decoder.swiglu: ((x, up, same), same, T),
     }
-    if microkernel.HALVES:
-        given[gemm.by_halves] = (x, halves, bias, out), out, len(packed)
-        given[gemm.three_by_halves] = (x, halves, *two_halves, *biases, *outs), all_out, 6 + 2 + 3
+    if microkernel.CONVERTS_F16:
+        given[gemm.by_f16] = (x, halves, bias, out), out, len(packed)
+        given[gemm.three_by_f16] = (x, halves, *two_halves, *biases, *outs), all_out, 6 + 2 + 3
     return given
 
 
@@ -88,7 +88,7 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
 def test_every_kernel_has_the_bits_of_one_core(cores: int, T: int) -> None:
     threads.use(cores)
     todo = jobs(T)
-    assert todo.keys() == {k for k in KERNELS if microkernel.HALVES or "halves" not in k.__name__}
+    assert todo.keys() == {k for k in KERNELS if microkernel.CONVERTS_F16 or "f16" not in k.__name__}
     for kernel, (arguments, out, rows) in todo.items():
         kernel(*arguments, 0, rows)
         want = out.tobytes()
@@ -121,9 +121,9 @@ def test_so_have_those_of_forward_passes(
     e.embed([[1, 2, 3]], pooling="mean")
     e.embed([[1, 2, 3], [4, 5], list(range(2, 40))], pooling="mean")
     assert {gemm.by_panels, fast_attention.attention} <= called
-    few = {"F32": "by_panels", "F16": "by_halves", "Q8_0": "by_codes"}[type_name]
+    few = {"F32": "by_panels", "F16": "by_f16", "Q8_0": "by_q8"}[type_name]
     assert {few, f"three_{few}"} & {kernel.__name__ for kernel in called} or (
-        type_name == "F16" and not microkernel.HALVES
+        type_name == "F16" and not microkernel.CONVERTS_F16
     )
 
 

@@ -127,7 +127,7 @@ def test_cores_may_share_rows_or_panels(T: int, dtype: Any) -> None:
             assert out[:, others].tobytes() == before[:, others].tobytes()
 
 
-@pytest.mark.skipif(not microkernel.HALVES, reason="this processor does not turn F16 into float32")
+@pytest.mark.skipif(not microkernel.CONVERTS_F16, reason="this processor does not turn F16 into float32")
 @pytest.mark.parametrize("T", [1, 7, 24, 90])
 @pytest.mark.parametrize(("n", "k"), [(210, 150), (48, 128), (5, 1), (130, 300)])
 def test_f16_gives_the_bits_of_its_numbers(T: int, n: int, k: int) -> None:
@@ -136,7 +136,7 @@ def test_f16_gives_the_bits_of_its_numbers(T: int, n: int, k: int) -> None:
     halves, out = np.empty((-(-n // P), k, P), np.int16), np.full((T, n), np.nan, np.float32)
     gemm.pack_rows(w.view(np.int16), halves, 0, len(halves))
     for begin, end in ((len(halves) // 2, len(halves)), (0, len(halves) // 2)):
-        gemm.by_halves(x, halves, bias, out, begin, end)
+        gemm.by_f16(x, halves, bias, out, begin, end)
     assert out.tobytes() == want.tobytes()
 
 
@@ -176,14 +176,14 @@ def test_rounding_stays_below_a_millionth_of_the_largest_result(k: int) -> None:
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 110))
 def test_codes_give_the_bits_of_their_weights(T: int, blocks: int, n: int) -> None:
     """Packed and multiplied: 1 to 9 blocks of 32 codes with a scale each, a scale of 0 among them."""
-    k, P, rng = blocks * microkernel.CODED, gemm.panel(4), np.random.default_rng(T + 41 * n)
+    k, P, rng = blocks * microkernel.Q8_BLOCK, gemm.panel(4), np.random.default_rng(T + 41 * n)
     d = (rng.standard_normal((n, blocks)) * rng.integers(0, 3, (n, blocks))).astype(np.float16).astype(np.float32)
-    w = rng.integers(-127, 128, (n, k)).astype(np.float32) * np.repeat(d, microkernel.CODED, axis=1)
+    w = rng.integers(-127, 128, (n, k)).astype(np.float32) * np.repeat(d, microkernel.Q8_BLOCK, axis=1)
     codes, scales = np.empty((-(-n // P), k, P), np.int8), np.empty((-(-n // P), blocks, P), np.float32)
-    assert gemm.pack_codes(w, d, codes, scales, 0, len(codes))
+    assert gemm.pack_q8(w, d, codes, scales, 0, len(codes))
     x, bias, out = random(T, T, k), random(n, n), np.full((T, n), np.nan, np.float32)
     for begin, end in itertools.pairwise(sorted({0, len(codes) // 2, len(codes)})):
-        gemm.by_codes(x, codes, scales, bias, out, begin, end)
+        gemm.by_q8(x, codes, scales, bias, out, begin, end)
     assert out.tobytes() == (gemm.matmul(x, w) + bias).tobytes()
 
 
@@ -195,6 +195,6 @@ def test_weights_that_are_no_codes_are_noticed(value: float, scale: float) -> No
     for at in ((0, 0), (P + 1, 40), (P + 1, 63)):
         w, d = np.zeros((P + 2, 64), np.float32), np.full((P + 2, 2), scale, np.float32)
         codes, scales = np.empty((2, 64, P), np.int8), np.empty((2, 2, P), np.float32)
-        assert gemm.pack_codes(w, d, codes, scales, 0, 2)
+        assert gemm.pack_q8(w, d, codes, scales, 0, 2)
         w[at] = value
-        assert not gemm.pack_codes(w, d, codes, scales, 0, 2)
+        assert not gemm.pack_q8(w, d, codes, scales, 0, 2)

@@ -93,9 +93,9 @@ def test_codes_are_what_they_stand_for() -> None:
     lanes, rng = tiles.lanes(4), np.random.default_rng(1)
     for rows, vectors in np.ndindex(tiles.ROWS, tiles.VECTORS):
         n, width = (vectors + 1) * lanes, vectors * lanes + lanes // 2 + 1
-        codes = rng.integers(-128, 128, (3 * tiles.CODED, n)).astype(np.int8)
+        codes = rng.integers(-128, 128, (3 * tiles.Q8_BLOCK, n)).astype(np.int8)
         scales, x = numbers(rows, 3, n).astype(np.float32), numbers(vectors, rows + 1, len(codes)).astype(np.float32)
-        weights = codes * np.repeat(scales, tiles.CODED, axis=0)
+        weights = codes * np.repeat(scales, tiles.Q8_BLOCK, axis=0)
         bias, out = numbers(2, width).astype(np.float32), np.full((rows + 3, 4 + n), SENTINEL, np.float32)
         want = out.copy()
         want[1:-1, 3 : 3 + width] = (out[1:-1, 3 : 3 + width] + chain(x, weights, fused=tiles.FUSED)[:, :width]) + bias
@@ -103,7 +103,7 @@ def test_codes_are_what_they_stand_for() -> None:
         assert out.tobytes() == want.tobytes(), (rows, vectors)
 
 
-@pytest.mark.skipif(not tiles.HALVES, reason="this processor does not turn F16 into float32")
+@pytest.mark.skipif(not tiles.CONVERTS_F16, reason="this processor does not turn F16 into float32")
 def test_f16_is_what_it_stands_for() -> None:
     """Every pair of rows and vectors; every F16 that is a number, subnormal ones too."""
     lanes = tiles.lanes(4)
