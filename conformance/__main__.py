@@ -107,7 +107,7 @@ def run(
 ) -> None:
     """Run tests and hold every number to its bound.
 
-    With --engine they are asked of somebody else's engine, and --model is the model that it has, also a GGUF FILE.
+    With --engine they are asked of another engine, and --model is the model that it has, also a GGUF FILE.
     """
     console, start, patterns = wide(), time.perf_counter(), (*patterns, *cases)
     if engine is not None:

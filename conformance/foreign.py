@@ -1,4 +1,4 @@
-"""`python -m conformance run --engine SPEC`: the suite, asked of somebody else's engine.
+"""`python -m conformance run --engine SPEC`: the suite, asked of another engine.
 
     SPEC              http://host:port | module:callable | llamacpp | a folder | FILE.onnx
     embed(texts)      all that a callable needs: a list of strings in, one vector for each out
@@ -163,7 +163,7 @@ def show(results: Sequence[Result], idle: Sequence[str], console: Console) -> No
     for r in results:
         cases.setdefault(r.test.case.id, []).append(r)
     heads = ("case", "ok", "fails", "not asked", "known", "worst", "bound", "on")
-    table = made("somebody else's engine beside llama.cpp", heads)
+    table = made("another engine beside llama.cpp", heads)
     for id, found in cases.items():
         counts = Counter("fails" if r.failed else r.status for r in found)
         cells = [str(counts[k] or "") for k in ("ok", "fails", "not asked", "known")]

@@ -1,4 +1,4 @@
-"""What is asked of somebody else's engine: the suite's own cases about one model, and six that only such engines need.
+"""What is asked of another engine: the suite's own cases about one model, and six that only such engines need.
 
 A case is a question, a test is one text of it, as in `cases`. Ids are the suite's: `embed/minilm-f32/mean::rare-word`.
 For another model the name in the middle is that model's. Cases about refembed's own arithmetics are left out

@@ -112,7 +112,7 @@ class Embedder:
     ) -> None:  # fmt: skip
         """batch_tokens: texts run together up to so many tokens; a longer text, or with 0 every text, runs alone.
 
-        adapters  what `ops` adds to the weights, for whoever wants to know
+        adapters  what `ops` adds to the weights, for callers that need them
         """
         self.info, self.tokenizer, self.model, self.ops = info, tokenizer, model, ops
         self.batch_tokens, self.adapters = batch_tokens, tuple(adapters)
@@ -163,7 +163,7 @@ class Embedder:
 
         For `ggml`, which llama.cpp to equal:
         profile     its build: "avx2" (the wheel that refembed is checked against), "avx2-gcc12", "avx512"
-        flash_attn  with flash attention, as llama.cpp runs unless told otherwise
+        flash_attn  with flash attention, as llama.cpp runs by default
         repack      with weights interleaved at load time, likewise (`--no-repack` turns it off there)
         n_ubatch    texts that fit into so many tokens run together, as llama.cpp runs those that one call brings;
                     there a text's bits depend on its batch. 0: every text alone
@@ -420,7 +420,7 @@ class Without:
 
 
 def default_norm(how: str) -> int:
-    """How vectors are normalized that nobody asked about: Euclid, but scores of a reranker not at all."""
+    """How vectors are normalized by default: Euclid, but scores of a reranker not at all."""
     return -1 if how == "rank" else 2
 
 

@@ -19,7 +19,7 @@ from typing import Any
 def llama_server(path: Path, pooling: str = "unspecified", **params: Any) -> Iterator[str]:
     """A llama-server that listens while the block runs: its address.
 
-    One thread, one slot of 512 tokens, no flash attention, no repacked weights, unless told otherwise.
+    One thread, one slot of 512 tokens, no flash attention, no repacked weights, by default.
 
     pooling  the name of a llama_pooling_type, in any case
     params   other fields of the wheel's CommonParams

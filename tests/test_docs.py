@@ -132,7 +132,7 @@ def run_python(block: Block, space: dict[str, Any]) -> None:
 
 
 def check(found: Any, comment: str, sizes: Mapping[str, Any]) -> None:
-    """A comment that begins with a shape or a string says what was found; letters are sizes nobody told."""
+    """A comment that begins with a shape or a string says what was found; letters are sizes that are not given."""
     if match := re.match(r"\(([\w ,]+?),?\)( float32)?(?=$|[ :,])", comment):
         wanted = [int(n) if n.isdigit() else sizes.get(n) for n in re.split(r",\s*", match[1])]
         assert len(found.shape) == len(wanted), f"{found.shape}, not {comment}"

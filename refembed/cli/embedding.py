@@ -330,7 +330,7 @@ def write_all(job: Job, run: Run) -> None:
             for item, vector in job.vectors():
                 writer.write(item, vector)
                 bar.advance(item.done)
-                if not job.waiting:  # the end of a batch: whoever reads along has it now
+                if not job.waiting:  # the end of a batch: a reader of the output has it now
                     out.flush()
             writer.finish()
             out.flush()

@@ -1,4 +1,4 @@
-"""llama.cpp's flags that mean nothing to whoever only embeds: accepted, so that command lines keep working.
+"""llama.cpp's flags that mean nothing to a program that only embeds: accepted, so that command lines keep working.
 
 They choose how text is written, where on a GPU weights lie, how a key-value cache is kept, how logs look. `split`
 takes them out of a command line; what a command has as an option of its own stays. From common/arg.cpp of llama.cpp.

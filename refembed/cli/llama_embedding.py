@@ -124,7 +124,7 @@ def llama_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class LlamaCommand(TextCommand):
-    """A command that lets pass what llama-embedding would take and nobody needs here, `--embd_normalize` included."""
+    """A command that lets pass what llama-embedding would take and is not needed here, `--embd_normalize` included."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take those flags out; remember them for a note."""

@@ -46,7 +46,7 @@ HOME = "pip install starlette uvicorn httptools (refembed's extra `server`)"
 
 
 class ServeCommand(click.Command):
-    """A command that lets pass what llama-server would take and nobody needs here."""
+    """A command that lets pass what llama-server would take and is not needed here."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take those flags out; remember them for the note."""

@@ -43,7 +43,7 @@ class RefembedEmbeddingFunction(EmbeddingFunction[Documents]):
     def use(self, source: Source, sha256: str = "") -> None:
         """Take a source; sha256: what its model's file must have, if known."""
         self.source = source
-        self.sha256 = source.embedder.info.sha256  # read once, and a model that cannot be loaded is told now
+        self.sha256 = source.embedder.info.sha256  # read once, and a model that cannot be loaded is reported now
         if sha256 and sha256 != self.sha256:
             raise ModelError(
                 f"{source.name}: not the file that the collection was made with",
@@ -68,7 +68,7 @@ class RefembedEmbeddingFunction(EmbeddingFunction[Documents]):
         return "cosine"
 
     def supported_spaces(self) -> list[Space]:
-        """Any: vectors have length 1 unless told otherwise."""
+        """Any: vectors have length 1 by default."""
         return ["cosine", "l2", "ip"]
 
     def get_config(self) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class Source:
         return found
 
     def prompt(self, kind: str) -> str:
-        """What stands before a text of this kind; "" where nobody said."""
+        """What stands before a text of this kind; "" where none is given."""
         return next((self._found[name] for name in PROMPT_NAMES[kind] if name in self._found), "")
 
     def config(self) -> dict[str, Any]:

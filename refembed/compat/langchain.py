@@ -31,7 +31,7 @@ class RefembedEmbeddings(Embeddings):
             model, pooling=pooling, normalize=normalize, dimensions=dimensions, truncate=truncate, prompts=prompts,
             load=load,
         )  # fmt: skip
-        _ = self.source.embedder  # a model that cannot be loaded is told now
+        _ = self.source.embedder  # a model that cannot be loaded is reported now
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of documents, in order."""

@@ -220,7 +220,7 @@ class LlamaTokenizer:
 
 
 def check_options(options: dict[str, Any], pooling_type: int) -> None:
-    """Refuse what would change the numbers, and what nobody knows."""
+    """Refuse what would change the numbers, and what is unknown."""
     if pooling_type not in POOLING_TYPES:
         raise InputValueError(f"pooling_type {pooling_type!r}", hint=f"one of {', '.join(map(str, POOLING_TYPES))}")
     for name, value in options.items():

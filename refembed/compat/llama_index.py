@@ -37,7 +37,7 @@ class RefembedEmbedding(BaseEmbedding):
             self.model, pooling=self.pooling, normalize=self.normalize, dimensions=self.dimensions,
             truncate=self.truncate, prompts=self.prompts, load=self.load,
         )  # fmt: skip
-        _ = self._source.embedder  # a model that cannot be loaded is told now
+        _ = self._source.embedder  # a model that cannot be loaded is reported now
         if "model_name" not in data:
             self.model_name = self.model
 

@@ -9,8 +9,8 @@ The asymmetric distance of a query y (the paper's section III) compares floats w
 into a table (M, K) once a query, and a vector costs M look-ups:  |y - decode(code)|^2 = sum_m table[m, c_m].
 
 The centroids are found by k-means: k-means++ seeds (Arthur & Vassilvitskii 2007), then Lloyd's steps until no vector
-changes its centroid. A centroid that nobody is next to takes the place of the vector that is worst off. With the same
-seed and vectors, centroids are the same bits.
+changes its centroid. A centroid that no vector is next to takes the place of the vector that is worst off. With the
+same seed and vectors, centroids are the same bits.
 """
 
 from __future__ import annotations

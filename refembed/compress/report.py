@@ -84,7 +84,7 @@ def measure(
     schemes      names, as of `fit`; None: `default_schemes`
     multiplier   candidates for each result, where they are scored again
     timed_rows   0 times the corpus as it is
-    progress     is told each scheme's name before it is measured
+    progress     is called with each scheme's name before it is measured
     Raises RequestError for fewer than 12 vectors, and where `fit` or `encode` do.
     """
     rows, _ = as_rows(vectors)

@@ -3,7 +3,7 @@
     Transformer ─► Pooling ─► Dense ─► Dense ─► Normalize
                    {arch}.pooling_type   dense_2, dense_3 (gemma-embedding alone)
 
-Vectors are normalized or not by whoever asks for them, so Normalize needs no place in the file. Every other module
+Vectors are normalized or not by their caller, so Normalize needs no place in the file. Every other module
 changes the vectors, and is refused by name.
 """
 

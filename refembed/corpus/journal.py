@@ -1,4 +1,5 @@
-"""A file of checked records that only grows: whoever is killed while writing it leaves whole ones and a torn end.
+"""A file of checked records that only grows: a process that is killed while writing it leaves whole ones and a torn
+end.
 
 "rfembed1", then records: length (u32), CRC-32 of the payload (u32), payload; all little-endian
 first payload   JSON: of what run these are
@@ -77,7 +78,7 @@ class Journal:
     run     of what run its records are; another one in the file is refused
     width   numbers of each vector
     resume  False: records of an earlier run are an error
-    Raises RequestError for these, for a file of somebody else, and while another process writes it.
+    Raises RequestError for these, for a file of another program, and while another process writes it.
     """
 
     def __init__(self, path: Path, run: Record, width: int, *, resume: bool) -> None:

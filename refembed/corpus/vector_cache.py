@@ -7,7 +7,7 @@ Token ids stand for the text: they are what the model sees, cut where the text w
 
 Any number of processes may use one file at once (SQLite's write-ahead log); a process that is killed loses at most the
 vectors it had not stored yet. What was not used for longest goes first when the limit is reached. A file that is
-damaged, or of somebody else, is an error and stays as it is; a single damaged vector is computed anew.
+damaged, or of another program, is an error and stays as it is; a single damaged vector is computed anew.
 """
 
 from __future__ import annotations
@@ -299,9 +299,9 @@ def patiently(do: Callable[[], object]) -> None:
 
 
 def check_owner(db: sqlite3.Connection, path: Path) -> None:
-    """Refuse a database of somebody else, or of a later refembed."""
+    """Refuse a database of another program, or of a later refembed."""
     empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    theirs = owner(db)  # second: whoever makes the file meanwhile makes the tables and this number at once
+    theirs = owner(db)  # second: a process that creates the file meanwhile creates the tables and this number at once
     if theirs != APPLICATION and not (empty and theirs == 0):
         raise RequestError(f"{path}: a database, but not a cache of refembed", hint="give another file")
     version = db.execute("PRAGMA user_version").fetchone()[0]

@@ -1,7 +1,7 @@
 """Metadata: the keys and values at the head of a GGUF file.
 
 A value is a number, a string or an array (gguf.h, enum gguf_type). Opening a file walks past the values and keeps where
-each begins; a value is decoded when it is asked for. So a vocabulary nobody reads costs one pass over its lengths.
+each begins; a value is decoded when it is asked for. So a vocabulary that is not read costs one pass over its lengths.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class GGUFFile:
     """An open GGUF file, or with `open_gguf` a model of several. Use as a context manager, or call close().
 
     What was taken from it (tensors, metadata) stays valid after close; the mapping goes when the last of it does.
-    Nobody may shorten the file while it is mapped, as the system would end the program; GGUFWriter never does.
+    The file must not be shortened while it is mapped, as the system would end the program; GGUFWriter never does.
     """
 
     path: Path

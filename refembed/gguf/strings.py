@@ -1,4 +1,4 @@
-"""StringArray: a GGUF array of strings, left in the mapped file until somebody asks."""
+"""StringArray: a GGUF array of strings, left in the mapped file until it is asked for."""
 
 from __future__ import annotations
 

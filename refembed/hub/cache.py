@@ -32,7 +32,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def at_work(key: str, advance: Progress) -> Iterator[Path]:
-    """An empty folder to work in, alone: whoever asks for the same key waits, and `advance` is told so.
+    """An empty folder to work in, alone: a second process that asks for the same key waits, and `advance` is told so.
 
     The system takes the lock from a process that dies, and the next one finds its leavings and removes them.
     """
@@ -47,7 +47,7 @@ def at_work(key: str, advance: Progress) -> Iterator[Path]:
         try:
             acquire(lock, advance)
             work = fresh(cache / "work" / key)
-        except NotImplementedError:  # a file system without locks: nobody waits, and nobody shares a folder
+        except NotImplementedError:  # a file system without locks: processes do not wait, and do not share a folder
             import tempfile
 
             work = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=cache / "work"))
@@ -138,7 +138,7 @@ def fresh(folder: Path) -> Path:
 
 
 def move(made: Path, place: Path) -> None:
-    """Put a finished file in its place, in one step: nobody sees half of it."""
+    """Put a finished file in its place, in one step: no process sees half of it."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         made.replace(place)

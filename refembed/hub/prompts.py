@@ -5,7 +5,7 @@ for, and `add` puts it before a text.
 
 How a model is known: the name in its file (general.name, general.basename and its parts, general.base_model.*.name)
 or of the file, and general.architecture, which must be one that such a model has. A fine-tuned model that kept the
-name counts as well; whoever trained it knows whether the prompts still hold.
+name counts as well; its authors know whether the prompts still hold.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Prompts:
         return f"{self.model} was trained with prompts: {listed} ({self.source})"
 
     def remark(self) -> str:
-        """One sentence for whoever gave none."""
+        """One sentence for a user who gave none."""
         names = "|".join((*self.prompts, NOTHING))
         return f"{self.says()}; none is added (--prompt-name {names})"
 

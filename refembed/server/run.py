@@ -105,7 +105,7 @@ def serve(
     hosts     addresses, or paths of Unix sockets that end in .sock
     port      0: any free one
     grace     seconds that requests under way have after the first signal
-    announce  is told each address, and when the model is ready
+    announce  is called with each address, and when the model is ready
 
     EngineError where an address cannot be had, RequestError for a key or certificate; whatever `load` raises.
     """

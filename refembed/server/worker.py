@@ -2,7 +2,7 @@
 
 Requests wait in a queue. Whenever the thread is free it takes one text from each waiting request in turn, until a
 batch is full, so that a short request need not wait for the end of a long one (continuous batching). A text's vector
-has the same bits in any batch (docs/batch-invariance.md), so nobody can tell with whom a text was computed.
+has the same bits in any batch (docs/batch-invariance.md), so a client cannot tell which texts it was computed with.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether no client waits for it any more."""
         return self.future.done()
 
     def finish(self, index: int, vector: F32) -> None:
@@ -49,7 +49,7 @@ class Job:
         self.vectors[index] = vector
         self.done += 1
         if self.done == len(self.ids):
-            with contextlib.suppress(InvalidStateError):  # cancelled: nobody waits for it
+            with contextlib.suppress(InvalidStateError):  # cancelled: no client waits for it
                 self.future.set_result([v for v in self.vectors if v is not None])
 
     def fail(self, e: Exception) -> None:

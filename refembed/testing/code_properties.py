@@ -1,4 +1,4 @@
-"""What bytes for vectors promise, whoever makes them: int8, uint8, binary and ubinary codes, and Hamming distance.
+"""What bytes for vectors promise, in any implementation: int8, uint8, binary and ubinary codes, and Hamming distance.
 
     from refembed.testing import CodeContract
 

@@ -1,4 +1,4 @@
-"""What normalizing does, whoever does it: properties of scaling each vector to one length.
+"""What normalizing does, in any implementation: properties of scaling each vector to one length.
 
     from refembed.testing import NormalizeContract
 

@@ -1,4 +1,4 @@
-"""What pooling does, whoever does it: properties of the map from hidden states to one vector a text.
+"""What pooling does, in any implementation: properties of the map from hidden states to one vector a text.
 
     from refembed.testing import PoolingContract
 

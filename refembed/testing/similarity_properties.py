@@ -1,4 +1,4 @@
-"""What measures of likeness do, whoever computes them: properties of cosine, dot product and two distances.
+"""What measures of likeness do, in any implementation: properties of cosine, dot product and two distances.
 
     from refembed.testing import SimilarityContract
 

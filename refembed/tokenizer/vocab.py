@@ -162,7 +162,7 @@ def read_vocab(metadata: Metadata, where: str) -> Vocab:
 
 
 def defaults_for(kind: str, pre: str, where: str) -> Defaults:
-    """The row of a kind, with what its pre-tokenizer changes. ModelError for a pre-tokenizer that nobody knows."""
+    """The row of a kind, with what its pre-tokenizer changes. ModelError for a pre-tokenizer that is not known."""
     defaults = DEFAULTS[kind]
     if kind not in BYTE_PAIR:
         return defaults

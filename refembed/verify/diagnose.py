@@ -48,7 +48,7 @@ from refembed.verify.trials import (
 PAIRED = 6  # that a second cause is looked for under
 HELPFUL = 0.9  # of what a first cause leaves: a second that leaves less is looked at by itself
 FAR = 100.0  # times its bound: what lies beyond is no rounding, whatever the arithmetic
-BY_SIZE = 4.0  # half precision is told by size: within this factor
+BY_SIZE = 4.0  # half precision is judged by size: within this factor
 CPU_SECONDS = 60.0  # of processor time, where no budget is given: no further round begins after it
 Scores = dict[Hypothesis, float]
 
@@ -60,7 +60,7 @@ class Diagnosis:
     explained: tuple[Trial, ...]  # best first; more than one is a tie
     tried: int  # hypotheses and pairs
     best: tuple[Trial, ...]  # what helped most, whether or not it explains
-    by_size: bool = False  # told by the size of the difference alone
+    by_size: bool = False  # judged by the size of the difference alone
 
 
 def diagnose(case: Case) -> Diagnosis:

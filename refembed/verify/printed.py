@@ -51,7 +51,7 @@ def verify_shown(
     """The verdict on an engine whose traces are `partial`: never `identical`, for most was not printed.
 
     texts  the one text, or ids, that were run; None: what the recording tells
-    RequestError where nobody tells the text, or there are several; EngineError where it is a run of another text, or
+    RequestError where the text is not given, or there are several; EngineError where it is a run of another text, or
     is cut short and agrees as far as it goes.
     """
     about = dict(engine.about)

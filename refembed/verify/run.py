@@ -76,7 +76,7 @@ def verify(
     prefix     what the engine is meant to put in front of each text: the reference puts it there too
     trace      compare tensors too, where the engine shows them
     budget     seconds for the whole; the search for a cause is cut there, the likeliest first; None: no limit
-    progress   is told what is going on
+    progress   is called with what is going on
     Raises EngineError, RequestError, GGUFError, ModelError.
 
         verdict = verify("minilm", open_engine("http://localhost:8080", Path("model.gguf")))
@@ -292,7 +292,7 @@ def scrambled_cause(found: Findings) -> Cause | None:
 
 
 def same_vectors(found: Findings) -> bool:
-    """Whether the texts' own vectors are the same, so that nobody can tell whose is whose."""
+    """Whether the texts' own vectors are the same, so that they cannot be told apart."""
     ours = next(iter(found.floor.by_numerics.values()))
     return all(distance(x, ours[0]) <= LEAST for x in ours)
 
@@ -402,7 +402,7 @@ def explained(found: Findings, diagnosis: Diagnosis, fine: Sequence[str]) -> Ver
 
 
 def told_apart(found: Findings, trials: Sequence[Trial]) -> Sequence[Trial]:
-    """Of hypotheses that leave the same vectors, those that fit the tokens the engine tells."""
+    """Of hypotheses that leave the same vectors, those that fit the tokens the engine reports."""
     if len(trials) < 2 or not found.ids:
         return trials
     fits = []

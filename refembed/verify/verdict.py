@@ -101,7 +101,7 @@ def sentence(causes: Sequence[Cause]) -> str:
     if not causes:
         return ""
     shown = " - or - ".join(c.says for c in causes[:3])
-    size = " (told by the size of the difference alone)" if causes[0].by_size else ""
+    size = " (judged by the size of the difference alone)" if causes[0].by_size else ""
     return f"the engine {shown}{size}"
 
 

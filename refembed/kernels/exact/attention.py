@@ -87,7 +87,7 @@ def of_some(
 ) -> Float:  # fmt: skip
     """Attention of the queries in these parts: q (H, T_s, D), keys (H, D, T_s), values (H, T_s, D) -> (H, parts, D).
 
-    Step by step over all parts where a tap is attached, part by part where nobody does: each step computes each part by
+    Step by step over all parts where a tap is attached, part by part where none is: each step computes each part by
     itself, so the bits are the same.
     """
     H, n, _ = q.shape

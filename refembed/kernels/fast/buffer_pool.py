@@ -2,7 +2,7 @@
 
 The system hands out memory a page at a time, zeroed, when it is first touched; for the hidden states of 512 tokens that
 takes a third of the time of a GELU, and the pages are cold. So arrays come from blocks that are kept. A block is free
-as soon as nobody refers to an array in it: Python counts.
+as soon as nothing refers to an array in it: Python counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def counts(blocks: list[F32]) -> list[int]:
     return [sys.getrefcount(block) for block in blocks]
 
 
-FREE = counts([np.empty(1, np.float32)])[0]  # of a block that nobody has
+FREE = counts([np.empty(1, np.float32)])[0]  # of a block that is not in use
 
 
 class Scratch(threading.local):

@@ -288,7 +288,7 @@ class SpinningPool:
     def wait(self) -> None:
         """Wait until the task in the slot is done."""
         while not done(self.slot, self.slot[ALL], SPIN_LIMIT // 10):
-            time.sleep(0)  # a worker has lost its core to somebody else: it may have this one
+            time.sleep(0)  # a worker has lost its core to another thread: it may have this one
 
     def is_ready(self, size: int) -> bool:
         """Whether `work` is compiled and loaded; counts `size` more elements, enough of which have it loaded."""

@@ -26,7 +26,7 @@ class Profile:
     tiled: bool  # the tiled K-quant kernel, for 8 rows and more
     bf16: Literal["avx2", "avx512f", "vdpbf16"]  # how a BF16 dot product runs
     flash_attn: bool = True  # llama.cpp's own default on a CPU (AUTO)
-    repack: bool = False  # weights interleaved at load: use_extra_bufts, llama.cpp's default for whoever does not ask
+    repack: bool = False  # weights interleaved at load: use_extra_bufts, llama.cpp's default unless asked otherwise
 
 
 # fmt: off

@@ -1,6 +1,7 @@
 """Words that several threads count on: read, added to and compared in one go, as no loop in Python or Numba could.
 
-Each is a word of an int64 array. Whoever reads one that another thread wrote also sees what that thread wrote before.
+Each is a word of an int64 array. A thread that reads one that another thread wrote also sees what that thread wrote
+before.
 """
 
 from __future__ import annotations

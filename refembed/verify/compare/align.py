@@ -8,7 +8,7 @@ Traces carry llama.cpp's names, and those need five rules:
    a RESHAPE of a node without a name, and with a fused QKV weight `Qcur-0` is a VIEW.
 3. Rows picked from a tensor (GET_ROWS) that turn out to be all rows in order are that tensor again: left out. So are
    unnamed nodes on whose values nothing depends.
-4. A node that nobody named is `node_K`, and K shifts with every option. Such a node pairs by place: with a tensor of
+4. A node without a name is `node_K`, and K shifts with every option. Such a node pairs by place: with a tensor of
    the same shape that has no partner by name, between the same matched neighbors, in order. So `l_out-3` of ours, the
    output of layer 3, finds its node in BERT's graph, which has no name for it.
 5. Decoders run with a KV cache, read in blocks of 256 cells, and compute the next token's logits unasked. Scores of

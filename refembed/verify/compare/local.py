@@ -41,7 +41,7 @@ class Row:
     name: str  # ours
     k: int  # the occurrence index of the of that name, from 0
     theirs: str  # the engine's name for it
-    op: str  # the engine's operation, where it tells
+    op: str  # the engine's operation, where it is known
     shape: tuple[int, ...]
     nonfinite: int  # how many of the engine's numbers are NaN or infinite where ours are not
     local: float  # on the engine's own inputs, in the nearest arithmetic

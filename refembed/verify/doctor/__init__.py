@@ -197,7 +197,7 @@ def split_files(p: ModelFile) -> Iterator[Finding]:
         do = "open the first; the others must lie beside it. llama-gguf-split --merge makes one of them"
         yield Finding("note", "files", says, do)
     if p.f.trailing:
-        says = f"{p.f.trailing:,} bytes behind the last tensor are nobody's"
+        says = f"{p.f.trailing:,} bytes behind the last tensor belong to no tensor"
         yield Finding("warning", "files", says, "the file was written twice or added to: download it again")
     if p.f.alignment != 32:
         says = f"tensors are aligned to {p.f.alignment} bytes, not to the usual 32"

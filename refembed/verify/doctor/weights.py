@@ -67,7 +67,7 @@ def check_file_type(f: GGUFFile) -> Iterator[Finding]:
 
 
 def check_weights(f: GGUFFile, progress: Callable[[Tensor], object] = lambda t: None) -> Iterator[Finding]:
-    """Findings that need every weight. progress is told each tensor before it is read."""
+    """Findings that need every weight. progress is called with each tensor before it is read."""
     zero: list[Tensor] = []
     large: list[Tensor] = []
     for t in f.tensors.values():

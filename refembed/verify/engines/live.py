@@ -60,7 +60,7 @@ class LiveLlamaCpp(Plain):
         )
 
     @property
-    def about(self) -> dict[str, Any]:  # hashing the library waits until somebody asks
+    def about(self) -> dict[str, Any]:  # hashing the library waits until it is asked for
         """The build, the options in force, and what the model says of itself."""
         e = self.engine
         facts = {"model": str(e.options["path"]), "n_embd": e.n_embd_out, "pooling": e.pooling}

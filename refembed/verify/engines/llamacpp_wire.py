@@ -3,7 +3,7 @@
     u64 number of parts | u64 bytes of each part | the parts
 
 Part 0 is the pickle, the others are the arrays' memory (pickle protocol 5, PEP 574), so nothing is copied twice. Both
-ends are this package, on one machine, over a pipe nobody else holds: that is what makes pickle right here.
+ends are this package, on one machine, over a pipe that no other process holds: that is what makes pickle right here.
 """
 
 from __future__ import annotations

@@ -275,8 +275,8 @@ def class_of(path: Path, library: Any) -> Any:
 def patient_threads() -> Iterator[None]:
     """While PyTorch is loaded: its OpenMP threads are to sleep when they wait, not to spin.
 
-    A spinning thread takes a core from whoever computes beside it, us between two of its calls, or another process: a
-    text then takes twenty times as long on a busy machine. libgomp reads this once, when it is loaded.
+    A spinning thread takes a core from whatever computes at the same time, us between two of its calls, or another
+    process: a text then takes twenty times as long on a busy machine. libgomp reads this once, when it is loaded.
     """
     before = os.environ.get("OMP_WAIT_POLICY")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

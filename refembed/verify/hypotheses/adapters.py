@@ -1,7 +1,7 @@
 """Several LoRA adapters: in which order does the engine add them?
 
 Float addition is not associative, and llama.cpp leaves the order to chance (`refembed.model.lora`). So no order is
-wrong: the reference takes the engine's, where the engine tells it or its bits give it away, and says which that is.
+wrong: the reference takes the engine's, where the engine reports it or its bits give it away, and says which that is.
 """
 
 from __future__ import annotations

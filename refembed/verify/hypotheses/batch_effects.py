@@ -1,7 +1,7 @@
 """Does a text's vector depend on its batch: on the texts computed with it, or on those before it?
 
 The engine is asked for a few short texts together, each alone, and the first once more behind another (A, B, C, D, B,
-A). Vectors that are those of other texts are order or a stale answer; vectors that are nobody's are a leak, and
+A). Vectors that are those of other texts are order or a stale answer; vectors that belong to no tensor are a leak, and
 hypotheses about batches are tried on them.
 """
 

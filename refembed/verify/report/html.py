@@ -201,7 +201,9 @@ def beside(t: TokensBeside) -> str:
     """One text."""
     head = f"<h3>{esc(clipped(t.text)) or '(an empty text)'}</h3>"
     if not t.theirs:
-        return f"{head}<p>Reference ({len(t.ours)} tokens; the engine does not tell its own)</p>{boxes(t.ours, set())}"
+        return (
+            f"{head}<p>Reference ({len(t.ours)} tokens; the engine does not report its own)</p>{boxes(t.ours, set())}"
+        )
     odd = differing([id for id, _ in t.ours], [id for id, _ in t.theirs])
     same = not any(odd)
     note = "The same ids." if same else "What differs has a thick border."

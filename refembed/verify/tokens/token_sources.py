@@ -37,10 +37,10 @@ class Other(Protocol):
         """A token as a GGUF vocabulary spells it; None where the other side does not tell."""
 
     def cuts(self, text: bytes, parse_special: bool) -> list[bytes] | None:
-        """The special tokens that are cut out of a text; None where nobody can see that."""
+        """The special tokens that are cut out of a text; None where that cannot be observed."""
 
     def words(self, fragment: bytes) -> list[bytes] | None:
-        """A text without special tokens, normalized and cut into pre-tokens; None where nobody can see that."""
+        """A text without special tokens, normalized and cut into pre-tokens; None where that cannot be observed."""
 
 
 def open_other(source: str, ours: Tokenizer) -> Other:
@@ -131,7 +131,7 @@ class HuggingFace:
         self.library.encode_special_tokens = not parse_special
         chars = utf8(text)
         found = self.library.encode(chars, add_special_tokens=False)
-        at = zip(found.tokens, found.offsets, strict=True)  # [UNK] can also stand for what nobody knows
+        at = zip(found.tokens, found.offsets, strict=True)  # [UNK] can also stand for what is unknown
         return [t.encode() for t, (a, b) in at if t in self.special and chars[a:b].strip() == t.strip()]
 
     def words(self, fragment: bytes) -> list[bytes] | None:
