@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from refembed.html.assets import read_asset
 from refembed.html.page import esc, table, visible
 from refembed.html.picture import WHITE_TO_BLUE
 
@@ -22,98 +23,7 @@ Array = npt.NDArray[Any]
 MOST_TOKENS = 512  # of a text; the map shows its beginning
 MOST_CELLS = 3_000_000  # bytes kept of all heads; beyond that, of layers that were not chosen, their mean alone
 
-SCRIPT = """
-(function () {
-  "use strict";
-  var figure = document.getElementById("ID");
-  var data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
-  var layer = figure.querySelector("select.layer"), head = figure.querySelector("select.head");
-  var canvas = figure.querySelector("canvas"), out = figure.querySelector("output");
-  var n = data.tokens.length, cell = Math.max(1, Math.min(28, Math.floor(640 / n)));
-  var margin = cell >= 14 ? 96 : 0, side = margin + n * cell;  // room for the tokens' names, where they are legible
-  var drawing = canvas.getContext("2d"), map = null;
-  function bytes(text) {
-    var raw = atob(text), found = new Uint8Array(raw.length);
-    for (var i = 0; i < raw.length; i++) { found[i] = raw.charCodeAt(i); }
-    return found;
-  }
-  function color(a) {
-    var x = Math.sqrt(a) * (data.ramp.length - 1), i = Math.min(Math.floor(x), data.ramp.length - 2), f = x - i;
-    return data.ramp[i].map(function (c, k) { return Math.round(c + f * (data.ramp[i + 1][k] - c)); });
-  }
-  function draw() {
-    map = bytes(data.maps[layer.value][head.value]);
-    var small = document.createElement("canvas");
-    small.width = small.height = n;
-    var image = new ImageData(n, n);
-    for (var i = 0; i < n * n; i++) {
-      var c = color(map[i] / 255);
-      image.data.set([c[0], c[1], c[2], 255], 4 * i);
-    }
-    small.getContext("2d").putImageData(image, 0, 0);
-    canvas.width = canvas.height = side;
-    drawing.clearRect(0, 0, side, side);  // behind the names lies the page, light or dark
-    drawing.imageSmoothingEnabled = false;
-    drawing.drawImage(small, margin, margin, n * cell, n * cell);
-    if (margin) { names(); }
-    var who = "layer " + layer.value + ", " + head.selectedOptions[0].text;
-    canvas.setAttribute("aria-label", "Attention, " + who + ". " + most());
-    figure.dataset.drawn = layer.value + "/" + head.value;
-    out.textContent = most();
-  }
-  function names() {
-    drawing.fillStyle = getComputedStyle(canvas).color;
-    drawing.font = "12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace";
-    data.tokens.forEach(function (token, i) {
-      var name = token.length > 11 ? token.slice(0, 10) + "\\u2026" : token, at = margin + (i + 0.5) * cell;
-      drawing.textAlign = "right";
-      drawing.fillText(name, margin - 5, at + 4, margin - 8);
-      drawing.save();
-      drawing.translate(at + 4, margin - 5);
-      drawing.rotate(-Math.PI / 2);
-      drawing.textAlign = "left";
-      drawing.fillText(name, 0, 0, margin - 8);
-      drawing.restore();
-    });
-  }
-  function say(i, j) {
-    var from = "\\u201c" + data.tokens[i] + "\\u201d (" + i + ")";
-    var to = "\\u201c" + data.tokens[j] + "\\u201d (" + j + ")";
-    return from + " looks at " + to + ": " + (map[i * n + j] / 255).toFixed(2);
-  }
-  function most() {
-    var best = 0;
-    for (var i = 1; i < n * n; i++) { if (map[i] > map[best]) { best = i; } }
-    return "Largest: " + say(Math.floor(best / n), best % n);
-  }
-  function heads() {
-    var names = Object.keys(data.maps[layer.value]), kept = head.value;
-    head.textContent = "";
-    names.forEach(function (name) {
-      var option = document.createElement("option");
-      option.value = name;
-      option.textContent = name === "mean" ? "mean of all heads" : "head " + name;
-      head.appendChild(option);
-    });
-    head.value = names.indexOf(kept) < 0 ? names[0] : kept;
-    draw();
-  }
-  canvas.addEventListener("mousemove", function (event) {
-    var box = canvas.getBoundingClientRect();
-    var j = Math.floor(((event.clientX - box.left) / box.width * side - margin) / cell);
-    var i = Math.floor(((event.clientY - box.top) / box.height * side - margin) / cell);
-    if (i >= 0 && j >= 0 && i < n && j < n) { out.textContent = say(i, j); }
-  });
-  canvas.addEventListener("mouseleave", function () { out.textContent = most(); });
-  layer.addEventListener("change", heads);
-  head.addEventListener("change", draw);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  addEventListener("beforeprint", draw);
-  layer.value = data.layer;
-  heads();
-  if (data.head in data.maps[data.layer]) { head.value = data.head; draw(); }
-}());
-"""
+SCRIPT = read_asset(__file__, "attention.js")
 
 
 def attention_map(
