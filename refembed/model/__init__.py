@@ -94,20 +94,15 @@ class Model:
 
 def load_model(f: GGUFFile) -> Model:
     """Read sizes, bind tensors. Raises ModelError for an unknown architecture or tensors that do not fit."""
-    if not f.tensors:
-        raise without_weights(f)
+    if not f.tensors and "tokenizer.ggml.tokens" in f.metadata:  # such as llama.cpp's ggml-vocab-*.gguf
+        hint = "`refembed tokenize` takes it; embedding takes the whole model"
+        raise ModelError(f"{f.path}: a vocabulary alone: it has a tokenizer and no weights", hint=hint)
     arch = f.metadata.string("general.architecture")
     if arch not in ARCHITECTURES:
         raise refusal(str(f.path), arch, ARCHITECTURES)
+    if not f.tensors:
+        raise ModelError(f"{f.path}: no tensors in it", hint="was the conversion interrupted? convert the model again")
     module = ARCHITECTURES[arch]
     hp = read_hparams(f, module.TRAITS)
     weights = bind(module.Weights, f.tensors, hp.sizes, hp.n_layer, str(f.path), hp.layers)
     return Model(hp, weights, module)
-
-
-def without_weights(f: GGUFFile) -> ModelError:
-    """The error for a file without a tensor, such as llama.cpp's ggml-vocab-*.gguf."""
-    if "tokenizer.ggml.tokens" in f.metadata:
-        hint = "`refembed tokenize` takes it; embedding takes the whole model"
-        return ModelError(f"{f.path}: a vocabulary alone: it has a tokenizer and no weights", hint=hint)
-    return ModelError(f"{f.path}: no tensors in it", hint="was the conversion interrupted? convert the model again")

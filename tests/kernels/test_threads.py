@@ -215,7 +215,7 @@ def at_once():
     start.wait()
     ops.linear(x, w)
 
-callers = [lambda: threads.spread([later, later])] * 2 + [at_once]
+callers = [lambda: threads.parallel_map([later, later])] * 2 + [at_once]
 waiting = [threading.Thread(target=caller, daemon=True) for caller in callers]
 for thread in waiting:
     thread.start()
@@ -229,11 +229,11 @@ import os, signal, time, warnings
 from refembed.kernels import threads
 warnings.simplefilter("ignore")  # Python's own, about forks
 threads.use(2)
-threads.spread([lambda: time.sleep(0.01)] * 4)
+threads.parallel_map([lambda: time.sleep(0.01)] * 4)
 child = os.fork()
 if child == 0:
     done = []
-    threads.spread([lambda: done.append(1)] * 4)
+    threads.parallel_map([lambda: done.append(1)] * 4)
     os._exit(len(done) != 4)
 for _ in range(200):
     ended, status = os.waitpid(child, os.WNOHANG)

@@ -132,8 +132,8 @@ def test_several_matrices_at_once_have_the_bits_of_each_alone(kinds: Sequence[st
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])
 def test_three_matrices_are_one_job_where_few_rows_meet_them(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
-    share = spinning_pool.parallel_for
-    monkeypatch.setattr(spinning_pool, "share", lambda f, *a, **k: (called.append(f.__name__), share(f, *a, **k)))
+    run = spinning_pool.parallel_for
+    monkeypatch.setattr(spinning_pool, "parallel_for", lambda f, *a, **k: (called.append(f.__name__), run(f, *a, **k)))
     matrices = [(quantized(random(i, 50, 96), kind, f"w{i}"), None) for i in range(3)]
     for T in (FEW_ROWS, FEW_ROWS + 1):
         Fast().linears(random(T, T, 96), matrices)
