@@ -9,6 +9,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+WORKERS ?= 2  # processes that tests are dealt to, a file at a time; 0: this one alone
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test check conformance bench test-slow test-peers vocabularies clean
@@ -19,7 +20,7 @@ demo: $(VENV)/.demo
 	@echo 'From here: `. $(BIN)/activate` makes `refembed` a command of this shell, and the lines of README.md run.' >&2
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -47,7 +47,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(scope="session", autouse=True)
-def a_crew_that_is_formed() -> None:
+def running_thread_pool() -> None:
     """A process that has work to do loads its workers aside; a test that counts bytes meanwhile would count theirs."""
     from refembed.kernels.fast.thread_pool import spinning_pool
 

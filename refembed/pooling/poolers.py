@@ -105,7 +105,9 @@ def unknown(name: object) -> NoReturn:
     """Raise RequestError with the nearest name there is."""
     known = [*POOLERS, *ALIASES, "rank", "native"]
     numbers = {str(number): alias for number, alias in POOLING_NAMES.items()}  # GGUF's
-    near = [numbers[str(name)]] if str(name) in numbers else difflib.get_close_matches(str(name).lower(), known, 1, 0.5)
+    near = difflib.get_close_matches(name.lower(), known, 1, 0.5) if isinstance(name, str) else []
+    if str(name) in numbers:
+        near = [numbers[str(name)]]
     hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
     raise RequestError(f"pooling {name!r}: there is no such pooling", hint=hint)
 

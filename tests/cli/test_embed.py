@@ -46,7 +46,7 @@ def test_stderr_says_model_pooling_and_norm(cli: Cli, tiny: Path) -> None:
 
 def test_auto_is_fast(cli: Cli, tiny: Path) -> None:
     r = cli("embed", "-m", tiny, "--format", "raw", "hello")
-    assert r.err.endswith("numerics fast\n")
+    assert "numerics fast\n" in r.err  # where kernels are compiled, a line about that follows
     assert math.isclose(sum(float(v) ** 2 for v in r.out.split()), 1, rel_tol=1e-5)
 
 
