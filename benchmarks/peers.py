@@ -124,14 +124,14 @@ def exported(model: Model, settings: Settings) -> str:
     return os.fspath(file)
 
 
-class Company:
+class Peers:
     """The engines of one model, while the context lasts."""
 
     def __init__(self, model: Model, settings: Settings) -> None:
         self.model, self.settings = model, settings
         self.workers: dict[str, Worker] = {}
 
-    def __enter__(self) -> Company:
+    def __enter__(self) -> Peers:
         try:
             for name in ENGINES:
                 worker = start(name, self.model, self.settings)

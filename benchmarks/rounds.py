@@ -40,7 +40,7 @@ def ratio(theirs: Seconds, ours: Seconds) -> Ratio:
 
 
 def quickest(seconds: Mapping[str, Seconds], but: Sequence[str] = ()) -> str | None:
-    """The name with the least median; None where nobody is left."""
+    """The name with the least median; None where none is left."""
     left = {name: median(s) for name, s in seconds.items() if name not in but}
     return min(left, key=left.__getitem__) if left else None
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.memory import measure
-from benchmarks.peers import GGML, WHEEL, Company, Model, Settings
+from benchmarks.peers import GGML, WHEEL, Model, Peers, Settings
 from benchmarks.processes import ROOT, Worker, WorkerError, job
 from benchmarks.texts import ROWS, Row, token_ids
 from refembed.embedder import FORWARD_TOKENS
@@ -90,9 +90,9 @@ def batches(bench: Bench) -> dict[str, Any]:
     model = bench.models["minilm-f32"]
     settings = dataclasses.replace(bench.settings, seconds=3, alone=bench.settings.alone, shrink=1)
     settings.only = tuple(n for n in settings.only if n not in (GGML, WHEEL))
-    with Company(model, settings) as company:
+    with Peers(model, settings) as peers:
         sizes = SIZES[:3] if bench.quick else SIZES
-        return {str(n): company.row(f"{n} at once", Row(n, 32, ""), bench.n_vocab[model.name]) for n in sizes}
+        return {str(n): peers.row(f"{n} at once", Row(n, 32, ""), bench.n_vocab[model.name]) for n in sizes}
 
 
 def by_threads(bench: Bench) -> dict[str, Any]:
@@ -101,8 +101,8 @@ def by_threads(bench: Bench) -> dict[str, Any]:
     for threads in sorted({1, min(2, bench.settings.threads), bench.settings.threads}):
         settings = dataclasses.replace(bench.settings, threads=threads, seconds=3)
         settings.only = tuple(n for n in settings.only if n != GGML)
-        with Company(model, settings) as company:
-            found[str(threads)] = company.row("64x32", Row(64, 32, ""), bench.n_vocab[model.name])
+        with Peers(model, settings) as peers:
+            found[str(threads)] = peers.row("64x32", Row(64, 32, ""), bench.n_vocab[model.name])
     return found
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import asked, machine, tables
-from benchmarks.peers import ENGINES, OURS, Company, Model, Settings
+from benchmarks.peers import ENGINES, OURS, Model, Peers, Settings
 from benchmarks.processes import ROOT, WorkerError
 from benchmarks.sections import SECTIONS, Bench
 from benchmarks.texts import ROWS
@@ -133,13 +133,13 @@ def measure_rows(bench: Bench, chosen: list[str], keeper: Keeper, until: float) 
         rows = [r.split("/")[1] for r in chosen if r.startswith(f"{name}/")]
         if not rows:
             continue
-        with Company(model, bench.settings) as company:
+        with Peers(model, bench.settings) as peers:
             for row in rows:
                 start = time.perf_counter()
-                if start > until and company.settings.most > 1:
+                if start > until and peers.settings.most > 1:
                     print("time is up: what follows gets a single round (--minutes)", flush=True)
                     bench.settings.least = bench.settings.most = 1
-                found = company.row(row, ROWS[row], bench.n_vocab[name])
+                found = peers.row(row, ROWS[row], bench.n_vocab[name])
                 keeper.add("rows", found, bench.settings, f"{name}/{row}")
                 report(f"{name}, {ROWS[row].about}", found, time.perf_counter() - start)
 

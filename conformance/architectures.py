@@ -5,7 +5,7 @@ runs it three ways, and refembed, through its public `Embedder`, in each numeric
 
     unaligned   0: tensors of a trace, on either side, that have no partner
     local       each operation on llama.cpp's own inputs: `exact`, `fast` within the bound of its kind; `ggml` 0 bits
-    whole       each tensor of the run as it is, max |ours - theirs| / max |theirs|: within the bound of its kin
+    whole       each tensor of the run as it is, max |ours - theirs| / max |theirs|: within the bound of its group
     1 - cos     of the vector: within its bound, and the floor
     vectors     `ggml` 0: numbers that have other bits than llama.cpp's, with flash attention and without
     batch       0: numbers that have other bits in a batch than alone (`exact`, `fast`), or than llama.cpp's in the same
@@ -93,7 +93,7 @@ class Variant:
         return str(self.options.get("type_name", "F32"))
 
     @property
-    def kin(self) -> str:
+    def group(self) -> str:
         """Row of the bounds of whole runs: `gemma3`, `gemma3 Q8_0`."""
         return self.arch if self.type_name == "F32" else f"{self.arch} {self.type_name}"
 
@@ -110,7 +110,7 @@ class Row:
 
     arch: str
     variant: str
-    kin: str
+    group: str
     numerics: str
     tensors: int = 0  # compared, of all texts
     unaligned: list[str] = field(default_factory=list)
@@ -251,7 +251,7 @@ def floor_of(v: Variant, runs: Sequence[Theirs]) -> float:
 
 def floating(v: Variant, path: Path, numerics: str, theirs: Theirs, floor: float) -> Row:
     """`exact` or `fast`, whose distance is measured."""
-    e, row = Embedder.load(path, numerics=numerics), Row(v.arch, v.name, v.kin, numerics, floor=floor)
+    e, row = Embedder.load(path, numerics=numerics), Row(v.arch, v.name, v.group, numerics, floor=floor)
     for trace in theirs.traces:
         for d in traced(e, v, trace, row):
             worse(row.local, kind_of(d, v), d.difference.rel_peak, place(d, trace))
@@ -264,7 +264,7 @@ def floating(v: Variant, path: Path, numerics: str, theirs: Theirs, floor: float
 
 def to_the_bit(v: Variant, path: Path, off: Theirs, on: Theirs) -> Row:
     """`ggml`, which has llama.cpp's bits."""
-    row = Row(v.arch, v.name, v.kin, "ggml")
+    row = Row(v.arch, v.name, v.group, "ggml")
     for flash, theirs in ((False, off), (True, on)):
         e = Embedder.load(path, numerics="ggml", flash_attn=flash, repack=flash)
         row.vectors += sum(unequal(x, y) for x, y in zip(alone(e, v, LENGTHS), theirs.alone, strict=True))
@@ -341,8 +341,8 @@ def errors_of(row: Row) -> Iterator[tuple[str, str, float, str]]:
         return
     for kind, (error, at) in row.local.items():
         yield f"architectures.local.{row.numerics}", kind, error, f"{row.arch}/{row.variant}: {at}"
-    yield f"architectures.whole.{row.numerics}", row.kin, row.whole, f"{row.arch}/{row.variant}: {row.whole_at}"
-    yield f"architectures.distance.{row.numerics}", row.kin, row.distance, f"{row.arch}/{row.variant}"
+    yield f"architectures.whole.{row.numerics}", row.group, row.whole, f"{row.arch}/{row.variant}: {row.whole_at}"
+    yield f"architectures.distance.{row.numerics}", row.group, row.distance, f"{row.arch}/{row.variant}"
 
 
 def judge(row: Row, bounds: Bounds) -> Row:
@@ -401,4 +401,4 @@ def measure_alone(v: Variant) -> list[Row]:
         try:
             return measure(v, Path(folder))
         except RefembedError as e:
-            return [Row(v.arch, v.name, v.kin, numerics, broke=str(e)) for numerics in NUMERICS]
+            return [Row(v.arch, v.name, v.group, numerics, broke=str(e)) for numerics in NUMERICS]

@@ -216,7 +216,7 @@ def glance(rows: Sequence[Row]) -> Iterator[str]:
         places = {"none": "", "norm": "RoPE, neighbors", "neox": "RoPE, halves"}[traits.rope]
         places = {"bert": "learned", "jina-bert-v2": "ALiBi", "t5encoder": "buckets"}.get(arch, places)
         bits = sum(len(r.wrong) + r.vectors + r.batch for r in mine if r.numerics == "ggml")
-        floats = [r for r in mine if r.kin == arch]
+        floats = [r for r in mine if r.group == arch]
         far = [max((r.distance for r in floats if r.numerics == kind), default=0.0) for kind in ("exact", "fast")]
         mask = "all" if traits.encoder else "back"
         window = {"none": "", "standard": ", window", "symmetric": ", window"}[traits.window]

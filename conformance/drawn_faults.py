@@ -457,7 +457,7 @@ def batches(rng: Rng, t: Target) -> Piece:
         ("first alone wrong", ("alone.*", ".*alone.*")),
     ]  # fmt: skip
     if t.model.arch != "bert":
-        rows = [r for r in rows if r[0] != "padding attended"]  # under a causal mask nobody sees it
+        rows = [r for r in rows if r[0] != "padding attended"]  # under a causal mask no token sees it
     about, names = rows[int(rng.integers(len(rows)))]
     return Piece("batch", about, names, batch=about, amount=n)
 

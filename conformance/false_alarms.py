@@ -88,7 +88,7 @@ class Outcome:
 
     @property
     def alarm(self) -> bool:
-        """Whether somebody would be sent to look for a fault that is not there."""
+        """Whether a user would be sent to look for a fault that is not there."""
         return self.kind not in QUIET or self.first_wrong_tensor is not None
 
 

@@ -31,7 +31,7 @@ from refembed.verify.engines.http import HttpEngine, token_ids
 from refembed.verify.engines.http_client import RefusedError
 from refembed.verify.engines.live import LiveLlamaCpp
 
-TYPED = "this engine's input is made by refembed, not by whoever asks"
+TYPED = "this engine's input is made by refembed, not by the caller"
 
 
 class NotAskedError(Exception):

@@ -38,7 +38,7 @@ def record(model: str, oracle: Live, environment: dict[str, str], date: str) -> 
         arrays[name] = np.array([i for one in ids for i in one], np.int32)
         arrays[f"{name}-ends"] = np.cumsum([len(one) for one in ids]).astype(np.int32)
     build = oracle.build()
-    build["files"] = [{**f, "path": Path(f["path"]).name} for f in build["files"]]  # where it lay is nobody's business
+    build["files"] = [{**f, "path": Path(f["path"]).name} for f in build["files"]]  # where it lay does not matter
     options = {"threads": 1, "flash_attn": False, "extra_buffer_types": False, "pooling": "mean", "normalize": -1}
     about = {"model": model, "date": date, "oracle": build, "options": options, "environment": environment}
     arrays["about"] = np.array(json.dumps(about))

@@ -6,9 +6,9 @@ well.
 
 Speed is GB/s, bytes read plus bytes written: blocks in, float32 out. A copy reads and writes float32. The competitors
 take turns, round after round, on the same machine; a turn is the best of three runs, as others may use the machine too,
-and the medians of the rounds are shown: so it is the ratios that count. `twin` is one thread, `threads` the twin on all
-cores. ggml runs in a process of its own, on one thread; it and the twins write into a buffer that is in use already,
-gguf-py makes its own.
+and the medians of the rounds are shown: so it is the ratios that count. `compiled` is the compiled version
+on one thread, `threads` on all cores. ggml runs in a process of its own, on one thread; it and the compiled versions
+write into a buffer that is in use already, gguf-py makes its own.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from refembed.kernels.threads import cores
 
 WEIGHTS = 1 << 22  # a type; 16 MiB of float32: no core's own cache holds it
 ROUNDS, RUNS = 7, 3
-COLUMNS = ("type", "bytes tried", "≠ ggml", "≠ gguf-py", "twin", "threads", "ggml", "gguf-py", "copy")
+COLUMNS = ("type", "bytes tried", "≠ ggml", "≠ gguf-py", "compiled", "threads", "ggml", "gguf-py", "copy")
 RATIOS = ("of copy", "x ggml", "x gguf-py")
 
 
 @dataclass
 class Row:
-    """What was found about one type. A mismatch count is None, a speed 0, where there is nobody to ask."""
+    """What was found about one type. A mismatch count is None, a speed 0, where there is no other decoder."""
 
     type: str
     nbytes: int  # bytes tried
-    ggml: int | None  # mismatches of definition and twin together
+    ggml: int | None  # mismatches of definition and compiled version together
     gguf_py: int | None
     speed: dict[str, float] = field(default_factory=dict)  # who -> GB/s
 
@@ -104,7 +104,7 @@ def race(type: QuantType, raw: U8, out: F32, ggml: Ggml | None, python: bool, ro
         return once
 
     runners = {
-        "twin": timed(lambda: decode_compiled(blocks, type, out, threads=1)),
+        "compiled": timed(lambda: decode_compiled(blocks, type, out, threads=1)),
         "threads": timed(lambda: decode_compiled(blocks, type, out)),
         "copy": timed(lambda: np.copyto(copied, out)),
     }
@@ -141,9 +141,9 @@ def table_of(rows: list[Row]) -> Table:
     for row in rows:
         counts = ["none to ask" if n is None else str(n) for n in (row.ggml, row.gguf_py)]
         speeds = [f"{row.speed[who]:.1f}" if who in row.speed else "" for who in COLUMNS[4:]]
-        twin = row.speed["twin"]
-        ratios = [f"{twin / row.speed['copy']:.0%}"]
-        ratios += [f"{twin / row.speed[who]:.1f}" if who in row.speed else "" for who in ("ggml", "gguf-py")]
+        compiled = row.speed["compiled"]
+        ratios = [f"{compiled / row.speed['copy']:.0%}"]
+        ratios += [f"{compiled / row.speed[who]:.1f}" if who in row.speed else "" for who in ("ggml", "gguf-py")]
         table.add_row(row.type, f"{row.nbytes:,}", *counts, *speeds, *ratios)
     return table
 

@@ -37,7 +37,7 @@ Signature = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Number:
-    """A number somebody chose."""
+    """A number that was chosen by hand."""
 
     module: ModuleType
     name: str

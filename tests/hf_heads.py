@@ -62,7 +62,7 @@ def classifier(folder: Path, *, pool: str = "cls", labels: int = 3) -> None:
 
 
 def roberta(folder: Path) -> None:
-    """RobertaForSequenceClassification with two classes that nobody named."""
+    """RobertaForSequenceClassification with two unnamed classes."""
     names = {"0": "LABEL_0", "1": "LABEL_1"}
     config = {"architectures": ["RobertaForSequenceClassification"], "id2label": names}
     shapes = {f"roberta.{name}": shape for name, shape in RECORDS["roberta"]["shapes"].items() if "pooler" not in name}

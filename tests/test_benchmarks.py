@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks import asked, machine, tables
 from benchmarks.engines import by_length, in_groups, in_order, padded
-from benchmarks.peers import GGML, NATIVE, OURS, TORCH, WHEEL, Company, Model, Settings, cosine
+from benchmarks.peers import GGML, NATIVE, OURS, TORCH, WHEEL, Model, Peers, Settings, cosine
 from benchmarks.processes import ROOT, Worker, WorkerError, job
 from benchmarks.rounds import interleaved, median, quickest, ratio
 from benchmarks.speed import PAGE, main, rows_of
@@ -196,8 +196,8 @@ def settings(**more: Any) -> Settings:
 
 def test_refembed_stands_alone_where_no_peer_is_there(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     s = settings(only=(OURS, NATIVE))
-    with Company(Model("tiny-f32", str(tiny), first=None, last=None), s) as company:
-        row = company.row("x", Row(6, 7, ""), 40)
+    with Peers(Model("tiny-f32", str(tiny), first=None, last=None), s) as peers:
+        row = peers.row("x", Row(6, 7, ""), 40)
     assert list(row["engines"]) == [OURS]
     assert row["tokens"] == 42
     assert len(row["engines"][OURS]["seconds"]) == 2
@@ -208,8 +208,8 @@ def test_refembed_stands_alone_where_no_peer_is_there(tiny: Path, capsys: pytest
 
 @pytest.mark.oracle
 def test_llama_cpp_in_batches_computes_what_refembed_does(tiny: Path) -> None:
-    with Company(Model("tiny-f32", str(tiny), first=None, last=None), settings(only=(OURS, GGML, WHEEL))) as company:
-        row = company.row("x", Row(80, 9, ""), 40)  # two batches
+    with Peers(Model("tiny-f32", str(tiny), first=None, last=None), settings(only=(OURS, GGML, WHEEL))) as peers:
+        row = peers.row("x", Row(80, 9, ""), 40)  # two batches
     assert set(row["engines"]) == {OURS, GGML, WHEEL}
     assert row["disagree"] == {}
     assert row["engines"][WHEEL]["cosine"] > 0.99999
@@ -217,20 +217,20 @@ def test_llama_cpp_in_batches_computes_what_refembed_does(tiny: Path) -> None:
 
 
 def test_who_computes_something_else_is_not_timed(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Company(Model("tiny-f32", str(tiny), first=None, last=None), settings(only=(OURS, GGML))) as company:
-        company.workers[GGML].vectors = lambda row, way: company.workers[OURS].vectors(row, way)[::-1]  # type: ignore[method-assign]
-        row = company.row("x", Row(6, 7, ""), 40)
+    with Peers(Model("tiny-f32", str(tiny), first=None, last=None), settings(only=(OURS, GGML))) as peers:
+        peers.workers[GGML].vectors = lambda row, way: peers.workers[OURS].vectors(row, way)[::-1]  # type: ignore[method-assign]
+        row = peers.row("x", Row(6, 7, ""), 40)
     assert list(row["engines"]) == [OURS]
     assert row["disagree"][GGML] < 0.99999
     assert "refembed ggml computes something else here (cosine" in capsys.readouterr().out
 
 
 def test_an_engine_that_dies_leaves_the_others(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Company(Model("tiny-f32", str(tiny), first=None, last=None), settings(only=(OURS, GGML))) as company:
-        dying = company.workers[GGML]
-        company.way(GGML, "x", IDS, IDS)
+    with Peers(Model("tiny-f32", str(tiny), first=None, last=None), settings(only=(OURS, GGML))) as peers:
+        dying = peers.workers[GGML]
+        peers.way(GGML, "x", IDS, IDS)
         dying.process.kill()
-        row = company.row("x", Row(6, 7, ""), 40)
+        row = peers.row("x", Row(6, 7, ""), 40)
     assert list(row["engines"]) == [OURS]
     assert (
         "without refembed ggml from here on: refembed ggml: its process ended with SIGKILL" in capsys.readouterr().out

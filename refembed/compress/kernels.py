@@ -1,7 +1,8 @@
 """The four inner loops of searching and encoding, as a caller sees them. Their Numba versions in `jit` do the work.
 
 `plain` has the definitions in NumPy, under the same names and with the same arguments. Tests compare the two:
-`hamming`, `sum_table` and `nearest` bit for bit, `dot_codes` to float32's rounding, as its twin adds in lanes.
+`hamming`, `sum_table` and `nearest` bit for bit, `dot_codes` to float32's rounding: its compiled version adds in
+lanes.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ class Metadata(Mapping[str, Value]):
         return self._look_up(key, default, "UINT32", lambda t, v: t == "UINT32")
 
     def integer(self, key: str, default: T | Missing = MISSING) -> int | T:
-        """An integer of any width that is not negative, for keys whose width somebody else judges."""
+        """An integer of any width that is not negative, for keys whose width another check judges."""
         return self._look_up(key, default, "an integer, 0 or more", lambda t, v: t in INTEGERS and v >= 0)
 
     def float(self, key: str, default: T | Missing = MISSING) -> Float | T:

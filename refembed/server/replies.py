@@ -18,7 +18,7 @@ JSON_TYPE = "application/json; charset=utf-8"
 
 
 async def read_body(request: Request) -> bytes:
-    """The body. ApiError 413 above 100 MiB, 503 where all bodies together are too large; Gone where it ends early."""
+    """The body. ApiError 413 above 100 MiB, 503 where all bodies are too large; ClientDisconnected if it ends early."""
     too_large = ApiError(f"the body is larger than {MAX_BODY} bytes", status=413)
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > MAX_BODY:

@@ -160,8 +160,8 @@ class State:
     async def off_loop(self, request: Request, work: Callable[..., T], *args: Any) -> T:
         """Run text work (parsing, tokenizing, writing JSON) where it does not hold up other requests.
 
-        Requests with large bodies have threads of their own, so that small ones never wait behind them. Gone if the
-        client of such a request leaves first; work that has not begun is then dropped.
+        Requests with large bodies have threads of their own, so that small ones never wait behind them.
+        ClientDisconnected if the client of such a request leaves first; work that has not begun is then dropped.
         """
         if request.state.held.bytes > LARGE_BODY:
             return await unless_gone(request, self.large.submit(work, *args))
@@ -175,7 +175,7 @@ class State:
 
 
 async def unless_gone(request: Request, future: Future[T]) -> T:
-    """The result of a thread's work. Gone if the client leaves before it is there; work not begun is cancelled."""
+    """The result of a thread's work. ClientDisconnected if the client leaves first; work not begun is cancelled."""
     wanted = asyncio.ensure_future(asyncio.wrap_future(future))
     leaving = asyncio.ensure_future(left(request))
     try:

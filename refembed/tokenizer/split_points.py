@@ -24,7 +24,7 @@ KEPT_LENGTH = 64  # characters: longer parts hardly come twice
 
 
 class SplitPoints:
-    """The seams of texts, for one vocabulary. Tokens that are no UTF-8 do not count: no text in UTF-8 has them.
+    """The split points of texts, for one vocabulary. Tokens that are no UTF-8 do not count: no text in UTF-8 has them.
 
     The pairs of neighbors are in a Bloom filter: one in a thousand that are not there seems to be. That hides a seam,
     and never makes one up.
@@ -40,8 +40,8 @@ class SplitPoints:
         if not text:
             return []
         one, other = places(text)
-        seams = np.flatnonzero(~(self.joined[one] & self.joined[other])) + 1
-        return [text[a:b] for a, b in itertools.pairwise([0, *seams.tolist(), len(text)])]
+        split_points = np.flatnonzero(~(self.joined[one] & self.joined[other])) + 1
+        return [text[a:b] for a, b in itertools.pairwise([0, *split_points.tolist(), len(text)])]
 
 
 def places(text: str) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:

@@ -38,7 +38,7 @@ class SPM(ByteTokens):
             hint = "no order of merging follows from that; convert the model again"
             raise ModelError(f"{where}: tokenizer.ggml.scores: a score is NaN", hint=hint)
         self.ranks: list[float] = (-vocab.scores).tolist()  # the lowest merges first
-        self.seams = SplitPoints(vocab.tokens)
+        self.split_points = SplitPoints(vocab.tokens)
         self.has_broken_tokens = not is_utf8(b"\0".join(vocab.tokens))
         self.parts = cached_by_piece(self.merge)
 
@@ -55,10 +55,10 @@ class SPM(ByteTokens):
         return ids
 
     def encode_text(self, text: bytes) -> list[int]:
-        """Spaces to ▁; then each part between two seams is merged on its own."""
+        """Spaces to ▁; then each part between two split points is merged on its own."""
         text = text.replace(b" ", WORD_START)
         try:
-            parts = self.seams.cut(text.decode())
+            parts = self.split_points.cut(text.decode())
         except UnicodeDecodeError:
             return self.encode_broken(text)
         return [i for part in parts for i in self.parts[part]]

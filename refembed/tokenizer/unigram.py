@@ -47,7 +47,7 @@ class Unigram(ByteTokens):
         self.tokens = {vocab.tokens[id]: (id, scores[id]) for id in matched}
         self.unk_score = unknown_score(vocab.scores[vocab.types == NORMAL])
         self.sizes = sizes(self.tokens)
-        self.seams = SplitPoints(self.tokens)
+        self.split_points = SplitPoints(self.tokens)
         self.parts = cached_by_piece(self.best_path)
         self.most = exact_length(self.tokens, self.unk_score)
 
@@ -61,9 +61,9 @@ class Unigram(ByteTokens):
         return ids
 
     def best_path_by_parts(self, text: bytes) -> list[int]:
-        """As `best_path`, each part between two seams on its own: the same ids, as long as sums are exact."""
+        """As `best_path`, each part between two split points on its own: the same ids, as long as sums are exact."""
         try:
-            parts = self.seams.cut(text.decode())
+            parts = self.split_points.cut(text.decode())
         except UnicodeDecodeError:  # half a user-defined token, or a charsmap that puts such bytes in
             return self.best_path(text)
         return [i for part in parts for i in self.parts[part]]

@@ -1,4 +1,4 @@
-"""What depends on the texts beside or before a text: batches, state, caches. What `company.ask` asked, interpreted."""
+"""What depends on texts next to or before a text: batches, state, caches. Interprets what `batch_effects.ask` got."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def equal_lengths_cause(found: Findings, c: BatchEffects) -> list[Cause]:
     if not right or not (np.array(apart) > np.maximum(bound, together.SAME)).any():
         return []
     causes = diagnosed(found, c.equal, places, "equal-lengths", "asked for several texts of equal length")
-    says = "gives other vectors to several texts of equal length, asked for together, than in other company"
+    says = "gives other vectors to several texts of equal length, asked for together, than in other batches"
     return causes or [Cause("equal-lengths", says)]
 
 

@@ -3,7 +3,7 @@
 identity    what the engine says of its model: another one is no matter of arithmetic
 front end   token ids, where the engine shows them; one answer for every text; every pooling
 end to end  vectors against the noise floor of these very texts
-company     the same texts together, alone, and once more
+batches     the same texts together, alone, and once more
 tensors     where the engine shows them: the first wrong one
 cause       hypotheses, until one brings the difference down to the noise floor
 """

@@ -18,7 +18,7 @@ from tests.gguf.shards import split
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An architecture nobody has heard of, with values of every kind."""
+    """An architecture that is not known, with values of every kind."""
     w = GGUFWriter("frob", byteorder=">")
     w.add("frob.embedding_length", 7, "UINT32")
     w.add("frob.attention.head_count", [1, 2], "ARRAY[UINT32]")

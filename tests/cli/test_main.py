@@ -187,7 +187,7 @@ def test_a_reader_that_leaves_before_the_last_line_ends_it_quietly(tiny: Path) -
 
 
 def closed_pipe() -> int:
-    """The end to write to of a pipe that nobody reads."""
+    """The end to write to of a pipe without a reader."""
     read, write = os.pipe()
     os.close(read)
     return write

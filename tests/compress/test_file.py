@@ -60,7 +60,7 @@ def test_no_vectors_are_a_file_too(tmp_path: Path) -> None:
 
 
 def test_every_truncation_and_every_flipped_byte_is_one_error_or_harmless(saved: Path, tmp_path: Path) -> None:
-    """Harmless: zip headers nobody reads (times, attributes); then the contents are as written."""
+    """Harmless: zip headers that are not read (times, attributes); then the contents are as written."""
     whole, path = saved.read_bytes(), tmp_path / "broken.npz"
     good = read(saved)
     for n in range(0, len(whole), 7):

@@ -99,7 +99,7 @@ def asked(
     foreign = Foreign(engine, minilm)
     if not SHARED:
         SHARED.append(Asking(foreign, live, MODEL))
-    asking = copy(SHARED[0])  # the model and the floors of texts are the same, whoever is asked
+    asking = copy(SHARED[0])  # the model and the floors of texts are the same for every engine
     asking.engine, asking.arranged, asking.length = foreign, {}, {None: "", 2: "unit", -1: "raw"}[normalize]
     results = run(asking, some(patterns), Known(Path(), []))
     return {r.test.id: r for r in results}
@@ -201,7 +201,7 @@ class Sorted(Theirs):
 
 
 class Padded(Theirs):
-    """In company, means go over the padding too."""
+    """In a batch, means go over the padding too."""
 
     def embed(self, texts: list[str]) -> list[Any]:
         longest = max(len(self.rows(t)) for t in texts)

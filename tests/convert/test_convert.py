@@ -109,7 +109,7 @@ def test_llama_cpp_loads_the_file_and_tokenizes_with_it(name: str, outtype: str,
 
 
 def two_classes(folder: Path) -> Path:
-    """A classifier with two classes that nobody named: llama.cpp's converter makes a file llama.cpp cannot load."""
+    """A classifier with two unnamed classes: llama.cpp's converter makes a file llama.cpp cannot load."""
     small(folder, architectures=["BertForSequenceClassification"])
     head: dict[str, tuple[int, ...]] = {"classifier.weight": (2, 32), "classifier.bias": (2,)}
     write_weights(folder, bert_shapes(*SIZES) | head, "F32")

@@ -1,4 +1,4 @@
-"""Calls of `Embedder.embed` from several Python threads: the bits of one, whoever comes first to a fresh model."""
+"""Calls of `Embedder.embed` from several Python threads: the bits of one, whichever comes first to a fresh model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""refembed/hub/cache.py: what is in the cache is whole, whoever was killed, and however many work at once."""
+"""refembed/hub/cache.py: what is in the cache is whole, whichever process was killed, and however many work at once."""
 
 from __future__ import annotations
 

@@ -286,7 +286,7 @@ def test_saving_reports_how_far_it_is_and_leaves_nothing_when_it_fails(tmp_path:
     (file,) = promises({"a/b": raw})
     path = tmp_path / "a" / "b"
     cases: list[tuple[bytes, int | None, type[Exception] | None]] = [
-        (raw[:-1], None, Unreachable),  # nobody said how much there is
+        (raw[:-1], None, Unreachable),  # the length was not given
         (raw[:-1], len(raw), Unreachable),
         (raw[:-1], len(raw) - 1, DownloadError),  # all there is, and too little
         (raw + b"!", None, DownloadError),

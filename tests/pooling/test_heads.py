@@ -130,7 +130,7 @@ def reversed_steps(model: Any, ops: Any, tap: Any, found: Any = heads.classifier
 
 
 def softmax_again(model: Any, ops: Any, tap: Any, found: Any = heads.classifier) -> Any:
-    """A softmax nobody asked for."""
+    """A softmax that was not asked for."""
     return [*found(model, ops, tap), ("again", ops.softmax)]
 
 
@@ -190,7 +190,7 @@ def test_pooling_rank_gives_the_heads_outputs_as_they_are(paths: Callable[[str],
     scores = e.embed([ids])
     assert scores.shape == (1, 3)
     assert np.array_equal(scores, e.embed([ids], pooling="rank", normalize=-1))
-    assert np.linalg.norm(e.embed([ids], normalize=2)) == pytest.approx(1)  # if somebody insists
+    assert np.linalg.norm(e.embed([ids], normalize=2)) == pytest.approx(1)  # if asked to
     assert e.embed([], pooling="rank").shape == (0, 3)
     assert np.array_equal(e.embed([ids], dimensions=1), scores[:, :1])
     with pytest.raises(RequestError, match="dimensions 4: the model's vectors have 3 numbers"):

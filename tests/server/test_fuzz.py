@@ -1,4 +1,4 @@
-"""Bodies that nobody would send: refembed and llama-server must say the same, and both live on."""
+"""Bodies that no client should send: refembed and llama-server must say the same, and both live on."""
 
 from __future__ import annotations
 

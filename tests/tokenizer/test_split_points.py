@@ -15,9 +15,9 @@ TEXTS = st.text("ab▁é日😀\0", max_size=12)
 
 
 def test_a_text_is_cut_where_no_token_has_the_two_neighbors() -> None:
-    seams = SplitPoints(t.encode() for t in ("▁the", "▁cat", "t.", "▁▁"))
-    assert seams.cut("▁the▁cat.▁▁dog") == ["▁the", "▁cat.", "▁▁", "d", "o", "g"]
-    assert (seams.cut("a"), seams.cut("")) == (["a"], [])
+    split_points = SplitPoints(t.encode() for t in ("▁the", "▁cat", "t.", "▁▁"))
+    assert split_points.cut("▁the▁cat.▁▁dog") == ["▁the", "▁cat.", "▁▁", "d", "o", "g"]
+    assert (split_points.cut("a"), split_points.cut("")) == (["a"], [])
 
 
 @given(tokens=st.lists(TEXTS), text=TEXTS)
@@ -34,13 +34,13 @@ def test_hardly_a_seam_is_hidden() -> None:
     letters = [chr(c) for c in (*range(0x21, 0x7F), *range(0x400, 0x460), *range(0x4E00, 0x9000))]
     pairs = {rng.choice(letters) + rng.choice(letters) for _ in range(75_000)}  # as many as large vocabularies have
     absent = [a + b for a in letters[:1500] for b in (*letters[:20], "▁") if a + b not in pairs]
-    seams = SplitPoints(pair.encode() for pair in pairs)
-    assert sum(len(seams.cut(pair)) == 1 for pair in absent[:20_000]) < 0.005 * 20_000
+    split_points = SplitPoints(pair.encode() for pair in pairs)
+    assert sum(len(split_points.cut(pair)) == 1 for pair in absent[:20_000]) < 0.005 * 20_000
 
 
 def test_tokens_that_are_no_utf8_hide_no_pair_of_their_neighbors() -> None:
-    seams = SplitPoints([b"ab", b"\xe2", b"cd", b"\xff\xf0", b"ef"])
-    assert seams.cut("abcdefa") == ["ab", "cd", "ef", "a"]
+    split_points = SplitPoints([b"ab", b"\xe2", b"cd", b"\xff\xf0", b"ef"])
+    assert split_points.cut("abcdefa") == ["ab", "cd", "ef", "a"]
 
 
 def test_short_parts_are_tokenized_once() -> None:

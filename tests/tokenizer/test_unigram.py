@@ -145,7 +145,7 @@ def test_only_a_character_without_a_token_of_its_own_is_unknown(make: Make) -> N
 
 def test_unknowns_on_both_sides_of_a_seam_are_one(make: Make) -> None:
     tokenizer = make({"a": -1, "b": -1})
-    assert tokenizer.seams.cut("日本a") == ["日", "本", "a"]
+    assert tokenizer.split_points.cut("日本a") == ["日", "本", "a"]
     assert tokenizer.encode("日本a本日", add_special=False) == [2, 4, 2]
 
 
@@ -167,7 +167,7 @@ def test_an_unknown_character_without_an_unknown_token_is_an_error(tmp_path: Pat
         load(path).encode("abc", add_special=False)
 
 
-# -- cutting at seams ------------------------------------------------------------------------------------------------
+# -- cutting at split points ------------------------------------------------------------------------------------------
 
 
 def test_cut_at_seams_texts_have_the_ids_they_have_whole(variant: Unigram) -> None:

@@ -1,4 +1,4 @@
-"""Compiled twins of `chains` and `codes`: sixteen rows of weights and four of activations at a time.
+"""Compiled versions of `chains` and `codes`: sixteen rows of weights and four of activations at a time.
 
 Packed arrays, T = ceil(m / 16) tiles of weight rows and Q = ceil(n / 4) quads of activation rows, both filled up with
 zeros; E = B / 8 numbers a lane. Kernels get them flat, with the lengths in shape = (Q, nb, E, 16 T):

@@ -4,7 +4,8 @@ A row of x is cut into blocks of 32 (Q8_0, Q8_1) or 256 (Q8_K); each keeps one s
 in magnitude, x ~ d code. The codes come from the exact inverse scale, the stored d is rounded: one never sees the other
 (quantize_row_q8_0, _q8_1: ggml-cpu/arch/x86/quants.c; quantize_row_q8_K_ref: ggml-quants.c).
 
-`quantize` is the definition; `chains_jit.quantize` its fast twin, which writes straight into the order kernels read.
+`quantize` is the definition; `chains_jit.quantize` its compiled version, which writes straight into the order that
+kernels read.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def put(typing_context, words, at, values):
 def getter(kind: Any) -> Any:
     """got(words, at): what `put` put there, a tuple of Numba's type `kind`.
 
-    Its arrays are borrowed: somebody must keep them, since Numba does not count that they are in use here.
+    Its arrays are borrowed: the caller must keep them, since Numba does not count that they are in use here.
     """
 
     @intrinsic

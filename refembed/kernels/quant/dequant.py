@@ -32,11 +32,11 @@ CODEBOOKS = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M")
 
 CHUNK = 1 << 16  # weights that a definition decodes at a time: its temporary arrays stay in the cache
 SHARE = 1 << 20  # weights, 0.2 ms; below this a second thread costs more to wake than it saves
-# How many weights definitions decode while a twin is made ready: a kernel from the cache on disk, or Numba besides.
+# How many weights definitions decode while a compiled version is loaded: a kernel from the cache, or Numba besides.
 WORTH_LOADING, WORTH_IMPORTING = 1 << 22, 1 << 26
 
-Twin = tuple[Callable[..., None], tuple[Any, ...]]
-twins: dict[str, Twin] = {}  # those in use: the kernel, and its codebook if it has one
+CompiledDecoder = tuple[Callable[..., None], tuple[Any, ...]]
+in_use: dict[str, CompiledDecoder] = {}  # those in use: the kernel, and its codebook if it has one
 patience: Counter[str] = Counter()  # weights that definitions have decoded in this process, by type
 
 
@@ -68,7 +68,7 @@ def dequantize(
             raise ModelError(f"tensor type {qtype.name} (id {qtype.id}) has no decoder")
         if out is None:
             out = np.empty(weights, np.float32)
-        if twin_pays(qtype.name, weights):
+        if compiling_pays(qtype.name, weights):
             decode_compiled(blocks, qtype, out, threads)
         else:
             decode_defined(blocks, qtype, out)
@@ -83,13 +83,13 @@ def plain(x: Any, out: F32 | None) -> F32:
     return out
 
 
-def twin_pays(name: str, weights: int) -> bool:
+def compiling_pays(name: str, weights: int) -> bool:
     """Whether this many weights more are reason enough to use the Numba version of a type.
 
     Always, once it is loaded. Before that, when definitions have spent as long on decoding as loading it takes: then
     neither choice is ever more than twice as slow as the better one.
     """
-    if name in twins:
+    if name in in_use:
         return True
     patience[name] += weights
     if "numba" in sys.modules:
@@ -105,17 +105,17 @@ def definition(name: str) -> Callable[[Any], Float]:
     return function
 
 
-def compiled(name: str) -> Twin:
+def compiled(name: str) -> CompiledDecoder:
     """The Numba kernel of a type, (raw, *codebook, out, begin, end), and its codebook."""
-    if name not in twins:
+    if name not in in_use:
         kernel = getattr(importlib.import_module(f"refembed.kernels.quant.dequant_jit_{FAMILY[name]}"), name.lower())
         codebook: tuple[Any, ...] = ()
         if name in CODEBOOKS:
             from refembed.kernels.quant import dequant_iquants
 
             codebook = (dequant_iquants.codebook(name).reshape(-1),)
-        twins[name] = kernel, codebook
-    return twins[name]
+        in_use[name] = kernel, codebook
+    return in_use[name]
 
 
 def decode_defined(blocks: Any, qtype: QuantType, out: F32) -> None:

@@ -1,7 +1,7 @@
 """What K-quants mean, in NumPy: blocks of 256 weights, with a scale, and often a minimum, for each 16 or 32 of them.
 
 Scales are whole numbers themselves, of 4 to 8 bits, times the block's d. Conventions: dequant_legacy.py. The compiled
-twins, by the same names, are in dequant_jit_kquants.py.
+compiled versions, by the same names, are in dequant_jit_kquants.py.
 """
 
 from __future__ import annotations

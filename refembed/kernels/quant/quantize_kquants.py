@@ -4,7 +4,7 @@ Every function takes x (N, 256) and fills N blocks, structured arrays of the dty
 (quantize_search.py) finds each run's scale and codes; then the scales are rounded to the bits they have, and all codes
 are rounded once more to fit the scales as stored. Mirrors quantize_row_q*_K_ref (ggml-quants.c), bit for bit.
 
-`search` is where the searches come from: the module that defines them, or its compiled twin.
+`search` is where the searches come from: the module that defines them, or its compiled version.
 """
 
 from __future__ import annotations

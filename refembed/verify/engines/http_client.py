@@ -2,7 +2,7 @@
 
 | what happens                              | EngineError says                                            |
 |-------------------------------------------|-------------------------------------------------------------|
-| nobody listens, no such host, no TLS      | ... cannot be reached: the system's own reason              |
+| no listener,    no such host, no TLS      | ... cannot be reached: the system's own reason              |
 | no answer in time                         | ... gave no answer in N s                                   |
 | status 4xx, 5xx                           | ... answered 400: the message in the body                   |
 | a redirect                                | ... sends elsewhere: the address                            |

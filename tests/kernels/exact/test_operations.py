@@ -55,7 +55,7 @@ def test_layer_norm_is_the_papers_formula(ops: Ops, C: int, eps: float) -> None:
 
 
 def test_layer_norm_adds_first_what_it_is_told_to(ops: Ops) -> None:
-    """With the bits of a sum by NumPy, seen and unseen, whoever replaces the operation."""
+    """With the bits of a sum by NumPy, traced and not traced, whichever operation is replaced."""
     x, y, g = (random(k, 5, 24).astype(ops.dtype) for k in (21, 22, 23))
     w, tap = stored(g[0], "gp"), at_layer(Recorder(), 0)
     want = ops.layer_norm(x + y, w, w, 1e-5)

@@ -111,7 +111,7 @@ def test_no_two_arrays_overlap() -> None:
 
 
 def test_what_is_kept_has_an_end() -> None:
-    """Free blocks go when there is no room for another; without room, an array is nobody's but its owner's."""
+    """Free blocks go when there is no room for another; without room, an array belongs to its owner alone."""
     arrays, rng = Scratch(), random.Random(1)
     for _ in range(200):
         arrays.empty((rng.randrange(SMALLEST, MOST),))

@@ -169,7 +169,7 @@ def test_softmax_and_tanh_are_their_formulas(ops: Ops) -> None:
 
 def test_experts_multiply_each_token_by_its_own_matrices(ops: Ops) -> None:
     x, w = random(31, 9, 10), random(32, 5, 7, 10)  # 5 matrices (7, 10)
-    chosen = np.array([[0, 3], [3, 0], [1, 1], [4, 0], [0, 1], [3, 4], [1, 3], [0, 4], [4, 3]])  # nobody chose 2
+    chosen = np.array([[0, 3], [3, 0], [1, 1], [4, 0], [0, 1], [3, 4], [1, 3], [0, 4], [4, 3]])  # no token chose 2
     tensor = stored(w, "ffn_up_exps")
     want = [[w[e].astype(np.float64) @ x[t].astype(np.float64) for e in chosen[t]] for t in range(9)]
     got = ops.experts(x.astype(ops.dtype), tensor, chosen)
@@ -179,7 +179,7 @@ def test_experts_multiply_each_token_by_its_own_matrices(ops: Ops) -> None:
         [w[e].astype(np.float64) @ rows[t, i].astype(np.float64) for i, e in enumerate(chosen[t])] for t in range(9)
     ]
     close(ops.experts(rows.astype(ops.dtype), tensor, chosen), want, ops)
-    for t in range(9):  # whoever else goes to that expert
+    for t in range(9):  # whichever other tokens go to that expert
         alone = ops.experts(x[t : t + 1].astype(ops.dtype), tensor, chosen[t : t + 1])
         assert alone.tobytes() == got[t : t + 1].tobytes()
 
@@ -226,7 +226,7 @@ masks = st.builds(
 
 @given(masks, st.integers(1, 30))
 def test_every_mask_leaves_each_query_one_piece_with_itself_in_it(mask: AttentionMask, n: int) -> None:
-    """The definition's piece, and its compiled twin's, are the rules' answers for each pair."""
+    """The definition's piece, and its compiled version's, are the rules' answers for each pair."""
     begin, end = attention.reach(n, mask)
     for i in range(n):
         seen = [j for j in range(n) if sees(i, j, mask)]

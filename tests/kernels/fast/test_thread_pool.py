@@ -1,4 +1,4 @@
-"""Helpers that stay awake: every part once, the bits of one core, and nobody waits for ever."""
+"""Helpers that stay awake: every part once, the bits of one core, and no thread waits for ever."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_a_bias_is_added_to_the_scores_in_a_step_of_its_own(mask, flash_attn):
     assert list(ours) == ["v_cont", "kq", "kq_plus_kq_b", "kq_soft_max", "kqv"]
     (kq,) = run([("ggml_mul_mat", [heads(k, H), heads(q, H)])])
     assert differ(ours["kq"], kq) == 0
-    own = np.isfinite(hidden)  # the places of other texts hold what nobody sees
+    own = np.isfinite(hidden)  # the places of other texts are not seen
     (added,) = run([("ggml_add", [kq, spread])])
     assert differ(ours["kq_plus_kq_b"][:, own], added[:, own]) == 0
     (shares,) = run([("ggml_soft_max_ext", [added, hidden, 1.0, 0.0])])

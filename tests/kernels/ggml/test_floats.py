@@ -1,4 +1,4 @@
-"""Products with float weights against ggml's own, bit for bit; and the definition of each order against its twin."""
+"""Products with float weights against ggml's own, bit for bit; and each order's definition against its kernel."""
 
 import itertools
 import math

@@ -28,7 +28,7 @@ from refembed.kernels.quant.dequant_legacy import e8m0, ue4m3
 NAMES = list(FAMILY)
 WITHOUT_GGML = {"Q8_1"}  # types that ggml decodes nowhere: activations, whose dot products read the codes themselves
 WITHOUT_GGUF_PY = {"Q8_1", "Q8_K", "Q1_0", "Q2_0"}  # gguf-py 0.19 has no decoder for these
-WAYS = {"definition": decode_defined, "twin": decode_compiled}
+WAYS = {"definition": decode_defined, "compiled": decode_compiled}
 
 
 def random_blocks(name: str, n: int, seed: int = 0) -> Any:
@@ -37,7 +37,7 @@ def random_blocks(name: str, n: int, seed: int = 0) -> Any:
 
 
 def decoded(way: str, name: str, raw: Any) -> Any:
-    """raw by the definition or by the twin."""
+    """raw by the definition or by the compiled version."""
     type = BY_NAME[name]
     out = np.empty(raw.size // type.nbytes * type.weights, np.float32)
     with np.errstate(all="ignore"):
@@ -76,7 +76,7 @@ def test_definition_and_twin_are_ggmls_own_bits(name: str, ggml: Ggml) -> None:
     expected = ggml.decode(BY_NAME[name].id, raw)
     if name not in ("MXFP4", "NVFP4"):  # their scales are one byte, and always finite
         assert 0 < np.isnan(expected).mean() < 0.1
-    assert {way: differ(decoded(way, name, raw), expected) for way in WAYS} == {"definition": 0, "twin": 0}
+    assert {way: differ(decoded(way, name, raw), expected) for way in WAYS} == {"definition": 0, "compiled": 0}
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_definition_and_twin_are_ggmls_own_bits(name: str, ggml: Ggml) -> None:
 def test_five_million_weights_are_ggmls_own_bits(name: str, seed: int, ggml: Ggml) -> None:
     raw = random_blocks(name, 5_000_000 // BY_NAME[name].weights, seed)
     expected = ggml.decode(BY_NAME[name].id, raw)
-    assert {way: differ(decoded(way, name, raw), expected) for way in WAYS} == {"definition": 0, "twin": 0}
+    assert {way: differ(decoded(way, name, raw), expected) for way in WAYS} == {"definition": 0, "compiled": 0}
 
 
 @pytest.mark.oracle
@@ -110,12 +110,12 @@ def test_q8_1_is_q8_0_with_a_sum_that_nobody_decodes(ggml: Ggml) -> None:
     for field in ("d", "qs"):
         q8_0[field] = raw.view(BY_NAME["Q8_1"].block)[field]
     expected = ggml.decode(BY_NAME["Q8_0"].id, q8_0.view(np.uint8))
-    assert {way: differ(decoded(way, "Q8_1", raw), expected) for way in WAYS} == {"definition": 0, "twin": 0}
+    assert {way: differ(decoded(way, "Q8_1", raw), expected) for way in WAYS} == {"definition": 0, "compiled": 0}
 
 
 @pytest.mark.oracle
 def test_the_report_counts_what_differs(ggml: Ggml, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m conformance report types`: nothing now, and every number that a broken twin gets wrong."""
+    """`python -m conformance report types`: nothing now, and every number that a broken one gets wrong."""
     row = types.examine(BY_NAME["Q4_K"], ggml, rounds=1, weights=2560)
     assert (row.nbytes, row.ggml, row.gguf_py) == (1440, 0, 0)
     assert min(row.speed.values()) > 0
@@ -332,17 +332,17 @@ assert "numba" in sys.modules and not x.any()
 
 
 def test_small_reads_do_not_pay_for_numba() -> None:
-    """Definitions decode until a twin would have paid for itself."""
+    """Definitions decode until a compiled version would have paid for itself."""
     subprocess.run([sys.executable, "-c", SMALL_READS], check=True, timeout=120)
 
 
 def test_a_loaded_twin_is_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dequant, "twins", {})
+    monkeypatch.setattr(dequant, "in_use", {})
     monkeypatch.setattr(dequant, "patience", type(dequant.patience)())
     import refembed.kernels.llvm.jit  # noqa: F401
 
-    assert not dequant.twin_pays("Q4_0", dequant.WORTH_LOADING)
-    assert not dequant.twin_pays("Q5_0", dequant.WORTH_LOADING)
-    assert dequant.twin_pays("Q4_0", 1)
+    assert not dequant.compiling_pays("Q4_0", dequant.WORTH_LOADING)
+    assert not dequant.compiling_pays("Q5_0", dequant.WORTH_LOADING)
+    assert dequant.compiling_pays("Q4_0", 1)
     dequant.compiled("Q5_0")
-    assert dequant.twin_pays("Q5_0", 1)
+    assert dequant.compiling_pays("Q5_0", 1)

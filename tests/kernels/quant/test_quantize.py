@@ -1,4 +1,4 @@
-"""The quantizers against ggml's own, live from the pinned wheel, bit for bit: the definitions and their twins alike."""
+"""The quantizers, defined and compiled, against ggml's own, live from the pinned wheel, bit for bit."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def filled(x: F32, name: str, search: ModuleType | None) -> U8:
 
 
 def searches(name: str) -> list[ModuleType | None]:
-    """The definition and its twin, where there are two."""
+    """The definition and its compiled version, where there are two."""
     if name not in SEARCHED:
         return [None]
     return [importlib.import_module(f"refembed.kernels.quant.quantize_{which}") for which in ("search", "jit")]

@@ -263,7 +263,7 @@ def test_vectors_of_unequal_length():
 
 
 def test_nobody_listens():
-    with socket.socket() as s:  # bound, not listening: refused, and nobody else takes the port
+    with socket.socket() as s:  # bound, not listening: refused, and no other process takes the port
         s.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{s.getsockname()[1]}"
         with pytest.raises(EngineError, match=r"cannot be reached: .*[Rr]efused.*\n  hint: is the server running"):

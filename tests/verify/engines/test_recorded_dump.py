@@ -183,7 +183,7 @@ def test_the_engine(tmp_path, text, tiny):
 
 
 def test_ids_that_the_text_tells(tmp_path, text, tiny):
-    """llama-debug writes them to a file of its own, ...-prompt.txt; whoever puts both together is understood."""
+    """llama-debug writes them to a file of its own, ...-prompt.txt; the two put together are understood."""
     path = tmp_path / "run.txt"
     path.write_text(f"prompt: {TEXT}\nn_tokens: 3\ntoken ids: 2, 12, 3\n" + text)
     engine = open_engine(str(path), tiny)
