@@ -50,6 +50,7 @@ HELPFUL = 0.9  # of what a first cause leaves: a second that leaves less is look
 FAR = 100.0  # times its bound: what lies beyond is no rounding, whatever the arithmetic
 BY_SIZE = 4.0  # half precision is judged by size: within this factor
 CPU_SECONDS = 60.0  # of processor time, where no budget is given: no further round begins after it
+CHUNK = 200  # pairs that are screened before the clock is looked at
 Scores = dict[Hypothesis, float]
 
 
@@ -83,7 +84,15 @@ class Diagnostician:
 
     def run(self) -> Diagnosis:
         """Round after round until one explains."""
-        for search in (self.singles, self.numbers, self.single_parts, self.weights, self.seconds, self.products):
+        for search in (
+            self.singles,
+            self.numbers,
+            self.single_parts,
+            self.weights,
+            self.seconds,
+            self.products,
+            self.early_products,
+        ):
             if self.settled():
                 break
             if search != self.singles and self.late():  # the first round counts what it leaves out by itself
@@ -226,6 +235,21 @@ class Diagnostician:
         pairs = [joined(a, b) for a in front for b in back]
         pairs += [joined(a, b) for a in back for b in back if a.stage == "pooling" and b.stage == "vector"]
         self.take(screen(self.case, pairs))
+
+    def early_products(self) -> None:
+        """Each change of the text or its tokens with each behind it, where neither helps without the other."""
+        front = [h for h in self.listed if h.stage in ("text", "tokens")]
+        behind = [h for h in self.listed if h.stage in ("tokens", "model")]
+        pairs = [joined(a, b) for a in front for b in behind if a is not b and not (a.family and a.family == b.family)]
+        scores: Scores = {}
+        for begin in range(0, len(pairs), CHUNK):
+            if self.late():
+                self.case.budget.untried["pair"] += len(pairs) - begin
+                break
+            scores |= screen(self.case, pairs[begin : begin + CHUNK])
+            if min(scores.values(), default=1.0) <= trials.CLEAR:
+                break
+        self.take(scores)
 
     def sized_beside(self, found: Sequence[Trial]) -> list[Trial]:
         """Half precision under what explains nearly all."""
