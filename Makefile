@@ -1,5 +1,6 @@
 # make demo          the newcomer's first minute: a virtual environment, refembed, one embedding
 # make test          lint, types, import contract, all tests (fast and oracle tiers)
+# make test-fast     the tests that need no llama.cpp, the inner loop
 # make check         lint, types, import contract
 # make conformance   the suite against live llama.cpp, with its report
 # make bench         speed beside the native engines
@@ -12,7 +13,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2  # processes that tests are dealt to, a file at a time; 0: this one alone
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check conformance bench test-slow test-peers vocabularies clean
+.PHONY: demo test test-fast check conformance bench test-slow test-peers vocabularies clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -27,6 +28,9 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not oracle and not slow and not peers"
 
 conformance: $(VENV)/.test
 	$(BIN)/python -m conformance run

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from conformance.__main__ import main as conformance_command
 from refembed import Embedder
 from refembed.hub.cache import cache_folder
 from refembed.testing.synthetic import synthetic
@@ -226,3 +227,16 @@ def test_the_readme_as_it_stands(minilm_folder: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert "FAILED" not in done.stderr
     assert (tmp_path / "page.html").exists()
+
+
+def test_what_contributors_read_names_files_and_commands_that_are_there() -> None:
+    """Paths in back quotes, links, make targets and the subcommands of `python -m conformance`."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = set(conformance_command.commands)
+    for page in ("CONTRIBUTING.md", "SECURITY.md", "README.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        paths = re.findall(r"`((?:refembed|tests|conformance|docs|examples)/[\w./-]+)`", text)
+        paths += re.findall(r"\]\(([^)#:]+)\)", text)
+        assert [path for path in paths if not (ROOT / path).exists()] == [], page
+        assert set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)?)", text)) - targets <= {"it"}, page
+        assert set(re.findall(r"python -m conformance ([a-z-]+)", text)) <= commands, page
