@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refembed import Embedder, ModelError, RequestError, Trace, embedder
+from refembed import Embedder, GGUFError, ModelError, RequestError, Trace, embedder
 from refembed.embedder import UNEVEN, balance
 from refembed.gguf import open_gguf
 from refembed.testing.synthetic_lora import synthetic_lora
@@ -52,7 +52,7 @@ def test_shapes(e: Embedder) -> None:
 
 def test_text_bytes_and_ids_are_the_same_input(e: Embedder) -> None:
     ids = e.tokenize("the cat")
-    assert ids[0], ids[-1] == (2, 3)
+    assert (ids[0], ids[-1]) == (2, 3)
     a, b, c = e.embed(["the cat", b"the cat", ids])
     assert np.array_equal(a, b)
     assert np.array_equal(a, c)
@@ -175,7 +175,7 @@ def test_what_is_no_model_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="numerics 'cupy'"):
         Embedder.load("x.gguf", numerics="cupy")
     (tmp_path / "x.gguf").write_bytes(b"hello")
-    with pytest.raises(Exception, match=r"x\.gguf"):
+    with pytest.raises(GGUFError, match=r"x\.gguf"):
         Embedder.load(tmp_path / "x.gguf")
 
 

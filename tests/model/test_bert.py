@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
-from refembed.errors import EngineError
+from refembed.errors import EngineError, ModelError
 from refembed.verify.compare.align import align
 from refembed.verify.compare.replay import replay
 from refembed.verify.engines.llamacpp import LlamaCpp
@@ -59,5 +59,5 @@ def test_llama_cpp_refuses_what_we_refuse(tmp_path: Path) -> None:
     less = without(path, tmp_path / "less.gguf", "blk.1.ffn_down.weight", "blk.1.ffn_down.bias")
     with pytest.raises(EngineError):
         LlamaCpp(less).embed([[1, 2]])
-    with pytest.raises(Exception, match=r"missing    blk.1.ffn_down.weight"):
+    with pytest.raises(ModelError, match=r"missing    blk.1.ffn_down.weight"):
         Embedder.load(less)

@@ -270,5 +270,5 @@ def test_a_bias_that_modern_bert_has_not_is_refused_by_both(tmp_path: Path) -> N
     more = copied(path, tmp_path / "n.gguf", tensors={"cls.bias": np.zeros(36, np.float32)})
     with pytest.raises(ModelError, match=r"unexpected cls\.bias"):
         load_model(open_gguf(more))
-    with pytest.raises(Exception, match="cannot load this model"):
+    with pytest.raises(EngineError, match="cannot load this model"):
         LlamaCpp(more)

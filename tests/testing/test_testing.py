@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from typing import Any
+from unittest import SkipTest
 
 import numpy as np
 import pytest
@@ -38,9 +39,8 @@ def test_a_subclass_gets_a_test_of_its_own_from_each_property() -> None:
 
 
 def test_an_exception_is_a_skipped_test_that_says_why() -> None:
-    with pytest.raises(Exception, match="NumPy adds a lone row in another order") as caught:
+    with pytest.raises(SkipTest, match="NumPy adds a lone row in another order"):
         PlainNormalize().test_rows_stand_alone()  # type: ignore[attr-defined]  # made by the contract
-    assert type(caught.value).__name__ == "SkipTest"
 
 
 def test_an_exception_that_is_no_property_is_an_error() -> None:
@@ -54,9 +54,8 @@ def test_the_properties_of_a_measure_that_is_not_there_are_skipped() -> None:
             return plain_cosine(a, b)
 
     assert CosineAlone().failures(10) == {}
-    with pytest.raises(Exception, match="CosineAlone has no dot") as caught:
+    with pytest.raises(SkipTest, match="CosineAlone has no dot"):
         CosineAlone().test_dot_is_linear()  # type: ignore[attr-defined]  # made by the contract
-    assert type(caught.value).__name__ == "SkipTest"
 
 
 def test_a_contract_of_ones_own() -> None:

@@ -13,8 +13,7 @@ Mirrors ggml_quantize_chunk (ggml.c, ggml-quants.c). Types of a codebook (IQ1 to
 from __future__ import annotations
 
 import importlib
-import os
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +26,7 @@ from refembed.kernels.quant.quantize_flat import FLAT, Blocks
 from refembed.kernels.quant.quantize_fp4 import FP4
 from refembed.kernels.quant.quantize_iq4 import IQ4
 from refembed.kernels.quant.quantize_kquants import K_QUANTS
+from refembed.kernels.threads import parallel_map
 
 SEARCHED: dict[str, Any] = {**K_QUANTS, **IQ4}
 QUANTIZERS: dict[str, Any] = {**FLAT, **FP4, **SEARCHED}  # type -> the function that fills its blocks
@@ -64,12 +64,7 @@ def quantize(x: F32, type_name: str) -> U8:
         fill(*part, type, search)
         check(*part, type)
 
-    if len(parts) > 1:
-        with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
-            list(pool.map(work, parts))
-    else:
-        for part in parts:
-            work(part)
+    parallel_map([partial(work, part) for part in parts])
     return blocks.view(np.uint8).reshape(*x.shape[:-1], n // type.weights * type.nbytes)
 
 
