@@ -20,7 +20,7 @@ from rich.console import Console
 from conformance import FOLDER, environment
 from conformance.__main__ import command, main
 from conformance.bounds import Bound, Bounds, limit_of, load_bounds
-from conformance.cases import Case, Test, load_texts, select
+from conformance.cases import Case, Test, load_tests, load_texts, select
 from conformance.checks import KINDS, Measure, by_class, class_of, gelu_table, propagated, worst_cosine
 from conformance.measure import measure
 from conformance.mutants import MUTANTS, Mutant, caught_by, run_mutant
@@ -102,8 +102,10 @@ def test_what_the_oracle_cannot_tell_is_skipped_with_a_reason(monkeypatch: pytes
     assert (result.status, result.note, result.failed) == ("skipped", "not on record", False)
 
 
-def test_the_list_of_known_failures_is_in_order() -> None:
-    load_known()
+def test_known_failures_are_tests_that_exist_each_with_a_reason() -> None:
+    known = load_known()
+    assert set(known) <= {(t.id, t.numerics) for t in load_tests()}
+    assert all(reason.strip() for reason in known.values())
 
 
 @pytest.mark.parametrize(
