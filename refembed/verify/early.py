@@ -17,6 +17,7 @@ from refembed.errors import EngineError, RefembedError
 from refembed.pooling.heads import rank_pooling, width
 from refembed.verify.compare.floor import EVERYWHERE, LEAST, SCREEN, build_spread, distance, floor_of, relative_length
 from refembed.verify.engines.base import Engine
+from refembed.verify.hypotheses import cheap_hypotheses
 from refembed.verify.hypotheses.back import TITLES
 from refembed.verify.reference import Item, Reference, Vectors
 from refembed.verify.verdict import Cause
@@ -46,7 +47,23 @@ def constant_cause(reference: Reference, items: Sequence[Item], vectors: Vectors
         at = int(np.argmin(near))
         if near[at] <= max(build_spread(reference), LEAST):
             says, left = f"{says}: that of text {at}", 0.0
+        elif (causal := causal_cause(reference, items, vectors)) is not None:
+            return causal
     return Cause("order-same", says, left)
+
+
+def causal_cause(reference: Reference, items: Sequence[Item], vectors: Vectors) -> Cause | None:
+    """A first token that sees itself alone: under a causal mask [CLS] has the same state in every text."""
+    if reference.pooling != "cls":
+        return None
+    for h in cheap_hypotheses(reference, items):
+        if h.id == "causal":
+            (ours,) = h.change(reference).vectors(items[:1], SCREEN)
+            left = distance(vectors[0], ours)
+            if left <= max(build_spread(reference), LEAST):
+                says = f"{h.says}; the first token, which is pooled, sees no other, so every text has the same vector"
+                return Cause(h.id, says, left)
+    return None
 
 
 def first_token_alone(reference: Reference, items: Sequence[Item], vectors: Vectors) -> bool:

@@ -308,7 +308,8 @@ def width_verdict(found: Findings, progress: Callable[[str], object]) -> Verdict
             "dimension-cut", f"keeps the first {theirs} of {ours} numbers {how}", float(found.distances.max())
         )
         return verdict_of(found, "differs", [cause], length)
-    if theirs < ours and float(np.median(found.distances)) < UNRELATED:
+    near = float(np.median(found.distances)) < UNRELATED
+    if theirs < ours and (near or not identity.is_named(found.about)):  # first numbers, of a vector that differs too
         diagnosis = diagnose(case_of(found, progress))
         says = f"gives vectors of {theirs} numbers, the reference {ours} (the first ones)"
         causes = [Cause(f"dimension-cut + {t.id}", f"{says}, and {t.says}", t.left) for t in diagnosis.explained]

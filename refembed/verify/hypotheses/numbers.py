@@ -92,7 +92,8 @@ def rope_families(reference: Reference, used: frozenset[str]) -> Iterator[Family
                  lambda v: turned(partial(with_, freq_base=v)), logarithmic(30, 3e8, 15), "rope base")  # fmt: skip
     yield Family("rope-scale", "model", "multiplies positions by a further {} in RoPE",
                  lambda v: turned(lambda r: replace(r, freq_scale=r.freq_scale * v)),
-                 logarithmic(1 / 64, 16, 25), "rope scaling")  # fmt: skip
+                 tuple(sorted({*logarithmic(1 / 64, 16, 25), *(k / 10 for k in range(1, 61))})),
+                 "rope scaling")  # fmt: skip
     D = hp.n_embd_head
     yield Family("rope-dims", "model", "turns {} channels of a head in RoPE",
                  lambda v: turned(partial(with_, n_dims=int(v))), tuple(map(float, range(2, D + 1, 2))), "rope dims",
