@@ -22,6 +22,7 @@ from refembed.verify.hypotheses.back import TITLES
 from refembed.verify.reference import Item, Reference, Vectors
 from refembed.verify.verdict import Cause
 
+NEAR_SCORE = 0.05  # of a score, and absolute: wider than quantized weights move one, far narrower than scores spread
 POOLINGS = ("mean", "cls", "last", "max", "weightedmean")  # that give one vector a text
 EMPTY = 0.9  # of a vector: so much of it zero, and it is a score in a vector's place
 TINY = 1e-30  # what memory that was never written holds, or 0
@@ -203,6 +204,26 @@ class Scores:
         return [v[: self.n] for v in found]
 
     embed_together = embed
+
+
+def scores_in_front(reference: Reference, engine: Engine, items: Sequence[Item]) -> Scores | None:
+    """The engine as one that gives scores, where the numbers in front of its vectors are near the reference's.
+
+    What stands behind them is memory that llama-server does not write: zeros, an earlier request's numbers, or NaN.
+    """
+    n = width(reference.model.hparams, "rank") if reference.pooling == "rank" else 0
+    if not n or not hasattr(engine, "embed_raw"):
+        return None
+    some = sorted(items, key=lambda item: len(reference.ids_of(item)))[:3]
+    try:
+        found = raw_vectors(engine, some)
+    except EngineError:
+        return None
+    if found is None or any(v.ndim != 1 or len(v) <= n for v in found):
+        return None
+    ours = reference.vectors(some, SCREEN)
+    near = all(np.allclose(v[:n], x, rtol=NEAR_SCORE, atol=NEAR_SCORE) for v, x in zip(found, ours, strict=True))
+    return Scores(engine, n) if near or mostly_empty(found) else None
 
 
 def mostly_empty(vectors: Vectors) -> bool:

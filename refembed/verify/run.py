@@ -119,6 +119,8 @@ def findings(
     if other is not None:
         return without_vectors(reference, about, other, ids, engine)
     progress(f"asking {engine.name} for {len(items)} texts")
+    scores = early.scores_in_front(reference, engine, items)
+    engine = scores or engine
     try:
         asked = ask_all(engine, items)
     except EngineError as e:
@@ -130,9 +132,7 @@ def findings(
     remarks = [f"the address has no scheme: {about['url']} was asked"] if "scheme assumed" in about else []
     if asked.left_out:
         remarks.append(left_out_remark(asked, [len(reference.ids_of(i)) for i in asked.left_out]))
-    if reference.pooling == "rank" and early.mostly_empty(asked.vectors) and hasattr(engine, "embed_raw"):
-        engine = early.Scores(engine, width(reference.model.hparams, "rank"))
-        asked = ask_all(engine, asked.items)
+    if scores is not None:
         remarks.append("the server's vectors begin with the model's scores: these are compared")
     items, vectors = asked.items, asked.vectors
     reference, said = with_order_of(reference, about, items, vectors)
