@@ -127,7 +127,8 @@ def findings(
         if "not finite" not in str(e) or not early.ranks(reference, engine, items):
             raise
         return without_vectors(reference, about, early.rank_cause(reference, asked_for), ids, engine)
-    if early.mostly_empty(asked.vectors) and early.ranks(reference, engine, asked.items, asked.vectors):
+    server = hasattr(engine, "embed_raw") or (engine.name == "recorded" and early.mostly_empty(asked.vectors))
+    if server and early.ranks(reference, engine, asked.items, asked.vectors):
         return without_vectors(reference, about, early.rank_cause(reference, asked_for), ids, engine)
     remarks = [f"the address has no scheme: {about['url']} was asked"] if "scheme assumed" in about else []
     if asked.left_out:
