@@ -412,7 +412,7 @@ def vector(rng: Rng, t: Target) -> Piece:
         ("float16", ("vector-float16", "vector-bits-kept-10", "vector-bits-kept-10"), None, lambda x: x.astype(np.float16).astype(float)),
         (f"clipped at {clip:g} of the largest", (f"vector-clipped-{NUMBER}",), None, lambda x: x),
         (f"power {v:g}", (f"vector-power-{NUMBER}", "vector-squared"), v, lambda x: np.sign(x) * np.abs(x) ** v),
-        ("signs", ("vector-binary", "vector-levels-1"), None, lambda x: np.where(x > 0, 1.0, -1.0)),
+        ("signs", ("vector-binary", "vector-levels-1", r"vector-power-1e-\d+"), None, lambda x: np.where(x > 0, 1.0, -1.0)),
         (f"tanh of {5 * v:g} times", (f"vector-tanh-of-unit-{NUMBER}",), 5 * v, lambda x: np.tanh(5 * v * x)),
         ("centered", ("vector-centered", "vector-centered"), None, lambda x: x - x.mean()),
     ]  # fmt: skip

@@ -48,23 +48,20 @@ def constant_cause(reference: Reference, items: Sequence[Item], vectors: Vectors
         at = int(np.argmin(near))
         if near[at] <= max(build_spread(reference), LEAST):
             says, left = f"{says}: that of text {at}", 0.0
-        elif (causal := causal_cause(reference, items, vectors)) is not None:
-            return causal
+        elif causal_first_token(reference, items, vectors):
+            return None  # the search names it
     return Cause("order-same", says, left)
 
 
-def causal_cause(reference: Reference, items: Sequence[Item], vectors: Vectors) -> Cause | None:
-    """A first token that sees itself alone: under a causal mask [CLS] has the same state in every text."""
+def causal_first_token(reference: Reference, items: Sequence[Item], vectors: Vectors) -> bool:
+    """Whether these are first tokens that see themselves alone: under a causal mask [CLS] is the same in every text."""
     if reference.pooling != "cls":
-        return None
+        return False
     for h in cheap_hypotheses(reference, items):
         if h.id == "causal":
             (ours,) = h.change(reference).vectors(items[:1], SCREEN)
-            left = distance(vectors[0], ours)
-            if left <= max(build_spread(reference), LEAST):
-                says = f"{h.says}; the first token, which is pooled, sees no other, so every text has the same vector"
-                return Cause(h.id, says, left)
-    return None
+            return distance(vectors[0], ours) <= max(build_spread(reference), LEAST)
+    return False
 
 
 def first_token_alone(reference: Reference, items: Sequence[Item], vectors: Vectors) -> bool:

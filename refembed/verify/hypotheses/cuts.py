@@ -143,7 +143,12 @@ class Search:
                 self.found = cut, n, whole[n]
 
     def same(self, cut: Cut, other: Cut, limit: int, share: float) -> Iterator[tuple[Hypothesis, float]]:
-        """Limits of another way that leave every text the same tokens as the one that was found."""
+        """Limits of another way that leave every text the same tokens as the one that was found.
+
+        Two ways to cut tokens that do so are one and the same for these texts; a limit of characters is worth knowing.
+        """
+        if cut.stage == other.stage == "tokens":
+            return
         bad = self.inputs(cut, self.bad)
         if len(bad) < len(self.bad):
             return
