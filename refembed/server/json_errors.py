@@ -1,6 +1,6 @@
 """JSON in and out, with the errors of the parser that llama-server uses (nlohmann::json), to the letter.
 
-A body is read by orjson, which is strict and fast: 100 MB in a third of a second. Where that fails, `Scanner` reads it
+A body is read by orjson, which is strict and fast: 100 MiB in 0.2 s. Where that fails, `Scanner` reads it
 again, slowly, and says where and why as nlohmann's lexer would; a body whose fault it does not reach within
 `SCAN_SECONDS` is refused with orjson's own words.
 """
@@ -18,7 +18,7 @@ from refembed.server.errors import ApiError
 
 SPACES, MARKS, DIGITS = frozenset(b" \t\r\n"), frozenset(b"[]{}:,"), frozenset(b"0123456789")
 HEX, ESCAPES = frozenset(b"0123456789abcdefABCDEF"), frozenset(b'"\\/bfnrt')
-SCAN_SECONDS = 0.5  # that `Scanner` may take, half a megabyte
+SCAN_SECONDS = 0.5  # that `Scanner` may take: it reads some 5 MB a second
 MAX_INT, MIN_INT = 2**64, -(2**63)  # beyond, nlohmann::json makes a float of an integer
 
 

@@ -199,7 +199,7 @@ def test_inputs_of_one_request_have_a_limit(server: Client, path: str, body: Any
 
 
 @pytest.mark.parametrize("path", ["/embedding", "/api/embed", "/embed", "/similarity", "/tokenize"])
-def test_a_large_broken_body_holds_up_nobody(server: Client, path: str) -> None:
+def test_a_large_broken_body_does_not_hold_up_other_requests(server: Client, path: str) -> None:
     """A string of 20 MB without its closing quote: 400, and other requests are answered meanwhile."""
     body = b'{"input": "' + b"a" * (20 << 20)
     with healthy(server):
@@ -260,7 +260,7 @@ def test_a_client_that_reads_nothing_is_dropped_in_the_end(tiny: Path) -> None:
     assert connection.transport.aborted
 
 
-def test_a_socket_path_is_taken_from_nobody(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_unix_socket_path_in_use_is_refused(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither from a file nor from another server; what a killed server left is replaced."""
     file = tmp_path / "notes.sock"
     file.write_text("precious")
