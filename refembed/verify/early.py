@@ -22,7 +22,7 @@ from refembed.verify.hypotheses.back import TITLES
 from refembed.verify.reference import Item, Reference, Vectors
 from refembed.verify.verdict import Cause
 
-NEAR_SCORE = 0.05  # of a score, and absolute: wider than quantized weights move one, far narrower than scores spread
+NEAR_SCORE = 0.05  # of a score, and absolute; chosen, not measured: it picks what is compared, and judges nothing
 POOLINGS = ("mean", "cls", "last", "max", "weightedmean")  # that give one vector a text
 EMPTY = 0.9  # of a vector: so much of it zero, and it is a score in a vector's place
 TINY = 1e-30  # what memory that was never written holds, or 0
