@@ -62,29 +62,41 @@ def test_https_against_plain_http_is_told_within_seconds(tiny):
     assert server.url in str(e.value)
 
 
-def test_https_against_a_server_that_waits_is_told_within_seconds(tiny):
-    """As llama-server: it takes the TLS greeting for a request line that has not ended yet."""
+@pytest.fixture
+def waits_for_a_line():
+    """The port of a server that answers GET, and takes any other first bytes for a line that has not ended yet."""
 
-    def serve(server):
+    def serve():
         while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
+            connection, _ = server.accept()
+            open_connections.append(connection)
             first = connection.recv(5)
+            if not first and not serving.is_set():
+                return
             if first.startswith(b"GET"):
                 connection.sendall(b"HTTP/1.1 404 Not Found\r\n\r\n")
-                connection.close()
-            else:
-                kept.append(connection)
+                connection.shutdown(socket.SHUT_RDWR)
 
-    kept = []
+    open_connections = []
+    serving = threading.Event()
+    serving.set()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=serve, args=(server,), daemon=True).start()
-        begin = time.monotonic()
-        with pytest.raises(EngineError, match="speaks plain HTTP"):
-            open_engine(f"https://127.0.0.1:{server.getsockname()[1]}", tiny)
-        assert time.monotonic() - begin < 10
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        serving.clear()
+        socket.create_connection(server.getsockname()).close()  # wakes the thread
+        thread.join()
+        for connection in open_connections:
+            connection.close()
+
+
+def test_https_against_a_server_that_waits_fails_within_seconds(tiny, waits_for_a_line):
+    """As llama-server: it takes the TLS greeting for a request line that has not ended yet."""
+    begin = time.monotonic()
+    with pytest.raises(EngineError, match="speaks plain HTTP"):
+        open_engine(f"https://127.0.0.1:{waits_for_a_line}", tiny)
+    assert time.monotonic() - begin < 10
 
 
 def test_a_wrong_port_asks_whether_the_server_runs(tiny):
