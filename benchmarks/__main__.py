@@ -1,4 +1,4 @@
-"""python -m benchmarks: refembed beside its peers (`speed`). python -m benchmarks NAME [options]: another benchmark."""
+"""python -m benchmarks: refembed compared with its peers (`speed`); python -m benchmarks NAME [options]: another."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 
 OTHERS = {
     "cache": "what keeping vectors saves",
-    "ggml": "the ggml numerics beside the llama.cpp whose bits they have",
-    "gguf_open": "opening a file, beside gguf-py",
+    "ggml": "the ggml numerics, compared with the llama.cpp whose bits they have",
+    "gguf_open": "opening a file, compared with gguf-py",
     "memory": "peak memory of each engine",
     "rows": "which BLAS kernels keep rows apart, for `exact`",
     "server": "requests a second",
-    "tokens": "tokenizing, beside llama.cpp",
+    "tokens": "tokenizing, compared with llama.cpp",
     "verify": "how long a verdict takes",
 }
 

@@ -1,6 +1,6 @@
 """What the cache of vectors saves: python -m benchmarks cache [--model NAME_OR_FILE] [--texts N]
 
-Texts a second, computing beside taking from the file, in turns, in this process; the ratio is of the two. "short" are
+Texts a second, computing against taking from the file, in turns, in this process; the ratio is of the two. "short" are
 texts of about 12 tokens, "long" of 256. Then a search engine's traffic: queries drawn by Zipf's law out of 20,000, in
 calls of 8, by two sizes of the file: what share of them were hits, and the largest the file became.
 """

@@ -1,4 +1,4 @@
-"""Tokens per second of the `ggml` numerics beside the llama.cpp that it equals: python -m benchmarks ggml
+"""Tokens per second of the `ggml` numerics compared with the llama.cpp that it equals: python -m benchmarks ggml
 
 Every text alone on both sides, two threads, flash attention on and off, in interleaved rounds. Ratios are medians over
 rounds of (refembed / llama.cpp) within a round. The vectors are compared first: not a bit may differ.

@@ -1,4 +1,4 @@
-"""How long opening a GGUF file and reading its vocabulary takes, beside gguf-py's GGUFReader.
+"""How long opening a GGUF file and reading its vocabulary takes, compared with gguf-py's GGUFReader.
 
     python -m benchmarks gguf_open [MODEL.gguf] [--rounds 7]        (the default model, if none is named)
 

@@ -1,4 +1,4 @@
-"""What a worker measures once, in a fresh process: loading, growth, products beside sgemm, time per kind of layer."""
+"""What a worker measures once, in a fresh process: loading, growth, products against sgemm, time per kind of layer."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ KINDS = {
 def profile(model: str, pooling: str, rows: dict[str, list[list[int]]], least: float) -> dict[str, Any]:
     """CPU seconds of one core per kind of layer, one thread, for each row; "Python between" is what is left.
 
-    Products go by the shape of their weights; `flops` are theirs, so that their rate can be told. Each operation is
+    Products go by the shape of their weights; `flops` are theirs, so that their rate can be computed. Each operation is
     called by itself: no captured graph is replayed, and matrices that a text meets at once it meets one after the
     other.
     """

@@ -1,7 +1,7 @@
 """Which BLAS kernels keep rows apart, and what keeping them apart costs: python -m benchmarks rows
 
 This is about `exact`, which multiplies in float64; `fast` has no BLAS in it. For each kind of CPU that OpenBLAS can be
-told to be, and 1 and 2 threads: does a row get the same bits whatever stands beside it, in plain products of any height
+set to be, and 1 and 2 threads: does a row get the same bits whatever stands next to it, in plain products of any height
 and in the tiles of refembed/kernels/exact/matmul.py; and the speed of one of MiniLM's products (2048 rows) as one BLAS
 call, as tiles, and by the kernel of our own, which is used where tiles mix rows.
 """

@@ -1,4 +1,4 @@
-"""The measurements beside throughput, one function a section: what each gives goes into the results as it is."""
+"""The measurements other than throughput, one function a section: what each gives goes into the results as it is."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def growth(bench: Bench) -> dict[str, Any]:
 
 
 def sgemm(bench: Bench) -> dict[str, Any]:
-    """The products of linear layers beside NumPy's sgemm, one thread each."""
+    """The products of linear layers compared with NumPy's sgemm, one thread each."""
     rounds, env = 3 if bench.quick else 15, {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return {name: job("sgemm", env=env, shapes=s, rows=HEIGHT, rounds=rounds) for name, s in SHAPES.items()}
 

@@ -1,6 +1,6 @@
-"""Requests per second and latency of `refembed serve` beside llama-server: python -m benchmarks server [--threads 1]
+"""Requests per second and latency of `refembed serve` and llama-server: python -m benchmarks server [--threads 1]
 
-Both serve the same file with as many threads as told, refembed with `--numerics fast`, llama-server as it is unasked:
+Both serve the same file with as many threads, refembed with `--numerics fast`, llama-server with its defaults:
 flash attention, weights repacked, four slots. Clients are connections kept open, each of which sends POST
 /v1/embeddings with one text and waits for the answer before it sends the next; vectors come as base64, as OpenAI's
 clients want them. A cell is measured in rounds, both servers in each, and the ratio is the median over rounds of

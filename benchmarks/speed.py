@@ -1,4 +1,4 @@
-"""refembed beside its peers: `make bench`, or python -m benchmarks [--quick] [--only ROW ...]
+"""refembed compared with its peers: `make bench`, or python -m benchmarks [--quick] [--only ROW ...]
 
 Each engine runs in a process of its own; they take turns, and a ratio is taken round by round. The machine and the
 builds are printed; the measurements are kept in benchmarks/results/NAME.json, and the tables of docs/performance.md

@@ -69,7 +69,7 @@ def today() -> str:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Hold refembed against llama.cpp, tensor by tensor. README.md beside this file explains the terms.
+    """Hold refembed against llama.cpp, tensor by tensor. README.md in this folder explains the terms.
 
     PATTERNS are ids of tests or cases with * and ?: `embed`, `*/minilm-f32/*`, `embed/minilm-f32/mean::rare-word`.
 
@@ -145,9 +145,9 @@ def run_foreign(
     api_key: str | None,
     **options: Any,
 ) -> int:
-    """`run --engine`: its options as `foreign` has them. Returns the exit code."""
-    from conformance.foreign import Request, run_engine
-    from conformance.foreign_cases import TEMPLATE
+    """`run --engine`: its options as `external` has them. Returns the exit code."""
+    from conformance.external import Request, run_engine
+    from conformance.external_cases import TEMPLATE
 
     if numerics or len(model) > 1:
         raise click.UsageError("--engine has one --model, and no --numerics: those are refembed's")
@@ -337,15 +337,15 @@ def vocabularies(patterns: tuple[str, ...], texts: int, seed: int) -> None:
         click.echo(real.why_not(), err=True)
     if not real.names():
         return
-    tell = logging.getLogger("refembed.tokenizer")
-    level = tell.level
-    tell.setLevel(logging.ERROR)  # that BOS is doubled in some texts is meant
+    logger = logging.getLogger("refembed.tokenizer")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # that BOS is doubled in some texts is meant
     try:
         rows = real.run(
             patterns, texts, seed, lambda row: click.echo(f"{row.name}: {row.mismatches} mismatches", err=True)
         )
     finally:
-        tell.setLevel(level)
+        logger.setLevel(level)
     click.echo("\n".join(real.lines(rows)))
     sys.exit(DIFFERS if any(row.mismatches for row in rows) else 0)
 

@@ -1,6 +1,6 @@
 """Faults planted in the files of architectures: each is found at the first tensor that then is not llama.cpp's.
 
-Most stand beside the tests of their architecture (tests/model/test_*.py); here are those of the architectures that are
+Most stand with the tests of their architecture (tests/model/test_*.py); here are those of the architectures that are
 tested with the decoders there, and of BERT. `planted` gathers all of them.
 """
 
@@ -110,7 +110,7 @@ def variant_of(fault: Fault) -> Variant:
 
 
 def planted() -> Iterator[tuple[str, str, str]]:
-    """Architecture, fault, and the tensor where it is found; those of the tests too, which are beside this folder."""
+    """Architecture, fault, and the tensor where it is found; those of the tests too, which are outside this folder."""
     for f in FAULTS:
         yield f.arch, f.name, f.first
     for name in ELSEWHERE:

@@ -1,4 +1,4 @@
-"""docs/architectures.md: what each architecture is made of, told by its own declarations, and what was measured."""
+"""docs/architectures.md: what each architecture is made of, read from its own declarations, and what was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far refembed may be from llama.cpp: measured, and kept in bounds.toml beside the build that gave the numbers.
+"""How far refembed may be from llama.cpp: measured, and kept in bounds.toml with the build that gave the numbers.
 
     bound = FACTOR x the worst value measured, rounded up to two digits, and never above what limits.toml demands
 

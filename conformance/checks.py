@@ -47,7 +47,7 @@ def tokens(s: Session, t: Test) -> Iterator[Measure]:
 
 
 def embed(s: Session, t: Test) -> Iterator[Measure]:
-    """Vectors beside llama.cpp's: 1 - cos, and max |ours - theirs|, which for raw vectors is over max |theirs|."""
+    """Vectors against llama.cpp's: 1 - cos, and max |ours - theirs|, which for raw vectors is over max |theirs|."""
     pooling, p = t.case.options["pooling"], t.case.options["normalize"]
     setting = Setting(t.case.model, pooling, t.case.options["flash_attn"])
     theirs = s.oracle.vector(setting, t.text).astype(np.float64)  # (D) or (T, D)
@@ -79,8 +79,8 @@ def batch(s: Session, t: Test) -> Iterator[Measure]:
     """The vector in any batch is the vector alone, bit for bit; `different bits` counts numbers that are not."""
     alone = s.vector(t.case.model, t.numerics, t.text).view(np.int32)
     for arrangement in t.case.options["arrangements"]:
-        beside = s.in_batches(t.case, t.numerics, arrangement)[t.text.id].view(np.int32)
-        yield Measure("different bits", int((alone != beside).sum()), arrangement, exact=True)
+        batched = s.in_batches(t.case, t.numerics, arrangement)[t.text.id].view(np.int32)
+        yield Measure("different bits", int((alone != batched).sum()), arrangement, exact=True)
 
 
 def trace(s: Session, t: Test) -> Iterator[Measure]:

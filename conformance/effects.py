@@ -72,10 +72,10 @@ class Mixed:
             return self.rounding if isinstance(self.base, Exact) else self.not_rounding
         if name not in self.methods:
             return getattr(self.base, name)
-        theirs, mine, foreign = getattr(self.other, name), self.base.dtype, self.other.dtype
+        theirs, mine, other_dtype = getattr(self.other, name), self.base.dtype, self.other.dtype
 
         def converted(a: Any) -> Any:
-            return a.astype(foreign) if isinstance(a, np.ndarray) and a.dtype == mine else a
+            return a.astype(other_dtype) if isinstance(a, np.ndarray) and a.dtype == mine else a
 
         def call(*args: Any, **options: Any) -> Any:
             """The other's operation on the base's numbers."""

@@ -1,6 +1,6 @@
 """What a run ran on: without it no number means anything.
 
-Bounds hold on every processor, but they were measured on one: `measured_elsewhere` says so beside one that fails.
+Bounds hold on every processor, but they were measured on one: `measured_elsewhere` says so next to one that fails.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def environment(oracle: Oracle) -> dict[str, str]:
 
 
 def blas() -> str:
-    """NumPy's BLAS, and where it tells, the kernels it has chosen for this processor."""
+    """NumPy's BLAS, and where it reports them, the kernels it has chosen for this processor."""
     config: Any = np.show_config(mode="dicts")
     found = config.get("Build Dependencies", {}).get("blas", {})
     return " ".join(filter(None, [found.get("name", "?"), found.get("version", ""), openblas_kernels()]))

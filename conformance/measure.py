@@ -12,7 +12,7 @@ from conformance.runner import Result
 
 @dataclass
 class Outcome:
-    """What `measure` found, beside what stood in the file."""
+    """What `measure` found, and what stood in the file."""
 
     bounds: Bounds
     raised: list[str] = field(default_factory=list)  # rows whose bound would be looser than before

@@ -198,7 +198,7 @@ class Recorded:
 
 
 def digest(text: Text) -> bytes:
-    """Half a sha256 of a text's bytes: enough to tell that it changed."""
+    """Half a sha256 of a text's bytes: enough to see that it changed."""
     import hashlib
 
     return hashlib.sha256(text.data).digest()[:16]

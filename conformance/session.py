@@ -24,7 +24,7 @@ def load(model: str, numerics: str, **options: Any) -> Embedder:
 
 
 class Session:
-    """refembed beside an oracle.
+    """refembed and an oracle, compared.
 
     loader  gives the refembed under test; mutants.py hands in a broken one
     """

@@ -1,4 +1,4 @@
-"""Real vocabularies beside live llama.cpp: upstream's own texts and ids, random texts, and the way back.
+"""Real vocabularies compared with live llama.cpp: upstream's own texts and ids, random texts, and the way back.
 
     python -m conformance fetch vocabularies      # once
     python -m conformance vocabularies            # a table: vocabulary, strings, mismatches
@@ -77,7 +77,9 @@ def upstream(path: Path) -> list[tuple[bytes, list[int]]]:
     asked = parts[:-1] if not parts[-1] else parts  # most files end with a separator, one does not
     answers = [[int(i) for i in line.split()] for line in (lines[:-1] if not lines[-1] else lines)]
     if len(asked) != len(answers):
-        raise RequestError(f"{texts}: {len(asked)} texts, but {len(answers)} lines of ids beside it")
+        raise RequestError(
+            f"{texts}: {len(asked)} texts, but {len(answers)} lines of ids in the file that goes with it"
+        )
     return list(zip(asked, answers, strict=True))
 
 
@@ -145,7 +147,7 @@ def way_back(row: Row, engine: LlamaCpp, tokenizer: Tokenizer, texts: Sequence[b
 
 
 def compare(row: Row, tokenizer: Tokenizer, text: bytes, theirs: Sequence[int], switch: bool, what: str) -> None:
-    """One text in refembed, beside the ids it is to have."""
+    """One text in refembed, compared with the ids it is to have."""
     try:
         ours: object = tokenizer.encode(text, switch, switch)
     except RefembedError as e:

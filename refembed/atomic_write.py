@@ -33,7 +33,7 @@ def opened_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
 
 @contextlib.contextmanager
 def replacing(target: str | Path, *, temporary: str | None = None) -> Iterator[BinaryIO]:
-    """A stream for bytes into a file beside `target` that takes its place, and its permissions, when all is written.
+    """A stream for bytes into a file next to `target` that takes its place, and its permissions, when all is written.
 
     After an error there is none, and an older `target` is untouched. A link stays one: what it names is replaced. What
     is not a plain file (a pipe, /dev/null) is written to, never replaced.
@@ -59,33 +59,35 @@ def naming(target: Path) -> Iterator[None]:
         yield
     except OSError as e:
         full = e.filename is None and e.errno in FULL
-        beside = isinstance(e.filename, str) and e.filename != str(target) and Path(e.filename).parent == target.parent
-        if not full and not (beside and Path(str(e.filename)).name.startswith(".")):
+        temporary = (
+            isinstance(e.filename, str) and e.filename != str(target) and Path(e.filename).parent == target.parent
+        )
+        if not full and not (temporary and Path(str(e.filename)).name.startswith(".")):
             raise
         raise OSError(e.errno, e.strerror, str(target)) from None
 
 
 @contextlib.contextmanager
 def whole(target: Path, temporary: str | None) -> Iterator[BinaryIO]:
-    """The file beside `target`, moved to its place at the end."""
+    """The temporary file, moved to its place at the end."""
     if temporary is None:
         import tempfile  # takes time, and reading a model needs none
 
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        out, beside = os.fdopen(handle, "wb"), Path(name)
+        out, part = os.fdopen(handle, "wb"), Path(name)
     else:
-        beside = target.with_name(temporary)
-        out = beside.open("wb")
+        part = target.with_name(temporary)
+        out = part.open("wb")
     try:
         with out:
             yield out
             out.flush()
             os.fsync(out.fileno())
-        beside.chmod(mode_of(target))
-        beside.replace(target)
+        part.chmod(mode_of(target))
+        part.replace(target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
+            part.unlink()
         raise
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks' own parts: workers, rounds, ratios, tables. Not what is fast, but that it is told right."""
+"""The benchmarks' own parts: workers, rounds, ratios, tables. Not what is fast, but that it is reported right."""
 
 from __future__ import annotations
 
@@ -156,8 +156,8 @@ def test_a_worker_that_dies_gives_a_sentence(tmp_path: Path) -> None:
         with pytest.raises(WorkerError, match=r"llama\.cpp: its process ended with SIGKILL when asked to open$"):
             w.open("LlamaCpp")
     shell = script(tmp_path, "read line; echo no memory left >&2; exit 7")
-    told = "PyTorch: its process ended with exit status 7 when asked to open: no memory left"
-    with Worker("PyTorch", shell) as w, pytest.raises(WorkerError, match=told):
+    words = "PyTorch: its process ended with exit status 7 when asked to open: no memory left"
+    with Worker("PyTorch", shell) as w, pytest.raises(WorkerError, match=words):
         w.open("SentenceTransformers")
 
 

@@ -5,7 +5,7 @@
     codec.decode(codes)                  # (N, D) float32, as near as the scheme comes
     codec.scores(query, codec.prepare(codes))  # (N) float32, larger is nearer
 
-A vector's code, and what comes back from it, do not depend on the vectors beside it.
+A vector's code, and what comes back from it, do not depend on the other vectors.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Codec(ABC):
     dimensions: int
     code_dtype: np.dtype[Any]
     code_shape: tuple[int, ...]
-    stored: ClassVar[tuple[str, ...]] = ()  # the arrays that a file keeps beside the codes
+    stored: ClassVar[tuple[str, ...]] = ()  # the arrays that a file keeps in addition to the codes
 
     @abstractmethod
     def encode_rows(self, x: Float) -> Codes:

@@ -6,7 +6,7 @@
     codebooks.npy   (M, K, D/M) float32       of pq
 
 `fingerprint` is the SHA-256 of the source's shape, as text ("2000x384 "), and its numbers as little-endian float32 in C
-order: it tells which vectors the codes are of. The same codes give the same file, byte for byte.
+order: it says which vectors the codes are of. The same codes give the same file, byte for byte.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from refembed.compress.codec import Codec, Codes, as_rows, check_finite
 from refembed.errors import RequestError
 from refembed.kernels.exact.sums import ordered_sum
 
-K = 256  # centroids a part: a byte tells which
+K = 256  # centroids a part: a byte says which
 LARGEST = 1e15
 STEPS = 25  # of Lloyd's, at most
 SAMPLE = 65_536  # vectors that are trained on, at most

@@ -29,7 +29,7 @@ def search(
     first       what is searched through, by its codec's quick `scores`
     queries     (Q, D) floats
     k           results a query; fewer where there are fewer rows
-    rescore     the same rows in codes that tell more: the first stage then finds `multiplier` k candidates, and these
+    rescore     the same rows in codes that hold more: the first stage then finds `multiplier` k candidates, and these
                 are ordered by <query, decoded>. The first stage itself is a choice too: for binary it is the product of
                 the query's floats and the signs, where the first stage compared bits
     returns     rows (Q, k) best first, equals in order of rows, and scores (Q, k)

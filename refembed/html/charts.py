@@ -13,7 +13,7 @@ from refembed.html.page import esc
 WIDTH, HEIGHT = 900, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 34, 44
 COLORS = ("var(--blue)", "var(--orange)", "var(--soft)", "var(--violet)")  # of page.STYLE, by day and by night
-MARKS = ("circle", "square", "none", "none")  # lines are told apart by more than color
+MARKS = ("circle", "square", "none", "none")  # lines differ in more than color
 DASHES = ("", "", "6 4", "2 3")
 
 
@@ -143,7 +143,7 @@ def shape(mark: str, x: float, y: float, size: float, color: str, title: str) ->
 
 
 def legend(names: Sequence[str], x: float) -> str:
-    """Names of the lines beside the axis's own, from x on: there a narrow window shows them too."""
+    """Names of the lines next to the axis's own, from x on: there a narrow window shows them too."""
     parts = []
     for k, name in enumerate(names):
         dash = f' stroke-dasharray="{DASHES[k % len(DASHES)]}"' if DASHES[k % len(DASHES)] else ""
@@ -170,7 +170,7 @@ def svg(body: str, alt: str) -> str:
 def strip(pieces: Sequence[str], values: Sequence[float], *, unit: str = "") -> str:
     """Tokens in reading order, each tinted by a number: blue above zero, orange below; the number itself on hover.
 
-    Up to forty tokens have their number beside them as well.
+    Up to forty tokens have their number next to them as well.
     """
     x = np.asarray(values, np.float64)
     top = float(np.abs(x[np.isfinite(x)]).max(initial=0)) or 1.0

@@ -130,14 +130,14 @@ TABLE = (  # the first row that fits counts
 ENDING = r"([-.](gguf|imat|imatrix|ud|hf|onnx|f32|f16|bf16|fp16|fp32|i?q[0-9][a-z0-9-]*|[0-9]{5}-of-[0-9]{5}))*"
 
 
-def find(f: GGUFFile, beside: str | Path | None = None) -> Prompts | None:
+def find(f: GGUFFile, source: str | Path | None = None) -> Prompts | None:
     """The prompts of a model, if it is known to have any.
 
-    beside  the folder it was converted from, or a file in it: what CONFIG says there comes before the table; also
-            read beside the GGUF file itself
+    source  the folder it was converted from, or a file in it: what CONFIG says there comes before the table; also
+            read next to the GGUF file itself
     Raises RequestError where CONFIG is there and cannot be read.
     """
-    for folder in folders(f, beside):
+    for folder in folders(f, source):
         if (folder / CONFIG).is_file() and (own := read_config(folder / CONFIG)) is not None:
             return own
     arch = f.metadata.string("general.architecture", "")
@@ -148,10 +148,10 @@ def find(f: GGUFFile, beside: str | Path | None = None) -> Prompts | None:
     return None
 
 
-def folders(f: GGUFFile, beside: str | Path | None) -> Iterator[Path]:
+def folders(f: GGUFFile, source: str | Path | None) -> Iterator[Path]:
     """Where CONFIG may be."""
-    if beside is not None:
-        path = Path(beside)
+    if source is not None:
+        path = Path(source)
         yield path if path.is_dir() else path.parent
     yield f.path.parent
 

@@ -110,7 +110,7 @@ def test_what_cannot_be_had_is_one_error(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_a_models_own_prompts_are_taken_where_they_are_asked_for(tmp_path: Path) -> None:
-    """Prompts as sentence-transformers publishes them, beside the file; and none known is an error."""
+    """Prompts as sentence-transformers publishes them, next to the file; and none known is an error."""
     from refembed.compat.sentence_transformers import SentenceTransformer
 
     path = tiny_bert(tmp_path / "m.gguf")

@@ -150,9 +150,9 @@ def test_a_context_without_embeddings_says_so(context: Context) -> None:
 
 def test_mean_on_a_model_of_another_pooling_is_told_once(tmp_path: Path) -> None:
     context = Context(Model.load(tiny_bert(tmp_path / "cls.gguf", pooling=2)), ContextParams(embeddings=True))
-    with pytest.warns(UserWarning, match="the model's file says cls") as told:
+    with pytest.warns(UserWarning, match="the model's file says cls") as caught:
         context.get_embedding("the cat")
-    assert told[0].filename == __file__
+    assert caught[0].filename == __file__
     context.get_embedding("the dog")  # warnings are errors here
     context.get_embedding("the cat", pooling=PoolingStrategy.Native)
 

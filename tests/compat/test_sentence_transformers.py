@@ -1,4 +1,4 @@
-"""`refembed.compat.sentence_transformers` by itself; tests/peers has the real one beside it."""
+"""`refembed.compat.sentence_transformers` by itself; tests/peers compares it with the real one."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ from click.testing import CliRunner
 
 from conformance.__main__ import main
 from conformance.cases import Text, load_texts
-from conformance.foreign import as_json
-from conformance.foreign_cases import Known, Measure, Result, cases_for, load_known, questions
-from conformance.foreign_checks import KINDS, digits, ids_apart
-from conformance.foreign_engine import Foreign, NotAskedError, numbers_in, spoken, takes
+from conformance.external import as_json
+from conformance.external_cases import Known, Measure, Result, cases_for, load_known, questions
+from conformance.external_checks import KINDS, digits, ids_apart
+from conformance.external_engine import ExternalEngine, NotAskedError, numbers_in, spoken, takes
 from refembed.errors import RequestError
 
 MODEL = "minilm-f32"
@@ -303,7 +303,7 @@ def careless() -> Iterator[str]:
 
 
 def test_a_server_that_takes_anything_is_told(careless: str, tiny: Path) -> None:
-    engine = Foreign(careless, tiny)
+    engine = ExternalEngine(careless, tiny)
     for what in ("bad-null", "bad-object", "bad-in-list", "bad-missing", "bad-empty-list", "bad-json"):
         assert engine.provoke(what).startswith("answered {"), what
     assert engine.provoke("bad-surrogate") == ""
@@ -311,7 +311,7 @@ def test_a_server_that_takes_anything_is_told(careless: str, tiny: Path) -> None
 
 
 def test_a_function_that_takes_anything_is_told(tiny: Path) -> None:
-    engine = Foreign(lambda texts: [[1.0, 2.0] for _ in texts], tiny)
+    engine = ExternalEngine(lambda texts: [[1.0, 2.0] for _ in texts], tiny)
     assert engine.provoke("bad-null") == "gave 1 vectors for [None]"
     assert engine.provoke("bad-empty-list") == ""
     with pytest.raises(NotAskedError, match="no bodies"):

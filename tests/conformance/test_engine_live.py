@@ -1,4 +1,4 @@
-"""`python -m conformance run --engine` beside live llama.cpp: right engines pass, wrong ones fail where they are."""
+"""`python -m conformance run --engine` against live llama.cpp: right engines pass, wrong ones fail where they are."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from conformance.cases import Test
-from conformance.foreign import run
-from conformance.foreign_cases import Known, Result, cases_for, questions
-from conformance.foreign_checks import KINDS, Asking
-from conformance.foreign_engine import Foreign
+from conformance.external import run
+from conformance.external_cases import Known, Result, cases_for, questions
+from conformance.external_checks import KINDS, Asking
+from conformance.external_engine import ExternalEngine
 from conformance.oracle import Live
 from refembed import Embedder, Trace, normalize
 from refembed.model.trace import TracedTensor
@@ -53,7 +53,7 @@ def states(minilm: Path) -> Iterator[LiveLlamaCpp]:
 
 
 class Theirs:
-    """Somebody's engine around live llama.cpp: `tokenize`, `pooling` and `trace` are doors, the rest may be broken."""
+    """An engine around live llama.cpp: `tokenize`, `pooling` and `trace` are doors, the rest may be broken."""
 
     def __init__(self, states: LiveLlamaCpp) -> None:
         self.states = states
@@ -96,11 +96,11 @@ def asked(
     engine: Callable[..., Any], live: Live, minilm: Path, patterns: Sequence[str] = (), normalize: int | None = 2
 ) -> dict[str, Result]:
     """Every result of an engine on SOME texts, by id."""
-    foreign = Foreign(engine, minilm)
+    external = ExternalEngine(engine, minilm)
     if not SHARED:
-        SHARED.append(Asking(foreign, live, MODEL))
+        SHARED.append(Asking(external, live, MODEL))
     asking = copy(SHARED[0])  # the model and the floors of texts are the same for every engine
-    asking.engine, asking.arranged, asking.length = foreign, {}, {None: "", 2: "unit", -1: "raw"}[normalize]
+    asking.engine, asking.arranged, asking.length = external, {}, {None: "", 2: "unit", -1: "raw"}[normalize]
     results = run(asking, some(patterns), Known(Path(), []))
     return {r.test.id: r for r in results}
 
@@ -265,7 +265,7 @@ VECTORS = {"embed/mean", "pooling/mean"}
 INSIDE = {"forward/local", "forward/trace"}
 QUESTIONS = ["tokenizer", "embed", "pooling", "length", "order", "batch", "input"]
 TOKENS = {"tokenizer/parsed", "tokenizer/plain", "tokenizer/bare"}
-COMPANY = {"batch/any", "batch/few"}
+BATCHED = {"batch/any", "batch/few"}
 FAULTS: dict[type[Theirs], tuple[set[str], set[str]]] = {  # engine -> cases that fail; texts of embed/mean
     Cls: (VECTORS, SOME),
     Raw: ({"length/unit"}, set()),
@@ -281,9 +281,9 @@ FAULTS: dict[type[Theirs], tuple[set[str], set[str]]] = {  # engine -> cases tha
     EndsAtNul: ({"embed/mean"}, {"nul"}),
     PlainSpecials: ({"embed/mean"}, {"separator-in-text"}),
     Erf: ({*VECTORS, "pooling/cls", "pooling/last", "pooling/none"}, SOME),
-    Stale: ({*VECTORS, *COMPANY, "order/again", "input/bad"}, SOME),
-    Sorted: ({*COMPANY, "order/list"}, set()),
-    Padded: (COMPANY, set()),
+    Stale: ({*VECTORS, *BATCHED, "order/again", "input/bad"}, SOME),
+    Sorted: ({*BATCHED, "order/list"}, set()),
+    Padded: (BATCHED, set()),
     TakesNone: ({"input/bad"}, set()),
     TakesLong: ({"input/bad"}, set()),
     Cut: (VECTORS, SOME),

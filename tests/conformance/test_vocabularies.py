@@ -1,4 +1,4 @@
-"""Real vocabularies: how they are fetched and read; where they are there, live llama.cpp beside refembed on them."""
+"""Real vocabularies: how they are fetched and read; where they are there, refembed against live llama.cpp on them."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_every_fourth_text_has_special_tokens_in_it(tmp_path: Path) -> None:
     assert sum(bool(special & set(tokenizer.encode(t, False, True))) for t in texts) > 60
 
 
-# -- beside llama.cpp -------------------------------------------------------------------------------------------------
+# -- against llama.cpp -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.oracle

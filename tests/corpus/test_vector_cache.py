@@ -484,7 +484,7 @@ def test_a_place_that_cannot_be_had_is_one_error(tmp_path: Path) -> None:
 
 
 def test_a_closed_cache_and_another_threads_are_not_called_damaged(e: Embedder, tmp_path: Path) -> None:
-    """Whoever is told that a file is damaged deletes it."""
+    """A user who reads that a file is damaged deletes it."""
     with Cache(tmp_path / "v.sqlite") as cache:
         cache.embed(e, "hello")
         with ThreadPoolExecutor(1) as other, pytest.raises(RequestError, match="same thread") as thread:

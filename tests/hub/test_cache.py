@@ -222,21 +222,21 @@ def test_processes_on_a_file_system_without_locks_do_not_hurt_each_other(
 
 
 def test_whoever_waits_is_told_so_and_comes_next(cache: Path) -> None:
-    told: list[str] = []
+    heard: list[str] = []
     seen: list[list[Path]] = []
 
     def second() -> None:
-        with at_work("key", lambda what, done, total: told.append(what)) as work:
+        with at_work("key", lambda what, done, total: heard.append(what)) as work:
             seen.append(list(work.iterdir()))
 
-    with at_work("key", lambda what, done, total: told.append(what)) as work:
+    with at_work("key", lambda what, done, total: heard.append(what)) as work:
         (work / "draft").write_text("half")
         thread = threading.Thread(target=second)
         thread.start()
-        wait_for(lambda: bool(told))
+        wait_for(lambda: bool(heard))
         assert not seen
     thread.join()
-    assert told == ["waiting for another process"]
+    assert heard == ["waiting for another process"]
     assert seen == [[]]
 
 

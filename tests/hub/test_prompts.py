@@ -91,15 +91,15 @@ def test_no_row_hides_behind_an_earlier_one(tmp_path: Path) -> None:
         assert found.prompts == row.prompts
 
 
-@pytest.mark.parametrize("place", ["beside the file", "the folder it was made of"])
+@pytest.mark.parametrize("place", ["next to the file", "the folder it was made of"])
 def test_what_a_folder_says_comes_before_the_table(tmp_path: Path, place: str) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     content = {"prompts": {"query": "Q ", "passage": "P "}, "default_prompt_name": "query"}
     (folder / CONFIG).write_text(json.dumps(content))
-    beside = place == "beside the file"
-    f = gguf((folder if beside else tmp_path) / "m.gguf", "bert", {"name": "e5-base-v2"})
-    found = find(f, None if beside else folder)
+    next_to = place == "next to the file"
+    f = gguf((folder if next_to else tmp_path) / "m.gguf", "bert", {"name": "e5-base-v2"})
+    found = find(f, None if next_to else folder)
     assert found is not None
     assert found.prompts == content["prompts"]
     assert found.choose("document") == "P "

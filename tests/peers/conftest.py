@@ -1,4 +1,4 @@
-"""A server for other people's clients: refembed's, with llama-server beside it on the same model."""
+"""A server for other people's clients: refembed's, and llama-server on the same model."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_javascript_embeds(served: Served, both: tuple[Any, Any]) -> None:
 
 
 def test_javascript_gets_the_same_answers_as_from_llama_server(both: tuple[Any, Any]) -> None:
-    """Beside the vectors: the model's name, usage, order, and the errors with their classes."""
+    """In addition to the vectors: the model's name, usage, order, and the errors with their classes."""
 
     def rest(answer: Any) -> Any:
         data = [{k: v for k, v in d.items() if k != "embedding"} for d in answer["data"]]

@@ -1,4 +1,4 @@
-"""`refembed.compat.sentence_transformers` beside the real sentence-transformers, on MiniLM."""
+"""`refembed.compat.sentence_transformers` compared with the real sentence-transformers, on MiniLM."""
 
 from __future__ import annotations
 

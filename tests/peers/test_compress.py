@@ -1,4 +1,4 @@
-"""Compression beside other libraries: sentence-transformers' bytes, scikit-learn's and SciPy's k-means, faiss."""
+"""Compression against other libraries: sentence-transformers' bytes, scikit-learn's and SciPy's k-means, faiss."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_gelu_decomposed_hangul_and_a_cut_are_named_together(minilm: Path, minil
 
 
 def test_the_environment_is_left_as_it_was(minilm: Path, minilm_folder: Path) -> None:
-    """OpenMP's threads are told to sleep when they wait, but only while PyTorch is loaded."""
+    """OpenMP's threads are set to sleep when they wait, but only while PyTorch is loaded."""
     before = dict(os.environ)
     open_engine(str(minilm_folder), minilm).close()
     assert {k: v for k, v in os.environ.items() if k.startswith("OMP")} == {

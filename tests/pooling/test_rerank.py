@@ -63,7 +63,7 @@ def test_scores_are_llama_servers_to_the_last_bit(name: str, paths: Callable[[st
     ours = e.rerank(QUERY, DOCUMENTS)
     assert ours.dtype == np.float32
     assert ours.tolist() == [np.float32(score) for score in theirs]
-    assert len(set(ours.tolist())) == len(DOCUMENTS)  # the scores do tell
+    assert len(set(ours.tolist())) == len(DOCUMENTS)  # the scores do differ
     for numerics in ("exact", "fast"):
         near = Embedder.load(paths(name), numerics=numerics).rerank(QUERY, DOCUMENTS)
         assert np.abs(near - ours).max() < 3e-3  # GELU's table; the cache of 16-bit floats
@@ -127,7 +127,7 @@ def test_what_cannot_be_ranked_is_said_so(paths: Callable[[str], Path], tmp_path
 
 
 def test_a_head_serves_whatever_pooling_the_file_names(tmp_path: Path) -> None:
-    """bge-reranker-v2-m3 is published without a pooling_type; llama-server is then told --rerank."""
+    """bge-reranker-v2-m3 is published without a pooling_type; llama-server is then given --rerank."""
     scores = [
         Embedder.load(synthetic(tmp_path / f"{p}.gguf", "bert", pooling=p, optional=HEAD)).rerank(QUERY, DOCUMENTS)
         for p in (None, 2, 4)

@@ -151,7 +151,7 @@ NASTY = (*CONTRACTIONS, *NUMBERS, *MIXED, *SENTINELS, *BLANKS, *EMOJI, *CODE, *S
 
 
 def texts_to_cut(seed: int, n: int) -> list[str | bytes]:
-    """n texts: half are what every tokenizer is tried on, half put together from what pre-tokenizers tell apart."""
+    """n texts: half are what every tokenizer is tried on, half put together from what pre-tokenizers distinguish."""
     rng = random.Random(seed)
     nasty: list[str | bytes] = []
     for _ in range(n // 2):
@@ -171,8 +171,8 @@ def write_probe(path: Path, pre: str) -> Path:
         return write_bpe(path, pre, kind="whitespace" if pre == "whitespace" else "gpt2")
     leads = [SYMBOLS[b].decode() for b in range(0xC2, 0xF5)]
     tails = [SYMBOLS[b].decode() for b in range(0x80, 0xC0)]
-    beside = [spelled(c) for c in NEIGHBORS]
-    merges = [(n, lead) for n in beside for lead in leads] + [(tail, n) for n in beside for tail in tails]
+    spellings = [spelled(c) for c in NEIGHBORS]
+    merges = [(n, lead) for n in spellings for lead in leads] + [(tail, n) for n in spellings for tail in tails]
     merges += [(tail, lead) for tail in tails for lead in leads]
     tokens: dict[str | bytes, int] = dict(HEAD)
     tokens |= dict.fromkeys((*(s.decode() for s in SYMBOLS), *(left + right for left, right in merges)), NORMAL)

@@ -1,6 +1,6 @@
 """A small vocabulary of each kind, and what files say around it: for what all kinds share.
 
-Whoever knows a kind's own rules has tests of its own. Here it is about roles, flags, bits, cuts and the way back.
+Rules of one kind have tests of their own. These are about roles, flags, bits, cuts and the way back.
 """
 
 from __future__ import annotations

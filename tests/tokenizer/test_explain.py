@@ -120,7 +120,7 @@ def test_the_last_stage_is_what_encode_says(tokenizers: dict[str, Tokenizer], ki
     assert all(s.rule for s in stages)
 
 
-# -- beside llama.cpp: its ids spell our stages ----------------------------------------------------------------------
+# -- against llama.cpp: its ids spell our stages ----------------------------------------------------------------------
 
 
 def spelled(tokenizer: Tokenizer, fragments: list[Fragment]) -> bytes:

@@ -1,4 +1,4 @@
-"""What all kinds share, live llama.cpp beside refembed on a small vocabulary of each: not one id or bit may differ."""
+"""What all kinds share: refembed against live llama.cpp on a small vocabulary of each: not one id or bit may differ."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_an_empty_template_leaves_what_is_added(paths: dict[str, Path], tmp_path
     assert tokenizer.encode_pair("a", "b", "cli") == [2, 3]
 
 
-# -- beside llama.cpp ------------------------------------------------------------------------------------------------
+# -- against llama.cpp ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.oracle
@@ -170,7 +170,7 @@ def test_llama_server_scores_these_ids(paths: dict[str, Path], tokenizers: dict[
                 continue
             [[ours]] = engine.embed([ids])
             assert theirs == pytest.approx(ours, abs=1e-5), (query, document)
-            for other in ([*ids, 3], ids[:-1] or [3], [*ids[:-1], (ids[-1] + 1) % 88]):  # the score does tell
+            for other in ([*ids, 3], ids[:-1] or [3], [*ids[:-1], (ids[-1] + 1) % 88]):  # the score does differ
                 assert abs(engine.embed([other])[0][0] - ours) > 1e-4
 
 

@@ -1,8 +1,8 @@
 """Attention to the last bit of llama.cpp's CPU backend (llama-graph.cpp build_attn_mha, llama-kv-cache.cpp).
 
-All sequences of one call are one ubatch of llama.cpp: one matrix of scores over all its tokens, where foreign keys are
-masked with -inf. A masked key weighs exactly nothing, yet it takes a place in a sum, and so moves the others to other
-lanes: who wants a text's own bits passes that text alone.
+All sequences of one call are one ubatch of llama.cpp: one matrix of scores over all its tokens, where keys of other
+sequences are masked with -inf. A masked key weighs exactly nothing, yet it takes a place in a sum, and so moves the
+others to other lanes: pass a text alone to get its own bits.
 
     flash_attn  K, V rounded to float16, one fused operation: attention_flash.py; never where scores have a bias
     otherwise   product, softmax, product: attention_classic.py; with a KV cache K, V, Q and shares in float16

@@ -1,4 +1,4 @@
-"""Helpers that stay awake: every part once, the bits of one core, and no thread waits for ever."""
+"""The spinning thread pool: each part runs once, bits are those of one core, and no thread waits for ever."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ RECORDED = Path(__file__).with_name(
 LENGTHS = (1, 3, 15, 16, 32, 63, 64, 65, 100, 200, 300)
 WIDTHS = (32, 48, 64, 80, 96, 128, 256)
 MASKS = {
-    "everyone": AttentionMask(),
+    "bidirectional": AttentionMask(),
     "causal": AttentionMask(causal=True),
     "window": AttentionMask(causal=True, window=20),
     "symmetric": AttentionMask(window=11, kind="symmetric"),

@@ -155,7 +155,7 @@ def test_a_matrix_may_come_some_rows_at_a_time(dtype: Any) -> None:
 
 @pytest.mark.parametrize("k", [128, 129, 384, 1536])
 def test_a_large_product_swallows_those_of_its_block_and_no_others(k: int) -> None:
-    """2^24, beside which float32 has no room for a 1, in front of ones: all behind the first block arrive."""
+    """2^24, next to which float32 has no room for a 1, in front of ones: all behind the first block arrive."""
     x, w = np.ones((3, k), np.float32), np.ones((140, k), np.float32)
     w[:, 0] = 2**24
     lost = 2**24 + k - 1 - gemm.matmul(x, w).astype(np.int64)

@@ -47,7 +47,7 @@ def ask_for(x, at):  # type: ignore[no-untyped-def]
 
 
 def numbers(seed: int, *shape: int) -> Any:
-    """Every bit random, large beside small."""
+    """Every bit random, large and small numbers mixed."""
     rng = np.random.default_rng(seed)
     return rng.standard_normal(shape) * np.exp(rng.uniform(-3, 3, shape))
 
@@ -172,7 +172,7 @@ def test_asking_for_memory_ahead_may_point_anywhere(dtype: Any) -> None:
 def test_a_row_has_the_same_bits_at_any_place_whatever_stands_beside(
     rows: int, vectors: int, depth: int, data: st.DataObject, dtype: Any
 ) -> None:
-    """Beside NaN and infinities, and each output as if it were the only one."""
+    """In rows next to NaN and infinities, and each output as if it were the only one."""
     lanes = tiles.lanes(np.dtype(dtype).itemsize)
     at, column = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, vectors * lanes - 1))
     row, w = numbers(depth, 1, depth).astype(dtype), numbers(depth + 1, depth, vectors * lanes).astype(dtype)

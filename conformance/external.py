@@ -22,9 +22,9 @@ from rich.console import Console
 
 from conformance.cases import Test
 from conformance.environment import environment
-from conformance.foreign_cases import TEMPLATE, Known, Measure, Result, cases_for, load_known, questions
-from conformance.foreign_checks import KINDS, Asking
-from conformance.foreign_engine import Foreign, NotAskedError
+from conformance.external_cases import TEMPLATE, Known, Measure, Result, cases_for, load_known, questions
+from conformance.external_checks import KINDS, Asking
+from conformance.external_engine import ExternalEngine, NotAskedError
 from conformance.models import load_models, model_path
 from conformance.oracle import Live, Recorded, open_oracle
 from conformance.report import made, save, text_of
@@ -76,7 +76,7 @@ def run_engine(request: Request, console: Console) -> int:
 def ask_all(request: Request, tests: list[Test], known: Known, oracle: Live | Recorded, console: Console) -> int:
     """Open the engine and put the questions to it."""
     start, path = time.perf_counter(), model_path(request.model)
-    engine = Foreign(request.engine, path, request.pooling, **dict(request.options))
+    engine = ExternalEngine(request.engine, path, request.pooling, **dict(request.options))
     try:
         asking = Asking(engine, oracle, request.model, request.pooling, request.normalize)
         where = {"engine": request.engine, **describe(engine), **environment(oracle), "model": path.name}
@@ -84,15 +84,15 @@ def ask_all(request: Request, tests: list[Test], known: Known, oracle: Live | Re
             console.print(f"{name:14} {value}", markup=False, highlight=False, soft_wrap=True)
         console.print()
 
-        told: Counter[str] = Counter()
+        printed: Counter[str] = Counter()
 
-        def tell(result: Result) -> None:
+        def report(result: Result) -> None:
             """A line for what fails, the first few of a case; with --verbose for everything."""
-            told[result.test.case.id] += result.failed
-            if request.verbose or (result.failed and told[result.test.case.id] <= MAX_FAILURES_PRINTED):
+            printed[result.test.case.id] += result.failed
+            if request.verbose or (result.failed and printed[result.test.case.id] <= MAX_FAILURES_PRINTED):
                 console.print(f"{result.test.id}  {result.explain()}", markup=False, highlight=False, soft_wrap=True)
 
-        results = run(asking, tests, known, tell, request.fail_fast)
+        results = run(asking, tests, known, report, request.fail_fast)
     finally:
         engine.close()
     idle = [] if request.fail_fast else list(known.idle(results))
@@ -105,7 +105,7 @@ def ask_all(request: Request, tests: list[Test], known: Known, oracle: Live | Re
     return 3 if idle or any(r.failed for r in results) else 0
 
 
-def describe(engine: Foreign) -> dict[str, str]:
+def describe(engine: ExternalEngine) -> dict[str, str]:
     """What the engine says it is."""
     said = {k: engine.engine.about.get(k) for k in ("url", "route", "model", "version")}
     gives = "a vector for each token" if engine.rows else "a vector for each text"
@@ -163,7 +163,7 @@ def show(results: Sequence[Result], idle: Sequence[str], console: Console) -> No
     for r in results:
         cases.setdefault(r.test.case.id, []).append(r)
     heads = ("case", "ok", "fails", "not asked", "known", "worst", "bound", "on")
-    table = made("another engine beside llama.cpp", heads)
+    table = made("another engine compared with llama.cpp", heads)
     for id, found in cases.items():
         counts = Counter("fails" if r.failed else r.status for r in found)
         cells = [str(counts[k] or "") for k in ("ok", "fails", "not asked", "known")]
@@ -182,7 +182,7 @@ def show(results: Sequence[Result], idle: Sequence[str], console: Console) -> No
 
 
 def worst_of(results: Sequence[Result]) -> tuple[str, str, str]:
-    """Value, bound and text of the measure that is worst beside its bound."""
+    """Value, bound and text of the measure that is worst against its bound."""
     pairs: list[tuple[Result, Measure]] = [(r, m) for r in results for m in r.measures]
     if not pairs:
         return "", "", ""

@@ -16,8 +16,8 @@ import numpy as np
 
 from conformance.cases import Case, Test, Text
 from conformance.checks import class_of
-from conformance.foreign_cases import Measure
-from conformance.foreign_engine import Foreign, NotAskedError, check_pooling, spoken
+from conformance.external_cases import Measure
+from conformance.external_engine import ExternalEngine, NotAskedError, check_pooling, spoken
 from conformance.models import model_path
 from conformance.oracle import Live, Recorded, Setting
 from conformance.session import ARRANGEMENTS
@@ -37,7 +37,7 @@ LENGTHS = {2: "unit", -1: "raw"}
 
 
 class Asking:
-    """An engine beside llama.cpp, with what more than one test needs.
+    """An engine compared with llama.cpp, with what more than one test needs.
 
     model      a name of models.toml, or a GGUF file
     pooling    what the engine pools with; "native" is the file's own
@@ -46,7 +46,7 @@ class Asking:
 
     def __init__(
         self,
-        engine: Foreign,
+        engine: ExternalEngine,
         oracle: Live | Recorded,
         model: str,
         pooling: str = "native",
@@ -56,7 +56,7 @@ class Asking:
         self.embedder = Embedder.load(model_path(model), numerics="fast")
         self.reference = reference_of(self.embedder, pooling)
         check_pooling(self.reference.pooling)
-        self.asked = "none" if engine.rows else pooling  # as llama.cpp is told
+        self.asked = "none" if engine.rows else pooling  # what llama.cpp is set to
         self.kind = "none" if engine.rows else self.reference.pooling
         self.length = LENGTHS.get(normalize if normalize is not None else 0, "")
         if normalize is None and isinstance(engine.engine, HttpEngine) and not engine.rows:
@@ -155,7 +155,7 @@ def ids_apart(ours: list[int], theirs: list[int]) -> Measure:
 
 
 def embed(s: Asking, t: Test) -> Iterator[Measure]:
-    """The vector is near llama.cpp's. With a pooling of the case's own, the engine is told to pool so."""
+    """The vector is near llama.cpp's. With a pooling of the case's own, the engine is asked to pool so."""
     kind = t.case.options["pooling"]
     if kind != "native":
         s.check_length(t.text)
@@ -294,18 +294,18 @@ def operations(s: Asking, t: Test) -> Iterator[Measure]:
 
 
 def drift(s: Asking, t: Test) -> Iterator[Measure]:
-    """Tensor by tensor beside llama.cpp's two runs: what has gathered up to there, in roots of NMSE."""
+    """Tensor by tensor against llama.cpp's two runs: what has gathered up to there, in roots of NMSE."""
     if not isinstance(s.oracle, Live):
         raise NotAskedError("tensors are not on record")
-    theirs, told = traced(s, t.text)
-    tokens_apart = ids_apart(told, s.oracle.tokens(s.model, t.text, True, True))
+    theirs, ids = traced(s, t.text)
+    tokens_apart = ids_apart(ids, s.oracle.tokens(s.model, t.text, True, True))
     yield tokens_apart
     if tokens_apart.value:
         return
     runs = [s.oracle.trace(Setting(s.model, s.asked, flash), t.text) for flash in (False, True)]
     base = without_empty_cells(runs[0])
     own = s.embedder.trace(spoken(t.text), pooling=s.kind)
-    engine, flash, ours = (beside(x, runs[0]) for x in (theirs, runs[1], own))
+    engine, flash, ours = (difference(x, runs[0]) for x in (theirs, runs[1], own))
     if not engine:
         raise NotAskedError("none of its tensors has a name of llama.cpp's graph")
     yield from by_class(measure_of(base, j, y, flash.get(j), ours.get(j)) for j, y in engine.items())
@@ -315,11 +315,11 @@ def traced(s: Asking, text: Text) -> tuple[Trace, list[int]]:
     """The engine's trace of a text, and the ids it is of."""
     s.check_length(text)
     theirs = s.engine.trace(text)
-    told = theirs.meta.get("tokens")
-    return theirs, [int(i) for i in told] if told is not None else s.oracle.tokens(s.model, text, True, True)
+    ids = theirs.meta.get("tokens")
+    return theirs, [int(i) for i in ids] if ids is not None else s.oracle.tokens(s.model, text, True, True)
 
 
-def beside(x: Trace, base: Trace) -> dict[int, Any]:
+def difference(x: Trace, base: Trace) -> dict[int, Any]:
     """Tensors of one run by the place of their partners in the other."""
     cut = without_empty_cells(x)
     return {p.theirs: cut.tensors[p.ours].array for p in align(x, base).pairs}
@@ -338,7 +338,7 @@ def measure_of(base: Trace, j: int, found: Any, *others: Any) -> Measure:
 
 
 def by_class(found: Iterable[Measure]) -> Iterator[Measure]:
-    """Of each class of tensors the one that is worst beside its bound."""
+    """Of each class of tensors the one that is worst against its bound."""
     worst: dict[str, Measure] = {}
     for m in found:
         if m.metric not in worst or m.over > worst[m.metric].over:

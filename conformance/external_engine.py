@@ -1,4 +1,4 @@
-"""Somebody else's engine, as the suite asks it: what an engine has no door for is NotAskedError with the reason.
+"""Another project's engine, as the suite asks it: what an engine has no door for is NotAskedError with the reason.
 
 tokens      HTTP: the server's /tokenize. callable: `tokenize(text)`; add_special=, parse_special= if it takes them
 pooling     HTTP: TEI's /embed_all gives rows. callable: `pooling(texts, kind)`. llamacpp: another context
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from conformance.cases import Text
-from conformance.foreign_cases import MANY
+from conformance.external_cases import MANY
 from refembed import Trace
 from refembed.arrays import F64
 from refembed.errors import EngineError, RequestError
@@ -38,7 +38,7 @@ class NotAskedError(Exception):
     """An engine has no door for this question."""
 
 
-class Foreign:
+class ExternalEngine:
     """An engine, and its answers to what more than one test asks.
 
     spec     what `open_engine` opens
@@ -149,7 +149,7 @@ class Foreign:
             raise
 
     def with_pooling(self, kind: str) -> Engine:
-        """The same engine, told to pool otherwise."""
+        """The same engine, asked to pool otherwise."""
         e = self.engine
         if isinstance(e, LiveLlamaCpp):
             return open_engine(self.spec, self.path, **{**self.options, "pooling": kind})
