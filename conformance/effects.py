@@ -24,7 +24,8 @@ from refembed.kernels.exact.ops import Exact
 from refembed.kernels.ggml.codes import ACTIVATION_TYPES, quantize
 from refembed.kernels.ggml.floats import rounded
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import NO_TAP
+from refembed.kernels.ops import NO_TAP, Ops
+from refembed.kernels.wrapper import OpsWrapper
 
 
 @dataclass(frozen=True)
@@ -60,28 +61,28 @@ def round_activations(x: Float, w: Tensor) -> F32:
     return (q.codes * q.d[..., None].astype(np.float64)).reshape(x.shape).astype(np.float32)
 
 
-class Mixed:
+class SwappedOps(OpsWrapper):
     """Operations of one numerics, those of an effect from another."""
 
-    def __init__(self, base: Any, other: Any, effect: Effect) -> None:
-        self.base, self.other, self.methods = base, other, effect.methods
-        self.name, self.dtype = base.name, base.dtype
+    def __init__(self, base: Ops, other: Ops, effect: Effect) -> None:
+        super().__init__(base)
+        self.other = other
+        if "rounded" in effect.methods:
+            self.linear = self.rounding if isinstance(base, Exact) else self.not_rounding  # type: ignore[method-assign]
+            return
+        for name in effect.methods:
+            setattr(self, name, self.converted(getattr(other, name)))
 
-    def __getattr__(self, name: str) -> Any:
-        if "rounded" in self.methods and name == "linear":
-            return self.rounding if isinstance(self.base, Exact) else self.not_rounding
-        if name not in self.methods:
-            return getattr(self.base, name)
-        theirs, mine, other_dtype = getattr(self.other, name), self.base.dtype, self.other.dtype
+    def converted(self, theirs: Callable[..., Any]) -> Callable[..., Any]:
+        """The other's operation on the base's numbers."""
+        mine, other_dtype = self.base.dtype, self.other.dtype
 
-        def converted(a: Any) -> Any:
+        def there(a: Any) -> Any:
             return a.astype(other_dtype) if isinstance(a, np.ndarray) and a.dtype == mine else a
 
-        def call(*args: Any, **options: Any) -> Any:
-            """The other's operation on the base's numbers."""
-            return theirs(*map(converted, args), **{k: converted(a) for k, a in options.items()}).astype(mine)
-
-        return call
+        return lambda *args, **options: theirs(*map(there, args), **{k: there(a) for k, a in options.items()}).astype(
+            mine
+        )
 
     def rounding(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Any = NO_TAP, product: str = "") -> Float:
         """An exact product of rounded activations."""
@@ -128,8 +129,8 @@ def budget(model: str, each: Callable[[str], object] = lambda name: None) -> Ite
     for effect in EFFECTS:
         each(effect.name)
         base = ggml[effect.flash_attn]
-        alone = vectors(Mixed(exact, base, effect))
-        without = vectors(Mixed(base, exact, effect))
+        alone = vectors(SwappedOps(exact, base, effect))
+        without = vectors(SwappedOps(base, exact, effect))
         yield effect.name, effect.about, size(truth, alone), size(theirs[effect.flash_attn], without)
     for flash in (False, True):
         name = "everything, flash attention " + ("on" if flash else "off")

@@ -24,7 +24,8 @@ from conformance.runner import Result, run
 from refembed import Embedder
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import NO_TAP, Ops, Tap, override_op
+from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Tap
+from refembed.kernels.wrapper import PatchedOps
 from refembed.model import Model
 from refembed.model.batch import Batch
 from refembed.model.weights import Affine
@@ -48,16 +49,6 @@ class Mutant:
     description: str
     broken: Callable[[Embedder], Embedder]
     shown_by: str = ""  # kind that must be among those that catch it, where that is the point
-
-
-class Ops_:  # noqa: N801
-    """Operations, some of them replaced by functions that get the true operations first."""
-
-    def __init__(self, ops: Ops, replaced: dict[str, Callable[..., Any]]) -> None:
-        self.ops, self.replaced = ops, replaced
-
-    def __getattr__(self, name: str) -> Any:
-        return override_op(self.ops, name, self.replaced[name]) if name in self.replaced else getattr(self.ops, name)
 
 
 class Model_:  # noqa: N801
@@ -86,7 +77,7 @@ class Tokenizer_:  # noqa: N801
 
 def ops(**replaced: Callable[..., Any]) -> Callable[[Embedder], Embedder]:
     """Replace operations."""
-    return lambda e: Embedder(e.info, e.tokenizer, e.model, cast(Ops, Ops_(e.ops, replaced)))
+    return lambda e: Embedder(e.info, e.tokenizer, e.model, PatchedOps(e.ops, replaced))
 
 
 def fresh(make: Callable[[], Callable[..., Any]], name: str) -> Callable[[Embedder], Embedder]:
@@ -190,35 +181,41 @@ def norm_before_residual(e: Embedder) -> Embedder:
 def scaled(factor: Callable[[Float], float]) -> Callable[..., Float]:
     """Attention with another scale, a function of q."""
 
-    def attention(true: Any, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, *tap: Any) -> Float:
-        return cast(Float, true.attention(q, k, v, n_head, offsets, factor(q), *tap))
+    def attention(true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any) -> Float:
+        return true.attention(q, k, v, replace(spec, scale=factor(q)), *rest, **more)
 
     return attention
 
 
-def interleaved_heads(true: Any, q: Float, k: Float, v: Float, n_head: int, *rest: Any) -> Float:
+def interleaved_heads(
+    true: Any, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any
+) -> Float:  # fmt: skip
     """Channels dealt out to the heads in turn, not side by side."""
-    order = np.arange(q.shape[1]).reshape(-1, n_head).T.ravel()
+    order = np.arange(q.shape[1]).reshape(-1, spec.n_head).T.ravel()
     dealt = (np.ascontiguousarray(x[:, order]) for x in (q, k, v))
-    return np.ascontiguousarray(true.attention(*dealt, n_head, *rest)[:, np.argsort(order)])
+    return np.ascontiguousarray(true.attention(*dealt, spec, *rest, **more)[:, np.argsort(order)])
 
 
-def causal(true: Any, q: Float, k: Float, v: Float, n_head: int, offsets: I64, scale: float, *_: Any) -> Float:
+def causal(true: Any, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, *_: Any) -> Float:
     """A token sees itself and those before it."""
     rows = []
     for begin, end in pairwise(offsets):
         for i in range(begin, end):
             seen = (x[begin : i + 1] for x in (q, k, v))
-            rows.append(true.attention(*seen, n_head, np.array([0, i + 1 - begin]), scale)[-1])
+            rows.append(true.attention(*seen, spec, np.array([0, i + 1 - begin]))[-1])
     return np.stack(rows)
 
 
-def across_texts(true: Any, q: Float, k: Float, v: Float, n_head: int, offsets: I64, *rest: Any) -> Float:
+def across_texts(
+    true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, *rest: Any, **more: Any
+) -> Float:
     """The whole batch as one text."""
-    return cast(Float, true.attention(q, k, v, n_head, offsets[[0, -1]], *rest))
+    return true.attention(q, k, v, spec, offsets[[0, -1]], *rest, **more)
 
 
-def padding_attended(true: Any, q: Float, k: Float, v: Float, n_head: int, offsets: I64, *rest: Any) -> Float:
+def padding_attended(
+    true: Any, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, *rest: Any, **more: Any
+) -> Float:
     """Texts filled up with zeros to the longest of the batch, and the zeros looked at."""
     lengths = np.diff(offsets)
     real = (np.arange(lengths.max()) < lengths[:, None]).ravel()
@@ -226,7 +223,7 @@ def padding_attended(true: Any, q: Float, k: Float, v: Float, n_head: int, offse
     for wide, x in zip(padded, (q, k, v), strict=True):
         wide[real] = x
     ends = np.arange(len(offsets)) * lengths.max()
-    return np.ascontiguousarray(true.attention(*padded, n_head, ends, *rest)[real])
+    return np.ascontiguousarray(true.attention(*padded, spec, ends, *rest, **more)[real])
 
 
 def stale_keys() -> Callable[..., Float]:

@@ -25,7 +25,7 @@ from refembed import Embedder
 from refembed.arrays import F32, Float
 from refembed.convert.quantize import quantize_file
 from refembed.gguf import GGUFWriter, Tensor
-from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
+from refembed.kernels.ops import NO_TAP, AttentionMask, AttentionSpec, Ops, Rope, Tap
 from refembed.model.trace import Trace
 from refembed.verify.engines.base import Item
 from refembed.verify.run import verify
@@ -177,8 +177,8 @@ def taxicab(e: Wired, items: Sequence[Any]) -> list[F32]:
 def mask(other: Callable[[AttentionMask], AttentionMask]) -> Broken:
     """Attention that sees others."""
 
-    def attention(true: Any, *args: Any, mask: AttentionMask = BIDIRECTIONAL, **more: Any) -> Any:
-        return true.attention(*args, mask=other(mask), **more)
+    def attention(true: Ops, q: Any, k: Any, v: Any, spec: AttentionSpec, *rest: Any, **more: Any) -> Any:
+        return true.attention(q, k, v, replace(spec, mask=other(spec.mask)), *rest, **more)
 
     return ops(attention=attention)
 
@@ -188,17 +188,15 @@ def rope(other: Callable[[Rope], Rope]) -> Broken:
     return ops(rope=lambda true, x, pos, how: true.rope(x, pos, other(how)))
 
 
-def scaled_by_width(
-    true: Any, q: Any, k: Any, v: Any, H: int, offsets: Any, scale: float, *rest: Any, **more: Any
-) -> Any:
+def scaled_by_width(true: Ops, q: Any, k: Any, v: Any, spec: AttentionSpec, *rest: Any, **more: Any) -> Any:
     """Scores over sqrt(C) where they should be over sqrt(C/H)."""
-    return true.attention(q, k, v, H, offsets, scale / math.sqrt(H), *rest, **more)
+    return true.attention(q, k, v, replace(spec, scale=spec.scale / math.sqrt(spec.n_head)), *rest, **more)
 
 
-def unscaled(true: Any, q: Any, k: Any, v: Any, H: int, offsets: Any, scale: float, *rest: Any, **more: Any) -> Any:
+def unscaled(true: Ops, q: Any, k: Any, v: Any, spec: AttentionSpec, *rest: Any, **more: Any) -> Any:
     """Scores as they are."""
-    D = q.shape[1] // H
-    return true.attention(q, k, v, H, offsets, scale * math.sqrt(D), *rest, **more)
+    D = q.shape[1] // spec.n_head
+    return true.attention(q, k, v, replace(spec, scale=spec.scale * math.sqrt(D)), *rest, **more)
 
 
 def no_mean(_: Any, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
@@ -246,13 +244,13 @@ def qk_norm_last() -> Broken:
     return broken
 
 
-def repeat_heads(true: Any, q: Any, k: Any, v: Any, H: int, *rest: Any, **more: Any) -> Any:
+def repeat_heads(true: Ops, q: Any, k: Any, v: Any, spec: AttentionSpec, *rest: Any, **more: Any) -> Any:
     """torch.repeat for repeat_interleave: query head h on head h mod K."""
-    K = more.pop("n_head_kv")
+    H, K = spec.n_head, spec.n_head_kv
     D = k.shape[1] // K
     chosen = np.concatenate([np.arange(D) + D * (h % K) for h in range(H)])
     wide = [np.ascontiguousarray(x[:, chosen]) for x in (k, v)]
-    return true.attention(q, *wide, H, *rest, n_head_kv=H, **more)
+    return true.attention(q, wide[0], wide[1], replace(spec, n_head_kv=H), *rest, **more)
 
 
 def no_bias(*parts: str) -> Broken:

@@ -50,8 +50,8 @@ def with_adapters(
 
 
 def norm(run: Run, i: int, call: Call) -> Formula:
-    """A norm: first without its weight, then with it, then with its bias. `plus` is added to x before."""
-    text, python = NORMS[call.op]
+    """A norm: first without its weight, then with it, then with its bias. A residual is added to x before."""
+    text, python = NORMS[call.op.removeprefix("add_")]
     x, name, last = added_up(run, i, call), base_of(run.trace.tensors[i].name), not run.shown[i].inner
     kind = run.embedder.model.module.TRAITS.norm
     eps = number(run, f"attention.layer_norm_{'rms_' if kind == 'rms' else ''}epsilon", float(call["eps"]))
@@ -60,17 +60,17 @@ def norm(run: Run, i: int, call: Call) -> Formula:
     weights: dict[str, str] = {}
     if last and call["w"] is not None:
         text, python, weights = f"{text} · W", f"{python} * W", {"W": call["w"].name}
-    if last and call.op == "layer_norm" and call["b"] is not None:
+    if last and call.op != "rms_norm" and call["b"] is not None:
         text, python, weights = f"{text} + b", f"{python} + b", {**weights, "b": call["b"].name}
     return made(text, python, x=x, eps=eps, **weights)
 
 
 def added_up(run: Run, i: int, call: Call) -> str:
     """What is normalized: x, or the sum of x and the residual."""
-    plus, x = call.arguments.get("plus"), array_of(run, call["x"], i)
-    if plus is None:
+    x = array_of(run, call["x"], i)
+    if call.op != "add_layer_norm":
         return x
-    y = array_of(run, plus, i)
+    y = array_of(run, call["residual"], i)
     return f"{x} + {y}" if x and y else ""
 
 
@@ -141,14 +141,14 @@ def attention(run: Run, i: int, call: Call) -> Formula:
 
 def head_counts(run: Run, call: Call) -> dict[str, str]:
     """The operands H and G: heads of queries, and of keys and values."""
-    H, G = call["n_head"], call["n_head_kv"] or call["n_head"]
+    H, G = call["spec"].n_head, call["spec"].n_head_kv
     more = {"G": number(run, "attention.head_count_kv", G)} if G != H else {}
     return {"H": number(run, "attention.head_count", H), **more}
 
 
 def scores(run: Run, i: int, call: Call) -> Formula:
     """kq."""
-    shared = (call["n_head_kv"] or call["n_head"]) != call["n_head"]
+    shared = call["spec"].group > 1
     keys = "np.repeat(K.reshape(T, G, -1), H // G, 1)" if shared else "K.reshape(T, H, -1)"
     text = "S[h, i, j] = Q[i, h] · K[j, h]" + (", H/G heads of queries to a head of keys" if shared else "")
     python = f"np.einsum('ihd,jhd->hij', Q.reshape(T, H, -1), {keys})"
@@ -159,7 +159,7 @@ def scores(run: Run, i: int, call: Call) -> Formula:
 
 def scale_of(run: Run, call: Call) -> tuple[str, str, dict[str, str]]:
     """What scores are multiplied by: in words, in NumPy, and its operand."""
-    scale, D = float(call["scale"]), call["q"].reshape(len(call["q"]), -1).shape[1] // call["n_head"]
+    scale, D = float(call["spec"].scale), call["q"].shape[1] // call["spec"].n_head
     if scale == 1:
         return "", "", {}
     if np.isclose(scale, D**-0.5, rtol=1e-6):
@@ -169,7 +169,7 @@ def scale_of(run: Run, call: Call) -> tuple[str, str, dict[str, str]]:
 
 def mask_of(call: Call) -> str:
     """The condition under which query i sees key j; "" where it sees all."""
-    mask: AttentionMask = call["mask"]
+    mask: AttentionMask = call["spec"].mask
     seen = ["j <= i"] if mask.causal else []
     if mask.window and mask.kind == "chunked":
         seen.append(f"j >= i // {mask.window} * {mask.window}")
@@ -189,16 +189,16 @@ def shares(run: Run, i: int, call: Call) -> Formula:
         allowed = " & ".join(f"({part})" for part in seen.split(" and "))
         text, python = f"{text} + mask", f"{python} + np.where({allowed}, 0, -np.inf)"
         more["mask"] = f"0 where {seen}, elsewhere -inf (query i, key j)"
-    if call["mask"].max_bias:
+    if max_bias := call["spec"].mask.max_bias:
         text, python = f"{text} - m[h] |i - j|", f"{python} - np.array(m)[:, None, None] * abs(i - j)"
-        more["m"] = f"ALiBi's slopes of the heads = {slopes(call['n_head'], call['mask'].max_bias).tolist()}"
+        more["m"] = f"ALiBi's slopes of the heads = {slopes(call['spec'].n_head, max_bias).tolist()}"
     return made(f"A = softmax({text}), row by row", f"softmax({python})", S=tap_of(run, by), **more)
 
 
 def capped(run: Run, i: int, call: Call) -> Formula:
     """Gemma 2's three steps."""
     name, x = base_of(run.trace.tensors[i].name), tap_of(run, i - 1)
-    cap = number(run, "attn_logit_softcapping", float(call["soft_cap"]))
+    cap = number(run, "attn_logit_softcapping", float(call["spec"].soft_cap))
     if name == "kq_tanh":
         return made("tanh(x)", "np.tanh(x)", x=x)
     if name == "kq_scaled_2":
@@ -217,15 +217,16 @@ def biased(run: Run, i: int, call: Call) -> Formula:
 
 def transposed(run: Run, i: int, call: Call) -> Formula:
     """v_cont."""
-    letter, what = ("G", "attention.head_count_kv") if call["n_head_kv"] else ("H", "attention.head_count")
-    heads = {letter: number(run, what, call["n_head_kv"] or call["n_head"])}
+    shared = call["spec"].group > 1
+    letter, what = ("G", "attention.head_count_kv") if shared else ("H", "attention.head_count")
+    heads = {letter: number(run, what, call["spec"].n_head_kv)}
     text, python = "y[h, d, t] = V[t, h, d]: the same numbers in another order", "V.reshape(len(V), {}, -1)"
     return made(text, python.format(letter) + ".transpose(1, 2, 0)", V=array_of(run, call["v"], i), **heads)
 
 
 def mixed(run: Run, i: int, call: Call) -> Formula:
     """kqv."""
-    shared = (call["n_head_kv"] or call["n_head"]) != call["n_head"]
+    shared = call["spec"].group > 1
     values = "np.repeat(V.reshape(len(V), G, -1), H // G, 1)" if shared else "V.reshape(len(V), H, -1)"
     python = f"np.einsum('hij,jhd->hid', A, {values})"
     return made("A V, of each head", python, A=tap_of(run, i - 1), V=array_of(run, call["v"], i),
@@ -288,6 +289,7 @@ BY_OPERATION: dict[str, Callable[[Run, int, Call], Formula]] = {
     "get_rows": rows,
     "linear": linear,
     "layer_norm": norm,
+    "add_layer_norm": norm,
     "rms_norm": norm,
     **dict.fromkeys(PLAIN, plain),
     "geglu": gated,

@@ -28,7 +28,7 @@ REIMERS = "Reimers & Gurevych 2019, Sentence-BERT"
 
 
 NORM = "the norm's own"  # BA or ZHANG, by the operation
-NORM_SOURCES = {"layer_norm": BA, "rms_norm": ZHANG}
+NORM_SOURCES = {"layer_norm": BA, "add_layer_norm": BA, "rms_norm": ZHANG}
 
 
 @dataclass(frozen=True)

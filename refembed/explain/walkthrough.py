@@ -256,13 +256,13 @@ class Finder:
         step = Step(tap.name, tap.array.shape, numbers, whose, line.title, line.source, formula, tap_of(self.run, i))
         call = self.run.shown[i].call
         is_first = i == 0 or self.run.shown[i - 1].call is not call
-        if call is None or call.arguments.get("plus") is None or not is_first:
+        if call is None or call.op != "add_layer_norm" or not is_first:
             return [step]
         return [self.residual(call, formula), step]
 
     def residual(self, call: Call, formula: Formula) -> Step:
         """The sum that a norm begins with: llama.cpp's graph has it under no name."""
-        total = call["x"] + call["plus"]
+        total = call["x"] + call["residual"]
         parts = dict(zip("ax", formula.operands[0].what.split(" + "), strict=False)) if formula.operands else {}
         operands = tuple(Operand(letter, what) for letter, what in sorted(parts.items(), reverse=True))
         title = "The sum of what came before and what went in: the residual connection"

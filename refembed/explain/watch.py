@@ -7,8 +7,9 @@ of its operations, and keeps a `Call` for each of them.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,13 +17,14 @@ from refembed.arrays import Float
 from refembed.embedder import Embedder
 from refembed.inputs import Input
 from refembed.kernels.ops import Ops
+from refembed.kernels.wrapper import OpsWrapper
 from refembed.model.trace import Recorder, Trace
 
 Key: TypeAlias = tuple[int, int]  # an array's address and size: the same for an array and for its reshaped views
 
 OPERATIONS = (
-    "get_rows", "linear", "layer_norm", "rms_norm", "gelu", "gelu_erf", "silu", "geglu", "swiglu", "rope", "attention",
-    "softmax", "tanh", "experts", "short_conv", "mean",
+    "get_rows", "linear", "layer_norm", "add_layer_norm", "rms_norm", "gelu", "gelu_erf", "silu", "geglu", "swiglu",
+    "rope", "attention", "softmax", "tanh", "experts", "short_conv", "mean",
 )  # fmt: skip
 
 
@@ -63,20 +65,19 @@ def key(x: Any) -> Key:
     return x.__array_interface__["data"][0], x.nbytes
 
 
-class WatchedOps:
-    """`Ops` that keeps a `Call` for each operation; the results are the base's own."""
+class WatchedOps(OpsWrapper):
+    """Operations, with a `Call` kept for each; the results are the base's own."""
 
     def __init__(self, base: Ops, run: Run) -> None:
-        self.base, self.run = base, run
+        super().__init__(base)
+        self.run = run
         self.open: Call | None = None  # the operation that is running
         self.made: dict[Key, Call] = {}
+        for name in OPERATIONS:
+            setattr(self, name, self.watched(name, getattr(base, name)))
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "base":
-            raise AttributeError(name)
-        function = getattr(self.base, name)
-        if name not in OPERATIONS:
-            return function
+    def watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """An operation that keeps its arguments and its result."""
         signature = inspect.signature(function)
 
         def operation(*args: Any, **more: Any) -> Any:
@@ -118,9 +119,7 @@ def watch(embedder: Embedder, text: Input, *, pooling: str = "native", truncate:
     run = Run(embedder, Trace())
     ops = WatchedOps(embedder.ops, run)
     recorder = Watch(ops)
-    other = Embedder(
-        embedder.info, embedder.tokenizer, embedder.model, cast(Ops, ops), embedder.batch_tokens, embedder.adapters
-    )
+    other = Embedder(embedder.info, embedder.tokenizer, embedder.model, ops, embedder.batch_tokens, embedder.adapters)
     meta = other.trace(text, pooling=pooling, truncate=truncate, tap=recorder).meta
     run.trace = Trace(recorder.trace.tensors, meta)
     for call in run.calls:  # results that were never shown are of no more use

@@ -16,7 +16,7 @@ from refembed.arrays import F32, U8
 from refembed.errors import RequestError
 from refembed.gguf.cursor import TRUNCATED, ByteOrder, Cursor, quote
 from refembed.gguf.metadata import nearest, read_name
-from refembed.gguf.quants import BY_ID, REMOVED, QuantType
+from refembed.gguf.quants import BY_ID, BY_NAME, REMOVED, QuantType
 
 MAX_TENSORS = 65_536  # far above any model; bounds what a hostile file can cost
 MAX_NAME_BYTES = 63  # bytes: GGML_MAX_NAME less its terminator
@@ -36,6 +36,16 @@ class Tensor:
     raw: U8 = field(repr=False)  # (nbytes) read-only view of the mapped file
     offset: int  # of the first byte in the file
     byteorder: ByteOrder
+
+    @classmethod
+    def of(cls, x: npt.ArrayLike, name: str = "w") -> Tensor:
+        """An array as a tensor of type F32, such as a file would hold it. Operations keep what they decode by `name`.
+
+        >>> Tensor.of([[1, 2], [3, 4]]).rows([1])
+        array([[3., 4.]], dtype=float32)
+        """
+        stored = np.array(x, "<f4")
+        return cls(name, stored.shape, BY_NAME["F32"], stored.reshape(-1).view(np.uint8), 0, "<")
 
     @property
     def nbytes(self) -> int:

@@ -1,10 +1,24 @@
-"""What a forward pass may ask for. Architectures are written against `Ops`; `load_ops` picks how to compute it."""
+"""What a forward pass may ask for: `Ops`, one method an operation. Start reading here.
+
+Architectures (refembed/model/) are written against `Ops` and know no arithmetic. Three classes compute it: exact/ops.py
+(float64, the textbook), ggml/ops.py (llama.cpp's own roundings), fast/ops.py (float32, compiled); `numerics.load_ops`
+picks one by name. wrapper.py has what changes operations or looks on.
+
+The examples below are in `exact` and small enough to check by hand:
+
+    >>> from refembed.kernels.numerics import load_ops
+    >>> ops = load_ops("exact")
+    >>> ops.gelu(np.array([[0.0, 1.0]])).round(4)
+    array([[0.    , 0.8412]])
+
+Shapes: T tokens of all texts of a batch, end to end, C channels, H heads of D channels each, K heads of keys, S texts.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -48,7 +62,24 @@ class AttentionMask:
     max_bias: float = 0.0  # ALiBi (Press et al. 2022): slope(head) * -|i - j| is added to a score; 0 for none
 
 
-BIDIRECTIONAL = AttentionMask()  # bidirectional
+BIDIRECTIONAL = AttentionMask()
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """How one layer attends: everything about its attention but the numbers. An architecture makes one per layer."""
+
+    n_head: int  # H heads of queries
+    n_head_kv: int  # K heads of keys and values, each shared by H/K heads of queries; H where none is shared
+    scale: float  # of the scores: 1/sqrt(D), or 1 where queries are scaled already
+    mask: AttentionMask = BIDIRECTIONAL
+    soft_cap: float = 0.0  # a score s becomes c tanh(s / c) (Gemma 2); 0 for none
+    cached: bool = False  # llama.cpp keeps keys and values in a KV cache, which rounds them: `ggml` does, others do not
+
+    @property
+    def group(self) -> int:
+        """Heads of queries that share a head of keys."""
+        return self.n_head // self.n_head_kv
 
 
 @dataclass(frozen=True)
@@ -67,114 +98,327 @@ class Rope:
     factors: Tensor | None = None  # (n_dims/2) `rope_freqs.weight` and similar models: theta_i is divided by them
 
 
-class Ops(Protocol):
-    """The operations, in one numerics. x is (T, C), row-major: the tokens of all sequences, end to end.
+class Ops(ABC):
+    """The operations of a forward pass, in one numerics. x is (T, C), row-major: the tokens of all texts, end to end.
 
-    In `exact` and `fast` every operation treats a row (attention: a sequence) in the same way whatever stands beside
-    it, so the bits of a text's embedding do not depend on its batch. In `ggml` they depend on it as in llama.cpp.
+    In `exact` and `fast` every operation treats a row (attention: a text) in the same way whatever stands next to it,
+    so the bits of a text's embedding do not depend on its batch. In `ggml` they depend on it as in llama.cpp.
+
+    `tap` is given the steps inside an operation that llama.cpp's graph names; where none is attached (`NO_TAP`), they
+    may be fused. A new operation needs: a method here, with its formula and an example; one in `Exact`, and in `Ggml`
+    and `Fast` unless the default below serves them; its line in `OpsWrapper`.
     """
 
     name: str  # one of NUMERICS
     dtype: type[np.floating[Any]]  # of every activation
 
+    # -- matrices ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
     def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
-        """Rows `ids` (T) of w (V, C), decoded alone: (T, C)."""
-        ...
+        """Embedding lookup: rows of a matrix.
 
+            y[t] = w[ids[t]]
+
+        w        (V, C)  decoded row by row
+        ids      (T)     0 <= id < V
+        returns  (T, C)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").get_rows(Tensor.of([[1, 2], [3, 4], [5, 6]]), [2, 0])
+        array([[5., 6.],
+               [1., 2.]])
+        """
+
+    @abstractmethod
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
-        """x (T, C) times w (N, C) transposed, plus b (N): (T, N). `tap` is given the product before a bias."""
-        ...
+        """A linear layer.
 
-    def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP, *, plus: Float | None = None
-    ) -> Float:
-        """Mean 0, variance 1, times w (C), plus b (C). `tap` is given `norm`, and `norm_w` where there is a bias.
+            y = x Wᵀ + b
 
-        plus  (T, C) added to x before: the residual of a layer that norms behind it
+        x        (T, C)
+        w        (N, C)  one row per output, as PyTorch and GGUF store it
+        b        (N)     or None
+        tap      is given the product before the bias, under the name `product`
+        returns  (T, N)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> w, b = Tensor.of([[3, 4], [0, 1], [1, 0]]), Tensor.of([10, 0, 0], "b")
+        >>> load_ops("exact").linear(np.array([[1.0, 2.0]]), w, b)
+        array([[21.,  2.,  1.]])
         """
-        ...
 
-    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
-        """x over its root mean square, times w, over the last axis of w's length; `tap` is given `norm`."""
-        ...
+    def linears(self, x: Float, matrices: Sequence[tuple[Tensor, Tensor | None]]) -> list[Float]:
+        """Several linear layers of one x, such as queries, keys and values: each (w, b) as `linear` takes it.
 
-    def gelu(self, x: Float) -> Float:
-        """The tanh form of GELU, any shape."""
-        ...
+        returns  (T, N) for each; the bits of `linear`, in whatever order they are computed
 
-    def gelu_erf(self, x: Float) -> Float:
-        """GELU itself (Hendrycks & Gimpel 2016): x Phi(x)."""
-        ...
-
-    def silu(self, x: Float) -> Float:
-        """x / (1 + e^-x)."""
-        ...
-
-    def geglu(self, gate: Float, up: Float) -> Float:
-        """gelu(gate) * up, the tanh form (Shazeer 2020)."""
-        ...
-
-    def swiglu(self, gate: Float, up: Float) -> Float:
-        """silu(gate) * up."""
-        ...
-
-    def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
-        """Turn every head of x (T, H, D) by its token's position pos (T)."""
-        ...
-
-    def attention(
-        self,
-        q: Float,
-        k: Float,
-        v: Float,
-        n_head: int,
-        offsets: I64,
-        scale: float,
-        tap: Tap = NO_TAP,
-        *,
-        n_head_kv: int | None = None,
-        mask: AttentionMask = BIDIRECTIONAL,
-        soft_cap: float = 0.0,
-        cached: bool = False,
-        bias: Float | None = None,
-    ) -> Float:
-        """Scaled dot-product attention, each sequence on its own: q (T, H D), k, v (T, K D), offsets (S+1) -> (T, H D).
-
-        n_head_kv  K heads of keys and values, each shared by H/K query heads; None: H
-        soft_cap   scores become c tanh(score / c); 0 for none
-        cached     llama.cpp runs this model with a KV cache, which rounds keys and values (`ggml` asks, others do not)
-        bias       (H, L, L), L the longest sequence: added to the score of query i and key j of each text (T5)
+        >>> from refembed.kernels.numerics import load_ops
+        >>> both = [(Tensor.of([[1, 1]], "sum"), None), (Tensor.of([[0, 1]], "second"), None)]
+        >>> load_ops("exact").linears(np.array([[1.0, 2.0]]), both)
+        [array([[3.]]), array([[2.]])]
         """
-        ...
+        return [self.linear(x, w, b) for w, b in matrices]
 
-    def softmax(self, x: Float) -> Float:
-        """exp(x) / sum(exp(x)) over the last axis of x (T, n)."""
-        ...
-
-    def tanh(self, x: Float) -> Float:
-        """tanh, any shape."""
-        ...
-
+    @abstractmethod
     def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
-        """Each token through the experts chosen for it (T, k): x (T, C), or (T, k, C); w (X, N, C) -> (T, k, N)."""
-        ...
+        """Mixture of experts (Shazeer et al. 2017): each token through the matrices chosen for it.
 
-    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
-        """Convolution of each channel along each sequence: x (T, C), w (C, n): y_t = sum w_i x_(t-n+1+ahead+i).
+            y[t, r] = W[chosen[t, r]] x[t]
 
-        ahead  how many of the n tokens are after the one whose sum it is; 0 looks back only
+        x        (T, C), one row for all experts of a token; or (T, k, C), one for each
+        w        (X, N, C)
+        chosen   (T, k)  0 <= expert < X
+        returns  (T, k, N)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> two = Tensor.of([[[1, 0]], [[0, 10]]])  # expert 0 takes the first channel, expert 1 ten times the second
+        >>> load_ops("exact").experts(np.array([[1.0, 2.0]]), two, np.array([[1, 0]]))
+        array([[[20.],
+                [ 1.]]])
         """
-        ...
 
+    # -- norms -------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+        """Layer normalization (Ba, Kiros & Hinton 2016): mean 0, variance 1, then an affine map.
+
+            y = (x - E[x]) / sqrt(Var[x] + eps) w + b      over the C channels of each token; Var divides by C
+
+        x        (T, C)
+        w, b     (C); b may be None
+        eps      GGUF `{arch}.attention.layer_norm_epsilon`
+        tap      is given `norm`, before w, and `norm_w`, before b
+        returns  (T, C)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").layer_norm(np.array([[1.0, 3.0]]), Tensor.of([1, 2]), Tensor.of([0, 5], "b"), 0.0)
+        array([[-1.,  7.]])
+        """
+
+    def add_layer_norm(
+        self, x: Float, residual: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP
+    ) -> Float:
+        """The residual connection of a layer that normalizes behind it (Vaswani et al. 2017): `layer_norm` of a sum.
+
+            y = layer_norm(x + residual)
+
+        residual  (T, C); the other arguments are those of `layer_norm`
+        returns   (T, C); the bits of a sum and a `layer_norm`, which `fast` computes in one pass
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> ops, one = load_ops("exact"), Tensor.of([1, 1])
+        >>> ops.add_layer_norm(np.array([[1.0, 1.0]]), np.array([[0.0, 2.0]]), one, None, 0.0)
+        array([[-1.,  1.]])
+        """
+        return self.layer_norm(x + residual, w, b, eps, tap)
+
+    @abstractmethod
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+        """RMS normalization (Zhang & Sennrich 2019): the mean stays where it is.
+
+            y = x / sqrt(E[x²] + eps) w
+
+        x        (..., C)  the last axis is normalized: channels of a token, or of each head
+        w        (C), or None
+        eps      GGUF `{arch}.attention.layer_norm_rms_epsilon`
+        tap      is given `norm`, before w
+        returns  (..., C)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").rms_norm(np.array([[3.0, -3.0]]), Tensor.of([1, 2]), 0.0)
+        array([[ 1., -2.]])
+        """
+
+    # -- activation functions ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def gelu(self, x: Float) -> Float:
+        """The tanh form of GELU (Hendrycks & Gimpel 2016), which llama.cpp uses for BERT.
+
+            y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x³)))
+
+        x  any shape; so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").gelu(np.array([[-1.0, 0.0, 1.0]])).round(6)
+        array([[-0.158808,  0.      ,  0.841192]])
+        """
+
+    @abstractmethod
+    def gelu_erf(self, x: Float) -> Float:
+        """GELU itself (Hendrycks & Gimpel 2016): x times the share of a normal distribution below x.
+
+            y = x Phi(x) = x/2 (1 + erf(x / sqrt(2)))
+
+        x  any shape; so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").gelu_erf(np.array([[-1.0, 0.0, 1.0]])).round(6)
+        array([[-0.158655,  0.      ,  0.841345]])
+        """
+
+    @abstractmethod
+    def silu(self, x: Float) -> Float:
+        """The sigmoid linear unit (Elfwing, Uchibe & Doya 2017), also called swish.
+
+            y = x / (1 + e^-x)
+
+        x  any shape; so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").silu(np.array([[-1.0, 0.0, 1.0]])).round(6)
+        array([[-0.268941,  0.      ,  0.731059]])
+        """
+
+    @abstractmethod
+    def geglu(self, gate: Float, up: Float) -> Float:
+        """A gated linear unit with GELU, the tanh form (Shazeer 2020).
+
+            y = gelu(gate) up
+
+        gate, up  (T, F); so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").geglu(np.array([[1.0]]), np.array([[10.0]])).round(5)
+        array([[8.41192]])
+        """
+
+    @abstractmethod
+    def swiglu(self, gate: Float, up: Float) -> Float:
+        """A gated linear unit with SiLU (Shazeer 2020).
+
+            y = silu(gate) up
+
+        gate, up  (T, F); so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").swiglu(np.array([[1.0]]), np.array([[10.0]])).round(5)
+        array([[7.31059]])
+        """
+
+    @abstractmethod
+    def softmax(self, x: Float) -> Float:
+        """Softmax over the last axis.
+
+            y_i = e^x_i / (e^x_1 + ... + e^x_n)
+
+        x  (T, n); so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").softmax(np.log([[1.0, 3.0]])).round(6)
+        array([[0.25, 0.75]])
+        """
+
+    @abstractmethod
+    def tanh(self, x: Float) -> Float:
+        """The hyperbolic tangent.
+
+        x  any shape; so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").tanh(np.array([[0.0, 1.0]])).round(6)
+        array([[0.      , 0.761594]])
+        """
+
+    # -- mixing tokens -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
+        """Rotary position embedding (Su et al. 2021): each pair of channels is turned by an angle.
+
+            theta_i = pos freq_base^(-2i/n_dims)
+            (a, b) -> (a cos theta_i - b sin theta_i, a sin theta_i + b cos theta_i)
+
+        x        (T, H, D)  heads of queries or of keys
+        pos      (T)        a token's place in its text, from 0
+        returns  (T, H, D)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> quarter = Rope(n_dims=2, pairs="neox", freq_base=1.0, freq_scale=np.pi / 2)  # of a turn per place
+        >>> load_ops("exact").rope(np.array([[[1.0, 0.0]], [[1.0, 0.0]]]), np.array([0, 1]), quarter).round(6)
+        array([[[1., 0.]],
+        <BLANKLINE>
+               [[0., 1.]]])
+        """
+
+    @abstractmethod
+    def attention(
+        self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
+        bias: Float | None = None,
+    ) -> Float:  # fmt: skip
+        """Scaled dot-product attention (Vaswani et al. 2017, section 3.2), each text and each head on its own.
+
+            y = softmax(scale q kᵀ + bias + mask) v
+
+        q        (T, H D)   heads side by side
+        k, v     (T, K D)
+        spec                heads, scale, mask, soft cap
+        offsets  (S+1)      text s is rows offsets[s]:offsets[s+1]
+        bias     (H, L, L)  added to the score of query i and key j of each text, L the longest (T5); None for none
+        tap                 is given v_cont, kq, kq_soft_max, kqv and what a soft cap and a bias add to them
+        returns  (T, H D)
+
+        Two tokens of one head: the first sees itself alone, the second both, and prefers neither.
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> q = k = np.zeros((2, 1))
+        >>> spec = AttentionSpec(n_head=1, n_head_kv=1, scale=1.0, mask=AttentionMask(causal=True))
+        >>> load_ops("exact").attention(q, k, np.array([[10.0], [20.0]]), spec, np.array([0, 2]))
+        array([[10.],
+               [15.]])
+        """
+
+    @abstractmethod
+    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
+        """Convolution of each channel along each text (LFM2).
+
+            y_t = w_0 x_(t-n+1+ahead) + ... + w_(n-1) x_(t+ahead)      what lies outside the text is 0
+
+        x        (T, C)
+        w        (C, n)
+        offsets  (S+1)   text s is rows offsets[s]:offsets[s+1]
+        ahead            how many of the n tokens come after t; 0 looks back only
+        returns  (T, C)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").short_conv(np.array([[1.0], [2.0], [3.0]]), Tensor.of([[10, 1]]), np.array([0, 3]))
+        array([[ 1.],
+               [12.],
+               [23.]])
+        """
+
+    @abstractmethod
     def mean(self, x: Float, offsets: I64) -> Float:
-        """Mean pooling: x (T, C), offsets (S+1) -> (S, C)."""
-        ...
+        """Mean pooling: the mean of each text's rows.
+
+        x        (T, C)
+        offsets  (S+1)   text s is rows offsets[s]:offsets[s+1]
+        returns  (S, C)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").mean(np.array([[1.0], [3.0], [7.0]]), np.array([0, 2, 3]))
+        array([[2.],
+               [7.]])
+        """
+
+    # -- all layers --------------------------------------------------------------------------------------------------
+
+    def capture_or_replay(self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float) -> Float:
+        """`layers(x)`: all layers of one text. `fast` does without Python between their operations (fast/graph.py).
+
+        given    objects that `layers` reads, which do not change: with x's shape they tell one computation from another
+        layers   calls operations of this very object, and depends on nothing but `given`, x and its shape
+        x        (T, C)
+        returns  (T, C)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> ops = load_ops("exact")
+        >>> ops.capture_or_replay((), ops.tanh, np.array([[0.0]]))
+        array([[0.]])
+        """
+        return layers(x)
 
 
-def override_op(ops: Ops, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(ops, x, ...)` in the place of an operation; where that would first add `plus` to x, this does."""
-
-    def operation(x: Any, *rest: Any, plus: Float | None = None, **more: Any) -> Any:
-        return function(ops, x if plus is None else x + plus, *rest, **more)
-
-    return operation if name == "layer_norm" else partial(function, ops)
+COMPOSED = ("linears", "add_layer_norm", "capture_or_replay")  # have the bits of operations that they call on self

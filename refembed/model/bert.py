@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops, Tap
+from refembed.kernels.ops import AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import capture_or_replay, products
+from refembed.model.blocks import attend, products, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -67,11 +66,12 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         x = x + ops.get_rows(w.token_types, [0])  # llama.cpp gives every token segment 0, also in pairs
     x = taps("inp_embd", x + ops.get_rows(w.position_embd, batch.pos))  # (T, C)
     x = taps("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, hp.norm_eps, at_layer(taps, 0)))
-    return capture_or_replay(ops, batch, taps, (w, hp), partial(layers, w, hp, batch, ops, taps), x)
+    return run_layers(layers, w, hp, batch, ops, taps, x)
 
 
 def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
     """All layers, one after the other: (T, C) -> (T, C)."""
+    spec = AttentionSpec(hp.n_head, hp.n_head, 1 / math.sqrt(hp.n_embd_head))
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
 
@@ -81,16 +81,15 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
             q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, 3, axis=1))  # 3 x (T, C)
         else:
             q, k, v = products(ops, x, tap, Qcur=blk.attn_q, Kcur=blk.attn_k, Vcur=blk.attn_v)  # 3 x (T, C)
-        a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1 / math.sqrt(hp.n_embd_head), tap)
-        a = tap("kqv_out", a)  # (T, C) heads side by side
+        a = attend(q, k, v, spec, batch, ops, tap)  # (T, C) heads side by side
         a = tap("kqv_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
-        x = tap("ffn_inp", ops.layer_norm(a, *blk.attn_output_norm, hp.norm_eps, tap, plus=x))
+        x = tap("ffn_inp", ops.add_layer_norm(a, x, *blk.attn_output_norm, hp.norm_eps, tap))
 
         # feed-forward: every token on its own
         h = tap("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(x, *blk.ffn_up, tap, "ffn_up"))  # (T, F)
         h = tap("ffn_gelu", ops.gelu(h))  # (T, F)
         h = tap("ffn_out", ops.linear(h, *blk.ffn_down, tap, "ffn_down"))  # (T, C)
-        x = ops.layer_norm(h, *blk.layer_output_norm, hp.norm_eps, tap, plus=x)
+        x = ops.add_layer_norm(h, x, *blk.layer_output_norm, hp.norm_eps, tap)
         x = taps("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)  # l_out: unnamed in llama.cpp's graph
 
     return x

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from refembed.arrays import I64, Float
+from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import AttentionMask, Ops, Rope, Tap
+from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Rope, Tap
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams
 from refembed.model.weights import Affine, affine
+
+Layers: TypeAlias = "Callable[[Any, Hparams, Batch, Ops, Tap, Float], Float]"  # all layers of an architecture
 
 
 @dataclass(frozen=True)
@@ -29,27 +32,24 @@ class QkvBlock:
 def products(ops: Ops, x: Float, tap: Tap, **matrices: Affine) -> list[Float]:
     """x (T, C) times each matrix, plus its bias: (T, N) each, seen by its name without the bias and with it.
 
-    `fast` has them all at once, where no tap is attached and where `ops` is it, not something that changes an
-    operation.
+    All at once where no tap is attached.
     """
-    together = getattr(type(ops), "linears", None)
-    if together and not tap.active:
-        return list(together(ops, x, list(matrices.values())))
+    if not tap.active:
+        return ops.linears(x, list(matrices.values()))
     return [tap(name, ops.linear(x, *matrix, tap, name)) for name, matrix in matrices.items()]
 
 
-def capture_or_replay(
-    ops: Ops, batch: Batch, tap: Tap, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float
-) -> Float:
-    """`layers(x)`: nothing but operations on x (T, C), and on what is given, which stays as it is.
+def run_layers(
+    layers: Layers, w: Any, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float
+) -> Float:  # fmt: skip
+    """`layers(w, hp, batch, ops, taps, x)`: from the first layer's input x (T, C) to the hidden states (T, C).
 
-    `fast` does without Python between the operations from a length's second text on (kernels/fast/graph.py): for one
-    text, where no tap is attached, and where `ops` is it, not something that changes an operation.
+    One text that is not traced may be a replay of an earlier one of its length (`Ops.capture_or_replay`).
     """
-    quick = getattr(type(ops), "capture_or_replay", None)
-    if quick is None or tap.active or len(batch.offsets) != 2:
-        return layers(x)
-    return cast(Float, quick(ops, given, layers, x))
+    operations = partial(layers, w, hp, batch, ops, taps)
+    if taps.active or len(batch.offsets) != 2 or not np.array_equal(batch.pos, np.arange(len(x))):
+        return operations(x)
+    return ops.capture_or_replay((w, hp), operations, x)
 
 
 class Qkv:
@@ -89,25 +89,21 @@ class Qkv:
         return self.tap(name, self.ops.linear(self.x, *affine, self.tap, name))
 
 
-def attend(
-    q: Float, k: Float, v: Float, scale: float, il: int, hp: Hparams, offsets: I64, ops: Ops, tap: Tap,
-    cached: bool = True, soft_cap: float = 0.0,
-) -> Float:  # fmt: skip
-    """A decoder's attention: q (T, H, D), k, v (T, K, D) -> (T, H D), heads side by side.
+def attention_spec(
+    hp: Hparams, il: int, scale: float, *, cached: bool = True, soft_cap: float = 0.0
+) -> AttentionSpec:  # fmt: skip
+    """How layer il of a decoder attends: causal where the model is, through a window where the layer has one.
 
-    cached  llama.cpp keeps keys and values in a cache (`Ops.attention`); only llama-embed does not
+    cached  llama.cpp keeps keys and values in a cache (`AttentionSpec.cached`); encoders and llama-embed do without
     """
-    T = len(q)
-    a = ops.attention(
-        q.reshape(T, -1), k.reshape(T, -1), v.reshape(T, -1), hp.n_head, offsets, scale, tap,
-        n_head_kv=hp.n_head_kv, mask=mask_of(hp, il), cached=cached, soft_cap=soft_cap,
-    )  # fmt: skip
-    return tap("kqv_out", a)
+    mask = AttentionMask(causal=hp.causal, window=hp.n_swa if hp.swa_layers[il] else 0)
+    return AttentionSpec(hp.n_head, hp.n_head_kv, scale, mask, soft_cap, cached)
 
 
-def mask_of(hp: Hparams, il: int) -> AttentionMask:
-    """What layer il lets a decoder's token see."""
-    return AttentionMask(causal=hp.causal, window=hp.n_swa if hp.swa_layers[il] else 0)
+def attend(q: Float, k: Float, v: Float, spec: AttentionSpec, batch: Batch, ops: Ops, tap: Tap) -> Float:
+    """Attention of queries (T, H, D), keys and values (T, K, D), or (T, H D), (T, K D) -> (T, H D), side by side."""
+    q, k, v = (x.reshape(len(x), -1) for x in (q, k, v))
+    return tap("kqv_out", ops.attention(q, k, v, spec, batch.offsets, tap))
 
 
 def rope_of(hp: Hparams, il: int, factors: Tensor | None = None) -> Rope:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops, Tap
+from refembed.kernels.ops import AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, rope_of
+from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
@@ -50,7 +50,7 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_norm and l_out are unnamed in llama.cpp's graph."""
-    eps, scale, T = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head), len(batch.ids)
+    eps, spec = hp.norm_eps, AttentionSpec(hp.n_head, hp.n_head_kv, 1 / math.sqrt(hp.n_embd_head))
     x = taps("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
@@ -60,11 +60,10 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         # self-attention: every token looks at all tokens of its own text
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
         qkv = Qkv(y, blk, hp, ops, tap)
-        q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope)).reshape(T, -1)  # (T, C)
-        k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope)).reshape(T, -1)  # (T, K D)
-        v = qkv.values().reshape(T, -1)  # (T, K D)
-        a = ops.attention(q, k, v, hp.n_head, batch.offsets, scale, tap, n_head_kv=hp.n_head_kv)  # (T, C)
-        a = tap("kqv_out", ops.linear(tap("kqv_out", a), blk.attn_output))  # (T, C)
+        q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
+        k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
+        a = attend(q, k, qkv.values(), spec, batch, ops, tap)  # (T, C)
+        a = tap("kqv_out", ops.linear(a, blk.attn_output))  # (T, C)
         x = tap("ffn_inp", a + x)
 
         # feed-forward: every token on its own

@@ -18,9 +18,9 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import AttentionMask, Ops, Tap
+from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, rope_of
+from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
@@ -61,7 +61,7 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
-    eps, T = hp.norm_eps, len(batch.ids)
+    eps = hp.norm_eps
     scale = ops.dtype(1) / np.sqrt(ops.dtype(hp.n_embd_head))  # of queries; in float32 it takes two roundings
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
     x = taps("inp_scaled", x * math.sqrt(hp.n_embd))
@@ -70,17 +70,17 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
         mask = AttentionMask(window=hp.n_swa if hp.swa_layers[il] else 0, kind="symmetric")
+        spec = AttentionSpec(hp.n_head, hp.n_head_kv, 1.0, mask)
 
         # self-attention: in five layers of six a token sees n_swa/2 tokens to either side, in the sixth all
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
         qkv = Qkv(y, blk, hp, ops, tap)
         q = tap("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, tap))  # (T, H, D)
-        q = tap("Qcur_scaled", tap("Qcur", ops.rope(q, batch.pos, rope)) * scale).reshape(T, -1)  # (T, H D)
+        q = tap("Qcur_scaled", tap("Qcur", ops.rope(q, batch.pos, rope)) * scale)
         k = tap("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, tap))  # (T, K, D)
-        k = tap("Kcur", ops.rope(k, batch.pos, rope)).reshape(T, -1)  # (T, K D)
-        v = qkv.values().reshape(T, -1)  # (T, K D)
-        a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1.0, tap, n_head_kv=hp.n_head_kv, mask=mask)  # (T, H D)
-        a = tap("attn_out", ops.linear(tap("kqv_out", a), blk.attn_output))  # (T, C)
+        k = tap("Kcur", ops.rope(k, batch.pos, rope))
+        a = attend(q, k, qkv.values(), spec, batch, ops, tap)  # (T, H D)
+        a = tap("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
         a = tap("attn_post_norm", ops.rms_norm(a, blk.post_attention_norm, eps, tap))
         x = tap("sa_out", a + x)
 

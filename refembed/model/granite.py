@@ -19,7 +19,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model import llama
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, attend, factors_of, rope_of
+from refembed.model.blocks import Qkv, attend, attention_spec, factors_of, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.llama import feed_forward
 from refembed.model.trace import at_layer
@@ -56,6 +56,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il, factors)
+        spec = attention_spec(hp, il, scale)
 
         # self-attention: every token looks back
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
@@ -65,7 +66,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         v = qkv.values()  # (T, K, D)
         k = qkv.keys()  # (T, K, D)
         k = tap("Kcur", ops.rope(k, batch.pos, rope)) if hp.rope_finetuned else k
-        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, tap)  # (T, H D)
+        a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
         if hp.residual_scale:
             a = tap("attn_scaled", a * hp.residual_scale)

@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from refembed.arrays import Float
 from refembed.errors import ModelError
 from refembed.gguf import Tensor
-from refembed.kernels.ops import AttentionMask, Ops, Tap
+from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock
+from refembed.model.blocks import Qkv, QkvBlock, attend
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -68,7 +67,8 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_out_norm and l_out (but for the last) are unnamed in llama.cpp."""
-    eps, T, scale = hp.norm_eps, len(batch.ids), 1 / math.sqrt(hp.n_embd_head)
+    eps, T = hp.norm_eps, len(batch.ids)
+    spec = AttentionSpec(hp.n_head, hp.n_head_kv, 1 / math.sqrt(hp.n_embd_head), ALIBI)
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
     x = taps("inp_embd", x + ops.get_rows(w.token_types, [0]))  # every token is of kind 0
     x = taps("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, eps, at_layer(taps, 0)))
@@ -84,18 +84,16 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         k = qkv.keys().reshape(T, -1)
         if blk.attn_k_norm is not None:
             k = tap("Kcur", ops.layer_norm(k, *blk.attn_k_norm, eps, tap))
-        v = qkv.values().reshape(T, -1)
-        more: dict[str, Any] = {"n_head_kv": hp.n_head_kv, "mask": ALIBI}
-        a = tap("kqv_out", ops.attention(q, k, v, hp.n_head, batch.offsets, scale, tap, **more))  # (T, C)
+        a = attend(q, k, qkv.values(), spec, batch, ops, tap)  # (T, C)
         a = tap("kqv_out", ops.linear(a, *blk.attn_output, tap, ""))
-        y = ops.layer_norm(a, *blk.attn_output_norm, eps, tap, plus=x)
+        y = ops.add_layer_norm(a, x, *blk.attn_output_norm, eps, tap)
         if blk.attn_norm_2 is not None:
             y = tap("attn_out_norm", y)
-            y = ops.layer_norm(y, *blk.attn_norm_2, eps, tap, plus=x)
+            y = ops.add_layer_norm(y, x, *blk.attn_norm_2, eps, tap)
         y = tap("ffn_inp", y)
 
         h = feed_forward(y, blk, ops, tap)  # (T, C)
-        x = ops.layer_norm(h, *blk.layer_output_norm, eps, tap, plus=y)
+        x = ops.add_layer_norm(h, y, *blk.layer_output_norm, eps, tap)
         x = taps("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)
 
     return x

@@ -19,9 +19,9 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import AttentionMask, Ops, Tap
+from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, rope_of
+from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -89,7 +89,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
 
 def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: Tap) -> Float:
     """A layer with attention: y (T, C) -> (T, C). Roped queries and keys are unnamed in llama.cpp's graph."""
-    T, eps, rope = len(y), hp.norm_eps, rope_of(hp, 0)  # the same with a window
+    eps, rope = hp.norm_eps, rope_of(hp, 0)  # the same with a window
     qkv = Qkv(y, blk, hp, ops, tap)
     q = tap("model.layers.{}.self_attn.q_layernorm", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, tap))
     q = tap("Qcur_roped", ops.rope(q, batch.pos, rope))  # (T, H, D)
@@ -99,11 +99,10 @@ def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: Ta
     k = tap("Kcur_roped", ops.rope(k, batch.pos, rope))  # (T, K, D)
     if hp.n_swa:
         v = qkv.values()  # (T, K, D)
-    a = ops.attention(
-        q.reshape(T, -1), k.reshape(T, -1), v.reshape(T, -1), hp.n_head, batch.offsets, 1 / math.sqrt(hp.n_embd_head),
-        tap, n_head_kv=hp.n_head_kv, mask=AttentionMask(causal=hp.causal, window=hp.n_swa), cached=True,
-    )  # fmt: skip
-    return tap("model.layers.{}.self_attn.out_proj", ops.linear(tap("kqv_out", a), blk.attn_output))
+    mask = AttentionMask(causal=hp.causal, window=hp.n_swa)
+    spec = AttentionSpec(hp.n_head, hp.n_head_kv, 1 / math.sqrt(hp.n_embd_head), mask, cached=True)
+    a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
+    return tap("model.layers.{}.self_attn.out_proj", ops.linear(a, blk.attn_output))
 
 
 def short_conv(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: Tap) -> Float:

@@ -18,7 +18,7 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, attend, factors_of, rope_of
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, factors_of, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.moe import moe
 from refembed.model.trace import at_layer
@@ -65,6 +65,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, *, cache
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il, factors)
+        spec = attention_spec(hp, il, scale, cached=cached)
 
         # self-attention: every token looks back
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
@@ -72,7 +73,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, *, cache
         q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
         v = qkv.values()  # (T, K, D)
         k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
-        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, tap, cached)  # (T, H D)
+        a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
         x = tap("ffn_inp", a + x)
 

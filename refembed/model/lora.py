@@ -28,12 +28,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from refembed.arrays import I64, Float
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFFile, Tensor, open_gguf
 from refembed.kernels.ops import NO_TAP, Ops, Tap
+from refembed.kernels.wrapper import OpsWrapper
 
 A, B = ".lora_a", ".lora_b"
 EMBEDDING = "token_embd.weight"
@@ -159,8 +160,8 @@ def is_applied(name: str, tensors: Mapping[str, Tensor]) -> bool:
     return name == EMBEDDING or (matrix and not name.endswith(("attn_rel_b.weight", "shortconv.conv.weight")))
 
 
-class Adapted:
-    """`Ops` that knows adapters: products with matrices that have one are those plus what it adds; all else is as ever.
+class AdaptedOps(OpsWrapper):
+    """Operations with LoRA: a product with a matrix that has adapters is that product plus what they add.
 
     base      the operations of the model
     side      those of the adapters' own tensors, which llama.cpp never repacks
@@ -168,17 +169,13 @@ class Adapted:
     """
 
     def __init__(self, base: Ops, side: Ops, adapters: Sequence[Adapter]) -> None:
-        self.base, self.side, self.name, self.dtype = base, side, base.name, base.dtype
+        super().__init__(base)
+        self.side = side
         self.pairs: dict[str, list[tuple[Any, Pair]]] = {}  # tensor -> (scale, factors), in the order of addition
         self.biases: dict[str, Float] = {}
         for adapter in (a for a in adapters if a.scale):
             for name, pair in adapter.pairs.items():
                 self.pairs.setdefault(name, []).append((self.scale_of(adapter, pair), pair))
-
-    def __getattr__(self, name: str) -> Any:  # whatever takes no matrix
-        if name == "base":
-            raise AttributeError(name)
-        return getattr(self.base, name)
 
     def scale_of(self, adapter: Adapter, pair: Pair) -> Any:
         """The user's scale * alpha / r, rounded at each step as the numerics rounds."""
@@ -208,6 +205,12 @@ class Adapted:
             y = y + self.side.experts(self.side.experts(x, pair.a, chosen), pair.b, chosen) * scale
         return y
 
+    def add_layer_norm(
+        self, x: Float, residual: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP
+    ) -> Float:
+        """As without adapters, which change no norm."""
+        return self.base.add_layer_norm(x, residual, w, b, eps, tap)
+
     def bias(self, b: Tensor) -> Float:
         """The decoded bias, kept."""
         if b.name not in self.biases:
@@ -221,7 +224,7 @@ def adapted(base: Ops, side: Ops, adapters: Sequence[Adapter], order: Sequence[i
     order  of addition: places in `adapters`, each once; None: as given. (2, 0, 1) is W x + adapter 2 + adapter 0 + 1.
     """
     active = [a for a in in_order(adapters, order) if a.scale]
-    return cast(Ops, Adapted(base, side, active)) if active else base
+    return AdaptedOps(base, side, active) if active else base
 
 
 def in_order(adapters: Sequence[Adapter], order: Sequence[int] | None) -> list[Adapter]:

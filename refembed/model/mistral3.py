@@ -19,7 +19,7 @@ import numpy as np
 from refembed.arrays import I64, Float
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, attend, factors_of, rope_of
+from refembed.model.blocks import Qkv, attend, attention_spec, factors_of, rope_of
 from refembed.model.hparams import Hparams
 from refembed.model.llama import TRAITS, Weights, feed_forward
 from refembed.model.trace import at_layer
@@ -36,6 +36,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = replace(rope_of(hp, il, factors), beta_fast=hp.yarn_beta_fast, beta_slow=hp.yarn_beta_slow)
+        spec = attention_spec(hp, il, scale)
 
         # self-attention: every token looks back
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
@@ -45,7 +46,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
             q = tap("Qcur_attn_temp_scaled", q * temperature(batch.pos, hp).astype(ops.dtype)[:, None, None])
         v = qkv.values()  # (T, K, D)
         k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
-        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, tap)  # (T, H D)
+        a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
         x = tap("ffn_inp", a + x)
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import AttentionMask, Ops, Tap
+from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import rope_of
+from refembed.model.blocks import attend, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -70,14 +70,15 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
         mask = AttentionMask(window=hp.n_swa if hp.swa_layers[il] else 0, kind="symmetric")
+        spec = AttentionSpec(hp.n_head, hp.n_head, scale, mask)
 
         # self-attention: in two layers of three a token sees n_swa/2 tokens to either side, in the third all
         y = x if blk.attn_norm is None else tap("attn_norm", ops.layer_norm(x, blk.attn_norm, None, eps, tap))  # (T, C)
         qkv = tap("wqkv", ops.linear(y, blk.attn_qkv))  # (T, 3C)
         q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, 3, axis=1))  # 3 x (T, C)
-        q = tap("Qcur", ops.rope(heads(q, hp), batch.pos, rope)).reshape(v.shape)
-        k = tap("Kcur", ops.rope(heads(k, hp), batch.pos, rope)).reshape(v.shape)
-        a = tap("kqv_out", ops.attention(q, k, v, hp.n_head, batch.offsets, scale, tap, mask=mask))  # (T, C)
+        q = tap("Qcur", ops.rope(heads(q, hp), batch.pos, rope))  # (T, H, D)
+        k = tap("Kcur", ops.rope(heads(k, hp), batch.pos, rope))  # (T, H, D)
+        a = attend(q, k, v, spec, batch, ops, tap)  # (T, C)
         a = tap("kqv_out", ops.linear(a, blk.attn_output))  # (T, C)
         x = tap("ffn_inp", a + x)
 

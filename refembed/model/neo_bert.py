@@ -18,9 +18,9 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops, Tap
+from refembed.kernels.ops import AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import rope_of
+from refembed.model.blocks import attend, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -55,7 +55,8 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_norm, ffn_out and l_out are unnamed in llama.cpp's graph."""
-    eps, scale, D = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head), hp.n_embd_head
+    eps, D = hp.norm_eps, hp.n_embd_head
+    spec = AttentionSpec(hp.n_head, hp.n_head_kv, 1 / math.sqrt(hp.n_embd_head))
     C, KD = hp.n_embd, hp.n_head_kv * hp.n_embd_head
     x = taps("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
@@ -67,10 +68,10 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
         qkv = tap("wqkv", ops.linear(y, blk.attn_qkv))  # (T, C+2KD)
         q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, [C, C + KD], axis=1))
-        q = tap("Qcur", ops.rope(q.reshape(len(q), -1, D), batch.pos, rope)).reshape(q.shape)  # (T, H, D)
-        k = tap("Kcur", ops.rope(k.reshape(len(k), -1, D), batch.pos, rope)).reshape(k.shape)  # (T, K, D)
-        a = ops.attention(q, k, v, hp.n_head, batch.offsets, scale, tap, n_head_kv=hp.n_head_kv)  # (T, C)
-        a = tap("kqv_out", ops.linear(tap("kqv_out", a), blk.attn_output))  # (T, C)
+        q = tap("Qcur", ops.rope(q.reshape(len(q), -1, D), batch.pos, rope))  # (T, H, D)
+        k = tap("Kcur", ops.rope(k.reshape(len(k), -1, D), batch.pos, rope))  # (T, K, D)
+        a = attend(q, k, v, spec, batch, ops, tap)  # (T, C)
+        a = tap("kqv_out", ops.linear(a, blk.attn_output))  # (T, C)
         x = tap("ffn_inp", a + x)
 
         # feed-forward: every token on its own

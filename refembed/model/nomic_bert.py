@@ -17,7 +17,7 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -61,22 +61,22 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
-        rope = rope_of(hp, il)
+        rope, spec = rope_of(hp, il), attention_spec(hp, il, scale, cached=False)
 
         # self-attention: every token looks at all tokens of its own text
         qkv = Qkv(x, blk, hp, ops, tap)
         q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
         k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
-        a = attend(q, k, qkv.values(), scale, il, hp, batch.offsets, ops, tap, cached=False)  # (T, C)
+        a = attend(q, k, qkv.values(), spec, batch, ops, tap)  # (T, C)
         a = tap("kqv_out", ops.linear(a, *blk.attn_output, tap, ""))
-        y = tap("ffn_inp", ops.layer_norm(a, *blk.attn_output_norm, eps, tap, plus=x))
+        y = tap("ffn_inp", ops.add_layer_norm(a, x, *blk.attn_output_norm, eps, tap))
 
         # feed-forward: every token on its own
         gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
         up = tap("ffn_up", ops.linear(y, blk.ffn_up.weight))  # (T, F)
         h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
         h = tap("ffn_out", ops.linear(h, blk.ffn_down.weight))  # (T, C)
-        x = ops.layer_norm(h, *blk.layer_output_norm, eps, tap, plus=y)
+        x = ops.add_layer_norm(h, y, *blk.layer_output_norm, eps, tap)
         x = taps("result_embd" if il == hp.n_layer - 1 else f"l_out-{il}", x)
 
     return x

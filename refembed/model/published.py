@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from refembed.arrays import I64, Float
 from refembed.errors import RequestError
 from refembed.gguf import GGUFFile, Tensor
 from refembed.kernels.ops import NO_TAP, Ops, Tap
+from refembed.kernels.wrapper import OpsWrapper
 from refembed.model import Model
 from refembed.model.batch import Batch, pack
 from refembed.model.hparams import Hparams
@@ -75,21 +76,16 @@ class OriginalModel(Model):
 
     def run(self, batch: Batch, hp: Hparams, ops: Ops, tap: Tap) -> Float:
         """llama.cpp's graph with the published operations."""
-        told = cast(Ops, OriginalOps(ops, self, batch))
-        hidden: Float = self.module.forward(self.weights, hp, batch, told, tap)
+        hidden: Float = self.module.forward(self.weights, hp, batch, OriginalOps(ops, self, batch), tap)
         return hidden
 
 
-class OriginalOps:
-    """`Ops` as the published model has them; all else is as ever."""
+class OriginalOps(OpsWrapper):
+    """Operations as the published model has them."""
 
     def __init__(self, base: Ops, model: OriginalModel, batch: Batch) -> None:
-        self.base, self.model, self.batch, self.published = base, model, batch, model.published
-
-    def __getattr__(self, name: str) -> Any:  # what is the same
-        if name == "base":
-            raise AttributeError(name)
-        return getattr(self.base, name)
+        super().__init__(base)
+        self.model, self.batch, self.published = model, batch, model.published
 
     def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
         """Rows of w (T, C); of kinds of token, where llama.cpp asks for row 0, those that the texts ask for."""
@@ -104,6 +100,12 @@ class OriginalOps:
             return y
         T, H = len(y), self.model.hparams.n_head
         return np.ascontiguousarray(y.reshape(T, H, 3, -1).transpose(0, 2, 1, 3)).reshape(T, -1)
+
+    def add_layer_norm(
+        self, x: Float, residual: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP
+    ) -> Float:
+        """As in llama.cpp: no norm differs."""
+        return self.base.add_layer_norm(x, residual, w, b, eps, tap)
 
     def gelu(self, x: Float) -> Float:
         """GELU in the form the model was trained with."""

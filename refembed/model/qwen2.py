@@ -17,7 +17,7 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -55,6 +55,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
+        spec = attention_spec(hp, il, scale)
 
         # self-attention: every token looks back
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
@@ -62,7 +63,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
         v = qkv.values()  # (T, K, D)
         k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
-        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, tap)  # (T, H D)
+        a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
         x = tap("ffn_inp", a + x)
 

@@ -20,7 +20,7 @@ from refembed.arrays import Float
 from refembed.gguf import BY_NAME, Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, attend, rope_of
+from refembed.model.blocks import Qkv, attend, attention_spec, rope_of
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.qwen3 import Weights
 from refembed.model.trace import at_layer
@@ -38,6 +38,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il, still(hp.rope_sections, hp.n_rot // 2))
+        spec = attention_spec(hp, il, scale)
 
         # self-attention: every token looks back
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
@@ -47,7 +48,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         v = qkv.values()  # (T, K, D)
         k = tap("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, tap))  # (T, K, D)
         k = tap("Kcur", ops.rope(k, batch.pos, rope))
-        a = attend(q, k, v, scale, il, hp, batch.offsets, ops, tap)  # (T, H D)
+        a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
         x = tap("ffn_inp", a + x)
 

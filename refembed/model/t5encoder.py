@@ -23,7 +23,7 @@ import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import AttentionMask, Ops, Tap
+from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
@@ -62,6 +62,7 @@ class Weights:
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). The last layer's l_out is result_embd in llama.cpp's graph."""
     eps, last = hp.norm_eps, hp.n_layer - 1
+    spec = AttentionSpec(hp.n_head, hp.n_head, 1.0, AttentionMask(causal=hp.causal))
     bucket = buckets(int(batch.pos.max()) + 1, hp.n_buckets)  # (L, L), L the longest text
     shared = biases(w.blk[0].attn_rel_b, bucket, ops)  # (H, L, L)
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
@@ -75,8 +76,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         q = tap("Qcur", ops.linear(y, blk.attn_q))  # (T, H D)
         k = tap("Kcur", ops.linear(y, blk.attn_k))  # (T, H D)
         v = tap("Vcur", ops.linear(y, blk.attn_v))  # (T, H D)
-        mask = AttentionMask(causal=hp.causal)
-        a = ops.attention(q, k, v, hp.n_head, batch.offsets, 1.0, tap, mask=mask, bias=bias)  # (T, H D)
+        a = ops.attention(q, k, v, spec, batch.offsets, tap, bias=bias)  # (T, H D)
         a = tap("kqv_out", ops.linear(tap("kqv_out", a), blk.attn_o))  # (T, C)
         x = tap("ffn_inp", a + x)
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from refembed.arrays import F64, Float
 from refembed.embedder import Embedder, Info, Without, groups
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import NO_TAP, Ops, Tap, override_op
+from refembed.kernels.ops import COMPOSED, NO_TAP, Ops, Tap
+from refembed.kernels.wrapper import PatchedOps
 from refembed.model import Model
 from refembed.model.batch import Batch, pack
 from refembed.model.lora import Adapter, adapted
@@ -55,16 +56,6 @@ class OpsByNumerics:
             side = load_ops(**NUMERICS[name] | {"repack": False}) if self.adapters else base
             self.ops[name] = adapted(base, side, self.adapters, self.order)
         return self.ops[name]
-
-
-class PatchedOps:
-    """Operations, some replaced by functions that are given the true operations first."""
-
-    def __init__(self, ops: Ops, replaced: dict[str, Callable[..., Any]]) -> None:
-        self.ops, self.replaced = ops, replaced
-
-    def __getattr__(self, name: str) -> Any:
-        return override_op(self.ops, name, self.replaced[name]) if name in self.replaced else getattr(self.ops, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,20 +177,18 @@ def reference_of(embedder: Embedder, pooling: str = "native") -> Reference:
 
 def spy(reference: Reference) -> frozenset[str]:
     """Names of the operations that the model asks for."""
-    seen: set[str] = set()
+    used: set[str] = set()
 
-    class Spy:
-        """Operations that note which of them are used."""
+    def noting(name: str) -> Callable[..., Any]:
+        def operation(true: Ops, *args: Any, **more: Any) -> Any:
+            used.add(name)
+            return getattr(true, name)(*args, **more)
 
-        def __init__(self, ops: Ops) -> None:
-            self.ops = ops
+        return operation
 
-        def __getattr__(self, name: str) -> Any:
-            seen.add(name)
-            return getattr(self.ops, name)
-
-    reference.add(ops=lambda ops: cast(Ops, Spy(ops))).forward([[0, 1]], "fast")
-    return frozenset(seen)
+    every = {name: noting(name) for name in vars(Ops) if name[0] != "_" and name not in COMPOSED}
+    reference.add(ops=lambda ops: PatchedOps(ops, every)).forward([[0, 1]], "fast")
+    return frozenset(used)
 
 
 def tensor_names(reference: Reference) -> Iterator[str]:

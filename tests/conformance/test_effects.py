@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType, quants
 
 from conformance import effects
 from conformance.cases import Text
-from conformance.effects import EFFECTS, Effect, Mixed, Size, budget, markdown, round_activations, size
+from conformance.effects import EFFECTS, Effect, Size, SwappedOps, budget, markdown, round_activations, size
 from refembed import Embedder
 from refembed.arrays import F32
 from refembed.gguf import BY_NAME, Tensor
@@ -55,7 +55,7 @@ def test_activations_are_rounded_as_gguf_py_rounds(kind: str, dot: str) -> None:
 def test_a_rounded_product_is_the_product_of_rounded_numbers() -> None:
     exact, ggml = load_ops("exact"), load_ops("ggml", flash_attn=False, repack=False)
     x, w = numbers(5, 64), numbers(3, 64)
-    mixed = Mixed(exact, ggml, next(e for e in EFFECTS if e.name == "activations"))
+    mixed = SwappedOps(exact, ggml, next(e for e in EFFECTS if e.name == "activations"))
     found = mixed.linear(x.astype(np.float64), weight(w, "F16"))
     want = there_and_back(x, "F16").astype(np.float64) @ there_and_back(w, "F16").astype(np.float64).T
     assert found.dtype == np.float64
@@ -71,7 +71,7 @@ def want_weight(w: F32) -> Any:
 def test_without_it_the_product_is_of_numbers_as_they_are() -> None:
     exact, ggml = load_ops("exact"), load_ops("ggml", flash_attn=False, repack=False)
     x, w = numbers(5, 64), numbers(3, 64)
-    found = Mixed(ggml, exact, next(e for e in EFFECTS if e.name == "activations")).linear(x, weight(w, "F16"))
+    found = SwappedOps(ggml, exact, next(e for e in EFFECTS if e.name == "activations")).linear(x, weight(w, "F16"))
     assert found.dtype == np.float32
     assert np.array_equal(found, (x.astype(np.float64) @ want_weight(w).T).astype(np.float32))
 
@@ -79,7 +79,7 @@ def test_without_it_the_product_is_of_numbers_as_they_are() -> None:
 def test_an_effect_replaces_its_operations_and_no_other() -> None:
     exact, ggml = load_ops("exact"), load_ops("ggml", flash_attn=False, repack=False)
     x = numbers(4, 32).astype(np.float64)
-    mixed = Mixed(exact, ggml, next(e for e in EFFECTS if e.name == "gelu"))
+    mixed = SwappedOps(exact, ggml, next(e for e in EFFECTS if e.name == "gelu"))
     h = x.astype(np.float16).astype(np.float64)  # the table: GELU of x in float16, in float16
     want = (h / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))).astype(np.float16)
     assert np.abs(mixed.gelu(x) - want).max() <= np.spacing(np.abs(want)).max()
@@ -167,6 +167,6 @@ def test_the_table_is_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_effect_of_nothing_is_nothing() -> None:
     exact = load_ops("exact")
     x = numbers(4, 32).astype(np.float64)
-    mixed = Mixed(exact, load_ops("ggml"), Effect("none", "", ()))
+    mixed = SwappedOps(exact, load_ops("ggml"), Effect("none", "", ()))
     assert np.array_equal(mixed.gelu(x), exact.gelu(x))
     assert (mixed.name, mixed.dtype) == (exact.name, exact.dtype)

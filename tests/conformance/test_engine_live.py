@@ -21,9 +21,9 @@ from conformance.external_checks import KINDS, Asking
 from conformance.external_engine import ExternalEngine
 from conformance.oracle import Live
 from refembed import Embedder, Trace, normalize
+from refembed.kernels.wrapper import PatchedOps
 from refembed.model.trace import TracedTensor
 from refembed.verify.engines.live import LiveLlamaCpp
-from refembed.verify.reference import PatchedOps
 from tests.conformance.test_engine import command
 from tests.server.servers import llama, refembed
 

@@ -20,7 +20,7 @@ from refembed import Embedder
 from refembed.errors import EngineError, GGUFError, ModelError, RefembedError, RequestError
 from refembed.gguf import GGUFWriter, Tensor, open_gguf
 from refembed.model import lora
-from refembed.model.lora import EMBEDDING, Adapted, Pair, load_adapter, read_spec
+from refembed.model.lora import EMBEDDING, AdaptedOps, Pair, load_adapter, read_spec
 from refembed.testing.synthetic import synthetic
 from refembed.testing.synthetic_lora import synthetic_lora
 from refembed.verify.engines.llamacpp import LlamaCpp
@@ -149,7 +149,7 @@ def test_a_texts_bits_do_not_depend_on_its_batch(numerics: str, files: Any) -> N
 def scale_without(what: str) -> Callable[..., Any]:
     """A scale in which something is left out, or wrong."""
 
-    def scale_of(self: Adapted, adapter: Any, pair: Pair) -> Any:
+    def scale_of(self: AdaptedOps, adapter: Any, pair: Pair) -> Any:
         s, alpha, r = np.float32(adapter.scale), np.float32(adapter.alpha), np.float32(pair.rank)
         return {
             "alpha": s,
@@ -165,7 +165,7 @@ def scale_without(what: str) -> Callable[..., Any]:
 def linear_of(kind: str) -> Callable[..., Any]:
     """A product in which something stands in another place."""
 
-    def linear(self: Adapted, x: Any, w: Tensor, b: Any = None, tap: Any = lora.NO_TAP, product: str = "") -> Any:
+    def linear(self: AdaptedOps, x: Any, w: Tensor, b: Any = None, tap: Any = lora.NO_TAP, product: str = "") -> Any:
         if w.name not in self.pairs:
             return self.base.linear(x, w, b, tap, product)
         (scale, p), *_ = self.pairs[w.name]
@@ -181,12 +181,12 @@ def linear_of(kind: str) -> Callable[..., Any]:
     return linear
 
 
-def rows_without(self: Adapted, w: Tensor, ids: Any) -> Any:
+def rows_without(self: AdaptedOps, w: Tensor, ids: Any) -> Any:
     """Token embeddings without their adapter."""
     return self.base.get_rows(w, ids)
 
 
-def rows_of_all(self: Adapted, w: Tensor, ids: Any) -> Any:
+def rows_of_all(self: AdaptedOps, w: Tensor, ids: Any) -> Any:
     """Kinds of token adapted too."""
     x = self.base.get_rows(w, ids)
     return x + np.float32(1e-3) if w.name == "token_types.weight" else ADAPTED_ROWS(self, w, ids)
@@ -204,23 +204,23 @@ def with_fields_of_next(*names: str) -> Callable[[list[Any]], list[Any]]:
     ]
 
 
-ADAPTED_ROWS, IN_ORDER = Adapted.get_rows, lora.in_order
+ADAPTED_ROWS, IN_ORDER = AdaptedOps.get_rows, lora.in_order
 TASKS = "jina-bert-v3, three tasks"
 ORDERS = list(permutations(range(3)))
 
 # fmt: off
 FAULTS: dict[str, tuple[str, Any, str, Any]] = {
-    "alpha left out":           ("bert", Adapted, "scale_of", scale_without("alpha")),
-    "r left out":               ("bert", Adapted, "scale_of", scale_without("r")),
-    "the user's scale left out": ("bert", Adapted, "scale_of", scale_without("the user's")),
-    "r is the other axis":      ("bert", Adapted, "scale_of", scale_without("the other axis")),
-    "scale off by an ulp":      ("bert", Adapted, "scale_of", scale_without("an ulp")),
-    "scale before the product": ("bert", Adapted, "linear", linear_of("scale first")),
-    "scale between":            ("bert", Adapted, "linear", linear_of("scale between")),
-    "added after the bias":     ("bert", Adapted, "linear", linear_of("after the bias")),
-    "mixed, not added":         ("bert", Adapted, "linear", linear_of("mixed")),
-    "no token embeddings":      ("bert", Adapted, "get_rows", rows_without),
-    "kinds of token too":       (TASKS, Adapted, "get_rows", rows_of_all),
+    "alpha left out":           ("bert", AdaptedOps, "scale_of", scale_without("alpha")),
+    "r left out":               ("bert", AdaptedOps, "scale_of", scale_without("r")),
+    "the user's scale left out": ("bert", AdaptedOps, "scale_of", scale_without("the user's")),
+    "r is the other axis":      ("bert", AdaptedOps, "scale_of", scale_without("the other axis")),
+    "scale off by an ulp":      ("bert", AdaptedOps, "scale_of", scale_without("an ulp")),
+    "scale before the product": ("bert", AdaptedOps, "linear", linear_of("scale first")),
+    "scale between":            ("bert", AdaptedOps, "linear", linear_of("scale between")),
+    "added after the bias":     ("bert", AdaptedOps, "linear", linear_of("after the bias")),
+    "mixed, not added":         ("bert", AdaptedOps, "linear", linear_of("mixed")),
+    "no token embeddings":      ("bert", AdaptedOps, "get_rows", rows_without),
+    "kinds of token too":       (TASKS, AdaptedOps, "get_rows", rows_of_all),
     "order turned round":       (TASKS, lora, "in_order", changed(lambda found: found[::-1])),
     "the last two swapped":     (TASKS, lora, "in_order", changed(lambda found: [found[0], found[2], found[1]])),
     "an adapter added twice":   (TASKS, lora, "in_order", changed(lambda found: [*found, found[0]])),
@@ -228,7 +228,7 @@ FAULTS: dict[str, tuple[str, Any, str, Any]] = {
     "one adapter for all":      (TASKS, lora, "in_order", changed(lambda found: found[:1] * 3)),
     "another adapter's scale":  (TASKS, lora, "in_order", changed(with_fields_of_next("scale"))),
     "another adapter's alpha":  (TASKS, lora, "in_order", changed(with_fields_of_next("alpha"))),
-    "experts forgotten":        ("nomic-bert-moe", Adapted, "experts", lambda self, *a: self.base.experts(*a)),
+    "experts forgotten":        ("nomic-bert-moe", AdaptedOps, "experts", lambda self, *a: self.base.experts(*a)),
 }
 # fmt: on
 

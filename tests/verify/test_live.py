@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,8 +72,8 @@ def test_a_fault_shows_in_the_operation_that_has_it_and_nowhere_else(minilm, the
     """Attention without its scale: every softmax is off, everything behind it is right on its own inputs."""
 
     class Unscaled(Exact):
-        def attention(self, q, k, v, n_head, offsets, scale, tap):
-            return super().attention(q, k, v, n_head, offsets, 1.0, tap)
+        def attention(self, q, k, v, spec, offsets, tap, *, bias):
+            return super().attention(q, k, v, replace(spec, scale=1.0), offsets, tap, bias=bias)
 
     e = Embedder.load(minilm, numerics="exact")
     e.ops = Unscaled()

@@ -1,13 +1,14 @@
-"""x Wᵀ by BLAS, with rows that do not depend on their neighbors: for `exact`. `fast` has llvm/gemm.py.
+"""The product of `exact`: x Wᵀ, with rows that do not depend on their neighbors.
 
-BLAS picks its inner kernel by the height of x, and in some kernels by a row's place in a block, so the last bits of a
-row can change with the batch around it. Two measures keep them:
+What is computed is `x @ w.T`. BLAS picks its inner kernel by the height of x, and in some kernels by a row's place in a
+block, so the last bits of a row can change with the batch around it. Two measures keep them:
 
     1. BLAS sees few heights only: x is cut into tiles whose heights are powers of two, from LEAST to MOST rows, the
        last one padded with zeros.
     2. Whether that is enough on this machine is measured, not assumed: once for each shape of W, `rows_stand_alone`
        multiplies one and the same row at every place of a tile of every height. Where bits differ (OpenBLAS' Haswell
-       kernels, for some) the caller uses llvm/gemm.py, whose rows stand alone by construction.
+       kernels, for some) llvm/gemm.py multiplies. There an element is one chain of multiply-adds in order of k, so a
+       row stands alone by construction.
 
 docs/batch-invariance.md has the measurements.
 """
@@ -63,13 +64,19 @@ def rows_stand_alone(n: int, k: int, dtype: type[np.floating[Any]]) -> bool:
     return True
 
 
-def matmul(x: Float, w: npt.NDArray[Any], out: Float | None = None) -> Float:
-    """x (T, k) times w (n, k) transposed, by BLAS in tiles: (T, n).
+def matmul(x: Float, w: Float, out: Float) -> None:
+    """x (T, k) times w (n, k) transposed, into out (T, n)."""
+    if rows_stand_alone(*w.shape, np.float64):
+        by_blas(x, w, out)
+    else:
+        from refembed.kernels.llvm import gemm  # imports Numba, which other machines need not
 
-    out  where to put the product; None makes an array
-    """
+        out[:] = gemm.matmul(x, w)
+
+
+def by_blas(x: Float, w: npt.NDArray[Any], out: Float) -> None:
+    """x (T, k) times w (n, k) transposed, in tiles, into out (T, n)."""
     n, k = w.shape
-    out = np.empty((len(x), n), x.dtype) if out is None else out
     for begin, height in tiles(len(x), n, k):
         part, target = x[begin : begin + height], out[begin : begin + height]
         if len(part) == height:
@@ -78,4 +85,3 @@ def matmul(x: Float, w: npt.NDArray[Any], out: Float | None = None) -> Float:
             padded = np.zeros((height, k), x.dtype)
             padded[: len(part)] = part
             target[:] = np.matmul(padded, w.T)[: len(part)]
-    return out

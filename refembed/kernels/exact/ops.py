@@ -12,14 +12,14 @@ import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.exact import activations, attention, conv, experts, norms, sums
+from refembed.kernels.exact import activations, attention, attention_chunked, conv, experts, norms, sums
 from refembed.kernels.exact import rope as rotary
-from refembed.kernels.exact.matmul import matmul, rows_stand_alone
-from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
+from refembed.kernels.exact.matmul import matmul
+from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
 from refembed.kernels.quant.row_blocks import Store
 
 
-class Exact:
+class Exact(Ops):
     """`Ops` in float64. Weights are decoded to 8 bytes each, and kept while the memory budget lasts
     (quant/row_blocks.py).
     """
@@ -43,21 +43,13 @@ class Exact:
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
         """y = x Wᵀ + b."""
         y = np.empty((len(x), w.shape[0]))  # (T, N)
-        for begin, end, part in self.store.panels(w):
-            if rows_stand_alone(*part.shape, np.float64):
-                matmul(x, part, y[:, begin:end])
-            else:
-                from refembed.kernels.llvm import gemm
-
-                y[:, begin:end] = gemm.matmul(x, part)
+        for begin, end, part in self.store.panels(w):  # some rows of W, decoded
+            matmul(x, part, y[:, begin:end])
         return y if b is None else tap(product, y) + self.weight(b)
 
-    def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP, *, plus: Float | None = None
-    ) -> Float:
-        """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus."""
-        z = x if plus is None else x + plus
-        y = tap("norm", norms.layer_norm(z, eps)) * self.weight(w)
+    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+        """y = (x - E[x]) / sqrt(Var[x] + eps) w + b."""
+        y = tap("norm", norms.layer_norm(x, eps)) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
     def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
@@ -90,24 +82,12 @@ class Exact:
         return rotary.rope(x, pos, rope)
 
     def attention(
-        self,
-        q: Float,
-        k: Float,
-        v: Float,
-        n_head: int,
-        offsets: I64,
-        scale: float,
-        tap: Tap = NO_TAP,
-        *,
-        n_head_kv: int | None = None,
-        mask: AttentionMask = BIDIRECTIONAL,
-        soft_cap: float = 0.0,
-        cached: bool = False,
+        self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
         bias: Float | None = None,
-    ) -> Float:
-        """y = softmax(scale q kᵀ + bias) v, each sequence and head on its own."""
-        more: dict[str, Any] = {"n_head_kv": n_head_kv, "mask": mask, "soft_cap": soft_cap}
-        return attention.attention(q, k, v, n_head, offsets, scale, tap, **more, cached=cached, bias=bias)
+    ) -> Float:  # fmt: skip
+        """y = softmax(scale q kᵀ + bias + mask) v, each sequence and head on its own."""
+        how = attention_chunked if attention_chunked.is_long(spec, offsets) else attention
+        return how.attention(q, k, v, spec, offsets, tap, bias=bias)
 
     def softmax(self, x: Float) -> Float:
         """y = e^x / sum(e^x)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from refembed.kernels.fast.graph import GraphCache
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, jit
 from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
-from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
+from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store, row_blocks
 from refembed.kernels.threads import cores, parallel_for, parallel_map, workers
 
@@ -45,14 +45,8 @@ THREE: dict[Any, Any] = {
 UNBIASED = np.empty((0, 0, 0), np.float32)
 
 
-@cache
-def flat(n_head: int) -> F32:
-    """No slopes (H)."""
-    return np.zeros(n_head, np.float32)
-
-
 class AttentionArgs(NamedTuple):
-    """What a query sees, and how scores are scaled: `AttentionMask` and the rest as the kernels take them."""
+    """What a query sees, and how scores are scaled: `AttentionSpec` as the kernels take it."""
 
     scale: np.float32
     causal: bool
@@ -61,7 +55,23 @@ class AttentionArgs(NamedTuple):
     soft_cap: np.float32
 
 
-class Fast:
+@lru_cache(maxsize=1024)
+def args_of(spec: AttentionSpec) -> AttentionArgs:
+    """A spec's numbers, made once for each layer of a model."""
+    mask = spec.mask
+    kind = WINDOW_KINDS[mask.kind]
+    return AttentionArgs(np.float32(spec.scale), mask.causal, mask.window, kind, np.float32(spec.soft_cap))
+
+
+@lru_cache(maxsize=1024)
+def slopes_of(n_head: int, max_bias: float) -> F32:
+    """ALiBi's slopes (H); zeros where there is none."""
+    if not max_bias:
+        return np.zeros(n_head, np.float32)
+    return attention.slopes(n_head, max_bias).astype(np.float32)
+
+
+class Fast(Ops):
     """`Ops` in float32."""
 
     name = "fast"
@@ -82,9 +92,9 @@ class Fast:
         """An array of float32 with anything in it."""
         return self.scratch.empty(shape) if spinning_pool.own.graph is None else spinning_pool.own.graph.empty(shape)
 
-    def capture_or_replay(self, given: tuple[Any, ...], operations: Callable[[Float], Float], x: Float) -> Float:
-        """`operations(x)`, for short texts without Python between them; `GraphCache.run`."""
-        return self.graphs.run(given, operations, x)
+    def capture_or_replay(self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float) -> Float:
+        """`layers(x)`, for short texts without Python between their operations; `GraphCache.run`."""
+        return self.graphs.run(given, layers, x)
 
     def weight(self, w: Tensor) -> F32:
         """A small tensor (bias, norm, convolution) in float32."""
@@ -225,20 +235,25 @@ class Fast:
             return y if b is None else tap(product, y) + self.weight(b)
         return self.product(x, w, self.weight(b))
 
-    def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP, *, plus: Float | None = None
+    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+        """y = (x - E[x]) / sqrt(Var[x] + eps) w + b, in one pass where no tap is attached."""
+        return self.norm_of_sum(x, x[:0], w, b, eps, tap)
+
+    def add_layer_norm(
+        self, x: Float, residual: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP
     ) -> Float:
-        """y = (z - E[z]) / sqrt(Var[z] + eps) w + b of z = x + plus, in one pass where no tap is attached."""
-        weight, out, more = self.weight(w), self.empty(x.shape), x[:0] if plus is None else plus
-        if not tap.active:
-            bias = NOTHING if b is None else self.weight(b)
-            spinning_pool.parallel_for(
-                elementwise.layer_norm, x, more, weight, bias, eps, out, rows=len(x), size=x.size
-            )
-            return out
-        spinning_pool.parallel_for(
-            elementwise.layer_norm, x, more, np.ones_like(weight), NOTHING, eps, out, rows=len(x), size=x.size
+        """y = layer_norm(x + residual), in the same pass."""
+        return self.norm_of_sum(x, residual, w, b, eps, tap)
+
+    def norm_of_sum(self, x: Float, more: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap) -> Float:
+        """`layer_norm` of x + more, or of x where `more` has no rows."""
+        weight, out = self.weight(w), self.empty(x.shape)
+        scale, bias = (
+            (np.ones_like(weight), NOTHING) if tap.active else (weight, NOTHING if b is None else self.weight(b))
         )
+        spinning_pool.parallel_for(elementwise.layer_norm, x, more, scale, bias, eps, out, rows=len(x), size=x.size)
+        if not tap.active:
+            return out
         y = tap("norm", out) * weight
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
@@ -298,60 +313,36 @@ class Fast:
         return known
 
     def attention(
-        self,
-        q: Float,
-        k: Float,
-        v: Float,
-        n_head: int,
-        offsets: I64,
-        scale: float,
-        tap: Tap = NO_TAP,
-        *,
-        n_head_kv: int | None = None,
-        mask: AttentionMask = BIDIRECTIONAL,
-        soft_cap: float = 0.0,
-        cached: bool = False,
+        self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
         bias: Float | None = None,
-    ) -> Float:
-        """y = softmax(scale q kᵀ + bias) v, each sequence and head on its own."""
-        out, group = self.empty(q.shape), n_head // (n_head_kv or n_head)
-        slopes = attention.slopes(n_head, mask.max_bias).astype(np.float32) if mask.max_bias else flat(n_head)
-        how = AttentionArgs(np.float32(scale), mask.causal, mask.window, WINDOW_KINDS[mask.kind], np.float32(soft_cap))
+    ) -> Float:  # fmt: skip
+        """y = softmax(scale q kᵀ + bias + mask) v, each sequence and head on its own."""
+        out, how, slopes = self.empty(q.shape), args_of(spec), slopes_of(spec.n_head, spec.mask.max_bias)
         more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
-        if not tap.active:
-            texts = len(offsets) - 1
-            packed = (np.ascontiguousarray(x) for x in (q, k, v))
-            spinning_pool.parallel_for(
-                fast_attention.attention, *packed, n_head, group, offsets, *how, slopes, more, out,
-                rows=texts * n_head, size=1000 * texts * n_head + q.size * (len(q) // texts) // 32,
-            )  # fmt: skip
+        if tap.active:
+            for begin, end in itertools.pairwise(offsets):
+                text = slice(begin, end)
+                self.traced_attention(q[text], k[text], v[text], spec, how, slopes, more, out[text], tap)
             return out
-        for begin, end in itertools.pairwise(offsets):
-            qh, kh, vh = (
-                np.ascontiguousarray(attention.heads(x[begin:end], heads))  # (H or K, T_s, D)
-                for x, heads in ((q, n_head), (k, n_head // group), (v, n_head // group))
-            )
-            self.seen(qh, kh, vh, how, slopes, more, out[begin:end], tap, cached)
+        texts = len(offsets) - 1
+        packed = (np.ascontiguousarray(x) for x in (q, k, v))
+        spinning_pool.parallel_for(
+            fast_attention.attention, *packed, spec.n_head, spec.group, offsets, *how, slopes, more, out,
+            rows=texts * spec.n_head, size=1000 * texts * spec.n_head + q.size * (len(q) // texts) // 32,
+        )  # fmt: skip
         return out
 
-    def seen(
-        self,
-        q: Float,
-        k: Float,
-        v: Float,
-        how: AttentionArgs,
-        slopes: F32,
-        bias: Float,
-        out: Float,
+    def traced_attention(
+        self, q: Float, k: Float, v: Float, spec: AttentionSpec, how: AttentionArgs, slopes: F32, bias: F32, out: Float,
         tap: Tap,
-        cached: bool,
-    ) -> None:
-        """Attention of one sequence with its inner tensors shown: the same arithmetic, one step at a time."""
-        H, n, D = q.shape
-        group = H // len(k)
-        if not cached:
+    ) -> None:  # fmt: skip
+        """Attention of one text with its inner tensors shown: the same arithmetic, one step at a time."""
+        q = np.ascontiguousarray(attention.by_head(q, spec.n_head))  # (H, n, D)
+        k, v = (np.ascontiguousarray(attention.by_head(x, spec.n_head_kv)) for x in (k, v))  # (K, n, D)
+        (H, n, D), group = q.shape, spec.group
+        if not spec.cached:
             v = tap("v_cont", v.transpose(0, 2, 1)).transpose(0, 2, 1)
-        v = np.ascontiguousarray(v)  # (K, n, D)
+        v = np.ascontiguousarray(v)
         kq = np.empty((H, n, n), q.dtype)
         for h in range(H):
             fast_attention.scores_of(q[h], k[h // group], kq[h])

@@ -21,44 +21,29 @@ from refembed.kernels.ggml.attention_flash import flash
 from refembed.kernels.ggml.attention_scores import Scoring, kq_scale, mask_of, slopes_of
 from refembed.kernels.ggml.floats import rounded
 from refembed.kernels.ggml.profile import Profile
-from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Tap
+from refembed.kernels.ops import NO_TAP, AttentionSpec, Tap
 
 CELLS = 256  # the cache is read in multiples of so many cells (llama_kv_cache::get_n_kv)
 
 
 def attention(
-    q: F32,
-    k: F32,
-    v: F32,
-    n_head: int,
-    offsets: I64,
-    scale: float,
-    tap: Tap = NO_TAP,
-    *,
-    profile: Profile,
-    n_head_kv: int | None = None,
-    mask: AttentionMask = BIDIRECTIONAL,
-    soft_cap: float = 0.0,
-    cached: bool = False,
-    bias: F32 | None = None,
-    first: int = 0,
-) -> F32:
+    q: F32, k: F32, v: F32, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *, profile: Profile,
+    bias: F32 | None = None, first: int = 0,
+) -> F32:  # fmt: skip
     """Scaled dot-product attention of one ubatch: q (T, H D), k, v (T, K D), offsets (S+1) -> (T, H D).
 
     tap        is given what llama.cpp's graph shows: without flash attention kq, kq_soft_max (H, T, N), v_cont (K, D,
                N)
                where there is no cache, kqv (H, T, D), and kq_scaled_1, kq_tanh, kq_scaled_2 with a soft cap; with
                flash attention, which is one node, nothing. N is T; with a cache the cells that are read
-    n_head_kv  K heads of keys and values, each shared by H/K query heads; None: H
-    soft_cap   scores become c tanh(score / c); 0 for none
-    cached     the model runs with a KV cache of float16
     bias       (H, L, L) added to the scores after the soft cap, by the places of query and key in their texts
     first      cell of the cache where the ubatch begins: behind the texts that came before it in the same call
     """
     T, fused = len(q), profile.flash_attn and bias is None
+    mask, cached = spec.mask, spec.cached
     N = max(CELLS, -(-(first + T) // CELLS) * CELLS) if cached and not fused else first + T
-    qh = heads(q, n_head, T)  # (H, T, D)
-    kh, vh = (heads(x, n_head_kv or n_head, N, first) for x in (k, v))  # (K, N, D)
+    qh = heads(q, spec.n_head, T)  # (H, T, D)
+    kh, vh = (heads(x, spec.n_head_kv, N, first) for x in (k, v))  # (K, N, D)
     if cached or fused:
         kh, vh = rounded(kh, "F16"), rounded(vh, "F16")
     hidden = mask_of(tuple(offsets.tolist()), mask, N - first)
@@ -67,9 +52,9 @@ def attention(
         hidden.flags.writeable = False
     if profile.flash_attn:
         hidden = rounded(hidden, "F16")  # which ALiBi's distances above 2048 notice
-    slopes = slopes_of(n_head, mask.max_bias)
+    slopes = slopes_of(spec.n_head, mask.max_bias)
     more = None if bias is None else pad_bias(np.asarray(bias, np.float32), offsets, N)
-    scoring = Scoring(kq_scale(scale, qh.shape[2]), np.float32(soft_cap), hidden, slopes, more)
+    scoring = Scoring(kq_scale(spec.scale, qh.shape[2]), np.float32(spec.soft_cap), hidden, slopes, more)
     if fused:
         return flash(qh, kh, vh, scoring, profile)
     return classic(qh, kh, vh, scoring, "F16" if cached else "F32", profile, tap)

@@ -18,13 +18,13 @@ from refembed.kernels.ggml import attention, conv, experts, floats, quantized, r
 from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
 from refembed.kernels.ggml.profile import Profile, load_profile
-from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
+from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
 from refembed.kernels.threads import parallel_for
 
 FLOATS = ("F32", "F16", "BF16")
 
 
-class Ggml:
+class Ggml(Ops):
     """`Ops` of one build of llama.cpp."""
 
     name = "ggml"
@@ -61,13 +61,10 @@ class Ggml:
         y = self.product(np.ascontiguousarray(x, np.float32), w)
         return y if b is None else tap(product, y) + self.weight(b)
 
-    def layer_norm(
-        self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP, *, plus: Float | None = None
-    ) -> Float:
-        """Sum, norm, times w, plus b: four roundings."""
-        z = x if plus is None else x + plus
-        out = np.empty_like(z)
-        parallel_for(rows.layer_norm, z, np.float32(eps), self.profile.lanes, out, rows=len(x), size=x.size)
+    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+        """Norm, times w, plus b: three roundings."""
+        out = np.empty_like(x)
+        parallel_for(rows.layer_norm, x, np.float32(eps), self.profile.lanes, out, rows=len(x), size=x.size)
         y = tap("norm", out) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
@@ -110,27 +107,11 @@ class Ggml:
         return rotary.rope(np.ascontiguousarray(x, np.float32), pos, rope)
 
     def attention(
-        self,
-        q: Float,
-        k: Float,
-        v: Float,
-        n_head: int,
-        offsets: I64,
-        scale: float,
-        tap: Tap = NO_TAP,
-        *,
-        n_head_kv: int | None = None,
-        mask: AttentionMask = BIDIRECTIONAL,
-        soft_cap: float = 0.0,
-        cached: bool = False,
+        self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
         bias: Float | None = None,
-    ) -> Float:
+    ) -> Float:  # fmt: skip
         """One score matrix over the whole micro-batch, or flash attention, as the profile says."""
-        return attention.attention(
-            q, k, v, n_head, offsets, scale, tap,
-            n_head_kv=n_head_kv, mask=mask, soft_cap=soft_cap, cached=cached, bias=bias, profile=self.profile,
-            first=self.first,
-        )  # fmt: skip
+        return attention.attention(q, k, v, spec, offsets, tap, bias=bias, profile=self.profile, first=self.first)
 
     def softmax(self, x: Float) -> Float:
         """e^x / sum(e^x), as attention has it: the last few of a row by libm, their sum in double."""

@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from refembed.arrays import F64, I64, Float
 from refembed.errors import EngineError
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import AttentionSpec, Ops
+from refembed.kernels.wrapper import PatchedOps
 from refembed.model.batch import Batch
 from refembed.verify.compare.floor import LEAST, Floor, distance
 from refembed.verify.engines.base import Engine
 from refembed.verify.hypothesis import Hypothesis
-from refembed.verify.reference import Item, PatchedOps, Reference, Vectors
+from refembed.verify.reference import Item, Reference, Vectors
 
 SHORT = 4  # texts that are asked for in a batch and alone
 SAME = 1e-9  # 1 - cos of two answers that are the same but for the order of sums
@@ -186,7 +187,7 @@ def attention_over(reference: Reference, other: Callable[..., Float]) -> Referen
     """All texts in one run, their attention replaced."""
 
     def change(ops: Ops) -> Ops:
-        return cast(Ops, PatchedOps(ops, {"attention": other}))
+        return PatchedOps(ops, {"attention": other})
 
     return replace(reference.add(ops=change), together=list)
 
@@ -194,8 +195,10 @@ def attention_over(reference: Reference, other: Callable[..., Float]) -> Referen
 def all_as_one(reference: Reference) -> Reference:
     """No walls between texts."""
 
-    def attention(true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, *rest: Any, **more: Any) -> Float:
-        return cast(Float, true.attention(q, k, v, H, offsets[[0, -1]], *rest, **more))
+    def attention(
+        true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, *rest: Any, **more: Any
+    ) -> Float:
+        return true.attention(q, k, v, spec, offsets[[0, -1]], *rest, **more)
 
     return attention_over(reference, attention)
 
@@ -203,14 +206,16 @@ def all_as_one(reference: Reference) -> Reference:
 def zeros_attended(reference: Reference) -> Reference:
     """Keys and values of zero behind each shorter text."""
 
-    def attention(true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, *rest: Any, **more: Any) -> Float:
+    def attention(
+        true: Any, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, *rest: Any, **more: Any
+    ) -> Float:
         lengths = np.diff(offsets)
         own = (np.arange(lengths.max()) < lengths[:, None]).ravel()
         wide = [np.zeros((len(own), x.shape[1]), x.dtype) for x in (q, k, v)]
         for full, x in zip(wide, (q, k, v), strict=True):
             full[own] = x
         ends = np.arange(len(offsets)) * int(lengths.max())
-        return np.ascontiguousarray(true.attention(*wide, H, ends, *rest, **more)[own])
+        return np.ascontiguousarray(true.attention(*wide, spec, ends, *rest, **more)[own])
 
     return attention_over(reference, attention)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops
+from refembed.kernels.wrapper import PatchedOps
 from refembed.model.batch import Batch
 from refembed.verify.hypothesis import Change
-from refembed.verify.reference import PatchedOps
 
 Row: TypeAlias = "tuple[str, str, Change, str]"  # id, what the engine does, the change, family
 
@@ -20,7 +20,7 @@ def replaced(**functions: Callable[..., Any]) -> Change:
     """Operations replaced by functions that are given the true operations first. One object, so that runs are kept."""
 
     def change(ops: Ops) -> Ops:
-        return cast(Ops, PatchedOps(ops, functions))
+        return PatchedOps(ops, functions)
 
     return lambda reference: reference.add(ops=change)
 
@@ -29,7 +29,7 @@ def remembering(make: Callable[[], dict[str, Callable[..., Any]]]) -> Change:
     """Operations that remember what came before: made anew for every run."""
 
     def change(ops: Ops) -> Ops:
-        return cast(Ops, PatchedOps(ops, make()))
+        return PatchedOps(ops, make())
 
     return lambda reference: reference.add(ops=change)
 

@@ -14,7 +14,7 @@ import numpy as np
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.exact.attention import slopes
-from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Rope, Tap
+from refembed.kernels.ops import NO_TAP, AttentionMask, AttentionSpec, Ops, Rope, Tap
 from refembed.verify.hypotheses.changes import Row, hparams, named, remembering, replaced
 from refembed.verify.hypotheses.layers import half_rows, layer_rows, place_rows, rope_rows
 from refembed.verify.hypothesis import Change, Hypothesis
@@ -298,7 +298,7 @@ def attention_rows(reference: Reference) -> Iterator[Row]:
         yield "qk-swapped", "exchanges queries and keys", replaced(
             attention=lambda true, q, k, v, *rest, **more: true.attention(k, q, v, *rest, **more)), "heads"  # fmt: skip
     if hp.soft_cap:
-        yield "soft-cap-missing", "does not cap attention scores", replaced(attention=uncapped), "soft cap"
+        yield "soft-cap-missing", "does not cap attention scores", replaced(attention=attending(uncapped)), "soft cap"
     if hp.n_buckets:
         yield "position-bias-missing", "leaves out the relative position bias", replaced(attention=unbiased), "position"
 
@@ -312,50 +312,53 @@ def masks_of(reference: Reference) -> set[AttentionMask]:
     """The masks that the layers ask for."""
     seen: set[AttentionMask] = set()
 
-    def attention(true: Any, *rest: Any, mask: AttentionMask = BIDIRECTIONAL, **more: Any) -> Any:
-        seen.add(mask)
-        return true.attention(*rest, mask=mask, **more)
+    def noted(spec: AttentionSpec) -> AttentionSpec:
+        seen.add(spec.mask)
+        return spec
 
-    replaced(attention=attention)(reference).forward([[0, 1]], "fast")
+    replaced(attention=attending(noted))(reference).forward([[0, 1]], "fast")
     return seen
 
 
-def masked(other: Callable[[AttentionMask], AttentionMask]) -> Change:
-    """Attention with another mask."""
-    return replaced(
-        attention=lambda true, *rest, mask=BIDIRECTIONAL, **more: true.attention(*rest, mask=other(mask), **more)
-    )
+def attending(other: Callable[[AttentionSpec], AttentionSpec]) -> Callable[..., Float]:
+    """Attention with other parameters."""
 
-
-def scaled(factor: float) -> Callable[..., Float]:
-    """Scores times a factor."""
-
-    def attention(
-        true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, scale: float, *tap: Any, **more: Any
-    ) -> Float:
-        return cast(Float, true.attention(q, k, v, H, offsets, scale * factor, *tap, **more))
+    def attention(true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any) -> Float:
+        return true.attention(q, k, v, other(spec), *rest, **more)
 
     return attention
 
 
-def interleaved(true: Any, q: Float, k: Float, v: Float, H: int, *rest: Any, **more: Any) -> Float:
+def masked(other: Callable[[AttentionMask], AttentionMask]) -> Change:
+    """Attention with another mask."""
+    return replaced(attention=attending(lambda spec: replace(spec, mask=other(spec.mask))))
+
+
+def scaled(factor: float) -> Callable[..., Float]:
+    """Scores times a factor."""
+    return attending(lambda spec: replace(spec, scale=spec.scale * factor))
+
+
+def uncapped(spec: AttentionSpec) -> AttentionSpec:
+    """No soft cap."""
+    return replace(spec, soft_cap=0.0)
+
+
+def interleaved(
+    true: Any, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any
+) -> Float:  # fmt: skip
     """Channel c belongs to head c mod H, and to head c mod K of keys."""
-    K = more.get("n_head_kv") or H
+    H, K = spec.n_head, spec.n_head_kv
     deal = {n: np.arange(x.shape[1]).reshape(-1, n).T.ravel() for n, x in ((H, q), (K, k))}
     dealt = (np.ascontiguousarray(x[:, deal[n]]) for x, n in ((q, H), (k, K), (v, K)))
-    return np.ascontiguousarray(true.attention(*dealt, H, *rest, **more)[:, np.argsort(deal[H])])
+    return np.ascontiguousarray(true.attention(*dealt, spec, *rest, **more)[:, np.argsort(deal[H])])
 
 
-def tiled(true: Any, q: Float, k: Float, v: Float, H: int, *rest: Any, **more: Any) -> Float:
+def tiled(true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any) -> Float:
     """Query head h reads head h mod K of keys."""
-    K = more.pop("n_head_kv")
+    H, K = spec.n_head, spec.n_head_kv
     wide = [np.ascontiguousarray(np.tile(x.reshape(len(x), K, -1), (1, H // K, 1)).reshape(len(x), -1)) for x in (k, v)]
-    return cast(Float, true.attention(q, *wide, H, *rest, n_head_kv=H, **more))
-
-
-def uncapped(true: Any, *rest: Any, **more: Any) -> Float:
-    """No soft cap."""
-    return cast(Float, true.attention(*rest, **{**more, "soft_cap": 0.0}))
+    return true.attention(q, wide[0], wide[1], replace(spec, n_head_kv=H), *rest, **more)
 
 
 def unbiased(true: Any, *rest: Any, **more: Any) -> Float:
@@ -363,15 +366,16 @@ def unbiased(true: Any, *rest: Any, **more: Any) -> Float:
     return cast(Float, true.attention(*rest, **{**more, "bias": None}))
 
 
-def plain_alibi(true: Any, q: Float, k: Float, v: Float, H: int, offsets: I64, *rest: Any, **more: Any) -> Float:
+def plain_alibi(
+    true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, *rest: Any, **more: Any
+) -> Float:
     """2^(-max_bias (h + 1) / H) for every head."""
-    mask: AttentionMask = more.pop("mask", BIDIRECTIONAL)
+    mask, H = spec.mask, spec.n_head
     n = int(np.diff(offsets).max())
     slope = 2.0 ** (-mask.max_bias * (np.arange(H) + 1) / H)
     if np.allclose(slope, slopes(H, mask.max_bias)):
-        return cast(Float, true.attention(q, k, v, H, offsets, *rest, mask=mask, **more))
+        return true.attention(q, k, v, spec, offsets, *rest, **more)
     j = np.arange(n)
     bias = (-slope[:, None, None] * np.abs(j[:, None] - j)).astype(q.dtype)
-    return cast(
-        Float, true.attention(q, k, v, H, offsets, *rest, mask=replace(mask, max_bias=0.0), **{**more, "bias": bias})
-    )
+    spec = replace(spec, mask=replace(mask, max_bias=0.0))
+    return true.attention(q, k, v, spec, offsets, *rest, **{**more, "bias": bias})

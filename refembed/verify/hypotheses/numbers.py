@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 
 from refembed.arrays import F64, Float
-from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask
+from refembed.kernels.ops import AttentionMask
 from refembed.verify.hypotheses.changes import batch, hparams, replaced
 from refembed.verify.hypotheses.families import Family, logarithmic, unit
 from refembed.verify.hypotheses.layers import counted_from, rows_of, turned, with_
-from refembed.verify.hypotheses.model import masks_of, scaled
+from refembed.verify.hypotheses.model import attending, masked, masks_of, scaled
 from refembed.verify.hypothesis import Change
 from refembed.verify.reference import Reference, spy, tensor_names
 
@@ -44,33 +44,24 @@ def attention_families(reference: Reference, longest: int) -> Iterator[Family]:
                  lambda v: replaced(attention=capped(v)), logarithmic(0.5, 300, 10), "soft cap")  # fmt: skip
     if any(m.max_bias for m in seen):
         yield Family("alibi", "model", "has {} as ALiBi's exponent",
-                     lambda v: replaced(attention=with_mask(lambda m: replace(m, max_bias=v))),
+                     lambda v: masked(lambda m: replace(m, max_bias=v)),
                      logarithmic(0.5, 64, 9), "alibi")  # fmt: skip
     wide = {m.window for m in seen if m.window}
     values = tuple(float(w) for w in range(1, min(longest, 600) + 1) if w not in wide)
     own = f"not {max(wide)}" if wide else "where the model has none"
     if wide or any(m.causal for m in seen):
         yield Family("window", "model", "has a sliding window of {} tokens, " + own,
-                     lambda v: replaced(attention=with_mask(partial(windowed, int(v), bool(wide)))), values, "window",
+                     lambda v: masked(partial(windowed, int(v), bool(wide))), values, "window",
                      True)  # fmt: skip
     if not all(m.causal for m in seen):
         yield Family("window-reach", "model", "lets a token see {} tokens to each side, " + own,
-                     lambda v: replaced(attention=with_mask(partial(reaching, int(v), bool(wide)))), values, "window",
+                     lambda v: masked(partial(reaching, int(v), bool(wide))), values, "window",
                      True)  # fmt: skip
 
 
 def capped(cap: float) -> Callable[..., Float]:
     """Scores softly capped."""
-    return lambda true, *rest, **more: true.attention(*rest, **{**more, "soft_cap": cap})
-
-
-def with_mask(other: Callable[[AttentionMask], AttentionMask]) -> Callable[..., Float]:
-    """Attention with another mask."""
-
-    def attention(true: Any, *rest: Any, mask: AttentionMask = BIDIRECTIONAL, **more: Any) -> Float:
-        return cast(Float, true.attention(*rest, mask=other(mask), **more))
-
-    return attention
+    return attending(lambda spec: replace(spec, soft_cap=cap))
 
 
 def windowed(width: int, only_where: bool, mask: AttentionMask) -> AttentionMask:

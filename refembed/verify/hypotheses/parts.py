@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from refembed.arrays import Float
+from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import BIDIRECTIONAL
+from refembed.kernels.ops import AttentionSpec, Ops
 from refembed.model import Model
 from refembed.verify.hypotheses.changes import replaced
 from refembed.verify.hypotheses.weights import requantized
@@ -218,25 +218,31 @@ def head_hypotheses(reference: Reference) -> Iterator[Hypothesis]:
         attention=lambda true, *rest, **more: true.attention(*rest, **more) * 0), "mask")  # fmt: skip
 
 
-def without_head(head: int, true: Any, q: Float, k: Float, v: Float, H: int, *rest: Any, **more: Any) -> Float:
+def without_head(
+    head: int, true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any
+) -> Float:
     """One head's results are 0."""
-    y = np.array(true.attention(q, k, v, H, *rest, **more))
-    D = y.shape[1] // H
+    y = np.array(true.attention(q, k, v, spec, *rest, **more))
+    D = y.shape[1] // spec.n_head
     y[:, head * D : (head + 1) * D] = 0
     return y
 
 
-def rolled_heads(by: int, true: Any, q: Float, k: Float, v: Float, H: int, *rest: Any, **more: Any) -> Float:
+def rolled_heads(
+    by: int, true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any
+) -> Float:
     """Heads in another order; by 0: backwards."""
-    y = true.attention(q, k, v, H, *rest, **more).reshape(len(q), H, -1)
+    y = true.attention(q, k, v, spec, *rest, **more).reshape(len(q), spec.n_head, -1)
     y = np.roll(y, by, axis=1) if by else y[:, ::-1]
     return np.ascontiguousarray(y.reshape(len(q), -1))
 
 
-def without_self(true: Any, q: Float, k: Float, v: Float, H: int, offsets: Any, *rest: Any, **more: Any) -> Float:
+def without_self(
+    true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, *rest: Any, **more: Any
+) -> Float:
     """A token's own score is minus infinity, where there are other tokens."""
     n = int(np.diff(offsets).max())
-    bias = np.where(np.eye(n, dtype=bool), -1e30, 0.0)[None].repeat(H, 0).astype(q.dtype)
-    if n == 1 or more.get("mask", BIDIRECTIONAL).causal or more.get("bias") is not None:
+    bias = np.where(np.eye(n, dtype=bool), -1e30, 0.0)[None].repeat(spec.n_head, 0).astype(q.dtype)
+    if n == 1 or spec.mask.causal or more.get("bias") is not None:
         raise ValueError("a token that sees no other cannot leave itself out")
-    return cast(Float, true.attention(q, k, v, H, offsets, *rest, **{**more, "bias": bias}))
+    return true.attention(q, k, v, spec, offsets, *rest, **{**more, "bias": bias})

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from refembed.kernels.llvm import jit
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import Ops, override_op
+from refembed.kernels.ops import AttentionSpec, Ops
+from refembed.kernels.wrapper import PatchedOps
 from refembed.model.trace import Recorder, at_layer
 from tests.kernels.longhand import close, random, stored
 
@@ -54,17 +55,18 @@ def test_layer_norm_is_the_papers_formula(ops: Ops, C: int, eps: float) -> None:
     close(ops.layer_norm(x.astype(ops.dtype), stored(w, f"g{C}"), stored(b, f"h{C}"), eps), want, ops, times=2)
 
 
-def test_layer_norm_adds_first_what_it_is_told_to(ops: Ops) -> None:
+def test_add_layer_norm_is_the_layer_norm_of_the_sum(ops: Ops) -> None:
     """With the bits of a sum by NumPy, traced and not traced, whichever operation is replaced."""
     x, y, g = (random(k, 5, 24).astype(ops.dtype) for k in (21, 22, 23))
     w, tap = stored(g[0], "gp"), at_layer(Recorder(), 0)
     want = ops.layer_norm(x + y, w, w, 1e-5)
     assert not np.array_equal(want, ops.layer_norm(x, w, w, 1e-5))
-    assert np.array_equal(ops.layer_norm(x, w, w, 1e-5, plus=y), want)
-    assert np.array_equal(ops.layer_norm(x, w, w, 1e-5, tap, plus=y), want)
-    replaced = override_op(ops, "layer_norm", lambda true, x, *rest: true.layer_norm(x, *rest))
-    assert np.array_equal(replaced(x, w, w, 1e-5, plus=y), want)
-    assert np.array_equal(replaced(x + y, w, w, 1e-5, tap), want)
+    assert np.array_equal(ops.add_layer_norm(x, y, w, w, 1e-5), want)
+    assert np.array_equal(ops.add_layer_norm(x, y, w, w, 1e-5, tap), want)
+    replaced = PatchedOps(ops, {"layer_norm": lambda true, x, *rest: true.layer_norm(2 * x, *rest)})
+    want = ops.layer_norm(2 * (x + y), w, w, 1e-5)
+    assert np.array_equal(replaced.add_layer_norm(x, y, w, w, 1e-5), want)
+    assert np.array_equal(replaced.layer_norm(x + y, w, w, 1e-5, tap), want)
 
 
 def test_layer_norm_needs_no_bias(ops: Ops) -> None:
@@ -107,7 +109,7 @@ def test_attention_looks_at_its_own_text_only(ops: Ops, lengths: list[int], H: i
     q, k, v = (random(s, offsets[-1], H * D).astype(np.float64) for s in (10, 11, 12))
     want = plain_attention(q, k, v, H, offsets, 1 / math.sqrt(D))
     mine = [np.ascontiguousarray(x, ops.dtype) for x in (q, k, v)]
-    got = ops.attention(*mine, H, offsets, 1 / math.sqrt(D))
+    got = ops.attention(*mine, AttentionSpec(H, H, 1 / math.sqrt(D)), offsets)
     close(got, want, ops, times=2)
 
 
@@ -117,7 +119,9 @@ def test_a_large_value_swallows_those_of_its_block_of_keys_and_no_others() -> No
     q = np.zeros((1024, 8), np.float32)
     v = np.ones((1024, 8), np.float32)
     v[0] = 2**24
-    lost = (2**14 + 1023 / 1024) - ops.attention(q, q, v, 2, np.array([0, 1024]), 1.0).astype(np.float64)
+    lost = (2**14 + 1023 / 1024) - ops.attention(q, q, v, AttentionSpec(2, 2, 1.0), np.array([0, 1024])).astype(
+        np.float64
+    )
     assert (np.abs(lost) <= 128 / 1024 + 2**-9).all()  # and the last sums round
 
 
@@ -127,7 +131,7 @@ def test_a_wide_heads_score_is_summed_in_blocks() -> None:
     q = k.copy()
     q[:, 0] = 2**24
     tap = at_layer(Recorder(), 0)
-    ops.attention(q, k, k, 1, np.array([0, 3]), 1.0, tap)
+    ops.attention(q, k, k, AttentionSpec(1, 1, 1.0), np.array([0, 3]), tap)
     lost = 2**24 + 511 - tap.tap.trace["kq-0"].astype(np.int64)
     assert (lost >= 0).all()
     assert (lost <= 128).all()
@@ -136,15 +140,15 @@ def test_a_wide_heads_score_is_summed_in_blocks() -> None:
 @pytest.mark.parametrize(("n", "D"), [(300, 32), (130, 200)])
 def test_a_traced_long_attention_gives_the_bits_of_a_silent_one(ops: Ops, n: int, D: int) -> None:
     x, tap = random(16, n, 2 * D).astype(ops.dtype), at_layer(Recorder(), 3)
-    offsets = np.array([0, n])
-    assert np.array_equal(ops.attention(x, x, x, 2, offsets, 0.1), ops.attention(x, x, x, 2, offsets, 0.1, tap))
+    spec, offsets = AttentionSpec(2, 2, 0.1), np.array([0, n])
+    assert np.array_equal(ops.attention(x, x, x, spec, offsets), ops.attention(x, x, x, spec, offsets, tap))
 
 
 def test_attention_survives_scores_of_any_size(ops: Ops) -> None:
     """The largest score is taken off before exp, so thousands do not overflow; the winner takes all."""
     q = np.array([[4e3], [-4e3]], ops.dtype)
     v = np.array([[1.0], [2.0]], ops.dtype)
-    got = ops.attention(q, q, v, 1, np.array([0, 2]), 1.0)
+    got = ops.attention(q, q, v, AttentionSpec(1, 1, 1.0), np.array([0, 2]))
     assert np.allclose(got, [[1.0], [2.0]])
 
 
@@ -153,8 +157,8 @@ def test_a_traced_operation_gives_the_bits_of_a_silent_one(ops: Ops) -> None:
     tap = at_layer(Recorder(), 3)
     assert np.array_equal(ops.linear(x, w, b), ops.linear(x, w, b, tap, "p"))
     assert np.array_equal(ops.layer_norm(x, b, b, 1e-5), ops.layer_norm(x, b, b, 1e-5, tap))
-    offsets = np.array([0, 4, 9])
-    assert np.array_equal(ops.attention(x, x, x, 3, offsets, 0.4), ops.attention(x, x, x, 3, offsets, 0.4, tap))
+    spec, offsets = AttentionSpec(3, 3, 0.4), np.array([0, 4, 9])
+    assert np.array_equal(ops.attention(x, x, x, spec, offsets), ops.attention(x, x, x, spec, offsets, tap))
     names = [t.name for t in tap.tap.trace.tensors]
     assert names == ["p-3", "norm-3", "norm_w-3"] + ["v_cont-3", "kq-3", "kq_soft_max-3", "kqv-3"] * 2
 

@@ -14,7 +14,7 @@ from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast.attention import QUERIES, SUMMED
 from refembed.kernels.fast.ops import WINDOW_KINDS, Fast
 from refembed.kernels.llvm import microkernel
-from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask
+from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, AttentionSpec
 from refembed.model.trace import Recorder, at_layer
 from tests.kernels.longhand import chain, close, random, sees, slope
 
@@ -61,8 +61,7 @@ def compare(ops: Fast, n: int, D: int, masks: Any = tuple(MASKS), H: int = 4, K:
     q, k, v = random(1, n + 3, H * D), random(2, n + 3, K * D), random(3, n + 3, K * D)
     table = random(4, H, n + 3, n + 3)
     for mask, (cap, bias) in itertools.product(masks, ((0.0, None), (5.0, None), (0.0, table))):
-        more: dict[str, Any] = {"n_head_kv": K, "mask": mask, "soft_cap": cap, "bias": bias}
-        got = ops.attention(q, k, v, H, offsets, D**-0.5, **more)
+        got = ops.attention(q, k, v, AttentionSpec(H, K, D**-0.5, mask, cap), offsets, bias=bias)
         close(got, formula(q, k, v, H, K, offsets, D**-0.5, mask, cap, bias), ops, times=2)
 
 
@@ -108,9 +107,9 @@ def test_mixes_are_chains_over_blocks_of_keys(n: int, D: int) -> None:
     assert np.array_equal(out, want)
 
 
-def attend(x: Any, y: Any, offsets: Any, mask: AttentionMask, **more: Any) -> Any:
+def attend(x: Any, y: Any, offsets: Any, mask: AttentionMask, soft_cap: float = 0.0, **more: Any) -> Any:
     """4 heads of 12 channels, 2 of keys."""
-    return Fast().attention(x, y, -y, 4, np.asarray(offsets), 0.3, n_head_kv=2, mask=mask, **more)
+    return Fast().attention(x, y, -y, AttentionSpec(4, 2, 0.3, mask, soft_cap), np.asarray(offsets), **more)
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)

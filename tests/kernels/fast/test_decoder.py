@@ -17,7 +17,7 @@ from refembed.kernels.exact import attention
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast.ops import WINDOW_KINDS
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, Ops
+from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, AttentionSpec, Ops
 from refembed.model.trace import Recorder, at_layer
 from tests.kernels.longhand import close, random, sees, slope, stored
 
@@ -131,11 +131,11 @@ def test_attention_with_masks_groups_and_caps_is_the_formula(
     want = plain(q, k, v, H, K, offsets, 0.7, mask, cap)
     mine = [x.astype(ops.dtype) for x in (q, k, v)]
     for cached in (False, True):
-        more: dict[str, Any] = {"n_head_kv": K, "mask": mask, "soft_cap": cap, "cached": cached}
-        got = ops.attention(*mine, H, offsets, 0.7, **more)
+        spec = AttentionSpec(H, K, 0.7, mask, cap, cached)
+        got = ops.attention(*mine, spec, offsets)
         close(got, want, ops, times=2)
         tap = at_layer(Recorder(), 0)
-        assert np.array_equal(got, ops.attention(*mine, H, offsets, 0.7, tap, **more))  # a trace changes no bits
+        assert np.array_equal(got, ops.attention(*mine, spec, offsets, tap))  # a trace changes no bits
         names = [] if cached else ["v_cont-0"]
         names += ["kq-0", *(["kq_scaled_1-0", "kq_tanh-0", "kq_scaled_2-0"] if cap else []), "kq_soft_max-0", "kqv-0"]
         assert [t.name for t in tap.tap.trace.tensors] == names * 4
@@ -149,11 +149,11 @@ def test_a_bias_is_added_to_the_scores_of_every_text(ops: Ops, mask: AttentionMa
     bias = random(23, H, 7, 7, scale=2)
     want = plain(q, k, v, H, K, offsets, 0.7, mask, 0, bias)
     mine = [x.astype(ops.dtype) for x in (q, k, v)]
-    more: dict[str, Any] = {"n_head_kv": K, "mask": mask, "bias": bias.astype(ops.dtype)}
-    got = ops.attention(*mine, H, offsets, 0.7, **more)
+    spec, own = AttentionSpec(H, K, 0.7, mask), bias.astype(ops.dtype)
+    got = ops.attention(*mine, spec, offsets, bias=own)
     close(got, want, ops, times=2)
     tap = at_layer(Recorder(), 0)
-    assert np.array_equal(got, ops.attention(*mine, H, offsets, 0.7, tap, **more))
+    assert np.array_equal(got, ops.attention(*mine, spec, offsets, tap, bias=own))
     shown = ["v_cont-0", "kq-0", "kq_plus_kq_b-0", "kq_soft_max-0", "kqv-0"]
     assert [t.name for t in tap.tap.trace.tensors] == shown * 3
 
@@ -201,10 +201,10 @@ def test_a_texts_attention_does_not_depend_on_its_neighbors(
 ) -> None:
     D, offsets = 10, np.array([0, 3, 40, 41])
     q, k, v = (random(s, 41, n * D).astype(ops.dtype) for s, n in ((1, H), (2, K), (3, K)))
-    more: dict[str, Any] = {"n_head_kv": K, "mask": mask, "soft_cap": cap}
-    together = ops.attention(q, k, v, H, offsets, 0.3, **more)
+    spec = AttentionSpec(H, K, 0.3, mask, cap)
+    together = ops.attention(q, k, v, spec, offsets)
     for begin, end in itertools.pairwise(offsets):
-        alone = ops.attention(q[begin:end], k[begin:end], v[begin:end], H, np.array([0, end - begin]), 0.3, **more)
+        alone = ops.attention(q[begin:end], k[begin:end], v[begin:end], spec, np.array([0, end - begin]))
         assert alone.tobytes() == together[begin:end].tobytes()
 
 
@@ -212,7 +212,7 @@ def test_what_is_hidden_weighs_nothing() -> None:
     """However large it is."""
     q = np.ones((3, 2), np.float32)
     v = np.array([[1, 2], [3, 4], [3e38, -3e38]], np.float32)
-    got = load_ops("fast").attention(q, q, v, 1, np.array([0, 3]), 1.0, mask=AttentionMask(causal=True))
+    got = load_ops("fast").attention(q, q, v, AttentionSpec(1, 1, 1.0, AttentionMask(causal=True)), np.array([0, 3]))
     assert np.array_equal(got[:2], [[1, 2], [2, 3]])
 
 

@@ -21,9 +21,9 @@ from refembed.kernels.fast.elementwise import gelu
 from refembed.kernels.fast.graph import MAX_GRAPHS, MAX_TOKENS
 from refembed.kernels.fast.ops import Fast
 from refembed.kernels.fast.thread_pool import spinning_pool
+from refembed.kernels.wrapper import PatchedOps
 from refembed.model.batch import pack
 from refembed.testing.synthetic import synthetic
-from refembed.verify.reference import PatchedOps
 from tests.kernels.longhand import random, stored
 
 pytestmark = pytest.mark.usefixtures("cores_as_they_were")
@@ -148,7 +148,7 @@ W, G = stored(random(1, 48, 48), "w"), stored(random(2, 48), "g")
         lambda ops, x: [ops.gelu(x) is x, ops.linear(ops.gelu_erf(x), W)][1],  # into memory that a job had before
         lambda ops, x: ops.linear(elsewhere(x), W),
         lambda ops, x: ops.linear(x, W)[:3],
-        lambda ops, x: ops.layer_norm(x, G, G, 1e-5, plus=x * 2),
+        lambda ops, x: ops.add_layer_norm(x, x * 2, G, G, 1e-5),
         lambda ops, x: np.ones_like(x),
     ],
 )
@@ -166,7 +166,7 @@ def test_what_is_not_a_noted_job_leaves_no_tape(operations: Callable[[Any, Any],
     [
         lambda ops, x: x,
         lambda ops, x: ops.linear(x, W, G),
-        lambda ops, x: ops.layer_norm(ops.gelu(ops.linear(x, W)), G, None, 1e-5, plus=x),
+        lambda ops, x: ops.add_layer_norm(ops.gelu(ops.linear(x, W)), x, G, None, 1e-5),
         lambda ops, x: ops.swiglu(*ops.linears(x, [(W, None), (W, G), (W, None)])[:2]),
         lambda ops, x: ops.rms_norm(ops.geglu(ops.silu(x), x), G, 1e-5),
     ],

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from refembed.errors import RequestError
 from refembed.gguf import BY_NAME, Tensor
-from refembed.kernels.exact import attention
+from refembed.kernels.exact import attention_chunked
 from refembed.kernels.exact.ops import Exact
 from refembed.kernels.fast.ops import FEW_ROWS, Fast
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm
 from refembed.kernels.llvm.microkernel import CONVERTS_F16
 from refembed.kernels.numerics import load_ops
-from refembed.kernels.ops import AttentionMask, Ops
+from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops
 from refembed.kernels.quant import row_blocks
 from refembed.kernels.quant.quantize import quantize
 from refembed.kernels.quant.row_blocks import NATIVE
@@ -69,7 +69,7 @@ def test_panels_cover_every_row_once_and_fit_into_the_workspace(n: int, k: int) 
 def test_the_budget_changes_no_bits(kind: str, numerics: str, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """own: `exact` by the kernel of our own, as where BLAS mixes rows."""
     if own:
-        monkeypatch.setattr("refembed.kernels.exact.ops.rows_stand_alone", lambda n, k, dtype: False)
+        monkeypatch.setattr("refembed.kernels.exact.matmul.rows_stand_alone", lambda n, k, dtype: False)
     w = quantized(random(1, 300, 512), kind)
     x = random(2, FEW_ROWS + 7, 512)  # so many that codes are not used; for three rows they are
     want = x.astype(np.float64) @ w.dequantize().T.astype(np.float64)
@@ -217,11 +217,14 @@ def test_a_long_text_is_attended_to_in_parts_with_the_bits_of_a_trace(
     bias = random(4, H, n, n).astype(np.float64) if biased else None
 
     def run(ops: Ops, *tap: Any) -> Any:
-        more: dict[str, Any] = {"n_head_kv": 2, "mask": mask, "soft_cap": soft_cap, "bias": bias}
-        return ops.attention(q, k, v, H, np.array([0, 30, n]), 0.4, *tap, **more)
+        spec = AttentionSpec(H, 2, 0.4, mask, soft_cap)
+        return ops.attention(q, k, v, spec, np.array([0, 30, n]), *tap, bias=bias)
 
     whole = run(ops)
-    monkeypatch.setattr(attention, "SCORES", 5 * H * 30)
+    spec = AttentionSpec(H, 2, 0.4, mask, soft_cap)
+    chunked = attention_chunked.attention(q, k, v, spec, np.array([0, 30, n]), bias=bias)
+    assert np.array_equal(chunked, whole)  # where one chunk has all
+    monkeypatch.setattr(attention_chunked, "SCORES", 5 * H * 30)
     parts, recorder = run(ops), Recorder()
     assert np.array_equal(parts, run(ops, at_layer(recorder, 0)))
     assert [t.array.shape for t in recorder.trace.tensors if t.name == "kq-0"] == [(H, 30, 30), (H, 7, 7)]
@@ -233,7 +236,7 @@ def test_a_text_of_thousands_of_tokens_needs_no_matrix_of_all_scores() -> None:
     x, ops = random(1, 3000, 16).astype(np.float64), Exact()
     tracemalloc.start()
     try:
-        ops.attention(x, x, x, 4, np.array([0, 3000]), 0.5, mask=AttentionMask(causal=True))
+        ops.attention(x, x, x, AttentionSpec(4, 4, 0.5, AttentionMask(causal=True)), np.array([0, 3000]))
         assert tracemalloc.get_traced_memory()[1] < 200e6
     finally:
         tracemalloc.stop()

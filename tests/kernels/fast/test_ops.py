@@ -12,7 +12,7 @@ import pytest
 from refembed.kernels import threads
 from refembed.kernels.fast.ops import Fast
 from refembed.kernels.llvm import gemm
-from refembed.kernels.ops import Rope
+from refembed.kernels.ops import AttentionSpec, Rope
 from tests.kernels.longhand import random, stored
 
 
@@ -95,8 +95,8 @@ def test_the_number_of_cores_changes_no_bits(n: int) -> None:
             assert y.tobytes() == want[:T].tobytes()
             assert ops.gelu(y).tobytes() == Fast().gelu(y[::-1])[::-1].tobytes()
         heads = [np.ascontiguousarray(x[:600, i : i + 96]) for i in (0, 96, 192)]
-        got = ops.attention(*heads, 4, np.array([0, 500, 600]), 0.2)
-        alone = ops.attention(*(h[500:] for h in heads), 4, np.array([0, 100]), 0.2)
+        got = ops.attention(*heads, AttentionSpec(4, 4, 0.2), np.array([0, 500, 600]))
+        alone = ops.attention(*(h[500:] for h in heads), AttentionSpec(4, 4, 0.2), np.array([0, 100]))
         assert got[500:].tobytes() == alone.tobytes()
     finally:
         threads.chosen[:] = before

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from refembed.kernels.ggml.attention import attention
-from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, Rope
+from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, AttentionSpec, Rope
 from tests.kernels.ggml.graph_ops import Graphs
 
 RECORDED = Path(__file__).with_name(
@@ -130,8 +130,8 @@ def ours(case: Case, profile) -> dict[str, np.ndarray]:
     """refembed's tensors by the same names."""
     q, k, v, offsets = inputs(case)
     shown = Shown()
-    options = {"n_head_kv": case.K, "mask": case.mask, "soft_cap": case.soft_cap, "cached": case.cached}
-    out = attention(q, k, v, case.H, offsets, 1 / case.D**0.5, shown, profile=profile, **options)
+    spec = AttentionSpec(case.H, case.K, 1 / case.D**0.5, case.mask, case.soft_cap, case.cached)
+    out = attention(q, k, v, spec, offsets, shown, profile=profile)
     return {**shown, "kqv_out": out}
 
 

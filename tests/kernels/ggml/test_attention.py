@@ -11,7 +11,7 @@ import pytest
 
 from refembed.kernels.ggml.attention_scores import kq_scale
 from refembed.kernels.ggml.profile import Profile, load_profile
-from refembed.kernels.ops import AttentionMask
+from refembed.kernels.ops import AttentionMask, AttentionSpec
 from tests import libm
 from tests.kernels.ggml.graph_cases import (
     LENGTHS,
@@ -115,9 +115,8 @@ def test_who_listens_changes_nothing(flash: bool) -> None:
 
     case = Case(33, 32, 4, 2, soft_cap=20.0)
     q, k, v, offsets = inputs(case)
-    silent = attention(
-        q, k, v, 4, offsets, 32**-0.5, n_head_kv=2, mask=case.mask, soft_cap=20.0, profile=profile(flash)
-    )
+    spec = AttentionSpec(4, 2, 32**-0.5, case.mask, soft_cap=20.0)
+    silent = attention(q, k, v, spec, offsets, profile=profile(flash))
     assert different(silent, ours(case, profile(flash))["kqv_out"]) == 0
 
 
@@ -131,7 +130,7 @@ def test_what_a_listener_hands_back_is_gone_on_with() -> None:
             return np.zeros_like(x) if name == "kq" else x
 
     q, k, v, offsets = inputs(Case(8, 32, 1, 1))
-    out = attention(q, k, v, 1, offsets, 1.0, Uniform(), profile=profile(False))
+    out = attention(q, k, v, AttentionSpec(1, 1, 1.0), offsets, Uniform(), profile=profile(False))
     assert np.abs(out - v.mean(0)).max() < 1e-6
 
 

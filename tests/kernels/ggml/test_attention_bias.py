@@ -7,7 +7,7 @@ import pytest
 
 from refembed.kernels.ggml.ops import Ggml
 from refembed.kernels.ggml.profile import load_profile
-from refembed.kernels.ops import AttentionMask
+from refembed.kernels.ops import AttentionMask, AttentionSpec
 from refembed.model.trace import Recorder
 from tests.kernels.ggml.live import run
 from tests.kernels.ggml.test_floats import differ
@@ -43,7 +43,7 @@ def test_a_bias_is_added_to_the_scores_in_a_step_of_its_own(mask, flash_attn):
         spread[:, begin:end, begin:end] = bias[:, :n, :n]
         hidden[begin:end, begin:end] = np.where(np.tri(n, dtype=bool) | (not mask.causal), 0, -np.inf)
     seen, ops = Recorder(), Ggml(load_profile(flash_attn=flash_attn))
-    out = ops.attention(q, k, v, H, offsets, 1.0, seen, mask=mask, bias=bias)
+    out = ops.attention(q, k, v, AttentionSpec(H, H, 1.0, mask), offsets, seen, bias=bias)
     ours = seen.trace
     assert list(ours) == ["v_cont", "kq", "kq_plus_kq_b", "kq_soft_max", "kqv"]
     (kq,) = run([("ggml_mul_mat", [heads(k, H), heads(q, H)])])

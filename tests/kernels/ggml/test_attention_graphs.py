@@ -11,7 +11,7 @@ import pytest
 
 from refembed.kernels.ggml.attention import attention
 from refembed.kernels.ggml.profile import load_profile
-from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask
+from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, AttentionSpec
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.kernels.ggml.graph_cases import Shown, used
 from tests.kernels.ggml.graph_tiny import MODELS, tiny
@@ -33,8 +33,8 @@ def wrong(
     ends, profile = np.array(offsets or (0, len(trace.meta["tokens"]))), load_profile(flash_attn=flash)
     found, count = {}, 0
     for il, (q, k, v, shown) in enumerate(layers(trace)):
-        got, heads = Shown(), {"n_head_kv": k.shape[1] // D, "mask": masks[il]}
-        got["kqv_out"] = attention(q, k, v, q.shape[1] // D, ends, scale, got, profile=profile, **heads, **options)
+        got, spec = Shown(), AttentionSpec(q.shape[1] // D, k.shape[1] // D, scale, masks[il], **options)
+        got["kqv_out"] = attention(q, k, v, spec, ends, got, profile=profile)
         assert set(got) == set(shown)
         for name, want in used(shown, len(q)).items():
             bits = [np.ascontiguousarray(x, np.float32).view(np.uint32).ravel() for x in (want, got[name])]

@@ -1,0 +1,99 @@
+"""Operations in front of other operations: `OpsWrapper` hands every one on, and what derives from it changes some.
+
+    class Loud(OpsWrapper):
+        def gelu(self, x):
+            print("gelu", x.shape)
+            return self.base.gelu(x)
+
+Three operations are made of others (`ops.COMPOSED`). They are not handed on but keep the definition that `Ops` gives
+them, in terms of this object's own operations: what a wrapper does to `linear` holds for `linears` too. A wrapper that
+changes nothing about them may hand them on as well, for the speed of what is behind it.
+"""
+
+# ruff: noqa: D102  # each method is what `Ops` says
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from refembed.arrays import I64, Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
+
+
+class OpsWrapper(Ops):
+    """The operations of `base`, one by one."""
+
+    def __init__(self, base: Ops) -> None:
+        self.base, self.name, self.dtype = base, base.name, base.dtype
+
+    def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
+        return self.base.get_rows(w, ids)
+
+    def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
+        return self.base.linear(x, w, b, tap, product)
+
+    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
+        return self.base.experts(x, w, chosen)
+
+    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+        return self.base.layer_norm(x, w, b, eps, tap)
+
+    def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+        return self.base.rms_norm(x, w, eps, tap)
+
+    def gelu(self, x: Float) -> Float:
+        return self.base.gelu(x)
+
+    def gelu_erf(self, x: Float) -> Float:
+        return self.base.gelu_erf(x)
+
+    def silu(self, x: Float) -> Float:
+        return self.base.silu(x)
+
+    def geglu(self, gate: Float, up: Float) -> Float:
+        return self.base.geglu(gate, up)
+
+    def swiglu(self, gate: Float, up: Float) -> Float:
+        return self.base.swiglu(gate, up)
+
+    def softmax(self, x: Float) -> Float:
+        return self.base.softmax(x)
+
+    def tanh(self, x: Float) -> Float:
+        return self.base.tanh(x)
+
+    def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
+        return self.base.rope(x, pos, rope)
+
+    def attention(
+        self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
+        bias: Float | None = None,
+    ) -> Float:  # fmt: skip
+        return self.base.attention(q, k, v, spec, offsets, tap, bias=bias)
+
+    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
+        return self.base.short_conv(x, w, offsets, ahead)
+
+    def mean(self, x: Float, offsets: I64) -> Float:
+        return self.base.mean(x, offsets)
+
+
+class PatchedOps(OpsWrapper):
+    """Operations, some replaced by functions that are given the true operations first.
+
+    >>> import numpy as np
+    >>> from refembed.kernels.numerics import load_ops
+    >>> relu = PatchedOps(load_ops("exact"), {"gelu": lambda true, x: np.maximum(x, 0)})
+    >>> relu.gelu(np.array([[-1.0, 1.0]]))
+    array([[0., 1.]])
+    """
+
+    def __init__(self, base: Ops, replaced: Mapping[str, Callable[..., Any]]) -> None:
+        super().__init__(base)
+        for name, function in replaced.items():
+            if not hasattr(Ops, name):
+                raise AttributeError(f"Ops has no operation {name!r}")
+            setattr(self, name, partial(function, base))
