@@ -43,7 +43,7 @@ from refembed.gguf import GGUFWriter, open_gguf
 from refembed.model import ARCHITECTURES
 from refembed.model.batch import pack
 from refembed.model.trace import Recorder, Trace
-from refembed.pooling.heads import pooled
+from refembed.pipeline.vectors import forward_and_pool
 from refembed.testing.synthetic import synthetic
 from refembed.verify.compare.align import align, without_empty_cells
 from refembed.verify.compare.floor import BOUND, BUILDS, LEAST, OTHER_TYPES, distance
@@ -198,7 +198,7 @@ def together(e: Embedder, v: Variant) -> list[F32]:
     """Our vectors of texts that llama.cpp gets in one call: one run, or each behind the last one's cells (LFM2)."""
     texts, ops, found = [some_ids(n) for n in TOGETHER], e.ops, []
     for group in [[t] for t in texts] if e.model.runs_alone else [texts]:
-        found += list(pooled(e.forward(group), pack(group).offsets, v.pooling, e.model, ops))
+        found += list(forward_and_pool(e.model, ops, pack(group), v.pooling))
         if e.model.runs_alone:
             ops.first += len(group[0])  # type: ignore[attr-defined]  # of `Ggml`
     if e.model.runs_alone:

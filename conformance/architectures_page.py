@@ -19,7 +19,7 @@ from refembed.model import ARCHITECTURES, Model, load_model
 from refembed.model.batch import pack
 from refembed.model.hparams import Hparams
 from refembed.model.trace import Recorder
-from refembed.pooling.heads import pooled
+from refembed.pipeline.vectors import forward_and_pool
 
 PAGE = FOLDER.parent / "docs" / "architectures.md"
 COMMON_KEYS = (  # every architecture reads these
@@ -116,7 +116,7 @@ def see_one(v: Variant, folder: Path) -> tuple[set[str], list[str]]:
     model = load_model(open_gguf(v.write(folder / "m.gguf", type_name="F32")))
     hp, asked = watched(model.hparams)
     model, ops, recorder, batch = Model(hp, model.weights, model.module), load_ops("exact"), Recorder(), pack([[5, 6]])
-    pooled(model.forward(batch, ops, recorder), batch.offsets, v.pooling, model, ops, recorder)
+    forward_and_pool(model, ops, batch, v.pooling, recorder)
     return asked, [tap.name for tap in recorder.trace.tensors]
 
 

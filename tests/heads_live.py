@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refembed.arrays import Float
-from refembed.embedder import Without
 from refembed.gguf import open_gguf
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import NO_TAP, Tap
 from refembed.model.batch import pack
 from refembed.model.lora import adapted, load_adapter
 from refembed.model.trace import Recorder, Trace
-from refembed.pooling.heads import pooled
+from refembed.pipeline.vectors import forward_and_pool
 from refembed.verify.compare.align import COPIES, LOGITS, VIEWS, align, without_lora
 from refembed.verify.compare.replay import LocalDifference, replay
 from refembed.verify.engines.llamacpp import LlamaCpp
@@ -47,10 +46,7 @@ class Headed(Bits):
 
     def vectors(self, texts: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> list[Float]:
         """What comes out of the head for texts that run together."""
-        batch = pack(texts)
-        first = Without(tap, self.model.output) if self.pooling == "none" else tap
-        hidden = self.model.forward(batch, self.ops, first)
-        return list(pooled(hidden, batch.offsets, self.pooling, self.model, self.ops, tap))
+        return list(forward_and_pool(self.model, self.ops, pack(texts), self.pooling, tap))
 
     def local(self, theirs: Trace) -> list[LocalDifference]:
         """Each operation on llama.cpp's own inputs; what an adapter adds is part of the product it is added to."""

@@ -75,10 +75,9 @@ class CorpusFlags:
 
     def before(self, embedder: Embedder, model: str, *, quiet: bool) -> str:
         """What goes before each text. A model that has prompts and was given none is remarked upon; none is added."""
-        from refembed.gguf import open_gguf
         from refembed.hub.prompts import find, prefix_for, spell
 
-        found = find(open_gguf(embedder.info.path), model if Path(model).is_dir() else None)
+        found = find(embedder.file, model if Path(model).is_dir() else None)
         prefix = prefix_for(found, self.prompt_name, self.prefix, model)
         if prefix:
             note(f"each text begins with {spell(prefix)}", quiet=quiet)
@@ -141,8 +140,8 @@ def write_corpus(
     *, batch_tokens: int, quiet: bool,
 ) -> int:  # fmt: skip
     """Embed all texts into `output`; returns how many were cut. options: as embed_corpus takes them."""
-    from refembed.cli.progress import Bar
     from refembed.corpus.writer import embed_corpus
+    from refembed.pipeline.progress import Bar
 
     with going_on(output), flags.opened(quiet=quiet) as cache, Bar(texts.total, wanted=not quiet) as bar:
         corpus = embed_corpus(

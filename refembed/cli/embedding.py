@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,14 @@ from refembed.cli.llama_embedding import LlamaFlags, Prompts
 from refembed.cli.llama_formats import LLAMA_FORMATS
 from refembed.cli.models import note_adapters, open_embedder, spell_model
 from refembed.cli.output import open_output
-from refembed.cli.progress import Bar
 from refembed.cli.show import is_terminal, note, table
 from refembed.cli.texts import Texts
-from refembed.embedder import BATCH_TOKENS, Embedder, default_norm
+from refembed.embedder import BATCH_TOKENS, Embedder
 from refembed.errors import RequestError
 from refembed.hub.prompts import add
+from refembed.pipeline.batches import pack_batches
+from refembed.pipeline.progress import Bar
+from refembed.pipeline.truncate import truncate
 from refembed.pooling.poolers import UNNAMED, resolve_pooling, unnamed_pooling, usual_pooling
 from refembed.similarity import cosine, dot, euclidean, manhattan
 from refembed.tokenizer.pairs import encode_pair, rerank_template
@@ -126,25 +128,26 @@ class Job:
         every = list(self.ids())
         if self.request.llama.verbose_prompt:
             self.print_tokens()
-        for pack in packs(every, self.request.llama.n_batch):
+        for batch in pack_batches(map(len, every), self.request.llama.n_batch, SEQUENCES):
+            ids = [every[i] for i in batch]
             if self.cache is not None:
-                yield from self.cache.embed(self.embedder, pack, **self.options)
+                yield from self.cache.embed(self.embedder, ids, **self.options)
             else:
-                yield from self.embedder.embed(pack, **self.options)
+                yield from self.embedder.embed(ids, **self.options)
 
     def ids(self) -> Iterator[list[int]]:
         """Token ids of each text."""
         vocab = self.embedder.tokenizer.vocab
         for i, text in enumerate(self.texts):
             ids = self.checked(i, text)
-            self.open_ended += ids[-1:] not in ([vocab.sep], [vocab.eos])
+            self.open_ended += not vocab.is_closed(ids)
             pieces = [vocab.tokens[t] for t in ids] if self.how == "none" else []
             self.waiting.append(Item(i, text, ids, pieces, self.texts.done))
             yield ids
 
     def checked(self, index: int, text: str | bytes) -> list[int]:
         """Token ids of one text; too many are an error, or cut if that was asked for."""
-        ids, vocab = self.tokenized(add(self.prefix, text)), self.embedder.tokenizer.vocab
+        ids = self.tokenized(add(self.prefix, text))
         if not ids:
             raise RequestError(f"{self.texts.where(index)}: no tokens", hint="this model adds no special tokens")
         if len(ids) <= self.limit:
@@ -153,8 +156,7 @@ class Job:
             message = f"{self.texts.where(index)}: {too_long(len(ids), self.limit, self.embedder)}"
             raise RequestError(message, hint=f"cut it into pieces, or --truncate keeps its first {self.limit} tokens")
         self.cut += 1
-        last = ids[-1:] if ids[-1] in (vocab.sep, vocab.eos) else []
-        return ids[: self.limit - len(last)] + last
+        return truncate(ids, self.limit, keep_last=self.embedder.tokenizer.vocab.is_closed(ids))
 
     def tokenized(self, text: str | bytes) -> list[int]:
         """Token ids of a text, or, for a reranker, of a query and a document with the separator between."""
@@ -189,20 +191,6 @@ def too_long(n: int, limit: int, embedder: Embedder) -> str:
     return f"{n} tokens, but the model reads at most {limit}"
 
 
-def packs(ids: Sequence[list[int]], n_batch: int) -> Iterator[list[list[int]]]:
-    """Texts in order, as many together as have n_batch tokens and are no more than SEQUENCES."""
-    pack: list[list[int]] = []
-    tokens = 0
-    for text in ids:
-        if pack and (tokens + len(text) > n_batch or len(pack) == SEQUENCES):
-            yield pack
-            pack, tokens = [], 0
-        pack.append(text)
-        tokens += len(text)
-    if pack:
-        yield pack
-
-
 def embed(request: Request) -> None:
     """Meet the request. Raises what the layers below raise."""
     check_request(request)
@@ -214,9 +202,8 @@ def embed(request: Request) -> None:
     attend(embedder, request)
     prefix = request.corpus.before(embedder, request.model, quiet=request.quiet_by_default)
     job = Job(embedder, source, request, prefix)
-    norm = default_norm(job.how) if request.normalize is None else request.normalize
-    embedder.check_options(job.how, norm, request.dimensions)
-    run = Run(request.model, job.how, norm, request.dimensions or embedder.width(job.how), embedder.info.labels)
+    _, norm, dimensions = embedder.resolve_options(job.how, request.normalize, request.dimensions)
+    run = Run(request.model, job.how, norm, dimensions or embedder.width(job.how), embedder.info.labels)
     describe(embedder, run, request)
     if not request.quiet_by_default:
         warn_suspicious_texts(request.texts)
@@ -351,10 +338,10 @@ def compare_two(job: Job, run: Run) -> None:
     if form == "text" and output in (None, "-"):
         table(["measure", ">value"], [(name, f"{value:.7f}") for name, value in results.items()])
         return
-    about = {"model": run.model, "pooling": run.pooling, "normalize": run.normalize, "dimension": run.dimension}
+    info = {"model": run.model, "pooling": run.pooling, "normalize": run.normalize, "dimension": run.dimension}
     lines = [f"{name:9}  {value:.7f}" for name, value in results.items()]
     content = (
-        json.dumps(about | results | {"n_tokens": [len(a.ids), len(b.ids)]}) if form == "json" else "\n".join(lines)
+        json.dumps(info | results | {"n_tokens": [len(a.ids), len(b.ids)]}) if form == "json" else "\n".join(lines)
     )
     with open_output(output) as out:
         out.write(content.encode() + b"\n")

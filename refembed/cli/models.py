@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from refembed.cli.show import escape, note
 
 if TYPE_CHECKING:
-    from refembed.embedder import Embedder, Info
+    from refembed.embedder import Embedder
     from refembed.gguf import GGUFFile
+    from refembed.model.info import Info
     from refembed.tokenizer import Tokenizer
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import click
+
+from refembed.pipeline.progress import is_terminal as is_terminal
 
 ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -16,11 +18,6 @@ def note(message: str, *, quiet: bool = False) -> None:
     """A remark on stderr."""
     if not quiet:
         click.echo(message, err=True)
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """True where a person looks at the stream. A closed stream (`None`) is not one."""
-    return stream is not None and not stream.closed and stream.isatty()
 
 
 def decode(text: str | bytes) -> str:

@@ -21,8 +21,10 @@ AROUND = 4  # tokens shown before and behind a difference
 
 def explain(tokenizer: Tokenizer, source: Texts, add_special: bool, parse_special: bool, as_json: bool) -> None:
     """Print the stages of each text, a line a stage; --json: an object a text."""
+    from refembed.tokenizer.explain import stages as stages_of
+
     for i, text in enumerate(source):
-        stages = tokenizer.stages(text, add_special, parse_special)
+        stages = stages_of(tokenizer, text, add_special, parse_special)
         if as_json:
             print_json({"index": i, "text": decode(text), "stages": [as_object(s, tokenizer) for s in stages]})
             continue

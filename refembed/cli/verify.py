@@ -117,7 +117,7 @@ def command(
             items,
             pooling=pooling,
             normalize=normalize,
-            prefix=put_before(path, prompt_name, prefix),
+            prefix=put_before(reference, prompt_name, prefix),
             trace=trace,
             budget=budget,
             progress=lambda message: note(f"{message} ...", quiet=quiet or as_json),
@@ -134,14 +134,13 @@ def command(
     click.get_current_context().exit(verdict.exit_code)
 
 
-def put_before(path: Path, prompt_name: str | None, prefix: str | None) -> str:
+def put_before(reference: Embedder, prompt_name: str | None, prefix: str | None) -> str:
     """What the engine is said to put before each text."""
     if prompt_name is None:
         return prefix or ""
-    from refembed.gguf import open_gguf
     from refembed.hub.prompts import find, prefix_for
 
-    return prefix_for(find(open_gguf(path)), prompt_name, prefix, path.name)
+    return prefix_for(find(reference.file), prompt_name, prefix, reference.info.path.name)
 
 
 def chosen(against: str, pooling: str, options: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from refembed.arrays import F32
 from refembed.embedder import Embedder
 from refembed.errors import ModelError, RequestError, TooLongError
-from refembed.gguf import open_gguf
 from refembed.hub.prompts import find
 from refembed.pooling.poolers import canonical, resolve_pooling
 
@@ -57,7 +56,7 @@ def need(library: str, package: str, extra: str) -> None:
 
 def metadata_text(embedder: Embedder) -> dict[str, str]:
     """The keys of the model's file that are no arrays, spelled as llama_model_meta_val_str spells them."""
-    md = embedder.tokenizer.vocab.metadata
+    md = embedder.file.metadata
     spell: dict[type, Callable[[Any], str]] = {bool: lambda x: str(x).lower(), float: lambda x: f"{x:f}"}
     return {key: spell.get(type(md[key]), str)(md[key]) for key in md if not md.type_name(key).startswith("ARRAY")}
 
@@ -150,7 +149,7 @@ class Source:
                 model = self.model
                 found = model if isinstance(model, Embedder) else Embedder.load(model, **self.load)
                 how = one_vector(found, self.pooling, "pass pooling='mean', or 'last' for most decoders")
-                found.check_options(how, 2 if self.normalize is None else self.normalize, self.dimensions)
+                found.resolve_options(how, self.normalize, self.dimensions)
                 self._found = prompts_of(found, self.prompts)
                 self._loaded = found
             return self._loaded
@@ -203,7 +202,7 @@ def prompts_of(embedder: Embedder, prompts: dict[str, str] | str) -> dict[str, s
     """The prompts themselves, where "model" asks for those it was trained with. RequestError where none are known."""
     if not isinstance(prompts, str):
         return prompts
-    found = find(open_gguf(embedder.info.path))
+    found = find(embedder.file)
     if found is None:
         raise RequestError(
             f"{embedder.info.path}: no prompts of this model are known", hint="prompts={'query': ..., 'document': ...}"

@@ -28,6 +28,7 @@ from refembed.compat.common import (
     token_or_null,
 )
 from refembed.embedder import Embedder
+from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.pooling.poolers import POOLING_TYPES
 
 LLAMA_POOLING_TYPE_UNSPECIFIED = -1
@@ -126,7 +127,7 @@ class Llama:
         if not isinstance(text, str):
             raise InputTypeError(f"embed takes a string or a list of strings, not {type(text).__name__}")
         ids = self.tokenize(text.encode())
-        ids = ids[: self.n_batch] if truncate else ids
+        ids = truncate_ids(ids, self.n_batch, keep_last=False) if truncate else ids
         if len(ids) > self.n_batch:
             raise InputValueError(f"Requested tokens ({len(ids)}) exceed batch size of {self.n_batch}")
         return ids

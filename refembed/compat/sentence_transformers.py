@@ -37,6 +37,7 @@ from refembed.compat.common import (
 )
 from refembed.compress import quantize
 from refembed.embedder import Embedder
+from refembed.pipeline.truncate import truncate
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.similarity import cosine, dot, euclidean, manhattan
 
@@ -226,8 +227,8 @@ class SentenceTransformer:
     def ids_of(self, texts: list[str]) -> list[list[int]]:
         """Token ids, at most max_seq_length of a text: its last special token stays. What is cut is logged."""
         whole = [self.embedder.tokenize(text, parse_special=True) for text in texts]
-        limit, back = min(self.max_seq_length, self.embedder.info.n_ctx), len(self.embedder.tokenizer.back())
-        cut = [ids if len(ids) <= limit else ids[: limit - back] + ids[len(ids) - back :] for ids in whole]
+        limit, closes = min(self.max_seq_length, self.embedder.info.n_ctx), bool(self.embedder.tokenizer.back())
+        cut = [truncate(ids, limit, keep_last=closes) for ids in whole]
         n = sum(len(a) < len(b) for a, b in zip(cut, whole, strict=True))
         if n:
             log.warning("%d of %d texts have more than %d tokens and were cut", n, len(texts), limit)

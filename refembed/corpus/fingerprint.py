@@ -27,12 +27,10 @@ import numpy as np
 
 from refembed._version import __version__
 from refembed.atomic_write import replacing
-from refembed.embedder import Embedder, default_norm
+from refembed.embedder import Embedder
 from refembed.errors import RequestError
-from refembed.gguf import open_gguf
 from refembed.hub.cache import cache_folder
 from refembed.model.published import OriginalModel
-from refembed.pooling.poolers import resolve_pooling
 
 BITS = 2  # to be raised when a change of refembed between two releases gives some vector other bits
 SETTLED = 2.0  # seconds after which a file's time of change can be told from that of a later change
@@ -46,7 +44,7 @@ known: WeakKeyDictionary[Embedder, Record] = WeakKeyDictionary()  # embedder -> 
 def sha256_of(paths: Iterable[Path]) -> list[str]:
     """SHA-256 of each file, in hexadecimal; a file that has not changed since it was last hashed is not read.
 
-    All shards of a split model are `open_gguf(path).paths`. Raises RequestError where a file cannot be read.
+    All shards of a split model are `Embedder.file.paths`. Raises RequestError where a file cannot be read.
     """
     notes, changed, digests = read_notes(), False, []
     for path in paths:
@@ -112,12 +110,9 @@ def describe(
     pooling, normalize, dimensions  as Embedder.embed takes them; "native" and None are resolved
     Raises RequestError for options no vector could satisfy, and where bits depend on what stands beside a text.
     """
-    how = resolve_pooling(pooling, embedder.model.hparams.pooling)
-    norm = default_norm(how) if normalize is None else normalize
-    embedder.check_options(how, norm, dimensions)
-    width = embedder.width(how)
-    cut = None if dimensions == width else dimensions
-    return engine(embedder) | {"pooling": how, "normalize": norm, "dimensions": cut}
+    options = embedder.resolve_options(pooling, normalize, dimensions)
+    cut = None if options.dimensions == embedder.width(options.pooling) else options.dimensions
+    return engine(embedder) | options._replace(dimensions=cut)._asdict()
 
 
 def engine(embedder: Embedder) -> Record:
@@ -144,8 +139,8 @@ def engine(embedder: Embedder) -> Record:
 
 def files(embedder: Embedder) -> Record:
     """Model and adapters, by their contents; all shards."""
-    adapters = [[sha256_of(open_gguf(a.path).paths), a.scale] for a in embedder.adapters if a.scale]
-    return {"model": sha256_of(open_gguf(embedder.info.path).paths), "lora": adapters}
+    adapters = [[sha256_of(a.paths), a.scale] for a in embedder.adapters if a.scale]
+    return {"model": sha256_of(embedder.file.paths), "lora": adapters}
 
 
 def machine() -> str:

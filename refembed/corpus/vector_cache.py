@@ -27,10 +27,11 @@ import numpy as np
 
 from refembed.arrays import F32
 from refembed.corpus.fingerprint import Record, describe, digest
-from refembed.embedder import BATCH_TOKENS, Embedder, groups
+from refembed.embedder import BATCH_TOKENS, Embedder
 from refembed.errors import RequestError
 from refembed.hub.cache import cache_folder
-from refembed.inputs import Input
+from refembed.pipeline.batches import pack_batches, take_batch
+from refembed.pipeline.inputs import Input
 
 APPLICATION = 0x72666276  # "rfbv" in the file's head: whose file it is
 VERSION = 1  # of the tables
@@ -139,16 +140,11 @@ class Cache:
         self, embedder: Embedder, texts: Iterable[Input], *, batch_tokens: int = BATCH_TOKENS, **options: Any
     ) -> Iterator[F32]:
         """As `embedder.embed_iter`: texts that arrive one by one, some `batch_tokens` worth at a time."""
-        waiting: list[list[int]] = []
-        tokens, truncate = 0, options.pop("truncate", False)
+        truncate = options.pop("truncate", False)
         record = describe(embedder, **options)
-        for i, text in enumerate(texts):
-            waiting.append(embedder.ids_of(text, i, truncate))
-            tokens += len(waiting[-1])
-            if tokens >= batch_tokens:
-                yield from self.vectors(embedder, waiting, record)
-                waiting, tokens = [], 0
-        yield from self.vectors(embedder, waiting, record)
+        stream = (embedder.ids_of(text, i, truncate) for i, text in enumerate(texts))
+        while ids := take_batch(stream, batch_tokens):
+            yield from self.vectors(embedder, ids, record)
 
     def vectors(self, embedder: Embedder, ids: Sequence[Sequence[int]], record: Record) -> list[F32]:
         """Vectors of token ids, each (D), or (T, D) where nothing is pooled; record: `fingerprint.about`."""
@@ -162,9 +158,9 @@ class Cache:
         self.hits += sum(key in found for key in keys)
         self.misses += sum(key not in found for key in keys)
         lists = list(missing.values())
-        for group in groups(lists, BATCH_TOKENS):  # stored as they come: who is killed keeps those
-            part = embedder.vectors([lists[i] for i in group], how, record["normalize"], record["dimensions"])
-            made = dict(zip([list(missing)[i] for i in group], part, strict=True))
+        for batch in pack_batches(map(len, lists), BATCH_TOKENS):  # stored as they come: a killed run keeps those
+            part = embedder.vectors([lists[i] for i in batch], how, record["normalize"], record["dimensions"])
+            made = dict(zip([list(missing)[i] for i in batch], part, strict=True))
             found |= made
             self.keep(made)
         return [np.asarray(found[key]).reshape(shape).copy() for key in keys]

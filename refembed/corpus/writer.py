@@ -30,6 +30,7 @@ from refembed.corpus.journal import Journal, Row, digest_of
 from refembed.embedder import BATCH_TOKENS, Embedder
 from refembed.errors import RequestError
 from refembed.hub.prompts import add
+from refembed.pipeline.batches import take_batch
 
 if TYPE_CHECKING:
     from refembed.corpus.vector_cache import Cache
@@ -93,11 +94,11 @@ def embed_corpus(
         for i, row in enumerate(journal.rows()):
             check_same(row, next(pairs, None), where(i), journal)
             advance()
-        numbered, pace = enumerate(pairs, start=resumed), Pace(embedder, batch_tokens)
-        while batch := list(take(numbered, embedder, prefix, pace.tokens)):
+        pace, stream = Pace(embedder, batch_tokens), tokenized(enumerate(pairs, start=resumed), embedder, prefix)
+        while batch := take_batch(stream, pace.tokens, lambda item: len(item[-1])):
             for i, _, _, ids in batch:
-                whole, last = len(ids), ids[-1:] in ([embedder.tokenizer.vocab.sep], [embedder.tokenizer.vocab.eos])
-                ids[:] = embedder.truncate_or_raise(ids, where(i), truncate, last)
+                whole, closed = len(ids), embedder.tokenizer.vocab.is_closed(ids)
+                ids[:] = embedder.truncate_or_raise(ids, where(i), truncate, keep_last=closed)
                 cut += len(ids) < whole
             for (_, text, key, ids), vector in zip(batch, vectors(embedder, batch, record, cache), strict=True):
                 kept = text if keep_text else None
@@ -179,17 +180,12 @@ def check_same(row: Row, found: tuple[bytes, bytes] | None, where: str, journal:
     raise RequestError(message, hint=f"give the same texts, or delete {journal.path} to start anew")
 
 
-def take(
-    numbered: Iterator[tuple[int, tuple[bytes, bytes]]], embedder: Embedder, prefix: str, batch_tokens: int
+def tokenized(
+    numbered: Iterable[tuple[int, tuple[bytes, bytes]]], embedder: Embedder, prefix: str
 ) -> Iterator[tuple[int, bytes, bytes, list[int]]]:
-    """Index, text, key and token ids of the next texts, some `batch_tokens` worth."""
-    tokens = 0
+    """Index, text, key and token ids of each text."""
     for i, (text, key) in numbered:
-        ids = embedder.tokenize(add(prefix, text))
-        yield i, text, key, ids
-        tokens += len(ids)
-        if tokens >= batch_tokens:
-            return
+        yield i, text, key, embedder.tokenize(add(prefix, text))
 
 
 def vectors(

@@ -20,11 +20,12 @@ from refembed.explain.formulas import NO_FORMULA, Formula, formula_of
 from refembed.explain.operands import Operand, base_of, tap_of
 from refembed.explain.taps import HE, MARKS, POOLINGS, TOKENIZERS, Pooling, meaning
 from refembed.explain.watch import Call, Run, watch
-from refembed.inputs import Input
 from refembed.model.trace import Trace
+from refembed.pipeline.inputs import Input
 from refembed.pooling.normalize import normalize
 from refembed.pooling.poolers import POOLERS, resolve_pooling
 from refembed.tokenizer.explain import Stage
+from refembed.tokenizer.explain import stages as stages_of
 from refembed.verify.compare.contributions import contributions
 
 Array = npt.NDArray[Any]
@@ -136,7 +137,7 @@ def explain(
     trace = run.trace
     ids = [int(i) for i in trace.meta["tokens"]]
     tokenizer = embedder.tokenizer
-    stages = tokenizer.stages(texts[0], True, True)
+    stages = stages_of(tokenizer, texts[0], True, True)
     chosen = pick_token(ids, {p for s in stages if s.name != "ids" for p in s.parts if isinstance(p, int)}, token)
     pieces = [spell(tokenizer.vocab.tokens[i], tokenizer.vocab.kind) for i in ids]
     whose = f"token {chosen}, {pieces[chosen]!r}"

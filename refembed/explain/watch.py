@@ -15,10 +15,10 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.embedder import Embedder
-from refembed.inputs import Input
 from refembed.kernels.ops import Ops
 from refembed.kernels.wrapper import OpsWrapper
 from refembed.model.trace import Recorder, Trace
+from refembed.pipeline.inputs import Input
 
 Key: TypeAlias = tuple[int, int]  # an array's address and size: the same for an array and for its reshaped views
 
@@ -119,8 +119,7 @@ def watch(embedder: Embedder, text: Input, *, pooling: str = "native", truncate:
     run = Run(embedder, Trace())
     ops = WatchedOps(embedder.ops, run)
     recorder = Watch(ops)
-    other = Embedder(embedder.info, embedder.tokenizer, embedder.model, ops, embedder.batch_tokens, embedder.adapters)
-    meta = other.trace(text, pooling=pooling, truncate=truncate, tap=recorder).meta
+    meta = embedder.trace(text, pooling=pooling, truncate=truncate, tap=recorder, ops=ops).meta
     run.trace = Trace(recorder.trace.tensors, meta)
     for call in run.calls:  # results that were never shown are of no more use
         call.result = None

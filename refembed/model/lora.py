@@ -57,6 +57,7 @@ class Adapter:
     """One adapter file, and how strongly it is asked for."""
 
     path: Path
+    paths: tuple[Path, ...]  # of all its shards
     scale: float  # the user's
     alpha: float  # adapter.lora.alpha
     task: str  # adapter.lora.task_name, where it has one: jina-embeddings-v3's "retrieval.query"
@@ -83,6 +84,11 @@ def read_spec(spec: str | Path) -> tuple[Path, float]:
     return Path(name), scale
 
 
+def load_adapters(specs: str | Path | Sequence[str | Path], model: GGUFFile) -> list[Adapter]:
+    """Adapters of a model in the order in which they are added: `load_adapter` of each spec, or of the only one."""
+    return [load_adapter(spec, model, i) for i, spec in enumerate([specs] if isinstance(specs, (str, Path)) else specs)]
+
+
 def load_adapter(spec: str | Path, model: GGUFFile, index: int = 0) -> Adapter:
     """Open an adapter for a model, checked as llama.cpp checks it.
 
@@ -101,6 +107,7 @@ def load_adapter(spec: str | Path, model: GGUFFile, index: int = 0) -> Adapter:
     own = {n: Pair(*(replace(t, name=f"lora {index}: {t.name}") for t in pair)) for n, pair in pairs.items()}
     return Adapter(
         path=path,
+        paths=f.paths,
         scale=scale,
         alpha=md.float("adapter.lora.alpha", 0.0),
         task=md.string("adapter.lora.task_name", ""),

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from refembed.gguf import open_gguf
-
 if TYPE_CHECKING:
     from refembed.embedder import Embedder
 
@@ -47,7 +45,7 @@ class Facts:
     def of(cls, embedder: Embedder) -> Facts:
         """Read them."""
         info, tokenizer = embedder.info, embedder.tokenizer
-        f = open_gguf(info.path)
+        f = embedder.file
         kind = f.metadata.get("general.file_type")
         bos, eos = (
             "" if i is None else tokenizer.piece(i).decode(errors="replace")

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from refembed.pipeline.inputs import unknown_id
+from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.server.errors import NOT_A_PROMPT, ApiError
 from refembed.server.json_errors import field, is_integer, to_int, to_string
 from refembed.server.state import State
@@ -85,15 +87,13 @@ def read_parts(content: Any) -> str:
 def truncate_or_raise(state: State, ids: list[int], truncate: bool) -> list[int]:
     """The ids, if the vocabulary has them and they are not too many, or else cut: a closing special token stays."""
     check_vocabulary(state, ids)
-    if truncate and len(ids) > (longest := state.limits.longest):
-        vocab = state.embedder.tokenizer.vocab
-        closes = ids[-1] in (vocab.sep, vocab.eos)
-        ids = ids[: longest - 1] + ids[-1:] if closes else ids[:longest]
+    if truncate:
+        ids = truncate_ids(ids, state.limits.longest, keep_last=state.embedder.tokenizer.vocab.is_closed(ids))
     state.limits.check(len(ids))
     return ids
 
 
 def check_vocabulary(state: State, ids: list[int]) -> None:
     """ApiError where an id is none of the vocabulary's."""
-    if not 0 <= min(ids, default=0) <= max(ids, default=0) < state.embedder.info.n_vocab:
+    if unknown_id(ids, state.embedder.info.n_vocab) is not None:
         raise ApiError("Prompt contains invalid tokens")

@@ -18,6 +18,7 @@ from refembed.server.json_errors import dumps, field, loads, to_int, to_string, 
 from refembed.server.replies import encoded, numbers, raw_reply, read_body, rows
 from refembed.server.state import State
 from refembed.server.worker import Job
+from refembed.tokenizer.pairs import encode_pair
 
 
 async def embeddings(state: State, request: Request) -> Response:
@@ -58,7 +59,7 @@ def job_of(state: State, ids: list[list[int]], normalize: int, dimensions: Any =
     """A job for texts; the tokens' own vectors, and a reranker's scores, are never normalized."""
     if dimensions is not None:
         dimensions = to_int(dimensions)
-    state.embedder.check_options(state.how, normalize, dimensions)
+    state.embedder.resolve_options(state.how, normalize, dimensions)
     return Job(ids, state.how, -1 if state.how in ("none", "rank") else normalize, dimensions)
 
 
@@ -107,8 +108,7 @@ def read_rerank(state: State, raw: bytes) -> tuple[dict[str, Any], list[str], Jo
     if field(body, "top_n", 0) < 0:
         raise ApiError('"top_n" must not be negative')
     truncate = field(body, "truncate", False)
-    encode = state.embedder.tokenizer.encode_pair
-    pairs = [encode(query, document, "server") for document in documents]
+    pairs = [encode_pair(state.embedder.tokenizer, query, document, "server") for document in documents]
     if not all(pairs):
         raise ApiError("Input content cannot be empty")
     return body, documents, Job([truncate_or_raise(state, pair, truncate) for pair in pairs], "rank", -1)

@@ -138,7 +138,7 @@ class State:
         hp = embedder.model.hparams
         self.embedder = embedder
         self.how = resolve_pooling(self.settings.pooling, hp.pooling)
-        embedder.check_options(self.how, self.settings.embd_normalize, None)
+        embedder.resolve_options(self.how, self.settings.embd_normalize)
         self.facts = Facts.of(embedder)
         splits = hp.causal and self.how in ("last", "rank")
         self.limits = limits_of(self.settings, embedder.info.n_ctx, self.facts.causal, splits)

@@ -9,7 +9,6 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +16,6 @@ from refembed.errors import ModelError, RequestError
 from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.special import Fragment, partition, specials
 from refembed.tokenizer.vocab import Vocab
-
-if TYPE_CHECKING:
-    from refembed.tokenizer.explain import Stage
 
 log = logging.getLogger(__name__)
 
@@ -53,25 +49,18 @@ class Tokenizer(ABC):
         RequestError for a text that is neither str nor bytes, or has a code point above U+10FFFF; ModelError where a
         special token has to be added that the model does not name.
         """
-        fragments = partition(as_bytes(text), self._specials[bool(parse_special)])
-        ids = self.encode_fragments(fragments)
-        if not add_special:
-            return ids
+        ids = self.encode_fragments(self.fragments(text, parse_special))
+        return self.surround(ids) if add_special else ids
+
+    def fragments(self, text: str | bytes, parse_special: bool) -> list[Fragment]:
+        """The first step: special tokens as ids, what lies between as bytes."""
+        return partition(as_bytes(text), self._specials[bool(parse_special)])
+
+    def surround(self, ids: Sequence[int]) -> list[int]:
+        """The last step: the kind's special tokens in front and behind."""
         ids = [*self.front(), *ids, *self.back()]
         self.warn_doubled(ids)
         return ids
-
-    def encode_pair(self, query: str | bytes, document: str | bytes, caller: str = "server") -> list[int]:
-        """Token ids of a query and a document together, as a reranker reads them: `pairs.encode_pair`."""
-        from refembed.tokenizer.pairs import encode_pair
-
-        return encode_pair(self, query, document, caller)
-
-    def stages(self, text: str | bytes, add_special: bool = True, parse_special: bool = False) -> list[Stage]:
-        """What each stage makes of a text on its way to ids: `explain.stages`. Arguments and errors as `encode`."""
-        from refembed.tokenizer.explain import stages
-
-        return stages(self, text, add_special, parse_special)
 
     def encode_fragments(self, fragments: Sequence[Fragment]) -> list[int]:
         """Each raw fragment on its own, special tokens as they are."""
@@ -93,8 +82,8 @@ class Tokenizer(ABC):
         """Log, once, that a special token which was added stands there twice. As in llama.cpp nothing is removed."""
         vocab = self.vocab
         for role in DOUBLED.get(vocab.kind, ()):
-            beside = ids[1:2] if role == "bos" else ids[-2:-1]
-            if role not in self._warned and getattr(vocab, f"add_{role}") and beside == [getattr(vocab, role)]:
+            neighbor = ids[1:2] if role == "bos" else ids[-2:-1]
+            if role not in self._warned and getattr(vocab, f"add_{role}") and neighbor == [getattr(vocab, role)]:
                 self._warned.add(role)
                 log.warning("%s: %s was added to a text that has it already: there are two", self.where, role.upper())
 

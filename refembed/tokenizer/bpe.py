@@ -63,7 +63,11 @@ class BPE(ByteTokens):
 
     def encode_text(self, text: bytes) -> list[int]:
         """Spaces as the model spells them, then `encode_spelled`."""
-        return self.encode_spelled(text.replace(b" ", WORD_START) if self.pre.escape_spaces else text)
+        return self.encode_spelled(self.spell(text))
+
+    def spell(self, text: bytes) -> bytes:
+        """A space is U+2581 where the pre-tokenizer wants that."""
+        return text.replace(b" ", WORD_START) if self.pre.escape_spaces else text
 
     def encode_spelled(self, text: bytes) -> list[int]:
         """Text to pieces, pieces to ids."""

@@ -15,8 +15,11 @@ class WhitespaceBPE(BPE):
 
     def encode_spelled(self, text: bytes) -> list[int]:
         """Each run of anything but white space on its own, lower-cased where the model wants that."""
-        folded = decode(text).translate(Folded(self.vocab.lowercase))
-        return [i for word in folded.split(" ") for i in self.words[word]]
+        return [i for word in self.fold(text).split(" ") for i in self.words[word]]
+
+    def fold(self, text: bytes) -> str:
+        """White space is U+0020, letters are lower-cased where the model wants that."""
+        return decode(text).translate(Folded(self.vocab.lowercase))
 
 
 class Folded(dict[int, str]):

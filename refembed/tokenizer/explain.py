@@ -9,7 +9,7 @@
     ids             101 7592 1010 102 ...
 
 A stage that a kind does not have is left out: byte-pair encoding does not normalize, SentencePiece has no pre-tokens.
-What encodes is each kind's own `encode`; this asks the same functions again, one stage at a time.
+The steps are the encoders' own: `fragments` and `surround` of every `Tokenizer`, and what `encode_text` of a kind calls.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from refembed.tokenizer.special import Fragment, partition
-from refembed.tokenizer.unicode import SPACES, decode, lower
+from refembed.tokenizer.base import Tokenizer, as_bytes
+from refembed.tokenizer.special import Fragment
+from refembed.tokenizer.unicode import decode
 
 if TYPE_CHECKING:
-    from refembed.tokenizer.base import Tokenizer
+    from refembed.tokenizer.bpe import BPE
+    from refembed.tokenizer.bpe_kinds import WhitespaceBPE
+    from refembed.tokenizer.spm import SPM
+    from refembed.tokenizer.unigram import Unigram
+    from refembed.tokenizer.wordpiece import WordPiece
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Hooks:
     pieces: str  # how pieces come about
     normalize: Callable[[Any, bytes], bytes] | None = None  # tokenizer, fragment
     normalized: str = ""
-    split: Callable[[Any, bytes], list[bytes]] | None = None  # tokenizer, normalized fragment
+    split: Callable[[Any, bytes], list[bytes]] | None = None  # likewise
     pre_tokens: str = ""
 
 
@@ -52,25 +57,28 @@ def stages(
     tokenizer: Tokenizer, text: str | bytes, add_special: bool = True, parse_special: bool = False
 ) -> list[Stage]:
     """What each stage makes of a text. Arguments and errors as in `Tokenizer.encode`."""
-    from refembed.tokenizer.base import as_bytes
-
     raw, vocab = as_bytes(text), tokenizer.vocab
     hooks = HOOKS.get(vocab.kind, Hooks("tokenizer.ggml.model"))
-    fragments = partition(raw, tokenizer._specials[bool(parse_special)])
+    fragments = tokenizer.fragments(raw, parse_special)
     found = [Stage("text", (raw,) if raw else (), "as UTF-8"), cuts(fragments, parse_special)]
-    if hooks.normalize:
-        normalize = hooks.normalize
-        fragments = [f if isinstance(f, int) else normalize(tokenizer, f) for f in fragments]
-        found.append(Stage("normalized", tuple(f for f in fragments if f != b""), rule(hooks.normalized, vocab)))
-    if hooks.split:
-        words = [w for f in fragments for w in ((f,) if isinstance(f, int) else hooks.split(tokenizer, f))]
-        found.append(Stage("pre-tokens", tuple(w for w in words if w != b""), rule(hooks.pre_tokens, vocab)))
-    bare = tokenizer.encode(raw, False, parse_special)
-    whole = tokenizer.encode(raw, True, parse_special) if add_special else bare
-    found.append(Stage("pieces", tuple(vocab.tokens[i] for i in bare), hooks.pieces))
+    if normalize := hooks.normalize:
+        parts = each(fragments, lambda f: [normalize(tokenizer, f)])
+        found.append(Stage("normalized", parts, rule(hooks.normalized, vocab)))
+    if split := hooks.split:
+        parts = each(fragments, lambda f: split(tokenizer, f))
+        found.append(Stage("pre-tokens", parts, rule(hooks.pre_tokens, vocab)))
+    ids = tokenizer.encode_fragments(fragments)
+    found.append(Stage("pieces", tuple(vocab.tokens[i] for i in ids), hooks.pieces))
     if add_special:
         found.append(Stage("added", (*tokenizer.front(), *tokenizer.back()), added(tokenizer)))
-    return [*found, Stage("ids", tuple(whole), f"{len(whole)} of the {len(vocab)} tokens' ids")]
+        ids = tokenizer.surround(ids)
+    return [*found, Stage("ids", tuple(ids), f"{len(ids)} of the {len(vocab)} tokens' ids")]
+
+
+def each(fragments: Iterable[Fragment], step: Callable[[bytes], list[bytes]]) -> tuple[Fragment, ...]:
+    """What a step makes of each raw fragment; special tokens as they are, empty parts left out."""
+    parts = (part for f in fragments for part in ([f] if isinstance(f, int) else step(f)))
+    return tuple(part for part in parts if part != b"")
 
 
 def cuts(fragments: Iterable[Fragment], parse_special: bool) -> Stage:
@@ -101,73 +109,76 @@ SPELLED = ("pre", "lowercase", "strip_accents", "add_space_prefix")
 # -- the kinds -------------------------------------------------------------------------------------------------------
 
 
-def bert_words(tokenizer: Any, text: bytes) -> bytes:
-    """Lower-cased, without accents, words set apart."""
-    return b" ".join(
-        word.encode("utf-8", "surrogatepass") for word in decode(text).translate(tokenizer.characters).split()
-    )
+def utf8(parts: Iterable[str]) -> list[bytes]:
+    """Text as bytes, halves of surrogate pairs included."""
+    return [part.encode("utf-8", "surrogatepass") for part in parts]
 
 
-def bpe_text(tokenizer: Any, text: bytes) -> bytes:
-    """Valid UTF-8; a space is U+2581 where the pre-tokenizer wants that."""
-    spaced = text.replace(b" ", "▁".encode()) if tokenizer.pre.escape_spaces else text
-    return decode(spaced).encode("utf-8", "surrogatepass")
+def words_joined(tokenizer: WordPiece, text: bytes) -> bytes:
+    """The words of a fragment, spaces between."""
+    return b" ".join(utf8(tokenizer.split(text)))
 
 
-def bpe_pieces(tokenizer: Any, text: bytes) -> list[bytes]:
-    """What merges on its own."""
-    return [piece.encode("utf-8", "surrogatepass") for piece in tokenizer.pre.split(decode(text))]
+def words(tokenizer: WordPiece, text: bytes) -> list[bytes]:
+    """What is matched on its own."""
+    return utf8(tokenizer.split(text))
 
 
-def folded(tokenizer: Any, text: bytes) -> bytes:
+def spelled(tokenizer: BPE, text: bytes) -> bytes:
+    """Valid UTF-8, spaces as the model spells them."""
+    return utf8([decode(tokenizer.spell(text))])[0]
+
+
+def merged_alone(tokenizer: BPE, text: bytes) -> list[bytes]:
+    """What is merged on its own."""
+    return utf8(tokenizer.pre.split(decode(tokenizer.spell(text))))
+
+
+def folded(tokenizer: WhitespaceBPE, text: bytes) -> bytes:
     """White space is one space, letters are lower-cased if the file says so."""
-    fold = lower if tokenizer.vocab.lowercase else int
-    chars = ("\u0020" if ord(c) in SPACES else chr(fold(ord(c))) for c in decode(text))
-    return " ".join("".join(chars).split(" ")).encode("utf-8", "surrogatepass")
+    return utf8([tokenizer.fold(text)])[0]
 
 
-def at_spaces(_: Any, text: bytes) -> list[bytes]:
+def folded_words(tokenizer: WhitespaceBPE, text: bytes) -> list[bytes]:
     """Words between spaces."""
-    return [word for word in text.split(b" ") if word]
+    return utf8(tokenizer.fold(text).split(" "))
 
 
-def spm_text(tokenizer: Any, text: bytes) -> bytes:
-    """A space in front if the file says so: a fragment begins a text, or follows a special token. U+2581 for each."""
-    prefix = b" " if tokenizer.vocab.add_space_prefix else b""
-    return (prefix + text).replace(b" ", "▁".encode())
+def with_prefix(tokenizer: SPM, text: bytes) -> bytes:
+    """Every fragment begins a text or follows a special token, so that all may get a space in front."""
+    return tokenizer.spell(text, tokenizer.vocab.add_space_prefix)
 
 
-def unigram_text(tokenizer: Any, text: bytes) -> bytes:
+def replaced(tokenizer: Unigram, text: bytes) -> bytes:
     """Characters replaced, spaces as U+2581."""
-    normalized: bytes = tokenizer.normalizer(text)
-    return normalized
+    return tokenizer.normalizer(text)
 
 
 # fmt: off
 BYTE_PAIR = Hooks(
     "neighbors merge in the order of tokenizer.ggml.merges",
-    bpe_text, "bytes that are no UTF-8 are U+FFFD", bpe_pieces, "tokenizer.ggml.pre = {pre!r}",
+    spelled, "bytes that are no UTF-8 are U+FFFD", merged_alone, "tokenizer.ggml.pre = {pre!r}",
 )
 HOOKS = {
     "bert": Hooks(
         "the longest token from the left, or [UNK] for the whole word",
-        bert_words, "tokenizer.ggml.normalizer.lowercase = {lowercase}, strip_accents = {strip_accents}",
-        at_spaces, "white space, punctuation and ideographs",
+        words_joined, "tokenizer.ggml.normalizer.lowercase = {lowercase}, strip_accents = {strip_accents}",
+        words, "white space, punctuation and ideographs",
     ),
     "gpt2": BYTE_PAIR,
     "gemma4": BYTE_PAIR,
     "whitespace": Hooks(
         BYTE_PAIR.pieces,
-        folded, "tokenizer.ggml.normalizer.lowercase = {lowercase}", at_spaces, "white space, which is lost",
+        folded, "tokenizer.ggml.normalizer.lowercase = {lowercase}", folded_words, "white space, which is lost",
     ),
     "hybriddna": Hooks("as gpt2; six bases to a token between <dna> and </dna>"),
     "llama": Hooks(
         "neighbors merge by tokenizer.ggml.scores, the highest first",
-        spm_text, "a space is U+2581; tokenizer.ggml.add_space_prefix = {add_space_prefix}",
+        with_prefix, "a space is U+2581; tokenizer.ggml.add_space_prefix = {add_space_prefix}",
     ),
     "t5": Hooks(
         "the highest sum of tokenizer.ggml.scores",
-        unigram_text, "tokenizer.ggml.precompiled_charsmap, remove_extra_whitespaces, "
+        replaced, "tokenizer.ggml.precompiled_charsmap, remove_extra_whitespaces, "
                       "add_space_prefix = {add_space_prefix}",
     ),
     "rwkv": Hooks("the longest token from the left"),

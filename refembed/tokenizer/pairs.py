@@ -19,12 +19,8 @@ spelling of those tokens and parses all of it, whatever the texts hold.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from refembed.errors import ModelError, RequestError
-
-if TYPE_CHECKING:
-    from refembed.tokenizer.base import Tokenizer
+from refembed.tokenizer.base import Tokenizer, as_bytes
 
 TEMPLATE = "tokenizer.chat_template.rerank"
 CALLERS = ("server", "cli")
@@ -38,8 +34,6 @@ def encode_pair(tokenizer: Tokenizer, query: str | bytes, document: str | bytes,
     RequestError for a text that is neither str nor bytes, and for another caller; ModelError where the file says that
     a token has to be added which it does not name.
     """
-    from refembed.tokenizer.base import as_bytes
-
     if caller not in CALLERS:
         raise RequestError(f"caller={caller!r}: must be one of {', '.join(map(repr, CALLERS))}")
     texts = as_bytes(query), as_bytes(document)

@@ -50,13 +50,20 @@ class SPM(ByteTokens):
             if isinstance(f, int):
                 ids.append(f)
             else:
-                ids += self.encode_text(b" " + f if prefix else f)
+                ids += self.encode_spelled(self.spell(f, prefix))
             prefix = self.vocab.add_space_prefix and isinstance(f, int)
         return ids
 
+    def spell(self, text: bytes, prefix: bool) -> bytes:
+        """Spaces as ▁, and one in front if the file says so: `prefix`."""
+        return (b" " + text if prefix else text).replace(b" ", WORD_START)
+
     def encode_text(self, text: bytes) -> list[int]:
-        """Spaces to ▁; then each part between two split points is merged on its own."""
-        text = text.replace(b" ", WORD_START)
+        """Spaces to ▁, none in front."""
+        return self.encode_spelled(self.spell(text, False))
+
+    def encode_spelled(self, text: bytes) -> list[int]:
+        """Each part between two split points is merged on its own."""
         try:
             parts = self.split_points.cut(text.decode())
         except UnicodeDecodeError:
@@ -69,7 +76,7 @@ class SPM(ByteTokens):
             return self.merge(text)
         ids: list[int] = []
         for k, part in enumerate(BROKEN.split(text.decode("utf-8", "refembed.symbols"))):
-            ids += [self.byte_id(ord(c) & 0xFF) for c in part] if k % 2 else self.encode_text(part.encode())
+            ids += [self.byte_id(ord(c) & 0xFF) for c in part] if k % 2 else self.encode_spelled(part.encode())
         return ids
 
     def merge(self, text: bytes) -> list[int]:

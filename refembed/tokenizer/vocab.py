@@ -7,6 +7,7 @@ over the defaults; what the tokens' texts reveal (`attributes`); last the strip 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,6 +113,10 @@ class Vocab:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def is_closed(self, ids: Sequence[int]) -> bool:
+        """Whether token ids end in SEP or EOS, as texts do in the training of most models."""
+        return len(ids) > 0 and ids[-1] in (self.sep, self.eos)
 
 
 def read_vocab(metadata: Metadata, where: str) -> Vocab:

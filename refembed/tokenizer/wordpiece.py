@@ -53,9 +53,12 @@ class WordPiece(Tokenizer):
         return [self.role("sep")]
 
     def encode_text(self, text: bytes) -> list[int]:
-        """Characters to words, words to ids."""
-        words = decode(text).translate(self.characters).split()  # of all white space only U+0020 is left
-        return [i for word in words for i in self.words[word]]
+        """Words, then the ids of each."""
+        return [i for word in self.split(text) for i in self.words[word]]
+
+    def split(self, text: bytes) -> list[str]:
+        """Words: lower-cased and without accents where the model wants that, punctuation as words of their own."""
+        return decode(text).translate(self.characters).split()  # of all white space only U+0020 is left
 
     def match(self, word: str) -> tuple[int, ...]:
         """Ids of one word: at each byte the longest token that starts there; [UNK] alone if anywhere none does."""

@@ -15,15 +15,19 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from refembed.arrays import F64, Float
-from refembed.embedder import Embedder, Info, Without, groups
+from refembed.embedder import Embedder
+from refembed.gguf import GGUFFile
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import COMPOSED, NO_TAP, Ops, Tap
 from refembed.kernels.wrapper import PatchedOps
 from refembed.model import Model
 from refembed.model.batch import Batch, pack
+from refembed.model.info import Info
 from refembed.model.lora import Adapter, adapted
+from refembed.pipeline.batches import pack_batches
+from refembed.pipeline.truncate import truncate
+from refembed.pipeline.vectors import forward_and_pool
 from refembed.pooling.heads import dense, pooled, run
-from refembed.pooling.poolers import resolve_pooling
 from refembed.tokenizer import Tokenizer
 
 Item: TypeAlias = "str | list[int]"
@@ -63,6 +67,7 @@ class Reference:
     """How vectors come about. Functions in tuples run in order, the latest change last."""
 
     info: Info
+    file: GGUFFile
     tokenizer: Tokenizer
     model: Model
     by_numerics: OpsByNumerics
@@ -91,14 +96,7 @@ class Reference:
             ids = list(item)
         for alter in self.tokens:
             ids = alter(ids)
-        return self.cut(ids)
-
-    def cut(self, ids: list[int]) -> list[int]:
-        """As `Embedder.embed(truncate=True)`: the closing special token stays."""
-        limit, vocab = self.info.n_ctx, self.tokenizer.vocab
-        if len(ids) <= limit:
-            return ids
-        return ids[: limit - 1] + ids[-1:] if ids[-1] in (vocab.sep, vocab.eos) else ids[:limit]
+        return truncate(ids, self.info.n_ctx, keep_last=self.tokenizer.vocab.is_closed(ids))
 
     def ops_of(self, numerics: str) -> Ops:
         """The operations of a world, changed."""
@@ -107,22 +105,26 @@ class Reference:
             ops = change(ops)
         return ops
 
-    def forward(self, ids: Sequence[Sequence[int]], numerics: str, tap: Tap = NO_TAP) -> Float:
-        """Hidden states (T, C) of texts that run together."""
+    def packed(self, ids: Sequence[Sequence[int]]) -> Batch:
+        """Texts that run together, end to end, changed."""
         batch = pack(ids)
         for change in self.batch:
             batch = change(batch)
-        return self.model.forward(batch, self.ops_of(numerics), tap)
+        return batch
+
+    def forward(self, ids: Sequence[Sequence[int]], numerics: str) -> Float:
+        """Hidden states (T, C) of texts that run together."""
+        return self.model.forward(self.packed(ids), self.ops_of(numerics))
 
     def hidden(self, ids: Sequence[list[int]], numerics: str) -> list[Float]:
         """Hidden states (T_s, C) of each text, remembered from before where nothing on the way has changed."""
         kept, key = self.by_numerics.hidden, (id(self.model), self.ops, self.batch, numerics)
         missing = [i for i in dict.fromkeys(map(tuple, ids)) if (key, i) not in kept]
         limit = 0 if numerics.startswith("ggml") else TOGETHER
-        for group in groups(missing, limit):
-            states = self.forward([missing[i] for i in group], numerics)
-            ends = np.cumsum([len(missing[i]) for i in group])
-            for i, part in zip(group, np.split(states, ends[:-1]), strict=True):
+        for texts in pack_batches(map(len, missing), limit):
+            states = self.forward([missing[i] for i in texts], numerics)
+            ends = np.cumsum([len(missing[i]) for i in texts])
+            for i, part in zip(texts, np.split(states, ends[:-1]), strict=True):
                 kept[key, missing[i]] = self.model, part
         return [kept[key, tuple(i)][1] for i in ids]
 
@@ -157,9 +159,7 @@ class Reference:
 
     def show(self, ids: list[int], numerics: str, tap: Tap) -> None:
         """Run one text with a tap, up to the pooled vector, as `Embedder.trace` does."""
-        first = Without(tap, self.model.output) if self.pooling == "none" else tap
-        states = self.forward([ids], numerics, first)
-        pooled(states, np.array([0, len(ids)]), self.pooling, self.model, self.ops_of(numerics), tap)
+        forward_and_pool(self.model, self.ops_of(numerics), self.packed([ids]), self.pooling, tap)
 
 
 def own_encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -169,10 +169,8 @@ def own_encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def reference_of(embedder: Embedder, pooling: str = "native") -> Reference:
     """The model of an embedder with its adapters, unchanged. pooling as `Embedder.embed` takes it."""
-    how = resolve_pooling(pooling, embedder.model.hparams.pooling)
-    return Reference(
-        embedder.info, embedder.tokenizer, embedder.model, OpsByNumerics(embedder.adapters), how, own_encode
-    )
+    e, how = embedder, embedder.resolve_options(pooling).pooling
+    return Reference(e.info, e.file, e.tokenizer, e.model, OpsByNumerics(e.adapters), how, own_encode)
 
 
 def spy(reference: Reference) -> frozenset[str]:

@@ -17,7 +17,7 @@ import pytest
 
 from refembed import Embedder
 from refembed.cli import run
-from refembed.cli.progress import Bar
+from refembed.pipeline.progress import Bar
 from refembed.pooling.poolers import unnamed_pooling
 from refembed.testing.synthetic import synthetic
 from tests.cli.conftest import ENVIRONMENT, Cli, program

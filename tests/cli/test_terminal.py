@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from refembed.cli.progress import Bar
+from refembed.pipeline.progress import Bar
 from tests.cli.conftest import ENVIRONMENT
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX's")
@@ -72,7 +72,7 @@ class Terminal(io.StringIO):
 def screen(monkeypatch: pytest.MonkeyPatch, patience: float) -> Terminal:
     """Makes stderr a terminal. Called in the test: pytest puts its own stderr in place before."""
     terminal = Terminal()
-    monkeypatch.setattr("refembed.cli.progress.SECONDS_BEFORE_BAR", patience)
+    monkeypatch.setattr("refembed.pipeline.progress.SECONDS_BEFORE_BAR", patience)
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
@@ -103,7 +103,7 @@ def test_short_work_and_unwanted_bars_show_nothing(
 
 
 def test_no_terminal_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refembed.cli.progress.SECONDS_BEFORE_BAR", 0)
+    monkeypatch.setattr("refembed.pipeline.progress.SECONDS_BEFORE_BAR", 0)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with Bar(1, wanted=True) as bar:
         bar.advance(1)

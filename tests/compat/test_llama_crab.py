@@ -12,6 +12,7 @@ from refembed import Embedder
 from refembed.compat.llama_crab import EmbedOptions, Llama, LlamaParams, PoolingType
 from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.testing.synthetic import synthetic
+from refembed.tokenizer.pairs import encode_pair
 from tests.tiny import tiny_bert
 
 EXACT = {"numerics": "ggml", "flash_attn": False, "repack": False}
@@ -108,7 +109,7 @@ def test_scores_are_llama_cpps_of_the_servers_pairs(reranker: Path) -> None:
     llama = Llama.load(LlamaParams(reranker).with_embeddings(True).with_pooling_type(PoolingType.Rank), **EXACT)
     documents = ["a dog was in it", "the cat is", "of and to"]
     scores = llama.rerank("the cat sat", documents)
-    pairs = [llama.embedder.tokenizer.encode_pair("the cat sat", d) for d in documents]
+    pairs = [encode_pair(llama.embedder.tokenizer, "the cat sat", d) for d in documents]
     with LlamaCpp(reranker, pooling="rank") as engine:
         assert scores == [float(s[0]) for s in engine.embed(pairs)]
 

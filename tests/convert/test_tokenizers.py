@@ -17,6 +17,7 @@ from refembed.convert.folder import convert
 from refembed.errors import ModelError
 from refembed.gguf import open_gguf
 from refembed.tokenizer import load_tokenizer
+from refembed.tokenizer.pairs import encode_pair
 from tests.hf_folders import PIECES, bert_shapes, small, write_json, write_weights
 from tests.record_models import DATA, FILE
 from tests.record_models import build as build_recorded
@@ -335,7 +336,7 @@ def test_xlm_robertas_own_file_has_the_numbers_of_its_tokenizers_class(tmp_path:
                                               "[PAD9]"]  # fmt: skip
     assert ids(path, "the é  cat") == [0, 5, 4, 3, 4, 6, 2]
     assert ids(path, "<mask>", parse_special=True) == [0, 7, 2]
-    assert load_tokenizer(path).encode_pair("the", "the") == [0, 5, 2, 2, 5, 2]
+    assert encode_pair(load_tokenizer(path), "the", "the") == [0, 5, 2, 2, 5, 2]
 
 
 def test_unigram_that_merges_spaces_and_puts_none_before_a_text_is_refused(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refembed import Embedder, GGUFError, ModelError, RequestError, Trace, embedder
-from refembed.embedder import UNEVEN, balance
 from refembed.gguf import open_gguf
+from refembed.pipeline.batches import UNEVEN, balance
 from refembed.testing.synthetic_lora import synthetic_lora
 from tests.tiny import tiny_bert
 

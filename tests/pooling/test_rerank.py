@@ -12,6 +12,7 @@ import pytest
 from refembed import Embedder
 from refembed.errors import ModelError, RequestError
 from refembed.testing.synthetic import synthetic
+from refembed.tokenizer.pairs import encode_pair
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.copies import copied
 from tests.llama_server import server_scores
@@ -77,7 +78,7 @@ def test_all_labels_are_all_that_llama_cpp_gives(paths: Callable[[str], Path]) -
         assert both.shape == (len(DOCUMENTS), 2)
         assert np.array_equal(both[:, 0], e.rerank(QUERY, DOCUMENTS))
         with LlamaCpp(paths(name), pooling="rank") as engine:
-            theirs = engine.embed([e.tokenizer.encode_pair(QUERY, d) for d in DOCUMENTS])
+            theirs = engine.embed([encode_pair(e.tokenizer, QUERY, d) for d in DOCUMENTS])
         assert np.stack(theirs).tobytes() == both.tobytes()
     assert np.allclose(both.sum(axis=1), 1)  # qwen3 ends in softmax
 
@@ -89,7 +90,7 @@ def test_a_score_does_not_depend_on_the_other_documents(numerics: str, paths: Ca
     assert [e.rerank(QUERY, [d])[0] for d in DOCUMENTS] == scores.tolist()
     assert np.array_equal(e.rerank(QUERY, DOCUMENTS[::-1]), scores[::-1])
     assert np.array_equal(e.rerank(QUERY.encode(), [d.encode() for d in DOCUMENTS]), scores)
-    pairs = [e.tokenizer.encode_pair(QUERY, d) for d in DOCUMENTS]
+    pairs = [encode_pair(e.tokenizer, QUERY, d) for d in DOCUMENTS]
     assert np.array_equal(e.embed(pairs, pooling="rank")[:, 0], scores)
     assert e.rerank(QUERY, []).shape == (0,)
     assert e.rerank(QUERY, [], all_labels=True).shape == (0, 2)
@@ -99,7 +100,7 @@ def test_the_other_callers_pairs_can_be_had(paths: Callable[[str], Path]) -> Non
     e = Embedder.load(paths("bert of before"))
     server, cli = (e.rerank(QUERY, DOCUMENTS, caller=caller) for caller in ("server", "cli"))
     assert not np.array_equal(server, cli)  # a file without add_eos_token: the server sets no last [SEP]
-    pairs = [e.tokenizer.encode_pair(QUERY, d, "cli") for d in DOCUMENTS]
+    pairs = [encode_pair(e.tokenizer, QUERY, d, "cli") for d in DOCUMENTS]
     assert np.array_equal(e.embed(pairs)[:, 0], cli)
     with pytest.raises(RequestError, match="caller='other'"):
         e.rerank(QUERY, DOCUMENTS, caller="other")
@@ -110,7 +111,7 @@ def test_a_pair_that_is_too_long_is_refused_or_cut(paths: Callable[[str], Path])
     long = "the cat sat " * 50
     with pytest.raises(RequestError, match="document 1 and the query: 159 tokens, but the model reads at most 128"):
         e.rerank(QUERY, ["dog", long])
-    ids = e.tokenizer.encode_pair(QUERY, long)
+    ids = encode_pair(e.tokenizer, QUERY, long)
     assert np.array_equal(e.rerank(QUERY, [long], truncate=True), e.embed([[*ids[:127], ids[-1]]])[:, 0])
 
 

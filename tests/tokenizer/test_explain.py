@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from refembed.errors import RequestError
 from refembed.tokenizer import TOKENIZERS, Tokenizer, load_tokenizer
-from refembed.tokenizer.explain import HOOKS, NAMES, Fragment, Stage
+from refembed.tokenizer.explain import HOOKS, NAMES, Fragment, stages
 from tests.tokenizer.bpe_llamacpp import Many
 from tests.tokenizer.kinds import KINDS, TEXTS, of_kind, write_kind
 from tests.tokenizer.vocabs import flag, write_vocab
@@ -39,7 +39,7 @@ def engine() -> Iterator[Many]:
 
 def parts(tokenizer: Tokenizer, name: str, text: str | bytes, parse_special: bool = True) -> list[Fragment]:
     """One stage's parts, [] where the kind does not have it."""
-    found = {s.name: s for s in tokenizer.stages(text, True, parse_special)}
+    found = {s.name: s for s in stages(tokenizer, text, True, parse_special)}
     return list(found[name].parts) if name in found else []
 
 
@@ -61,10 +61,10 @@ def test_every_kind_that_encodes_has_its_hooks() -> None:
 def test_stages_come_in_order_and_only_those_the_kind_has(
     tokenizers: dict[str, Tokenizer], kind: str, has: list[str]
 ) -> None:
-    names = [s.name for s in tokenizers[kind].stages("hello")]
+    names = [s.name for s in stages(tokenizers[kind], "hello")]
     assert names == ["text", "special tokens", *has, "pieces", "added", "ids"]
     assert [n for n in NAMES if n in names] == names
-    assert [s.name for s in tokenizers[kind].stages("hello", add_special=False)] == [n for n in names if n != "added"]
+    assert [s.name for s in stages(tokenizers[kind], "hello", add_special=False)] == [n for n in names if n != "added"]
 
 
 def test_bert_by_stages(tokenizers: dict[str, Tokenizer]) -> None:
@@ -101,23 +101,23 @@ def test_sentencepiece_gets_its_spaces(tokenizers: dict[str, Tokenizer]) -> None
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "t5"])
 def test_nothing_stays_nothing(tokenizers: dict[str, Tokenizer], kind: str) -> None:
-    stages = tokenizers[kind].stages("")
-    assert [s.parts for s in stages if s.name not in ("added", "ids")] == [()] * (len(stages) - 2)
-    assert stages[-1].parts == stages[-2].parts
+    found = stages(tokenizers[kind], "")
+    assert [s.parts for s in found if s.name not in ("added", "ids")] == [()] * (len(found) - 2)
+    assert found[-1].parts == found[-2].parts
 
 
 def test_what_is_no_text_is_an_error(tokenizers: dict[str, Tokenizer]) -> None:
     for t in tokenizers.values():
         with pytest.raises(RequestError, match="a text is str or bytes"):
-            t.stages(3)  # type: ignore[arg-type]
+            stages(t, 3)  # type: ignore[arg-type]
 
 
 @given(text=st.one_of(st.text(), st.binary().filter(lambda b: not any(c >= 0xF4 for c in b))))
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "t5", "rwkv", "plamo2"])
 def test_the_last_stage_is_what_encode_says(tokenizers: dict[str, Tokenizer], kind: str, text: str | bytes) -> None:
-    stages: list[Stage] = tokenizers[kind].stages(text, True, True)
-    assert list(stages[-1].parts) == tokenizers[kind].encode(text, True, True)
-    assert all(s.rule for s in stages)
+    found = stages(tokenizers[kind], text, True, True)
+    assert list(found[-1].parts) == tokenizers[kind].encode(text, True, True)
+    assert all(s.rule for s in found)
 
 
 # -- against llama.cpp: its ids spell our stages ----------------------------------------------------------------------

@@ -15,6 +15,8 @@ from refembed.errors import EngineError, GGUFError, ModelError, RequestError
 from refembed.gguf import GGUFWriter
 from refembed.tokenizer import TOKENIZERS, Tokenizer, class_of, load_tokenizer
 from refembed.tokenizer.base import DOUBLED
+from refembed.tokenizer.explain import stages
+from refembed.tokenizer.pairs import encode_pair
 from refembed.tokenizer.vocab import DEFAULTS, Vocab
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.tokenizer.bpe_llamacpp import Many
@@ -85,7 +87,11 @@ def test_without_a_vocabulary_there_are_ids_and_no_texts(tmp_path: Path, kind: s
     tokenizer = load_tokenizer(tmp_path / "ids.gguf")
     assert len(tokenizer.vocab) == 7
     assert tokenizer.decode([0, 6]) == ""
-    for ask in (tokenizer.encode, tokenizer.stages, lambda text: tokenizer.encode_pair(text, text)):
+    for ask in (
+        tokenizer.encode,
+        lambda text: stages(tokenizer, text),
+        lambda text: encode_pair(tokenizer, text, text),
+    ):
         with pytest.raises(
             RequestError, match=rf"ids\.gguf: tokenizer\.ggml\.model is '{kind}': .*\n  hint: give token"
         ):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from refembed.arrays import F32
-from refembed.embedder import groups
 from refembed.model.trace import Trace
+from refembed.pipeline.batches import pack_batches
 from refembed.verify.engines.base import Item, Plain, checked
 from refembed.verify.engines.llamacpp import LlamaCpp
 
@@ -79,9 +79,9 @@ class LiveLlamaCpp(Plain):
         limit, most = self.engine.options["n_ctx"], self.engine.options["n_seq_max"]
         limit = limit or min(self.engine.n_ctx_train, 2048)
         found: list[F32] = []
-        for group in groups(ids, limit):  # as many texts a call as fit
-            for i in range(0, len(group), most):
-                found += self.engine.embed([items[j] for j in group[i : i + most]], batched=True)
+        for batch in pack_batches(map(len, ids), limit):  # as many texts a call as fit
+            for i in range(0, len(batch), most):
+                found += self.engine.embed([items[j] for j in batch[i : i + most]], batched=True)
         return checked(found, items, self.name)
 
     def tokenize(self, text: str) -> list[int]:

@@ -131,12 +131,10 @@ def prompt_hypotheses(reference: Reference, texts: Sequence[str]) -> list[Hypoth
 
 def own_prompts(reference: Reference) -> list[str]:
     """What the model was trained to read before a text."""
-    from refembed.gguf import open_gguf
     from refembed.hub.prompts import find
 
     try:
-        with open_gguf(reference.info.path) as file:
-            known = find(file)
+        known = find(reference.file)
     except (RefembedError, OSError):
         return []
     return [p for p in known.prompts.values() if p] if known else []

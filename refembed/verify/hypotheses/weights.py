@@ -11,7 +11,7 @@ import numpy.typing as npt
 from refembed.arrays import F32, U8
 from refembed.convert.quantize import plan_tensors
 from refembed.errors import RefembedError
-from refembed.gguf import BY_NAME, GGUFFile, Tensor, open_gguf
+from refembed.gguf import BY_NAME, GGUFFile, Tensor
 from refembed.gguf.tensor import decode
 from refembed.kernels.quant.quantize import quantize
 from refembed.verify.hypothesis import Change, Hypothesis
@@ -25,12 +25,11 @@ ROWS_AT_ONCE = 4096  # a taller matrix is a table of tokens: only the rows asked
 def weight_hypotheses(reference: Reference) -> list[Hypothesis]:
     """Each of FILE_TYPES that would store any tensor otherwise than the model's file does."""
     found = []
-    with open_gguf(reference.info.path) as file:
-        for name in FILE_TYPES:
-            plan = plan_of(file, name)
-            if any(file.tensors[t].type.name != type_name for t, type_name in plan.items()):
-                says = f"has its weights as {name}"
-                found.append(Hypothesis(f"weights-{name}", "weights", says, stored_as(plan), "weights"))
+    for name in FILE_TYPES:
+        plan = plan_of(reference.file, name)
+        if any(reference.file.tensors[t].type.name != type_name for t, type_name in plan.items()):
+            says = f"has its weights as {name}"
+            found.append(Hypothesis(f"weights-{name}", "weights", says, stored_as(plan), "weights"))
     return found
 
 

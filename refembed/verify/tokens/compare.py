@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from refembed.tokenizer.base import Tokenizer, as_bytes
-from refembed.tokenizer.special import partition
+from refembed.tokenizer.explain import stages
 from refembed.verify.tokens.token_sources import Other, spelling, words
 
 AROUND = 4  # ids shown on either side of a difference
@@ -83,7 +83,7 @@ def find_cause(
     ours: Tokenizer, other: Other, raw: bytes, parse_special: bool, a: Sequence[int], b: Sequence[int]
 ) -> Cause:
     """Why the ids a and b of a text differ, special tokens left aside that were put around it."""
-    fragments = partition(raw, ours._specials[parse_special])
+    fragments = ours.fragments(raw, parse_special)
     mine, theirs = [ours.vocab.tokens[f] for f in fragments if isinstance(f, int)], other.cuts(raw, parse_special)
     if theirs is None:  # ids alone: those of special tokens tell as much
         special = {s.id for s in ours._specials[parse_special]} - {ours.vocab.unk}
@@ -135,7 +135,7 @@ def by_pieces(ours: Tokenizer, theirs: Sequence[bytes | None], ids: Sequence[int
 
 def words_of_pieces(ours: Tokenizer, raw: bytes) -> list[bytes]:
     """Our pre-tokens, spelled as their tokens are; [] where this kind has none."""
-    found = {s.name: s for s in ours.stages(raw, False, False)}.get("pre-tokens")
+    found = {s.name: s for s in stages(ours, raw, False, False)}.get("pre-tokens")
     if found is None:
         return []
     spelled = []

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from refembed.errors import EngineError, ModelError, RequestError
 from refembed.tokenizer import load_tokenizer
 from refembed.tokenizer.base import WORD_START, Tokenizer
-from refembed.tokenizer.special import partition
+from refembed.tokenizer.explain import stages
 
 TIMEOUT = 60.0  # seconds a server may take for one text
 MOST = 1 << 28  # bytes of an answer that are read
@@ -78,7 +78,7 @@ class Gguf:
 
     def cuts(self, text: bytes, parse_special: bool) -> list[bytes] | None:
         """See Other."""
-        found = partition(text, self.tokenizer._specials[parse_special])
+        found = self.tokenizer.fragments(text, parse_special)
         return [self.tokenizer.vocab.tokens[f] for f in found if isinstance(f, int)]
 
     def words(self, fragment: bytes) -> list[bytes] | None:
@@ -88,8 +88,8 @@ class Gguf:
 
 def words(tokenizer: Tokenizer, fragment: bytes) -> list[bytes] | None:
     """What is tokenized on its own: the last stage before pieces. None for a kind that shows no such stage."""
-    stages = {s.name: s for s in tokenizer.stages(fragment, add_special=False, parse_special=False)}
-    found = stages.get("pre-tokens") or stages.get("normalized")
+    by_name = {s.name: s for s in stages(tokenizer, fragment, add_special=False, parse_special=False)}
+    found = by_name.get("pre-tokens") or by_name.get("normalized")
     return [p if isinstance(p, bytes) else tokenizer.vocab.tokens[p] for p in found.parts] if found else None
 
 

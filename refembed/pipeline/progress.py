@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
-
-from refembed.cli.show import is_terminal
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 SECONDS_BEFORE_BAR = 1.0  # seconds before the bar appears
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """True where a person looks at the stream. A closed stream (`None`) is not one."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 class Bar:

@@ -55,12 +55,22 @@ def check_ids(ids: Any, index: int, n_vocab: int) -> list[int]:
         nested = checked and all(isinstance(i, str) for i in checked)
         hint = "one text at a time, or one list of texts" if nested else "a str, UTF-8 bytes, or a list of token ids"
         raise RequestError(f"input {index}: neither a text nor a list of token ids: {found}", hint=hint)
-    for i in checked:
-        if not 0 <= i < n_vocab:
-            raise RequestError(
-                f"input {index}: token id {i} is not in the vocabulary", hint=f"ids are 0 to {n_vocab - 1}"
-            )
+    unknown = unknown_id(checked, n_vocab)
+    if unknown is not None:
+        message = f"input {index}: token id {unknown} is not in the vocabulary"
+        raise RequestError(message, hint=f"ids are 0 to {n_vocab - 1}")
     return [int(i) for i in checked]
+
+
+def unknown_id(ids: Sequence[int], n_vocab: int) -> int | None:
+    """The first id that is not in a vocabulary of n_vocab tokens; None where all are.
+
+    >>> unknown_id([101, 30522, 102], 30522)
+    30522
+    """
+    if not ids or 0 <= min(ids) <= max(ids) < n_vocab:
+        return None
+    return next(i for i in ids if not 0 <= i < n_vocab)
 
 
 def check_dimensions(dimensions: Any, width: int) -> int | None:

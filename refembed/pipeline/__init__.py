@@ -1,0 +1,19 @@
+"""From a text to its vector, step by step. Each step is a function that can be called by itself.
+
+    step       function                        the text "hi" in MiniLM (C = 384)
+    tokenize   Tokenizer.encode                [101, 7632, 102]
+    truncate   truncate                        the same: at most 512 token ids
+    pack       pack_batches, then model.pack   texts that share a forward pass, end to end: a Batch of T = 3 tokens
+    forward    Model.forward                   hidden states (3, 384)
+    pool       pooling.heads.pooled            one row a text: (1, 384)
+    normalize  cut_and_normalize               (384), of length 1
+
+`Embedder.embed` calls them in this order. Command line, corpus writer, vector cache, server and `verify` call the same
+functions; docs/tour.md has the chain of calls.
+
+inputs    what `embed` takes, and what it says of anything else
+truncate  texts that are too long
+batches   which texts share a forward pass
+vectors   from hidden states to vectors
+progress  the bar on stderr
+"""

@@ -1,0 +1,83 @@
+"""From packed token ids to vectors: forward, pool, normalize; and the options that say how."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refembed.arrays import F32, Float
+from refembed.errors import ModelError
+from refembed.kernels.ops import NO_TAP, Ops, Tap
+from refembed.model import Model
+from refembed.model.batch import Batch
+from refembed.pipeline.inputs import check_dimensions
+from refembed.pooling.heads import check_rank, pooled, width
+from refembed.pooling.normalize import normalize as normalize_rows
+from refembed.pooling.poolers import resolve_pooling
+
+
+class VectorOptions(NamedTuple):
+    """What `Embedder.embed` was asked for, resolved for a model: `resolve_options`."""
+
+    pooling: str  # a row of `pooling.POOLERS`, or "rank"; never "native"
+    normalize: int  # llama.cpp's embd_normalize
+    dimensions: int | None  # None: all
+
+
+def resolve_options(
+    model: Model, pooling: str = "native", normalize: int | None = None, dimensions: Any = None
+) -> VectorOptions:
+    """The options of `Embedder.embed` with the model's pooling for "native" and the default norm for None.
+
+    The default is 2 (Euclid), but -1 (as it is) for a reranker's scores, which have no direction.
+    Raises RequestError for options that no vector could satisfy, before any work is done.
+    """
+    how = resolve_pooling(pooling, model.hparams.pooling)
+    if how == "rank":
+        check_rank(model)
+    norm = normalize if normalize is not None else -1 if how == "rank" else 2
+    normalize_rows(np.ones((1, 1), np.float32), norm)
+    return VectorOptions(how, norm, check_dimensions(dimensions, width(model.hparams, how)))
+
+
+def forward_and_pool(model: Model, ops: Ops, batch: Batch, how: str, tap: Tap = NO_TAP) -> Float | list[Float]:
+    """Token ids of S texts to hidden states (T, C), and those to what llama.cpp calls `result_embd_pooled`.
+
+    how      a resolved pooling
+    tap      is given every tensor on the way
+    returns  (S, D); rank: (S, R); none: a list of S arrays (T_s, D)
+    """
+    # where nothing is pooled, llama.cpp gives the last hidden states the pooled vector's name
+    first = TapExcept(tap, model.output) if tap.active and how == "none" else tap
+    hidden = model.forward(batch, ops, first)  # (T, C)
+    return pooled(hidden, batch.offsets, how, model, ops, tap)
+
+
+class TapExcept:
+    """A tap that one tensor is not given to."""
+
+    def __init__(self, tap: Tap, name: str) -> None:
+        self.tap, self.name, self.active = tap, name, tap.active
+
+    def __call__(self, name: str, x: Float) -> Float:
+        """Pass x on, unless it has that name."""
+        return x if name == self.name else self.tap(name, x)
+
+
+def cut_and_normalize(vector: Float, normalize: int, dimensions: int | None = None) -> F32:
+    """Keep the first `dimensions` numbers (Matryoshka), normalize, round to float32.
+
+    vector   (D) or, where nothing is pooled, (T, D)
+    returns  the same shape, with `dimensions` in place of D
+
+    Raises ModelError for a vector that is not finite.
+
+        >>> cut_and_normalize(np.array([3.0, 4.0, 12.0]), 2, 2)
+        array([0.6, 0.8], dtype=float32)
+    """
+    cut = vector[..., :dimensions]
+    if not np.isfinite(cut).all():
+        hint = "`refembed doctor MODEL` looks for NaN in the weights"
+        raise ModelError("the model gave a vector that is not finite", hint=hint)
+    return normalize_rows(cut, normalize).astype(np.float32)
