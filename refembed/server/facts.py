@@ -45,7 +45,6 @@ class Facts:
 
     @classmethod
     def of(cls, embedder: Embedder) -> Facts:
-        """Read them."""
         info, tokenizer = embedder.info, embedder.tokenizer
         f = open_gguf(info.path)
         kind = f.metadata.get("general.file_type")

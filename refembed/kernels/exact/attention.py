@@ -24,7 +24,11 @@ SCORES = 1 << 22  # numbers, 32 MB in float64: a long text's queries are taken s
 
 
 def softmax(x: Float) -> Float:
-    """exp(x) / sum(exp(x)) over the last axis; the largest x is taken off first, so exp cannot overflow."""
+    """exp(x) / sum(exp(x)) over the last axis; the largest x is taken off first, so exp cannot overflow.
+
+    >>> softmax(np.log([[1.0, 2.0, 3.0]])).round(6)  # 1/6, 2/6, 3/6
+    array([[0.166667, 0.333333, 0.5     ]])
+    """
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
@@ -60,6 +64,17 @@ def attention(
     bias      (H, L, L)  added to the scores, from the first L' rows and columns for a text of L' tokens (T5)
     tap                  is given kq, kq_soft_max, v_cont and kqv of each sequence
     returns   (T, H D)
+
+    Two tokens, one head of one channel. Query 0 scores the keys 0 and ln 3, so its weights are 1/4 and 3/4, and 4 and 8
+    average to 7; query 1 scores both 0 and takes the mean. With a causal mask query 0 sees itself alone:
+
+    >>> q, k, v = np.array([[1.0], [0.0]]), np.array([[0.0], [np.log(3)]]), np.array([[4.0], [8.0]])
+    >>> attention(q, k, v, 1, np.array([0, 2]), scale=1.0).round(6)
+    array([[7.],
+           [6.]])
+    >>> attention(q, k, v, 1, np.array([0, 2]), scale=1.0, mask=AttentionMask(causal=True)).round(6)
+    array([[4.],
+           [6.]])
     """
     out = np.empty_like(q)
     group = n_head // (n_head_kv or n_head)  # query heads that share a head of keys
@@ -121,6 +136,11 @@ def cost(n_head: int, n: int, mask: AttentionMask, queries: slice) -> F64:
     """What a mask adds to the scores of some queries of a text of n tokens, (H, queries, n), or (1, ...): -inf hides.
 
     Distance costs by ALiBi, where the mask has it.
+
+    >>> cost(1, 3, AttentionMask(causal=True, max_bias=1.0), slice(0, 3))  # one head, whose slope is 2^-1
+    array([[[ 0. , -inf, -inf],
+            [-0.5,  0. , -inf],
+            [-1. , -0.5,  0. ]]])
     """
     begin, end = (x[queries, None] for x in reach(n, mask))  # (queries, 1)
     i, j = np.arange(n)[queries, None], np.arange(n)
@@ -134,6 +154,10 @@ def reach(n: int, mask: AttentionMask) -> tuple[I64, I64]:
     """The keys begin[i]:end[i] that query i of a text of n tokens sees: every mask leaves one piece, never empty.
 
     llama_hparams::is_masked_swa. A window looks back only, so without `causal` a query sees all that follows it.
+
+    >>> begin, end = reach(4, AttentionMask(causal=True, window=2))  # each token, and the one before it
+    >>> list(zip(begin.tolist(), end.tolist()))
+    [(0, 1), (0, 2), (1, 3), (2, 4)]
     """
     i = np.arange(n)
     begin, end = np.zeros(n, np.int64), np.full(n, n)
@@ -153,6 +177,9 @@ def slopes(n_head: int, max_bias: float) -> F64:
     """ALiBi's slopes (H): a geometric sequence, filled up by every other member of a finer one (Press et al. 2022).
 
     n = 2^floor(log2 H); head h < n: 2^(-max_bias (h+1) / n); beyond: 2^(-max_bias (2(h-n)+1) / 2n)
+
+    >>> slopes(3, 8.0)  # 2^(-8/2), 2^(-16/2), and 2^(-8/4) for the third head, as 3 is no power of two
+    array([0.0625    , 0.00390625, 0.25      ])
     """
     n = 1 << int(math.log2(n_head))
     h = np.arange(n_head)

@@ -38,7 +38,11 @@ def heights(n: int, k: int) -> tuple[int, ...]:
 
 
 def tiles(rows: int, n: int, k: int) -> Iterator[tuple[int, int]]:
-    """(begin, height) of each tile of x (rows, k); the last may reach beyond the last row."""
+    """(begin, height) of each tile of x (rows, k); the last may reach beyond the last row.
+
+    >>> list(tiles(20, 1024, 1024))  # 16 rows, then 4, padded to 8
+    [(0, 16), (16, 8)]
+    """
     begin = 0
     for height in heights(n, k):
         while rows - begin >= height:
@@ -67,6 +71,9 @@ def matmul(x: Float, w: npt.NDArray[Any], out: Float | None = None) -> Float:
     """x (T, k) times w (n, k) transposed, by BLAS in tiles: (T, n).
 
     out  where to put the product; None makes an array
+
+    >>> matmul(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]]))  # 1*3 + 2*4, 1*5 + 2*6
+    array([[11., 17.]])
     """
     n, k = w.shape
     out = np.empty((len(x), n), x.dtype) if out is None else out
