@@ -248,7 +248,7 @@ def test_llama_cpp_warns_of_the_same_doubled_tokens(
             assert ("was added" in ours) == (token.lower() in DOUBLED.get(kind, ()))
 
 
-def test_of_a_doubled_token_one_is_told_once(
+def test_a_doubled_special_token_warns_once(
     paths: dict[tuple[str, str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     tokenizer = load_tokenizer(paths["llama", "all-added"])

@@ -54,7 +54,7 @@ def test_layer_norm_is_the_papers_formula(ops: Ops, C: int, eps: float) -> None:
     close(ops.layer_norm(x.astype(ops.dtype), stored(w, f"g{C}"), stored(b, f"h{C}"), eps), want, ops, times=2)
 
 
-def test_layer_norm_adds_first_what_it_is_told_to(ops: Ops) -> None:
+def test_layer_norm_adds_the_residual_first(ops: Ops) -> None:
     """With the bits of a sum by NumPy, traced and not traced, whichever operation is replaced."""
     x, y, g = (random(k, 5, 24).astype(ops.dtype) for k in (21, 22, 23))
     w, tap = stored(g[0], "gp"), at_layer(Recorder(), 0)
