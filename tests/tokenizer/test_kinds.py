@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from refembed.tokenizer import TOKENIZERS, Tokenizer, class_of, load_tokenizer
 from refembed.tokenizer.base import DOUBLED
 from refembed.tokenizer.vocab import DEFAULTS, Vocab
 from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.child import answer_to_code
 from tests.tokenizer.bpe_llamacpp import Many
 from tests.tokenizer.kinds import KINDS, MARKS, SAID, TEXTS, model, of_kind, write_kind
 from tests.tokenizer.llamacpp import FLAGS, vocab_facts
@@ -61,7 +60,7 @@ def test_every_kind_has_a_class_and_defaults(kind: str) -> None:
 def test_a_kind_is_imported_when_a_file_is_of_that_kind(tmp_path: Path) -> None:
     path = write_kind(tmp_path, "bert", "nothing")
     program = f"import sys; from refembed import load_tokenizer; load_tokenizer({str(path)!r}); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.split()
+    loaded = answer_to_code(program).split()
     others = {f"refembed.tokenizer.{module}" for module, _ in TOKENIZERS.values()} - {"refembed.tokenizer.wordpiece"}
     assert "refembed.tokenizer.wordpiece" in loaded
     assert not others & set(loaded)
