@@ -1,7 +1,7 @@
 # make demo          the newcomer's first minute: a virtual environment, refembed, one embedding
 # make test          lint, types, import contract, all tests (fast and oracle tiers)
 # make test-fast     the tests that need no llama.cpp, the inner loop
-# make check         lint, types, import contract
+# make check         lint, types, import contract, no test that cannot fail
 # make conformance   the suite against live llama.cpp, with its report
 # make bench         speed beside the native engines
 # make test-slow     fuzzing and long sweeps, a quarter of an hour and more
@@ -28,6 +28,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.check_tests
 
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not oracle and not slow and not peers"

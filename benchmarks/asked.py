@@ -124,8 +124,6 @@ def grown(results: Results) -> list[Line]:
 
 
 def lines(results: Results) -> list[Line]:
-    """All of it."""
-
     def times(value: float) -> str:
         return f"{value:.2f} x"
 

@@ -71,7 +71,6 @@ class Connection:
 
 
 def requests_of(address: str, texts: Sequence[str]) -> list[bytes]:
-    """Ready to send."""
     bodies = [json.dumps({"model": "m", "input": t, "encoding_format": "base64"}).encode() for t in texts]
     head = f"POST /v1/embeddings HTTP/1.1\r\nHost: {urlsplit(address).netloc}\r\nContent-Type: application/json\r\n"
     return [f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]

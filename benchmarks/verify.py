@@ -100,7 +100,6 @@ Times = tuple[list[float], list[float]]  # on the clock and on processors, of ea
 
 
 def seconds(run: Callable[[], object], rounds: int) -> Times:
-    """What it takes."""
     found: Times = [], []
     for _ in range(rounds):
         start, spent = time.perf_counter(), processors()
@@ -127,7 +126,6 @@ def command(*arguments: str) -> Callable[[], object]:
 
 
 def row(name: str, process: Times, within: Times, asked: float, says: str) -> None:
-    """One line."""
     cells = "".join(f"{statistics.median(x):9.2f}" for both in (process, within) for x in both)
     print(f"{name:42}{cells}{asked:8.0f}   {says}", flush=True)
 

@@ -47,7 +47,6 @@ class Session:
         self.ready: dict[tuple[str, str], Callable[[], Any]] = {}
 
     def open(self, engine: str, options: dict[str, Any]) -> dict[str, Any]:
-        """Make the engine."""
         make = getattr(importlib.import_module("benchmarks.engines"), engine)
         start = time.perf_counter()
         self.engine = make(**options)
@@ -66,7 +65,6 @@ class Session:
         return self.ready[row, way]
 
     def run(self, row: str, way: str, least: float) -> dict[str, Any]:
-        """Time it."""
         seconds, repeats = timed(self.prepared(row, way), least)
         return {"seconds": seconds, "repeats": repeats}
 
@@ -78,11 +76,9 @@ class Session:
         return {"shape": list(x.shape), "float32": base64.b64encode(x.tobytes()).decode()}
 
     def job(self, name: str, options: dict[str, Any]) -> Any:
-        """Something measured once."""
         return getattr(importlib.import_module("benchmarks.jobs"), name)(**options)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do one request."""
         do = request.pop("do", None)
         if do not in ("open", "give", "run", "vectors", "job"):
             return {"error": f"no such request: {do!r}"}

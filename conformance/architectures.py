@@ -150,7 +150,6 @@ def load_data(path: Path = DATA) -> dict[str, Any]:
 
 @cache
 def load_variants() -> tuple[Variant, ...]:
-    """All rows."""
     return tuple(
         Variant(arch, name, {k: v for k, v in options.items() if k != "rank"}, bool(options.get("rank")))
         for arch, about in load_data().items()

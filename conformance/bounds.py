@@ -60,8 +60,6 @@ class Limit:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The file."""
-
     measured: dict[str, Any]  # when, with what, against which build
     tables: dict[str, dict[str, Bound]]
 
@@ -105,7 +103,6 @@ def tables(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, dic
 
 
 def bound_for(table: str, metric: str, worst: float) -> float:
-    """The rule."""
     return min(round_up(FACTOR * worst), limit_of(table, metric))
 
 
@@ -121,7 +118,6 @@ def round_up(x: float, digits: int = 2) -> float:
 
 
 def write_bounds(bounds: Bounds, path: Path = PATH) -> None:
-    """Write the file."""
     lines = [HEADER, "[measured]", f"rule = {json.dumps(RULE)}"]
     lines += [f"{k} = {json.dumps(v)}" for k, v in bounds.measured.items() if k != "rule"]
     for name, rows in sorted(bounds.tables.items()):

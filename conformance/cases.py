@@ -45,8 +45,6 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One question."""
-
     id: str
     description: str
     kind: str

@@ -105,7 +105,6 @@ class Size:
 
 
 def size(a: Sequence[F32], b: Sequence[F32]) -> Size:
-    """Over texts."""
     cosines = [worst_cosine(x.astype(np.float64), y.astype(np.float64)) for x, y in zip(a, b, strict=True)]
     return Size(
         float(np.median(cosines)), max(cosines), max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))

@@ -64,7 +64,6 @@ class Result:
         return self.status in ("differs", "error")
 
     def explain(self) -> str:
-        """One line."""
         over = [m for m in self.measures if not m.value <= m.bound]
         numbers = [f"{m.metric} {m.value:.3g}, bound {m.bound:.3g}{f' ({m.where})' if m.where else ''}" for m in over]
         more = [f"and {len(numbers) - 3} more"] if len(numbers) > 3 else []
@@ -94,7 +93,6 @@ def extra(model: str, name: str) -> list[Case]:
     texts = load_texts()
 
     def case(id: str, description: str, kind: str, *sets: str, **options: Any) -> Case:
-        """One of them."""
         folder, question = id.split("/")
         return Case(f"{folder}/{name}/{question}", description, kind, model, choose_texts(sets, texts, id), "", options)
 

@@ -232,7 +232,6 @@ def write(outcomes: Sequence[Outcome], note: str = "") -> None:
 
 
 def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """All of it."""
     rows = [{**asdict(o), "alarm": o.alarm} for o in outcomes]
     return {"format": "refembed-false-alarms-1", "summary": summary(outcomes), "outcomes": rows}
 

@@ -36,7 +36,6 @@ class Result:
         return self.status in FAILURES
 
     def explain(self) -> str:
-        """One line."""
         numbers = "; ".join(
             f"{m.metric} {m.value:.3g}, bound {bound:.3g}" + (f" ({m.where})" if m.where else "")
             for m, bound in self.over

@@ -51,7 +51,6 @@ class Row:
 
     @property
     def mismatches(self) -> int:
-        """Of both."""
         return (self.ggml or 0) + (self.gguf_py or 0)
 
 

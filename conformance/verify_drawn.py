@@ -98,7 +98,6 @@ class DrawnEngine:
         return list(BATCHES[piece.batch](self, list(items), int(piece.amount)))
 
     def tokenize(self, text: str) -> list[int]:
-        """Not told."""
         raise NotImplementedError
 
     def trace(self, item: Any) -> Any:
@@ -214,7 +213,6 @@ class Outcome:
         return "unexplained" if self.verdict.kind == "unexplained" else "misnamed"
 
     def line(self) -> str:
-        """For a terminal."""
         about = " AND ".join(p.about for p in self.pieces) or "healthy"
         causes = " | ".join(c.id for c in self.verdict.causes) or self.verdict.kind
         hidden = "" if all(self.shows) else f" (shows: {', '.join(map(str, self.shows))})"

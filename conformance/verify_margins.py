@@ -46,7 +46,6 @@ class Number:
 
     @property
     def value(self) -> float:
-        """As it is."""
         return float(getattr(self.module, self.name))
 
     @property

@@ -72,7 +72,6 @@ class Wired:
         return self.fault.wire(self, items) if self.fault.wire else self.true(items)
 
     def tokenize(self, text: str) -> list[int]:
-        """Not told."""
         raise NotImplementedError
 
     def trace(self, item: Item) -> Trace:
@@ -406,7 +405,6 @@ def line(o: Outcome) -> str:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """The two numbers."""
     visible = [o for o in outcomes if o.visible and not o.fault.unlisted]
     named, traced = sum(o.named for o in visible), [o for o in outcomes if o.fault.tensor]
     quiet, unlisted = len([o for o in outcomes if not o.visible]), [o for o in outcomes if o.fault.unlisted]

@@ -43,6 +43,18 @@ class Embedder:
     """A loaded model. `Embedder.load` makes one.
 
     The same text gives the same bits alone, in any batch and in any order (docs/batch-invariance.md).
+
+    >>> e = Embedder.load("minilm")
+    >>> e.tokenize("Hello, world!"), e.detokenize([101, 7592, 102])
+    ([101, 7592, 1010, 2088, 999, 102], '[CLS] hello[SEP]')
+    >>> e.embed("Hello, world!").shape, e.embed(["a cat", [101, 1037, 4937, 102]]).shape  # one; a text, and token ids
+    ((384,), (2, 384))
+    >>> e.embed("a cat", pooling="none", normalize=-1).shape, len(list(e.embed_iter(["a cat", "a dog"])))  # 4 tokens
+    ((4, 384), 2)
+    >>> e.file.tensors["token_embd.weight"].shape  # the open GGUF file
+    (30522, 384)
+    >>> e.trace("a cat")["kq_soft_max-0"].shape  # 12 heads, 4 queries, 4 keys
+    (12, 4, 4)
     """
 
     def __init__(
@@ -116,8 +128,6 @@ class Embedder:
                     there a text's bits depend on its batch. 0: every text alone
         Raises GGUFError for a file that is damaged or no GGUF, ModelError where there is no such model or none that
         refembed can run, DownloadError where it cannot be fetched, RequestError for an option that is not there.
-
-            Embedder.load("minilm", numerics="exact")
         """
         check_semantics(semantics, numerics)
         switches: dict[str, Any] = {
@@ -190,10 +200,6 @@ class Embedder:
         returns     (S, D) float32; (D) for one text. pooling "none": a list of (T_i, D); (T, D) for one text
         Raises RequestError for an input that cannot be taken, TooLongError for one of too many tokens, ModelError where
         a vector is not finite.
-
-            e.embed("Hello, world!")                            # (D,)
-            e.embed(["a cat", [101, 4937, 102]])                # (2, D): a text, and token ids
-            e.embed("a cat", pooling="none", normalize=-1)      # (T, D): each token's hidden state
         """
         inputs, alone = input_list(texts)
         options = self.resolve_options(pooling, normalize, dimensions)
@@ -256,6 +262,11 @@ class Embedder:
         truncate    cut a pair that is too long instead of refusing it; its last token stays
         returns     (N) float32 in the order of the documents, (N, R) with all_labels
         Raises ModelError or RequestError for a model without a head, RequestError for a pair that cannot be taken.
+
+        >>> from refembed.testing.synthetic import synthetic  # a reranker with random weights
+        >>> model = synthetic("reranker.gguf", "bert", pooling=4, optional={"cls.weight", "cls.output.weight"})
+        >>> Embedder.load(model).rerank("the cat", ["a dog", "the cat sat"]).shape
+        (2,)
         """
         if isinstance(documents, (str, bytes)):
             raise RequestError("rerank takes a list of documents, not one", hint="rerank(query, [document])")

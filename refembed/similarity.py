@@ -30,6 +30,8 @@ from refembed.arrays import F64, I64, U8, Float
 from refembed.errors import RequestError
 from refembed.kernels.exact.sums import ordered_sum
 
+__all__ = ["cosine", "dot", "euclidean", "hamming", "manhattan"]
+
 COLUMNS = 4096  # vectors of the larger set taken at a time; changes no bits
 ONES = np.array([i.bit_count() for i in range(256)], np.uint8)  # ones in each byte
 
@@ -40,12 +42,22 @@ def dot(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
     a, b     (..., D)   float32 or float64; anything else is taken as float64
     returns             float64 of the shape described at the top; a Python float for two vectors
     Raises RequestError for vectors of different lengths, not of numbers, not finite, or too large for a result.
+
+    >>> dot([1, 2], [3, 4])  # 1*3 + 2*4
+    11.0
+    >>> dot([[1, 0], [0, 1]], [[3, 4], [5, 6], [7, 8]])  # two vectors with three
+    array([[3., 5., 7.],
+           [4., 6., 8.]])
     """
     return every_pair(a, b, lambda x, y: pair_sums(x.astype(np.float64), y.astype(np.float64), np.multiply))
 
 
 def euclidean(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
-    """sqrt(sum((a_i - b_i)^2)), the straight way from a to b. Arguments, result and errors as of `dot`."""
+    """sqrt(sum((a_i - b_i)^2)), the straight way from a to b. Arguments, result and errors as of `dot`.
+
+    >>> euclidean([1, 1], [4, 5])  # sqrt(9 + 16)
+    5.0
+    """
 
     def squares(x: Float, y: Float) -> Float:
         return cast(Float, (x - y) ** 2)
@@ -54,7 +66,11 @@ def euclidean(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
 
 
 def manhattan(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
-    """sum(|a_i - b_i|), the way along the axes. Arguments, result and errors as of `dot`."""
+    """sum(|a_i - b_i|), the way along the axes. Arguments, result and errors as of `dot`.
+
+    >>> manhattan([1, 1], [4, 5])  # 3 + 4
+    7.0
+    """
 
     def gaps(x: Float, y: Float) -> Float:
         return np.abs(x - y)
@@ -67,6 +83,11 @@ def cosine(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
 
     Arguments, result and errors as of `dot`. For float32 vectors it is the float that llama.cpp returns, which can be
     one rounding beyond 1; in double it never is.
+
+    >>> cosine([3, 4], [4, 3])  # (12 + 12) / (5 * 5)
+    0.96
+    >>> cosine([1, 0], [0, 5]), cosine([1, 0], [-2, 0]), cosine([0, 0], [0, 0])
+    (0.0, -1.0, 1.0)
     """
     return every_pair(a, b, float_cosines)
 
@@ -78,6 +99,11 @@ def hamming(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
                         taken as sentence-transformers' `binary`: every byte 128 less. Or booleans, one bit each
     returns             int64 of the shape described at the top; a Python int for two codes
     Raises RequestError for codes of different lengths and for anything else than bytes or booleans.
+
+    >>> hamming(np.array([0b1010], np.uint8), np.array([0b0110], np.uint8))  # 1010 and 0110 differ in two bits
+    2
+    >>> hamming(np.array([True, False, True]), np.array([True, True, False]))
+    2
     """
     x, y = check_bits(a, "the first"), check_bits(b, "the second")
     B = x.shape[-1]

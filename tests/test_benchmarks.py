@@ -141,7 +141,7 @@ def test_what_a_worker_cannot_do_is_one_sentence_and_it_goes_on(worker: Worker) 
     worker.ask("give", row="x", ids=IDS)
 
 
-def test_what_is_absent_is_told_from_what_is_wrong() -> None:
+def test_an_absent_result_is_not_a_wrong_one() -> None:
     with Worker("x") as w, pytest.raises(WorkerError, match="AttributeError") as e:
         w.open("NoEngine")
     assert not e.value.absent

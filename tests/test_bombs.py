@@ -98,7 +98,7 @@ def test_a_model_card_that_refers_to_itself_is_refused(tmp_path: Path) -> None:
 )
 def test_an_ordinary_card_is_read(card: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(card)
-    check_card(tmp_path)
+    assert check_card(tmp_path) is None
 
 
 def test_an_endless_card_is_refused(tmp_path: Path) -> None:

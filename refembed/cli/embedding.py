@@ -82,7 +82,6 @@ class Request:
 
     @property
     def writer(self) -> type[Writer]:
-        """What writes."""
         if self.llama.embd_output_format or not self.own_output:
             return LLAMA_FORMATS[self.llama.embd_output_format]
         return WRITERS[self.format]
@@ -217,7 +216,6 @@ def embed(request: Request) -> None:
 
 
 def resolve_job(job: Job, run: Run) -> None:
-    """Compute and write."""
     request = job.request
     if request.output is not None and request.corpus.wanted(request.output):
         job.cut = write_corpus(

@@ -165,7 +165,6 @@ class JsonlWriter(Writer):
     """One object a line: index, text, tokens (how many), embedding. Bytes that are not UTF-8 are U+FFFD in `text`."""
 
     def add(self, item: Item, vector: F32) -> None:
-        """One line."""
         about: dict[str, Any] = {"index": item.index, "text": decode(item.text), "tokens": len(item.ids)}
         self.put(json.dumps(about, ensure_ascii=False)[:-1] + f', "embedding": {array(vector)}}}\n')
 
@@ -185,7 +184,6 @@ class CsvWriter(Writer):
             self.row([str(item.index), str(t), str(token), cell(piece)], shortest(row))
 
     def row(self, lead: list[str], numbers: list[str]) -> None:
-        """Write it."""
         self.put(",".join(lead + numbers) + "\n")
 
 
@@ -216,7 +214,6 @@ class NpyWriter(Writer):
         self.shape = (0, run.dimension)
 
     def add(self, item: Item, vector: F32) -> None:
-        """Keep the rows."""
         if self.run.per_token and self.count:
             message = "npy holds one array, and with pooling none each text has as many rows as it has tokens"
             raise RequestError(message, hint="--format jsonl, or one text at a time")

@@ -49,11 +49,9 @@ class LlamaArray(LlamaWriter):
     """array."""
 
     def row(self, vector: F32) -> None:
-        """One more."""
         self.put(("," if self.rows else "[") + self.numbers(vector))
 
     def finish(self) -> None:
-        """Close it."""
         self.put("]\n\n")
 
 
@@ -105,12 +103,10 @@ class LlamaText(Writer):
         self.digits = "%6.0f " if run.normalize == 0 else "%9.6f "
 
     def add(self, item: Item, vector: F32) -> None:
-        """Keep it."""
         self.texts.append(item.text.encode() if isinstance(item.text, str) else item.text)
         self.vectors.append(vector)
 
     def finish(self) -> None:
-        """Print all."""
         self.put("\n")
         if self.run.per_token:
             self.tokens()
@@ -153,7 +149,6 @@ class LlamaRaw(RawWriter):
     """raw, and the empty line."""
 
     def finish(self) -> None:
-        """It."""
         self.put("\n")
 
 

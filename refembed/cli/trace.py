@@ -110,7 +110,6 @@ def measure(index: int, name: str, x: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print them."""
     if as_json:
         for row in rows:
             print_json(row)

@@ -297,7 +297,6 @@ def supports_gpu_offload() -> bool:
 
 
 def system_info() -> str:
-    """One line."""
     return f"refembed {refembed.__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
 
 

@@ -64,7 +64,6 @@ class Report:
     lines: tuple[Line, ...]
 
     def as_object(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
 

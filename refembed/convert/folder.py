@@ -216,6 +216,13 @@ def convert(
 
     ModelError where the folder holds no whole model of ARCHITECTURES, RequestError where the file cannot be written.
     The weights pass through memory one tensor at a time, and the file is written whole or not at all.
+
+    >>> from refembed import hub, open_gguf
+    >>> from refembed.convert import convert
+    >>> f = open_gguf(convert(hub.source_folder("minilm"), "minilm-f16.gguf", outtype="f16", say=print))
+    left out, as llama.cpp has no place for them: embeddings.position_ids, pooler.dense
+    >>> f.tensors["token_embd.weight"].type.name, f.tensors["token_embd_norm.weight"].type.name
+    ('F16', 'F32')
     """
     source, outtype = Path(folder), outtype.lower()
     if outtype not in OUTTYPES:

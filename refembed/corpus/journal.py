@@ -229,11 +229,9 @@ class Journal:
             raise
 
     def remove(self) -> None:
-        """Delete the file."""
         with contextlib.suppress(OSError):
             self.path.unlink()
 
 
 def framed(payload: bytes) -> bytes:
-    """A record."""
     return HEAD.pack(len(payload), zlib.crc32(payload)) + payload

@@ -79,6 +79,16 @@ class Cache:
     limit  bytes; the file grows little beyond it
     say    told of what went wrong and can be lived with (a full disk, a damaged vector), once each; None: a warning
     Raises RequestError where the file is not a cache, is damaged, or cannot be opened.
+
+    >>> from refembed import Embedder
+    >>> e = Embedder.load("minilm")
+    >>> with Cache("vectors.sqlite", limit=1 << 30) as cache:
+    ...     first = cache.embed(e, ["a cat", "a dog"])  # computed
+    ...     second = [vector for vector in cache.embed_iter(e, ["a dog", "a cat"])]  # read
+    ...     print(cache.hits, cache.misses, cache.info().vectors, cache.check(), cache.prune(), cache.clear())
+    2 2 2 [] 0 2
+    >>> bool((first[1] == second[0]).all()), cache.close()  # the same bits; closing twice does nothing
+    (True, None)
     """
 
     def __init__(
@@ -243,7 +253,6 @@ class Cache:
         return [] if found == ["ok"] else found
 
     def tell(self, message: str) -> None:
-        """Say it once."""
         if message not in self.told:
             self.told.add(message)
             self.say(message)

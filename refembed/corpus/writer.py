@@ -83,6 +83,11 @@ def embed_corpus(
     advance    called for each text that is done, also for those of an earlier run
     Raises RequestError for texts that cannot be taken, where nothing can be written, where FILE.part is of another
     run, where pyarrow is not installed; what was embedded by then stays in FILE.part.
+
+    >>> from refembed import Embedder
+    >>> corpus = embed_corpus(Embedder.load("minilm"), ["a cat", "a dog"], "vectors.npy")
+    >>> corpus.count, np.load("vectors.npy").shape
+    (2, (2, 384))
     """
     path, record = Path(path), describe(embedder, **options)
     check(path, record, keys is not None)

@@ -58,7 +58,6 @@ LAYER = (
 
 
 def intro(text: str) -> str:
-    """A paragraph."""
     return f"<p>{esc(text)}</p>"
 
 
@@ -81,7 +80,6 @@ def steps(found: Sequence[Step]) -> str:
 
 
 def one_step(s: Step) -> str:
-    """One step."""
     formula = f'<div class="formula mono">{esc(s.formula)}</div>' if s.formula else ""
     where = "; ".join(f"{esc(o.letter)} = <code>{esc(o.what)}</code>" for o in s.how.operands)
     formula += f'<p class="source">{where}</p>' if where else ""
@@ -99,7 +97,6 @@ def layer(j: Walkthrough) -> str:
 
 
 def attention(j: Walkthrough, head: int | None) -> str:
-    """The map."""
     if not j.attention:
         return "".join(intro(note) for note in j.notes if "attention" in note)
     first = j.layer if j.layer in j.attention else min(j.attention)

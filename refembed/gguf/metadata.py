@@ -87,6 +87,28 @@ class Metadata(Mapping[str, Value]):
     byte order; arrays of strings are StringArray; arrays of arrays are lists. An absent key, or a value of another type
     than a look-up wants, is a GGUFError; a look-up that is given a default returns it where the key is absent. Two
     Metadata are equal only if they are the same object.
+
+    >>> from refembed import open_gguf
+    >>> m = open_gguf("minilm").metadata
+    >>> m["general.architecture"], m.type_name("general.architecture")
+    ('bert', 'STRING')
+    >>> m.uint("bert.block_count"), m.integer("bert.pooling_type"), m.flag("bert.attention.causal")
+    (6, 1, False)
+    >>> f"{m.float('bert.attention.layer_norm_epsilon'):.0e}", m.string("tokenizer.ggml.model")
+    ('1e-12', 'bert')
+    >>> m.raw_string("tokenizer.ggml.model"), m.strings("tokenizer.ggml.tokens")[101]
+    (b'bert', '[CLS]')
+    >>> m.ints("tokenizer.ggml.token_type")[:2]  # a control token, a normal one
+    array([3, 1], dtype=int32)
+    >>> m.floats("tokenizer.ggml.scores", None), m.get("bert.rope.freq_base", 10000.0)  # keys it does not have
+    (None, 10000.0)
+    >>> m.offset("general.architecture")  # head 24, length 8, the key 20, type 4
+    56
+    >>> m["bert.block_cout"]
+    Traceback (most recent call last):
+        ...
+    refembed.errors.GGUFError: ...: reading bert.block_cout at byte 0x18: no such key among ...
+      hint: did you mean bert.block_count?
     """
 
     def __init__(self, cursor: Cursor, fields: dict[str, Field]) -> None:

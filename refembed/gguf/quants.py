@@ -17,7 +17,13 @@ from refembed.errors import RequestError
 
 @dataclass(frozen=True)
 class QuantType:
-    """One tensor type. The fields of `block` are little-endian; a big-endian file has `block.newbyteorder(">")`."""
+    """One tensor type. The fields of `block` are little-endian; a big-endian file has `block.newbyteorder(">")`.
+
+    >>> BY_NAME["Q4_0"].weights, BY_NAME["Q4_0"].nbytes  # a float16 scale and 32 codes of 4 bits: 2 + 16 bytes
+    (32, 18)
+    >>> BY_NAME["Q4_0"].block.names, BY_ID[2].name
+    (('d', 'qs'), 'Q4_0')
+    """
 
     id: int  # the number in the file, enum ggml_type
     name: str  # as GGUF tools spell it
@@ -27,7 +33,11 @@ class QuantType:
 
     @property
     def nbytes(self) -> int:
-        """Bytes per block."""
+        """Bytes per block.
+
+        >>> BY_NAME["Q4_K"].nbytes  # d, dmin, 12 bytes of scales and minima, 256 codes of 4 bits: 2 + 2 + 12 + 128
+        144
+        """
         return self.block.itemsize
 
 

@@ -42,6 +42,11 @@ class GGUFFile:
 
     What was taken from it (tensors, metadata) stays valid after close; the mapping goes when the last of it does.
     The file must not be shortened while it is mapped, as the system would end the program; GGUFWriter never does.
+
+    >>> from refembed import open_gguf
+    >>> with open_gguf("minilm") as f:
+    ...     print(f.version, f.alignment, f.metadata["bert.block_count"], len(f.tensors))
+    3 32 6 101
     """
 
     path: Path
@@ -74,20 +79,41 @@ class GGUFFile:
 
     @property
     def metadata(self) -> Metadata:
-        """Key -> value, in file order."""
+        """Key -> value, in file order.
+
+        >>> from refembed import open_gguf
+        >>> open_gguf("minilm").metadata["bert.embedding_length"]
+        384
+        """
         if self._metadata is None:
             raise self._closed()
         return self._metadata
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Name -> tensor, in file order."""
+        """Name -> tensor, in file order.
+
+        >>> from refembed import open_gguf
+        >>> open_gguf("minilm").tensors["token_embd.weight"].shape  # 30,522 word pieces of 384 channels
+        (30522, 384)
+        """
         if self._tensors is None:
             raise self._closed()
         return MappingProxyType(self._tensors)
 
     def join(self, shards: Sequence[GGUFFile]) -> None:
-        """Take in the tensors of a split model's other shards, in order. split.py has checked that they belong here."""
+        """Take in the tensors of a split model's other shards, in order. split.py has checked that they belong here.
+
+        >>> from refembed.gguf import GGUFWriter
+        >>> for name in ("a", "b"):
+        ...     w = GGUFWriter(None)
+        ...     w.add_tensor(f"{name}.weight", bytes(4), (1,), "F32")
+        ...     path = w.write(f"{name}.gguf")
+        >>> first = GGUFFile("a.gguf")
+        >>> first.join([GGUFFile("b.gguf")])
+        >>> list(first.tensors)
+        ['a.weight', 'b.weight']
+        """
         if self._tensors is None:
             raise self._closed()
         for shard in shards:
@@ -97,7 +123,20 @@ class GGUFFile:
             self.trailing += shard.trailing
 
     def close(self) -> None:
-        """Let go of the file. Closing twice does nothing."""
+        """Let go of the file. Closing twice does nothing.
+
+        >>> from refembed import open_gguf
+        >>> f = open_gguf("minilm")
+        >>> bias = f.tensors["blk.0.attn_q.bias"]
+        >>> f.close()
+        >>> bias.dequantize().shape  # what was taken stays
+        (384,)
+        >>> f.tensors
+        Traceback (most recent call last):
+            ...
+        refembed.errors.GGUFError: ...: reading at byte 0x0: the file is closed
+          hint: open it again
+        """
         self._metadata = self._tensors = None
 
     def __enter__(self) -> GGUFFile:

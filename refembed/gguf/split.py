@@ -28,6 +28,16 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
     """Open a GGUF file, or with its first shard a split model, and check everything but the weights.
 
     GGUFError if a file is not GGUF, if a shard is missing or does not belong here, or if `path` is not the first.
+
+    >>> from refembed.gguf import GGUFWriter
+    >>> f = open_gguf(GGUFWriter("bert").write("no-tensors.gguf"))
+    >>> f.metadata["general.architecture"], len(f.tensors)
+    ('bert', 0)
+    >>> open_gguf("absent.gguf")
+    Traceback (most recent call last):
+        ...
+    refembed.errors.GGUFError: absent.gguf: reading magic at byte 0x0: no such file
+      hint: check the path
     """
     first = GGUFFile(path)
     count = read(first, COUNT) if COUNT in first.metadata else 1

@@ -19,6 +19,13 @@ class StringArray(Sequence[str]):
     data    the whole file
     start   the byte at which the first string's length stands
     ends    (count) the byte after each string, as Cursor.string_ends found them
+
+    >>> from refembed import open_gguf
+    >>> pieces = open_gguf("minilm").metadata["tokenizer.ggml.tokens"]
+    >>> len(pieces), pieces[101:103], pieces.index("[SEP]")
+    (30522, ['[CLS]', '[SEP]'], 102)
+    >>> pieces.bytes(101), pieces.to_bytes()[102]
+    (b'[CLS]', b'[SEP]')
     """
 
     def __init__(self, data: memoryview, start: int, ends: I64) -> None:

@@ -28,7 +28,18 @@ MAX_EMPTY = 2**40  # the product of an empty tensor's other dimensions; NumPy ca
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """One tensor as stored. Nothing is copied or decoded until it is asked for."""
+    """One tensor as stored. Nothing is copied or decoded until it is asked for.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> raw = np.array([[1, 2, 3], [4, 5, 6]], np.float32).view(np.uint8).reshape(-1)
+    >>> w = Tensor("token_embd.weight", (2, 3), BY_NAME["F32"], raw, 0, "<")
+    >>> w.nbytes, w.dequantize()[1].tolist(), w.rows([1, 0, 1])[:, 0].tolist()
+    (24, [4.0, 5.0, 6.0], [4.0, 1.0, 4.0])
+    >>> w.rows([2])
+    Traceback (most recent call last):
+        ...
+    refembed.errors.RequestError: token_embd.weight: rows 2 to 2 asked for, there are 0 to 1
+    """
 
     name: str
     shape: tuple[int, ...]  # NumPy order, GGUF's `ne` reversed: the last axis is contiguous; () is one number

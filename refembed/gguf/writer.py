@@ -60,6 +60,12 @@ class GGUFWriter:
     alignment     a power of two; any but 32 is stored as GGUF `general.alignment`
 
     What cannot be stored is a RequestError that names the key or tensor.
+
+    >>> w = GGUFWriter("bert")
+    >>> w.add("bert.block_count", 1, "UINT32")
+    >>> w.add_tensor("output_norm.weight", np.array([1.5, -2.0], np.float32), (2,), "F32")
+    >>> w.write("small.gguf").stat().st_size  # head and table padded to 160 bytes, the data to 32
+    192
     """
 
     def __init__(
@@ -83,6 +89,14 @@ class GGUFWriter:
         """Add a key. A string is str or bytes; an array is any sequence, or 1-D NumPy array, of what the type says.
 
         replace  take the place of a key of that name, if there is one: the later value counts, as in gguf-py
+
+        >>> w = GGUFWriter("bert")
+        >>> w.add("bert.attention.causal", False, "BOOL")
+        >>> w.add("tokenizer.ggml.tokens", ["[PAD]", "[UNK]"], "ARRAY[STRING]")
+        >>> w.add("bert.block_count", -1, "UINT32")
+        Traceback (most recent call last):
+            ...
+        refembed.errors.RequestError: bert.block_count: -1 cannot be stored as UINT32: ...
         """
         check_name(f"key {shorten(key)}", key, () if replace else self._fields, 1, MAX_KEY_BYTES)
         if key == "general.alignment" and (type_name != "UINT32" or value != self._alignment):
@@ -101,6 +115,12 @@ class GGUFWriter:
         """Add the keys of an open file as they stand there, in that order.
 
         Left out: those in `but`, those that are here already, and the alignment, which is this file's own.
+
+        >>> from refembed import open_gguf
+        >>> w = GGUFWriter(None)
+        >>> w.copy_keys(open_gguf("minilm").metadata, but=["general.name"])
+        >>> "bert.block_count" in w, "general.name" in w
+        (True, False)
         """
         for key in metadata:
             if key not in but and key not in self._fields and key != "general.alignment":
@@ -115,6 +135,15 @@ class GGUFWriter:
                    a function without arguments that returns one of these, called when the tensor's turn comes
         shape      NumPy order, at most 4 axes
         type_name  a name of QUANT_TYPES
+
+        >>> from refembed.kernels.quant.quantize import quantize
+        >>> w, x = GGUFWriter("bert"), np.ones((2, 32), np.float32)
+        >>> w.add_tensor("blk.0.ffn_up.weight", x, x.shape, "F32")
+        >>> w.add_tensor("blk.0.ffn_down.weight", quantize(x, "Q8_0"), x.shape, "Q8_0")
+        >>> w.add_tensor("blk.0.attn_q.weight", x[:, :5], (2, 5), "Q8_0")
+        Traceback (most recent call last):
+            ...
+        refembed.errors.RequestError: tensor 'blk.0.attn_q.weight': rows of 5 are not whole Q8_0 blocks of 32 weights
         """
         type, shape = quant_type(type_name), tuple(operator.index(n) for n in shape)
         what, width = f"tensor {shorten(name)}", shape[-1] if shape else 1
@@ -129,7 +158,11 @@ class GGUFWriter:
         self._tensors[name] = tensor
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file whole or not at all: beside its place under another name, then moved there. Returns path."""
+        """Write the file whole or not at all: beside its place under another name, then moved there. Returns path.
+
+        >>> GGUFWriter("bert").write("empty.gguf").read_bytes()[:4]
+        b'GGUF'
+        """
         target = Path(path)
         try:
             with replacing(target) as out:
@@ -140,7 +173,13 @@ class GGUFWriter:
         return target
 
     def write_to(self, out: BinaryIO) -> None:
-        """Write the file's bytes to a stream, a piece of a tensor at a time."""
+        """Write the file's bytes to a stream, a piece of a tensor at a time.
+
+        >>> import io
+        >>> GGUFWriter(None).write_to(out := io.BytesIO())
+        >>> len(out.getvalue())  # magic, version, two counts: 4 + 4 + 8 + 8
+        24
+        """
         out.write(self._head())
         for tensor in self._tensors.values():
             data = tensor.data() if callable(tensor.data) else tensor.data

@@ -19,6 +19,8 @@ from refembed.hub.progress import printed_progress
 from refembed.hub.repositories import fetch, parse
 from refembed.hub.sources import Progress, Unreachable, problem
 
+__all__ = ["resolve", "source_folder"]
+
 OUTTYPES = (  # what convert/folder.py can make, which a warm start need not import
     "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l",
     "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k", "iq4_nl", "iq4_xs",
@@ -44,6 +46,15 @@ def resolve(
     progress      called with (what, done, total) in bytes; None: a bar on stderr, or a line where that is no terminal
 
     ModelError where there is no such model, or none that can be converted; DownloadError where it cannot be had.
+
+    >>> from refembed import hub
+    >>> hub.resolve("minilm").name
+    'all-MiniLM-L6-v2-f32.gguf'
+    >>> hub.resolve("minilm:q9_0")
+    Traceback (most recent call last):
+        ...
+    refembed.errors.ModelError: minilm:q9_0: all-MiniLM-L6-v2 cannot be had as 'q9_0'
+      hint: one of f32, f16, ...
     """
     if outtype not in OUTTYPES:
         raise RequestError(f"outtype {outtype!r}", hint="one of " + ", ".join(OUTTYPES))
@@ -66,6 +77,10 @@ def source_folder(name: str, *, offline: bool = False, progress: Progress | None
     """The files of a known model as published, each held against its sha256; they are fetched the first time.
 
     ModelError for a name that is not in MODELS; DownloadError where the files cannot be had.
+
+    >>> from refembed import hub
+    >>> (hub.source_folder("minilm") / "config.json").is_file()
+    True
     """
     model, _ = find(name)
     if model is None:

@@ -27,12 +27,12 @@ def open_gguf(model: str | os.PathLike[str]) -> GGUFFile:
     Raises ModelError where there is no such file or model, DownloadError where it cannot be fetched, GGUFError for a
     file that is no GGUF, RequestError for what is no path.
 
-        >>> from refembed import open_gguf
-        >>> f = open_gguf("minilm")                                             # doctest: +SKIP
-        >>> f.metadata["general.architecture"]                                  # doctest: +SKIP
-        'bert'
-        >>> f.tensors["blk.0.attn_q.weight"].dequantize().shape                 # doctest: +SKIP
-        (384, 384)
+    >>> from refembed import open_gguf
+    >>> f = open_gguf("minilm")
+    >>> f.metadata["general.architecture"]
+    'bert'
+    >>> f.tensors["blk.0.attn_q.weight"].dequantize().shape
+    (384, 384)
     """
     from refembed.hub import resolve
 
@@ -47,9 +47,9 @@ def load_tokenizer(model: str | os.PathLike[str] | GGUFFile | Metadata) -> Token
 
     Raises what `open_gguf` does, and ModelError for a kind of tokenizer that refembed does not know.
 
-        >>> from refembed import load_tokenizer
-        >>> load_tokenizer("minilm").encode("Hello, world!")                    # doctest: +SKIP
-        [101, 7592, 1010, 2088, 999, 102]
+    >>> from refembed import load_tokenizer
+    >>> load_tokenizer("minilm").encode("Hello, world!")
+    [101, 7592, 1010, 2088, 999, 102]
     """
     if isinstance(model, (GGUFFile, Metadata)):
         return load_from(model)

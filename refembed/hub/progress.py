@@ -37,7 +37,6 @@ class Line:
         self.name, self.ending, self.begun, self.waited = name, ", once" * once, False, False
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Take a report."""
         if what == WAITING and not self.waited:
             self.waited = True
             sys.stderr.write(f"refembed: waiting for another process that works on {self.name}\n")

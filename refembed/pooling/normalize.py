@@ -45,6 +45,17 @@ def normalize(x: npt.ArrayLike, p: int = 2) -> Float:
                          p  (sum |x|^p)^(1/p) = 1
     returns  (..., D)   a new array; a vector's bits do not depend on its neighbors
     Raises RequestError for p below -1, a p that is not a whole number, and an x that is not of numbers.
+
+    >>> normalize([3.0, 4.0])  # divided by sqrt(9 + 16) = 5
+    array([0.6, 0.8])
+    >>> normalize([1.0, -3.0], 1)  # divided by 1 + 3
+    array([ 0.25, -0.75])
+    >>> normalize([3.0, -4.0], 0)  # times 32760/4
+    array([ 24570., -32760.])
+    >>> normalize([3.0, 4.0, 5.0], 3).round(6)  # divided by the cube root of 27 + 64 + 125 = 216, which is 6
+    array([0.5     , 0.666667, 0.833333])
+    >>> normalize([3.0, 4.0], -1)  # as it is
+    array([3., 4.])
     """
     p, x = check_p(p), check_vectors(x)
     result = np.empty_like(x, order="C")

@@ -66,6 +66,14 @@ def resolve_pooling(name: str, native: str | None) -> str:
             which llama.cpp takes for "none"
     returns such a row, or "rank": the outputs of the model's classifier head, `refembed.pooling.heads`
     Raises RequestError for any other name.
+
+    >>> resolve_pooling("native", "cls"), resolve_pooling("lasttoken", "cls"), resolve_pooling("native", None)
+    ('cls', 'last', 'none')
+    >>> resolve_pooling("maen", "cls")
+    Traceback (most recent call last):
+        ...
+    refembed.errors.RequestError: pooling 'maen': there is no such pooling
+      hint: did you mean 'mean'?
     """
     asked = canonical(name)
     how = (native or "unspecified") if asked == "native" else asked
@@ -123,6 +131,21 @@ def pool(
     mean              how the numerics takes "mean" (`Ops.mean`); None: as the formula says
     returns  (S, C)   in the dtype of hidden; "none": a list of S views (T_s, C)
     Raises RequestError for a text of no tokens, offsets that do not fit, and an unknown pooling.
+
+    Two texts, of four tokens and of one, in two channels. The sums over the first are 12 and 12:
+
+    >>> hidden = np.array([[1, 8], [2, 0], [6, 3], [3, 1], [5, 7]], np.float32)
+    >>> pool(hidden, [0, 4, 5], "mean")  # 12/4
+    array([[3., 3.],
+           [5., 7.]], dtype=float32)
+    >>> pool(hidden, [0, 4, 5], "mean_sqrt_len")[0]  # 12/sqrt(4)
+    array([6., 6.], dtype=float32)
+    >>> pool(hidden, [0, 4, 5], "weightedmean")[0]  # (1*1 + 2*2 + 3*6 + 4*3)/10, (1*8 + 2*0 + 3*3 + 4*1)/10
+    array([3.5, 2.1], dtype=float32)
+    >>> pool(hidden, [0, 4, 5], "cls")[0], pool(hidden, [0, 4, 5], "last")[0], pool(hidden, [0, 4, 5], "max")[0]
+    (array([1., 8.], dtype=float32), array([3., 1.], dtype=float32), array([6., 8.], dtype=float32))
+    >>> [rows.shape for rows in pool(hidden, [0, 4, 5], "none")]
+    [(4, 2), (1, 2)]
     """
     how = canonical(how)
     if how == "rank":

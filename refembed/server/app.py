@@ -100,7 +100,6 @@ class App:
         self.keys = [digest(key) for key in state.settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         if scope["type"] != "http":
             return
         request = Request(scope, receive)

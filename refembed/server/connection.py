@@ -69,7 +69,6 @@ class Occasionally:
         self.message, self.count, self.last = message, 0, -SECONDS_BETWEEN_LOGS
 
     def __call__(self) -> None:
-        """One more event."""
         self.count += 1
         now = time.monotonic()
         if now - self.last >= SECONDS_BETWEEN_LOGS:

@@ -43,7 +43,6 @@ class Facts:
 
     @classmethod
     def of(cls, embedder: Embedder) -> Facts:
-        """Read them."""
         info, tokenizer = embedder.info, embedder.tokenizer
         f = embedder.file
         kind = f.metadata.get("general.file_type")

@@ -34,7 +34,6 @@ async def embeddings_openai(state: State, request: Request) -> Response:
 
 
 async def embed(state: State, request: Request, openai: bool) -> Response:
-    """Read, compute, answer."""
     body, job, as_base64 = await state.off_loop(request, read_embed, state, await read_body(request))
     vectors = await state.vectors(request, job)
     openai = openai and "input" in body  # "content" is not OpenAI's word
@@ -66,7 +65,6 @@ def job_of(state: State, ids: list[list[int]], normalize: int, dimensions: Any =
 def write_embed(
     state: State, body: dict[str, Any], job: Job, vectors: list[F32], openai: bool, as_base64: bool
 ) -> bytes:
-    """The answer."""
     if not openai:
         return dumps([{"index": i, "embedding": rows(v)} for i, v in enumerate(vectors)])
     data: list[dict[str, Any]] = []
@@ -140,7 +138,6 @@ async def tokenize(state: State, request: Request) -> Response:
 
 
 def tokens_of(state: State, raw: bytes) -> bytes:
-    """The answer."""
     body, tokenizer = loads(raw), state.embedder.tokenizer
     if not isinstance(body, dict) or "content" not in body:
         return dumps({"tokens": []})

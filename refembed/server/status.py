@@ -85,7 +85,6 @@ def facts(state: State) -> dict[str, Any]:
 
 
 def figures(state: State) -> dict[str, Any]:
-    """What moves."""
     m = state.metrics
     return {
         "uptime": round(time.time() - state.started),
@@ -99,7 +98,6 @@ def figures(state: State) -> dict[str, Any]:
 
 
 def render(state: State) -> str:
-    """The page."""
     guarded = bool(state.settings.api_keys)
     known: dict[str, Any] = {} if guarded else facts(state) | figures(state)
     kind = "" if guarded else {"rank": "rank", "none": "none"}.get(state.how, "pair")

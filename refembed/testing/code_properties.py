@@ -55,7 +55,14 @@ Drawn: Strategy[tuple[F32, F32]] = ranged()
 
 
 class CodeContract(Contract):
-    """Subclass it, give it what your engine has of the two, and pytest runs the properties on it."""
+    """Subclass it, give it what your engine has of the two, and pytest runs the properties on it.
+
+    >>> class Mine(CodeContract):
+    ...     def hamming(self, a, b):
+    ...         return int(np.unpackbits(a ^ b).sum())
+    >>> Mine().failures(max_examples=5)  # `quantize` is not there: its properties are skipped
+    {}
+    """
 
     def quantize(self, x: F32, precision: str, ranges: F32) -> Any:
         """The implementation under test: codes of x (N, D). Ranges matter to int8 and uint8 alone."""

@@ -40,12 +40,33 @@ class Property:
 
 
 def for_all(**strategies: Strategy[Any]) -> Callable[[Callable[..., None]], Property]:
-    """Make a method a Property: what it says holds for all inputs that the strategies can draw."""
+    """Make a method a Property: what it says holds for all inputs that the strategies can draw.
+
+    >>> from hypothesis import strategies as st
+    >>> class Halving(Contract):
+    ...     @for_all(n=st.integers())
+    ...     def twice_the_half_is_the_whole(self, n):
+    ...         assert n // 2 * 2 == n
+    >>> Halving().failures(max_examples=20)
+    {'twice_the_half_is_the_whole': 'AssertionError: '}
+    """
     return lambda check: Property(check, strategies)
 
 
 class Contract:
-    """Base of PoolingContract, NormalizeContract and SimilarityContract."""
+    """Base of PoolingContract, NormalizeContract and SimilarityContract.
+
+    >>> from refembed.testing import NormalizeContract
+    >>> class Wrong(NormalizeContract):
+    ...     norms = (2,)
+    ...     exceptions = {"zero_stays_zero": "this engine never sees a zero vector"}
+    ...     def normalize(self, x, p):
+    ...         return x / np.abs(x).max(axis=1, keepdims=True)  # by the largest number, not by the length
+    >>> "its_length_is_one" in Wrong.properties(), "its_length_is_one" in Wrong().failures(max_examples=5)
+    (True, True)
+    >>> Wrong().failure("its_length_is_one", max_examples=5).partition(":")[0]
+    'AssertionError'
+    """
 
     exceptions: ClassVar[dict[str, str]] = {}  # property -> why it does not hold for this implementation
 

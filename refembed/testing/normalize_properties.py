@@ -28,7 +28,16 @@ from refembed.testing.contract import Contract, at_most, close, for_all, same
 
 
 class NormalizeContract(Contract):
-    """Subclass it, give it `normalize`, and pytest runs every property below on your implementation."""
+    """Subclass it, give it `normalize`, and pytest runs every property below on your implementation.
+
+    >>> class Mine(NormalizeContract):
+    ...     norms = (2,)
+    ...     def normalize(self, x, p):
+    ...         length = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    ...         return x / np.where(length > 0, length, 1)
+    >>> Mine().failures(max_examples=5)
+    {}
+    """
 
     norms: ClassVar[tuple[int, ...]] = draw.NORMS  # those to try
     dtype: ClassVar[type[np.floating[Any]]] = np.float32  # of the vectors handed over

@@ -31,7 +31,21 @@ UNORDERED = ("mean", "max", "mean_sqrt_len")  # the order of tokens does not mat
 
 
 class PoolingContract(Contract):
-    """Subclass it, give it `pool`, and pytest runs every property below on your implementation."""
+    """Subclass it, give it `pool`, and pytest runs every property below on your implementation.
+
+    >>> class Mine(PoolingContract):
+    ...     modes = ("mean", "cls")
+    ...     def pool(self, hidden, offsets, how):
+    ...         texts = [hidden[i:j] for i, j in zip(offsets[:-1], offsets[1:])]
+    ...         return [x[0] if how == "cls" else x.mean(axis=0, dtype=np.float64) for x in texts]
+    >>> Mine().failures(max_examples=5)
+    {}
+    >>> class WithoutTheLastToken(Mine):
+    ...     def pool(self, hidden, offsets, how):
+    ...         return [hidden[i : max(j - 1, i + 1)].mean(axis=0) for i, j in zip(offsets[:-1], offsets[1:])]
+    >>> "mean_is_the_sum_over_the_count" in WithoutTheLastToken().failures(max_examples=5)
+    True
+    """
 
     modes: ClassVar[tuple[str, ...]] = draw.MODES  # those to try
     dtype: ClassVar[type[np.floating[Any]]] = np.float32  # of the hidden states handed over

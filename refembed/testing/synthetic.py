@@ -72,6 +72,11 @@ def synthetic(
     keys       more keys, or others: {"rope.freq_base": (1e6, "FLOAT32")}, without the architecture
     type_name  of matrices whose rows are whole blocks of it; the rest is F32
     Raises RequestError for an architecture that refembed does not compute.
+
+    >>> from refembed import open_gguf
+    >>> f = open_gguf(synthetic("tiny.gguf", "bert", n_layer=2, C=36))
+    >>> f.metadata["general.architecture"], f.tensors["token_embd.weight"].shape
+    ('bert', (101, 36))
     """
     if arch not in ARCHITECTURES:
         raise RequestError(f"there is no architecture {arch!r}", hint=f"one of {', '.join(sorted(ARCHITECTURES))}")

@@ -61,7 +61,6 @@ class Charsmap:
         return unit >> 10 << (8 if unit & SHIFTED else 0)
 
     def unit(self, at: int) -> int:
-        """One unit."""
         if at >= len(self.units):
             raise damaged(self.where, f"the trie leads to unit {at} of {len(self.units)}")
         return self.units[at]

@@ -90,7 +90,6 @@ class Expression:
     view: str
 
     def __call__(self, text: Text, ends: Sequence[int]) -> list[int]:
-        """The stage."""
         seen, find = getattr(text, self.view), self.compiled.findall
         finer: list[int] = []
         start = 0

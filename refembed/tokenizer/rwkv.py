@@ -32,7 +32,6 @@ class RWKV(Tokenizer):
         return []
 
     def back(self) -> list[int]:
-        """Nothing."""
         return []
 
     def encode_text(self, text: bytes) -> list[int]:

@@ -41,7 +41,6 @@ class Specials(tuple[Special, ...]):
     by_beginning: dict[bytes, list[int]]  # the first bytes -> places in this tuple
 
     def __new__(cls, specials: Iterable[Special] = ()) -> Specials:
-        """Index them."""
         self = super().__new__(cls, specials)
         self.by_beginning = {}
         for place, special in enumerate(self):

@@ -105,7 +105,6 @@ class Characters(dict[int, "str | None"]):
         return result
 
     def of(self, cp: int) -> str | None:
-        """The definition."""
         if self.strip_accents:
             cp = first_decomposed(cp)
         kind = category(cp)

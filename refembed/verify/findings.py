@@ -91,7 +91,6 @@ def verdict_of(
 
 
 def text_row(found: Findings, i: int, length: Length | None) -> TextRow:
-    """One text."""
     x, y = found.floor.by_numerics[found.nearest[i]][i], found.vectors[i]
     difference: Difference | None = None
     if x.shape == y.shape and np.isfinite(y).all():

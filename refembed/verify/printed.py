@@ -91,7 +91,6 @@ def verify_shown(
 
 
 def the_text(texts: Sequence[Item] | None, about: dict[str, object], where: str) -> Item:
-    """What was run."""
     known = list(texts) if texts is not None else list(about.get("texts") or ())  # type: ignore[call-overload]
     if not known:
         hint = "--texts FILE, with the one text that was run"

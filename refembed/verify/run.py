@@ -81,6 +81,15 @@ def verify(
 
         verdict = verify("minilm", open_engine("http://localhost:8080", Path("model.gguf")))
         verdict.kind, verdict.cause, verdict.remedy
+
+    >>> from refembed import Embedder
+    >>> from refembed.verify.engines.callables import CallableEngine
+    >>> e = Embedder.load("minilm")
+    >>> def unpooled(texts):  # an engine that takes [CLS] where this model wants the mean
+    ...     return e.embed(texts, pooling="cls")
+    >>> verdict = verify("minilm", CallableEngine(unpooled), ["a cat sat on the mat", "Hello, world!"])
+    >>> verdict.kind, verdict.cause
+    ('differs', 'the engine pools the first token')
     """
     begin = time.monotonic()
     if not isinstance(model, Reference):

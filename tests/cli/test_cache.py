@@ -118,7 +118,7 @@ def test_a_prompt_that_was_asked_for_begins_each_text(
     assert np.array_equal(np.array([line["embedding"] for line in lines], np.float32), expected)
 
 
-def test_a_prompt_nobody_knows_is_one_error(cli: Cli, tiny: Path, e5: Path) -> None:
+def test_an_unknown_prompt_is_one_error(cli: Cli, tiny: Path, e5: Path) -> None:
     assert "not known to have prompts" in cli("embed", "-m", tiny, "--prompt-name", "query", "hello").err
     assert "no prompt 'title'" in cli("embed", "-m", e5, "--prompt-name", "title", "hello").err
     assert "not both" in cli("embed", "-m", e5, "--prompt-name", "query", "--prefix", "x", "hello").err

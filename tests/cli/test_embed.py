@@ -285,7 +285,7 @@ def test_a_corpus_streams(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsysbin
     assert [n > 0 for n in seen] == [False] + [True] * 8
 
 
-def test_who_reads_along_gets_each_batch_when_it_is_done(tiny: Path) -> None:
+def test_output_is_flushed_after_each_batch(tiny: Path) -> None:
     """A line goes in, its vector comes out, and only then the next line goes in."""
     options = ["-q", "-m", str(tiny), "--numerics", "exact", "--format", "jsonl", "--batch-tokens", "1"]
     pipe = subprocess.PIPE

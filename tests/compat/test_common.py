@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from refembed import Embedder
 from refembed.compat.common import Source, text_list
 from refembed.errors import ModelError, RequestError, TooLongError
+from tests.child import answer_to_code
 from tests.tiny import tiny_bert
 
 LIBRARIES = [
@@ -39,14 +38,14 @@ try:
 except ImportError as error:
     print(error)
 """
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    said = answer_to_code(code)
     assert said == f"refembed.compat.{module} needs {package}: pip install '{package}'\n"
 
 
 @pytest.mark.parametrize("module", ["mullama", "llama_crab", "llama_cpp", "sentence_transformers"])
 def test_the_others_need_no_library(module: str) -> None:
     code = f"import refembed.compat.{module}, sys; print('torch' in sys.modules, 'numba' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    said = answer_to_code(code)
     assert said == "False False\n"
 
 

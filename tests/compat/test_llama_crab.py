@@ -64,7 +64,7 @@ def test_pooling_types_by_name_number_and_member(minilm: Path, asked: Any, name:
     assert np.array_equal(llama.embed("a cat", True), wanted)
 
 
-def test_unasked_the_file_decides_and_mean_where_it_is_silent(tmp_path: Path) -> None:
+def test_pooling_is_the_files_and_mean_where_the_key_is_absent(tmp_path: Path) -> None:
     for pooling, name in ((2, "cls"), (None, "mean")):
         path = tiny_bert(tmp_path / f"{pooling}.gguf", pooling=pooling)
         assert np.array_equal(

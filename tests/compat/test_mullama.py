@@ -75,6 +75,7 @@ def test_every_block_of_the_guide_runs(minilm: Path) -> None:
     names: dict[str, Any] = {**vars(mullama), "np": np, "PASTA": PASTA, "path": str(minilm)}
     for title, code in BLOCKS.items():
         exec(compile(code, title, "exec"), names)
+    assert {"embedding", "mean", "last", "embeddings"} <= set(names)  # each block asserts on its own, too
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_a_context_without_embeddings_says_so(context: Context) -> None:
         Context(context.model, ContextParams()).get_embedding("a")
 
 
-def test_mean_on_a_model_of_another_pooling_is_told_once(tmp_path: Path) -> None:
+def test_mean_on_a_model_of_another_pooling_warns_once(tmp_path: Path) -> None:
     context = Context(Model.load(tiny_bert(tmp_path / "cls.gguf", pooling=2)), ContextParams(embeddings=True))
     with pytest.warns(UserWarning, match="the model's file says cls") as caught:
         context.get_embedding("the cat")

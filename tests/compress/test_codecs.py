@@ -210,7 +210,7 @@ def test_few_or_equal_vectors_come_back_as_they_are() -> None:
 
 @pytest.mark.parametrize("scheme", ALL)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_a_vector_alone_has_the_code_it_has_in_company(scheme: str, dtype: Any) -> None:
+def test_a_vectors_code_does_not_depend_on_its_neighbors(scheme: str, dtype: Any) -> None:
     codec = fit(scheme, X)
     x = X.astype(dtype)
     codes = codec.encode(x)
@@ -307,7 +307,7 @@ def test_every_scheme_is_tested() -> None:
 # --- quantize ---
 
 
-def test_quantize_takes_ranges_from_what_it_is_told() -> None:
+def test_quantize_takes_ranges_from_its_argument() -> None:
     half = X[:150]
     assert np.array_equal(quantize(X, "int8", ranges_of(half)), quantize(X, "int8", calibration_embeddings=half))
     assert not np.array_equal(quantize(X, "int8"), quantize(X, "int8", calibration_embeddings=half))

@@ -83,7 +83,7 @@ def test_a_file_that_is_not_there_is_one_error(tmp_path: Path) -> None:
         load_known(tmp_path / "none.txt", [])
 
 
-def test_a_known_failure_that_passes_is_told(tmp_path: Path) -> None:
+def test_a_known_failure_that_passes_is_reported(tmp_path: Path) -> None:
     known = known_of(tmp_path, "embed/minilm-f32/mean::nul | a\nembed/minilm-f32/mean::hello | b\nids/* | c")
     tests = {t.id: t for t in questions(cases_for(MODEL))}
     results = [
@@ -302,7 +302,7 @@ def careless() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_server_that_takes_anything_is_told(careless: str, tiny: Path) -> None:
+def test_a_server_that_takes_anything_is_reported(careless: str, tiny: Path) -> None:
     engine = ExternalEngine(careless, tiny)
     for what in ("bad-null", "bad-object", "bad-in-list", "bad-missing", "bad-empty-list", "bad-json"):
         assert engine.provoke(what).startswith("answered {"), what
@@ -310,7 +310,7 @@ def test_a_server_that_takes_anything_is_told(careless: str, tiny: Path) -> None
     engine.close()
 
 
-def test_a_function_that_takes_anything_is_told(tiny: Path) -> None:
+def test_a_function_that_takes_anything_is_reported(tiny: Path) -> None:
     engine = ExternalEngine(lambda texts: [[1.0, 2.0] for _ in texts], tiny)
     assert engine.provoke("bad-null") == "gave 1 vectors for [None]"
     assert engine.provoke("bad-empty-list") == ""

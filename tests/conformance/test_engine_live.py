@@ -305,7 +305,7 @@ def test_a_wrong_engine_fails_where_it_is_wrong(
 
 
 @pytest.mark.oracle
-def test_what_lengths_are_meant_to_be_can_be_told(states: LiveLlamaCpp, live: Live, minilm: Path) -> None:
+def test_the_intended_lengths_can_be_given(states: LiveLlamaCpp, live: Live, minilm: Path) -> None:
     assert failing(asked(Raw(states).embed, live, minilm, ["length"], normalize=-1)) == {}
     assert failing(asked(Raw(states).embed, live, minilm, ["length"], normalize=None)) == {}
     assert set(failing(asked(Theirs(states).embed, live, minilm, ["length"], normalize=-1))) == {"length/unit"}

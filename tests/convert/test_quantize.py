@@ -107,6 +107,7 @@ def test_tensors_that_are_kept_keep_type_and_bytes_and_change_no_other(models: d
     quantize_file(source, plain, "Q4_K_M")
     quantize_file(source, kept, "Q4_K_M", keep=["token_embd.*", "blk.?.attn_v.weight"])
     before, without, found = (open_gguf(p).tensors for p in (source, plain, kept))
+    assert set(found) == set(before)
     for name, t in found.items():
         is_kept = name.startswith("token_embd.") or (name.endswith("attn_v.weight") and name[5] == ".")
         assert t.type == (before if is_kept else without)[name].type, name

@@ -481,9 +481,7 @@ LIVE: dict[str, Callable[[Path], Path]] = {
     "Llama without a space": lambda p: spm("llama", p, PLAIN, settings={"add_prefix_space": False}),
     "Llama with Unigram": lambda p: spm("llama", p, PLAIN, UNIGRAM),
     "Gemma with merges": lambda p: merged_folder(p)[0],
-    "XLM-RoBERTa's own file": lambda p: spm(
-        "xlm-roberta", p, XLM, UNIGRAM, remove_extra_whitespaces=True, more=4
-    ),
+    "XLM-RoBERTa's own file": lambda p: spm("xlm-roberta", p, XLM, UNIGRAM, remove_extra_whitespaces=True, more=4),
     "T5 with another unknown": lambda p: spm(
         "t5encoder", p, T5, UNIGRAM, unk_id=3, eos_id=1, remove_extra_whitespaces=True
     ),

@@ -156,7 +156,7 @@ def variants(tiny: Path, tmp_path: Path) -> dict[str, tuple[Embedder, dict[str, 
     }
 
 
-def test_whatever_may_change_bits_has_a_key_of_its_own(tiny: Path, tmp_path: Path, path: Path) -> None:
+def test_every_option_that_may_change_bits_changes_the_key(tiny: Path, tmp_path: Path, path: Path) -> None:
     made = variants(tiny, tmp_path)
     with Cache(path) as cache:
         for name, (e, options) in made.items():
@@ -320,7 +320,7 @@ def test_processes_write_one_file_at_once(tiny: Path, e: Embedder, path: Path, l
 
 
 @pytest.mark.parametrize("moment", range(4))
-def test_a_file_made_while_it_is_opened_is_not_taken_for_somebody_elses(
+def test_a_cache_made_by_another_process_meanwhile_is_taken_for_a_cache(
     path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     """Another process makes the file before or after one of the two times its owner is asked for."""
@@ -370,14 +370,14 @@ def test_a_killed_process_leaves_a_sound_file(tiny: Path, e: Embedder, path: Pat
 
 
 @pytest.mark.parametrize("content", [b"my notes\n" * 300, b"\0" * 5000, b"SQLite format 3\0" + b"x" * 200])
-def test_a_file_of_somebody_else_is_refused_and_stays(path: Path, content: bytes) -> None:
+def test_a_file_of_another_program_is_refused_and_stays(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(RequestError, match=r"not a cache of refembed|damaged"):
         Cache(path)
     assert path.read_bytes() == content
 
 
-def test_a_database_of_somebody_else_is_refused_and_stays(path: Path) -> None:
+def test_a_database_of_another_program_is_refused_and_stays(path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("CREATE TABLE vectors (mine)")
     db.commit()

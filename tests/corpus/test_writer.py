@@ -248,7 +248,7 @@ def test_a_torn_or_damaged_journal_goes_on_behind_its_last_whole_record(e: Embed
         assert files(tmp_path) == expected
 
 
-def test_a_file_of_somebody_else_is_no_journal(e: Embedder, tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_no_journal(e: Embedder, tmp_path: Path) -> None:
     (tmp_path / "x.npy.part").write_text("my notes")
     with pytest.raises(RequestError, match="not left by refembed"):
         embed_corpus(e, TEXTS, tmp_path / "x.npy", resume=True)

@@ -151,7 +151,7 @@ MANY = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for 
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_each_printed_formula_gives_the_tensor_beside_it(name: str, tmp_path: Path) -> None:
+def test_each_printed_formula_gives_the_tensor_next_to_it(name: str, tmp_path: Path) -> None:
     page = opened(name, tmp_path)
     read = 0
     for i, tap in enumerate(page.tensors):

@@ -43,7 +43,7 @@ def test_stages_and_pieces_are_those_of_the_text(e: Embedder) -> None:
     assert j.token == 1  # the first that is not special
 
 
-def test_formulas_hold_of_the_numbers_beside_them(e: Embedder) -> None:
+def test_formulas_hold_of_the_numbers_next_to_them(e: Embedder) -> None:
     """Layer 0 once more, by what the page says, with NumPy, from the file's tensors as gguf-py reads them."""
     from gguf import GGUFReader
 

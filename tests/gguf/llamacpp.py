@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import json
-import subprocess
 import sys
 from pathlib import Path
+
+from tests.child import answer, answers_about
 
 STRING, ARRAY = 8, 9
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value, by type
@@ -18,24 +19,13 @@ TYPE_COUNT = 43  # GGML_TYPE_COUNT of the pinned build; ids from there on are re
 
 
 def verdicts(paths):
-    """Ask about many files. A file that ends the process is "crash", and the next process goes on behind it."""
-    done = []
-    while len(done) < len(paths):
-        rest = "\n".join(str(p) for p in paths[len(done) :])
-        # llama.cpp's messages quote the damaged names, so they need not be text
-        run = subprocess.run([sys.executable, __file__], input=rest.encode(), capture_output=True, timeout=120)
-        lines = run.stdout.splitlines()
-        assert lines or run.returncode < 0, run.stderr
-        done += [json.loads(line) for line in lines]
-        if len(done) < len(paths):
-            done.append("crash")
-    return done
+    """Ask about many files. A file that ends the process is "crash"."""
+    return answers_about(["-m", "tests.gguf.llamacpp"], paths)
 
 
 def tensor_types():
     """id -> (name, weights per block, bytes per block, id of the type activations are rounded to, or None)."""
-    run = subprocess.run([sys.executable, __file__, "types"], capture_output=True, text=True, check=True, timeout=120)
-    return dict(enumerate(json.loads(run.stdout)))
+    return dict(enumerate(json.loads(answer(["-m", "tests.gguf.llamacpp", "types"]))))
 
 
 class Params(ctypes.Structure):

@@ -11,12 +11,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
 
 from refembed.gguf import GGUFWriter, StringArray, open_gguf
+from tests.child import answers_about
 from tests.gguf import files
 
 
@@ -100,19 +100,8 @@ def write_samples(folder, shards, prefix="model"):
 
 
 def verdicts(paths):
-    """Ask about many models. One that ends the process is "crash", and the next process goes on behind it."""
-    done = []
-    while len(done) < len(paths):
-        rest = "\n".join(str(p) for p in paths[len(done) :])
-        env = os.environ | {"GGML_NO_BACKTRACE": "1"}
-        command = [sys.executable, "-m", "tests.gguf.shards"]
-        run = subprocess.run(command, input=rest.encode(), capture_output=True, timeout=120, env=env)
-        lines = run.stdout.splitlines()
-        assert lines or run.returncode < 0, run.stderr
-        done += [json.loads(line) for line in lines]
-        if len(done) < len(paths):
-            done.append("crash")
-    return done
+    """Ask about many models. One that ends the process is "crash"."""
+    return answers_about(["-m", "tests.gguf.shards"], paths)
 
 
 def main():

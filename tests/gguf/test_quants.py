@@ -120,6 +120,6 @@ def test_a_byte_of_scales_reaches_far_and_a_byte_of_codes_does_not(name):
         assert far.min() >= 16 if "scales" in field else far.max() <= 8, field
 
 
-def test_an_unknown_name_is_told_the_known_ones():
+def test_an_unknown_type_name_is_an_error_with_the_known_ones():
     with pytest.raises(RequestError, match=r"'Q4_k' is no tensor type\n  hint: one of .*Q4_K"):
         quant_type("Q4_k")

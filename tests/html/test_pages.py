@@ -326,7 +326,7 @@ def test_the_environment_is_laid_out_fact_by_fact() -> None:
     assert "lib" not in text.partition('id="environment"')[2]
 
 
-def test_worst_tensors_of_other_shapes_are_told_apart() -> None:
+def test_worst_tensors_of_other_shapes_have_other_marks() -> None:
     data = ReportData("m", "e", "differs", worst=WorstTensor("x", np.zeros((2, 3)), np.zeros((2, 4))))
     assert "(2, 3) in the reference, (2, 4) in the engine" in report_page(data)
 

@@ -221,7 +221,7 @@ def test_processes_on_a_file_system_without_locks_do_not_hurt_each_other(
     assert left(cache) == published_and_made(files)
 
 
-def test_whoever_waits_is_told_so_and_comes_next(cache: Path) -> None:
+def test_a_process_that_waits_for_a_lock_reports_it_and_comes_next(cache: Path) -> None:
     heard: list[str] = []
     seen: list[list[Path]] = []
 

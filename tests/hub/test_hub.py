@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import re
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -22,6 +21,7 @@ from refembed.gguf import open_gguf
 from refembed.hub import resolve, source_folder
 from refembed.hub.models import MODELS
 from refembed.hub.sources import Repository, Wheel
+from tests.child import answer_to_code
 from tests.hf_folders import small
 from tests.hub.shelf import Shelf
 from tests.hub.test_sources import left
@@ -217,7 +217,7 @@ def test_nothing_is_said_where_there_is_no_stderr(shelf: Shelf, monkeypatch: pyt
 
 def test_a_warm_start_imports_nothing_that_takes_time() -> None:
     code = "import refembed, numpy, sys; before = {*sys.modules}; import refembed.hub; print(*{*sys.modules} - before)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    out = answer_to_code(code).split()
     unwanted = {"urllib.request", "http.client", "ssl", "subprocess", "zipfile", "shutil", "rich", "gguf"}
     assert "refembed.hub" in out
     assert not set(out) & (unwanted | {"refembed.convert.folder"})

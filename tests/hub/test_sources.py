@@ -242,7 +242,7 @@ def test_a_pip_without_a_network_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         WHEEL.fetch((), tmp_path, lambda what, done, total: None)
 
 
-def test_a_python_without_pip_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_pip_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\necho "{sys.executable}: No module named pip" >&2\nexit 1\n')
     bare.chmod(0o755)

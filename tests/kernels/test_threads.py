@@ -245,7 +245,7 @@ os._exit(1)
 """
 
 
-def test_whoever_packs_a_matrix_does_not_wait_for_those_who_wait_for_it() -> None:
+def test_packing_a_matrix_does_not_wait_for_threads_that_wait_for_it() -> None:
     """All workers have jobs that wait for the matrix: it is packed by the thread that began."""
     assert subprocess.run([sys.executable, "-c", WAITING], timeout=120).returncode == 0
 

@@ -359,7 +359,7 @@ def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: s
         ("eurobert", {"rope.dimension_count": (8, "UINT32")}, "an even number, at most the 6 of a head"),
     ],
 )
-def test_what_nobody_writes_is_refused_by_name(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
+def test_impossible_metadata_of_encoders_is_refused_by_name(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
     path = with_keys(synthetic(tmp_path / "m.gguf", arch), tmp_path / "odd.gguf", keys)
     with pytest.raises(ModelError, match=message):
         load_model(open_gguf(path))

@@ -98,7 +98,9 @@ def test_a_model_whose_layer_0_has_no_bias_is_refused(tmp_path: Path) -> None:
         ("t5encoder", {"attention.relative_buckets_count": (512, "UINT32")}, "relative_buckets_count is 512"),
     ],
 )
-def test_what_nobody_writes_is_refused_by_name(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
+def test_impossible_metadata_of_gemma_phi_and_t5_is_refused_by_name(
+    arch: str, keys: Any, message: str, tmp_path: Path
+) -> None:
     path = with_keys(synthetic(tmp_path / "m.gguf", arch), tmp_path / "odd.gguf", keys)
     with pytest.raises(ModelError, match=message):
         load_model(open_gguf(path))

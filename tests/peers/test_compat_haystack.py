@@ -71,7 +71,7 @@ def test_meta_stands_before_the_content_and_documents_are_not_changed(haystack: 
     assert embedder.run([])["documents"] == []
 
 
-def test_the_model_is_loaded_by_warm_up_and_a_mistake_is_told(haystack: Any, minilm: Path) -> None:
+def test_the_model_is_loaded_by_warm_up_and_a_mistake_is_an_error(haystack: Any, minilm: Path) -> None:
     embedder = haystack.RefembedTextEmbedder(str(minilm))
     assert embedder.source._loaded is None
     embedder.warm_up()

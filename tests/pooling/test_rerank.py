@@ -127,7 +127,7 @@ def test_what_cannot_be_ranked_is_said_so(paths: Callable[[str], Path], tmp_path
         Embedder.load(synthetic(tmp_path / "n.gguf", "qwen3", pooling=4)).rerank(QUERY, DOCUMENTS)
 
 
-def test_a_head_serves_whatever_pooling_the_file_names(tmp_path: Path) -> None:
+def test_a_head_scores_under_every_pooling_type_of_the_file(tmp_path: Path) -> None:
     """bge-reranker-v2-m3 is published without a pooling_type; llama-server is then given --rerank."""
     scores = [
         Embedder.load(synthetic(tmp_path / f"{p}.gguf", "bert", pooling=p, optional=HEAD)).rerank(QUERY, DOCUMENTS)

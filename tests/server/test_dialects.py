@@ -62,7 +62,7 @@ def test_ollama_says_what_is_wrong(pair: Pair, body: Any, message: str) -> None:
     assert (answer.status, answer.json) == (400, {"error": message})
 
 
-def test_ollama_cuts_unless_told_not_to(pair: Pair) -> None:
+def test_ollama_truncates_unless_truncate_is_false(pair: Pair) -> None:
     """To what the model reads, the special tokens kept; dimensions out of range cut nothing."""
     ours = pair[0]
     whole = [101] + [1037] * 510 + [102]

@@ -114,7 +114,7 @@ def test_recent_throughput_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert m.tokens == 100
 
 
-def test_with_a_key_nothing_is_told_without_it(guarded: Client) -> None:
+def test_the_status_page_shows_nothing_without_the_api_key(guarded: Client) -> None:
     page = guarded.get("/x/")
     assert page.status == 200
     text = page.body.decode()

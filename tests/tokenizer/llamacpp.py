@@ -8,11 +8,12 @@ from __future__ import annotations
 import ctypes as ct
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.child import answers_about
 
 ROLES = {  # our name -> llama_vocab_*
     **{r: r for r in ("bos", "eos", "sep", "pad", "mask", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep")},
@@ -23,17 +24,7 @@ FLAGS = ("add_bos", "add_eos", "add_sep")
 
 def vocab_facts(paths: Sequence[Path]) -> list[dict[str, Any] | str | None]:
     """One entry a file: its facts, None where llama.cpp refuses it, "crash" where it dies of it."""
-    done: list[dict[str, Any] | str | None] = []
-    while len(done) < len(paths):
-        rest = "\n".join(map(str, paths[len(done) :]))
-        env = {**os.environ, "GGML_NO_BACKTRACE": "1"}
-        run = subprocess.run([sys.executable, __file__], input=rest.encode(), capture_output=True, timeout=120, env=env)
-        lines = run.stdout.splitlines()
-        assert lines or run.returncode < 0, run.stderr
-        done += [json.loads(line) for line in lines]
-        if len(done) < len(paths):
-            done.append("crash")
-    return done
+    return answers_about(["-m", "tests.tokenizer.llamacpp"], paths)
 
 
 def read(lib: Any, path: str) -> dict[str, Any] | None:

@@ -107,6 +107,7 @@ def test_nothing_stays_nothing(tokenizers: dict[str, Tokenizer], kind: str) -> N
 
 
 def test_what_is_no_text_is_an_error(tokenizers: dict[str, Tokenizer]) -> None:
+    assert set(tokenizers) >= {"bert", "gpt2", "llama", "t5"}
     for t in tokenizers.values():
         with pytest.raises(RequestError, match="a text is str or bytes"):
             stages(t, 3)  # type: ignore[arg-type]

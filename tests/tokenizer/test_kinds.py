@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from refembed.tokenizer.explain import stages
 from refembed.tokenizer.pairs import encode_pair
 from refembed.tokenizer.vocab import DEFAULTS, Vocab
 from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.child import answer_to_code
 from tests.tokenizer.bpe_llamacpp import Many
 from tests.tokenizer.kinds import KINDS, MARKS, SAID, TEXTS, model, of_kind, write_kind
 from tests.tokenizer.llamacpp import FLAGS, vocab_facts
@@ -63,7 +62,7 @@ def test_every_kind_has_a_class_and_defaults(kind: str) -> None:
 def test_a_kind_is_imported_when_a_file_is_of_that_kind(tmp_path: Path) -> None:
     path = write_kind(tmp_path, "bert", "nothing")
     program = f"import sys; from refembed import load_tokenizer; load_tokenizer({str(path)!r}); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.split()
+    loaded = answer_to_code(program).split()
     others = {f"refembed.tokenizer.{module}" for module, _ in TOKENIZERS.values()} - {"refembed.tokenizer.wordpiece"}
     assert "refembed.tokenizer.wordpiece" in loaded
     assert not others & set(loaded)
@@ -254,7 +253,7 @@ def test_llama_cpp_warns_of_the_same_doubled_tokens(
             assert ("was added" in ours) == (token.lower() in DOUBLED.get(kind, ()))
 
 
-def test_of_a_doubled_token_one_is_told_once(
+def test_a_doubled_special_token_warns_once(
     paths: dict[tuple[str, str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     tokenizer = load_tokenizer(paths["llama", "all-added"])

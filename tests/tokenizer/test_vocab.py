@@ -74,7 +74,9 @@ def test_a_key_beyond_the_vocabulary_leaves_the_default_and_a_warning(
         ([flag("normalizer.lowercase", False), flag("normalizer.strip_accents", True)], (False, True)),
     ],
 )
-def test_accents_follow_lowercase_unless_told(make: Make, keys: list[Key], expected: tuple[bool, bool]) -> None:
+def test_strip_accents_follows_lowercase_where_the_key_is_absent(
+    make: Make, keys: list[Key], expected: tuple[bool, bool]
+) -> None:
     v = make(None, *keys).vocab
     assert (v.lowercase, v.strip_accents) == expected
 
@@ -127,7 +129,7 @@ def test_among_harmonys_tokens_the_end_is_no_end(make: Make, others: tuple[str, 
     assert bits(make(bert("<|end|>", *others, kind=CONTROL)).vocab, "<|end|>") == bit
 
 
-def test_beside_a_tool_response_the_end_of_text_is_ordinary(make: Make) -> None:
+def test_with_a_tool_response_token_the_end_of_text_is_ordinary(make: Make) -> None:
     assert bits(make(bert("<|tool_response>")).vocab, "</s>") == Attribute.NORMAL
 
 
@@ -266,6 +268,6 @@ def test_a_file_without_vocabulary_is_an_error_that_names_the_key(tmp_path: Path
         load_tokenizer(tmp_path / "none.gguf")
 
 
-def test_types_stay_beside_bits(plain: Tokenizer) -> None:
+def test_token_types_stay_next_to_attribute_bits(plain: Tokenizer) -> None:
     assert plain.vocab.types[plain.vocab.ids[b"<user>"]] == USER_DEFINED
     assert plain.vocab.types.dtype == plain.vocab.attributes.dtype == np.int32

@@ -33,7 +33,6 @@ class Stub:
         return self.ids(text)
 
     def trace(self, item: Any) -> Any:
-        """Nothing."""
         raise EngineError("no tensors")
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ def test_two_faults_at_once_are_named(e):
     assert found == ["no-eos + pooling-max"]
 
 
-def test_a_second_cause_of_a_few_texts_is_found_beside_the_first(e):
+def test_a_second_cause_of_a_few_texts_is_found_with_the_first(e):
     """All texts are pooled otherwise, and one has special tokens spelled out that are not parsed."""
 
     def answer(texts):
@@ -76,7 +76,7 @@ def test_a_change_made_twice_is_the_same_reference(e):
     assert h.change(reference_of(e)) is not h.change(r)
 
 
-def test_what_cannot_be_told_apart_is_a_tie(e):
+def test_causes_that_explain_equally_well_are_a_tie(e):
     """Of texts of one word, the last token before [SEP] is the one behind [CLS]."""
     words = ["hello", "world", "cat"]
     v = verify(e, Stub(lambda t: [r[1] for r in e.embed(t, pooling="none", normalize=-1)]), words)

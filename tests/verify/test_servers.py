@@ -290,7 +290,7 @@ def test_token_vectors_behind_an_openai_route_are_named(e):
     assert v.remedy == "set its pooling to mean"
 
 
-def test_a_foreign_vocabulary_is_told_by_the_text_of_the_servers_tokens(e):
+def test_another_vocabulary_is_found_by_the_text_of_the_servers_tokens(e):
     other = {i: f"word{i}" for i in range(60)}
     routes = {
         "GET /props": {"default_generation_settings": {}, "model_path": "/models/bge-small.gguf"},

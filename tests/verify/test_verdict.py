@@ -76,7 +76,7 @@ def test_a_length_has_a_name(e, answer, cause):
         (lambda e, t: np.repeat(e.embed(t)[:1], len(t), axis=0), "order-same"),
     ],
 )
-def test_vectors_of_other_texts_are_told(e, answer, cause):
+def test_vectors_of_other_texts_are_named(e, answer, cause):
     v = ask(e, lambda t: answer(e, t))
     assert (v.kind, ids(v)) == ("differs", [cause])
 
@@ -95,7 +95,7 @@ def test_a_vector_of_another_width_is_another_model(e):
     assert "vectors of 225 numbers" in v.cause
 
 
-def test_vectors_of_nobody_are_unexplained(e):
+def test_random_vectors_are_unexplained(e):
     """Random numbers: no hypothesis is named."""
     seen = {}
     draw = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_vectors_of_nobody_are_unexplained(e):
     assert "another model" in v.cause
 
 
-def test_state_between_requests_is_told(e):
+def test_state_between_requests_is_named(e):
     """The same text gives another vector the second time."""
     before = []
 
@@ -118,7 +118,7 @@ def test_state_between_requests_is_told(e):
     assert ids(ask(e, answer)) == ["state"]
 
 
-def test_a_batch_that_leaks_is_told_from_texts_alone(e):
+def test_a_batch_whose_texts_mix_is_named(e):
     def answer(texts):
         own = [e.tokenize(t) for t in texts]
         longest = max(map(len, own))

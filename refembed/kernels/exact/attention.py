@@ -31,6 +31,17 @@ def attention(
     bias      (H, L, L)  added to the scores, from the first L' rows and columns for a text of L' tokens (T5)
     tap                  is given v_cont, kq, kq_soft_max and kqv of each sequence
     returns   (T, H D)
+
+    Two tokens, one head of one channel. Query 0 scores the keys 0 and ln 3, so its weights are 1/4 and 3/4, and 4 and 8
+    average to 7; query 1 scores both 0 and takes the mean. With a causal mask query 0 sees itself alone:
+
+    >>> q, k, v = np.array([[1.0], [0.0]]), np.array([[0.0], [np.log(3)]]), np.array([[4.0], [8.0]])
+    >>> attention(q, k, v, AttentionSpec(1, 1, scale=1.0), np.array([0, 2])).round(6)
+    array([[7.],
+           [6.]])
+    >>> attention(q, k, v, AttentionSpec(1, 1, scale=1.0, mask=AttentionMask(causal=True)), np.array([0, 2])).round(6)
+    array([[4.],
+           [6.]])
     """
     out = np.empty_like(q)
     for begin, end in itertools.pairwise(offsets):
@@ -56,7 +67,11 @@ def attend(q: Float, k: Float, v: Float, spec: AttentionSpec, tap: Tap, bias: Fl
 
 
 def softmax(x: Float) -> Float:
-    """exp(x) / sum(exp(x)) over the last axis; the largest x is taken off first, so exp cannot overflow."""
+    """exp(x) / sum(exp(x)) over the last axis; the largest x is taken off first, so exp cannot overflow.
+
+    >>> softmax(np.log([[1.0, 2.0, 3.0]])).round(6)  # 1/6, 2/6, 3/6
+    array([[0.166667, 0.333333, 0.5     ]])
+    """
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
@@ -89,10 +104,10 @@ def mask_scores(n_head: int, n: int, mask: AttentionMask, queries: slice = slice
 
     Distance costs by ALiBi, where the mask has it.
 
-    >>> mask_scores(1, 3, AttentionMask(causal=True))
-    array([[[  0., -inf, -inf],
-            [  0.,   0., -inf],
-            [  0.,   0.,   0.]]])
+    >>> mask_scores(1, 3, AttentionMask(causal=True, max_bias=1.0))  # one head, whose slope is 2^-1
+    array([[[ 0. , -inf, -inf],
+            [-0.5,  0. , -inf],
+            [-1. , -0.5,  0. ]]])
     """
     begin, end = (x[queries, None] for x in reach(n, mask))  # (queries, 1)
     i, j = np.arange(n)[queries, None], np.arange(n)
@@ -107,8 +122,9 @@ def reach(n: int, mask: AttentionMask) -> tuple[I64, I64]:
 
     llama_hparams::is_masked_swa. A window looks back only, so without `causal` a query sees all that follows it.
 
-    >>> reach(4, AttentionMask(causal=True, window=2))
-    (array([0, 0, 1, 2]), array([1, 2, 3, 4]))
+    >>> begin, end = reach(4, AttentionMask(causal=True, window=2))  # each token, and the one before it
+    >>> list(zip(begin.tolist(), end.tolist()))
+    [(0, 1), (0, 2), (1, 3), (2, 4)]
     """
     i = np.arange(n)
     begin, end = np.zeros(n, np.int64), np.full(n, n)
@@ -129,8 +145,8 @@ def slopes(n_head: int, max_bias: float) -> F64:
 
     n = 2^floor(log2 H); head h < n: 2^(-max_bias (h+1) / n); beyond: 2^(-max_bias (2(h-n)+1) / 2n)
 
-    >>> slopes(4, 8.0)
-    array([0.25      , 0.0625    , 0.015625  , 0.00390625])
+    >>> slopes(3, 8.0)  # 2^(-8/2), 2^(-16/2), and 2^(-8/4) for the third head, as 3 is no power of two
+    array([0.0625    , 0.00390625, 0.25      ])
     """
     n = 1 << int(math.log2(n_head))
     h = np.arange(n_head)

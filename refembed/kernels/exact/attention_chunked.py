@@ -28,7 +28,13 @@ def is_long(spec: AttentionSpec, offsets: I64) -> bool:
 def attention(
     q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *, bias: Float | None = None
 ) -> Float:
-    """`attention.attention`: same arguments, same result."""
+    """`attention.attention`: same arguments, same result.
+
+    >>> x, spec = np.log([[1.0], [2.0]]), AttentionSpec(1, 1, scale=1.0)
+    >>> attention(x, x, x, spec, np.array([0, 2])).round(6)  # query ln 1 weighs both keys alike: half of ln 2
+    array([[0.346574],
+           [0.428264]])
+    """
     out = np.empty_like(q)
     for begin, end in itertools.pairwise(offsets):
         qh, kh, vh = split_heads(q[begin:end], k[begin:end], v[begin:end], spec, tap)

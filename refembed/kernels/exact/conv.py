@@ -22,6 +22,12 @@ def short_conv(x: Float, w: Float, offsets: I64, ahead: int = 0) -> Float:
     offsets  (S+1)   sequence s is rows offsets[s]:offsets[s+1]
     ahead            how many of the n tokens are after t; 0 looks back only
     returns  (T, C)
+
+    >>> x, w, offsets = np.array([[1.0], [2.0], [3.0]]), np.array([[10.0, 1.0]]), np.array([0, 3])
+    >>> short_conv(x, w, offsets).T  # 10*0 + 1, 10*1 + 2, 10*2 + 3
+    array([[ 1., 12., 23.]])
+    >>> short_conv(x, w, offsets, ahead=1).T  # 10*1 + 2, 10*2 + 3, 10*3 + 0
+    array([[12., 23., 30.]])
     """
     n, out = w.shape[1], np.zeros_like(x)
     for begin, end in itertools.pairwise(offsets):

@@ -21,6 +21,15 @@ def experts(x: Float, w: Tensor, chosen: I64, product: Callable[[Float, Tensor],
     chosen   (T, k)   numbers of experts, 0 to X - 1
     product  x (n, C), W (N, C) -> x Wᵀ (n, N), each row by itself
     returns  (T, k, N)
+
+    Two experts of one row each, (1, 1) and (10, 0); the token (1, 2) takes the second, then the first:
+
+    >>> from refembed.gguf import BY_NAME
+    >>> raw = np.array([1, 1, 10, 0], np.float32).view(np.uint8)
+    >>> w = Tensor("blk.0.ffn_up_exps.weight", (2, 1, 2), BY_NAME["F32"], raw, 0, "<")
+    >>> experts(np.array([[1.0, 2.0]]), w, np.array([[1, 0]]), lambda x, w_e: x @ w_e.dequantize().T)
+    array([[[10.],
+            [ 3.]]])
     """
     T, k = chosen.shape
     rows = np.broadcast_to(x[:, None] if x.ndim == 2 else x, (T, k, x.shape[-1]))

@@ -39,7 +39,11 @@ def heights(n: int, k: int) -> tuple[int, ...]:
 
 
 def tiles(rows: int, n: int, k: int) -> Iterator[tuple[int, int]]:
-    """(begin, height) of each tile of x (rows, k); the last may reach beyond the last row."""
+    """(begin, height) of each tile of x (rows, k); the last may reach beyond the last row.
+
+    >>> list(tiles(20, 1024, 1024))  # 16 rows, then 4, padded to 8
+    [(0, 16), (16, 8)]
+    """
     begin = 0
     for height in heights(n, k):
         while rows - begin >= height:
@@ -65,7 +69,13 @@ def rows_stand_alone(n: int, k: int, dtype: type[np.floating[Any]]) -> bool:
 
 
 def matmul(x: Float, w: Float, out: Float) -> None:
-    """x (T, k) times w (n, k) transposed, into out (T, n)."""
+    """x (T, k) times w (n, k) transposed, into out (T, n).
+
+    >>> out = np.empty((1, 2))
+    >>> matmul(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]]), out)  # 1*3 + 2*4, 1*5 + 2*6
+    >>> out
+    array([[11., 17.]])
+    """
     if rows_stand_alone(*w.shape, np.float64):
         by_blas(x, w, out)
     else:

@@ -18,7 +18,13 @@ from refembed.arrays import F64, I64, Float
 
 
 def ordered_sum(x: npt.NDArray[Any]) -> F64:
-    """((x[0] + x[1]) + x[2]) + ... in double: x (n, ...) -> (...), zeros for n = 0."""
+    """((x[0] + x[1]) + x[2]) + ... in double: x (n, ...) -> (...), zeros for n = 0.
+
+    >>> ordered_sum(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    array([4., 6.])
+    >>> ordered_sum(np.array([[1e16], [1.0], [-1e16]]))  # (1e16 + 1) - 1e16, and 1e16 + 1 is 1e16 in double
+    array([0.])
+    """
     x = np.ascontiguousarray(x)
     if len(x) and math.prod(x.shape[1:]) == 1:  # then the terms lie together, and `reduce` would add in pairs
         return np.add.accumulate(x, axis=0, dtype=np.float64)[-1]
@@ -26,7 +32,12 @@ def ordered_sum(x: npt.NDArray[Any]) -> F64:
 
 
 def means(x: Float, offsets: I64) -> Float:
-    """The mean of each text's rows, added in double and in order: x (T, C), offsets (S+1) -> (S, C) in x's dtype."""
+    """The mean of each text's rows, added in double and in order: x (T, C), offsets (S+1) -> (S, C) in x's dtype.
+
+    >>> means(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([0, 2, 3]))  # of tokens 0 and 1; of token 2
+    array([[2., 3.],
+           [5., 6.]])
+    """
     out = np.empty((len(offsets) - 1, x.shape[1]), x.dtype)
     for s, (begin, end) in enumerate(itertools.pairwise(offsets)):
         out[s] = ordered_sum(x[begin:end]) / (end - begin)

@@ -126,7 +126,6 @@ def lanes_by_turns(x: Rows, w: Weights) -> F32:
 
 
 def lanes_nested(x: Rows, w: Weights) -> F32:
-    """Lanes inside lanes."""
     return run(jit.lanes_nested, x, w, w.v, w.d, x.d.shape[1] // w.d.shape[1], x.codes, x.d)
 
 

@@ -58,7 +58,6 @@ def watch() -> None:
 
 
 def say_once() -> None:
-    """The line."""
     global _say
     say, _say = _say, None
     if say is not None:

@@ -52,6 +52,12 @@ def dequantize(
     returns    (n * weights per block), float32; a view of `raw` where it already is float32 in this machine's order
     Integers and F64 are rounded to the nearest float32. Raises RequestError for part of a block, or an `out` that does
     not fit; ModelError for a type without a decoder.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> block = np.zeros(1, BY_NAME["Q8_0"].block)  # one scale and 32 whole numbers
+    >>> block["d"], block["qs"][0, :3] = 0.5, [127, -20, 1]
+    >>> dequantize(block.view(np.uint8), BY_NAME["Q8_0"])[:3]
+    array([ 63.5, -10. ,   0.5], dtype=float32)
     """
     if raw.size % qtype.nbytes:
         raise RequestError(f"{raw.size:,} bytes are not whole {qtype.name} blocks of {qtype.nbytes} bytes")

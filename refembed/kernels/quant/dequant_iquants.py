@@ -24,7 +24,11 @@ SIGNS = np.array([i | bin(i).count("1") % 2 << 7 for i in range(128)], np.uint8)
 
 @cache
 def codebook(name: str) -> npt.NDArray[np.int8]:
-    """The grid of a type, e.g. "IQ2_XXS": (places, 8 or 4), read-only."""
+    """The grid of a type, e.g. "IQ2_XXS": (places, 8 or 4), read-only.
+
+    >>> codebook("IQ2_XXS").shape, codebook("IQ2_XXS")[1].tolist()  # iq2xxs_grid of ggml-common.h: 0x080808080808082b
+    ((256, 8), [43, 8, 8, 8, 8, 8, 8, 8])
+    """
     import gguf  # 0.1 s, and only these types need it
 
     quant = getattr(gguf.quants, CODEBOOK_OF.get(name, name))
@@ -50,7 +54,14 @@ def seven_bits(x: npt.NDArray[np.uint32]) -> U8:
 
 
 def iq2_xxs(b: Any) -> Float:
-    """w = (d (1/2 + s) / 4) grid sign. For each 32 weights: four places of 8 bits, four times 7 signs, s of 4 bits."""
+    """w = (d (1/2 + s) / 4) grid sign. For each 32 weights: four places of 8 bits, four times 7 signs, s of 4 bits.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["IQ2_XXS"].block)
+    >>> b["d"], b["qs"][0, [0, 2]] = 8, [1, 1]  # place 1: 43, 8, ..., 8; signs 1: the first, and so the eighth
+    >>> iq2_xxs(b)[0, [0, 1, 7]]  # 8 (1/2 + 0) / 4 = 1, times grid and sign
+    array([-43.,   8.,  -8.], dtype=float32)
+    """
     n = len(b)
     pairs = words(b["qs"].astype("<u2").view(np.uint8)).reshape(n, 8, 2)
     places = pairs[:, :, :1] >> np.array([0, 8, 16, 24], np.uint32) & 255  # (n, 8, 4)
@@ -60,14 +71,28 @@ def iq2_xxs(b: Any) -> Float:
 
 
 def iq2_xs(b: Any) -> Float:
-    """w = (d (1/2 + s) / 4) grid sign. For each 8 weights a place of 9 bits and 7 signs; s of 4 bits for each 16."""
+    """w = (d (1/2 + s) / 4) grid sign. For each 8 weights a place of 9 bits and 7 signs; s of 4 bits for each 16.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["IQ2_XS"].block)
+    >>> b["d"], b["qs"][0, 0] = 8, 1 | 1 << 9  # place 1: 43, 8, ..., 8; signs 1: the first, and so the eighth
+    >>> iq2_xs(b)[0, [0, 1, 7]]  # 8 (1/2 + 0) / 4 = 1, times grid and sign
+    array([-43.,   8.,  -8.], dtype=float32)
+    """
     n = len(b)
     w = quarters(b)[:, :, None] * real(codebook("IQ2_XS")[b["qs"] & 511]).reshape(n, 16, 16)
     return w.reshape(n, 256) * plus_minus(SIGNS[b["qs"] >> 9]).reshape(n, 256)
 
 
 def iq2_s(b: Any) -> Float:
-    """w = (d (1/2 + s) / 4) grid sign. For each 8 weights a place of 10 bits and 8 signs; s of 4 bits for each 16."""
+    """w = (d (1/2 + s) / 4) grid sign. For each 8 weights a place of 10 bits and 8 signs; s of 4 bits for each 16.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["IQ2_S"].block)
+    >>> b["d"], b["qs"][0, [0, 32]] = 8, [1, 1]  # place 1 of the grid: 43, 8, ..., 8; the first sign
+    >>> iq2_s(b)[0, [0, 1, 7]]  # 8 (1/2 + 0) / 4 = 1, times grid and sign
+    array([-43.,   8.,   8.], dtype=float32)
+    """
     n = len(b)
     high = (b["qh"][:, :, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).reshape(n, 32).astype(np.uint16)
     places = b["qs"][:, :32] | high << 8
@@ -82,7 +107,14 @@ def quarters(b: Any) -> F32:
 
 
 def iq3_xxs(b: Any) -> Float:
-    """w = (d (1/2 + s) / 2) grid sign. For each 4 weights a place of 8 bits; for each 32 four times 7 signs and s."""
+    """w = (d (1/2 + s) / 2) grid sign. For each 4 weights a place of 8 bits; for each 32 four times 7 signs and s.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["IQ3_XXS"].block)
+    >>> b["d"], b["qs"][0, [0, 64]] = 4, [1, 1]  # place 1: 20, 4, 4, 4; signs 1: the first, and so the eighth
+    >>> iq3_xxs(b)[0, [0, 1, 7]]  # 4 (1/2 + 0) / 2 = 1, times grid and sign
+    array([-20.,   4.,  -4.], dtype=float32)
+    """
     n = len(b)
     word = words(b["qs"][:, 64:])  # (n, 8)
     scale = column(b["d"]) * (real(word >> 28) + np.float32(0.5)) * np.float32(0.5)
@@ -91,7 +123,14 @@ def iq3_xxs(b: Any) -> Float:
 
 
 def iq3_s(b: Any) -> Float:
-    """w = (d (1 + 2 s)) grid sign. For each 4 weights a place of 9 bits and 4 signs; s of 4 bits for each 32."""
+    """w = (d (1 + 2 s)) grid sign. For each 4 weights a place of 9 bits and 4 signs; s of 4 bits for each 32.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["IQ3_S"].block)
+    >>> b["d"], b["qs"][0, 0], b["signs"][0, 0], b["scales"][0, 0] = 0.5, 1, 1, 2  # place 1: 3, 1, 1, 1; s = 2
+    >>> iq3_s(b)[0, [0, 1, 2]]  # 0.5 (1 + 2*2) = 2.5, times grid and sign
+    array([-7.5,  2.5,  2.5], dtype=float32)
+    """
     n = len(b)
     places = b["qs"] | bits(b["qh"]).astype(np.uint16) << 8
     s = np.stack([b["scales"] & 15, b["scales"] >> 4], axis=-1).reshape(n, 8)
@@ -101,7 +140,14 @@ def iq3_s(b: Any) -> Float:
 
 
 def iq1_s(b: Any) -> Float:
-    """w = (d (2 s + 1)) (grid + delta). For each 8 weights a place of 11 bits; s and delta's sign for each 32."""
+    """w = (d (2 s + 1)) (grid + delta). For each 8 weights a place of 11 bits; s and delta's sign for each 32.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["IQ1_S"].block)
+    >>> b["d"], b["qs"][0, 0], b["qh"][0, 1] = 8, 1, 1 << 15  # place 1: 1, -1, ..., -1; place 0 is all -1
+    >>> iq1_s(b)[0, [0, 1, 32]]  # 8 (1 + 1/8), 8 (-1 + 1/8), 8 (-1 - 1/8)
+    array([ 9., -7., -9.], dtype=float32)
+    """
     n = len(b)
     high = b["qh"][:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7  # (n, 8, 4)
     places = b["qs"].reshape(n, 8, 4) | high << 8
@@ -115,6 +161,13 @@ def iq1_m(b: Any) -> Float:
     """w = (d (2 s + 1)) (grid + delta). For each 8 weights a place of 11 bits and delta's sign; s for each 16.
 
     d has no field: its four digits are the top digits of the four two-byte words that hold the scales.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["IQ1_M"].block)
+    >>> b["scales"][0, [5, 7]] = 0x80, 0x40  # top digits of four words, 0, 0, 8, 4: d = 0x4800, which is 8
+    >>> b["qs"][0, 0], b["qh"][0, 0] = 1, 0x80  # place 1: 1, -1, ..., -1; the second 8 weights have -1/8
+    >>> iq1_m(b)[0, [0, 1, 8]]  # 8 (1 + 1/8), 8 (-1 + 1/8), 8 (-1 - 1/8)
+    array([ 9., -7., -9.], dtype=float32)
     """
     n = len(b)
     word = np.ascontiguousarray(b["scales"]).view("<u2")  # (n, 4)
@@ -130,7 +183,15 @@ def iq1_m(b: Any) -> Float:
 
 
 def iq4_xs(b: Any) -> Float:
-    """w = (d (s - 32)) NL[q]. For each 32 weights s of six bits: four in scales_l, two in scales_h."""
+    """w = (d (s - 32)) NL[q]. For each 32 weights s of six bits: four in scales_l, two in scales_h.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["IQ4_XS"].block)
+    >>> b["d"], b["scales_l"][0, 0], b["scales_h"] = 0.5, 2, 2  # s = 2 + (2 << 4) = 34
+    >>> b["qs"][0, :3] = [0, 1, 15]
+    >>> iq4_xs(b)[0, [0, 1, 2]]  # 0.5 (34 - 32) = 1, times NL
+    array([-127., -104.,  113.], dtype=float32)
+    """
     n = len(b)
     low = np.stack([b["scales_l"] & 15, b["scales_l"] >> 4], axis=-1).reshape(n, 8)
     high = b["scales_h"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16) & 3

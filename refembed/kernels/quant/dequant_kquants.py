@@ -16,7 +16,15 @@ from refembed.kernels.quant.dequant_legacy import column, nibbles, real, two_bit
 
 
 def q2_k(b: Any) -> Float:
-    """w = (d sc) q - dmin m, where sc and m are the halves of a byte for each 16 weights."""
+    """w = (d sc) q - dmin m, where sc and m are the halves of a byte for each 16 weights.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["Q2_K"].block)
+    >>> b["d"], b["dmin"], b["scales"][0, 0] = 0.5, 0.25, 0x23  # sc = 3, m = 2
+    >>> b["qs"][0, :3] = [0, 1, 3]
+    >>> q2_k(b)[0, [0, 1, 2]]  # 1.5 q - 0.5
+    array([-0.5,  1. ,  4. ], dtype=float32)
+    """
     n = len(b)
     q = two_bit_fields(b["qs"].reshape(n, 2, 32)).reshape(n, 16, 16)
     scale = column(b["d"]) * real(b["scales"] & 15)  # (n, 16)
@@ -25,7 +33,15 @@ def q2_k(b: Any) -> Float:
 
 
 def q3_k(b: Any) -> Float:
-    """w = (d (sc - 32)) q, where q has two bits in qs, and a third in hmask that is worth -4 where it is 0."""
+    """w = (d (sc - 32)) q, where q has two bits in qs, and a third in hmask that is worth -4 where it is 0.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["Q3_K"].block)
+    >>> b["d"], b["scales"][0, 0], b["scales"][0, 8] = 0.5, 0x2, 0x2  # sc = 2 + (2 << 4) = 34
+    >>> b["qs"][0, :3], b["hmask"][0, :3] = [0, 1, 3], [1, 0, 1]
+    >>> q3_k(b)[0, [0, 1, 2]]  # 0.5 (34 - 32) = 1, times 0, 1 - 4, 3
+    array([ 0., -3.,  3.], dtype=float32)
+    """
     n = len(b)
     low = two_bit_fields(b["qs"].reshape(n, 2, 32)).reshape(n, 8, 32)
     high = b["hmask"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1  # (n, 8, 32)
@@ -35,20 +51,42 @@ def q3_k(b: Any) -> Float:
 
 
 def q3_k_scales(packed: U8) -> U8:
-    """12 bytes -> 16 scales of six bits: the lower four in the halves of bytes 0-7, the upper two in bytes 8-11."""
+    """12 bytes -> 16 scales of six bits: the lower four in the halves of bytes 0-7, the upper two in bytes 8-11.
+
+    >>> packed = np.zeros((1, 12), np.uint8)
+    >>> packed[0, [0, 8]] = 0x52, 0b1110
+    >>> q3_k_scales(packed)[0, [0, 4, 8]]  # 2 + (2 << 4), then 0 + (3 << 4); 5 + (0 << 4)
+    array([34, 48,  5], dtype=uint8)
+    """
     high = two_bit_fields(packed[:, 8:]).reshape(len(packed), 16)
     scales: U8 = nibbles(packed[:, :8]) | high << np.uint8(4)
     return scales
 
 
 def q4_k(b: Any) -> Float:
-    """w = (d sc) q - dmin m, where sc and m are six bits each for 32 weights."""
+    """w = (d sc) q - dmin m, where sc and m are six bits each for 32 weights.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["Q4_K"].block)
+    >>> b["d"], b["dmin"], b["scales"][0, 0], b["scales"][0, 4] = 0.5, 0.25, 3, 2  # sc = 3, m = 2
+    >>> b["qs"][0, :3] = [0, 1, 15]
+    >>> q4_k(b)[0, [0, 1, 2]]  # 1.5 q - 0.5
+    array([-0.5,  1. , 22. ], dtype=float32)
+    """
     n = len(b)
     return scaled(b, nibbles(b["qs"].reshape(n, 4, 32)).reshape(n, 8, 32))
 
 
 def q5_k(b: Any) -> Float:
-    """w = (d sc) q - dmin m; the fifth bit of q in the j-th 32 weights is bit j of qh."""
+    """w = (d sc) q - dmin m; the fifth bit of q in the j-th 32 weights is bit j of qh.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["Q5_K"].block)
+    >>> b["d"], b["dmin"], b["scales"][0, 0], b["scales"][0, 4] = 0.5, 0.25, 3, 2  # sc = 3, m = 2
+    >>> b["qs"][0, :3], b["qh"][0, :3] = [0, 1, 15], [0, 0, 1]
+    >>> q5_k(b)[0, [0, 1, 2]]  # 1.5 q - 0.5 of 0, 1, 31
+    array([-0.5,  1. , 46. ], dtype=float32)
+    """
     n = len(b)
     low = nibbles(b["qs"].reshape(n, 4, 32)).reshape(n, 8, 32)
     high = b["qh"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1  # (n, 8, 32)
@@ -67,6 +105,12 @@ def q4_k_scales(packed: U8) -> tuple[U8, U8]:
 
     The first four of each fill the lower six bits of bytes 0-3 and 4-7. The last four have their lower four bits in the
     halves of bytes 8-11, and their upper two in the upper two of bytes 0-3 and 4-7.
+
+    >>> packed = np.zeros((1, 12), np.uint8)
+    >>> packed[0, [0, 4, 8]] = 0b01_000011, 0b10_000111, 0x25
+    >>> sc, m = q4_k_scales(packed)
+    >>> sc[0, [0, 4]].tolist(), m[0, [0, 4]].tolist()  # 3, 5 + (1 << 4); 7, 2 + (2 << 4)
+    ([3, 21], [7, 34])
     """
     a, b, c = packed[:, :4], packed[:, 4:8], packed[:, 8:]
     sc = np.concatenate([a & 63, c & 15 | a >> 6 << 4], axis=1)
@@ -75,7 +119,15 @@ def q4_k_scales(packed: U8) -> tuple[U8, U8]:
 
 
 def q6_k(b: Any) -> Float:
-    """w = (d sc) (q - 32), where q has four bits in ql and two in qh, and sc is a signed byte for each 16 weights."""
+    """w = (d sc) (q - 32), where q has four bits in ql and two in qh, and sc is a signed byte for each 16 weights.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["Q6_K"].block)
+    >>> b["d"], b["scales"][0, 0] = 0.5, 2
+    >>> b["ql"][0, :3], b["qh"][0, :3] = [0, 1, 15], [2, 0, 3]  # q = 32, 1, 63
+    >>> q6_k(b)[0, [0, 1, 2]]  # 0.5 * 2 (q - 32)
+    array([  0., -31.,  31.], dtype=float32)
+    """
     n = len(b)
     low = nibbles(b["ql"].reshape(n, 2, 64)).reshape(n, 2, 4, 32)
     high = two_bit_fields(b["qh"].reshape(n, 2, 32))
@@ -85,5 +137,12 @@ def q6_k(b: Any) -> Float:
 
 
 def q8_k(b: Any) -> Float:
-    """w = d q; bsums, the sums of 16 each, are for dot products. Activations only: ggml decodes none."""
+    """w = d q; bsums, the sums of 16 each, are for dot products. Activations only: ggml decodes none.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> b = np.zeros(1, BY_NAME["Q8_K"].block)
+    >>> b["d"], b["qs"][0, :3] = 0.5, [127, -20, 1]
+    >>> q8_k(b)[0, [0, 1, 2]]  # 127/2, -20/2, 1/2
+    array([ 63.5, -10. ,   0.5], dtype=float32)
+    """
     return column(b["d"]) * real(b["qs"])

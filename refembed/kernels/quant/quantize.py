@@ -45,6 +45,17 @@ def quantize(x: F32, type_name: str) -> U8:
     Bit-identical with ggml_quantize_chunk of llama.cpp on x86-64, on every machine. RequestError for a type without a
     quantizer, for rows that are not whole blocks, and for numbers the type cannot hold: NaN, infinity, or so large that
     a block's float16 scale would overflow.
+
+    >>> x = np.zeros(32, np.float32)
+    >>> x[:3] = -4, 1, 3.5
+    >>> raw = quantize(x, "Q4_0")  # float16 scale -4/-8 = 0.5 (0x3800), then codes: 0, 10, 15, and 8 for zero
+    >>> raw.shape, [hex(byte) for byte in raw[:5]]
+    ((18,), ['0x0', '0x38', '0x80', '0x8a', '0x8f'])
+    >>> quantize(x[:3], "Q4_0")
+    Traceback (most recent call last):
+        ...
+    refembed.errors.RequestError: rows of 3 numbers are not whole Q4_0 blocks of 32
+      hint: Q8_0 and others take rows of multiples of 32; F16 takes any
     """
     type = quant_type(type_name)
     if type.name not in QUANTIZERS:

@@ -31,7 +31,16 @@ def best_index_mxfp4(x: F32, d: F32) -> I32:
 
 
 def mxfp4(x: F32, out: Blocks) -> None:
-    """MXFP4: the scale 2^(e - 127) puts the largest magnitude between 4 and 8; what is above 6 comes down to 6."""
+    """MXFP4: the scale 2^(e - 127) puts the largest magnitude between 4 and 8; what is above 6 comes down to 6.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> x = np.zeros((1, 32), np.float32)
+    >>> x[0, :3] = 2, 24, -24
+    >>> out = np.zeros(1, BY_NAME["MXFP4"].block)
+    >>> mxfp4(x, out)
+    >>> int(out["e"][0]), out["qs"][0, :3].tolist()  # 24 = 2^2 6: e = 127 + 2; E2M1 has 1/2, 6, -6
+    (129, [1, 7, 15])
+    """
     amax = np.abs(x).max(axis=1)  # (N)
     exponent = np.floor(np.log2(amax.astype(np.float64)).astype(f32))  # log2f: rounded to float before it is cut
     e = np.where(amax > 0, truncated(exponent - f32(2) + f32(127)), 0).astype(np.uint8)
@@ -45,7 +54,16 @@ def e8m0_half(e: U8) -> F32:
 
 
 def nvfp4(x: F32, out: Blocks) -> None:
-    """NVFP4: four scales of 16 weights each; a scale puts the largest magnitude at 6."""
+    """NVFP4: four scales of 16 weights each; a scale puts the largest magnitude at 6.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> x = np.zeros((1, 64), np.float32)
+    >>> x[0, :3] = 2, 24, -24
+    >>> out = np.zeros(1, BY_NAME["NVFP4"].block)
+    >>> nvfp4(x, out)
+    >>> hex(out["d"][0, 0]), out["qs"][0, :3].tolist()  # 24/6 = 4 = 2^(9 - 7): e = 9, m = 0; E2M1 has 1/2, 6, -6
+    ('0x48', [1, 7, 15])
+    """
     N = len(x)
     runs = x.reshape(N * 4, 16)
     scale = to_ue4m3(np.abs(runs).max(axis=1) / f32(6))  # (4 N)

@@ -55,7 +55,17 @@ def requantize_codes(x: F32, d: F32, m: F32 | None, codes: I32, low: int, high: 
 
 
 def q2_k(x: F32, out: Blocks, search: ModuleType) -> None:
-    """Q2_K: 16 runs of 16; code 0 ... 3, scale and minimum of 4 bits each."""
+    """Q2_K: 16 runs of 16; code 0 ... 3, scale and minimum of 4 bits each.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> from refembed.kernels.quant import quantize_search
+    >>> x = 15 * np.resize(np.arange(4, dtype=np.float32), (1, 256))  # every run is 15 times 0, 1, 2, 3
+    >>> out = np.zeros(1, BY_NAME["Q2_K"].block)
+    >>> with np.errstate(all="ignore"):
+    ...     q2_k(x, out, quantize_search)
+    >>> float(out["d"][0]), hex(out["scales"][0, 0]), [hex(byte) for byte in out["qs"][0, :4]]  # scale 15, minimum 0
+    (1.0, '0xf', ['0x0', '0x55', '0xaa', '0xff'])
+    """
     N = len(x)
     runs = x.reshape(N * 16, 16)
     scale, low, codes = search.make_qkx2_quants(runs, np.abs(runs), 3, -0.5, 0.1, 15, True)
@@ -72,7 +82,19 @@ def q2_k(x: F32, out: Blocks, search: ModuleType) -> None:
 
 
 def q3_k(x: F32, out: Blocks, search: ModuleType) -> None:
-    """Q3_K: 16 runs of 16; code -4 ... 3, scale of 6 bits. The code's third bit stands apart, in `hmask`."""
+    """Q3_K: 16 runs of 16; code -4 ... 3, scale of 6 bits. The code's third bit stands apart, in `hmask`.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> from refembed.kernels.quant import quantize_search
+    >>> x = 32 * np.resize(np.arange(-4, 4, dtype=np.float32), (1, 256))  # every run is 32 times -4 ... 3
+    >>> out = np.zeros(1, BY_NAME["Q3_K"].block)
+    >>> with np.errstate(all="ignore"):
+    ...     q3_k(x, out, quantize_search)
+    >>> float(out["d"][0]), [hex(byte) for byte in out["qs"][0, :4]]  # scale -32 d, stored as 0
+    (-1.0, ['0x0', '0x55', '0xaa', '0xff'])
+    >>> [hex(byte) for byte in out["hmask"][0, :8]]  # codes 0 ... 3 of eight, then 4 ... 7
+    ['0x0', '0x0', '0x0', '0x0', '0xff', '0xff', '0xff', '0xff']
+    """
     N = len(x)
     scale, codes = search.make_q3_quants(x.reshape(N * 16, 16), 4)
     scale = scale.reshape(N, 16)
@@ -91,13 +113,35 @@ def q3_k(x: F32, out: Blocks, search: ModuleType) -> None:
 
 
 def q4_k(x: F32, out: Blocks, search: ModuleType) -> None:
-    """Q4_K: 8 runs of 32; code 0 ... 15, scale and minimum of 6 bits each."""
+    """Q4_K: 8 runs of 32; code 0 ... 15, scale and minimum of 6 bits each.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> from refembed.kernels.quant import quantize_search
+    >>> x = 63 * np.resize(np.arange(16, dtype=np.float32), (1, 256))  # every run is 63 times 0 ... 15, twice
+    >>> out = np.zeros(1, BY_NAME["Q4_K"].block)
+    >>> with np.errstate(all="ignore"):
+    ...     q4_k(x, out, quantize_search)
+    >>> float(out["d"][0]), hex(out["scales"][0, 0]), [hex(byte) for byte in out["qs"][0, :3]]  # 63 | 63 >> 4 << 6
+    (1.0, '0xff', ['0x0', '0x11', '0x22'])
+    """
     codes = scales_k4(x, out, search, 15, -1.0, 20)
     out["qs"] = low_bits_first(codes, 4)
 
 
 def q5_k(x: F32, out: Blocks, search: ModuleType) -> None:
-    """Q5_K: 8 runs of 32; code 0 ... 31, scale and minimum of 6 bits each. The codes' fifth bits stand in `qh`."""
+    """Q5_K: 8 runs of 32; code 0 ... 31, scale and minimum of 6 bits each. The codes' fifth bits stand in `qh`.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> from refembed.kernels.quant import quantize_search
+    >>> x = 63 * np.resize(np.arange(32, dtype=np.float32), (1, 256))  # every run is 63 times 0 ... 31
+    >>> out = np.zeros(1, BY_NAME["Q5_K"].block)
+    >>> with np.errstate(all="ignore"):
+    ...     q5_k(x, out, quantize_search)
+    >>> float(out["d"][0]), hex(out["scales"][0, 0]), [hex(byte) for byte in out["qs"][0, :3]]  # 63 | 63 >> 4 << 6
+    (1.0, '0xff', ['0x0', '0x11', '0x22'])
+    >>> [hex(byte) for byte in out["qh"][0, 14:18]]  # codes 14, 15, 16, 17
+    ['0x0', '0x0', '0xff', '0xff']
+    """
     codes = scales_k4(x, out, search, 31, -0.5, 15)
     high = (codes >> 4).reshape(len(x), 8, 32)  # bit g of qh: run g of 32
     out["qh"] = np.bitwise_or.reduce(high << np.arange(8, dtype=np.int32)[:, None], axis=1)
@@ -130,7 +174,19 @@ def scales_k4(x: F32, out: Blocks, search: ModuleType, nmax: int, rmin: float, n
 
 
 def q6_k(x: F32, out: Blocks, search: ModuleType) -> None:
-    """Q6_K: 16 runs of 16; code -32 ... 31, scale of 8 bits. The code's upper two bits stand apart, in `qh`."""
+    """Q6_K: 16 runs of 16; code -32 ... 31, scale of 8 bits. The code's upper two bits stand apart, in `qh`.
+
+    >>> from refembed.gguf import BY_NAME
+    >>> from refembed.kernels.quant import quantize_search
+    >>> x = 128 * np.resize(np.arange(-32, 32, 4, dtype=np.float32), (1, 256))  # 128 times -32, -28 ... 28
+    >>> out = np.zeros(1, BY_NAME["Q6_K"].block)
+    >>> with np.errstate(all="ignore"):
+    ...     q6_k(x, out, quantize_search)
+    >>> float(out["d"][0]), int(out["scales"][0, 0]), [hex(byte) for byte in out["ql"][0, :3]]  # codes 0, 4, 8
+    (-1.0, -128, ['0x0', '0x44', '0x88'])
+    >>> [hex(byte) for byte in out["qh"][0, [0, 4, 8, 12]]]  # codes 0, 16, 32, 48
+    ['0x0', '0x55', '0xaa', '0xff']
+    """
     N = len(x)
     scale, codes = search.make_qx_quants(x.reshape(N * 16, 16), 32)
     scale = scale.reshape(N, 16)

@@ -84,6 +84,12 @@ def align(ours: Trace, theirs: Trace) -> Alignment:
 
     Taps pair only when their shapes are the same but for axes of length 1; a pair by name whose shapes differ is left
     unpaired on both sides, which is a finding.
+
+    >>> ours = Trace([TracedTensor("inp_embd", np.zeros((2, 3))), TracedTensor("ffn_up-0", np.ones((2, 4)))])
+    >>> theirs = Trace([TracedTensor("ffn_up-0", np.ones((2, 4)), "MUL_MAT"), TracedTensor("extra", np.ones(5), "ADD")])
+    >>> alignment = align(ours, theirs)
+    >>> [(pair.name, pair.ours, pair.theirs) for pair in alignment.pairs], alignment.ours_only, alignment.theirs_only
+    ([('ffn_up-0', 1, 0)], (0,), (1,))
     """
     a, b = side(without_empty_cells(ours)), side(without_empty_cells(theirs))
     partner: dict[int, int] = {}

@@ -94,7 +94,6 @@ class Replay(HandBack):
         self.kept: dict[int, tuple[Pair, Float]] = {}  # place in theirs -> (pair, ours)
 
     def take(self, pair: Pair, name: str, x: Float, tap: TracedTensor, y: Array) -> None:
-        """Keep x."""
         self.kept[pair.theirs] = pair, np.array(x)
 
 

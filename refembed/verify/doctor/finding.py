@@ -43,7 +43,6 @@ class ModelFile:
 
     @cached_property
     def model(self) -> Model | None:
-        """The model."""
         try:
             return load_model(self.f)
         except RefembedError as e:

@@ -117,6 +117,10 @@ def open_engine(spec: Spec, model: Path, **options: Any) -> Engine:
     options   of the engine's own class; an unknown one is a RequestError that lists those it has
 
     RequestError when spec stands for nothing; EngineError when the engine cannot be opened.
+
+    >>> from refembed import hub
+    >>> open_engine(lambda texts: [[1.0, 0.0] for text in texts], hub.resolve("minilm")).name
+    'callable'
     """
     module, kind, argument = which(spec)
     opener = getattr(importlib.import_module(f"refembed.verify.engines.{module}"), kind)

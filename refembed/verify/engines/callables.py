@@ -31,6 +31,10 @@ class CallableEngine(Plain):
     takes_ids  True: it also takes a list of lists of token ids
 
     EngineError when it cannot be imported, raises, or gives anything but one finite vector for each text.
+
+    >>> engine = CallableEngine(lambda texts: [[len(text), 1.0] for text in texts])
+    >>> [vector.tolist() for vector in engine.embed(["a", "bcd"])]
+    [[1.0, 1.0], [3.0, 1.0]]
     """
 
     name = "callable"

@@ -153,7 +153,6 @@ class RecordedTrace(Plain):
         return list(self.ids) if self.ids is not None else super().tokenize(text)
 
     def trace(self, item: Item) -> Trace:
-        """The run."""
         self.is_it(item)
         return self.recorded
 

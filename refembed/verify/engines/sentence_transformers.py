@@ -88,7 +88,6 @@ class Hooked(Plain):
         self.device = "cpu"
 
     def describe(self, *packages: str) -> None:
-        """Fill `about`."""
         config = self.model.config
         self.about = {
             "model": str(self.path),

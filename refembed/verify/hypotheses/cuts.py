@@ -48,7 +48,6 @@ class Cut:
 
 
 def cuts_of(reference: Reference) -> list[Cut]:
-    """All ways."""
     end = closing(reference.tokenizer.vocab)
     opens = reference.tokenizer.front() if fronts(reference) else []
     found = [

@@ -90,7 +90,6 @@ def place_rows(reference: Reference, names: set[str]) -> Iterator[Row]:
 
 
 def with_(rope: Rope, **numbers: Any) -> Rope:
-    """Other numbers."""
     return replace(rope, **numbers)
 
 

@@ -198,7 +198,6 @@ def tokens(data: ReportData) -> str:
 
 
 def beside(t: TokensBeside) -> str:
-    """One text."""
     head = f"<h3>{esc(clipped(t.text)) or '(an empty text)'}</h3>"
     if not t.theirs:
         return (

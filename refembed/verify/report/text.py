@@ -79,7 +79,6 @@ def tables(v: Verdict) -> Iterator[Table]:
 
 
 def text_cells(t: TextRow) -> list[str]:
-    """One text."""
     d = t.difference
     ulps, largest = (str(d.max_ulps), f"{d.max_abs:.2g}") if d else ("-", "-")
     return [

@@ -69,20 +69,16 @@ class Gguf:
         self.tokenizer = load_tokenizer(path)
 
     def encode(self, text: bytes, add_special: bool, parse_special: bool) -> list[int]:
-        """See Other."""
         return self.tokenizer.encode(text, add_special, parse_special)
 
     def token(self, id: int) -> bytes | None:
-        """See Other."""
         return self.tokenizer.vocab.tokens[id]
 
     def cuts(self, text: bytes, parse_special: bool) -> list[bytes] | None:
-        """See Other."""
         found = self.tokenizer.fragments(text, parse_special)
         return [self.tokenizer.vocab.tokens[f] for f in found if isinstance(f, int)]
 
     def words(self, fragment: bytes) -> list[bytes] | None:
-        """See Other."""
         return words(self.tokenizer, fragment)
 
 
@@ -115,19 +111,16 @@ class HuggingFace:
         self.special = {t.content for t in self.library.get_added_tokens_decoder().values()}
 
     def encode(self, text: bytes, add_special: bool, parse_special: bool) -> list[int]:
-        """See Other."""
         self.library.encode_special_tokens = not parse_special
         return list(self.library.encode(utf8(text), add_special_tokens=add_special).ids)
 
     def token(self, id: int) -> bytes | None:
-        """See Other."""
         text = self.library.id_to_token(id)
         if text is None or text in self.special or self.kind != "bert":
             return None if text is None else str(text).encode()
         return text[2:].encode() if text.startswith("##") else WORD_START + text.encode()
 
     def cuts(self, text: bytes, parse_special: bool) -> list[bytes] | None:
-        """See Other."""
         self.library.encode_special_tokens = not parse_special
         chars = utf8(text)
         found = self.library.encode(chars, add_special_tokens=False)
@@ -135,7 +128,6 @@ class HuggingFace:
         return [t.encode() for t, (a, b) in at if t in self.special and chars[a:b].strip() == t.strip()]
 
     def words(self, fragment: bytes) -> list[bytes] | None:
-        """See Other."""
         text = utf8(fragment)
         normalizer, pre_tokenizer = self.library.normalizer, self.library.pre_tokenizer
         text = normalizer.normalize_str(text) if normalizer else text
@@ -168,7 +160,6 @@ class Server:
         self.here = parts.hostname in ("localhost", "127.0.0.1", "::1")  # no proxy knows the way there
 
     def encode(self, text: bytes, add_special: bool, parse_special: bool) -> list[int]:
-        """See Other."""
         body = {"content": utf8(text), "add_special": add_special, "parse_special": parse_special}
         return ids_of(self.ask(json.dumps(body).encode()), self.url)
 
@@ -177,11 +168,9 @@ class Server:
         return None
 
     def cuts(self, text: bytes, parse_special: bool) -> list[bytes] | None:
-        """None."""
         return None
 
     def words(self, fragment: bytes) -> list[bytes] | None:
-        """None."""
         return None
 
     def ask(self, body: bytes) -> Any:

@@ -113,7 +113,7 @@ def attend(x: Any, y: Any, offsets: Any, mask: AttentionMask, soft_cap: float = 
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)
-def test_a_text_has_the_same_bits_alone_and_in_company(mask: AttentionMask) -> None:
+def test_attention_has_the_same_bits_alone_and_in_a_batch(mask: AttentionMask) -> None:
     """Whatever came before in memory, and wherever it begins."""
     offsets = np.cumsum([0, 1, SUMMED + 9, 2, QUERIES, QUERIES + 1, 200])
     x, y = random(9, offsets[-1], 48), random(10, offsets[-1], 24)

@@ -35,7 +35,7 @@ def test_it_is_an_array_like_any_other(shape: tuple[int, ...]) -> None:
         del x
 
 
-def test_what_nobody_has_any_more_is_used_again() -> None:
+def test_a_released_block_is_used_again() -> None:
     arrays = Scratch()
     x = arrays.empty((N, 2))
     first = address(x)
@@ -69,7 +69,7 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("kind", VIEWS)
 @pytest.mark.parametrize("second", [False, True], ids=["fresh", "used again"])
-def test_whoever_has_a_view_has_the_block(kind: str, second: bool) -> None:
+def test_a_view_keeps_its_block(kind: str, second: bool) -> None:
     """Be it the first array in it, or a later one."""
     arrays = Scratch()
     if second:
@@ -86,7 +86,7 @@ def test_whoever_has_a_view_has_the_block(kind: str, second: bool) -> None:
 
 @settings(max_examples=30)
 @given(st.integers(0, 10**6))
-def test_no_number_changes_while_somebody_has_it(seed: int) -> None:
+def test_no_array_changes_while_it_is_referenced(seed: int) -> None:
     """Arrays come and go in any order; each is full of its own number to the end."""
     rng, arrays, held = random.Random(seed), Scratch(), dict[int, Any]()
     for i in range(60):
@@ -175,7 +175,7 @@ def test_an_array_given_to_another_thread_is_not_free() -> None:
     assert taken in [address(arrays.empty((N,)))]
 
 
-def test_a_free_block_is_told_by_this_pythons_count() -> None:
+def test_a_free_block_is_found_by_pythons_reference_count() -> None:
     """Pythons differ in what they count (3.14 lends a local variable to a call without counting it)."""
     arrays = Scratch()
     x = arrays.empty((N,))

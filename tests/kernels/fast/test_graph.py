@@ -51,7 +51,7 @@ def known(e: Embedder) -> list[Any]:
 
 @pytest.mark.parametrize("cores", [1, 2, 5])
 @pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0"])
-def test_a_text_has_the_bits_it_has_without(type_name: str, cores: int, tmp_path: Path) -> None:
+def test_a_replayed_text_has_the_bits_of_a_run_without_graphs(type_name: str, cores: int, tmp_path: Path) -> None:
     """Lengths in any order, each several times with other tokens."""
     threads.use(cores)
     e = embedder(tmp_path, type_name)
@@ -63,11 +63,13 @@ def test_a_text_has_the_bits_it_has_without(type_name: str, cores: int, tmp_path
 
 
 @settings(max_examples=30, deadline=None)
-@given(lengths=st.lists(st.integers(1, 12), max_size=30))
-def test_so_it_has_whatever_came_before(lengths: list[int], shared: tuple[Embedder, Callable[[int], bytes]]) -> None:
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=30))
+def test_replayed_bits_do_not_depend_on_earlier_texts(
+    lengths: list[int], shared: tuple[Embedder, Callable[[int], bytes]]
+) -> None:
     e, want = shared
-    for n in lengths:
-        assert e.embed([text(n, n)], pooling="mean")[0].tobytes() == want(n)
+    found = [e.embed([text(n, n)], pooling="mean")[0].tobytes() for n in lengths]
+    assert found == [want(n) for n in lengths]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Embedder, Callable
     return e, kept.__getitem__
 
 
-def test_the_tape_is_what_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_runs_the_captured_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second text of a length calls no operation of a layer; its captured graph, cut short, gives something
     else.
     """
@@ -152,7 +154,7 @@ W, G = stored(random(1, 48, 48), "w"), stored(random(2, 48), "g")
         lambda ops, x: np.ones_like(x),
     ],
 )
-def test_what_is_not_a_noted_job_leaves_no_tape(operations: Callable[[Any, Any], Any]) -> None:
+def test_work_that_is_no_registered_kernel_leaves_no_graph(operations: Callable[[Any, Any], Any]) -> None:
     ops = Fast()
     for seed in range(4):
         x = random(seed, 7, 48)
@@ -181,7 +183,7 @@ def test_what_is_leaves_one(operations: Callable[[Any, Any], Any]) -> None:
     assert graph is not None
 
 
-def test_what_is_given_tells_tapes_apart() -> None:
+def test_graphs_are_kept_by_their_inputs() -> None:
     ops, x = Fast(), random(3, 5, 48)
     models = [object(), object()]
     for _ in range(3):
@@ -203,7 +205,7 @@ def test_a_result_is_its_callers() -> None:
     assert np.array_equal(first[1], kept)
 
 
-def test_tapes_and_their_arrays_are_bounded() -> None:
+def test_captured_graphs_and_their_arrays_are_bounded() -> None:
     ops = Fast()
     for n in [*range(1, MAX_GRAPHS + 20), *range(MAX_GRAPHS + 20, 1, -1)]:
         x = random(n, n, 48)
@@ -268,7 +270,7 @@ def test_a_helper_that_is_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
         assert got.tobytes() == want.tobytes()
 
 
-def test_without_a_crew_there_is_no_tape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_thread_pool_no_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process with little to do neither compiles nor loads what plays captured graphs."""
     ops, x = Fast(), random(1, 5, 48)
     monkeypatch.setattr(spinning_pool, "loading", None)
@@ -278,7 +280,7 @@ def test_without_a_crew_there_is_no_tape(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not ops.graphs.known
 
 
-def test_a_tape_is_not_noted_on_a_thread_that_does_its_part_of_something() -> None:
+def test_no_graph_is_captured_on_a_worker_thread() -> None:
     ops, x = Fast(), random(1, 5, 48)
     threads.own.busy = True
     try:

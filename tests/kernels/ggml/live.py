@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import ctypes as ct
 import pickle
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from tests.child import answer
 
 TYPES = {"float32": 0, "float16": 1, "int32": 26}
 
@@ -40,15 +41,8 @@ def run(calls, lib="", cpu=""):
 
     lib, cpu  another build: a folder of shared libraries, and which of its CPU plug-ins
     """
-    done = subprocess.run(
-        [sys.executable, "-c", "from tests.kernels.ggml import live; live.main()", str(lib), cpu],
-        input=pickle.dumps(calls),
-        capture_output=True,
-        timeout=300,
-        cwd=Path(__file__).parents[3],
-    )
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
-    return pickle.loads(done.stdout)
+    program = "from tests.kernels.ggml import live; live.main()"
+    return pickle.loads(answer(["-c", program, lib, cpu], pickle.dumps(calls)))
 
 
 class Folder:

@@ -74,7 +74,7 @@ def test_sums_are_in_double_wherever_the_row_lies(x: Any, offset: int) -> None:
     assert float(jit.sum_of(moved)).hex() == total.hex()
 
 
-def test_a_sum_does_not_lose_small_numbers_beside_a_large_one() -> None:
+def test_a_sum_does_not_lose_small_numbers_next_to_a_large_one() -> None:
     """As float32 does: 2^24 + 1 = 2^24 there."""
     x = np.ones(1001, np.float32)
     x[0] = 2**24

@@ -169,7 +169,7 @@ def test_asking_for_memory_ahead_may_point_anywhere(dtype: Any) -> None:
 
 @settings(max_examples=60)
 @given(st.integers(1, tiles.ROWS), st.integers(1, tiles.VECTORS), st.integers(1, 70), st.data(), st.sampled_from(BOTH))
-def test_a_row_has_the_same_bits_at_any_place_whatever_stands_beside(
+def test_a_row_has_the_same_bits_at_any_place_among_any_neighbors(
     rows: int, vectors: int, depth: int, data: st.DataObject, dtype: Any
 ) -> None:
     """In rows next to NaN and infinities, and each output as if it were the only one."""
@@ -232,7 +232,7 @@ def test_a_cpu_whose_abilities_llvm_cannot_tell_gets_the_plain_tile(monkeypatch:
     assert tiles.features() - {"neon"} == set()
 
 
-def test_avx_that_numba_is_told_to_avoid_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_avx_that_numba_is_set_to_avoid_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """NUMBA_ENABLE_AVX=0."""
     monkeypatch.setattr(numba.config, "CPU_FEATURES", None)
     monkeypatch.setattr(numba.config, "ENABLE_AVX", 0)

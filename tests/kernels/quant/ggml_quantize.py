@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes as ct
 import io
-import subprocess
 import sys
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from refembed.arrays import F32, U8
 from refembed.gguf import BY_NAME
 from refembed.verify.engines.llamacpp_lib import wheel_file
+from tests.child import answer
 
 ONLY_REF = ("Q8_1",)  # types of activations: ggml_quantize_chunk does not take them
 ONLY_NAMED = ("Q8_K",)  # nor do the traits have this one; the function is exported under its name
@@ -39,9 +39,7 @@ def live(x: F32, names: list[str]) -> dict[str, U8]:
     """Ask the wheel. x (n, width), float32."""
     given = io.BytesIO()
     np.savez(given, x=np.ascontiguousarray(x, np.float32), names=names)
-    run = subprocess.run([sys.executable, __file__], input=given.getvalue(), capture_output=True, timeout=120)
-    assert run.returncode == 0, run.stderr.decode()
-    with np.load(io.BytesIO(run.stdout)) as found:
+    with np.load(io.BytesIO(answer(["-m", "tests.kernels.quant.ggml_quantize"], given.getvalue()))) as found:
         return dict(found)
 
 

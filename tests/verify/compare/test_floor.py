@@ -55,7 +55,7 @@ def test_the_floor_of_a_model_is_small_and_not_zero(tiny):
     assert nearest == ["ggml", "ggml"]
 
 
-def test_lengths_are_told_apart():
+def test_floors_are_kept_by_length():
     x = [np.array([3.0, 4.0]), np.array([6.0, 8.0])]
     tell = lambda ys, tokens=(2, 5): length_of(ys, x, tokens, 1e-4).id  # noqa: E731
     assert tell(x) == "raw"

@@ -71,7 +71,7 @@ def test_theirs_comes_back_in_our_type_and_shape():
     assert tap.active
 
 
-def test_names_that_repeat_are_told_apart():
+def test_names_that_repeat_are_replayed_by_occurrence():
     theirs = Trace([TracedTensor("q", np.zeros(3), "MUL_MAT"), TracedTensor("q", np.ones(3), "ADD")])
     found = replay(lambda tap: tap("q", tap("q", np.zeros(3)) + 1), theirs)
     assert [(d.k, d.op, d.difference.max_abs) for d in found] == [(0, "MUL_MAT", 0), (1, "ADD", 0)]

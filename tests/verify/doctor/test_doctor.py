@@ -147,7 +147,7 @@ def test_a_reranking_decoder_needs_its_template(qwen3: Path, tmp_path: Path) -> 
     assert {"tokenizer.chat_template.rerank", "cls.*"} <= where
 
 
-def test_t5_needs_to_be_told_that_it_is_no_decoder(tmp_path: Path) -> None:
+def test_a_t5_file_without_a_causal_key_is_a_finding(tmp_path: Path) -> None:
     silent = changed(synthetic(tmp_path / "a.gguf", "t5encoder", pooling=1), tmp_path / "b.gguf", TYPE)
     assert ("error", "attention") in found(silent)
     told = changed(silent, tmp_path / "c.gguf", {"t5encoder.attention.causal": (False, FLAG)})
@@ -187,7 +187,7 @@ def test_prompts_of_a_known_model_are_pointed_out(bert: Path, tmp_path: Path) ->
     assert ("note", "prompts") not in found(changed(bert, tmp_path / "other.gguf", {"general.name": ("e5ish", TEXT)}))
 
 
-def test_prompts_beside_the_file_are_read_and_damage_there_is_a_warning(bert: Path, tmp_path: Path) -> None:
+def test_prompts_next_to_the_file_are_read_and_damage_there_is_a_warning(bert: Path, tmp_path: Path) -> None:
     path, config = changed(bert, tmp_path / "m.gguf"), tmp_path / "config_sentence_transformers.json"
     config.write_text('{"prompts": {"query": "ask: "}}')
     assert 'query "ask: "' in finding(path, "prompts").says

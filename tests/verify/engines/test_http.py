@@ -262,7 +262,7 @@ def test_vectors_of_unequal_length():
         HttpEngine(server.url).embed(["a", "b"])
 
 
-def test_nobody_listens():
+def test_an_address_without_a_server_is_an_engine_error():
     with socket.socket() as s:  # bound, not listening: refused, and no other process takes the port
         s.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{s.getsockname()[1]}"

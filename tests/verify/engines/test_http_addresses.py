@@ -46,14 +46,14 @@ def test_a_host_without_a_port_is_asked_about():
         which("localhost/v1")
 
 
-def test_the_scheme_that_was_taken_is_told(tiny):
+def test_the_scheme_that_was_taken_is_in_about(tiny):
     with stand_in(ROUTES) as server:
         engine = open_engine(server.url.removeprefix("http://"), tiny)
         assert engine.about["url"] == server.url
         assert engine.about["scheme assumed"] == "http"
 
 
-def test_https_against_plain_http_is_told_within_seconds(tiny):
+def test_https_against_plain_http_is_an_error_within_seconds(tiny):
     with stand_in(ROUTES) as server:
         begin = time.monotonic()
         with pytest.raises(EngineError, match=r"speaks plain HTTP, not TLS\n  hint: write the address as http://") as e:
@@ -111,7 +111,7 @@ def test_a_server_that_never_answers_ends_at_the_time_limit(tiny, silent):
         open_engine(f"http://127.0.0.1:{silent}", tiny, timeout=0.3)
 
 
-def test_a_path_too_much_is_told(tiny):
+def test_a_path_too_much_is_named_in_the_error(tiny):
     with stand_in(ROUTES) as server, pytest.raises(EngineError, match="hint: leave the path /v1/chat/completions out"):
         open_engine(f"{server.url}/v1/chat/completions", tiny)
 

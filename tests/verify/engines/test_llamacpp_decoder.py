@@ -59,7 +59,7 @@ def test_a_text_does_not_see_the_one_before(engine):
     assert engine.trace(IDS)["result_embd_pooled"].tobytes() == first.tobytes()
 
 
-def test_the_cache_holds_what_it_is_told_to(decoder):
+def test_the_kv_cache_has_the_type_that_was_asked_for(decoder):
     """The nodes that store K and V show its type."""
     types = {}
     for kind in (None, "f32", "f16"):

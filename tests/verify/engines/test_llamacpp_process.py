@@ -16,6 +16,7 @@ import pytest
 from refembed.errors import EngineError, RequestError
 from refembed.verify.engines import llamacpp
 from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.child import answer_to_code
 
 pytestmark = pytest.mark.oracle
 
@@ -220,9 +221,7 @@ def test_options_that_mean_nothing_are_refused(minilm, options, message):
 def test_no_pool_of_threads_comes_with_the_worker():
     """Numba, the model code and the other engines stay out of the process that runs llama.cpp."""
     code = "import sys, refembed.verify.engines.llamacpp_worker; print(*sys.modules)"
-    loaded = set(
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    )
+    loaded = set(answer_to_code(code).split())
     assert not loaded & {"numba", "gguf", "refembed.model", "refembed.gguf", "refembed.tokenizer", "refembed.embedder"}
 
 

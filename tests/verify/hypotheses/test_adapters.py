@@ -53,7 +53,7 @@ def test_llama_cpp_is_identical_in_its_own_order(given: tuple[int, ...], tiny: P
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_an_order_that_is_not_told_is_found(order: tuple[int, ...], tiny: Path, adapters: Adapters) -> None:
+def test_an_unknown_order_of_adapters_is_found(order: tuple[int, ...], tiny: Path, adapters: Adapters) -> None:
     v = verdict_on(tiny, adapters, [adapters[i] for i in order], numerics="ggml")
     shown = ", ".join(map(str, order))
     assert v.kind == "identical"

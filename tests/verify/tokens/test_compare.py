@@ -118,7 +118,7 @@ def test_a_file_is_the_same_as_itself(pair: tuple[str, Path, Path]) -> None:
         assert compare(ours, open_other(str(a), ours), text) is None
 
 
-def test_two_causes_are_both_told(tmp_path: Path) -> None:
+def test_two_causes_are_both_named(tmp_path: Path) -> None:
     a = write_vocab(tmp_path / "a.gguf", LLAMA, *keys_of("llama"))
     b = write_vocab(tmp_path / "b.gguf", LLAMA, *keys_of("llama", *ADDS, flag("add_space_prefix", False)))
     ours = load_tokenizer(a)
@@ -225,7 +225,7 @@ def test_ids_beyond_our_vocabulary_are_no_crash(tmp_path: Path) -> None:
     assert found.their_tokens == [b"[CLS]", None, None]
 
 
-def test_where_nobody_listens_is_an_error(tmp_path: Path) -> None:
+def test_an_address_without_a_server_is_an_error(tmp_path: Path) -> None:
     ours = load_tokenizer(write_vocab(tmp_path / "a.gguf", BERT))
     with serving(lambda body: (200, b"")) as url:
         pass

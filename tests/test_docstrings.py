@@ -1,0 +1,146 @@
+"""What is public has a docstring with an example, and the example does what it shows.
+
+Public are (CONTRIBUTING.md): the names in `__all__` of the packages below, the errors, what `docs/verify.md` calls from
+Python, each class's methods without underscore, in `kernels/exact` each operation of `Ops` and each formula, in
+`kernels/quant` each decoder and encoder. A method's example may stand in the docstring of its class.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refembed
+from refembed.kernels.ops import Ops
+from refembed.kernels.quant import dequant, quantize
+from refembed.testing.contract import Property
+
+PACKAGES = (
+    "refembed", "refembed.convert", "refembed.corpus", "refembed.gguf", "refembed.hub", "refembed.pooling",
+    "refembed.similarity", "refembed.testing",
+)  # fmt: skip
+VERIFY = (  # `refembed.verify` has no names of its own: what a program needs from its modules
+    "refembed.verify.run.verify", "refembed.verify.engines.base.open_engine",
+    "refembed.verify.engines.callables.CallableEngine", "refembed.verify.compare.align.align",
+    "refembed.verify.compare.arrays.compare", "refembed.verify.compare.arrays.cosine_distance",
+    "refembed.testing.synthetic.synthetic", "refembed.kernels.quant.dequant.dequantize",
+    "refembed.kernels.quant.quantize.quantize",
+)  # fmt: skip
+FORMULAS = {  # what the operations in kernels/exact are made of
+    "attention": ("slopes", "reach", "cost"),
+    "matmul": ("matmul",),
+    "rope": ("pairs", "turns", "angles", "ramp", "pair_that_turns", "magnitude"),
+    "sums": ("ordered_sum", "means"),
+}
+INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
+    "Embedder": "forward ids_of pair_of resolve_options stack truncate_or_raise vectors width",
+    "Cache": "find keep reported store tell vectors",
+    "CallableEngine": "asked trace tokenize embed_named",
+    "CodeContract": "bytes_of quantize",
+    "NormalizeContract": "dtype length of one rows",
+    "PoolingContract": "as_exact batch dtype of one slack",
+    "SimilarityContract": "is_a_distance",
+}
+
+
+def exact_functions() -> Iterator[str]:
+    """The operations of `Ops` that have a function of their own in kernels/exact, and the formulas."""
+    operations = [name for name, value in vars(Ops).items() if isinstance(value, FunctionType)]
+    for path in sorted(Path(refembed.__file__).parent.glob("kernels/exact/*.py")):
+        module = importlib.import_module(f"refembed.kernels.exact.{path.stem}".removesuffix(".__init__"))
+        for name in (*operations, *FORMULAS.get(path.stem, ())):
+            if getattr(getattr(module, name, None), "__module__", None) == module.__name__:
+                yield f"{module.__name__}.{name}"
+
+
+def public_names() -> dict[str, Any]:
+    """Dotted name -> function or class."""
+    names = [f"{package}.{name}" for package in PACKAGES for name in importlib.import_module(package).__all__]
+    names += [f"refembed.{name}" for name in refembed.ERRORS]
+    found = {}
+    for name in (*names, *VERIFY, *exact_functions()):
+        module, _, attribute = name.rpartition(".")
+        value = getattr(importlib.import_module(module), attribute)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            found[f"{value.__module__}.{value.__qualname__}"] = value
+    for function in (*map(dequant.definition, dequant.FAMILY), *quantize.QUANTIZERS.values()):
+        found[f"{function.__module__}.{function.__qualname__}"] = function
+    return found
+
+
+PUBLIC = public_names()
+
+
+def public_methods(cls: type) -> Iterator[tuple[str, Any]]:
+    """Methods and properties of a class that it defines itself and that users call."""
+    left_out = INTERNAL.get(cls.__name__, "").split()
+    for name, value in vars(cls).items():
+        wrapped = getattr(value, "__func__", value)
+        callable_ = isinstance(wrapped, FunctionType) or isinstance(value, property)
+        if callable_ and not name.startswith(("_", "test_")) and name not in left_out:
+            yield name, getattr(wrapped, "fget", None) or wrapped
+
+
+def examples_of(value: Any) -> list[doctest.Example]:
+    """The examples in a docstring."""
+    return doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
+
+
+def test_every_kind_of_public_object_is_collected() -> None:
+    """Otherwise the tests below could pass for want of objects."""
+    wanted = {
+        "refembed.embedder.Embedder", "refembed.errors.GGUFError", "refembed.gguf.writer.GGUFWriter",
+        "refembed.kernels.exact.rope.rope", "refembed.kernels.exact.attention.softmax",
+        "refembed.kernels.exact.attention.slopes", "refembed.kernels.quant.dequant_kquants.q4_k",
+        "refembed.kernels.quant.dequant_iquants.iq1_m", "refembed.kernels.quant.quantize_flat.q8_0",
+        "refembed.corpus.vector_cache.Cache", "refembed.hub.resolve", "refembed.similarity.hamming",
+    }  # fmt: skip
+    assert wanted <= set(PUBLIC)
+    assert len(PUBLIC) > 110  # 122 on 30 November 2026
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_object_has_an_example(name: str) -> None:
+    value = PUBLIC[name]
+    examples = examples_of(value)
+    assert examples, f"{name} has no example (>>>) in its docstring"
+    assert any(example.want for example in examples), f"{name}: no example shows a result"
+    assert not any(doctest.SKIP in example.options for example in examples), f"{name}: an example is skipped"
+    if inspect.isclass(value):
+        source = "".join(example.source for example in examples)
+        for method, function in public_methods(value):
+            shown = examples_of(function) or re.search(rf"\b{method}\b", source)
+            assert shown, f"{name}.{method} has no example, in its docstring or in its class's"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_example_gives_what_it_shows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # examples write files
+    value = PUBLIC[name]
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    module = importlib.import_module(value.__module__)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    report: list[str] = []
+    with np.printoptions(precision=8, threshold=1000, edgeitems=3, linewidth=120, suppress=False, floatmode="maxprec"):
+        for test in finder.find(value, name, module=module, globs=dict(vars(module))):
+            runner.run(test, out=report.append)
+    assert runner.tries > 0, f"{name}: no example ran"
+    assert runner.failures == 0, "".join(report)
+
+
+def test_properties_are_not_taken_for_public_methods() -> None:
+    """A property that `for_all` makes is a test of its own: its docstring is its formula."""
+    from refembed.testing import PoolingContract
+
+    made = {name for name, value in vars(PoolingContract).items() if isinstance(value, Property)}
+    assert made
+    assert made.isdisjoint(name for name, _ in public_methods(PoolingContract))
