@@ -138,7 +138,6 @@ class Embedder:
         model: str | Path = "minilm",
         *,
         numerics: str = "auto",
-        batch_invariant: bool = True,
         profile: str = "avx2",
         flash_attn: bool = True,
         repack: bool = True,
@@ -152,7 +151,6 @@ class Embedder:
         model            a GGUF file; a folder as Hugging Face publishes them; or a name that `refembed.hub` knows, such
                          as "minilm" or "organization/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
-        batch_invariant  without effect: a text's bits never depend on its batch. Once False let BLAS mix rows
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
@@ -174,8 +172,7 @@ class Embedder:
         """
         check_semantics(semantics, numerics)
         ops = load_ops(
-            numerics, batch_invariant=batch_invariant, profile=profile, flash_attn=flash_attn, repack=repack,
-            memory_budget=memory_budget,
+            numerics, profile=profile, flash_attn=flash_attn, repack=repack, memory_budget=memory_budget
         )  # fmt: skip
         f = open_gguf(model)
         loaded = load_model(f)
@@ -184,9 +181,7 @@ class Embedder:
             load_adapter(spec, f, i) for i, spec in enumerate([lora] if isinstance(lora, (str, Path)) else lora)
         ]
         if adapters:
-            side = load_ops(
-                numerics, batch_invariant=batch_invariant, profile=profile, repack=False, memory_budget=memory_budget
-            )
+            side = load_ops(numerics, profile=profile, repack=False, memory_budget=memory_budget)
             ops = adapted(ops, side, adapters)
         together = 0 if loaded.runs_alone else n_ubatch
         batch_tokens = {"ggml": together, "fast": FORWARD_TOKENS}.get(ops.name, BATCH_TOKENS)
