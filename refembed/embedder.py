@@ -97,7 +97,6 @@ class Embedder:
         model: str | Path = "minilm",
         *,
         numerics: str = "auto",
-        batch_invariant: bool = True,
         profile: str = "avx2",
         flash_attn: bool = True,
         repack: bool = True,
@@ -111,7 +110,6 @@ class Embedder:
         model            a GGUF file; a folder as Hugging Face publishes them; or a name that `refembed.hub` knows, such
                          as "minilm" or "organization/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
-        batch_invariant  without effect: a text's bits never depend on its batch. Once False let BLAS mix rows
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`

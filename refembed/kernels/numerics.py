@@ -13,7 +13,6 @@ NUMERICS = ("exact", "ggml", "fast")  # `auto` is fast; `cupy` is not there yet
 def load_ops(
     numerics: str,
     *,
-    batch_invariant: bool = True,
     profile: str = "avx2",
     flash_attn: bool = True,
     repack: bool = True,
@@ -21,13 +20,14 @@ def load_ops(
 ) -> Ops:
     """Operations of the numerics of that name; `auto` is `fast`.
 
-    batch_invariant  without effect: rows never depend on their batch. Once False let BLAS mix them
-    memory_budget    bytes of decoded matrices that `exact` and `fast` keep (quant/row_blocks.py); None: a quarter of
-                     memory, 0 or
-                     "mapped": none. A matrix beyond it is decoded each time it is used. Bits stay the same
+    memory_budget  bytes of decoded matrices that `exact` and `fast` keep (quant/row_blocks.py); None: a quarter of
+                   memory; 0 or "mapped": none. A matrix beyond it is decoded each time it is used. Bits stay the same
     profile, flash_attn, repack  which llama.cpp to equal (`ggml` only): its build, and its own two switches, which are
-                     both on unless its user says otherwise
+                   both on unless its user says otherwise
     Raises RequestError for an unknown name, or a budget below 0.
+
+    >>> load_ops("exact").name, load_ops("auto").name
+    ('exact', 'fast')
     """
     if numerics == "exact":
         from refembed.kernels.exact.ops import Exact

@@ -231,6 +231,53 @@ class Ops(ABC):
         array([[ 1., -2.]])
         """
 
+    # -- arithmetic ---------------------------------------------------------------------------------------------------
+
+    def add(self, x: Float, y: Float) -> Float:
+        """The residual connection (He et al. 2015).
+
+        x, y  of one shape; so is the sum
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").add(np.array([[1.0, 2.0]]), np.array([[10.0, 20.0]]))
+        array([[11., 22.]])
+        """
+        return x + y
+
+    def multiply(self, x: Float, y: Float) -> Float:
+        """A gate: element by element.
+
+        x, y  of one shape; so is the product
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").multiply(np.array([[1.0, 2.0]]), np.array([[10.0, 20.0]]))
+        array([[10., 40.]])
+        """
+        return x * y
+
+    def scale(self, x: Float, factor: float | np.floating[Any]) -> Float:
+        """x times a number, which is rounded to `dtype` first.
+
+        x  any shape; so is the result
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").scale(np.array([[1.0, 2.0]]), 0.5)
+        array([[0.5, 1. ]])
+        """
+        return x * factor
+
+    def split(self, x: Float, widths: Sequence[int]) -> list[Float]:
+        """Columns of x in parts: queries, keys and values, or a gate and what it gates, of one product.
+
+        x        (T, C), C the sum of `widths`
+        returns  (T, width) each
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").split(np.array([[1.0, 2.0, 3.0]]), [1, 2])
+        [array([[1.]]), array([[2., 3.]])]
+        """
+        return [np.ascontiguousarray(part) for part in np.split(x, np.cumsum(widths)[:-1], axis=1)]
+
     # -- activation functions ----------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
@@ -41,6 +43,18 @@ class OpsWrapper(Ops):
 
     def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         return self.base.rms_norm(x, w, eps, tap)
+
+    def add(self, x: Float, y: Float) -> Float:
+        return self.base.add(x, y)
+
+    def multiply(self, x: Float, y: Float) -> Float:
+        return self.base.multiply(x, y)
+
+    def scale(self, x: Float, factor: float | np.floating[Any]) -> Float:
+        return self.base.scale(x, factor)
+
+    def split(self, x: Float, widths: Sequence[int]) -> list[Float]:
+        return self.base.split(x, widths)
 
     def gelu(self, x: Float) -> Float:
         return self.base.gelu(x)

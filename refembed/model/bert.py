@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionSpec, Ops, Tap
@@ -78,7 +76,7 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
         # self-attention: every token looks at all tokens of its own text
         if blk.attn_qkv is not None:
             qkv = tap("wqkv_b" if blk.attn_qkv.bias else "wqkv", ops.linear(x, *blk.attn_qkv, tap, "wqkv"))  # (T, 3C)
-            q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, 3, axis=1))  # 3 x (T, C)
+            q, k, v = ops.split(qkv, [hp.n_embd] * 3)  # 3 x (T, C)
         else:
             q, k, v = products(ops, x, tap, Qcur=blk.attn_q, Kcur=blk.attn_k, Vcur=blk.attn_v)  # 3 x (T, C)
         a = attend(q, k, v, spec, batch, ops, tap)  # (T, C) heads side by side

@@ -39,17 +39,18 @@ def products(ops: Ops, x: Float, tap: Tap, **matrices: Affine) -> list[Float]:
     return [tap(name, ops.linear(x, *matrix, tap, name)) for name, matrix in matrices.items()]
 
 
-def run_layers(
-    layers: Layers, w: Any, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float
-) -> Float:  # fmt: skip
+def run_layers(layers: Layers, w: Any, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
     """`layers(w, hp, batch, ops, taps, x)`: from the first layer's input x (T, C) to the hidden states (T, C).
 
-    One text that is not traced may be a replay of an earlier one of its length (`Ops.capture_or_replay`).
+    `fast` may replay an earlier text of the same length instead (`Ops.capture_or_replay`), where there is one text,
+    its places are the usual ones, and no tap is attached. Layers that keep to operations of `ops` can be replayed; of
+    others, `fast` finds out that they cannot, and runs them as they are: a choice of experts, ReLU (t5encoder), and
+    images' layers (qwen3vl) are NumPy's.
     """
     operations = partial(layers, w, hp, batch, ops, taps)
     if taps.active or len(batch.offsets) != 2 or not np.array_equal(batch.pos, np.arange(len(x))):
         return operations(x)
-    return ops.capture_or_replay((w, hp), operations, x)
+    return ops.capture_or_replay((layers, w, hp), operations, x)
 
 
 class Qkv:
@@ -65,7 +66,7 @@ class Qkv:
             name = "wqkv_b" if blk.attn_qkv.bias else "wqkv"
             qkv = tap(name, ops.linear(x, *blk.attn_qkv, tap, "wqkv"))  # (T, HD+2KD)
             HD, KD = hp.sizes["HD"], hp.sizes["KD"]
-            self.parts = [np.ascontiguousarray(part) for part in np.split(qkv, [HD, HD + KD], axis=1)]
+            self.parts = ops.split(qkv, [HD, KD, KD])
         elif not tap.active:
             self.parts = products(ops, x, tap, Qcur=blk.attn_q, Kcur=blk.attn_k, Vcur=blk.attn_v)
 

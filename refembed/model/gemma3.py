@@ -20,7 +20,7 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, rope_of
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
@@ -57,11 +57,16 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = taps("inp_scaled", x * math.sqrt(hp.n_embd))
+    return run_layers(layers, w, hp, batch, ops, taps, x)
+
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, and the norm behind them: (T, C) -> (T, C)."""
     eps = hp.norm_eps
     width = hp.n_embd // hp.n_head if hp.n_layer == N_LAYER_27B else hp.n_embd_head
     scale = ops.dtype(1) / np.sqrt(ops.dtype(width))  # of queries; in float32 it takes two roundings
-    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
-    x = taps("inp_scaled", x * math.sqrt(hp.n_embd))
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
@@ -72,13 +77,13 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
         qkv = Qkv(y, blk, hp, ops, tap)
         q = tap("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, tap))  # (T, H, D)
-        q = tap("Qcur_scaled", tap("Qcur", ops.rope(q, batch.pos, rope)) * scale)
+        q = tap("Qcur_scaled", ops.scale(tap("Qcur", ops.rope(q, batch.pos, rope)), scale))
         k = tap("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, tap))  # (T, K, D)
         k = tap("Kcur", ops.rope(k, batch.pos, rope))
         a = attend(q, k, qkv.values(), spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
         a = tap("attn_post_norm", ops.rms_norm(a, blk.post_attention_norm, eps, tap))
-        x = tap("sa_out", a + x)
+        x = tap("sa_out", ops.add(a, x))
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
@@ -87,6 +92,6 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         h = tap("ffn_geglu", ops.geglu(gate, up))  # (T, F)
         h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
         h = tap("ffn_post_norm", ops.rms_norm(h, blk.post_ffw_norm, eps, taps))  # its `norm` has no layer number
-        x = tap("l_out", h + x)
+        x = tap("l_out", ops.add(h, x))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))

@@ -19,7 +19,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model import llama
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, attend, attention_spec, factors_of, rope_of
+from refembed.model.blocks import Qkv, attend, attention_spec, factors_of, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.llama import feed_forward
 from refembed.model.trace import at_layer
@@ -46,12 +46,17 @@ class Weights(llama.Weights):
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). Products with residual_scale are unnamed in llama.cpp's graph."""
-    eps, scale = hp.norm_eps, hp.attention_scale or 1 / math.sqrt(hp.n_embd_head)
-    factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
     x = ops.get_rows(w.token_embd, batch.ids)  # (T, C)
     if hp.embedding_scale:
         x = taps("inp_rows", x) * hp.embedding_scale  # unnamed in llama.cpp's graph
     x = taps("embd", x)
+    return run_layers(layers, w, hp, batch, ops, taps, x)
+
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, and the norm behind them: (T, C) -> (T, C)."""
+    eps, scale = hp.norm_eps, hp.attention_scale or 1 / math.sqrt(hp.n_embd_head)
+    factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
@@ -69,8 +74,8 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
         if hp.residual_scale:
-            a = tap("attn_scaled", a * hp.residual_scale)
-        x = tap("ffn_inp", a + x)
+            a = tap("attn_scaled", ops.scale(a, hp.residual_scale))
+        x = tap("ffn_inp", ops.add(a, x))
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
@@ -78,8 +83,8 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         if hp.moe_layers[il] and hp.n_ff_shexp:
             h = tap("ffn_out", h + shared_expert(y, blk, ops, tap))
         if hp.residual_scale:
-            h = tap("ffn_scaled", h * hp.residual_scale)
-        x = tap("l_out", h + x)
+            h = tap("ffn_scaled", ops.scale(h, hp.residual_scale))
+        x = tap("l_out", ops.add(h, x))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 

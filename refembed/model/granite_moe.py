@@ -6,6 +6,7 @@ The graph is Granite's, and RoPE is always on. Mirrors llama.cpp's src/models/gr
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from refembed.arrays import Float
 from refembed.kernels.ops import Ops, Tap
@@ -19,4 +20,10 @@ __all__ = ["TRAITS", "Weights", "forward"]
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C)."""
-    return granite.forward(w, replace(hp, rope_finetuned=True), batch, ops, taps)
+    return granite.forward(w, turning(hp), batch, ops, taps)
+
+
+@lru_cache(maxsize=8)  # so that a model has one such record, by which `fast` knows its computation again
+def turning(hp: Hparams) -> Hparams:
+    """With RoPE."""
+    return replace(hp, rope_finetuned=True)

@@ -14,14 +14,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from refembed.arrays import Float
 from refembed.errors import ModelError
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, attend
+from refembed.model.blocks import Qkv, QkvBlock, attend, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -67,11 +65,16 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_out_norm and l_out (but for the last) are unnamed in llama.cpp."""
-    eps, T = hp.norm_eps, len(batch.ids)
-    spec = AttentionSpec(hp.n_head, hp.n_head_kv, 1 / math.sqrt(hp.n_embd_head), ALIBI)
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
     x = taps("inp_embd", x + ops.get_rows(w.token_types, [0]))  # every token is of kind 0
-    x = taps("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, eps, at_layer(taps, 0)))
+    x = taps("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, hp.norm_eps, at_layer(taps, 0)))
+    return run_layers(layers, w, hp, batch, ops, taps, x)
+
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, one after the other: (T, C) -> (T, C)."""
+    eps, T = hp.norm_eps, len(batch.ids)
+    spec = AttentionSpec(hp.n_head, hp.n_head_kv, 1 / math.sqrt(hp.n_embd_head), ALIBI)
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
@@ -105,6 +108,6 @@ def feed_forward(y: Float, blk: Block, ops: Ops, tap: Tap) -> Float:
     gate = None if blk.ffn_gate is None else tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
     up = tap("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(y, *blk.ffn_up, tap, "ffn_up"))
     if gate is None and up.shape[1] != F:
-        gate, up = (np.ascontiguousarray(half) for half in np.split(up, 2, axis=1))
+        gate, up = ops.split(up, [up.shape[1] // 2] * 2)
     h = tap("ffn_gelu", ops.gelu(up)) if gate is None else tap("ffn_geglu", ops.geglu(gate, up))
     return tap("ffn_out", ops.linear(h, *blk.ffn_down, tap, "ffn_down"))

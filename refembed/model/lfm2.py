@@ -82,7 +82,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
         h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
         h = tap("ffn_down", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = tap("l_out", h + x)
+        x = tap("l_out", ops.add(h, x))
 
     return taps("result_norm", ops.rms_norm(x, w.token_embd_norm, eps, taps))
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, factors_of, rope_of
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, factors_of, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.moe import moe
 from refembed.model.trace import at_layer
@@ -58,9 +59,16 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, *, cached: bool = True) -> Float:
     """Token ids (T) -> hidden states (T, C). cached: with a cache of keys and values, as llama-embed is not."""
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    return run_layers(layers if cached else uncached_layers, w, hp, batch, ops, taps, x)
+
+
+def layers(
+    w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float, *, cached: bool = True
+) -> Float:  # fmt: skip
+    """All layers, and the norm behind them: (T, C) -> (T, C)."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
-    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
@@ -75,14 +83,17 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, *, cache
         k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
         a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
-        x = tap("ffn_inp", a + x)
+        x = tap("ffn_inp", ops.add(a, x))
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
         h = feed_forward(y, blk, il, hp, ops, tap)  # (T, C)
-        x = tap("l_out", h + x)
+        x = tap("l_out", ops.add(h, x))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
+
+
+uncached_layers = partial(layers, cached=False)
 
 
 def feed_forward(y: Float, blk: Block, il: int, hp: Hparams, ops: Ops, tap: Tap) -> Float:

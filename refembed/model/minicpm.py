@@ -7,6 +7,7 @@ in is multiplied by 12, what a layer adds by 1.4 / sqrt(n_layer). Mirrors llama.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,11 +24,16 @@ EMBEDDING_SCALE = 12.0
 
 def forward(w: granite.Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C)."""
+    return granite.forward(w, with_scales(hp), batch, ops, taps)
+
+
+@lru_cache(maxsize=8)  # so that a model has one such record, by which `fast` knows its computation again
+def with_scales(hp: Hparams) -> Hparams:
+    """The scales of the first models where the file gives none, and no keys that only Granite reads."""
     scaled = EMBEDDING_SCALE if hp.embedding_scale is None else hp.embedding_scale
     added = residual_scale(hp.n_layer) if hp.residual_scale is None else hp.residual_scale
     hp = replace(hp, embedding_scale=scaled, residual_scale=added)
-    hp = replace(hp, attention_scale=0.0, rope_finetuned=True, n_ff_shexp=0)  # keys that only Granite reads
-    return granite.forward(w, hp, batch, ops, taps)
+    return replace(hp, attention_scale=0.0, rope_finetuned=True, n_ff_shexp=0)
 
 
 def residual_scale(n_layer: int) -> float:

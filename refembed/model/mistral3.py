@@ -19,7 +19,7 @@ import numpy as np
 from refembed.arrays import I64, Float
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, attend, attention_spec, factors_of, rope_of
+from refembed.model.blocks import Qkv, attend, attention_spec, factors_of, rope_of, run_layers
 from refembed.model.hparams import Hparams
 from refembed.model.llama import TRAITS, Weights, feed_forward
 from refembed.model.trace import at_layer
@@ -29,9 +29,14 @@ __all__ = ["TRAITS", "Weights", "forward"]
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C)."""
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    return run_layers(layers, w, hp, batch, ops, taps, x)
+
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, and the norm behind them: (T, C) -> (T, C)."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     factors = factors_of(hp, w.rope_freqs, w.rope_factors_long, w.rope_factors_short)
-    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
@@ -48,12 +53,12 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
         a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, *blk.attn_output, tap, ""))  # (T, C)
-        x = tap("ffn_inp", a + x)
+        x = tap("ffn_inp", ops.add(a, x))
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
         h = feed_forward(y, blk, il, hp, ops, tap)  # (T, C)
-        x = tap("l_out", h + x)
+        x = tap("l_out", ops.add(h, x))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 

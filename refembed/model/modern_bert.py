@@ -20,7 +20,7 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import attend, rope_of
+from refembed.model.blocks import attend, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -62,9 +62,14 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). ffn_out and l_out are unnamed in llama.cpp's graph."""
-    eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     x = taps("inp_embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
-    x = taps("inp_norm-0", ops.layer_norm(x, w.token_embd_norm, None, eps, at_layer(taps, 0)))
+    x = taps("inp_norm-0", ops.layer_norm(x, w.token_embd_norm, None, hp.norm_eps, at_layer(taps, 0)))
+    return run_layers(layers, w, hp, batch, ops, taps, x)
+
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, and the norm behind them: (T, C) -> (T, C)."""
+    eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
@@ -75,19 +80,19 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         # self-attention: in two layers of three a token sees n_swa/2 tokens to either side, in the third all
         y = x if blk.attn_norm is None else tap("attn_norm", ops.layer_norm(x, blk.attn_norm, None, eps, tap))  # (T, C)
         qkv = tap("wqkv", ops.linear(y, blk.attn_qkv))  # (T, 3C)
-        q, k, v = (np.ascontiguousarray(part) for part in np.split(qkv, 3, axis=1))  # 3 x (T, C)
+        q, k, v = ops.split(qkv, [hp.n_embd] * 3)  # 3 x (T, C)
         q = tap("Qcur", ops.rope(heads(q, hp), batch.pos, rope))  # (T, H, D)
         k = tap("Kcur", ops.rope(heads(k, hp), batch.pos, rope))  # (T, H, D)
         a = attend(q, k, v, spec, batch, ops, tap)  # (T, C)
         a = tap("kqv_out", ops.linear(a, blk.attn_output))  # (T, C)
-        x = tap("ffn_inp", a + x)
+        x = tap("ffn_inp", ops.add(a, x))
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", ops.layer_norm(x, blk.ffn_norm, None, eps, tap))  # (T, C)
         up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, 2F)
         h = gated(up, hp.hidden_activation, ops, tap)  # (T, F)
         h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = tap("l_out", h + x)
+        x = tap("l_out", ops.add(h, x))
 
     return taps("final_norm_out", ops.layer_norm(x, w.output_norm, None, eps, taps))
 
@@ -99,7 +104,7 @@ def heads(x: Float, hp: Hparams) -> Float:
 
 def gated(x: Float, activation: str, ops: Ops, tap: Tap) -> Float:
     """The first half of x (T, 2F), activated, times the second: (T, F) (llm_ffn_op_type_from_string)."""
-    gate, up = (np.ascontiguousarray(half) for half in np.split(x, 2, axis=1))  # 2 x (T, F)
+    gate, up = ops.split(x, [x.shape[1] // 2] * 2)  # 2 x (T, F)
     match GATES.get(activation):
         case "geglu":
             return tap("ffn_geglu", ops.geglu(gate, up))
@@ -107,4 +112,4 @@ def gated(x: Float, activation: str, ops: Ops, tap: Tap) -> Float:
             return tap("ffn_swiglu", ops.swiglu(gate, up))
         case "reglu":
             return tap("ffn_reglu", np.where(gate > 0, gate * up, x.dtype.type(0)))
-    return tap("ffn_geglu_erf", ops.gelu_erf(gate) * up)
+    return tap("ffn_geglu_erf", ops.multiply(ops.gelu_erf(gate), up))

@@ -17,7 +17,7 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, rope_of
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
@@ -52,12 +52,17 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). l_out is unnamed in llama.cpp's graph, but for the last."""
-    eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
     x = ops.get_rows(w.token_embd, batch.ids)  # (T, C)
     if w.token_types is not None:
         x = taps("embd", x) + ops.get_rows(w.token_types, [0])  # every token is of kind 0
     x = taps("inp_embd", x)
-    x = taps("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, eps, at_layer(taps, 0)))
+    x = taps("inp_norm-0", ops.layer_norm(x, *w.token_embd_norm, hp.norm_eps, at_layer(taps, 0)))
+    return run_layers(layers, w, hp, batch, ops, taps, x)
+
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, one after the other: (T, C) -> (T, C)."""
+    eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3

@@ -26,7 +26,7 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, factors_of, rope_of
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, factors_of, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
@@ -59,10 +59,15 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_out and ffn_inp are unnamed in llama.cpp's graph."""
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    return run_layers(layers, w, hp, batch, ops, taps, x)
+
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, and the norm behind them: (T, C) -> (T, C)."""
     eps = hp.norm_eps
     scale = ops.dtype(1) / np.sqrt(ops.dtype(hp.n_embd_head))  # of queries; in float32 it takes two roundings
     factors = factors_of(hp, None, w.rope_factors_long, w.rope_factors_short)
-    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
@@ -73,19 +78,19 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
         qkv = Qkv(y, blk, hp, ops, tap)
         q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
-        q = tap("Qcur", q * scale)
+        q = tap("Qcur", ops.scale(q, scale))
         v = qkv.values()  # (T, K, D)
         k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
         a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
-        x = tap("ffn_inp", a + x)
+        x = tap("ffn_inp", ops.add(a, x))
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
         both = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, 2F)
-        gate, up = (np.ascontiguousarray(half) for half in np.split(both, 2, axis=1))  # 2 x (T, F)
+        gate, up = ops.split(both, [hp.n_ff] * 2)  # 2 x (T, F)
         h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
         h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = tap("l_out", h + x)
+        x = tap("l_out", ops.add(h, x))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))

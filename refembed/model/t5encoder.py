@@ -25,6 +25,7 @@ from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
+from refembed.model.blocks import run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
@@ -61,11 +62,16 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). The last layer's l_out is result_embd in llama.cpp's graph."""
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    return run_layers(layers, w, hp, batch, ops, taps, x)
+
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, and the norm behind them: (T, C) -> (T, C)."""
     eps, last = hp.norm_eps, hp.n_layer - 1
     spec = AttentionSpec(hp.n_head, hp.n_head, 1.0, AttentionMask(causal=hp.causal))
     bucket = buckets(int(batch.pos.max()) + 1, hp.n_buckets)  # (L, L), L the longest text
     shared = biases(w.blk[0].attn_rel_b, bucket, ops)  # (H, L, L)
-    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
@@ -78,7 +84,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         v = tap("Vcur", ops.linear(y, blk.attn_v))  # (T, H D)
         a = ops.attention(q, k, v, spec, batch.offsets, tap, bias=bias)  # (T, H D)
         a = tap("kqv_out", ops.linear(tap("kqv_out", a), blk.attn_o))  # (T, C)
-        x = tap("ffn_inp", a + x)
+        x = tap("ffn_inp", ops.add(a, x))
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
@@ -88,7 +94,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
         else:
             h = tap("ffn_relu", relu(tap("ffn_up", ops.linear(y, blk.ffn_up))))  # (T, F)
         h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = taps("result_embd" if il == last else f"l_out-{il}", h + x)
+        x = taps("result_embd" if il == last else f"l_out-{il}", ops.add(h, x))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 

@@ -6,6 +6,7 @@ import copy
 import pickle
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,9 +162,11 @@ def test_a_trace_ends_in_the_pooled_vector(e: Embedder) -> None:
     assert "result_embd" not in e.trace("the cat", pooling="none")
 
 
-def test_giving_up_batch_invariance_changes_nothing(tiny: Path) -> None:
-    a, b = Embedder.load(tiny).embed(TEXTS), Embedder.load(tiny, batch_invariant=False).embed(TEXTS)
-    assert np.array_equal(a, b)
+def test_batch_invariance_cannot_be_given_up(tiny: Path) -> None:
+    """A removed switch that had lost its effect: named, not ignored."""
+    removed: Any = {"batch_invariant": False}
+    with pytest.raises(TypeError, match="batch_invariant"):
+        Embedder.load(tiny, **removed)
 
 
 def test_exact_and_fast_agree_to_rounding(tiny: Path) -> None:

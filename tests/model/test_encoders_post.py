@@ -238,7 +238,7 @@ FAULTS = [
     Fault("positions do not matter", "jina-bert-v2", "n_embd_head), ALIBI)", "n_embd_head), AttentionMask())",
           "kq_soft_max-0[0]"),
     Fault("up is the gate", "jina-bert-v2", "ops.geglu(gate, up)", "ops.geglu(up, gate)", "ffn_geglu-0[0]"),
-    Fault("the second half is the gate, as published", "jina-bert-v2, for code", "gate, up = (", "up, gate = (",
+    Fault("the second half is the gate, as published", "jina-bert-v2, for code", "gate, up = ops", "up, gate = ops",
           "ffn_geglu-0[0]"),
     Fault("the layer's input is added once", "jina-bert-v2, for code", "ops.add_layer_norm(y, x, *blk.attn_norm_2",
           "ops.layer_norm(y, *blk.attn_norm_2", "norm-0[4]"),
@@ -254,7 +254,7 @@ FAULTS = [
     Fault("GELU itself", "jina-bert-v3", "ops.gelu(h)", "ops.gelu_erf(h)", "ffn_gelu-0[0]"),
     Fault("keys stay where they are", "jina-bert-v3", "ops.rope(qkv.keys(), batch.pos, rope)", "qkv.keys()",
           "Kcur-0[0]"),
-    Fault("another epsilon", "jina-bert-v3", "hp.norm_eps", "1e-5", "norm-0[0]"),
+    Fault("another epsilon", "jina-bert-v3", "token_embd_norm, hp.norm_eps", "token_embd_norm, 1e-5", "norm-0[0]"),
 ]
 
 SAME = "import moe"

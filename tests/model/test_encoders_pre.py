@@ -237,8 +237,8 @@ def test_a_token_changes_what_sees_it(arch: str, keys: Any, reach: range, tmp_pa
 
 
 HEAD_BY_HEAD = "(qkv.reshape(len(qkv), -1, 3, D)[:, :, i].copy().reshape(len(qkv), -1) for i in range(3))"
-BLOCKS = "(np.ascontiguousarray(part) for part in np.split(qkv, [C, C + KD], axis=1))"
-HALVES = "for half in np.split({}, 2, axis=1))"
+BLOCKS = "ops.split(qkv, [hp.n_embd, KD, KD])"
+HALVES = "gate, up = ops.split({}"
 OTHER_PAIRS = "replace(rope_of(hp, il), pairs='{}')"
 
 # fmt: off
@@ -249,18 +249,18 @@ FAULTS = [
     Fault("one base for all layers", "modern-bert", "rope_of(hp, il)", "rope_of(hp, 0)", "Qcur-1[0]"),
     Fault("neighbors turn together", "modern-bert", "rope_of(hp, il)", OTHER_PAIRS.format("norm"), "Qcur-0[0]"),
     Fault("the second half is the gate", "modern-bert", HALVES.format("x"),
-          "for half in np.split(x, 2, axis=1)[::-1])", "ffn_geglu_erf-0[0]"),
+          "up, gate = ops.split(x", "ffn_geglu_erf-0[0]"),
     Fault("GELU's tanh form", "modern-bert", "ops.gelu_erf(gate)", "ops.gelu(gate)", "ffn_geglu_erf-0[0]"),
     Fault("RMS norm for layer norm", "modern-bert", "ops.layer_norm(x, w.output_norm, None, eps, taps)",
           "ops.rms_norm(x, w.output_norm, eps, taps)", "norm[0]"),
-    Fault("the residual is taken behind the norm", "modern-bert", "a + x)", "a + y)", "ffn_inp-1[0]"),
+    Fault("the residual is taken behind the norm", "modern-bert", "ops.add(a, x)", "ops.add(a, y)", "ffn_inp-1[0]"),
     Fault("scores scaled by all channels", "modern-bert", "math.sqrt(hp.n_embd_head)", "math.sqrt(hp.n_embd)",
           "kq_soft_max-0[0]"),
     Fault("the residual of the embeddings", "modern-bert", '("inp_norm-0", ', '("inp_norm-0", x + ', "inp_norm-0[0]"),
     Fault("QKV cut head by head, as published", "neo-bert", BLOCKS, HEAD_BY_HEAD, "Qcur-0[0]"),
     Fault("halves turn together", "neo-bert", "rope_of(hp, il)", OTHER_PAIRS.format("neox"), "Qcur-0[0]"),
     Fault("the second half is the gate", "neo-bert", HALVES.format("up"),
-          "for half in np.split(up, 2, axis=1)[::-1])", "ffn_swiglu-0[0]"),
+          "up, gate = ops.split(up", "ffn_swiglu-0[0]"),
     Fault("layer norm for RMS norm", "neo-bert", "ops.rms_norm(x, blk.ffn_norm, eps, tap)",
           "ops.layer_norm(x, blk.ffn_norm, None, eps, tap)", "norm-0[1]"),
     Fault("a bias is missing", "eurobert, biases, yarn", "Qkv(y, blk, hp",
@@ -275,7 +275,7 @@ FAULTS = [
     Fault("one base for all layers", "gemma-embedding", "rope_of(hp, il)", "rope_of(hp, 0)", "Qcur-5[1]"),
     Fault("the scale rounded once", "gemma-embedding, heads of 96", "ops.dtype(1) / np.sqrt(ops.dtype(hp.n_embd_head))",
           "ops.dtype(1 / math.sqrt(hp.n_embd_head))", "Qcur_scaled-0[0]"),
-    Fault("the residual is taken behind the norm", "gemma-embedding", "a + x)", "a + y)", "sa_out-0[0]"),
+    Fault("the residual is taken behind the norm", "gemma-embedding", "ops.add(a, x)", "ops.add(a, y)", "sa_out-0[0]"),
     Fault("GELU itself", "gemma-embedding", "ops.geglu(gate, up)", "ops.gelu_erf(gate) * up", "ffn_geglu-0[0]"),
     Fault("tokens see all", "llama-embed", "w, hp, batch", "w, replace(hp, causal=False), batch", "kq_soft_max-0[0]"),
     Fault("halves turn together", "llama-embed", "w, hp,", "w, replace(hp, rope_pairs='neox'),", "Qcur-0[1]"),

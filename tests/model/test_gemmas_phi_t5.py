@@ -303,13 +303,13 @@ def test_llama_cpp_pools_the_last_piece_of_a_text_longer_than_a_micro_batch(arch
 ROPE = "rope_of(hp, il)"
 RAW_SCALE = "ops.dtype(1) / np.sqrt(ops.dtype({}))"
 POST = "ops.{}_norm(a, blk.post_attention_norm, {}eps, tap)"
-HALVES = "np.split(both, 2, axis=1)"
+HALVES = "gate, up = ops.split"
 
 # fmt: off
 FAULTS = [
     Fault("embeddings are not scaled", "gemma", "x * math.sqrt(hp.n_embd)", "x", "inp_scaled[0]"),
     Fault("neighbors turn together", "gemma", ROPE, "replace(rope_of(hp, il), pairs='norm')", "Qcur-0[1]"),
-    Fault("the residual is taken behind the norm", "gemma", "a + x)", "a + y)", "sa_out-0[0]"),
+    Fault("the residual is taken behind the norm", "gemma", "ops.add(a, x)", "ops.add(a, y)", "sa_out-0[0]"),
     Fault("GELU itself", "gemma", "ops.geglu(gate, up)", "ops.gelu_erf(gate) * up", "ffn_geglu-0[0]"),
     Fault("up is the gate", "gemma", "ops.geglu(gate, up)", "ops.geglu(up, gate)", "ffn_geglu-0[0]"),
     Fault("the scale rounded once", "gemma, heads of 96", RAW_SCALE.format("hp.n_embd_head"),
@@ -329,12 +329,12 @@ FAULTS = [
     Fault("its width is not a whole number", "gemma2, 46 layers", "hp.n_embd // hp.n_head", "hp.n_embd / hp.n_head",
           "Qcur_scaled-0[0]"),
     Fault("layer norm for RMS norm", "gemma2", POST.format("rms", ""), POST.format("layer", "None, "), "norm-0[1]"),
-    Fault("the second half is the gate", "phi3", HALVES, HALVES + "[::-1]", "ffn_swiglu-0[0]"),
+    Fault("the second half is the gate", "phi3", HALVES, "up, gate = ops.split", "ffn_swiglu-0[0]"),
     Fault("the short factors", "phi3", "factors_of(hp, None, w.rope_factors_long, ", "factors_of(hp, None, None, ",
           "Qcur-0[0]"),
     Fault("no magnitude", "phi3", "rope_of(hp, il, factors)", "replace(rope_of(hp, il, factors), attn_factor=1.0)",
           "Qcur-0[0]"),
-    Fault("queries are not scaled", "phi3", "q * scale", "q", "Qcur-0[1]"),
+    Fault("queries are not scaled", "phi3", "ops.scale(q, scale)", "q", "Qcur-0[1]"),
     Fault("the window is obeyed", "phi3, separate, window", "attention_spec(hp",
           "attention_spec(replace(hp, n_swa=4, swa_layers=(True,) * hp.n_layer)", "kq_soft_max-0[0]"),
     Fault("a bias is missing", "phi3, short factors", "Qkv(y, blk, hp",

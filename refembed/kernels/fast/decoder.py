@@ -53,19 +53,53 @@ def geglu(gate, up, out, begin, end):
 
 
 @njit()
-def rope(x, pos, cos, sin, step, apart, out, begin, end):
+def rope(x, pos, turns, n_head, step, apart, out, begin, end):
     """Turn each head: channel step i with step i + apart; rows begin:end.
 
-    x, out       (T, H, D)
-    cos, sin     (P, n/2), of place pos[t] for row t; channels beyond n stay
+    x, out       (T, H D)
+    turns        (2, P, n/2), cosines and sines of place pos[t] for row t; channels of a head beyond n stay
     step, apart  2, 1 for neighbors ("norm"); 1, n/2 for halves ("neox")
     """
+    D = x.shape[1] // n_head
     for t in range(begin, end):
-        c, s = cos[pos[t]], sin[pos[t]]
-        for h in range(x.shape[1]):
-            for d in range(2 * len(c), x.shape[2]):
-                out[t, h, d] = x[t, h, d]
+        c, s = turns[0, pos[t]], turns[1, pos[t]]
+        for first in range(0, n_head * D, D):
+            for d in range(first + 2 * len(c), first + D):
+                out[t, d] = x[t, d]
             for i in range(len(c)):
-                a, b = x[t, h, step * i], x[t, h, step * i + apart]
-                out[t, h, step * i] = a * c[i] - b * s[i]
-                out[t, h, step * i + apart] = a * s[i] + b * c[i]
+                j = first + step * i
+                a, b = x[t, j], x[t, j + apart]
+                out[t, j] = a * c[i] - b * s[i]
+                out[t, j + apart] = a * s[i] + b * c[i]
+
+
+@njit()
+def add(x, y, out, begin, end):
+    """x + y. x, y, out (T, C); rows begin:end."""
+    for t in range(begin, end):
+        for c in range(x.shape[1]):
+            out[t, c] = x[t, c] + y[t, c]
+
+
+@njit()
+def multiply(x, y, out, begin, end):
+    """x y, element by element. x, y, out (T, C); rows begin:end."""
+    for t in range(begin, end):
+        for c in range(x.shape[1]):
+            out[t, c] = x[t, c] * y[t, c]
+
+
+@njit()
+def scale(x, factor, out, begin, end):
+    """factor x. x, out (T, C); rows begin:end."""
+    for t in range(begin, end):
+        for c in range(x.shape[1]):
+            out[t, c] = x[t, c] * factor
+
+
+@njit()
+def columns(x, first, out, begin, end):
+    """Columns first:first+n of x (T, C). out (T, n); rows begin:end."""
+    for t in range(begin, end):
+        for c in range(out.shape[1]):
+            out[t, c] = x[t, first + c]

@@ -86,7 +86,7 @@ class Fast(Ops):
         self.packing = threading.Lock()
         self.scratch = Scratch()
         self.graphs = GraphCache()
-        self.turned: dict[Rope, tuple[F32, F32]] = {}
+        self.turned: dict[Rope, F32] = {}
 
     def empty(self, shape: tuple[int, ...]) -> F32:
         """An array of float32 with anything in it."""
@@ -275,7 +275,7 @@ class Fast(Ops):
     def gelu_erf(self, x: Float) -> Float:
         """y = x/2 erfc(-x/sqrt(2))."""
         out = self.empty(x.shape)
-        parallel_for(decoder.gelu_erf, x, out, rows=len(x), size=16 * x.size)
+        spinning_pool.parallel_for(decoder.gelu_erf, x, out, rows=len(x), size=16 * x.size)
         return out
 
     def silu(self, x: Float) -> Float:
@@ -299,18 +299,47 @@ class Fast(Ops):
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
         """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
         step, apart = (2, 1) if rope.pairs == "norm" else (1, rope.n_dims // 2)
-        cos, sin = self.turns(int(pos.max()) + 1, rope)
-        out = self.empty(x.shape)
-        parallel_for(decoder.rope, x, pos, cos, sin, step, apart, out, rows=len(x), size=x.size)
+        turns, out = self.turns(int(pos.max()) + 1, rope), self.empty(x.shape)
+        flat, done = (a.reshape(len(a), -1) for a in (x, out))
+        spinning_pool.parallel_for(
+            decoder.rope, flat, pos, turns, x.shape[1], step, apart, done, rows=len(x), size=x.size
+        )
         return out
 
-    def turns(self, n: int, rope: Rope) -> tuple[F32, F32]:
-        """Cosines and sines of the places 0 to n - 1 at least, 2 x (P, n_dims/2); kept, made in double."""
+    def turns(self, n: int, rope: Rope) -> F32:
+        """Cosines and sines of the places 0 to n - 1 at least, (2, P, n_dims/2); kept, made in double."""
         known = self.turned.get(rope)  # another thread may put a shorter one there
-        if known is None or len(known[0]) < n:
-            cos, sin = rotary.turns(np.arange(1 << (n - 1).bit_length()), rope)
-            self.turned[rope] = known = cos.astype(np.float32), sin.astype(np.float32)
+        if known is None or known.shape[1] < n:
+            both = rotary.turns(np.arange(1 << (n - 1).bit_length()), rope)
+            self.turned[rope] = known = np.stack(both).astype(np.float32)
         return known
+
+    def add(self, x: Float, y: Float) -> Float:
+        """x + y."""
+        return self.elementwise(decoder.add, x, y)
+
+    def multiply(self, x: Float, y: Float) -> Float:
+        """x y."""
+        return self.elementwise(decoder.multiply, x, y)
+
+    def scale(self, x: Float, factor: float | np.floating[Any]) -> Float:
+        """factor x."""
+        return self.elementwise(decoder.scale, x, np.float32(factor))
+
+    def elementwise(self, kernel: Callable[..., Any], x: Float, other: Any) -> Float:
+        """A kernel of x and another array or number; one row for each row of x."""
+        out = self.empty(x.shape)
+        flat = [a.reshape(len(a), -1) if isinstance(a, np.ndarray) else a for a in (x, other, out)]
+        spinning_pool.parallel_for(kernel, *flat, rows=len(x), size=x.size)
+        return out
+
+    def split(self, x: Float, widths: Sequence[int]) -> list[Float]:
+        """Columns of x in parts."""
+        outs, first = [self.empty((len(x), width)) for width in widths], 0
+        for out in outs:
+            spinning_pool.parallel_for(decoder.columns, x, first, out, rows=len(x), size=out.size)
+            first += out.shape[1]
+        return outs
 
     def attention(
         self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,

@@ -16,10 +16,11 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numba
 import numpy as np
 from numba import types
 
@@ -40,77 +41,67 @@ LEFT, DONE, WORKERS, KERNEL, ROWS, ALL, GRAIN, ARGUMENTS = 0, 8, 16, 24, 25, 26,
 WORDS = 256
 EMPTY = np.empty((0, WORDS), np.int64)
 
+i = types.int64
 f1, f2, f3 = (types.Array(types.float32, n, "C") for n in (1, 2, 3))
 codes, halves = types.Array(types.int8, 3, "C"), types.Array(types.int16, 3, "C")
-places, i = types.Array(types.int64, 1, "C"), types.int64
+places = types.Array(types.int64, 1, "C")
+
+
+class Kernel(NamedTuple):
+    """What `run_kernel` must know of a kernel."""
+
+    arguments: Any  # their types, without `begin, end`; activations are the arrays of two dimensions
+    results: int = 1  # how many of its last matrices it fills
+
+
 PRODUCT = types.Tuple((f2, f3, f1, f2, i))
-F16, Q8 = types.Tuple((f2, halves, f1, f2)), types.Tuple((f2, codes, f3, f1, f2))
-THREE_PRODUCTS = types.Tuple((f2, f3, f3, f3, f1, f1, f1, f2, f2, f2))
-THREE_F16 = types.Tuple((f2, halves, halves, halves, f1, f1, f1, f2, f2, f2))
-THREE_Q8 = types.Tuple((f2, codes, codes, codes, f3, f3, f3, f1, f1, f1, f2, f2, f2))
-LAYER, RMS = types.Tuple((f2, f2, f1, f1, types.float64, f2)), types.Tuple((f2, f1, types.float64, f2))
 ONE, TWO = types.Tuple((f2, f2)), types.Tuple((f2, f2, f2))
-ATTENTION = types.Tuple(
-    (f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f2)
-)  # fmt: skip
-KERNELS: dict[Any, Any] = {
-    gemm.by_rows: PRODUCT,
-    gemm.by_panels: PRODUCT,
-    gemm.by_f16: F16,
-    gemm.by_q8: Q8,
-    fast_attention.attention: ATTENTION,
-    elementwise.layer_norm: LAYER,
-    elementwise.rms_norm: RMS,
-    elementwise.gelu: ONE,
-    decoder.silu: ONE,
-    decoder.geglu: TWO,
-    decoder.swiglu: TWO,
-    gemm.three_by_panels: THREE_PRODUCTS,
-    gemm.three_by_f16: THREE_F16,
-    gemm.three_by_q8: THREE_Q8,
-}  # what can be shared, with the types of the arguments before `begin, end`
+KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry is all that a new one needs
+    gemm.by_rows: Kernel(PRODUCT),
+    gemm.by_panels: Kernel(PRODUCT),
+    gemm.by_f16: Kernel(types.Tuple((f2, halves, f1, f2))),
+    gemm.by_q8: Kernel(types.Tuple((f2, codes, f3, f1, f2))),
+    gemm.three_by_panels: Kernel(types.Tuple((f2, *[f3] * 3, *[f1] * 3, *[f2] * 3)), results=3),
+    gemm.three_by_f16: Kernel(types.Tuple((f2, *[halves] * 3, *[f1] * 3, *[f2] * 3)), results=3),
+    gemm.three_by_q8: Kernel(types.Tuple((f2, *[codes] * 3, *[f3] * 3, *[f1] * 3, *[f2] * 3)), results=3),
+    fast_attention.attention: Kernel(
+        types.Tuple((f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f2))
+    ),
+    elementwise.layer_norm: Kernel(types.Tuple((f2, f2, f1, f1, types.float64, f2))),
+    elementwise.rms_norm: Kernel(types.Tuple((f2, f1, types.float64, f2))),
+    elementwise.gelu: Kernel(ONE),
+    decoder.gelu_erf: Kernel(ONE),
+    decoder.silu: Kernel(ONE),
+    decoder.geglu: Kernel(TWO),
+    decoder.swiglu: Kernel(TWO),
+    decoder.add: Kernel(TWO),
+    decoder.multiply: Kernel(TWO),
+    decoder.scale: Kernel(types.Tuple((f2, types.float32, f2))),
+    decoder.columns: Kernel(types.Tuple((f2, i, f2))),
+    decoder.rope: Kernel(types.Tuple((f2, places, f3, i, i, i, f2))),
+}
 KERNEL_NUMBERS = {kernel: number for number, kernel in enumerate(KERNELS)}
-THREE = THREE_PRODUCTS, THREE_F16, THREE_Q8
-RESULTS = [3 if kind in THREE else 1 for kind in KERNELS.values()]  # how many of its last matrices a kernel fills
-
-got_product, got_f16, got_q8 = getter(PRODUCT), getter(F16), getter(Q8)
-got_attention, got_layer, got_rms = getter(ATTENTION), getter(LAYER), getter(RMS)
-got_one, got_two = getter(ONE), getter(TWO)
-got_products, got_three_f16, got_three_q8 = getter(THREE_PRODUCTS), getter(THREE_F16), getter(THREE_Q8)
+RESULTS = [kernel.results for kernel in KERNELS.values()]  # by number
 
 
-@njit()
-def run_kernel(slot, begin, end):
-    """Rows begin:end of the task in the slot."""
-    k, at = slot[KERNEL], ARGUMENTS
-    if k == 0:
-        gemm.by_rows(*got_product(slot, at), begin, end)
-    elif k == 1:
-        gemm.by_panels(*got_product(slot, at), begin, end)
-    elif k == 2:
-        gemm.by_f16(*got_f16(slot, at), begin, end)
-    elif k == 3:
-        gemm.by_q8(*got_q8(slot, at), begin, end)
-    elif k == 4:
-        fast_attention.attention(*got_attention(slot, at), begin, end)
-    elif k == 5:
-        elementwise.layer_norm(*got_layer(slot, at), begin, end)
-    elif k == 6:
-        elementwise.rms_norm(*got_rms(slot, at), begin, end)
-    elif k == 7:
-        elementwise.gelu(*got_one(slot, at), begin, end)
-    elif k == 8:
-        decoder.silu(*got_one(slot, at), begin, end)
-    elif k == 9:
-        decoder.geglu(*got_two(slot, at), begin, end)
-    elif k == 10:
-        decoder.swiglu(*got_two(slot, at), begin, end)
-    elif k == 11:
-        gemm.three_by_panels(*got_products(slot, at), begin, end)
-    elif k == 12:
-        gemm.three_by_f16(*got_three_f16(slot, at), begin, end)
-    elif k == 13:
-        gemm.three_by_q8(*got_three_q8(slot, at), begin, end)
+def one_of(kernels: Sequence[Any]) -> Any:
+    """run(slot, begin, end): rows begin:end of the task in the slot, by the kernel whose number is in it.
+
+    Its source is written here, a line for each kernel, since Numba compiles no call of a function that is picked at
+    run time with arguments of its own types. Not cached on disk by itself but as a part of `work`.
+    """
+    lines = ["def run(slot, begin, end):", "    number = slot[KERNEL]"]
+    names: dict[str, Any] = {"KERNEL": KERNEL, "ARGUMENTS": ARGUMENTS}
+    readers = {kind: getter(kind) for kind in {KERNELS[kernel].arguments for kernel in kernels}}
+    for n, kernel in enumerate(kernels):
+        names |= {f"kernel_{n}": kernel, f"read_{n}": readers[KERNELS[kernel].arguments]}
+        lines.append(f"    {'if' if n == 0 else 'elif'} number == {n}:")
+        lines.append(f"        kernel_{n}(*read_{n}(slot, ARGUMENTS), begin, end)")
+    exec("\n".join(lines), names)
+    return numba.njit(nogil=True, error_model="numpy")(names["run"])
+
+
+run_kernel = one_of(list(KERNELS))
 
 
 @njit()

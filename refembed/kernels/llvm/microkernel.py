@@ -140,7 +140,7 @@ def tile(
             for V in range(1, VECTORS + 1):
                 rows_fit, vectors_fit = (builder.icmp_signed("==", a, I64(n)) for a, n in ((args[0], R), (args[1], V)))
                 with builder.if_then(builder.and_(rows_fit, vectors_fit)):
-                    unrolled(builder, vector, size, R, V, *starts, *(args[k] for k in NUMBERS))
+                    Unrolled(builder, vector, size, R, V, starts, [args[k] for k in NUMBERS]).write()
         return context.get_dummy_value()
 
     i = types.intp
@@ -148,89 +148,126 @@ def tile(
     return types.void(i, i, x, i, i, w, i, i, i, out, i, i, i, yes, bias, i, yes, scales, i, i), generate
 
 
-ARRAYS, NUMBERS = (
-    (2, 5, 9, 14, 17),
-    (3, 4, 6, 7, 8, 10, 11, 12, 13, 15, 16, 18, 19),
-)  # which arguments of `tile` are what
+ARRAYS, NUMBERS = (2, 5, 9, 14, 17), (3, 4, 6, 7, 8, 10, 11, 12, 13, 15, 16, 18, 19)  # which arguments are what
 
 
-def unrolled(
-    builder, vector, size, R, V, x, w, out, bias, scales,
-    x_at, x_step, w_at, w_step, depth, out_at, out_step, width, more, bias_at, biased, scales_at, ahead,
-):  # fmt: skip
-    """The code of R rows and V vectors."""
+class Unrolled:
+    """Writes the code of R rows and V vectors of `tile`, in the order in which it runs."""
 
-    def vector_at(base, at):
-        return builder.bitcast(builder.gep(base, [at]), vector.as_pointer())
+    def __init__(self, builder, vector, size, R, V, arrays, numbers):
+        x, w, self.out, self.bias, scales = arrays
+        (x_at, x_step, w_at, self.w_step, self.depth, self.out_at, self.out_step, self.width, self.more,
+         self.bias_at, self.biased, scales_at, self.ahead) = numbers  # fmt: skip
+        self.builder, self.vector, self.size, self.R, self.V = builder, vector, size, R, V
+        self.zero = ir.Constant(vector, None)
+        self.sums = [[cgutils.alloca_once_value(builder, self.zero) for _ in range(V)] for _ in range(R)]
+        self.x_rows = [builder.gep(x, [builder.add(x_at, builder.mul(x_step, I64(r)))]) for r in range(R)]
+        self.w, self.scales = builder.gep(w, [w_at]), builder.gep(scales, [scales_at])
 
-    def place(r, v):
-        return vector_at(out, builder.add(builder.add(out_at, builder.mul(out_step, I64(r))), I64(v * vector.count)))
-
-    zero = ir.Constant(vector, None)
-    sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(V)] for _ in range(R)]
-    x_rows = [builder.gep(x, [builder.add(x_at, builder.mul(x_step, I64(r)))]) for r in range(R)]
-    w, scales = builder.gep(w, [w_at]), builder.gep(scales, [scales_at])
-    codes, halves = (ir.VectorType(ir.IntType(bits), vector.count) for bits in (8, 16))
-    f16 = ir.VectorType(ir.HalfType(), vector.count)
-
-    def step(k, weights):
-        """One number of x and of each row of the tile, with VECTORS vectors of W."""
-        for r in range(R):
-            a = in_every_lane(builder, vector, builder.load(builder.gep(x_rows[r], [k])))
-            for v in range(V):
-                builder.store(multiply_add(builder, vector, a, weights[v], builder.load(sums[r][v])), sums[r][v])
-
-    def part(v):
-        return I64(v * vector.count)
-
-    def weights(row):
-        """VECTORS vectors of W, from the number `row` on."""
-        if w.type.pointee != halves.element:
-            return [builder.load(vector_at(w, builder.add(row, part(v))), align=size) for v in range(V)]
-        places = [builder.bitcast(builder.gep(w, [builder.add(row, part(v))]), halves.as_pointer()) for v in range(V)]
-        return [builder.fpext(builder.bitcast(builder.load(at, align=2), f16), vector) for at in places]
-
-    if w.type.pointee == codes.element:
-        with cgutils.for_range(builder, builder.udiv(depth, I64(Q8_BLOCK))) as outer:
-            row = builder.mul(outer.index, w_step)
-            ds = [builder.load(vector_at(scales, builder.add(row, part(v))), align=size) for v in range(V)]
-            with cgutils.for_range(builder, I64(Q8_BLOCK)) as inner:
-                k = builder.add(builder.mul(outer.index, I64(Q8_BLOCK)), inner.index)
-                here = [builder.gep(w, [builder.add(builder.mul(k, w_step), part(v))]) for v in range(V)]
-                qs = [builder.load(builder.bitcast(at, codes.as_pointer()), align=1) for at in here]
-                wide = [builder.sext(q, ir.VectorType(I32, vector.count)) for q in qs]
-                step(k, [builder.fmul(builder.sitofp(q, vector), d) for q, d in zip(wide, ds, strict=True)])
-    else:
-
-        def steps(sending):
-            with cgutils.for_range(builder, depth) as loop:
-                row = builder.mul(loop.index, w_step)
-                if sending:
-                    send_for(builder, builder.gep(w, [builder.add(row, ahead)]))
-                step(loop.index, weights(row))
-
-        if R == ROWS and V == VECTORS:
-            with builder.if_else(builder.icmp_signed("!=", ahead, I64(0))) as (some, none):
+    def write(self):
+        """Products, then what is added to them, then where they go."""
+        if self.w.type.pointee == ir.IntType(8):
+            self.products_of_codes()
+        elif self.R == ROWS and self.V == VECTORS:  # the only tile that may send for what comes next
+            with self.builder.if_else(self.builder.icmp_signed("!=", self.ahead, I64(0))) as (some, none):
                 with some:
-                    steps(sending=True)
+                    self.products(sending=True)
                 with none:
-                    steps(sending=False)
+                    self.products(sending=False)
         else:
-            steps(sending=False)
+            self.products(sending=False)
+        masks = self.masks()
+        self.add_what_is_there(masks)
+        self.add_bias(masks)
+        for r in range(self.R):
+            for v in range(self.V):
+                done = self.builder.load(self.sums[r][v])
+                masked(self.builder, "store", self.vector, done, self.place(r, v), I32(self.size), masks[v])
 
-    last = lanes_below(builder, vector, builder.sub(width, I64((V - 1) * vector.count)))
-    masks = [ir.Constant(last.type, [1] * vector.count)] * (V - 1) + [last]
-    with builder.if_then(more):
-        for r in range(R):
-            for v in range(V):
-                before = masked(builder, "load", vector, place(r, v), I32(size), masks[v], zero)
-                builder.store(builder.fadd(before, builder.load(sums[r][v])), sums[r][v])
-    with builder.if_then(biased):
-        for v in range(V):
-            at = vector_at(bias, builder.add(bias_at, I64(v * vector.count)))
-            b = masked(builder, "load", vector, at, I32(size), masks[v], zero)
-            for r in range(R):
-                builder.store(builder.fadd(builder.load(sums[r][v]), b), sums[r][v])
-    for r in range(R):
-        for v in range(V):
-            masked(builder, "store", vector, builder.load(sums[r][v]), place(r, v), I32(size), masks[v])
+    # -- products ----------------------------------------------------------------------------------------------------
+
+    def products(self, sending):
+        """x w in order of k, W in float32 or float64, or in F16."""
+        b = self.builder
+        with cgutils.for_range(b, self.depth) as loop:
+            row = b.mul(loop.index, self.w_step)
+            if sending:
+                send_for(b, b.gep(self.w, [b.add(row, self.ahead)]))
+            self.step(loop.index, self.weights(row))
+
+    def products_of_codes(self):
+        """x w in order of k, W as int8 codes, Q8_BLOCK rows of them to a row of scales."""
+        b, wide = self.builder, ir.VectorType(I32, self.vector.count)
+        codes = ir.VectorType(ir.IntType(8), self.vector.count).as_pointer()
+        with cgutils.for_range(b, b.udiv(self.depth, I64(Q8_BLOCK))) as outer:
+            row = b.mul(outer.index, self.w_step)
+            ds = [self.load(self.scales, b.add(row, self.part(v))) for v in range(self.V)]
+            with cgutils.for_range(b, I64(Q8_BLOCK)) as inner:
+                k = b.add(b.mul(outer.index, I64(Q8_BLOCK)), inner.index)
+                here = [b.gep(self.w, [b.add(b.mul(k, self.w_step), self.part(v))]) for v in range(self.V)]
+                qs = [b.load(b.bitcast(at, codes), align=1) for at in here]
+                qs = [b.sext(q, wide) for q in qs]
+                self.step(k, [b.fmul(b.sitofp(q, self.vector), d) for q, d in zip(qs, ds, strict=True)])
+
+    def step(self, k, weights):
+        """One number of x and of each row of the tile, with V vectors of W."""
+        b = self.builder
+        for r in range(self.R):
+            a = in_every_lane(b, self.vector, b.load(b.gep(self.x_rows[r], [k])))
+            for v in range(self.V):
+                b.store(multiply_add(b, self.vector, a, weights[v], b.load(self.sums[r][v])), self.sums[r][v])
+
+    def weights(self, row):
+        """V vectors of W, from the number `row` on."""
+        b, halves = self.builder, ir.VectorType(ir.IntType(16), self.vector.count)
+        if self.w.type.pointee != halves.element:
+            return [self.load(self.w, b.add(row, self.part(v))) for v in range(self.V)]
+        f16 = ir.VectorType(ir.HalfType(), self.vector.count)
+        places = [b.bitcast(b.gep(self.w, [b.add(row, self.part(v))]), halves.as_pointer()) for v in range(self.V)]
+        return [b.fpext(b.bitcast(b.load(at, align=2), f16), self.vector) for at in places]
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def add_what_is_there(self, masks):
+        """`more`: the numbers of out before the sums."""
+        b = self.builder
+        with b.if_then(self.more):
+            for r in range(self.R):
+                for v in range(self.V):
+                    before = masked(b, "load", self.vector, self.place(r, v), I32(self.size), masks[v], self.zero)
+                    b.store(b.fadd(before, b.load(self.sums[r][v])), self.sums[r][v])
+
+    def add_bias(self, masks):
+        """`biased`: the bias behind the sums."""
+        b = self.builder
+        with b.if_then(self.biased):
+            for v in range(self.V):
+                at = self.vector_at(self.bias, b.add(self.bias_at, self.part(v)))
+                bias = masked(b, "load", self.vector, at, I32(self.size), masks[v], self.zero)
+                for r in range(self.R):
+                    b.store(b.fadd(b.load(self.sums[r][v]), bias), self.sums[r][v])
+
+    def masks(self):
+        """Which lanes are stored: all but those of the last vector that are beyond `width`."""
+        behind = self.builder.sub(self.width, self.part(self.V - 1))
+        last = lanes_below(self.builder, self.vector, behind)
+        return [ir.Constant(last.type, [1] * self.vector.count)] * (self.V - 1) + [last]
+
+    # -- places ------------------------------------------------------------------------------------------------------
+
+    def part(self, v):
+        """How far vector v of a row is from the row's first number."""
+        return I64(v * self.vector.count)
+
+    def vector_at(self, base, at):
+        """The address of a vector that begins with number `at`."""
+        return self.builder.bitcast(self.builder.gep(base, [at]), self.vector.as_pointer())
+
+    def load(self, base, at):
+        """The vector that begins with number `at`."""
+        return self.builder.load(self.vector_at(base, at), align=self.size)
+
+    def place(self, r, v):
+        """Where vector v of row r of the result goes."""
+        b = self.builder
+        return self.vector_at(self.out, b.add(b.add(self.out_at, b.mul(self.out_step, I64(r))), self.part(v)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading as threading_
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from refembed.kernels.fast.elementwise import gelu
 from refembed.kernels.fast.graph import MAX_GRAPHS, MAX_TOKENS
 from refembed.kernels.fast.ops import Fast
 from refembed.kernels.fast.thread_pool import spinning_pool
+from refembed.kernels.numerics import load_ops
+from refembed.kernels.ops import Rope
 from refembed.kernels.wrapper import PatchedOps
+from refembed.model import ARCHITECTURES
 from refembed.model.batch import pack
 from refembed.testing.synthetic import synthetic
 from tests.kernels.longhand import random, stored
@@ -93,6 +97,50 @@ def test_replay_runs_the_captured_tasks(tmp_path: Path, monkeypatch: pytest.Monk
     assert e.embed([ids], pooling="mean")[0].tobytes() != want
 
 
+CAPTURED = {
+    *("bert", "eurobert", "gemma", "gemma2", "gemma3", "gemma-embedding", "granite", "granitemoe"),
+    *(
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "llama",
+        "llama-embed",
+        "minicpm",
+        "mistral3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "phi3",
+        "qwen2",
+        "qwen3",
+    ),
+    *("qwen3vl", "smollm3"),
+}
+
+
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+def test_every_architecture_is_replayed_whose_operations_can_be_captured(arch: str, tmp_path: Path) -> None:
+    """The others' layers go through NumPy: ReLU (t5encoder), a convolution (lfm2), a choice of experts."""
+    e = embedder(tmp_path, arch=arch)
+    for seed in range(3):
+        for n in (5, 9):
+            ids = text(seed, n)
+            assert e.embed([ids], pooling="mean")[0].tobytes() == plain(e, ids), n
+    tried = arch not in ("lfm2", "nomic-bert-moe")
+    assert [graph is not None for graph in known(e)] == [arch in CAPTURED] * 2 * tried
+
+
+def test_places_that_are_not_the_usual_ones_are_not_replayed(tmp_path: Path) -> None:
+    """RoPE's angles are part of a graph."""
+    e, ids = embedder(tmp_path, arch="qwen3"), text(2, 9)
+    for _ in range(2):
+        e.forward([ids])
+    b = pack([ids])
+    moved = replace(b, pos=2 * b.pos)
+    want = e.model.forward(moved, load_ops("exact"))
+    assert np.abs(e.model.forward(moved, e.ops) - want).max() < 1e-4
+    assert np.abs(e.forward([ids]) - want).max() > 1e-3
+
+
 def test_who_looks_sees_every_operation(tmp_path: Path) -> None:
     e, ids = embedder(tmp_path), text(2, 9)
     for _ in range(2):
@@ -135,6 +183,13 @@ def elsewhere(x: Any) -> Any:
     return out
 
 
+def uncaptured(ops: Any, x: Any) -> Any:
+    """GELU into the graph's memory, but by no task."""
+    out = ops.empty(x.shape)
+    gelu(x, out, 0, len(x))
+    return out
+
+
 W, G = stored(random(1, 48, 48), "w"), stored(random(2, 48), "g")
 
 
@@ -146,8 +201,8 @@ W, G = stored(random(1, 48, 48), "w"), stored(random(2, 48), "g")
         lambda ops, x: ops.linear(x, W) * 2,
         lambda ops, x: np.add(ops.linear(x, W), 1, out=ops.empty(x.shape)),  # and into the graph's
         lambda ops, x: ops.linear(np.add(ops.linear(x, W), 1, out=ops.empty(x.shape)), W),
-        lambda ops, x: ops.linear(ops.gelu_erf(ops.linear(x, W)), W),  # by a kernel that is not captured
-        lambda ops, x: [ops.gelu(x) is x, ops.linear(ops.gelu_erf(x), W)][1],  # into memory that a job had before
+        lambda ops, x: ops.linear(uncaptured(ops, ops.linear(x, W)), W),  # by a kernel that is not captured
+        lambda ops, x: [ops.gelu(x) is x, ops.linear(uncaptured(ops, x), W)][1],  # into memory that a job had before
         lambda ops, x: ops.linear(elsewhere(x), W),
         lambda ops, x: ops.linear(x, W)[:3],
         lambda ops, x: ops.add_layer_norm(x, x * 2, G, G, 1e-5),
@@ -171,6 +226,9 @@ def test_work_that_is_no_registered_kernel_leaves_no_graph(operations: Callable[
         lambda ops, x: ops.add_layer_norm(ops.gelu(ops.linear(x, W)), x, G, None, 1e-5),
         lambda ops, x: ops.swiglu(*ops.linears(x, [(W, None), (W, G), (W, None)])[:2]),
         lambda ops, x: ops.rms_norm(ops.geglu(ops.silu(x), x), G, 1e-5),
+        lambda ops, x: ops.multiply(ops.gelu_erf(ops.add(x, ops.scale(x, 0.3))), x),
+        lambda ops, x: ops.add(*ops.split(ops.linear(x, stored(random(7, 96, 48), "wide")), [48, 48])),
+        lambda ops, x: ops.rope(x.reshape(7, 4, 12), np.arange(7), Rope(8, "norm", 1e4)).reshape(7, 48),
     ],
 )
 def test_what_is_leaves_one(operations: Callable[[Any, Any], Any]) -> None:

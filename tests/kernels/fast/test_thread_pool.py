@@ -73,9 +73,15 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         elementwise.layer_norm: ((x, up, g, g, 1e-5, same), same, T),
         elementwise.rms_norm: ((x, g, 1e-5, same), same, T),
         elementwise.gelu: ((x, same), same, T),
+        decoder.gelu_erf: ((x, same), same, T),
         decoder.silu: ((x, same), same, T),
         decoder.geglu: ((x, up, same), same, T),
         decoder.swiglu: ((x, up, same), same, T),
+        decoder.add: ((x, up, same), same, T),
+        decoder.multiply: ((x, up, same), same, T),
+        decoder.scale: ((x, np.float32(0.3), same), same, T),
+        decoder.columns: ((up, 0, same), same, T),
+        decoder.rope: ((x, np.arange(T)[::-1].copy(), random(seed + 7, 2, T, 5), 6, 1, 5, same), same, T),
     }
     if microkernel.CONVERTS_F16:
         given[gemm.by_f16] = (x, halves, bias, out), out, len(packed)
@@ -100,7 +106,7 @@ def test_every_kernel_has_the_bits_of_one_core(cores: int, T: int) -> None:
 
 def test_arguments_have_the_types_they_are_read_as() -> None:
     for kernel, (arguments, _, _) in jobs(5).items():
-        assert numba.typeof(arguments) == KERNELS[kernel], kernel.__name__
+        assert numba.typeof(arguments) == KERNELS[kernel].arguments, kernel.__name__
 
 
 @pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0"])
@@ -111,7 +117,7 @@ def test_so_have_those_of_forward_passes(
     called = set()
 
     def share(kernel: Any, *arguments: Any, rows: int, size: int, grain: int = 1) -> None:
-        assert numba.typeof(arguments) == KERNELS[kernel], kernel.__name__
+        assert numba.typeof(arguments) == KERNELS[kernel].arguments, kernel.__name__
         called.add(kernel)
         kernel(*arguments, 0, rows)
 
