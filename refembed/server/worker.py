@@ -8,14 +8,16 @@ has the same bits in any batch (docs/batch-invariance.md), so a client cannot te
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
 from refembed.arrays import F32
+from refembed.pipeline.batches import pack_batches
 from refembed.server.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -126,18 +128,21 @@ class Worker:
 
     def in_turn(self, jobs: Sequence[Job], limit: int) -> list[tuple[Job, int]]:
         """One text of each job in turn, up to `limit` tokens; a longer text runs alone."""
-        turn, batch, tokens = deque(jobs), list[tuple[Job, int]](), 0
-        while turn:
-            job = turn.popleft()
-            n = len(job.ids[job.next])
-            if batch and tokens + n > limit:
-                break
-            batch.append((job, job.next))
-            tokens += n
-            job.next += 1
-            job.tokens -= n
-            if job.next < len(job.ids):
-                turn.append(job)
+        offered: list[tuple[Job, int]] = []
+
+        def lengths() -> Iterator[int]:
+            for turn in itertools.count():
+                left = [(job, job.next + turn) for job in jobs if job.next + turn < len(job.ids)]
+                if not left:
+                    return
+                for job, i in left:
+                    offered.append((job, i))
+                    yield len(job.ids[i])
+
+        batch = offered[: len(next(pack_batches(lengths(), limit)))]
+        for job, i in batch:
+            job.next = i + 1
+            job.tokens -= len(job.ids[i])
         return batch
 
     def compute(self, batch: list[tuple[Job, int]]) -> None:

@@ -9,7 +9,7 @@
     ids             101 7592 1010 102 ...
 
 A stage that a kind does not have is left out: byte-pair encoding does not normalize, SentencePiece has no pre-tokens.
-The steps are the encoders' own: `fragments` and `surround` of every `Tokenizer`, and what `encode_text` of a kind calls.
+The steps are the encoders' own: `fragments` and `surround` of every `Tokenizer`, and what its `encode_text` calls.
 """
 
 from __future__ import annotations
