@@ -31,7 +31,7 @@ from refembed.embedder import BATCH_TOKENS, Embedder
 from refembed.errors import RequestError
 from refembed.hub.cache import cache_folder
 from refembed.pipeline.batches import pack_batches, take_batch
-from refembed.pipeline.inputs import Input
+from refembed.pipeline.inputs import Input, input_list
 
 APPLICATION = 0x72666276  # "rfbv" in the file's head: whose file it is
 VERSION = 1  # of the tables
@@ -123,18 +123,12 @@ class Cache:
 
         Raises RequestError also where bits depend on the other texts of the batch (`ggml` with n_ubatch).
         """
-        alone = isinstance(texts, (str, bytes))
-        inputs: list[Input] = [texts] if alone else list(texts)
+        inputs, alone = input_list(texts)
         truncate = options.pop("truncate", False)
         record = describe(embedder, **options)
         ids = [embedder.ids_of(text, i, truncate) for i, text in enumerate(inputs)]
         vectors = self.vectors(embedder, ids, record)
-        if alone:
-            return vectors[0]
-        if record["pooling"] == "none":
-            return vectors
-        width = record["dimensions"] or embedder.width(record["pooling"])
-        return np.stack(vectors) if vectors else np.empty((0, width), np.float32)
+        return vectors[0] if alone else embedder.stack(vectors, record["pooling"], record["dimensions"])
 
     def embed_iter(
         self, embedder: Embedder, texts: Iterable[Input], *, batch_tokens: int = BATCH_TOKENS, **options: Any

@@ -31,6 +31,7 @@ from refembed.embedder import BATCH_TOKENS, Embedder
 from refembed.errors import RequestError
 from refembed.hub.prompts import add
 from refembed.pipeline.batches import take_batch
+from refembed.tokenizer.base import as_bytes
 
 if TYPE_CHECKING:
     from refembed.corpus.vector_cache import Cache
@@ -162,11 +163,6 @@ def pair(
         n += 1
     if keys is not None and next(rest, None) is not None:
         raise RequestError(f"there are {n} texts, but more keys", hint="one key a text")
-
-
-def as_bytes(text: str | bytes) -> bytes:
-    """A text in UTF-8; halves of surrogate pairs as the three bytes they would have, as tokenizers take them."""
-    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
 
 
 def check_same(row: Row, found: tuple[bytes, bytes] | None, where: str, journal: Journal) -> None:

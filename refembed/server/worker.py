@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
@@ -128,18 +128,10 @@ class Worker:
 
     def in_turn(self, jobs: Sequence[Job], limit: int) -> list[tuple[Job, int]]:
         """One text of each job in turn, up to `limit` tokens; a longer text runs alone."""
-        offered: list[tuple[Job, int]] = []
-
-        def lengths() -> Iterator[int]:
-            for turn in itertools.count():
-                left = [(job, job.next + turn) for job in jobs if job.next + turn < len(job.ids)]
-                if not left:
-                    return
-                for job, i in left:
-                    offered.append((job, i))
-                    yield len(job.ids[i])
-
-        batch = offered[: len(next(pack_batches(lengths(), limit)))]
+        rounds = itertools.zip_longest(*(zip(itertools.repeat(job), range(job.next, len(job.ids))) for job in jobs))
+        texts, measured = itertools.tee(text for row in rounds for text in row if text)
+        first = next(pack_batches((len(job.ids[i]) for job, i in measured), limit))
+        batch = list(itertools.islice(texts, len(first)))
         for job, i in batch:
             job.next = i + 1
             job.tokens -= len(job.ids[i])

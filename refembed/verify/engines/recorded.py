@@ -128,12 +128,16 @@ class RecordedTrace(Plain):
         self.path, self.recorded, self.gguf = path, Trace.load(path), gguf
         if not len(self.recorded):
             raise EngineError(f"{path}: an empty trace, no tensor in it")
+        self.about = self.describe()
+
+    def describe(self) -> dict[str, Any]:
+        """What the run says of itself; with that, what can be asked of it."""
         meta = self.recorded.meta
         self.text, self.ids = meta.get("text"), meta.get("tokens")
         self.can_tokenize = self.text is not None and self.ids is not None
         self.can_take_ids = self.ids is not None
         known = [i for i in (self.text, self.ids) if i is not None][:1]
-        self.about = {**{k: v for k, v in meta.items() if k != "nodes"}, "file": str(path), "texts": known}
+        return {**{k: v for k, v in meta.items() if k != "nodes"}, "file": str(self.path), "texts": known}
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """The last tensor: (D) where the run pooled, else (T, D)."""
@@ -174,13 +178,7 @@ class RecordedDump(RecordedTrace):
     def __init__(self, path: Path, content: str, gguf: str | Path | None = None) -> None:
         Plain.__init__(self)
         self.path, self.recorded, self.gguf = path, read_dump(content, str(path)), gguf
-        meta = self.recorded.meta
-        self.text, self.ids = meta.get("text"), meta.get("tokens")
-        self.can_tokenize = self.text is not None and self.ids is not None
-        self.can_take_ids = self.ids is not None
-        known = [i for i in (self.text, self.ids) if i is not None][:1]
-        self.about = {k: v for k, v in meta.items() if k != "nodes"} | {"file": str(path)}
-        self.about |= {"texts": known} if known else {}
+        self.about = {k: v for k, v in self.describe().items() if v != []}
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """EngineError: six numbers are no vector."""
