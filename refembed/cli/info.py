@@ -81,10 +81,10 @@ def command(
         raise click.UsageError("Give the model once: as the argument or with -m.")
     f = open_gguf(model or option or "minilm")
     if as_json:
-        about = summary(f, sha256)
-        about |= {"metadata": {k: typed(f.metadata, k) for k in f.metadata}} if metadata else {}
-        about |= {"tensors": [record(t) for t in f.tensors.values()]} if tensors else {}
-        print_json(about)
+        info = summary(f, sha256)
+        info |= {"metadata": {k: typed(f.metadata, k) for k in f.metadata}} if metadata else {}
+        info |= {"tensors": [record(t) for t in f.tensors.values()]} if tensors else {}
+        print_json(info)
         return
     if sha256 or not (metadata or tensors):
         table(["what", "value"], [(LABELS[k], spoken(k, v)) for k, v in summary(f, sha256).items() if v is not None])
@@ -102,7 +102,7 @@ def summary(f: GGUFFile, sha256: bool) -> dict[str, Any]:
     """Everything in LABELS, None where the file does not say."""
     md, tensors = f.metadata, f.tensors.values()
     arch = md.string("general.architecture", "unknown")
-    about = {
+    info = {
         "name": md.string("general.name", f.path.stem),
         "path": str(f.path),
         "file_size": f.size,
@@ -119,7 +119,7 @@ def summary(f: GGUFFile, sha256: bool) -> dict[str, Any]:
         "n_vocab": len(md.strings("tokenizer.ggml.tokens", ())),
         "runs": verdict(f),
     }
-    return {k: about[k] for k in LABELS if k in about and (k != "sha256" or sha256)}
+    return {k: info[k] for k in LABELS if k in info and (k != "sha256" or sha256)}
 
 
 def scalar(md: Metadata, key: str) -> Any:

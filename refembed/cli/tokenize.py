@@ -68,8 +68,8 @@ def command(
             continue
         tokens = [tokenizer.vocab.tokens[t] for t in ids]
         if as_json:
-            about = {"index": i, "text": decode(text), "ids": ids, "pieces": [decode(t) for t in tokens]}
-            print_json(about)
+            info = {"index": i, "text": decode(text), "ids": ids, "pieces": [decode(t) for t in tokens]}
+            print_json(info)
             continue
         if len(texts) != 1:
             click.echo(f"[{i}] {escape(text, 80)}")

@@ -1,7 +1,7 @@
-"""What a vector's bits depend on beside its text, written down: the key of the cache, the passport of a corpus.
+"""What a vector's bits depend on besides its text, written down: the key of the cache, the passport of a corpus.
 
 model files and adapters (SHA-256) ─┐
-numerics and its switches           ├─► about(embedder) ─► digest(...)
+numerics and its switches           ├─► describe(embedder) ─► digest(...)
 pooling, norm, dimensions           │
 refembed, libraries, processor     ─┘
 
@@ -34,7 +34,7 @@ from refembed.hub.cache import cache_folder
 from refembed.model.published import OriginalModel
 
 BITS = 2  # to be raised when a change of refembed between two releases gives some vector other bits
-SETTLED = 2.0  # seconds after which a file's time of change can be told from that of a later change
+SETTLED = 2.0  # seconds after which a file's time of change differs from that of a later change
 MAX_FILES_REMEMBERED = 500  # files
 
 Record = dict[str, Any]  # JSON: strings, numbers, lists
@@ -97,10 +97,10 @@ def write_notes(notes: Mapping[str, Any]) -> None:
 def describe(
     embedder: Embedder, *, pooling: str = "native", normalize: int | None = None, dimensions: int | None = None
 ) -> Record:
-    """Everything beside the text that decides about a vector's bits, fit for JSON.
+    """Everything besides the text that decides about a vector's bits, fit for JSON.
 
     pooling, normalize, dimensions  as Embedder.embed takes them; "native" and None are resolved
-    Raises RequestError for options no vector could satisfy, and where bits depend on what stands beside a text.
+    Raises RequestError for options no vector could satisfy, and where bits depend on the other texts of the batch.
     """
     options = embedder.resolve_options(pooling, normalize, dimensions)
     cut = None if options.dimensions == embedder.width(options.pooling) else options.dimensions

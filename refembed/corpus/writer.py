@@ -7,7 +7,7 @@ function of the records alone: after any number of kills it is, byte for byte, w
 is being written both are on the disk.
 
     .parquet   columns index, id, text, tokens, embedding; how it was made is in the schema's metadata, `refembed`
-    .npy       float32 (S, D); how it was made is beside it, in FILE.meta.json
+    .npy       float32 (S, D); how it was made is in FILE.meta.json
     .jsonl     a line a text: index, id, text, tokens, embedding; FILE.meta.json likewise
 """
 
@@ -197,8 +197,8 @@ def vectors(
 def write(journal: Journal, corpus: Corpus) -> None:
     """Write the file from the journal, and move it to its place. RequestError where that fails."""
     path, suffix = corpus.path, corpus.path.suffix.lower()
-    about_it = {"count": corpus.count, "dimension": corpus.dimension, "run": corpus.run}
-    meta = json.dumps(about_it, indent=1, sort_keys=True, ensure_ascii=False).encode()
+    description = {"count": corpus.count, "dimension": corpus.dimension, "run": corpus.run}
+    meta = json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False).encode()
     try:
         with replacing(path, temporary=f".{path.name}.refembed") as out:
             if suffix == ".parquet":
@@ -208,8 +208,8 @@ def write(journal: Journal, corpus: Corpus) -> None:
             else:
                 write_jsonl(out, journal)
         if suffix != ".parquet":
-            beside = path.with_name(path.name + ".meta.json")
-            with replacing(beside, temporary=f".{beside.name}.refembed") as out:
+            meta_path = path.with_name(path.name + ".meta.json")
+            with replacing(meta_path, temporary=f".{meta_path.name}.refembed") as out:
                 out.write(meta + b"\n")
     except OSError as e:
         hint = f"make room, or a place; {journal.path} keeps the {corpus.count} vectors, and --resume writes them"

@@ -1,4 +1,4 @@
-"""The journey as an illustrated page."""
+"""The walkthrough as an illustrated page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refembed.html.page import Section, clipped, esc, figure, page, table
 from refembed.html.picture import heat
 from refembed.similarity import cosine
 
-NAMED = 40  # tokens whose names stand beside a plot
+NAMED = 40  # tokens whose names are written next to a plot
 SHOWN_PARTS = 400  # of a tokenizer's stage
 
 

@@ -33,7 +33,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def at_work(key: str, advance: Progress) -> Iterator[Path]:
-    """An empty folder to work in, alone: a second process that asks for the same key waits, and `advance` is told so.
+    """An empty folder to work in, alone: a second process that asks for the same key waits, which `advance` is given.
 
     The system takes the lock from a process that dies, and the next one finds its leavings and removes them.
     """
@@ -60,14 +60,14 @@ def at_work(key: str, advance: Progress) -> Iterator[Path]:
 
 def acquire(lock: BinaryIO, advance: Progress) -> None:
     """Lock an open file until it is closed. NotImplementedError where the file system has no locks."""
-    told = False
+    reported = False
     while True:
         try:
             return try_lock(lock)
         except (BlockingIOError, PermissionError):
-            if not told:
+            if not reported:
                 advance(WAITING, 0, 0)
-                told = True
+                reported = True
             time.sleep(0.05)
         except OSError as e:
             raise NotImplementedError from e

