@@ -108,7 +108,7 @@ def described(about: dict[str, Any], theirs: dict[str, int], keys: Sequence[str]
 def shares_vocabulary(reference: Reference, engine: Engine, ids: Ids) -> bool:
     """Whether the engine's tokens can be read with the reference's vocabulary.
 
-    By the text of its tokens, where it shows that; an id beyond the reference's vocabulary is of another one in any case.
+    By the text of its tokens, where it shows that; an id beyond the reference's vocabulary is of another one.
     """
     theirs = [i for _, _, other in ids for i in other]
     if unknown_id(theirs, reference.info.n_vocab) is not None:
