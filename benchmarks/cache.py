@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from refembed import Embedder
-from refembed.corpus.fingerprint import describe, sha256_of
+from refembed.corpus.fingerprint import describe, digests_of
 from refembed.corpus.vector_cache import Cache
 
 
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = {"short": [text_of(rng, words, 10) + f" {i}" for i in range(args.texts)]}
     rows["long"] = [text_of(rng, words, 250) + f" {i}" for i in range(args.texts // 4)]
     first = seconds(lambda: describe(e))
-    again = seconds(lambda: sha256_of([e.info.path]))
+    again = seconds(lambda: digests_of([e.info.path]))
     print(f"{args.model}: fingerprint {1000 * first:.0f} ms, known again {1000 * again:.1f} ms")
     e.embed(rows["short"][:8])
     with tempfile.TemporaryDirectory() as folder:

@@ -27,11 +27,13 @@ from refembed.model.lora import Adapter, adapted, load_adapters
 from refembed.model.published import check_semantics, original
 from refembed.model.trace import Recorder, Trace
 from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
-from refembed.pipeline.inputs import Input, check_ids, input_list, ordered
+from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
 from refembed.pipeline.progress import Bar
 from refembed.pipeline.truncate import truncate as truncate_ids
-from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool, resolve_options
+from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool
 from refembed.pooling.heads import check_dense, check_rank, width
+from refembed.pooling.normalize import normalize as normalize_rows
+from refembed.pooling.poolers import resolve_pooling
 from refembed.tokenizer import Tokenizer, load_tokenizer
 from refembed.tokenizer.pairs import encode_pair
 
@@ -203,7 +205,7 @@ class Embedder:
         options = self.resolve_options(pooling, normalize, dimensions)
         ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]  # tokenize, truncate
         vectors = self.vectors(ids, *options)  # pack, forward, pool, normalize
-        return vectors[0] if alone else self.stack(vectors, options)
+        return vectors[0] if alone else self.stack(vectors, options.pooling, options.dimensions)
 
     def vectors(
         self, ids: Sequence[Sequence[int]], how: str, normalize: int = -1, dimensions: int | None = None
@@ -228,18 +230,25 @@ class Embedder:
                 compute(batch)
         return vectors
 
-    def stack(self, vectors: list[F32], options: VectorOptions) -> F32 | list[F32]:
+    def stack(self, vectors: list[F32], how: str, dimensions: int | None = None) -> F32 | list[F32]:
         """Vectors (D) of S texts as one array (S, D); where nothing is pooled, the list as it is."""
-        if options.pooling == "none":
+        if how == "none":
             return vectors
-        width = options.dimensions or self.width(options.pooling)
-        return np.stack(vectors) if vectors else np.empty((0, width), np.float32)
+        return np.stack(vectors) if vectors else np.empty((0, dimensions or self.width(how)), np.float32)
 
     def resolve_options(
         self, pooling: str = "native", normalize: int | None = None, dimensions: Any = None
     ) -> VectorOptions:
-        """The options of `embed` for this model, checked: `pipeline.vectors.resolve_options`."""
-        return resolve_options(self.model, pooling, normalize, dimensions)
+        """The options of `embed` with the model's pooling for "native", and the default norm for None.
+
+        Raises RequestError or ModelError for options that no vector could satisfy, before any work is done.
+        """
+        how = resolve_pooling(pooling, self.model.hparams.pooling)
+        if how == "rank":
+            check_rank(self.model)
+        norm = normalize if normalize is not None else -1 if how == "rank" else 2
+        normalize_rows(np.ones((1, 1), np.float32), norm)  # for its check
+        return VectorOptions(how, norm, check_dimensions(dimensions, self.width(how)))
 
     def rerank(
         self,
@@ -273,15 +282,13 @@ class Embedder:
             raise RequestError(message, hint="rerank(query, [document])")
         documents = ordered(documents, "documents", "rerank(query, [document])")
         check_rank(self.model)
-        ids = [self.pair_of(query, document, i, caller, truncate) for i, document in enumerate(documents)]
-        found = self.vectors(ids, "rank")
-        scores = np.stack(found) if found else np.empty((0, self.info.n_cls_out), np.float32)  # (N, R)
+        pairs = [encode_pair(self.tokenizer, query, document, caller) for document in documents]
+        ids = [
+            self.truncate_or_raise(pair, f"document {i} and the query", truncate, keep_last=True)
+            for i, pair in enumerate(pairs)
+        ]
+        scores = np.asarray(self.stack(self.vectors(ids, "rank"), "rank"))  # (N, R)
         return scores if all_labels else np.ascontiguousarray(scores[:, 0])
-
-    def pair_of(self, query: str | bytes, document: str | bytes, index: int, caller: str, truncate: bool) -> list[int]:
-        """Token ids of a query and one document, not too many."""
-        ids = encode_pair(self.tokenizer, query, document, caller)
-        return self.truncate_or_raise(ids, f"document {index} and the query", truncate, keep_last=True)
 
     def width(self, how: str) -> int:
         """Numbers of a vector under a resolved pooling."""

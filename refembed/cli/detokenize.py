@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from refembed.cli.models import open_tokenizer
 from refembed.cli.options import model_option
 from refembed.cli.show import escape, is_terminal
 from refembed.errors import RequestError
+from refembed.hub.opening import load_tokenizer
 
 EPILOG = """\b
 Examples:
@@ -33,7 +33,7 @@ def command(ids: tuple[str, ...], model: str, no_special: bool) -> None:
     if not ids and (sys.stdin is None or is_terminal(sys.stdin)):
         raise click.UsageError("Give token ids (101 7592 102), or lists of them on standard input.")
     lists = [" ".join(ids)] if ids else (line.decode("utf-8", "replace") for line in sys.stdin.buffer)
-    tokenizer = open_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     out, careful = sys.stdout.buffer, is_terminal(sys.stdout)
     for line in lists:
         numbers = ids_in(line)

@@ -6,10 +6,10 @@ from collections import Counter
 
 import click
 
-from refembed.cli.models import open_model
 from refembed.cli.options import json_option, model_argument, quiet_option
 from refembed.cli.show import escape, note, print_json
 from refembed.gguf import GGUFFile
+from refembed.hub.opening import open_gguf
 from refembed.verify.doctor import SEVERITIES, examine, in_order
 from refembed.verify.doctor.finding import Finding
 from refembed.verify.doctor.weights import check_weights
@@ -39,7 +39,7 @@ def command(model: str, weights: bool, as_json: bool, quiet: bool) -> None:
     Pooling, special tokens, pre-tokenizer, heads and dense layers, context, types, NaN in weights and scales. Each
     finding says what to do. Nothing is changed.
     """
-    f = open_model(model)
+    f = open_gguf(model)
     found = examine(f)
     if weights:
         note(f"reading {f.size / 2**20:,.0f} MiB of weights", quiet=quiet or f.size < 1 << 28)

@@ -31,7 +31,7 @@ from refembed.pipeline.progress import Bar
 from refembed.pipeline.truncate import truncate
 from refembed.pooling.poolers import UNNAMED, resolve_pooling, unnamed_pooling, usual_pooling
 from refembed.similarity import cosine, dot, euclidean, manhattan
-from refembed.tokenizer.pairs import encode_pair, rerank_template
+from refembed.tokenizer.pairs import encode_pair, rerank_template, separator
 
 if TYPE_CHECKING:
     from refembed.corpus.vector_cache import Cache
@@ -159,17 +159,14 @@ class Job:
 
     def tokenized(self, text: str | bytes) -> list[int]:
         """Token ids of a text, or, for a reranker, of a query and a document with the separator between."""
-        separator = os.fsencode(self.request.llama.cls_separator)
-        if not (self.request.llama.active and self.how == "rank" and isinstance(text, bytes) and separator in text):
+        typed = os.fsencode(self.request.llama.cls_separator)
+        if not (self.request.llama.active and self.how == "rank" and isinstance(text, bytes) and typed in text):
             return self.embedder.tokenize(text)
         tokenizer = self.embedder.tokenizer
-        query, document, *more = text.split(separator)
+        query, document, *more = text.split(typed)
         if not more or rerank_template(tokenizer) is not None:
             return encode_pair(tokenizer, query, document, "cli")
-        vocab = tokenizer.vocab
-        added = [role for role, wanted in (("eos", vocab.add_eos), ("sep", vocab.add_sep)) if wanted]
-        between = b"".join(vocab.tokens[tokenizer.role(role)] for role in added)
-        return self.embedder.tokenize(text.replace(separator, between))
+        return self.embedder.tokenize(text.replace(typed, separator(tokenizer)))
 
     def print_tokens(self) -> None:
         """--verbose-prompt: every text's tokens, as llama-embedding prints them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import click
 import numpy as np
 
-from refembed.cli.models import open_model
 from refembed.cli.options import MODEL_SPELLINGS, json_option
 from refembed.cli.show import escape, print_json, spell_shape, table
 from refembed.errors import RefembedError
 from refembed.gguf import GGUFFile, Metadata, StringArray, Tensor
+from refembed.gguf.digest import sha256_of
+from refembed.hub.opening import open_gguf
 from refembed.model import Model, load_model
 from refembed.pooling.poolers import POOLING_TYPES, resolve_pooling
 from refembed.tokenizer import load_tokenizer
@@ -79,12 +79,12 @@ def command(
     """
     if model and option:
         raise click.UsageError("Give the model once: as the argument or with -m.")
-    f = open_model(model or option or "minilm")
+    f = open_gguf(model or option or "minilm")
     if as_json:
-        about = summary(f, sha256)
-        about |= {"metadata": {k: typed(f.metadata, k) for k in f.metadata}} if metadata else {}
-        about |= {"tensors": [record(t) for t in f.tensors.values()]} if tensors else {}
-        print_json(about)
+        info = summary(f, sha256)
+        info |= {"metadata": {k: typed(f.metadata, k) for k in f.metadata}} if metadata else {}
+        info |= {"tensors": [record(t) for t in f.tensors.values()]} if tensors else {}
+        print_json(info)
         return
     if sha256 or not (metadata or tensors):
         table(["what", "value"], [(LABELS[k], spoken(k, v)) for k, v in summary(f, sha256).items() if v is not None])
@@ -102,11 +102,11 @@ def summary(f: GGUFFile, sha256: bool) -> dict[str, Any]:
     """Everything in LABELS, None where the file does not say."""
     md, tensors = f.metadata, f.tensors.values()
     arch = md.string("general.architecture", "unknown")
-    about = {
+    info = {
         "name": md.string("general.name", f.path.stem),
         "path": str(f.path),
         "file_size": f.size,
-        "sha256": digest(f) if sha256 else None,
+        "sha256": sha256_of(f.paths) if sha256 else None,
         "gguf_version": f.version,
         "byteorder": "little" if f.byteorder == "<" else "big",
         "architecture": arch,
@@ -119,7 +119,7 @@ def summary(f: GGUFFile, sha256: bool) -> dict[str, Any]:
         "n_vocab": len(md.strings("tokenizer.ggml.tokens", ())),
         "runs": verdict(f),
     }
-    return {k: about[k] for k in LABELS if k in about and (k != "sha256" or sha256)}
+    return {k: info[k] for k in LABELS if k in info and (k != "sha256" or sha256)}
 
 
 def scalar(md: Metadata, key: str) -> Any:
@@ -154,16 +154,6 @@ def check_heads(model: Model, f: GGUFFile) -> None:
     check_dense(model, str(f.path))
     if model.hparams.pooling == "rank":
         check_rank(model)
-
-
-def digest(f: GGUFFile) -> str:
-    """SHA-256 of the whole file, in hexadecimal; of a split model, of all shards end to end (`cat` them)."""
-    total = hashlib.sha256()
-    for path in f.paths:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()
 
 
 def record(t: Tensor) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from refembed.cli.first_word import take_model
-from refembed.cli.models import open_tokenizer
 from refembed.cli.options import TextCommand, file_option, json_option, model_option
 from refembed.cli.show import decode, escape, print_json, table
 from refembed.cli.texts import Texts
+from refembed.hub.opening import load_tokenizer
 
 EPILOG = """\b
 Examples:
@@ -52,7 +52,7 @@ def command(
         raise click.UsageError("--ids, --explain and --compare exclude each other.")
     model, texts = take_model(ctx, model, texts, more=file is not None)
     source = Texts(texts, file)
-    tokenizer = open_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     if explain or other is not None:
         from refembed.cli import tokenize_explain as shown
 
@@ -68,8 +68,8 @@ def command(
             continue
         tokens = [tokenizer.vocab.tokens[t] for t in ids]
         if as_json:
-            about = {"index": i, "text": decode(text), "ids": ids, "pieces": [decode(t) for t in tokens]}
-            print_json(about)
+            info = {"index": i, "text": decode(text), "ids": ids, "pieces": [decode(t) for t in tokens]}
+            print_json(info)
             continue
         if len(texts) != 1:
             click.echo(f"[{i}] {escape(text, 80)}")

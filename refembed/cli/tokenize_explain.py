@@ -104,6 +104,6 @@ def window(at: int, ids: Sequence[int], tokens: Sequence[bytes | None]) -> str:
 def difference_object(d: Difference, where: str, text: str | bytes, ours: str, theirs: str) -> None:
     """A difference as JSON."""
     ours_spelled, theirs_spelled = list(map(decode, d.our_tokens)), [t and decode(t) for t in d.their_tokens]
-    about = {"at": d.at, "before": decode(d.before), "causes": [vars(c) for c in d.causes]}
+    info = {"at": d.at, "before": decode(d.before), "causes": [vars(c) for c in d.causes]}
     sides = {"ours": {"ids": d.ours, "pieces": ours_spelled}, "theirs": {"ids": d.theirs, "pieces": theirs_spelled}}
-    print_json({"text": decode(text), "where": where, "names": [ours, theirs], "difference": about | sides})
+    print_json({"text": decode(text), "where": where, "names": [ours, theirs], "difference": info | sides})

@@ -29,7 +29,7 @@ from refembed.convert.quantize import quantize_file
 from refembed.convert.quantize_mix import canonical
 from refembed.convert.recipes import ARCHITECTURES as OTHERS
 from refembed.convert.safetensors import Entry
-from refembed.convert.weights import check_floats, open_weights
+from refembed.convert.weights import check_floats, check_place, open_weights
 from refembed.convert.wordpiece import ID_KEYS, Vocab, check_card, read_json, read_vocab, warn_lowered
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
@@ -343,12 +343,7 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
             raise ModelError(f"{config.folder}: tensor {quote(entry.name)}", hint=hint)
         target = row[0].format(number) + "." + kind
         shape = tuple(sizes[letter] for letter in row[1])[: 1 if kind == "bias" else None]
-        if entry.shape != shape:
-            found = f"tensor {quote(entry.name)} is {list(entry.shape)}, config.json says {list(shape)}"
-            raise ModelError(f"{config.folder}: {found}", hint="are these files of one model?")
-        if target in plan:
-            found = f"{config.folder}: {quote(entry.name)} and {quote(plan[target].entry.name)} are both {target}"
-            raise ModelError(found, hint="one of them has to go")
+        check_place(entry, shape, target, plan[target].entry if target in plan else None, config.folder)
         plan[target] = Planned(target, entry, stored_type(target, shape, OUTTYPES[outtype][0]))
     check_complete(config, set(plan))
     note_dropped(config.notes, dropped)

@@ -26,7 +26,7 @@ from refembed.convert.recipes import ALWAYS, ARCHITECTURES, RECIPES, Recipe
 from refembed.convert.rerank import LABELS, TEMPLATE, answer_ids, is_reranker
 from refembed.convert.safetensors import Entry
 from refembed.convert.tokenizers import VOCABS
-from refembed.convert.weights import check_floats, open_weights
+from refembed.convert.weights import check_floats, check_place, open_weights
 from refembed.convert.wordpiece import read_json
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter
@@ -250,12 +250,7 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
             raise ModelError(f"{config.folder}: tensor {quote(entry.name)}", hint=hint)
         target, letters = f"{row[0].format(number)}.{kind}", row[1].split()
         stored = tuple(sizes[x] for x in letters)[: 1 if kind == "bias" else None]
-        if entry.shape != stored:
-            found = f"tensor {quote(entry.name)} is {list(entry.shape)}, config.json says {list(stored)}"
-            raise ModelError(f"{config.folder}: {found}", hint="are these files of one model?")
-        if target in plan:
-            found = f"{config.folder}: {quote(entry.name)} and {quote(plan[target].entry.name)} are both {target}"
-            raise ModelError(found, hint="one of them has to go")
+        check_place(entry, stored, target, plan[target].entry if target in plan else None, config.folder)
         if config.answers and row[0] == ("token_embd" if config.raw.get("tie_word_embeddings") else "output"):
             answers = with_change(entry, (2, stored[1]), "yes and no", config)
             plan["cls.output.weight"] = planned("cls.output.weight", answers, outtype)

@@ -100,3 +100,13 @@ def check_floats(entry: Entry, folder: Path) -> None:
     if entry.dtype not in FLOATS:
         hint = f"weights are {', '.join(FLOATS)}; convert the model before it was quantized"
         raise ModelError(f"{folder}: tensor {quote(entry.name)} is stored as {entry.dtype}", hint=hint)
+
+
+def check_place(entry: Entry, shape: tuple[int, ...], target: str, other: Entry | None, folder: Path) -> None:
+    """ModelError for a tensor of another shape than config.json says, or where `other` becomes the same one."""
+    if entry.shape != shape:
+        found = f"tensor {quote(entry.name)} is {list(entry.shape)}, config.json says {list(shape)}"
+        raise ModelError(f"{folder}: {found}", hint="are these files of one model?")
+    if other is not None:
+        found = f"{folder}: {quote(entry.name)} and {quote(other.name)} are both {target}"
+        raise ModelError(found, hint="one of them has to go")

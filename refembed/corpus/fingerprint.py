@@ -1,7 +1,7 @@
-"""What a vector's bits depend on beside its text, written down: the key of the cache, the passport of a corpus.
+"""What a vector's bits depend on besides its text, written down: the key of the cache, the passport of a corpus.
 
 model files and adapters (SHA-256) ─┐
-numerics and its switches           ├─► about(embedder) ─► digest(...)
+numerics and its switches           ├─► describe(embedder) ─► digest(...)
 pooling, norm, dimensions           │
 refembed, libraries, processor     ─┘
 
@@ -29,11 +29,12 @@ from refembed._version import __version__
 from refembed.atomic_write import replacing
 from refembed.embedder import Embedder
 from refembed.errors import RequestError
+from refembed.gguf.digest import sha256_of
 from refembed.hub.cache import cache_folder
 from refembed.model.published import OriginalModel
 
 BITS = 2  # to be raised when a change of refembed between two releases gives some vector other bits
-SETTLED = 2.0  # seconds after which a file's time of change can be told from that of a later change
+SETTLED = 2.0  # seconds after which a file's time of change differs from that of a later change
 MAX_FILES_REMEMBERED = 500  # files
 
 Record = dict[str, Any]  # JSON: strings, numbers, lists
@@ -41,7 +42,7 @@ Record = dict[str, Any]  # JSON: strings, numbers, lists
 known: WeakKeyDictionary[Embedder, Record] = WeakKeyDictionary()  # embedder -> its `files`
 
 
-def sha256_of(paths: Iterable[Path]) -> list[str]:
+def digests_of(paths: Iterable[Path]) -> list[str]:
     """SHA-256 of each file, in hexadecimal; a file that has not changed since it was last hashed is not read.
 
     All shards of a split model are `Embedder.file.paths`. Raises RequestError where a file cannot be read.
@@ -53,7 +54,7 @@ def sha256_of(paths: Iterable[Path]) -> list[str]:
             identity = identity_of(path)
             note = notes.get(place)
             if not (isinstance(note, list) and note[:1] == [identity] and isinstance(note[-1], str)):
-                note = [identity, hash_file(path)]
+                note = [identity, sha256_of([path])]
                 if time.time() - max(identity[1:3]) / 1e9 > SETTLED and identity_of(path) == identity:
                     notes.pop(place, None)
                     notes[place], changed = note, True
@@ -69,15 +70,6 @@ def identity_of(path: Path) -> list[int]:
     """Size, time of change of the content and of the entry (ns), inode, device."""
     s = path.stat()
     return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev]
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a whole file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def notes_path() -> Path:
@@ -105,10 +97,10 @@ def write_notes(notes: Mapping[str, Any]) -> None:
 def describe(
     embedder: Embedder, *, pooling: str = "native", normalize: int | None = None, dimensions: int | None = None
 ) -> Record:
-    """Everything beside the text that decides about a vector's bits, fit for JSON.
+    """Everything besides the text that decides about a vector's bits, fit for JSON.
 
     pooling, normalize, dimensions  as Embedder.embed takes them; "native" and None are resolved
-    Raises RequestError for options no vector could satisfy, and where bits depend on what stands beside a text.
+    Raises RequestError for options no vector could satisfy, and where bits depend on the other texts of the batch.
     """
     options = embedder.resolve_options(pooling, normalize, dimensions)
     cut = None if options.dimensions == embedder.width(options.pooling) else options.dimensions
@@ -139,8 +131,8 @@ def engine(embedder: Embedder) -> Record:
 
 def files(embedder: Embedder) -> Record:
     """Model and adapters, by their contents; all shards."""
-    adapters = [[sha256_of(a.paths), a.scale] for a in embedder.adapters if a.scale]
-    return {"model": sha256_of(embedder.file.paths), "lora": adapters}
+    adapters = [[digests_of(a.paths), a.scale] for a in embedder.adapters if a.scale]
+    return {"model": digests_of(embedder.file.paths), "lora": adapters}
 
 
 def machine() -> str:

@@ -1,6 +1,6 @@
 """Vectors that were computed before: `Cache` keeps them in an SQLite file, a hit has the bits of computing.
 
-key    = BLAKE2b(digest of `fingerprint.about`, token ids): model files, adapters, numerics, options, versions, text
+key    = BLAKE2b(digest of `fingerprint.describe`, token ids): model files, adapters, numerics, options, versions, text
 vector = raw little-endian float32, with a CRC-32 of key and bytes
 
 Token ids stand for the text: they are what the model sees, cut where the text was too long.
@@ -31,7 +31,7 @@ from refembed.embedder import BATCH_TOKENS, Embedder
 from refembed.errors import RequestError
 from refembed.hub.cache import cache_folder
 from refembed.pipeline.batches import pack_batches, take_batch
-from refembed.pipeline.inputs import Input
+from refembed.pipeline.inputs import Input, input_list
 
 APPLICATION = 0x72666276  # "rfbv" in the file's head: whose file it is
 VERSION = 1  # of the tables
@@ -77,7 +77,7 @@ class Cache:
 
     path   None: `default_path()`. The file is made where there is none, and its folder
     limit  bytes; the file grows little beyond it
-    say    told of what went wrong and can be lived with (a full disk, a damaged vector), once each; None: a warning
+    say    given each problem that does not stop the work (a full disk, a damaged vector), once; None: a warning
     Raises RequestError where the file is not a cache, is damaged, or cannot be opened.
 
     >>> from refembed import Embedder
@@ -100,7 +100,7 @@ class Cache:
         self.say = say or (lambda message: warnings.warn(message, stacklevel=3))
         self.hits = self.misses = 0  # texts, since it was opened
         self.used: set[bytes] = set()  # keys that were hits, not written down yet
-        self.told: set[str] = set()
+        self.reports: set[str] = set()
         self.writable = True  # False once a vector could not be stored
         with self.reported():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,18 +133,12 @@ class Cache:
 
         Raises RequestError also where bits depend on the other texts of the batch (`ggml` with n_ubatch).
         """
-        alone = isinstance(texts, (str, bytes))
-        inputs: list[Input] = [texts] if alone else list(texts)
+        inputs, alone = input_list(texts)
         truncate = options.pop("truncate", False)
         record = describe(embedder, **options)
         ids = [embedder.ids_of(text, i, truncate) for i, text in enumerate(inputs)]
         vectors = self.vectors(embedder, ids, record)
-        if alone:
-            return vectors[0]
-        if record["pooling"] == "none":
-            return vectors
-        width = record["dimensions"] or embedder.width(record["pooling"])
-        return np.stack(vectors) if vectors else np.empty((0, width), np.float32)
+        return vectors[0] if alone else embedder.stack(vectors, record["pooling"], record["dimensions"])
 
     def embed_iter(
         self, embedder: Embedder, texts: Iterable[Input], *, batch_tokens: int = BATCH_TOKENS, **options: Any
@@ -157,7 +151,7 @@ class Cache:
             yield from self.vectors(embedder, ids, record)
 
     def vectors(self, embedder: Embedder, ids: Sequence[Sequence[int]], record: Record) -> list[F32]:
-        """Vectors of token ids, each (D), or (T, D) where nothing is pooled; record: `fingerprint.about`."""
+        """Vectors of token ids, each (D), or (T, D) where nothing is pooled; record: `fingerprint.describe`."""
         how = record["pooling"]
         width = record["dimensions"] or embedder.width(how)
         shape = (-1, width) if how == "none" else (width,)
@@ -190,7 +184,7 @@ class Cache:
                     sound = key in size_of and whole(key, raw, crc, 4 * size_of[key])
                     vector = np.frombuffer(raw if sound else b"", "<f4").astype(np.float32, copy=False)
                     if not sound or not np.isfinite(vector).all():
-                        self.tell(f"cache {self.path}: a damaged vector; it is computed anew")
+                        self.report(f"cache {self.path}: a damaged vector; it is computed anew")
                         continue
                     found[key] = vector
         self.used |= found.keys()
@@ -204,7 +198,7 @@ class Cache:
             self.store(made)
         except RequestError as e:
             self.writable = False
-            self.tell(f"{str(e).splitlines()[0]}; going on without storing")
+            self.report(f"{str(e).splitlines()[0]}; going on without storing")
 
     def store(self, made: dict[bytes, F32]) -> None:
         """Write vectors and what was used in one transaction; make room. RequestError where that fails."""
@@ -252,9 +246,10 @@ class Cache:
             found = [row[0].decode(errors="replace") for row in self.db.execute("PRAGMA integrity_check")]
         return [] if found == ["ok"] else found
 
-    def tell(self, message: str) -> None:
-        if message not in self.told:
-            self.told.add(message)
+    def report(self, message: str) -> None:
+        """Say a problem once."""
+        if message not in self.reports:
+            self.reports.add(message)
             self.say(message)
 
 

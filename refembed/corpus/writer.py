@@ -7,7 +7,7 @@ function of the records alone: after any number of kills it is, byte for byte, w
 is being written both are on the disk.
 
     .parquet   columns index, id, text, tokens, embedding; how it was made is in the schema's metadata, `refembed`
-    .npy       float32 (S, D); how it was made is beside it, in FILE.meta.json
+    .npy       float32 (S, D); how it was made is in FILE.meta.json
     .jsonl     a line a text: index, id, text, tokens, embedding; FILE.meta.json likewise
 """
 
@@ -31,6 +31,7 @@ from refembed.embedder import BATCH_TOKENS, Embedder
 from refembed.errors import RequestError
 from refembed.hub.prompts import add
 from refembed.pipeline.batches import take_batch
+from refembed.tokenizer.base import as_bytes
 
 if TYPE_CHECKING:
     from refembed.corpus.vector_cache import Cache
@@ -169,11 +170,6 @@ def pair(
         raise RequestError(f"there are {n} texts, but more keys", hint="one key a text")
 
 
-def as_bytes(text: str | bytes) -> bytes:
-    """A text in UTF-8; halves of surrogate pairs as the three bytes they would have, as tokenizers take them."""
-    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-
-
 def check_same(row: Row, found: tuple[bytes, bytes] | None, where: str, journal: Journal) -> None:
     """Refuse to go on behind texts that were others."""
     if found is None:
@@ -206,8 +202,8 @@ def vectors(
 def write(journal: Journal, corpus: Corpus) -> None:
     """Write the file from the journal, and move it to its place. RequestError where that fails."""
     path, suffix = corpus.path, corpus.path.suffix.lower()
-    about_it = {"count": corpus.count, "dimension": corpus.dimension, "run": corpus.run}
-    meta = json.dumps(about_it, indent=1, sort_keys=True, ensure_ascii=False).encode()
+    description = {"count": corpus.count, "dimension": corpus.dimension, "run": corpus.run}
+    meta = json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False).encode()
     try:
         with replacing(path, temporary=f".{path.name}.refembed") as out:
             if suffix == ".parquet":
@@ -217,8 +213,8 @@ def write(journal: Journal, corpus: Corpus) -> None:
             else:
                 write_jsonl(out, journal)
         if suffix != ".parquet":
-            beside = path.with_name(path.name + ".meta.json")
-            with replacing(beside, temporary=f".{beside.name}.refembed") as out:
+            meta_path = path.with_name(path.name + ".meta.json")
+            with replacing(meta_path, temporary=f".{meta_path.name}.refembed") as out:
                 out.write(meta + b"\n")
     except OSError as e:
         hint = f"make room, or a place; {journal.path} keeps the {corpus.count} vectors, and --resume writes them"

@@ -1,4 +1,4 @@
-"""The journey as an illustrated page."""
+"""The walkthrough as an illustrated page."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from refembed.explain.walkthrough import FIRST, Step, Walkthrough, normalized
 from refembed.explain.words import spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
-from refembed.html.page import Section, esc, figure, page, table
+from refembed.html.page import Section, clipped, esc, figure, page, table
 from refembed.html.picture import heat
 from refembed.similarity import cosine
 
-NAMED = 40  # tokens whose names stand beside a plot
+NAMED = 40  # tokens whose names are written next to a plot
 SHOWN_PARTS = 400  # of a tokenizer's stage
 
 
@@ -38,7 +38,7 @@ def journey_page(j: Walkthrough, head: int | None = None) -> str:
     built = ((id, heading, build(j)) for id, heading, build in builders)
     sections = [Section(id, heading, body) for id, heading, body in built if body]
     lead = (
-        f"The journey of <b>“{esc(clipped(j.text))}”</b> through <b>{esc(j.about['model'])}</b>: "
+        f"The journey of <b>“{esc(clipped(j.text, 120))}”</b> through <b>{esc(j.about['model'])}</b>: "
         f"{j.n_tokens} tokens, {j.about['layers']} layers, computed with the numerics “{esc(j.about['numerics'])}”."
     )
     return page("How a text becomes a vector", lead, sections)
@@ -182,7 +182,9 @@ def similarity(j: Walkthrough) -> str:
     x = np.asarray([[float(cosine(a, b)) for b in j.vectors] for a in j.vectors])
     alt = f"Cosines of {n} texts with each other. " + closest(x, j.texts)
     side = min(max(36 * n, 120), 480)
-    names = table([">", "text"], [(str(i + 1), esc(clipped(t))) for i, t in enumerate(j.texts)], caption="The texts")
+    names = table(
+        [">", "text"], [(str(i + 1), esc(clipped(t, 120))) for i, t in enumerate(j.texts)], caption="The texts"
+    )
     text = '<div class="formula mono">cos(a, b) = a · b / (|a| |b|)</div>' + names
     if n <= 12:
         rows = [(str(i + 1), *(f"{v:.3f}" for v in x[i])) for i in range(n)]
@@ -206,8 +208,3 @@ def model(j: Walkthrough) -> str:
 def opt(x: float | None, form: str) -> str:
     """A number, or nothing."""
     return "" if x is None else format(x, form)
-
-
-def clipped(text: str, most: int = 120) -> str:
-    """The beginning of a text."""
-    return text if len(text) <= most else text[: most - 1] + "…"

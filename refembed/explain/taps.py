@@ -23,7 +23,6 @@ RAFFEL = "Raffel et al. 2019, T5"
 GEMMA2 = "Gemma Team 2024, Gemma 2"
 LFM2 = "Liquid AI 2025, LFM2"
 HU = "Hu et al. 2024, MiniCPM"
-QK_NORM = "Henry et al. 2020, Query-Key Normalization for Transformers"
 REIMERS = "Reimers & Gurevych 2019, Sentence-BERT"
 
 

@@ -147,7 +147,7 @@ def explain(
     last = last_hidden(trace)
     poolable = how in POOLERS and how != "none"
     vector = embedder.embed(texts[0], pooling=how, truncate=truncate)
-    journey = Walkthrough(
+    walkthrough = Walkthrough(
         text=decode(texts[0]),
         texts=[decode(t) for t in texts],
         about=describe(embedder, trace),
@@ -172,8 +172,8 @@ def explain(
         vector=np.asarray(vector),
         vectors=compared(embedder, texts, how, truncate),
     )
-    add_notes(journey, embedder, how)
-    return journey
+    add_notes(walkthrough, embedder, how)
+    return walkthrough
 
 
 def pick_layer(n_layer: int, layer: int) -> int:
@@ -189,18 +189,18 @@ def attention_of(trace: Trace, n_layer: int, T: int) -> dict[int, Array]:
     return {il: a for il, a in found.items() if a.shape[-2:] == (T, T)}
 
 
-def add_notes(journey: Walkthrough, embedder: Embedder, how: str) -> None:
+def add_notes(walkthrough: Walkthrough, embedder: Embedder, how: str) -> None:
     """What a reader may miss, and why it is not there."""
-    if not journey.attention:
+    if not walkthrough.attention:
         why = (
             "with flash attention no scores are kept; --no-flash-attn shows them" if embedder.ops.name == "ggml" else ""
         )
-        journey.notes.append(f"The run shows no attention{f': {why}' if why else ''}.")
+        walkthrough.notes.append(f"The run shows no attention{f': {why}' if why else ''}.")
     if how == "none":
         hint = "--pooling last (or mean) makes one vector of them"
-        journey.notes.append(f"The model's file asks for no pooling, so each token keeps its vector; {hint}.")
-    if len(journey.texts) > 1 and journey.vectors is None:
-        journey.notes.append("Texts cannot be compared without one vector each.")
+        walkthrough.notes.append(f"The model's file asks for no pooling, so each token keeps its vector; {hint}.")
+    if len(walkthrough.texts) > 1 and walkthrough.vectors is None:
+        walkthrough.notes.append("Texts cannot be compared without one vector each.")
 
 
 def describe(embedder: Embedder, trace: Trace) -> dict[str, Any]:
@@ -401,6 +401,6 @@ def decode(text: str | bytes) -> str:
     return text if isinstance(text, str) else text.decode("utf-8", "replace")
 
 
-def normalized(journey: Walkthrough) -> F64 | None:
+def normalized(walkthrough: Walkthrough) -> F64 | None:
     """The pooled vector over its length: (D)."""
-    return None if journey.pooled is None else np.asarray(normalize(journey.pooled[None], 2))[0]
+    return None if walkthrough.pooled is None else np.asarray(normalize(walkthrough.pooled[None], 2))[0]

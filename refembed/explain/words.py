@@ -1,4 +1,4 @@
-"""Spelling of what a journey holds: for the terminal, for JSON, and for the page."""
+"""Spelling of what a walkthrough holds: for the terminal, for JSON, and for the page."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def spell_numbers(numbers: Iterable[float]) -> str:
 
 
 def as_object(j: Walkthrough) -> dict[str, Any]:
-    """A journey as JSON."""
+    """A walkthrough as JSON."""
     return {
         "text": j.text,
         "model": j.about,

@@ -83,6 +83,11 @@ def table(
     return f'<div class="wide"><table{label}>{head}<tbody>{"".join(body)}</tbody></table></div>'
 
 
+def clipped(text: str, most: int) -> str:
+    """The beginning of a text, at most so many characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def figure(picture: str, caption: str) -> str:
     """A picture (HTML) with words beneath (HTML)."""
     return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"

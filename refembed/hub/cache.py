@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from refembed.gguf.digest import sha256_of
 from refembed.hub.progress import WAITING
-from refembed.hub.sources import File, Progress, cannot_write, problem, sha256_of
+from refembed.hub.sources import File, Progress, cannot_write, problem
 
 
 def cache_folder() -> Path:
@@ -88,7 +89,7 @@ else:
 
 def keep(made: Path, place: Path, made_of: list[Any]) -> None:
     """Move a finished file into the cache, then write down what it is: without the note it does not count."""
-    sha256 = sha256_of(made)
+    sha256 = sha256_of([made])
     move(made, place)
     state = place.stat()
     note = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": sha256, "made_of": made_of}

@@ -20,6 +20,7 @@ from typing import Protocol, TypeAlias
 
 from refembed.atomic_write import FULL
 from refembed.errors import DownloadError
+from refembed.gguf.digest import sha256_of
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte before a connection is given up
@@ -231,16 +232,7 @@ def problem(file: File, folder: Path) -> str:
         size = path.stat().st_size
         if size != file.size:
             return f"{path}: {size:,} bytes, expected {file.size:,}"
-        found = sha256_of(path)
+        found = sha256_of([path])
     except OSError as e:
         return f"{path}: {e.strerror or e}"
     return "" if found == file.sha256 else f"{path}: sha256 {found}, expected {file.sha256}"
-
-
-def sha256_of(path: Path) -> str:
-    """Of a whole file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while block := f.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()

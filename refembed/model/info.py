@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from refembed.gguf import GGUFFile
+from refembed.gguf.digest import sha256_of
 from refembed.model.hparams import Hparams
 
 
@@ -39,12 +39,7 @@ class Info:
     @property
     def sha256(self) -> str:
         """Of the whole file, or of all shards one after the other; read when asked for."""
-        digest = hashlib.sha256()
-        for path in self.paths or (self.path,):
-            with path.open("rb") as f:
-                while block := f.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return sha256_of(self.paths or (self.path,))
 
 
 def read_info(f: GGUFFile, hp: Hparams, numerics: str) -> Info:

@@ -10,10 +10,4 @@
 
 `Embedder.embed` calls them in this order. Command line, corpus writer, vector cache, server and `verify` call the same
 functions; docs/tour.md has the chain of calls.
-
-inputs    what `embed` takes, and what it says of anything else
-truncate  texts that are too long
-batches   which texts share a forward pass
-vectors   from hidden states to vectors
-progress  the bar on stderr
 """

@@ -37,7 +37,7 @@ def pack_batches(lengths: Iterable[int], max_tokens: int, max_texts: int | None 
 def take_batch(texts: Iterator[T], min_tokens: int, length: Callable[[T], int] = len) -> list[T]:  # type: ignore[assignment]
     """The next texts of a stream, up to the one that makes them `min_tokens` long; none at its end.
 
-    Unlike `pack_batches` it never reads a text that has to wait for the next batch: who types one line gets its vector.
+    Unlike `pack_batches` it reads no text that has to wait for the next batch: a typed line gets its vector.
 
         >>> stream = iter([[101, 102], [101, 7632, 102], [101, 102]])
         >>> take_batch(stream, 4)

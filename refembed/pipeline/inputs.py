@@ -36,7 +36,7 @@ def ordered(values: Any, name: str, hint: str, wanted: str = "a list of texts") 
     if isinstance(values, Mapping):
         raise RequestError(f"{name}: a dictionary, not a list of texts", hint="pass list(d.values()) or list(d)")
     if isinstance(values, AbstractSet):
-        raise RequestError(f"{name}: a set has no order, so vectors could not be told apart", hint="pass sorted(texts)")
+        raise RequestError(f"{name}: a set has no order: vectors would match no text", hint="pass sorted(texts)")
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         found = "None" if values is None else f"{values!r:.60} of type {type(values).__name__}"
         raise RequestError(f"{name}: {wanted} is wanted, not {found}", hint=hint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,34 +11,16 @@ from refembed.errors import ModelError
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.model import Model
 from refembed.model.batch import Batch
-from refembed.pipeline.inputs import check_dimensions
-from refembed.pooling.heads import check_rank, pooled, width
+from refembed.pooling.heads import pooled
 from refembed.pooling.normalize import normalize as normalize_rows
-from refembed.pooling.poolers import resolve_pooling
 
 
 class VectorOptions(NamedTuple):
-    """What `Embedder.embed` was asked for, resolved for a model: `resolve_options`."""
+    """What `Embedder.embed` was asked for, resolved for a model: `Embedder.resolve_options`."""
 
     pooling: str  # a row of `pooling.POOLERS`, or "rank"; never "native"
     normalize: int  # llama.cpp's embd_normalize
     dimensions: int | None  # None: all
-
-
-def resolve_options(
-    model: Model, pooling: str = "native", normalize: int | None = None, dimensions: Any = None
-) -> VectorOptions:
-    """The options of `Embedder.embed` with the model's pooling for "native" and the default norm for None.
-
-    The default is 2 (Euclid), but -1 (as it is) for a reranker's scores, which have no direction.
-    Raises RequestError for options that no vector could satisfy, before any work is done.
-    """
-    how = resolve_pooling(pooling, model.hparams.pooling)
-    if how == "rank":
-        check_rank(model)
-    norm = normalize if normalize is not None else -1 if how == "rank" else 2
-    normalize_rows(np.ones((1, 1), np.float32), norm)
-    return VectorOptions(how, norm, check_dimensions(dimensions, width(model.hparams, how)))
 
 
 def forward_and_pool(model: Model, ops: Ops, batch: Batch, how: str, tap: Tap = NO_TAP) -> Float | list[Float]:

@@ -8,6 +8,7 @@ has the same bits in any batch (docs/batch-invariance.md), so a client cannot te
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
 from refembed.arrays import F32
+from refembed.pipeline.batches import pack_batches
 from refembed.server.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -126,18 +128,13 @@ class Worker:
 
     def in_turn(self, jobs: Sequence[Job], limit: int) -> list[tuple[Job, int]]:
         """One text of each job in turn, up to `limit` tokens; a longer text runs alone."""
-        turn, batch, tokens = deque(jobs), list[tuple[Job, int]](), 0
-        while turn:
-            job = turn.popleft()
-            n = len(job.ids[job.next])
-            if batch and tokens + n > limit:
-                break
-            batch.append((job, job.next))
-            tokens += n
-            job.next += 1
-            job.tokens -= n
-            if job.next < len(job.ids):
-                turn.append(job)
+        rounds = itertools.zip_longest(*(zip(itertools.repeat(job), range(job.next, len(job.ids))) for job in jobs))
+        texts, measured = itertools.tee(text for row in rounds for text in row if text)
+        first = next(pack_batches((len(job.ids[i]) for job, i in measured), limit))
+        batch = list(itertools.islice(texts, len(first)))
+        for job, i in batch:
+            job.next = i + 1
+            job.tokens -= len(job.ids[i])
         return batch
 
     def compute(self, batch: list[tuple[Job, int]]) -> None:

@@ -1,4 +1,4 @@
-"""What each stage makes of a text on its way to ids: for people who want to know where two tokenizers part.
+"""What each stage makes of a text on its way to ids: to see where two tokenizers differ.
 
     text            Hello, [SEP] Welt!
     special tokens  Hello,␣ [SEP] ␣Welt!        cut out first, from the bytes as they are
@@ -9,25 +9,18 @@
     ids             101 7592 1010 102 ...
 
 A stage that a kind does not have is left out: byte-pair encoding does not normalize, SentencePiece has no pre-tokens.
-The steps are the encoders' own: `fragments` and `surround` of every `Tokenizer`, and what a kind's `encode_text` calls.
+The steps are the encoders' own: `fragments` and `surround` of every `Tokenizer`, and what its `encode_text` calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from refembed.tokenizer.base import Tokenizer, as_bytes
 from refembed.tokenizer.special import Fragment
 from refembed.tokenizer.unicode import decode
-
-if TYPE_CHECKING:
-    from refembed.tokenizer.bpe import BPE
-    from refembed.tokenizer.bpe_kinds import WhitespaceBPE
-    from refembed.tokenizer.spm import SPM
-    from refembed.tokenizer.unigram import Unigram
-    from refembed.tokenizer.wordpiece import WordPiece
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Hooks:
     pieces: str  # how pieces come about
     normalize: Callable[[Any, bytes], bytes] | None = None  # tokenizer, fragment
     normalized: str = ""
-    split: Callable[[Any, bytes], list[bytes]] | None = None  # likewise
+    split: Callable[[Any, bytes], Iterable[bytes]] | None = None  # likewise
     pre_tokens: str = ""
 
 
@@ -75,7 +68,7 @@ def stages(
     return [*found, Stage("ids", tuple(ids), f"{len(ids)} of the {len(vocab)} tokens' ids")]
 
 
-def each(fragments: Iterable[Fragment], step: Callable[[bytes], list[bytes]]) -> tuple[Fragment, ...]:
+def each(fragments: Iterable[Fragment], step: Callable[[bytes], Iterable[bytes]]) -> tuple[Fragment, ...]:
     """What a step makes of each raw fragment; special tokens as they are, empty parts left out."""
     parts = (part for f in fragments for part in ([f] if isinstance(f, int) else step(f)))
     return tuple(part for part in parts if part != b"")
@@ -109,77 +102,36 @@ SPELLED = ("pre", "lowercase", "strip_accents", "add_space_prefix")
 # -- the kinds -------------------------------------------------------------------------------------------------------
 
 
-def utf8(parts: Iterable[str]) -> list[bytes]:
-    """Text as bytes, halves of surrogate pairs included."""
-    return [part.encode("utf-8", "surrogatepass") for part in parts]
-
-
-def words_joined(tokenizer: WordPiece, text: bytes) -> bytes:
-    """The words of a fragment, spaces between."""
-    return b" ".join(utf8(tokenizer.split(text)))
-
-
-def words(tokenizer: WordPiece, text: bytes) -> list[bytes]:
-    """What is matched on its own."""
-    return utf8(tokenizer.split(text))
-
-
-def spelled(tokenizer: BPE, text: bytes) -> bytes:
-    """Valid UTF-8, spaces as the model spells them."""
-    return utf8([decode(tokenizer.spell(text))])[0]
-
-
-def merged_alone(tokenizer: BPE, text: bytes) -> list[bytes]:
-    """What is merged on its own."""
-    return utf8(tokenizer.pre.split(decode(tokenizer.spell(text))))
-
-
-def folded(tokenizer: WhitespaceBPE, text: bytes) -> bytes:
-    """White space is one space, letters are lower-cased if the file says so."""
-    return utf8([tokenizer.fold(text)])[0]
-
-
-def folded_words(tokenizer: WhitespaceBPE, text: bytes) -> list[bytes]:
-    """Words between spaces."""
-    return utf8(tokenizer.fold(text).split(" "))
-
-
-def with_prefix(tokenizer: SPM, text: bytes) -> bytes:
-    """Every fragment begins a text or follows a special token, so that all may get a space in front."""
-    return tokenizer.spell(text, tokenizer.vocab.add_space_prefix)
-
-
-def replaced(tokenizer: Unigram, text: bytes) -> bytes:
-    """Characters replaced, spaces as U+2581."""
-    return tokenizer.normalizer(text)
-
-
 # fmt: off
 BYTE_PAIR = Hooks(
     "neighbors merge in the order of tokenizer.ggml.merges",
-    spelled, "bytes that are no UTF-8 are U+FFFD", merged_alone, "tokenizer.ggml.pre = {pre!r}",
+    lambda t, text: as_bytes(decode(t.spell(text))), "bytes that are no UTF-8 are U+FFFD",
+    lambda t, text: map(as_bytes, t.pre.split(decode(t.spell(text)))), "tokenizer.ggml.pre = {pre!r}",
 )
 HOOKS = {
     "bert": Hooks(
         "the longest token from the left, or [UNK] for the whole word",
-        words_joined, "tokenizer.ggml.normalizer.lowercase = {lowercase}, strip_accents = {strip_accents}",
-        words, "white space, punctuation and ideographs",
+        lambda t, text: b" ".join(map(as_bytes, t.split(text))),
+        "tokenizer.ggml.normalizer.lowercase = {lowercase}, strip_accents = {strip_accents}",
+        lambda t, text: map(as_bytes, t.split(text)), "white space, punctuation and ideographs",
     ),
     "gpt2": BYTE_PAIR,
     "gemma4": BYTE_PAIR,
     "whitespace": Hooks(
         BYTE_PAIR.pieces,
-        folded, "tokenizer.ggml.normalizer.lowercase = {lowercase}", folded_words, "white space, which is lost",
+        lambda t, text: as_bytes(t.fold(text)), "tokenizer.ggml.normalizer.lowercase = {lowercase}",
+        lambda t, text: map(as_bytes, t.fold(text).split(" ")), "white space, which is lost",
     ),
     "hybriddna": Hooks("as gpt2; six bases to a token between <dna> and </dna>"),
     "llama": Hooks(
         "neighbors merge by tokenizer.ggml.scores, the highest first",
-        with_prefix, "a space is U+2581; tokenizer.ggml.add_space_prefix = {add_space_prefix}",
+        lambda t, text: t.spell(text, t.vocab.add_space_prefix),  # each begins a text, or follows a special token
+        "a space is U+2581; tokenizer.ggml.add_space_prefix = {add_space_prefix}",
     ),
     "t5": Hooks(
         "the highest sum of tokenizer.ggml.scores",
-        replaced, "tokenizer.ggml.precompiled_charsmap, remove_extra_whitespaces, "
-                      "add_space_prefix = {add_space_prefix}",
+        lambda t, text: t.normalizer(text),
+        "tokenizer.ggml.precompiled_charsmap, remove_extra_whitespaces, add_space_prefix = {add_space_prefix}",
     ),
     "rwkv": Hooks("the longest token from the left"),
     "plamo2": Hooks("the highest sum of tokenizer.ggml.scores, from the end"),

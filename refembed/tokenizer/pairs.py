@@ -72,7 +72,11 @@ def joined_ids(tokenizer: Tokenizer, query: bytes, document: bytes) -> list[int]
 
 def joined_text(tokenizer: Tokenizer, query: bytes, document: bytes) -> list[int]:
     """As llama-embedding joins them: text with the spelling of special tokens between."""
+    return tokenizer.encode(query + separator(tokenizer) + document, add_special=True, parse_special=True)
+
+
+def separator(tokenizer: Tokenizer) -> bytes:
+    """The spelling of the special tokens that llama-embedding puts between two texts."""
     vocab = tokenizer.vocab
     between = [role for role, added in (("eos", vocab.add_eos), ("sep", vocab.add_sep)) if added]
-    spelling = b"".join(vocab.tokens[tokenizer.role(role)] for role in between)
-    return tokenizer.encode(query + spelling + document, add_special=True, parse_special=True)
+    return b"".join(vocab.tokens[tokenizer.role(role)] for role in between)

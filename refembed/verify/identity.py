@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from refembed.pipeline.inputs import unknown_id
 from refembed.verify.engines.base import Engine
 from refembed.verify.reference import Reference
 from refembed.verify.verdict import Cause
@@ -107,10 +108,10 @@ def described(about: dict[str, Any], theirs: dict[str, int], keys: Sequence[str]
 def shares_vocabulary(reference: Reference, engine: Engine, ids: Ids) -> bool:
     """Whether the engine's tokens can be read with the reference's vocabulary.
 
-    By the text of its tokens, where it shows that; an id beyond the reference's vocabulary is of another in any case.
+    By the text of its tokens, where it shows that; an id beyond the reference's vocabulary is of another one.
     """
     theirs = [i for _, _, other in ids for i in other]
-    if any(i >= reference.info.n_vocab or i < 0 for i in theirs):
+    if unknown_id(theirs, reference.info.n_vocab) is not None:
         return False
     special = {reference.tokenizer.vocab.bos, reference.tokenizer.vocab.eos, reference.tokenizer.vocab.sep}
     chosen = [i for i in dict.fromkeys(theirs) if i not in special][:SAMPLE]

@@ -1,4 +1,4 @@
-"""One way to compute vectors of texts: the model as it is, or with something changed on the way.
+"""One way to compute vectors of texts: the steps of `refembed.pipeline`, with something changed on the way.
 
     text ─ text ─► encode ─► ids ─ tokens ─► batch ─► model, ops ─► hidden ─ rows ─► pooler ─► vector ─ vector ─►
 
@@ -28,6 +28,7 @@ from refembed.pipeline.batches import pack_batches
 from refembed.pipeline.truncate import truncate
 from refembed.pipeline.vectors import forward_and_pool
 from refembed.pooling.heads import dense, pooled, run
+from refembed.pooling.poolers import resolve_pooling
 from refembed.tokenizer import Tokenizer
 
 Item: TypeAlias = "str | list[int]"
@@ -99,7 +100,7 @@ class Reference:
         return truncate(ids, self.info.n_ctx, keep_last=self.tokenizer.vocab.is_closed(ids))
 
     def ops_of(self, numerics: str) -> Ops:
-        """The operations of a world, changed."""
+        """The operations of numerics, changed."""
         ops = self.by_numerics[numerics]
         for change in self.ops:
             ops = change(ops)
@@ -169,7 +170,7 @@ def own_encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def reference_of(embedder: Embedder, pooling: str = "native") -> Reference:
     """The model of an embedder with its adapters, unchanged. pooling as `Embedder.embed` takes it."""
-    e, how = embedder, embedder.resolve_options(pooling).pooling
+    e, how = embedder, resolve_pooling(pooling, embedder.model.hparams.pooling)
     return Reference(e.info, e.file, e.tokenizer, e.model, OpsByNumerics(e.adapters), how, own_encode)
 
 

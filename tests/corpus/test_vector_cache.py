@@ -20,7 +20,7 @@ import pytest
 from refembed import Embedder
 from refembed.corpus import fingerprint
 from refembed.corpus import vector_cache as cache_module
-from refembed.corpus.fingerprint import describe, differences, digest, sha256_of
+from refembed.corpus.fingerprint import describe, differences, digest, digests_of
 from refembed.corpus.vector_cache import Cache, key_of
 from refembed.errors import RequestError
 from refembed.testing.synthetic_lora import synthetic_lora
@@ -211,33 +211,33 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(
 ) -> None:
     model, read = tmp_path / "m.gguf", []
     model.write_bytes(tiny.read_bytes())
-    hash_file = fingerprint.hash_file
-    monkeypatch.setattr(fingerprint, "hash_file", lambda p: read.append(p) or hash_file(p))
+    hash_files = fingerprint.sha256_of
+    monkeypatch.setattr(fingerprint, "sha256_of", lambda p: read.extend(p) or hash_files(p))
     monkeypatch.setattr(fingerprint, "SETTLED", -60.0)
-    first = sha256_of([model])
-    assert sha256_of([model]) == first
+    first = digests_of([model])
+    assert digests_of([model]) == first
     assert len(read) == 1
     old = model.stat()
     changed = bytearray(model.read_bytes())
     changed[-1] ^= 1
     model.write_bytes(changed)
     os.utime(model, ns=(old.st_atime_ns, old.st_mtime_ns))  # size, inode and mtime are as before
-    assert sha256_of([model]) != first
+    assert digests_of([model]) != first
     assert len(read) == 2
 
 
 def test_a_file_that_has_only_just_changed_is_not_remembered(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(b"one")
-    sha256_of([tmp_path / "m"])
+    digests_of([tmp_path / "m"])
     assert fingerprint.read_notes() == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"x": 3}', b"\xff\xfe"])
 def test_damaged_notes_are_no_harm(tiny: Path, content: bytes) -> None:
-    expected = sha256_of([tiny])
+    expected = digests_of([tiny])
     fingerprint.notes_path().parent.mkdir(parents=True, exist_ok=True)
     fingerprint.notes_path().write_bytes(content.replace(b"x", str(tiny.resolve()).encode()))
-    assert sha256_of([tiny]) == expected
+    assert digests_of([tiny]) == expected
 
 
 # The limit

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from refembed.errors import DownloadError
+from refembed.gguf.digest import sha256_of
 from refembed.hub import resolve, source_folder, sources
-from refembed.hub.sources import File, Repository, Unreachable, Wheel, problem, save, sha256_of
+from refembed.hub.sources import File, Repository, Unreachable, Wheel, problem, save
 from tests.hub.shelf import (
     Shelf,
     altered,
@@ -321,7 +322,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"fou")
     assert problem(file, tmp_path).endswith("x: 3 bytes, expected 4")
     (tmp_path / "x").write_bytes(b"foul")
-    assert f"sha256 {sha256_of(tmp_path / 'x')}, expected {file.sha256}" in problem(file, tmp_path)
+    assert f"sha256 {sha256_of([tmp_path / 'x'])}, expected {file.sha256}" in problem(file, tmp_path)
     (tmp_path / "x").write_bytes(b"four")
     assert problem(file, tmp_path) == ""
 

@@ -13,7 +13,6 @@ reproducible configuration of llama.cpp, not its fastest: one thread, flash atte
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import os
 import signal
@@ -31,6 +30,7 @@ import numpy as np
 
 from refembed.arrays import F32
 from refembed.errors import EngineError, RequestError
+from refembed.gguf.digest import sha256_of
 from refembed.model.trace import Trace, TracedTensor
 from refembed.verify.compare.align import addition_order
 from refembed.verify.engines.llamacpp_wire import receive, send
@@ -219,7 +219,7 @@ class LlamaCpp:
         wheel = None if self.options["lib"] else importlib.metadata.version("xllamacpp")
         return {
             "wheel": wheel,
-            "files": [{"path": f, "sha256": sha256(f)} for f in self.facts["files"]],
+            "files": [{"path": f, "sha256": sha256_of([Path(f)])} for f in self.facts["files"]],
             "system_info": self.facts["system_info"],
             "layouts": self.facts["layouts"],
             "environment": {k: v for k, v in self.facts["environment"].items() if k != NO_BACKTRACE},
@@ -370,12 +370,3 @@ def end_worker(worker: subprocess.Popen[bytes], log: BinaryIO, owner: int) -> No
 def exit_name(code: int) -> str:
     """'SIGABRT' for -6, 'exit status 1' for 1."""
     return signal.Signals(-code).name if code < 0 else f"exit status {code}"
-
-
-def sha256(path: str) -> str:
-    """Of a whole file."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -3,7 +3,7 @@
 | file             | holds                                                        | engine          |
 |------------------|--------------------------------------------------------------|-----------------|
 | .npz             | a Trace (`refembed trace --save`)                            | RecordedTrace   |
-| .npz             | `embeddings` (N, D), and if it tells them `texts`, `meta`    | RecordedVectors |
+| .npz             | `embeddings` (N, D), and if it has them `texts`, `meta`    | RecordedVectors |
 | .npy             | (N, D), or (D) for one text                                  | RecordedVectors |
 | .jsonl           | lines of {"text": .., "embedding": [..]}, or of lists        | RecordedVectors |
 | .json            | any server's answer, or a list of the objects above          | RecordedVectors |
@@ -43,8 +43,8 @@ ROW = re.compile(rf"{FLOAT}(?: +{FLOAT})+$")  # its format raw
 def open_recording(path: str | Path, *, texts: Sequence[str] | None = None, gguf: str | Path | None = None) -> Plain:
     """The engine behind a file (table above).
 
-    texts   what was embedded, in order, where the file does not tell; without, the first `embed` says what they are
-    gguf    lends refembed's tokenizer to a trace that tells its ids but not its text, to see whether it is of a text
+    texts   what was embedded, in order, where the file does not say; without, the first `embed` says what they are
+    gguf    lends refembed's tokenizer to a trace that names its ids but not its text, to see whether it is of a text
 
     RequestError when there is no such file; EngineError when nothing in it can be compared.
     """
@@ -74,7 +74,7 @@ class RecordedVectors(Plain):
     """Vectors that were computed before.
 
     path, vectors    the file, and (D) or (T, D) for each text
-    items            the texts or ids of the vectors, None where the file does not tell
+    items            the texts or ids of the vectors, None where the file does not say
     about            what the file says of itself
     texts            overrides items
     """
@@ -106,8 +106,8 @@ class RecordedVectors(Plain):
         """The vectors of these texts; EngineError for a text that was not recorded."""
         if self.items is None:
             if len(items) != len(self.vectors):
-                told = f"{self.path}: {len(self.vectors)} vectors without their texts, asked for {len(items)} texts"
-                raise EngineError(told, hint="texts= says which texts they are, one for each vector")
+                message = f"{self.path}: {len(self.vectors)} vectors without their texts, asked for {len(items)} texts"
+                raise EngineError(message, hint="texts= says which texts they are, one for each vector")
             self.items = list(items)
         known = {key(item): v for item, v in zip(self.items, self.vectors, strict=True)}
         missing = [i for i in items if key(i) not in known]
@@ -128,12 +128,16 @@ class RecordedTrace(Plain):
         self.path, self.recorded, self.gguf = path, Trace.load(path), gguf
         if not len(self.recorded):
             raise EngineError(f"{path}: an empty trace, no tensor in it")
+        self.about = self.describe()
+
+    def describe(self) -> dict[str, Any]:
+        """What the run says of itself; with that, what can be asked of it."""
         meta = self.recorded.meta
         self.text, self.ids = meta.get("text"), meta.get("tokens")
         self.can_tokenize = self.text is not None and self.ids is not None
         self.can_take_ids = self.ids is not None
         known = [i for i in (self.text, self.ids) if i is not None][:1]
-        self.about = {**{k: v for k, v in meta.items() if k != "nodes"}, "file": str(path), "texts": known}
+        return {**{k: v for k, v in meta.items() if k != "nodes"}, "file": str(self.path), "texts": known}
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """The last tensor: (D) where the run pooled, else (T, D)."""
@@ -173,13 +177,7 @@ class RecordedDump(RecordedTrace):
     def __init__(self, path: Path, content: str, gguf: str | Path | None = None) -> None:
         Plain.__init__(self)
         self.path, self.recorded, self.gguf = path, read_dump(content, str(path)), gguf
-        meta = self.recorded.meta
-        self.text, self.ids = meta.get("text"), meta.get("tokens")
-        self.can_tokenize = self.text is not None and self.ids is not None
-        self.can_take_ids = self.ids is not None
-        known = [i for i in (self.text, self.ids) if i is not None][:1]
-        self.about = {k: v for k, v in meta.items() if k != "nodes"} | {"file": str(path)}
-        self.about |= {"texts": known} if known else {}
+        self.about = {k: v for k, v in self.describe().items() if v != []}
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """EngineError: six numbers are no vector."""
@@ -222,8 +220,8 @@ def from_numpy(path: Path) -> Read:
     if x.dtype.kind not in "fiu" or x.ndim not in (1, 2, 3):
         raise EngineError(f"{path}: {name} is {x.dtype} of shape {x.shape}, where numbers (N, D) are meant")
     vectors = list(x[None] if x.ndim == 1 else x)
-    told = next((arrays[n] for n in TEXTS if n in arrays and arrays[n].dtype.kind == "U"), None)
-    items: list[Item] | None = None if told is None else [str(t) for t in np.atleast_1d(told)]
+    named = next((arrays[n] for n in TEXTS if n in arrays and arrays[n].dtype.kind == "U"), None)
+    items: list[Item] | None = None if named is None else [str(t) for t in np.atleast_1d(named)]
     return vectors, items, about_of(arrays.get("meta")) | {"dtype": str(x.dtype)}
 
 
@@ -269,10 +267,10 @@ def from_entries(entries: list[Any], path: Path) -> Read:
             raise EngineError(f"{path}, entry {number}: no {', '.join(VECTORS[:3])} in it: {entry!r:.80}")
         vectors.append(vector)
         items.append(one_of(entry, TEXTS + IDS) if isinstance(entry, dict) else None)
-    told = [i for i in items if i is not None]
-    if told and len(told) != len(items):
-        raise EngineError(f"{path}: {len(told)} of {len(items)} entries tell their text; all or none is meant")
-    return vectors, told or None, {}
+    named = [i for i in items if i is not None]
+    if named and len(named) != len(items):
+        raise EngineError(f"{path}: {len(named)} of {len(items)} entries name their text; all or none is meant")
+    return vectors, named or None, {}
 
 
 def one_of(entry: dict[str, Any], names: Sequence[str]) -> Any:

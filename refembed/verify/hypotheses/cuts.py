@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from refembed.arrays import F64
+from refembed.pipeline.truncate import truncate
 from refembed.verify.compare.floor import SCREEN, distance
 from refembed.verify.hypotheses.front import added, closing, fronts
 from refembed.verify.hypothesis import Hypothesis, Stage
@@ -73,7 +74,7 @@ def cuts_of(reference: Reference) -> list[Cut]:
 
 def closed(end: int, n: int, ids: list[int]) -> list[int]:
     """The first n ids; the closing one is the last of them."""
-    return ids if len(ids) <= n else [*ids[: n - 1], end] if ids[-1] == end else ids[:n]
+    return truncate(ids, n, keep_last=ids[-1:] == [end])
 
 
 def opened(opens: list[int], n: int, ids: list[int]) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
-from refembed.html.page import Section, esc, figure, page, table, write_page
+from refembed.html.page import Section, clipped, esc, figure, page, table, write_page
 from refembed.html.picture import heat
 from refembed.verify.report.data import Array, ReportData, TensorError, TokensBeside, WorstTensor
 
@@ -73,7 +73,7 @@ def texts(data: ReportData) -> str:
     )
     order = sorted(range(len(data.texts)), key=lambda i: (data.texts[i].agrees, i))[:SHOWN_TEXTS]
     rows = [
-        (str(i + 1), esc(clipped(t.text)), str(t.n_tokens), number(t.distance), number(t.bound),
+        (str(i + 1), esc(clipped(t.text, 90)), str(t.n_tokens), number(t.distance), number(t.bound),
          word("agrees" if t.agrees else "differs"), esc(t.note))
         for i, t in ((i, data.texts[i]) for i in order)
     ]  # fmt: skip
@@ -198,7 +198,7 @@ def tokens(data: ReportData) -> str:
 
 
 def beside(t: TokensBeside) -> str:
-    head = f"<h3>{esc(clipped(t.text)) or '(an empty text)'}</h3>"
+    head = f"<h3>{esc(clipped(t.text, 90)) or '(an empty text)'}</h3>"
     if not t.theirs:
         return (
             f"{head}<p>Reference ({len(t.ours)} tokens; the engine does not report its own)</p>{boxes(t.ours, set())}"
@@ -323,8 +323,3 @@ def spell(t: TensorError) -> str:
 def number(x: float | None) -> str:
     """Three digits."""
     return "" if x is None else "not finite" if not math.isfinite(x) else f"{x:.3g}"
-
-
-def clipped(text: str, most: int = 90) -> str:
-    """The beginning of a text."""
-    return text if len(text) <= most else text[: most - 1] + "…"

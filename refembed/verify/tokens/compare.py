@@ -45,7 +45,7 @@ class Cause:
     """A rule on which two sides do not agree."""
 
     stage: str  # a key of CAUSES
-    detail: str  # what that stage has on either side, where it can be told
+    detail: str  # what that stage has on either side, where it is known
 
 
 def compare(
@@ -85,7 +85,7 @@ def find_cause(
     """Why the ids a and b of a text differ, special tokens left aside that were put around it."""
     fragments = ours.fragments(raw, parse_special)
     mine, theirs = [ours.vocab.tokens[f] for f in fragments if isinstance(f, int)], other.cuts(raw, parse_special)
-    if theirs is None:  # ids alone: those of special tokens tell as much
+    if theirs is None:  # ids alone: those of special tokens say as much
         special = {s.id for s in ours._specials[parse_special]} - {ours.vocab.unk}
         theirs = [ours.vocab.tokens[i] for i in b if i in special]
     if mine != theirs:

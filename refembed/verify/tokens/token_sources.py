@@ -34,7 +34,7 @@ class Other(Protocol):
         """Token ids. EngineError where none can be had, RequestError for a text the other side cannot be given."""
 
     def token(self, id: int) -> bytes | None:
-        """A token as a GGUF vocabulary spells it; None where the other side does not tell."""
+        """A token as a GGUF vocabulary spells it; None where the other side does not say."""
 
     def cuts(self, text: bytes, parse_special: bool) -> list[bytes] | None:
         """The special tokens that are cut out of a text; None where that cannot be observed."""
@@ -214,7 +214,7 @@ def utf8(text: bytes) -> str:
 
 
 def spelling(other: Other, ours: Tokenizer, ids: Sequence[int]) -> list[bytes | None]:
-    """Tokens of the other side's ids; what it does not tell, our vocabulary does, as far as it has such an id."""
+    """Tokens of the other side's ids; what it does not say, our vocabulary does, as far as it has such an id."""
     tokens = ours.vocab.tokens
     known = (other.token(i) for i in ids)
     return [

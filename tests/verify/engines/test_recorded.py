@@ -148,7 +148,7 @@ BAD = {
     "broken.json": ('{"data": [', "not JSON"),
     "broken.jsonl": ('{"text": "a", "embedding": [1.0]}\n{"text"\n', "line 2: not JSON"),
     "vectorless.jsonl": ('{"text": "a"}', "entry 0: no embeddings, embedding, vectors in it"),
-    "half.jsonl": ('{"text": "a", "embedding": [1.0]}\n[2.0]', "1 of 2 entries tell their text; all or none is meant"),
+    "half.jsonl": ('{"text": "a", "embedding": [1.0]}\n[2.0]', "1 of 2 entries name their text; all or none is meant"),
     "ragged.jsonl": ("[1.0, 2.0]\n[1.0]", r"vectors of unequal length: 2 \(text 0\) and 1 \(text 1\)"),
     "nan.jsonl": ("[1.0, NaN]", "1 of 2 numbers are not finite, the first at 1"),
     "null.json": ("[[1.0, null]]", "1 of 2 numbers are not finite"),
