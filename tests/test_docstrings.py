@@ -42,7 +42,7 @@ FORMULAS = {  # what the operations in kernels/exact are made of
     "sums": ("ordered_sum", "means"),
 }
 INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
-    "Embedder": "check_options forward ids_of pair_of truncate_or_raise vectors width",
+    "Embedder": "check_options forward ids_of pair_of resolve_options stack truncate_or_raise vectors width",
     "Cache": "find keep reported store tell vectors",
     "CallableEngine": "asked trace tokenize embed_named",
     "CodeContract": "bytes_of quantize",
