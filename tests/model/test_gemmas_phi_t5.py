@@ -296,8 +296,9 @@ def whole_of(variant: str) -> float:
 
 
 def small(arch: str) -> dict[str, Any]:
-    """Sizes of a small model with what its architecture alone reads."""
-    return {"window": 6, "optional": OWN_BIAS if arch == "t5encoder" else FUSED | FACTORS, "keys": LONGROPE}
+    """Sizes of a small model with what its architecture alone reads; short factors in any context."""
+    short = LONGROPE | {"rope.scaling.original_context_length": (4096, "UINT32")}
+    return {"window": 6, "optional": OWN_BIAS if arch == "t5encoder" else FUSED | FACTORS, "keys": short}
 
 
 FAMILY = Family(

@@ -116,7 +116,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, experts without gates":  ("llama", {"X": 3, "n_used": 3, "optional": {"attn_output.bias"}}),
     "llama, one expert":             ("llama", {"X": 1, "n_used": 1, "optional": GATED}),
     "llama, experts, Q4_0":          ("llama", {**WIDE, "X": 4, "optional": GATED, "type_name": "Q4_0"}),
-    "llama-embed, experts":          ("llama-embed", {"X": 4, "optional": GATED, "keys": SEES_ALL}),
+    "llama-embed, gated experts":          ("llama-embed", {"X": 4, "optional": GATED, "keys": SEES_ALL}),
 }
 # fmt: on
 SLOW = {  # what others show in part
@@ -135,7 +135,7 @@ SLOW = {  # what others show in part
     "lfm2, conv 2",
     "llama, experts without gates",
     "llama, one expert",
-    "llama-embed, experts",
+    "llama-embed, gated experts",
 }  # fmt: skip
 
 
