@@ -43,7 +43,7 @@ FORMULAS = {  # what the operations in kernels/exact are made of
 }
 INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
     "Embedder": "forward ids_of pair_of resolve_options stack truncate_or_raise vectors width",
-    "Cache": "find keep reported store tell vectors",
+    "Cache": "find keep report reported store vectors",
     "CallableEngine": "asked trace tokenize embed_named",
     "CodeContract": "bytes_of quantize",
     "NormalizeContract": "dtype length of one rows",

@@ -12,29 +12,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-
-from refembed import Embedder
-from refembed.errors import ModelError
 from refembed.gguf import open_gguf
 from refembed.kernels.numerics import load_ops
 from refembed.model import load_model
 from refembed.model.batch import pack
 from refembed.testing.synthetic import synthetic
-from refembed.verify.compare.align import align
-from refembed.verify.engines.llamacpp import LlamaCpp
-from tests.copies import with_keys
-from tests.model.bits import some_ids
-from tests.model.facts import (
-    bits_do_not_depend_on_the_batch,
-    differs_by_rounding_alone,
-    neither_loads_it_without,
-    neither_runs_it,
-    places_changed_by_token_20,
-)
+from refembed.verify.compare.replay import LocalDifference
+from tests.model.family import Family
 from tests.model.keys import BASE, EVERY_BIAS, FACTORS, LINEAR, NO_SCALING, PATTERN, QKV_BIAS, SEES_ALL, YARN
-from tests.model.live import Both
 
 LOCAL, LOCAL_ROPE, LOCAL_GELU = 1e-6, 3e-6, 1.2e-3
 WHOLE, WHOLE_GELU = 1.5e-5, 1.5e-3
@@ -60,8 +45,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, yarn that shrinks":    ("llama", {"keys": YARN | {"rope.scaling.factor": (0.5, "FLOAT32")}}),
     "llama, yarn, magnitude":      ("llama", {"keys": YARN | {"rope.scaling.attn_factor": (1.3, "FLOAT32")},
                                               "optional": {"rope_freqs.weight"}}),
-    "llama, long factors":         ("llama", {"keys": LONGROPE | STRETCHED, "P": 256, "optional": FACTORS}),
-    "llama, short factors":        ("llama", {"keys": LONGROPE, "P": 256, "optional": FACTORS}),
+    "llama, long factors":         ("llama", {"keys": LONGROPE | STRETCHED, "optional": FACTORS}),
+    "llama, short factors":        ("llama", {"keys": LONGROPE, "optional": FACTORS}),
     "llama, sees all":             ("llama", {"keys": SEES_ALL}),
     "qwen2":                       ("qwen2", {"K": 2, "D": 6, "optional": QKV_BIAS}),
     "qwen2, no biases, linear":    ("qwen2", {"D": 6, "keys": LINEAR | BASE}),
@@ -84,45 +69,41 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 # fmt: on
 
 
-@pytest.mark.oracle
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_tensor_of_every_variant_is_llama_cpps(variant: str, tmp_path: Path) -> None:
-    arch, sizes = VARIANTS[variant]
-    path = synthetic(tmp_path / "m.gguf", arch, seed=len(variant), **sizes)
-    with Both(path, "last") as both:
-        whole = math.inf if "62 layers" in variant else WHOLE_GELU if arch == "gemma3" else WHOLE
-        differs_by_rounding_alone(both, lambda d: {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL), whole)
+QUANTIZED: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{arch}, {kind}": (arch, {"type_name": kind, "C": 64, "H": 2, "K": 1, "D": 32, "F": 96})
+    for arch in ("llama", "qwen2", "qwen3", "gemma3")
+    for kind in ("F16", "Q8_0", "Q4_0")
+} | {
+    f"{arch}, {kind}": (arch, {"type_name": kind, "C": 256, "H": 4, "K": 2, "D": 64, "F": 512, "n_layer": 2})
+    for arch in ("llama", "gemma3")
+    for kind in ("Q4_K", "Q6_K", "IQ4_XS")
+}
+WIDE: dict[str, tuple[str, dict[str, Any]]] = {"gemma3, heads of 96": ("gemma3", {"C": 48, "H": 2, "D": 96})}
+TRACED = ("llama", "qwen2", "qwen3, reranker, yarn", "gemma3, flags, yarn", "gemma3, Q8_0")  # every tensor's bits
 
 
-@pytest.mark.oracle
-@pytest.mark.parametrize("pooling", ["none", "mean", "cls", "last"])
-@pytest.mark.parametrize("arch", ["gemma3", "llama", "qwen2", "qwen3"])
-def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
-    """The file's own pooling through the public path: the vector, and the name of the last tensor."""
-    number = {"none": 0, "mean": 1, "cls": 2, "last": 3}[pooling]
-    path = synthetic(tmp_path / "m.gguf", arch, K=2, D=6, pooling=number)
-    e, ids = Embedder.load(path, numerics="exact"), some_ids(20)
-    with LlamaCpp(path, type_kv="f32") as engine:
-        (want,), theirs = engine.embed([ids]), engine.trace(ids)
-    (got,) = e.embed([ids], normalize=-1)
-    assert np.abs(got - want).max() <= (WHOLE_GELU if arch == "gemma3" else WHOLE) * np.abs(want).max()
-    ours = e.trace(ids)
-    assert ours.tensors[-1].name == "result_embd_pooled"
-    found = align(ours, theirs)
-    assert (found.ours_only, found.theirs_only, len(found.pairs)) == ((), (), len(ours))
-    assert ("result_norm" in ours) == ("result_norm" in theirs) == (pooling != "none")
+def bound_of(variant: str, d: LocalDifference) -> float:
+    """Of one operation."""
+    return {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
 
 
-@pytest.mark.parametrize("numerics", ["exact", "fast"])
-@pytest.mark.parametrize("arch", ["gemma3", "llama", "qwen2", "qwen3"])
-def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
-    bits_do_not_depend_on_the_batch(synthetic(tmp_path / "m.gguf", arch, K=2, D=6, n_layer=6), numerics)
+def whole_of(variant: str) -> float:
+    """Of a whole run: rounding grows from layer to layer, and GELU's table rounds more."""
+    return math.inf if "62 layers" in variant else WHOLE_GELU if "gemma3" in variant else WHOLE
 
 
-def test_a_token_changes_nothing_before_it_and_nothing_beyond_the_windows(tmp_path: Path) -> None:
-    """Three layers with windows of 4 carry a token's influence 9 places, no further; none of it goes back."""
-    path = synthetic(tmp_path / "m.gguf", "gemma3", window=4)
-    assert places_changed_by_token_20(path) == list(range(20, 30))
+FAMILY = Family(
+    ("gemma3", "llama", "qwen2", "qwen3"),
+    VARIANTS | QUANTIZED | WIDE,
+    bound_of,
+    whole_of,
+    classic="mean",
+    flash="last",
+    poolings=("none", "mean", "cls", "last"),
+    small=lambda arch: {"K": 2, "D": 6, "n_layer": 6},
+    P=512,
+    lengths=lambda variant, flash: (1, 33, 70) if variant in TRACED else (),
+)
 
 
 def test_the_table_of_tokens_is_never_decoded_whole(tmp_path: Path) -> None:
@@ -132,54 +113,3 @@ def test_the_table_of_tokens_is_never_decoded_whole(tmp_path: Path) -> None:
         for ops in (load_ops("exact"), load_ops("fast")):
             model.forward(pack([[5, 6]]), ops)
             assert not {"token_embd.weight", "output.weight"} & set(ops.decoded)  # type: ignore[attr-defined]
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize(
-    ("arch", "name"),
-    [
-        ("gemma3", "blk.0.post_ffw_norm.weight"),
-        ("gemma3", "blk.1.attn_k_norm.weight"),
-        ("llama", "output_norm.weight"),
-        ("qwen2", "blk.2.attn_v.weight"),
-        ("qwen3", "blk.0.attn_q_norm.weight"),
-    ],
-)
-def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
-    neither_loads_it_without(synthetic(tmp_path / "m.gguf", arch, D=6), name)
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"attention.head_count_kv": (4, "UINT32")}, "6 query heads cannot share 4 heads of keys evenly"),
-        ({"attention.head_count_kv": ([6, 3, 6], "ARRAY[UINT32]")}, r"head_count_kv is \[3, 6\]: layers that differ"),
-        ({"attention.value_length": (12, "UINT32")}, "heads of keys and of values that differ in width"),
-        (
-            {"rope.dimension_count": (12, "UINT32")},
-            "rope.dimension_count is 12\n  hint: an even number, at most the 10",
-        ),
-        ({"rope.dimension_count": (7, "UINT32")}, "rope.dimension_count is 7"),
-        ({"rope.scaling.type": ("su", "STRING")}, "rope.scaling.type is 'su'\n  hint: one of none, linear, yarn"),
-        ({"rope.freq_base": (0.0, "FLOAT32")}, "rope.freq_base is 0.0"),
-        ({"expert_count": (8, "UINT32")}, "a mixture of experts"),
-        ({"attention.sliding_window_pattern": ([True], "ARRAY[BOOL]")}, "has 1 flags for 3 layers"),
-        ({"block_count": (0, "UINT32")}, "block_count is 0"),
-        ({"block_count": (513, "UINT32")}, "block_count is 513\n  hint: 1 to 512"),  # LLAMA_MAX_LAYERS
-        ({"block_count": (2**32 - 1, "UINT32")}, "block_count is 4294967295"),
-        ({"attention.head_count": (0, "UINT32")}, "head_count is 0"),
-        ({"attention.layer_norm_rms_epsilon": (float("nan"), "FLOAT32")}, "layer_norm_rms_epsilon is nan"),
-    ],
-)
-def test_impossible_sizes_are_named(keys: dict[str, tuple[Any, str]], message: str, tmp_path: Path) -> None:
-    path = with_keys(synthetic(tmp_path / "m.gguf", "gemma3"), tmp_path / "odd.gguf", keys)
-    with pytest.raises(ModelError, match=message):
-        load_model(open_gguf(path))
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
-def test_only_gemma_turns_heads_in_part(arch: str, tmp_path: Path) -> None:
-    """llama.cpp refuses, or aborts on, a rope.dimension_count that is not the width of a head."""
-    path = synthetic(tmp_path / "m.gguf", arch, D=6, keys={"rope.dimension_count": (4, "UINT32")})
-    neither_runs_it(path, f"{arch}.rope.dimension_count is 4\n  hint: this architecture turns whole")

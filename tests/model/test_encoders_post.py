@@ -8,7 +8,6 @@ may also turn round two experts that are nearly as likely.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refembed.errors import EngineError, ModelError
+from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.kernels.numerics import load_ops
 from refembed.model import ARCHITECTURES, load_model
@@ -25,20 +24,15 @@ from refembed.model.moe import moe
 from refembed.model.trace import Recorder, at_layer
 from refembed.model.weights import bind
 from refembed.testing.synthetic import synthetic
+from refembed.verify.compare.replay import LocalDifference
 from refembed.verify.engines.llamacpp import LlamaCpp
-from tests.copies import copied, with_keys
 from tests.model.bits import Bits, some_ids, unequal
 from tests.model.facts import (
-    bits_do_not_depend_on_the_batch,
-    differs_by_rounding_alone,
-    neither_loads_it_without,
-    neither_runs_it,
     places_changed_by_token_20,
-    public_path_has_llama_cpps_bits_and_names,
 )
-from tests.model.faults import Fault, Traced, broken, first_wrong, traced_by
-from tests.model.keys import FUSED, FUSED_BIAS, IN_PART, LINEAR, LOOKS_BACK, QKV_BIAS, YARN
-from tests.model.live import Both
+from tests.model.family import Family
+from tests.model.faults import Fault
+from tests.model.keys import FUSED, FUSED_BIAS, IN_PART, LINEAR, LOOKS_BACK, QKV_BIAS, YARN, every, kv
 
 LOCAL, LOCAL_GELU = 1e-6, 1.2e-3
 WHOLE, WHOLE_GELU = 8e-6, 4e-3
@@ -53,14 +47,6 @@ NORM_2 = {"attn_norm_2.weight", "attn_norm_2.bias"}
 BASE = {"rope.freq_base": (1e3, "FLOAT32")}
 WIDE = {"C": 96, "F": 64, "H": 3}  # whole blocks of 32 weights in every row; heads fill C
 WIDER = {"C": 256, "F": 256, "H": 4, "n_layer": 2, "X": 6, "optional": FUSED_BIAS}  # and of 256
-
-
-def every(n: int) -> dict[str, tuple[Any, str]]:
-    return {"moe_every_n_layers": (n, "UINT32")}
-
-
-def kv(n: int) -> dict[str, tuple[Any, str]]:
-    return {"attention.head_count_kv": (n, "UINT32")}
 
 
 # fmt: off
@@ -98,49 +84,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
                                                           "optional": FUSED_BIAS | BIASES}),
 }
 # fmt: on
-QUANTIZED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
-
-
-def model_of(variant: str, folder: Path) -> Path:
-    """The file of a variant; long enough for every text of these tests."""
-    arch, sizes = VARIANTS[variant]
-    return synthetic(folder / "m.gguf", arch, seed=len(variant), **{"P": 256, **sizes})
-
-
-@pytest.fixture(scope="module", params=VARIANTS)
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    """A variant in both engines, flash attention off."""
-    with Both(model_of(request.param, tmp_path_factory.mktemp("variant")), "cls") as engines:
-        yield engines
-
-
-@pytest.mark.oracle
-def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) -> None:
-    """Nothing is left over on either side, and no operation is further off than rounding."""
-    variant = request.node.callspec.params["both"]
-    if variant in QUANTIZED:
-        pytest.skip("llama.cpp rounds activations to 8 bits: `ggml` alone can follow")
-    whole = WHOLE if variant.startswith("nomic") else WHOLE_GELU
-    bounds = {"GEGLU": LOCAL_GELU, "GELU": LOCAL_GELU}
-    differs_by_rounding_alone(both, lambda d: bounds.get(d.op, LOCAL), whole, but="argsort")
-
-
-@pytest.mark.oracle
-def test_bits_are_llama_cpps(both: Both) -> None:
-    """Of texts alone and in a batch, and of every tensor by itself."""
-    bits = Bits(Path(both.engine.options["path"]), "cls")
-    assert bits.differing(both.engine) == {}
-    for n in (1, 33, 70):
-        assert bits.wrong(both.engine.trace(some_ids(n))) == []
-
-
-@pytest.mark.oracle
-def test_bits_are_llama_cpps_with_flash_attention_and_repacked_weights(both: Both) -> None:
-    bits = Bits(Path(both.engine.options["path"]), "mean", flash_attn=True, repack=True)
-    with bits.engine() as engine:
-        assert bits.differing(engine) == {}
-
-
 @pytest.mark.oracle
 @pytest.mark.slow
 @pytest.mark.parametrize("type_name", ["F16", "BF16", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4"])
@@ -173,20 +116,6 @@ def test_alibi_beyond_2048_tokens_is_rounded_as_llama_cpp_rounds_it(flash_attn: 
     with LlamaCpp(bits.path, pooling="none", flash_attn=flash_attn, n_ctx=2560) as engine:
         (want,) = engine.embed([some_ids(2200)])
     assert unequal(bits.vectors([some_ids(2200)])[0], want) == 0
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("pooling", ["none", "mean"])
-@pytest.mark.parametrize("arch", ARCHS)
-def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
-    path = synthetic(tmp_path / "m.gguf", arch, X=4 * ("moe" in arch), pooling={"none": 0, "mean": 1}[pooling])
-    public_path_has_llama_cpps_bits_and_names(path, pooling != "none")
-
-
-@pytest.mark.parametrize("numerics", ["exact", "fast"])
-@pytest.mark.parametrize("arch", ARCHS)
-def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
-    bits_do_not_depend_on_the_batch(synthetic(tmp_path / "m.gguf", arch, X=6 * ("moe" in arch)), numerics)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -257,7 +186,6 @@ FAULTS = [
     Fault("another epsilon", "jina-bert-v3", "token_embd_norm, hp.norm_eps", "token_embd_norm, 1e-5", "norm-0[0]"),
 ]
 
-SAME = "import moe"
 MOE_FAULTS = [  # in moe.py
     Fault("the least likely experts", "moe", "np.argsort(-p,", "np.argsort(p,", "ffn_moe_argsort-1[0]"),
     Fault("probabilities before the softmax", "moe", "np.take_along_axis(p,", "np.take_along_axis(logits,",
@@ -271,79 +199,23 @@ MOE_FAULTS = [  # in moe.py
 # fmt: on
 
 
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    return traced_by(model_of, tmp_path_factory)
+def bound_of(variant: str, d: LocalDifference) -> float:
+    """Of one operation."""
+    return LOCAL_GELU if d.op in ("GEGLU", "GELU") else LOCAL
 
 
-@pytest.mark.oracle
-@pytest.mark.parametrize("fault", FAULTS + MOE_FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
-def test_a_fault_is_found_where_it_is(fault: Fault, traced: Traced) -> None:
-    bits, theirs = traced(fault.variant)
-    if fault in FAULTS:
-        module = broken(bits.model.module, fault.right, fault.wrong)
-    else:
-        module = broken(bits.model.module, SAME, SAME)
-        module.__dict__["moe"] = broken(moe_module, fault.right, fault.wrong).moe
-    assert first_wrong(bits, theirs, module) == fault.first
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("arch", ARCHS)
-def test_a_model_without_kinds_of_token_is_refused(arch: str, tmp_path: Path) -> None:
-    none = {"tokenizer.ggml.token_type_count": (0, "UINT32")}
-    path = copied(synthetic(tmp_path / "m.gguf", arch), tmp_path / "none.gguf", none)
-    message = r"mis-shaped token_types.weight: \(2, 36\)" if arch == "jina-bert-v2" else "count is missing or 0"
-    with pytest.raises(ModelError, match=message):
-        load_model(open_gguf(path))
-    with pytest.raises(EngineError):
-        LlamaCpp(path)
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize(
-    ("arch", "name"),
-    [
-        ("nomic-bert", "blk.0.ffn_gate.weight"),
-        ("nomic-bert", "token_embd_norm.bias"),
-        ("nomic-bert-moe", "blk.1.ffn_gate_inp.weight"),
-        ("nomic-bert-moe", "blk.1.ffn_down_exps.weight"),
-        ("nomic-bert-moe", "blk.2.ffn_up.weight"),
-        ("jina-bert-v2", "blk.1.attn_output.bias"),
-        ("jina-bert-v2", "token_types.weight"),
-        ("jina-bert-v3", "blk.2.layer_output_norm.bias"),
-    ],
+FAMILY = Family(
+    ARCHS,
+    VARIANTS,
+    bound_of,
+    lambda variant: WHOLE if variant.startswith("nomic") else WHOLE_GELU,
+    [*((fault, None) for fault in FAULTS), *((fault, moe_module) for fault in MOE_FAULTS)],
+    cached=False,
+    unordered="argsort",
+    pooling="cls",
+    classic="cls",
+    small=lambda arch: {"X": 6 if "moe" in arch else 0},
 )
-def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
-    neither_loads_it_without(synthetic(tmp_path / "m.gguf", arch, X=4 * ("moe" in arch)), name)
-
-
-NARROW = {"feed_forward_length": (40, "UINT32")}
-WIDER_HEADS = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")}
-BOTH_GATES = {"wide": True, "optional": GATE}
-FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize(
-    ("arch", "sizes", "message"),
-    [
-        ("nomic-bert", {"keys": WIDER_HEADS}, "6 heads of 8 channels do not make up 36"),
-        ("nomic-bert-moe", {"X": 4, "n_used": 5}, "5 experts of 4 for a token"),
-        ("nomic-bert-moe", {"X": 4, "n_used": 0}, "0 experts of 4 for a token"),
-        ("nomic-bert-moe", {"X": 4, "odd": every(1)}, "missing    blk.1.ffn_up.weight"),
-        ("nomic-bert-moe", {"keys": every(2)}, "0 experts of 0 for a token"),
-        ("jina-bert-v2", BOTH_GATES, "blk.0.ffn_up.weight holds a gate, and blk.0.ffn_gate.weight is one"),
-        ("jina-bert-v2", FEW_KEYS, "blk.0.attn_k_norm.weight is for as many heads of keys as there are of queries"),
-        ("jina-bert-v2", {"optional": FUSED | QK_NORM}, "blk.0.attn_q_norm.weight cannot norm a part"),
-        ("jina-bert-v2", {"odd": NARROW}, r"mis-shaped blk.0.ffn_up.weight: \(50, 36\), .* \(40, 36\) or \(80, 36\)"),
-        ("jina-bert-v3", {"keys": kv(4)}, "6 query heads cannot share 4 heads of keys evenly"),
-    ],
-)
-def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: str, tmp_path: Path) -> None:
-    odd = sizes.get("odd", {})  # keys that the tensors do not follow
-    path = synthetic(tmp_path / "m.gguf", arch, **{key: size for key, size in sizes.items() if key != "odd"})
-    neither_runs_it(with_keys(path, tmp_path / "odd.gguf", odd), message)
 
 
 def test_a_bias_has_as_many_numbers_as_its_weight_has_rows(tmp_path: Path) -> None:

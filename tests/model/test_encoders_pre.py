@@ -13,28 +13,18 @@ that no layer reads has no memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from refembed.errors import ModelError
 from refembed.gguf import open_gguf
 from refembed.model import Model, load_model
 from refembed.testing.synthetic import synthetic
 from refembed.verify.compare.replay import LocalDifference
-from tests.copies import with_keys
 from tests.model.bits import LENGTHS, TOGETHER, Bits, some_ids, unequal
-from tests.model.facts import (
-    bits_do_not_depend_on_the_batch,
-    differs_by_rounding_alone,
-    neither_loads_it_without,
-    neither_runs_it,
-    places_changed_by_token_20,
-    public_path_has_llama_cpps_bits_and_names,
-)
-from tests.model.faults import Fault, Traced, broken, first_wrong, traced_by
+from tests.model.family import Family
+from tests.model.faults import Fault, broken
 from tests.model.keys import (
     BASE,
     BASES,
@@ -42,7 +32,6 @@ from tests.model.keys import (
     FACTORS,
     FUSED,
     FUSED_BIAS,
-    HEADS_OF_8,
     IN_PART,
     LINEAR,
     LOOKS_BACK,
@@ -52,6 +41,7 @@ from tests.model.keys import (
     SEES_ALL,
     WIDE,
     YARN,
+    activation,
 )
 from tests.model.live import Both
 
@@ -62,7 +52,6 @@ FAST = ("gelu_accurate", "gelu_python_tanh", "gelu_pytorch_tanh", "swish", "gelu
 SLOW = ("gelu_erf", "gelu_python", "gelu_quick", "gelu_new", "gelu_fast", "swiglu", "GEGLU", "")
 ACTIVATIONS = (*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 ARCHS = ("eurobert", "gemma-embedding", "llama-embed", "modern-bert", "neo-bert")
-ACTIVATION = "hidden_activation"
 LONGROPE = {
     "rope.scaling.type": ("longrope", "STRING"),
     "rope.scaling.original_context_length": (32, "UINT32"),
@@ -71,10 +60,6 @@ FLAGS = {PATTERN: ([False, True, True, False], "ARRAY[BOOL]")}
 OTHER_FLAGS = {PATTERN: ([1, 0, 1], "ARRAY[UINT32]")}
 EVERY_OTHER = {PATTERN: (2, "UINT32")}
 HEAD = {"cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias"}
-
-
-def activation(name: str) -> dict[str, tuple[Any, str]]:
-    return {ACTIVATION: (name, "STRING")}
 
 
 # fmt: off
@@ -119,63 +104,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-embed, Q4_0":                   ("llama-embed", {**WIDE, "K": 1, "type_name": "Q4_0"}),
 }
 # fmt: on
-QUANTIZED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
-
-
-def model_of(variant: str, folder: Path) -> Path:
-    """The file of a variant; long enough for every text of these tests."""
-    arch, sizes = VARIANTS[variant]
-    return synthetic(folder / "m.gguf", arch, seed=len(variant), **{"P": 256, **sizes})
-
-
 def tanh_form(variant: str) -> bool:
     return "gemma" in variant or "geglu" in variant
-
-
-@pytest.fixture(scope="module", params=VARIANTS)
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    """A variant in both engines, flash attention off."""
-    with Both(model_of(request.param, tmp_path_factory.mktemp("variant")), "cls") as engines:
-        yield engines
-
-
-@pytest.mark.oracle
-def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) -> None:
-    """Nothing is left over on either side, and no operation is further off than rounding."""
-    variant = request.node.callspec.params["both"]
-
-    def bound_of(d: LocalDifference) -> float:
-        if variant in QUANTIZED and d.op == "MUL_MAT" and d.name.split("-")[0] not in ("kq", "kqv"):
-            return LOCAL_8_BITS
-        return {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
-
-    whole = WHOLE_GELU if tanh_form(variant) else WHOLE
-    differs_by_rounding_alone(both, bound_of, math.inf if variant in QUANTIZED else whole)
-
-
-@pytest.mark.oracle
-def test_bits_are_llama_cpps(both: Both) -> None:
-    """Of texts alone and in a batch, and of every tensor by itself."""
-    bits = Bits(Path(both.engine.options["path"]), "cls")
-    assert bits.differing(both.engine) == {}
-    for n in (1, 33, 70):
-        assert bits.wrong(both.engine.trace(some_ids(n))) == []
-
-
-@pytest.mark.oracle
-def test_bits_are_llama_cpps_with_flash_attention_and_repacked_weights(both: Both) -> None:
-    bits = Bits(Path(both.engine.options["path"]), "mean", flash_attn=True, repack=True)
-    with bits.engine() as engine:
-        assert bits.differing(engine) == {}
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("pooling", ["none", "last"])
-@pytest.mark.parametrize("arch", ARCHS)
-def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
-    keys = EVERY_OTHER if arch == "gemma-embedding" else {}
-    path = synthetic(tmp_path / "m.gguf", arch, keys=keys, pooling={"none": 0, "last": 3}[pooling])
-    public_path_has_llama_cpps_bits_and_names(path, pooling != "none")
 
 
 @pytest.mark.oracle
@@ -204,36 +134,11 @@ def test_the_matrices_after_pooling_are_bound(tmp_path: Path) -> None:
     assert unequal(got, want) == 0
 
 
-@pytest.mark.parametrize("numerics", ["exact", "fast"])
-@pytest.mark.parametrize("arch", ARCHS)
-def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
-    keys = EVERY_OTHER if arch == "gemma-embedding" else {}
-    bits_do_not_depend_on_the_batch(synthetic(tmp_path / "m.gguf", arch, keys=keys, window=6), numerics)
-
-
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_file_can_make_llama_embed_look_back_and_no_other(arch: str, tmp_path: Path) -> None:
     """llama.cpp runs a model without memory as an encoder, whatever attention.causal says."""
     looks_back = load_model(open_gguf(synthetic(tmp_path / "m.gguf", arch, keys=LOOKS_BACK)))
     assert looks_back.hparams.causal == (arch == "llama-embed")
-
-
-@pytest.mark.parametrize(
-    ("arch", "keys", "reach"),
-    [
-        ("modern-bert", {PATTERN: (0, "UINT32")}, range(14, 27)),
-        ("gemma-embedding", {}, range(14, 27)),
-        ("modern-bert", {}, range(40)),
-        ("neo-bert", {}, range(40)),
-        ("eurobert", {}, range(40)),
-        ("llama-embed", {}, range(20, 40)),
-        ("llama-embed", SEES_ALL, range(40)),
-    ],
-)
-def test_a_token_changes_what_sees_it(arch: str, keys: Any, reach: range, tmp_path: Path) -> None:
-    """Three layers with windows of 4 carry a token's influence 6 places either way; one layer without a window, all."""
-    path = synthetic(tmp_path / "m.gguf", arch, keys=keys, window=4)
-    assert places_changed_by_token_20(path) == list(reach)
 
 
 HEAD_BY_HEAD = "(qkv.reshape(len(qkv), -1, 3, D)[:, :, i].copy().reshape(len(qkv), -1) for i in range(3))"
@@ -284,16 +189,32 @@ FAULTS = [
 # fmt: on
 
 
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    return traced_by(model_of, tmp_path_factory)
+def bound_of(variant: str, d: LocalDifference) -> float:
+    """Of one operation; llama.cpp rounds what it multiplies with quantized weights to 8 bits."""
+    if FAMILY.rounds_to_8_bits(variant) and d.op == "MUL_MAT" and d.name.split("-")[0] not in ("kq", "kqv"):
+        return LOCAL_8_BITS
+    return {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
 
 
-@pytest.mark.oracle
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
-def test_a_fault_is_found_where_it_is(fault: Fault, traced: Traced) -> None:
-    bits, theirs = traced(fault.variant)
-    assert first_wrong(bits, theirs, broken(bits.model.module, fault.right, fault.wrong)) == fault.first
+def whole_of(variant: str) -> float:
+    """Of a whole run."""
+    tanh_form = "gemma" in variant or "geglu" in variant
+    return math.inf if FAMILY.rounds_to_8_bits(variant) else WHOLE_GELU if tanh_form else WHOLE
+
+
+FAMILY = Family(
+    ARCHS,
+    VARIANTS,
+    bound_of,
+    whole_of,
+    [(fault, None) for fault in FAULTS],
+    cached=False,
+    quantized=True,
+    pooling="cls",
+    classic="cls",
+    poolings=("none", "last"),
+    small=lambda arch: {"keys": EVERY_OTHER if arch == "gemma-embedding" else {}, "window": 6},
+)
 
 
 @pytest.mark.oracle
@@ -304,62 +225,3 @@ def test_a_cache_would_be_found(tmp_path: Path) -> None:
     bits.model = Model(bits.model.hparams, bits.model.weights, module)
     with bits.engine() as engine:
         assert len(bits.differing(engine)) == len(LENGTHS) + len(TOGETHER)
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize(
-    ("arch", "name"),
-    [
-        ("modern-bert", "blk.1.attn_norm.weight"),
-        ("modern-bert", "token_embd_norm.weight"),
-        ("neo-bert", "enc.output_norm.weight"),
-        ("eurobert", "blk.0.attn_k.weight"),
-        ("gemma-embedding", "blk.2.post_ffw_norm.weight"),
-        ("llama-embed", "output_norm.weight"),
-    ],
-)
-def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
-    neither_loads_it_without(synthetic(tmp_path / "m.gguf", arch), name)
-
-
-DENSE = "dense_2_feat_in"
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize(
-    ("arch", "sizes", "message"),
-    [
-        ("modern-bert", {"keys": activation("relu")}, "hidden_activation is 'relu', which gates nothing"),
-        ("modern-bert", {"keys": HEADS_OF_8}, "6 heads of 8 channels do not make up 36"),
-        ("neo-bert", {"keys": HEADS_OF_8}, "6 heads of 8 channels do not make up 36"),
-        ("eurobert", {"keys": HEADS_OF_8}, "6 heads of 8 channels do not make up 36"),
-        ("gemma-embedding", {"keys": {DENSE: (30, "UINT32")}}, f"{DENSE} is 30, but the model has 36 channels"),
-        ("gemma-embedding", {"optional": {"dense_2.weight"}, "keys": {"dense_2_feat_out": (9, "UINT32")}}, "dense_2"),
-        ("llama-embed", {"keys": IN_PART}, "rope.dimension_count is 4\n  hint: this architecture turns whole heads"),
-        ("llama-embed", {"optional": {"rope_factors_long.weight"}}, "unexpected rope_factors_long.weight"),
-        ("llama-embed", {"optional": {"rope_freqs.weight"}, "keys": LONGROPE}, "unexpected rope_freqs.weight"),
-    ],
-)
-def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: str, tmp_path: Path) -> None:
-    path = synthetic(tmp_path / "m.gguf", arch, **sizes)
-    if message == "dense_2":  # a matrix whose size no key tells
-        path = with_keys(path, tmp_path / "odd.gguf", {"dense_2_feat_out": (0, "UINT32")})
-    neither_runs_it(path, message)
-
-
-@pytest.mark.parametrize(
-    ("arch", "keys", "message"),
-    [
-        ("modern-bert", {"attention.head_count_kv": (2, "UINT32")}, "2 heads of keys for 6 query heads"),
-        ("modern-bert", {"decision.block_count": (1, "UINT32")}, "a decision model"),
-        ("gemma-embedding", {"attention.sliding_window": (0, "UINT32")}, "sliding_window is 0"),
-        ("gemma-embedding", {"attention.key_length_swa": (8, "UINT32")}, "layers with a window whose heads differ"),
-        ("eurobert", {"rope.dimension_count_swa": (4, "UINT32")}, "layers with a window whose heads differ"),
-        ("eurobert", {"rope.dimension_count": (0, "UINT32")}, "nothing turns\n  hint: llama.cpp never ends on it"),
-        ("eurobert", {"rope.dimension_count": (8, "UINT32")}, "an even number, at most the 6 of a head"),
-    ],
-)
-def test_impossible_metadata_of_encoders_is_refused_by_name(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
-    path = with_keys(synthetic(tmp_path / "m.gguf", arch), tmp_path / "odd.gguf", keys)
-    with pytest.raises(ModelError, match=message):
-        load_model(open_gguf(path))

@@ -21,16 +21,12 @@ import pytest
 from refembed.model import Model
 from refembed.model.t5encoder import buckets
 from refembed.testing.synthetic import synthetic
+from refembed.verify.compare.replay import LocalDifference
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.copies import copied
 from tests.model.bits import Bits, some_ids, unequal
-from tests.model.facts import (
-    bits_do_not_depend_on_the_batch,
-    differs_by_rounding_alone,
-    places_changed_by_token_20,
-    public_path_has_llama_cpps_bits_and_names,
-)
-from tests.model.faults import Fault, Traced, broken, first_wrong, traced_by
+from tests.model.family import Family
+from tests.model.faults import Fault
 from tests.model.keys import (
     BASE,
     BASES,
@@ -47,7 +43,6 @@ from tests.model.keys import (
     WIDE,
     YARN,
 )
-from tests.model.live import Both
 
 LOCAL, LOCAL_ROPE, LOCAL_GELU = 1e-6, 3e-6, 1.2e-3
 WHOLE, WHOLE_GELU, WHOLE_DEEP = 1.5e-5, 5e-3, 1e-2
@@ -109,73 +104,10 @@ RARE = {  # the slow tier's
     "t5encoder, F16",
     "t5encoder, one head",
 }
-PLAIN = {"gemma, fused, in part, yarn", "gemma2", "gemma2, linear", "phi3, short factors", "phi3, separate, window"}
-
-
-def sorted_by_tier(slow: set[str]) -> list[Any]:
-    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in VARIANTS]
-
-
-SORTED = sorted_by_tier(RARE)
-FLOATS = [p for p in SORTED if "type_name" not in VARIANTS[p if isinstance(p, str) else str(p.values[0])][1]]
-
-
-def model_of(variant: str, folder: Path) -> Path:
-    """The file of a variant. Its context is as long as the one that `Bits` asks llama.cpp for: Phi-3 goes by that."""
-    arch, sizes = VARIANTS[variant]
-    return synthetic(folder / "m.gguf", arch, seed=len(variant), **{"P": 512, **sizes})
 
 
 def has_gelu(variant: str) -> bool:
     return "gemma" in variant or "gate" in variant or "one head" in variant
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("variant", FLOATS)
-def test_every_tensor_is_llama_cpps(variant: str, tmp_path: Path) -> None:
-    """Nothing is left over on either side, and no operation is further off than rounding."""
-    with Both(model_of(variant, tmp_path), "last") as both:
-        whole = (WHOLE_DEEP if "46" in variant else WHOLE_GELU) if has_gelu(variant) else WHOLE
-        differs_by_rounding_alone(both, lambda d: {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL), whole)
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("variant", SORTED)
-def test_bits_are_llama_cpps(variant: str, tmp_path: Path) -> None:
-    """Of texts alone and in a batch, and of every tensor by itself."""
-    bits = Bits(model_of(variant, tmp_path), "mean")
-    with bits.engine() as engine:
-        assert bits.differing(engine) == {}
-        for n in (1, 33, 70):
-            assert bits.wrong(engine.trace(some_ids(n))) == []
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("variant", sorted_by_tier(RARE | PLAIN))
-def test_bits_are_llama_cpps_with_flash_attention_and_repacked_weights(variant: str, tmp_path: Path) -> None:
-    """T5's scores have a bias, so its graph has no flash attention, whatever was asked for."""
-    bits = Bits(model_of(variant, tmp_path), "last", flash_attn=True, repack=True)
-    with bits.engine() as engine:
-        assert bits.differing(engine) == {}
-        theirs = engine.trace(some_ids(33))
-        assert bits.wrong(theirs) == []
-        assert ("kq_soft_max-0" in theirs) == (VARIANTS[variant][0] == "t5encoder")
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("pooling", ["none", "mean"])
-@pytest.mark.parametrize("arch", ARCHS)
-def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
-    path = synthetic(tmp_path / "m.gguf", arch, pooling={"none": 0, "mean": 1}[pooling])
-    public_path_has_llama_cpps_bits_and_names(path, pooling != "none")
-
-
-@pytest.mark.parametrize("numerics", ["exact", "fast"])
-@pytest.mark.parametrize("arch", ARCHS)
-def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
-    optional = OWN_BIAS if arch == "t5encoder" else FUSED | FACTORS
-    path = synthetic(tmp_path / "m.gguf", arch, window=6, optional=optional, keys=LONGROPE)
-    bits_do_not_depend_on_the_batch(path, numerics)
 
 
 # -- T5 ----------------------------------------------------------------------------------------------------------------
@@ -354,16 +286,44 @@ FAULTS = [
 # fmt: on
 
 
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    return traced_by(model_of, tmp_path_factory)
+def bound_of(variant: str, d: LocalDifference) -> float:
+    """Of one operation."""
+    return {"ROPE": LOCAL_ROPE, "GEGLU": LOCAL_GELU}.get(d.op, LOCAL)
+
+
+def whole_of(variant: str) -> float:
+    """Of a whole run."""
+    has_gelu = "gemma" in variant or "gate" in variant or "one head" in variant
+    return (WHOLE_DEEP if "46" in variant else WHOLE_GELU) if has_gelu else WHOLE
+
+
+def small(arch: str) -> dict[str, Any]:
+    """Sizes of a small model with what its architecture alone reads; short factors in any context."""
+    short = LONGROPE | {"rope.scaling.original_context_length": (4096, "UINT32")}
+    return {"window": 6, "optional": OWN_BIAS if arch == "t5encoder" else FUSED | FACTORS, "keys": short}
+
+
+FAMILY = Family(
+    ARCHS,
+    VARIANTS,
+    bound_of,
+    whole_of,
+    [(fault, None) for fault in FAULTS],
+    slow=RARE,
+    classic="mean",
+    flash="last",
+    small=small,
+    P=512,  # as long as the one that `Bits` asks llama.cpp for: Phi-3 goes by that
+    lengths=lambda variant, flash: (33,) if flash else (1, 33, 70),
+)
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
-def test_a_fault_is_found_where_it_is(fault: Fault, traced: Traced) -> None:
-    bits, theirs = traced(fault.variant)
-    assert first_wrong(bits, theirs, broken(bits.model.module, fault.right, fault.wrong)) == fault.first
+@pytest.mark.parametrize("arch", ARCHS)
+def test_t5_alone_has_no_flash_attention(arch: str, tmp_path: Path) -> None:
+    """Its scores have a bias, so its graph has none, whatever was asked for."""
+    with Bits(synthetic(tmp_path / "m.gguf", arch, P=512), "last", flash_attn=True).engine() as engine:
+        assert ("kq_soft_max-0" in engine.trace(some_ids(5))) == (arch == "t5encoder")
 
 
 @pytest.mark.oracle
@@ -376,20 +336,3 @@ def test_keys_and_values_are_rounded_where_llama_cpp_keeps_a_cache(arch: str, tm
     rounds = bits.ops.attention
     bits.ops.attention = lambda *a, cached=False, **o: rounds(*a, cached=not cached, **o)  # type: ignore[method-assign]
     assert unequal(bits.vectors([some_ids(20)])[0], want) > 0
-
-
-@pytest.mark.parametrize(
-    ("arch", "keys", "reach"),
-    [
-        ("gemma", {}, range(20, 40)),
-        ("gemma2", {PATTERN: (0, "UINT32")}, range(20, 30)),
-        ("gemma2", {}, range(20, 40)),
-        ("phi3", {WINDOW: (4, "UINT32")}, range(20, 40)),
-        ("t5encoder", {}, range(20, 40)),
-        ("t5encoder", SEES_ALL, range(40)),
-    ],
-)
-def test_a_token_changes_what_sees_it(arch: str, keys: Any, reach: range, tmp_path: Path) -> None:
-    """Three layers with windows of 4 carry a token's influence 9 places; one layer without a window, all the way."""
-    path = synthetic(tmp_path / "m.gguf", arch, keys=keys, window=4)
-    assert places_changed_by_token_20(path) == list(reach)

@@ -7,57 +7,46 @@ Largest error of one operation on llama.cpp's own inputs, over the largest value
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
 from refembed import Embedder
 from refembed.arrays import Float
-from refembed.errors import ModelError
-from refembed.gguf import GGUFWriter, open_gguf
+from refembed.gguf import open_gguf
 from refembed.kernels.exact.rope import angles
 from refembed.kernels.ops import NO_TAP, Tap
-from refembed.model import ARCHITECTURES, load_model
+from refembed.model import load_model
 from refembed.model.blocks import rope_of
 from refembed.model.qwen3vl import still
-from refembed.model.unsupported import UNSUPPORTED
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
-from tests.copies import copied, with_keys
 from tests.model.bits import Bits, some_ids, unequal
 from tests.model.facts import (
-    bits_do_not_depend_on_the_batch,
-    differs_by_rounding_alone,
-    neither_loads_it_without,
-    neither_runs_it,
     places_changed_by_token_20,
-    public_path_has_llama_cpps_bits_and_names,
 )
-from tests.model.faults import Fault, Traced, broken, first_wrong, traced_by
-from tests.model.keys import BASE, EVERY_BIAS, FACTORS, FUSED_BIAS, HEADS_OF_8, QKV_BIAS, SEES_ALL, WIDE
-from tests.model.live import Both
+from tests.model.family import Family
+from tests.model.faults import Fault
+from tests.model.keys import (
+    BASE,
+    EVERY_BIAS,
+    FACTORS,
+    FUSED_BIAS,
+    QKV_BIAS,
+    SEES_ALL,
+    WIDE,
+    floats,
+    heads_kv,
+    sections,
+)
 
 LOCAL, LOCAL_ROPE, WHOLE = 1e-6, 3e-6, 1.5e-5
 
 ARCHS = ("granite", "granitemoe", "lfm2", "minicpm", "mistral3", "qwen3vl", "smollm3")
 GATED = {"ffn_gate_exps.weight"}
-
-
-def floats(**keys: float) -> dict[str, tuple[Any, str]]:
-    """Keys with FLOAT32 values; __ stands for a dot."""
-    return {key.replace("__", "."): (value, "FLOAT32") for key, value in keys.items()}
-
-
-def heads_kv(*counts: int) -> dict[str, tuple[Any, str]]:
-    return {"attention.head_count_kv": (list(counts), "ARRAY[UINT32]")}
-
-
-def sections(*counts: int) -> dict[str, tuple[Any, str]]:
-    return {"rope.dimension_sections": (list(counts), "ARRAY[INT32]")}
 
 
 SCALES = floats(embedding_scale=12.0, residual_scale=0.22, attention__scale=0.3)
@@ -127,7 +116,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, experts without gates":  ("llama", {"X": 3, "n_used": 3, "optional": {"attn_output.bias"}}),
     "llama, one expert":             ("llama", {"X": 1, "n_used": 1, "optional": GATED}),
     "llama, experts, Q4_0":          ("llama", {**WIDE, "X": 4, "optional": GATED, "type_name": "Q4_0"}),
-    "llama-embed, experts":          ("llama-embed", {"X": 4, "optional": GATED, "keys": SEES_ALL}),
+    "llama-embed, gated experts":          ("llama-embed", {"X": 4, "optional": GATED, "keys": SEES_ALL}),
 }
 # fmt: on
 SLOW = {  # what others show in part
@@ -146,10 +135,8 @@ SLOW = {  # what others show in part
     "lfm2, conv 2",
     "llama, experts without gates",
     "llama, one expert",
-    "llama-embed, experts",
+    "llama-embed, gated experts",
 }  # fmt: skip
-CASES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
-QUANTIZED = [name for name in VARIANTS if "type_name" in VARIANTS[name][1]]
 
 
 class Apart(Bits):
@@ -167,48 +154,6 @@ class Apart(Bits):
         return found
 
 
-def model_of(variant: str, folder: Path) -> Path:
-    """The file of a variant; long enough for every text of these tests."""
-    arch, sizes = VARIANTS[variant]
-    return synthetic(folder / "m.gguf", arch, seed=len(variant), **{"P": 256, **sizes})
-
-
-@pytest.fixture(scope="module", params=CASES)
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
-    """A variant in both engines: flash attention off, cache of float32."""
-    with Both(model_of(request.param, tmp_path_factory.mktemp("variant")), "last") as engines:
-        yield engines
-
-
-@pytest.mark.oracle
-def test_every_tensor_is_llama_cpps(both: Both, request: pytest.FixtureRequest) -> None:
-    """Nothing is left over on either side, and no operation is further off than rounding."""
-    variant = request.node.callspec.params["both"]
-    if variant in QUANTIZED:
-        pytest.skip("llama.cpp rounds activations to 8 bits: `ggml` alone can follow")
-    differs_by_rounding_alone(both, lambda d: LOCAL_ROPE if d.op == "ROPE" else LOCAL, WHOLE)
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("flash_attn", [False, True], ids=["classic", "flash, repacked"])
-def test_bits_are_llama_cpps(both: Both, flash_attn: bool) -> None:
-    """Of texts alone and in a batch; without flash attention of every tensor by itself. The cache is of float16."""
-    path = Path(both.engine.options["path"])
-    bits = Apart(path, "mean" if flash_attn else "last", flash_attn=flash_attn, repack=flash_attn)
-    with bits.engine() as engine:
-        assert bits.differing(engine) == {}
-        for n in () if flash_attn else (1, 33, 70):
-            assert bits.wrong(engine.trace(some_ids(n))) == []
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("pooling", ["none", "mean"])
-@pytest.mark.parametrize("arch", ARCHS)
-def test_pooling_and_names_are_llama_cpps(arch: str, pooling: str, tmp_path: Path) -> None:
-    path = synthetic(tmp_path / "m.gguf", arch, D=6, pooling={"none": 0, "mean": 1}[pooling])
-    public_path_has_llama_cpps_bits_and_names(path, pooling != "none")
-
-
 @pytest.mark.oracle
 @pytest.mark.parametrize("pooling", ["none", "mean"])
 @pytest.mark.parametrize("bias", [False, True], ids=["matrix", "matrix and bias"])
@@ -224,13 +169,6 @@ def test_lfm2s_matrix_after_pooling_is_applied(bias: bool, pooling: str, tmp_pat
     (got,) = e.embed([some_ids(33)], normalize=-1)
     assert got.shape[-1] == e.info.n_embd_out == 17
     assert unequal(got, want) == 0
-
-
-@pytest.mark.parametrize("numerics", ["exact", "fast"])
-@pytest.mark.parametrize("arch", ARCHS)
-def test_a_texts_bits_do_not_depend_on_its_batch(arch: str, numerics: str, tmp_path: Path) -> None:
-    experts: dict[str, Any] = {"X": 4, "optional": GATED} if arch == "granitemoe" else {}
-    bits_do_not_depend_on_the_batch(synthetic(tmp_path / "m.gguf", arch, K=2, D=6, n_layer=4, **experts), numerics)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +195,7 @@ def test_equal_positions_are_plain_rope_where_no_pair_is_the_fourth_streams() ->
 
 
 def test_pairs_that_rest_have_no_angle(tmp_path: Path) -> None:
-    path = model_of("qwen3vl, pairs that rest", tmp_path)
+    path = FAMILY.write("qwen3vl, pairs that rest", tmp_path)
     hp = load_model(open_gguf(path)).hparams
     theta = angles(np.arange(100), rope_of(hp, 0, still(hp.rope_sections, hp.n_rot // 2)))  # (100, 16)
     assert np.flatnonzero((theta[1:] == 0).all(axis=0)).tolist() == [13, 14]
@@ -313,16 +251,17 @@ FAULTS = [
 # fmt: on
 
 
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    return traced_by(model_of, tmp_path_factory, "last")
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.variant}: {f.name}")
-def test_a_fault_is_found_where_it_is(fault: Fault, traced: Traced) -> None:
-    bits, theirs = traced(fault.variant)
-    assert first_wrong(bits, theirs, broken(bits.model.module, fault.right, fault.wrong)) == fault.first
+FAMILY = Family(
+    ARCHS,
+    VARIANTS,
+    lambda variant, d: LOCAL_ROPE if d.op == "ROPE" else LOCAL,
+    lambda variant: WHOLE,
+    [(fault, None) for fault in FAULTS],
+    slow=SLOW,
+    traced="last",
+    small=lambda arch: {"K": 2, "D": 6, "n_layer": 4} | ({"X": 4, "optional": GATED} if arch == "granitemoe" else {}),
+    bits=Apart,
+)
 
 
 @pytest.mark.oracle
@@ -336,88 +275,3 @@ def test_texts_of_one_call_lie_behind_each_other_in_the_cache(tmp_path: Path) ->
     alone = [unequal(bits.vectors([text])[0], y) for text, y in zip(texts, theirs, strict=True)]
     assert alone[0] == 0
     assert sum(alone) > 0
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize(
-    ("arch", "name"),
-    [
-        ("granite", "blk.1.ffn_norm.weight"),
-        ("granitemoe", "blk.0.ffn_gate_inp.weight"),
-        ("lfm2", "blk.0.shortconv.conv.weight"),
-        ("lfm2", "blk.1.attn_q_norm.weight"),
-        ("lfm2", "token_embd_norm.weight"),
-        ("llama", "blk.2.ffn_down_exps.weight"),
-        ("minicpm", "output_norm.weight"),
-        ("mistral3", "blk.0.attn_k.weight"),
-        ("qwen3vl", "blk.2.attn_k_norm.weight"),
-        ("smollm3", "blk.1.ffn_gate.weight"),
-    ],
-)
-def test_llama_cpp_refuses_what_we_refuse(arch: str, name: str, tmp_path: Path) -> None:
-    experts: dict[str, Any] = {"X": 4} if arch in ("granitemoe", "llama") else {}
-    neither_loads_it_without(synthetic(tmp_path / "m.gguf", arch, D=6, **experts), name)
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize(
-    ("arch", "sizes", "message"),
-    [
-        ("granite", {"keys": {"rope.dimension_count": (4, "UINT32")}}, "rope.dimension_count is 4\n  hint: this arch"),
-        ("smollm3", {"optional": {"attn_output.bias"}}, None),
-        ("qwen3vl", {"keys": sections(6, 5, 0, 0)}, r"dimension_sections is \[6, 5, 0, 0\]\n  hint: llama.cpp aborts"),
-        ("qwen3vl", {"keys": sections(0, 0, 0, 5)}, r"dimension_sections is \[0, 0, 0, 5\]\n  hint: four streams"),
-        ("qwen3vl", {"keys": sections(2, 2, 1)}, r"dimension_sections is \[2, 2, 1\]\n  hint: four streams"),
-        ("lfm2", {"keys": HEADS_OF_8}, "6 heads of 8 channels do not make up 36"),
-        ("lfm2", {"conv": 4, "keys": SEES_ALL}, "shortconv.l_cache is 4\n  hint: llama.cpp aborts"),
-        ("lfm2", {"conv": 1}, "shortconv.l_cache is 1\n  hint: 2 to"),
-        ("lfm2", {"keys": heads_kv(0, 3)}, "head_count_kv has 2 numbers for 3 layers"),
-        ("lfm2", {"keys": heads_kv(0, 0, 0)}, r"head_count_kv is \[0\]\n  hint: 0 for a convolution"),
-        ("lfm2", {"K": 3, "keys": heads_kv(3, 3, 3)}, r"head_count_kv is \[3\]\n  hint: 0 for a convolution"),
-        ("llama", {"X": 2, "n_used": 3}, "3 experts of 2 for a token"),
-    ],
-)
-def test_llama_cpp_does_not_run_what_we_refuse(arch: str, sizes: Any, message: str | None, tmp_path: Path) -> None:
-    path = synthetic(tmp_path / "m.gguf", arch, **{"D": 10, **sizes})
-    if message is None:  # a tensor that this architecture does not read
-        path = copied(path, tmp_path / "more.gguf", tensors={"blk.0.attn_output.bias": np.zeros(36, np.float32)})
-        message = "unexpected blk.0.attn_output.bias"
-    neither_runs_it(path, message)
-
-
-@pytest.mark.parametrize(
-    ("arch", "keys", "message"),
-    [
-        ("lfm2", heads_kv(3, 0, 6), r"head_count_kv is \[0, 3, 6\]\n  hint: 0 for a convolution"),
-        ("smollm3", heads_kv(3, 0, 3), r"head_count_kv is \[0, 3\]: layers that differ"),
-        ("granite", {"deepstack_mapping": ([0, -1, 1], "ARRAY[INT32]")}, "pictures that enter behind several layers"),
-        ("granite", floats(residual_scale=float("nan")), "residual_scale is nan"),
-        ("mistral3", floats(rope__scaling__yarn_beta_fast=0.0), "yarn_beta_fast is 0.0"),
-    ],
-)
-def test_what_is_not_computed_is_refused_by_name(arch: str, keys: Any, message: str, tmp_path: Path) -> None:
-    path = with_keys(synthetic(tmp_path / "m.gguf", arch), tmp_path / "odd.gguf", keys)
-    with pytest.raises(ModelError, match=message):
-        load_model(open_gguf(path))
-
-
-def test_every_architecture_is_computed_or_refused_by_what_it_is() -> None:
-    """Those that gguf-py knows; and none is in two places."""
-    refused = [name for names in UNSUPPORTED.values() for name in names.split()]
-    assert len(refused) == len(set(refused))
-    assert set(refused) & set(ARCHITECTURES) == set()
-    assert set(gguf.MODEL_ARCH_NAMES.values()) <= {*refused, *ARCHITECTURES}
-
-
-@pytest.mark.parametrize(
-    ("arch", "message"),
-    [
-        ("mamba", "does not compute architecture 'mamba'\n  hint: llama.cpp knows it: its layers keep a state"),
-        ("t5", "its encoder alone, t5encoder, is computed"),
-        ("clip", "a model of pictures or of sound"),
-        ("smolm3", "does not compute architecture 'smolm3'\n  hint: it computes bert, .*; is it 'smollm3'?"),
-    ],
-)
-def test_a_file_of_another_architecture_is_refused(arch: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=message):
-        load_model(open_gguf(GGUFWriter(arch).write(tmp_path / "m.gguf")))
