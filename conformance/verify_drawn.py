@@ -293,7 +293,7 @@ def shows(
         return [v for group in groups for v in engine.embed([texts[k] for k in group])]
 
     with np.errstate(all="ignore"):
-        full = answers(pieces)
+        full = answers(pieces) if pieces else []
         seen = []
         for p in pieces:
             others = [q for q in pieces if q is not p]

@@ -338,13 +338,14 @@ def earned(case: Case, t: Trial) -> bool:
     A number that is free to be solved for brings any small rest down a little; that is no evidence for it.
     """
     halves = [half for h in t.hypotheses for half in (h.halves or (h,))]
-    if len(halves) < 2:
-        return True
-    both = float(under(case, halves).distances.max())
-    for h in halves:
-        if float(under(case, [other for other in halves if other is not h]).distances.max()) < EARNED * both:
-            return False
-    return True
+    return len(halves) < 2 or gain(case, halves) >= EARNED
+
+
+def gain(case: Case, halves: Sequence[Hypothesis]) -> float:
+    """How many times as much is left of the worst text without that of several changes that is needed least."""
+    without = [[other for other in halves if other is not h] for h in halves]
+    left = [float(under(case, some).distances.max()) for some in (halves, *without)]
+    return min(left[1:]) / max(left[0], 1e-300)
 
 
 def of_all(hypotheses: Sequence[Hypothesis]) -> Hypothesis:

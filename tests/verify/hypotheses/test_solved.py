@@ -147,20 +147,6 @@ def test_a_fault_of_tokens_with_one_of_the_model_is_named(decoder, tokens, setti
     assert cause in named(decoder, answer, texts)[:3]
 
 
-def test_a_number_is_no_cause_for_bringing_a_small_rest_down(decoder):
-    """Weights with a little noise: rounding to eight bits, or a number that is solved for, come a little nearer."""
-    model = NumpyModel(decoder.info.path)
-    rng = np.random.default_rng(0)
-    noisy = {n: w * (1 + rng.normal(0, 1e-3, w.shape)) for n, w in model.weights.items()}
-
-    def answer(given):
-        ids = [decoder.tokenize(t) for t in given]
-        return [h[:-1].mean(axis=0) for h in model.hidden(ids, Settings(edit=lambda _: noisy))]
-
-    texts = default_texts(lambda t: len(decoder.tokenize(t)), 160, 40)
-    assert named(decoder, answer, texts) == ["unexplained"]
-
-
 def test_a_mask_that_is_lost_in_batches_of_one_length_is_named(decoder):
     """Built-in texts alone would not show it: no two of a batch need have one length."""
     model = NumpyModel(decoder.info.path)
