@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refembed.verify import trials
-from refembed.verify.compare.floor import LEAST, SCREEN, distance
+from refembed.verify.compare.floor import LEAST, SCREEN, distance, floor_of
 from refembed.verify.hypotheses import (
     Hypothesis,
     cheap_hypotheses,
@@ -73,12 +73,17 @@ class Diagnosis:
 
 def diagnose(case: Case) -> Diagnosis:
     """Find what explains the vectors that differ. What they show by themselves (`marks`) is taken for known first."""
+    begin = time.process_time()
     listed = cheap_hypotheses(case.reference, case.items)
     for mark in marks(case.vectors, listed, families_of(case)):
-        found = Diagnostician(marked(case, mark), mark).run()
+        rest = marked(case, mark)
+        alone = [] if any(rest.differs) else confirm(case, [(mark,)])
+        found = Diagnosis(tuple(ties(alone)), 1, tuple(alone))
+        if not found.explained:
+            found = Diagnostician(rest, begin, mark).run()
         if found.explained:
             return found
-    return Diagnostician(case).run()
+    return Diagnostician(case, begin).run()
 
 
 def marked(case: Case, mark: Hypothesis) -> Case:
@@ -89,10 +94,9 @@ def marked(case: Case, mark: Hypothesis) -> Case:
 class Diagnostician:
     """The rounds of one diagnosis, and what they found."""
 
-    def __init__(self, case: Case, mark: Hypothesis | None = None) -> None:
-        """mark: a change of the vector that the case's reference has already."""
-        self.case, self.mark = case, mark
-        self.begin = time.process_time()
+    def __init__(self, case: Case, begin: float, mark: Hypothesis | None = None) -> None:
+        """begin: processor time when the search began; mark: a change of the vector that the reference already has."""
+        self.case, self.begin, self.mark = case, begin, mark
         self.scores: Scores = {}
         self.found: list[Trial] = []
         self.tried = 0
@@ -338,13 +342,20 @@ def earned(case: Case, t: Trial) -> bool:
     A number that is free to be solved for brings any small rest down a little; that is no evidence for it.
     """
     halves = [half for h in t.hypotheses for half in (h.halves or (h,))]
-    return len(halves) < 2 or gain(case, halves) >= EARNED
+    return len(halves) < 2 or any(gain(case, halves, several) >= EARNED for several in (PLAIN[:1], PLAIN))
 
 
-def gain(case: Case, halves: Sequence[Hypothesis]) -> float:
-    """How many times as much is left of the worst text without that of several changes that is needed least."""
-    without = [[other for other in halves if other is not h] for h in halves]
-    left = [float(under(case, some).distances.max()) for some in (halves, *without)]
+def gain(case: Case, halves: Sequence[Hypothesis], several_numerics: Sequence[str] = PLAIN[:1]) -> float:
+    """How many times as much is left of the worst text without that of several changes that is needed least.
+
+    several_numerics  the arithmetics that the engine may be near to
+    """
+    left = []
+    for some in (halves, *([other for other in halves if other is not h] for h in halves)):
+        reference = case.reference
+        for h in some:
+            reference = h.change(reference)
+        left.append(float(floor_of(reference, case.items, several_numerics).distances(case.vectors)[0].max()))
     return min(left[1:]) / max(left[0], 1e-300)
 
 

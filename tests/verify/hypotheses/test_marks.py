@@ -94,6 +94,16 @@ def test_a_number_is_solved_for_before_steps(decoder):
     assert float(number.removeprefix("eps-")) == pytest.approx(0.031, rel=0.03)
 
 
+def test_steps_alone_are_named_without_a_search(decoder):
+    def answer(given):
+        return [np.rint(unit(v) * 246) for v in decoder.embed(given, truncate=True)]
+
+    texts = default_texts(lambda t: len(decoder.tokenize(t)), 160, 60)
+    verdict = verify(decoder, Stub(answer), texts)
+    assert [c.id for c in verdict.causes] == ["vector-steps-246"]
+    assert verdict.evidence.tried == 1
+
+
 def test_a_pooling_is_named_before_signs(decoder):
     model = NumpyModel(decoder.info.path)
 
