@@ -57,6 +57,7 @@ class Settings:
     gate_first: bool = True
     tile_heads: bool = False
     edit: Callable[[Weights], Weights] | None = None
+    half: bool = False  # queries, keys and values in float16, as llama.cpp's flash attention reads them
 
 
 class NumpyModel:
@@ -97,6 +98,8 @@ class NumpyModel:
     def attend(self, q: Array, k: Array, v: Array, s: Settings, causal: bool) -> Array:
         """q (T, H, D), k and v (T, K, D) -> (T, H D)."""
         T, H, D = q.shape
+        if s.half:
+            q, k, v = (x.astype(np.float16).astype(np.float64) for x in (q, k, v))
         share = H // k.shape[1]
         wide = [np.tile(x, (1, share, 1)) if s.tile_heads else np.repeat(x, share, axis=1) for x in (k, v)]
         scores = np.einsum("qhd,khd->hqk", q, wide[0]) / math.sqrt(D) * s.score_factor

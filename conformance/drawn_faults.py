@@ -161,9 +161,13 @@ def specials(rng: Rng, t: Target) -> Piece:
             ("the closing token twice", "two-eos", lambda i: [*i, t.end]),
         ]
     if not rows:
-        rows.append(("tokens backwards", "reversed-tokens", lambda i: i[::-1]))
+        rows.append(("tokens backwards", BACKWARDS, lambda i: i[::-1]))
     about, name, change = rows[int(rng.integers(len(rows)))]
     return Piece("tokens", about, (name,), tokens=change)
+
+
+# in the mean of a model that sees both ways, positions counted backwards are the same
+BACKWARDS = "reversed-tokens|words-backwards|position-backwards"
 
 
 def shuffled_ids(rng: Rng, t: Target) -> Piece:
@@ -172,7 +176,7 @@ def shuffled_ids(rng: Rng, t: Target) -> Piece:
     rows: list[tuple[str, str, Callable[[list[int]], list[int]]]] = [
         ("ids from 1", "ids-plus-one", lambda i: [min(k + 1, last) for k in i]),
         ("ids one too low", "ids-minus-one", lambda i: [max(k - 1, 0) for k in i]),
-        ("tokens backwards", "reversed-tokens|words-backwards", lambda i: i[::-1]),
+        ("tokens backwards", BACKWARDS, lambda i: i[::-1]),
         ("the tokens twice", "doubled-text", lambda i: [*i, *i]),
     ]
     about, name, change = rows[int(rng.integers(len(rows)))]

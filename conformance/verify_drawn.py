@@ -11,7 +11,8 @@ without it, not taken from the verdict.
     misnamed     another cause is given
     unexplained  none is
     acquitted    the verdict is that the engine is right, though the fault shows
-    below        the fault does not show: 1 - cos to the engine without it stays below SHOWS on every text
+    below        the fault does not show: on every text, the engine with it is as near to the engine without it as the
+                 noise floor of that text, by the measure of `verify` (docs/verify.md)
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from refembed import Embedder
 from refembed.kernels import threads
 from refembed.testing.synthetic import synthetic
 from refembed.verify.compare.arrays import cosine_distance
+from refembed.verify.compare.floor import BOUND, floor_of
 from refembed.verify.reference import Reference, reference_of
 from refembed.verify.run import verify
 from refembed.verify.texts import default_texts
 from refembed.verify.verdict import Verdict
 
-SHOWS = 1e-7  # 1 - cos of the worst text, of models in float32: the bound of `verify` is 2.6e-8
 LONGEST = 140  # tokens of the longest text
 PAIRS = 0.4  # how many engines have two faults
 DOC = Path(__file__).parents[1] / "docs" / "verify.md"
@@ -273,30 +274,43 @@ def draw(rng: Rng, target: Target) -> tuple[Piece, ...]:
         )
 
 
-def shows(e: Embedder, target: Target, pieces: Sequence[Piece], texts: Sequence[str], seed: int) -> tuple[bool, ...]:
-    """Of each piece: whether the engine without it gives other vectors. A batch fault shows if it does anything."""
+def shows(
+    e: Embedder, target: Target, pieces: Sequence[Piece], texts: Sequence[str], seed: int, floor: Array
+) -> tuple[bool, ...]:
+    """Of each piece: whether the engine without it gives vectors beyond the noise floor. A batch fault too.
 
-    def answers(some: Sequence[Piece]) -> list[Array]:
-        return answer(DrawnEngine(e, target, some, seed), texts)
+    floor  1 - cos that is within rounding of each text, of the model without faults. A fault beside another is held
+           against the floor of the engine with that other fault: BOUND times what float16 in attention does to it.
+    """
+    groups = [list(range(len(texts))), *([k] for k in range(min(3, len(texts)))), [2] * 3]
+    bound = np.concatenate([floor[group] for group in groups])
+
+    def answers(some: Sequence[Piece], half: bool = False) -> list[Array]:
+        engine = DrawnEngine(e, target, some, seed)
+        engine.settings = replace(engine.settings, half=half)
+        return [v for group in groups for v in engine.embed([texts[k] for k in group])]
 
     with np.errstate(all="ignore"):
-        full = answers(pieces)
-        return tuple(apart(full, answers([q for q in pieces if q is not p])) for p in pieces)
+        full = answers(pieces) if pieces else []
+        seen = []
+        for p in pieces:
+            others = [q for q in pieces if q is not p]
+            plain, half = answers(others), answers(others, half=True)
+            noise = np.array(
+                [cosine_distance(a.astype(float), b.astype(float)) for a, b in zip(plain, half, strict=True)]
+            )
+            wide = np.maximum(bound, BOUND * noise) if others else bound
+            seen.append(apart(full, plain, wide) and apart(full, half, wide))
+        return tuple(seen)
 
 
-def answer(engine: DrawnEngine, texts: Sequence[str]) -> list[Array]:
-    """Together, alone, and in a batch of one length."""
-    groups = [list(texts), *([t] for t in texts[:3]), [texts[2]] * 3]
-    return [v for group in groups for v in engine.embed(group)]
-
-
-def apart(xs: Sequence[Array], ys: Sequence[Array]) -> bool:
+def apart(xs: Sequence[Array], ys: Sequence[Array], bound: Array) -> bool:
     """Whether any two vectors differ beyond rounding, in direction, length or number."""
-    for x, y in zip(xs, ys, strict=True):
+    for x, y, limit in zip(xs, ys, bound, strict=True):
         if x.shape != y.shape or not np.isfinite(x).all():
             return True
         a, b = x.astype(np.float64), y.astype(np.float64)
-        if cosine_distance(a, b) > SHOWS or abs(np.linalg.norm(a) / max(float(np.linalg.norm(b)), 1e-30) - 1) > 1e-3:
+        if cosine_distance(a, b) > limit or abs(np.linalg.norm(a) / max(float(np.linalg.norm(b)), 1e-30) - 1) > 1e-3:
             return True
     return False
 
@@ -307,6 +321,7 @@ def run(count: int, seed: int, healthy: int = 0, only: Sequence[int] = ()) -> It
     with tempfile.TemporaryDirectory() as folder:
         known = targets(Path(folder))
         references: dict[str, Reference] = {}
+        floors: dict[str, Array] = {}
         texts = {n: texts_of(e) for n, (e, _) in known.items()}
         names = [n for n, _ in SHARE if n in known]
         shares = np.array([s for n, s in SHARE if n in known])
@@ -318,8 +333,9 @@ def run(count: int, seed: int, healthy: int = 0, only: Sequence[int] = ()) -> It
                 continue
             if name not in references:
                 references[name] = reference_of(e)
+                floors[name] = floor_of(references[name], texts[name], sample=True).bound
             pieces = draw(rng, target) if number < count else ()
-            visible = shows(e, target, pieces, texts[name], number)
+            visible = shows(e, target, pieces, texts[name], number, floors[name])
             reference = references[name]
             engine: Any = DrawnEngine(e, target, pieces, number) if pieces else Healthy(e, target, rng)
             begin = time.process_time()

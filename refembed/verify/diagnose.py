@@ -18,17 +18,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refembed.verify import trials
-from refembed.verify.compare.floor import LEAST, SCREEN, distance
+from refembed.verify.compare.floor import LEAST, SCREEN, distance, floor_of
 from refembed.verify.hypotheses import (
     Hypothesis,
     cheap_hypotheses,
+    marks,
     number_families,
     part_hypotheses,
     solve_cuts,
     weight_hypotheses,
 )
 from refembed.verify.hypotheses.families import Family, solve
+from refembed.verify.number_pairs import with_numbers
 from refembed.verify.trials import (
+    FEW,
     PLAIN,
     Case,
     Trial,
@@ -49,8 +52,11 @@ PAIRED = 6  # that a second cause is looked for under
 HELPFUL = 0.9  # of what a first cause leaves: a second that leaves less is looked at by itself
 FAR = 100.0  # times its bound: what lies beyond is no rounding, whatever the arithmetic
 BY_SIZE = 4.0  # half precision is judged by size: within this factor
-CPU_SECONDS = 60.0  # of processor time, where no budget is given: no further round begins after it
+CPU_SECONDS = 45.0  # of processor time, where no budget is given: no further round begins after it
 SMALL = 0.1  # 1 - cos of the median text: Q4_0 moves MiniLM's vectors by 0.034, Q2_K by 0.047. Orders the search alone
+EARNED = 30.0  # times: what a change brings the rest down by, for it to be a second cause
+WITNESSES = 5  # texts of different lengths that a cause may explain wholly
+WITNESSED = 3  # causes that are kept of each
 CHUNK = 200  # pairs that are screened before the clock is looked at
 Scores = dict[Hypothesis, float]
 
@@ -66,22 +72,38 @@ class Diagnosis:
 
 
 def diagnose(case: Case) -> Diagnosis:
-    """Find what explains the vectors that differ."""
-    return Diagnostician(case).run()
+    """Find what explains the vectors that differ. What they show by themselves (`marks`) is taken for known first."""
+    begin = time.process_time()
+    listed = cheap_hypotheses(case.reference, case.items)
+    for mark in marks(case.vectors, listed, families_of(case)):
+        rest = marked(case, mark)
+        alone = [] if any(rest.differs) else confirm(case, [(mark,)])
+        found = Diagnosis(tuple(ties(alone)), 1, tuple(alone))
+        if not found.explained:
+            found = Diagnostician(rest, begin, mark).run()
+        if found.explained:
+            return found
+    return Diagnostician(case, begin).run()
+
+
+def marked(case: Case, mark: Hypothesis) -> Case:
+    """The case under a change of the vector that leaves steps: numbers are solved for without it."""
+    return replace(under(case, (mark,)), smooth=case.reference)
 
 
 class Diagnostician:
     """The rounds of one diagnosis, and what they found."""
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.begin = time.process_time()
+    def __init__(self, case: Case, begin: float, mark: Hypothesis | None = None) -> None:
+        """begin: processor time when the search began; mark: a change of the vector that the reference already has."""
+        self.case, self.begin, self.mark = case, begin, mark
         self.scores: Scores = {}
         self.found: list[Trial] = []
         self.tried = 0
-        self.listed = cheap_hypotheses(case.reference, case.items)
+        self.listed = [h for h in cheap_hypotheses(case.reference, case.items) if not mark or h.stage != "vector"]
         self.parts: list[Hypothesis] = []
         self.heavy: list[Hypothesis] = []
+        self.strong: list[Hypothesis] = []  # that explain one text wholly
 
     def run(self) -> Diagnosis:
         """Round after round until one explains."""
@@ -92,18 +114,32 @@ class Diagnostician:
                 self.case.budget.untried["round"] += 1
                 continue
             search()
-        found = with_the_long_ones(self.case, self.scores, self.found)
+        self.refine()
+        found = [
+            t for t in with_the_long_ones(self.case, self.scores, self.found) if t.over > 1 or earned(self.case, t)
+        ]
         found.sort(key=lambda t: (t.over > 1, t.left))
-        sized = [] if explains(found) else by_size(self.case, self.listed)
-        named = ties(found) or sized or self.sized_beside(found)
-        return Diagnosis(tuple(named), self.tried, tuple(found[:8]), bool(named) and not explains(found))
+        sized = [] if explains(found) or self.mark else by_size(self.case, self.listed)
+        named = ties(found) or sized or ([] if self.mark else self.sized_beside(found))
+        return Diagnosis(
+            self.with_mark(named), self.tried, self.with_mark(found[:8]), bool(named) and not explains(found)
+        )
+
+    def with_mark(self, trials_: Sequence[Trial]) -> tuple[Trial, ...]:
+        """Trials with the change that was taken for known."""
+        if self.mark is None:
+            return tuple(trials_)
+        return tuple(replace(t, hypotheses=(joined(of_all(t.hypotheses), self.mark),)) for t in trials_)
 
     def rounds(self) -> list[Callable[[], None]]:
         """The searches in the order of plausibility: of a small difference, weights of another type come early."""
         numbers_and_weights = [self.numbers, self.weights]
         if float(np.median(self.case.distances)) < SMALL:
             numbers_and_weights.reverse()
-        return [self.singles, *numbers_and_weights, self.single_parts, self.seconds, self.products, self.early_products]
+        return [
+            self.singles, *numbers_and_weights, self.single_parts, self.witnesses, self.seconds, self.products,
+            self.numbers_behind, self.early_products, self.early_numbers,
+        ]  # fmt: skip
 
     def late(self) -> bool:
         """Whether no further round may begin: the budget is spent, or where there is none CPU_SECONDS are."""
@@ -114,6 +150,15 @@ class Diagnostician:
         """Whether something explains all of it, and not just enough to be within rounding."""
         limit = max(trials.CLEARLY * float(self.case.distances.max()), float(self.case.floor.spread.max()), LEAST)
         return any(t.over <= 1 and t.left <= limit for t in self.found)
+
+    def refine(self) -> None:
+        """Solve for the number of what explains: one that is listed, or was found first, need not be the nearest."""
+        for h in {h.id: h for t in ties(self.found) for h in t.hypotheses}.values():
+            for family in (f for f in families_of(self.case) if not f.whole and matches(f, h)):
+                places = telling(self.case, 2)
+                items, vectors = [self.case.items[i] for i in places], [self.case.vectors[i] for i in places]
+                nearer = [n for n, _ in solve(self.case.reference, items, vectors, [family], self.case.smooth)]
+                self.found += confirm(self.case, [(n,) for n in nearer if n.id not in {h.id for h in self.scores}])
 
     def take(self, scores: Scores) -> None:
         """Hold the best of a round against more texts."""
@@ -139,9 +184,26 @@ class Diagnostician:
         self.heavy = weight_hypotheses(self.case.reference)
         self.take(screen(self.case, self.heavy))
 
+    def witnesses(self) -> None:
+        """What explains one text wholly: a second cause that leaves that text alone hides the first in the others.
+
+        Padding up to 16 tokens does not show in a text of 20, nor a cut after 10 in one of 7. Steps and signs of one
+        text are too few to tell.
+        """
+        begin = time.process_time()
+        for i in witnesses(self.case) if self.mark is None else ():
+            if self.late() or time.process_time() - begin > CPU_SECONDS / 6:
+                break
+            alone = part(self.case, [i])
+            scores = screen(alone, [*self.listed, *self.parts]) | solved(alone)
+            self.tried += len(scores)
+            whole = sorted((h for h in scores if scores[h] <= trials.CLEAR / 10), key=lambda h: scores[h])
+            self.strong += [h for h in whole[:WITNESSED] if h.id not in {s.id for s in self.strong}]
+            self.scores |= {h: scores[h] for h in whole[:WITNESSED]}
+
     def seconds(self) -> None:
         """A second cause under each of those that helped most."""
-        queue, done = self.firsts(), set()
+        queue, done = [*self.strong, *(h for h in self.firsts() if h not in self.strong)], set()
         while queue and not self.settled() and not self.late():
             first = queue.pop(0)
             partner = self.second(first)
@@ -251,15 +313,72 @@ class Diagnostician:
                 break
         self.take(scores)
 
+    def numbers_behind(self) -> None:
+        """Each number in the model with each pooling and each change of the vector."""
+        back = [h for h in self.listed if h.stage in ("pooling", "vector")]
+        self.take(screen(self.case, with_numbers(self.case, back, families_of(self.case), self.late)))
+
+    def early_numbers(self) -> None:
+        """Each number in the model under each change that gives a short text other tokens."""
+        places = telling(self.case, 1)
+        own = [self.case.reference.ids_of(self.case.items[i]) for i in places]
+        front = [h for h in self.listed if h.stage in ("text", "tokens") and moves(h, self.case, places, own)]
+        self.take(screen(self.case, with_numbers(self.case, front, families_of(self.case), self.late)))
+
     def sized_beside(self, found: Sequence[Trial]) -> list[Trial]:
         """Half precision under what explains nearly all."""
         for best in sorted((t for t in found if np.isfinite(t.mean)), key=lambda t: t.mean)[:2]:
             if best.mean > 0.05 * float(self.case.distances.mean()):
                 continue
-            rest = under(part(self.case, spread_out(self.case, trials.FEW, 150)), best.hypotheses)
-            for t in by_size(rest, self.listed):
+            rest = under(part(self.case, spread_out(self.case, FEW, 150)), best.hypotheses)
+            for t in by_size(rest, self.listed, every=True):
                 return [replace(t, hypotheses=(*best.hypotheses, *t.hypotheses))]
         return []
+
+
+def earned(case: Case, t: Trial) -> bool:
+    """Whether each of several changes is needed: without it, EARNED times as much is left of the worst text.
+
+    A number that is free to be solved for brings any small rest down a little; that is no evidence for it.
+    """
+    halves = [half for h in t.hypotheses for half in (h.halves or (h,))]
+    return len(halves) < 2 or any(gain(case, halves, several) >= EARNED for several in (PLAIN[:1], PLAIN))
+
+
+def gain(case: Case, halves: Sequence[Hypothesis], several_numerics: Sequence[str] = PLAIN[:1]) -> float:
+    """How many times as much is left of the worst text without that of several changes that is needed least.
+
+    several_numerics  the arithmetics that the engine may be near to
+    """
+    left = []
+    for some in (halves, *([other for other in halves if other is not h] for h in halves)):
+        reference = case.reference
+        for h in some:
+            reference = h.change(reference)
+        left.append(float(floor_of(reference, case.items, several_numerics).distances(case.vectors)[0].max()))
+    return min(left[1:]) / max(left[0], 1e-300)
+
+
+def of_all(hypotheses: Sequence[Hypothesis]) -> Hypothesis:
+    """Several as one."""
+    first, *rest = hypotheses
+    return joined(first, of_all(rest)) if rest else first
+
+
+def witnesses(case: Case) -> list[int]:
+    """The text that was looked at first, and up to WITNESSES that differ, of all lengths."""
+    lengths = [len(case.reference.ids_of(item)) for item in case.items]
+    bad = sorted((i for i in range(len(case.items)) if case.differs[i] and lengths[i] > 3), key=lambda i: lengths[i])
+    spread = [bad[round(k * (len(bad) - 1) / (WITNESSES - 1))] for k in (0, 4, 2, 1, 3)] if bad else []
+    return list(dict.fromkeys([*telling(case, 1), *spread]))
+
+
+def moves(h: Hypothesis, case: Case, places: Sequence[int], own: Sequence[list[int]]) -> bool:
+    """Whether a change gives any of these texts other tokens."""
+    try:
+        return [h.change(case.reference).ids_of(case.items[i]) for i in places] != list(own)
+    except trials.FAILURES:
+        return False
 
 
 def matches(family: Family, h: Hypothesis) -> bool:
@@ -286,12 +405,12 @@ def cuts(case: Case) -> Scores:
 
 def solved(case: Case, beside: Hypothesis | None = None) -> Scores:
     """Numbers solved on two short texts that differ; what each leaves of them, 1 where it moves a text that agrees."""
-    places = telling(case, 2)
+    places = telling(case, 2 if case.smooth is None else FEW)
     items, vectors = [case.items[i] for i in places], [case.vectors[i] for i in places]
     families: Iterable[Family] = families_of(case)
     if beside is not None:
         families = [f for f in families if f.group != beside.family or not f.group]
-    return screen(case, [h for h, _ in solve(case.reference, items, vectors, families)])
+    return screen(case, [h for h, _ in solve(case.reference, items, vectors, families, case.smooth)])
 
 
 def probe(case: Case) -> Diagnosis:
@@ -327,6 +446,8 @@ def with_the_long_ones(case: Case, scores: Scores, found: list[Trial]) -> list[T
     found_now = cuts(now)
     if min(found_now.values(), default=1.0) > trials.CLEAR:
         found_now |= screen(now, [h for h in scores if h.stage in ("text", "tokens")])
+    if min(found_now.values(), default=1.0) > trials.CLEAR:  # a window is no wider than a short text
+        found_now |= solved(now)
     few = part(case, sorted({*np.flatnonzero(far).tolist(), *spread_out(case, 4, 60)}))
     more = [trial(few, (*t.hypotheses, h), PLAIN) for t in best for (h,) in shortlist(found_now, 2)]
     good = [t for t in more if t.over <= 1]
@@ -335,8 +456,11 @@ def with_the_long_ones(case: Case, scores: Scores, found: list[Trial]) -> list[T
     return [replace(t, left=float(rest.distances.max())) if t in best else t for t in found]
 
 
-def by_size(case: Case, hypotheses: Sequence[Hypothesis]) -> list[Trial]:
-    """Half precision: where an engine rounds cannot be known, so its vectors are as far off as ours, not the same."""
+def by_size(case: Case, hypotheses: Sequence[Hypothesis], every: bool = False) -> list[Trial]:
+    """Half precision: where an engine rounds cannot be known, so its vectors are as far off as ours, not the same.
+
+    every  every text by itself is to be as far off, not the median: what another cause leaves is of some size too
+    """
     found = []
     for h in hypotheses:
         if h.family != "half":
@@ -349,7 +473,10 @@ def by_size(case: Case, hypotheses: Sequence[Hypothesis]) -> list[Trial]:
                 )
             ]
         )
-        ratio = float(np.median(case.distances / np.maximum(size, 1e-15)))
+        ratios = case.distances / np.maximum(size, 1e-15)
+        if every and not ((ratios > 1 / BY_SIZE) & (ratios < BY_SIZE)).all():
+            continue
+        ratio = float(np.median(ratios))
         if 1 / BY_SIZE < ratio < BY_SIZE and float(case.distances.max()) < BY_SIZE * float(size.max()):
             found.append(
                 (abs(np.log(ratio)), Trial((h,), float(case.distances.max()), float(case.distances.mean()), 1.0))

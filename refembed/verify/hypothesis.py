@@ -22,6 +22,8 @@ class Hypothesis:
     change: Change
     family: str = ""  # hypotheses of one family exclude each other: no pair is made of them
     advice: str = ""  # what to do about it
+    includes: tuple[str, ...] = ()  # ids of simpler changes that this one makes too: where they do as well, they do
+    halves: tuple[Hypothesis, ...] = ()  # of two changes, each by itself
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "change", memoized(self.change))

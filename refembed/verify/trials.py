@@ -56,6 +56,7 @@ class Case:
     distances: F64  # (N) to the nearest arithmetic
     progress: Callable[[str], object] = field(default=lambda message: None)
     budget: Budget = field(default_factory=Budget)  # shared by parts of the case
+    smooth: Reference | None = None  # the reference without a change that leaves steps, where that is taken for known
 
     @property
     def differs(self) -> list[bool]:
@@ -191,20 +192,27 @@ def explains(found: Sequence[Trial]) -> bool:
 
 
 def ties(found: Sequence[Trial]) -> list[Trial]:
-    """Those that explain, best first, as far as they cannot be told apart. One change goes before two."""
+    """Those that explain, best first, as far as they cannot be told apart. One change goes before two.
+
+    Where lower-casing does, lower-casing that strips accents as well is no cause of its own.
+    """
     good = [t for t in found if t.over <= 1]
     good = [t for t in good if len(t.hypotheses) == min(len(g.hypotheses) for g in good)]
-    return [t for t in good if t.mean <= TIE * min(g.mean for g in good) + LEAST / 100]
+    good = [t for t in good if t.mean <= TIE * min(g.mean for g in good) + LEAST / 100]
+    ids = {t.id for t in good}
+    return [t for t in good if not any(simpler in ids for h in t.hypotheses for simpler in h.includes)]
 
 
 def under(case: Case, hypotheses: Sequence[Hypothesis]) -> Case:
     """The case as it stands with these changes made: what differs now is left."""
-    reference = case.reference
+    reference, smooth = case.reference, case.smooth
     for h in hypotheses:
         reference = h.change(reference)
+        smooth = None if smooth is None else h.change(smooth)
     floor = floor_of(reference, case.items, (SCREEN,))
     floor = replace(floor, spread=np.maximum(floor.spread, case.floor.spread))
-    return replace(case, reference=reference, floor=floor, distances=floor.distances(case.vectors)[0])
+    distances = floor.distances(case.vectors)[0]
+    return replace(case, reference=reference, floor=floor, distances=distances, smooth=smooth)
 
 
 STAGES = ("text", "tokens", "batch", "model", "weights", "pooling", "vector")
@@ -214,5 +222,6 @@ def joined(first: Hypothesis, second: Hypothesis) -> Hypothesis:
     """Both, in the order in which a text meets them."""
     a, b = sorted((first, second), key=lambda h: STAGES.index(h.stage))
     return Hypothesis(
-        f"{a.id} + {b.id}", b.stage, f"{a.says}, and {b.says}", both(a.change, b.change), advice=a.advice or b.advice
-    )
+        f"{a.id} + {b.id}", b.stage, f"{a.says}, and {b.says}", both(a.change, b.change), advice=a.advice or b.advice,
+        halves=(a, b),
+    )  # fmt: skip

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from refembed import Embedder
+from refembed.verify.compare.floor import floor_of
+from refembed.verify.diagnose import EARNED, earned, gain
 from refembed.verify.hypotheses import cheap_hypotheses
 from refembed.verify.reference import reference_of
 from refembed.verify.run import verify
+from refembed.verify.trials import Case, Trial, joined
 from tests.tiny import tiny_bert
 from tests.verify.engine import Stub
 
@@ -54,6 +59,40 @@ def test_a_second_cause_of_a_few_texts_is_found_with_the_first(e):
         return e.embed(ids, pooling="max")
 
     assert "specials-unparsed + pooling-max" in causes(e, answer)
+
+
+def test_a_second_cause_must_bring_the_rest_down_by_far(e):
+    """A number that is solved for always brings a small rest down a little; a fault that is there explains it."""
+    r = reference_of(e)
+    rows = e.embed(TEXTS, pooling="none", normalize=-1)
+    rng = np.random.default_rng(0)
+    vectors = [x.max(axis=0) * (1 + rng.normal(0, 1e-3, x.shape[1])) for x in rows]  # noise that no cause explains
+    floor = floor_of(r, TEXTS)
+    case = Case(r, TEXTS, vectors, floor, floor.distances(vectors)[0])
+    listed = {h.id: h for h in cheap_hypotheses(r, TEXTS)}
+    pooling, cut, eps = listed["pooling-max"], listed["no-eos"], listed["eps-0.001"]
+    assert gain(case, [pooling, eps]) < 2
+    assert not earned(case, Trial((joined(pooling, eps),), 0.0, 0.0, 0.5))
+    assert earned(case, Trial((pooling,), 0.0, 0.0, 0.5))
+    cut_rows = e.embed([e.tokenize(t)[:-1] for t in TEXTS], pooling="max")
+    both = replace(case, vectors=list(map(np.asarray, cut_rows)), distances=floor.distances(cut_rows)[0])
+    assert gain(both, [pooling, cut]) > EARNED
+    assert earned(both, Trial((joined(pooling, cut),), 0.0, 0.0, 0.5))
+
+
+def test_of_equals_the_simplest_is_named(e):
+    """This tokenizer lower-cases and strips accents itself: beside lower-casing, doing both is no cause of its own."""
+    found = causes(e, lambda t: e.embed([x.lower() for x in t]))
+    assert "lower-case" in found
+    assert "lower-case-accents" not in found
+    assert len(found) <= 3
+
+
+def test_a_number_that_is_listed_is_solved_for_all_the_same(e):
+    """0.0016 is within rounding of the listed 0.001 on these texts, but 0.0016 fits."""
+    model = replace(e.model, hparams=replace(e.model.hparams, norm_eps=1.6e-3))
+    broken = Embedder(e.info, e.tokenizer, model, e.ops)
+    assert causes(e, broken.embed)[0] == "eps-0.0016"
 
 
 def test_a_cut_that_shows_in_one_long_text_alone_is_named_too(tmp_path):

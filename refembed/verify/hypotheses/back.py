@@ -28,28 +28,46 @@ def pooling_hypotheses(reference: Reference) -> list[Hypothesis]:
     """Other ways from the tokens' states to the text's vector."""
     if reference.pooling in ("none", "rank"):
         return []
-    tokenizer = reference.tokenizer
-    special = {i for i in (tokenizer.vocab.bos, tokenizer.vocab.eos, closing(tokenizer.vocab)) if i is not None}
-    rows: list[Row] = []
-    for how, title in TITLES.items():
-        if how != reference.pooling:
-            rows.append((f"pooling-{how}", f"pools {title}", pooled_by(partial(by_name, how))))
-    rows += [
-        ("pooling-mean-without-specials", "pools the mean of the tokens that are not special",
-         pooled_by(partial(mean_of, lambda ids: [k for k, i in enumerate(ids) if i not in special]))),
-        ("pooling-mean-without-first", "pools the mean of all tokens but the first",
-         pooled_by(partial(mean_of, lambda ids: range(1, len(ids))))),
-        ("pooling-mean-without-last", "pools the mean of all tokens but the last",
-         pooled_by(partial(mean_of, lambda ids: range(len(ids) - 1)))),
-        ("pooling-mean-without-ends", "pools the mean of all tokens but the first and the last (1:-1)",
-         pooled_by(partial(mean_of, lambda ids: range(1, len(ids) - 1)))),
+    usual = [
+        (f"pooling-{how}", f"pools {title}", pooled_by(partial(by_name, how)))
+        for how, title in TITLES.items()
+        if how != reference.pooling
+    ]
+    rows: list[Row] = [*usual, *mean_rows(reference), *extreme_rows(), *single_rows(), *weighted_rows(), *half_rows()]
+    found = [Hypothesis(id, "pooling", says, change, "pooling") for id, says, change in rows]
+    return found + dense_hypotheses(reference)
+
+
+def mean_rows(reference: Reference) -> list[Row]:
+    """Means of some tokens."""
+    vocab = reference.tokenizer.vocab
+    special = {i for i in (vocab.bos, vocab.eos, closing(vocab)) if i is not None}
+    rows: list[tuple[str, str, Callable[[list[int]], Any]]] = [
+        ("without-specials", "the tokens that are not special",
+         lambda ids: [k for k, i in enumerate(ids) if i not in special]),
+        ("without-first", "all tokens but the first", lambda ids: range(1, len(ids))),
+        ("without-last", "all tokens but the last", lambda ids: range(len(ids) - 1)),
+        ("without-ends", "all tokens but the first and the last (1:-1)", lambda ids: range(1, len(ids) - 1)),
+        ("every-second", "every second token", lambda ids: range(0, len(ids), 2)),
+        ("unique", "tokens, equal ones once", lambda ids: [k for k, i in enumerate(ids) if i not in ids[:k]]),
+    ]  # fmt: skip
+    names = {"every-second": "pooling-every-second", "unique": "pooling-unique"}
+    return [
+        (names.get(id, f"pooling-mean-{id}"), f"pools the mean of {of}", pooled_by(partial(mean_of, which)))
+        for id, of, which in rows
+    ]
+
+
+def extreme_rows() -> list[Row]:
+    """The largest, the smallest, or the middle of each channel."""
+    return [
         ("pooling-max-without-ends", "pools the largest of each channel over all tokens but the first and the last",
          pooled_by(lambda h, ids: h[1 : len(ids) - 1].max(axis=0) if len(ids) > 2 else h.max(axis=0))),
         ("pooling-max-without-first", "pools the largest of each channel over all tokens but the first",
          pooled_by(lambda h, ids: h[min(1, len(ids) - 1) : len(ids)].max(axis=0))),
         ("pooling-max-without-last", "pools the largest of each channel over all tokens but the last",
          pooled_by(lambda h, ids: h[: max(1, len(ids) - 1)].max(axis=0))),
-        ("pooling-middle", "pools the token in the middle", pooled_by(lambda h, ids: h[len(ids) // 2])),
+        ("pooling-min", "pools the smallest of each channel", pooled_by(lambda h, ids: h[: len(ids)].min(axis=0))),
         ("pooling-median", "pools the median of each channel",
          pooled_by(lambda h, ids: np.median(h[: len(ids)], axis=0))),
         ("pooling-largest-magnitude", "pools the number with the largest magnitude of each channel",
@@ -58,36 +76,52 @@ def pooling_hypotheses(reference: Reference) -> list[Hypothesis]:
          pooled_by(lambda h, ids: np.sqrt((h[: len(ids)].astype(np.float64) ** 2).mean(axis=0)))),
         ("pooling-mean-of-magnitudes", "pools the mean of magnitudes",
          pooled_by(lambda h, ids: np.abs(h[: len(ids)]).mean(axis=0))),
+        ("pooling-variance", "pools the standard deviation of each channel",
+         pooled_by(lambda h, ids: h[: len(ids)].astype(np.float64).std(axis=0))),
+    ]  # fmt: skip
+
+
+def single_rows() -> list[Row]:
+    """One token, or two."""
+    return [
+        ("pooling-middle", "pools the token in the middle", pooled_by(lambda h, ids: h[len(ids) // 2])),
+        ("pooling-second-to-last", "pools the token before the last",
+         pooled_by(lambda h, ids: h[max(len(ids) - 2, 0)])),
+        ("pooling-second", "pools the token behind the first", pooled_by(lambda h, ids: h[min(1, len(ids) - 1)])),
+        ("pooling-first-and-last", "pools the mean of the first and the last token",
+         pooled_by(lambda h, ids: (h[0] + h[len(ids) - 1]) / 2)),
+    ]  # fmt: skip
+
+
+def weighted_rows() -> list[Row]:
+    """Means in which some tokens count more."""
+    return [
         ("pooling-weightedmean-backwards", "pools the mean in which the first token counts most",
          pooled_by(lambda h, ids: np.arange(len(ids), 0, -1) @ h[: len(ids)].astype(np.float64))),
         ("pooling-weighted-from-0", "pools the mean weighted by position, counted from 0",
          pooled_by(lambda h, ids: np.arange(len(ids) == 1, len(ids) + (len(ids) == 1)) @ h[: len(ids)])),
         ("pooling-weighted-by-length", "pools the mean in which a token counts as much as its vector is long",
          pooled_by(lambda h, ids: np.linalg.norm(h[: len(ids)], axis=1) @ h[: len(ids)])),
-        ("pooling-every-second", "pools the mean of every second token",
-         pooled_by(partial(mean_of, lambda ids: range(0, len(ids), 2)))),
-        ("pooling-unique", "pools the mean of tokens, equal ones once",
-         pooled_by(partial(mean_of, lambda ids: [k for k, i in enumerate(ids) if i not in ids[:k]]))),
-        ("pooling-variance", "pools the standard deviation of each channel",
-         pooled_by(lambda h, ids: h[: len(ids)].astype(np.float64).std(axis=0))),
-        ("pooling-second-to-last", "pools the token before the last",
-         pooled_by(lambda h, ids: h[max(len(ids) - 2, 0)])),
-        ("pooling-second", "pools the token behind the first", pooled_by(lambda h, ids: h[min(1, len(ids) - 1)])),
-        ("pooling-first-and-last", "pools the mean of the first and the last token",
-         pooled_by(lambda h, ids: (h[0] + h[len(ids) - 1]) / 2)),
-        ("pooling-min", "pools the smallest of each channel", pooled_by(lambda h, ids: h[: len(ids)].min(axis=0))),
         ("pooling-of-unit-rows", "normalizes the tokens' vectors before it pools them",
          pooled_by(lambda h, ids: (h / np.linalg.norm(h, axis=1, keepdims=True)).mean(axis=0))),
+    ]  # fmt: skip
+
+
+def half_rows() -> list[Row]:
+    """The mean in numbers of half the width."""
+    return [
         ("pooling-float16", "pools in float16", pooled_by(partial(in_half, float16))),
         ("pooling-bfloat16", "pools in bfloat16", pooled_by(partial(in_half, bfloat16))),
-    ]  # fmt: skip
-    found = [Hypothesis(id, "pooling", says, change, "pooling") for id, says, change in rows]
-    if getattr(reference.model.weights, "dense_2", None) is not None:
-        names = [n for n in ("dense_2", "dense_3") if getattr(reference.model.weights, n, None) is not None]
-        if width_without(reference) == reference.info.n_embd_out:
-            says = f"leaves out the dense layers behind pooling ({', '.join(names)})"
-            found.append(Hypothesis("dense-missing", "pooling", says, without_dense, "dense"))
-    return found
+    ]
+
+
+def dense_hypotheses(reference: Reference) -> list[Hypothesis]:
+    """The dense layers behind pooling left out, where vectors stay as wide."""
+    names = [n for n in ("dense_2", "dense_3") if getattr(reference.model.weights, n, None) is not None]
+    if "dense_2" not in names or width_without(reference) != reference.info.n_embd_out:
+        return []
+    says = f"leaves out the dense layers behind pooling ({', '.join(names)})"
+    return [Hypothesis("dense-missing", "pooling", says, without_dense, "dense")]
 
 
 def width_without(reference: Reference) -> int:

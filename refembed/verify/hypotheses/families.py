@@ -26,6 +26,8 @@ STEP = 1e-3  # of the logarithm: the width of a finite difference
 STEPS = 6  # of Gauss and Newton, at most
 AS_GOOD = 4.0  # times the smallest distance: a rounder number may leave that much
 WIDER = 3.0  # times: how far beyond the values it begins with a number may be
+NEARBY = (0.7, 0.1, 0.015)  # of the logarithm: how far around a number others are tried where there is no slope
+AROUND = 12  # to each side
 LEAST = 1e-13  # 1 - cos: float32 itself
 FAILURES = (RefembedError, IndexError, ValueError, AttributeError, TypeError, ZeroDivisionError, OverflowError)
 
@@ -54,19 +56,26 @@ def logarithmic(low: float, high: float, n: int) -> tuple[float, ...]:
 
 
 def solve(
-    reference: Reference, items: Sequence[Item], vectors: Vectors, families: Iterable[Family]
+    reference: Reference,
+    items: Sequence[Item],
+    vectors: Vectors,
+    families: Iterable[Family],
+    smooth: Reference | None = None,
 ) -> Iterator[tuple[Hypothesis, float]]:
     """For each family the numbers that fit these texts best, and the 1 - cos that they leave, worst text.
 
     reference  with the changes that are already known
     items      a few short texts
     vectors    the engine's
+    smooth     the reference without a change that leaves steps (`marks`), where there is one: numbers are solved for
+               there, since steps have no slope, and are then looked for nearby with the steps
     """
     wanted = [unit(v) for v in vectors]
     for family in families:
         gap = gap_of(reference, items, wanted, family)
+        slope = gap if smooth is None else gap_of(smooth, items, wanted, family)
         try:
-            yield from whole(family, gap) if family.whole else real(family, gap)
+            yield from whole(family, gap) if family.whole else real(family, gap, slope)
         except FAILURES:
             continue
 
@@ -102,12 +111,14 @@ def whole(family: Family, gap: Gap) -> Iterator[tuple[Hypothesis, float]]:
         yield family.at(v), left[v]
 
 
-def real(family: Family, gap: Gap) -> Iterator[tuple[Hypothesis, float]]:
-    """The best number near the two best of the grid."""
-    grid = {v: worst(gap(v)) for v in family.values}
+def real(family: Family, gap: Gap, slope: Gap) -> Iterator[tuple[Hypothesis, float]]:
+    """The best number near the two best of the grid. slope: the gap where it is smooth; else the same."""
+    grid = {v: worst(slope(v)) for v in family.values}
     starts = sorted(grid, key=lambda v: grid[v])[:2]
-    found = [newton(v, gap) for v in starts]
+    found = [newton(v, slope) for v in starts]
     value, left = min(found, key=lambda f: f[1])
+    if slope is not gap:
+        value, left = nearby(value, gap)
     if len(grid) > 1 and not min(grid) / WIDER <= value <= max(grid) * WIDER:
         return  # toward 0 or infinity it becomes another change, which is listed by itself
     value = roundest(value, left, gap)
@@ -136,6 +147,19 @@ def newton(value: float, gap: Gap) -> tuple[float, float]:
         if gained < 1.05:
             break
     return math.exp(at), left
+
+
+def nearby(value: float, gap: Gap) -> tuple[float, float]:
+    """The best of numbers around one, first within half of it and double, then closer: the number, what it leaves."""
+    left = worst(gap(value))
+    for width in NEARBY:
+        if left < LEAST:
+            break
+        tried = {v: worst(gap(v)) for v in value * np.exp(np.linspace(-width, width, 2 * AROUND + 1))}
+        best = min(tried, key=lambda v: tried[v])
+        if tried[best] < left:
+            value, left = float(best), tried[best]
+    return value, left
 
 
 def roundest(value: float, left: float, gap: Gap) -> float:

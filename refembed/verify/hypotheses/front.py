@@ -99,6 +99,12 @@ TEXT: tuple[tuple[str, str, Callable[[str], str]], ...] = (
 )  # fmt: skip
 
 
+INCLUDES: dict[str, tuple[str, ...]] = {  # a row of TEXT -> simpler ones that it makes too
+    "lower-case-accents": ("lower-case", "accents-stripped"),
+    "nfkc-case-folded": ("lower-case", "nfkc"),
+}
+
+
 def text_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypothesis]:
     """The rows of TEXT that give any of these texts other tokens, and changes of the tokenizer itself."""
     texts = [t for t in items if isinstance(t, str)]
@@ -108,7 +114,8 @@ def text_hypotheses(reference: Reference, items: Sequence[Item]) -> list[Hypothe
         if id == "title-case" and uncased:  # shows in special tokens alone, as lower-case does
             continue
         if any(change(t) != t for t in texts):
-            found.append(Hypothesis(id, "text", says, partial(added, "text", change), id))
+            found.append(Hypothesis(id, "text", says, partial(added, "text", change), id,
+                                    includes=INCLUDES.get(id, ())))  # fmt: skip
     return [*vocabulary_hypotheses(reference), *found, *prompt_hypotheses(reference, texts)]
 
 

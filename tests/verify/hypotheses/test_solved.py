@@ -128,6 +128,25 @@ def test_two_faults_of_which_one_has_a_number_are_named(decoder):
     assert set(found) == {"scale-0.6 + pooling-mean-without-last", "no-eos + scale-0.6"}
 
 
+@pytest.mark.parametrize(
+    ("tokens", "settings", "cause"),
+    [  # padding leaves long texts alone, a cut short ones; tokens that are doubled leave none
+        (lambda i: i + [0] * (16 - len(i)), {"rope_neighbors": True}, "padding-16-pooled + rope-pairs"),
+        (lambda i: i[:10], {"score_factor": 1.59}, "cut-10 + scale-1.59"),
+        (lambda i: [*i, *i], {"eps": 0.05}, "doubled-text + eps-0.05"),
+    ],
+)
+def test_a_fault_of_tokens_with_one_of_the_model_is_named(decoder, tokens, settings, cause):
+    model = NumpyModel(decoder.info.path)
+
+    def answer(given):
+        ids = [tokens(decoder.tokenize(t)) for t in given]
+        return [h.mean(axis=0) for h in model.hidden(ids, Settings(**settings))]
+
+    texts = default_texts(lambda t: len(decoder.tokenize(t)), 160, 60)
+    assert cause in named(decoder, answer, texts)[:3]
+
+
 def test_a_mask_that_is_lost_in_batches_of_one_length_is_named(decoder):
     """Built-in texts alone would not show it: no two of a batch need have one length."""
     model = NumpyModel(decoder.info.path)
