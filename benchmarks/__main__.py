@@ -9,9 +9,12 @@ OTHERS = {
     "cache": "what keeping vectors saves",
     "ggml": "the ggml numerics beside the llama.cpp whose bits they have",
     "gguf_open": "opening a file, beside gguf-py",
+    "mixed": "small requests while a giant one is computed",
     "memory": "peak memory of each engine",
     "rows": "which BLAS kernels keep rows apart, for `exact`",
     "server": "requests a second",
+    "soak": "64 clients, some of which leave, beside llama-server",
+    "stalls": "how long /health waits while large bodies are read",
     "tokens": "tokenizing, beside llama.cpp",
     "verify": "how long a verdict takes",
 }

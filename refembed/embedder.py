@@ -146,6 +146,7 @@ class Embedder:
         lora: Sequence[str | Path] = (),
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
+        mmap: bool = True,
     ) -> Embedder:
         """Open a model.
 
@@ -160,6 +161,8 @@ class Embedder:
         memory_budget    bytes of decoded matrices that `fast` and `exact` keep; None: a quarter of the machine's
                          memory; 0 or "mapped": none. Others are decoded as they are used, a panel at a time. Changes
                          memory and speed, no bits (`kernels/quant/row_blocks.py`)
+        mmap             the weights stay in the file, mapped into memory, and must not change there; False copies the
+                         file into memory first
 
         For `ggml`, which llama.cpp to equal:
         profile     its build: "avx2" (the wheel that refembed is checked against), "avx2-gcc12", "avx512"
@@ -177,7 +180,7 @@ class Embedder:
             numerics, batch_invariant=batch_invariant, profile=profile, flash_attn=flash_attn, repack=repack,
             memory_budget=memory_budget,
         )  # fmt: skip
-        f = open_gguf(model)
+        f = open_gguf(model, mmap)
         loaded = load_model(f)
         check_dense(loaded, str(f.path))
         adapters = [
@@ -197,7 +200,7 @@ class Embedder:
         e.options = {
             "numerics": ops.name, "profile": profile, "flash_attn": flash_attn, "repack": repack,
             "n_ubatch": n_ubatch, "lora": [f"{a.path.absolute()}:{a.scale!r}" for a in adapters],
-            "memory_budget": memory_budget, "semantics": semantics,
+            "memory_budget": memory_budget, "semantics": semantics, "mmap": mmap,
         }  # fmt: skip
         return e
 

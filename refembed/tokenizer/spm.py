@@ -54,6 +54,10 @@ class SPM(ByteTokens):
             prefix = self.vocab.add_space_prefix and isinstance(f, int)
         return ids
 
+    def fewest_tokens(self, text: str) -> int:
+        """By its length: nothing is normalized, and what is no token is spelled in bytes."""
+        return self.fewest_by_length(text)
+
     def encode_text(self, text: bytes) -> list[int]:
         """Spaces to ▁; then each part between two split points is merged on its own."""
         text = text.replace(b" ", WORD_START)
