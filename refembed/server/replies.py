@@ -46,7 +46,10 @@ def reply(value: object, status: int = 200) -> Response:
 
 
 async def raw_reply(request: Request, body: Body) -> Response:
-    """JSON that is written already. Its bytes count as those of a body do: ApiError 503 where there is no room."""
+    """JSON that is written already. Its bytes count as those of a body do: ApiError 503 where there is no room now."""
+    most = request.state.held.admission.max_bytes
+    if len(body) > most:
+        raise ApiError(f"the answer would have {len(body)} bytes, at most {most}; send less at a time", status=413)
     request.state.held.take(len(body))
     if len(body) <= CHUNK:
         return Response(bytes(body), headers={"content-type": JSON_TYPE})
