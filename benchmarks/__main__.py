@@ -9,9 +9,12 @@ OTHERS = {
     "cache": "what keeping vectors saves",
     "ggml": "the ggml numerics, compared with the llama.cpp whose bits they have",
     "gguf_open": "opening a file, compared with gguf-py",
+    "mixed": "small requests while a giant one is computed",
     "memory": "peak memory of each engine",
     "rows": "which BLAS kernels keep rows apart, for `exact`",
     "server": "requests a second",
+    "soak": "64 clients, some of which leave, compared with llama-server",
+    "stalls": "how long /health waits while large bodies are read",
     "tokens": "tokenizing, compared with llama.cpp",
     "verify": "how long a verdict takes",
 }

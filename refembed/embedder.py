@@ -106,6 +106,7 @@ class Embedder:
         lora: Sequence[str | Path] = (),
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
+        mmap: bool = True,
     ) -> Embedder:
         """Open a model.
 
@@ -119,6 +120,8 @@ class Embedder:
         memory_budget    bytes of decoded matrices that `fast` and `exact` keep; None: a quarter of the machine's
                          memory; 0 or "mapped": none. Others are decoded as they are used, a panel at a time. Changes
                          memory and speed, no bits (`kernels/quant/row_blocks.py`)
+        mmap             the weights stay in the file, mapped into memory, and must not change there; False copies the
+                         file into memory first
 
         For `ggml`, which llama.cpp to equal:
         profile     its build: "avx2" (the wheel that refembed is checked against), "avx2-gcc12", "avx512"
@@ -134,7 +137,7 @@ class Embedder:
             "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget
         }  # fmt: skip
         ops = load_ops(numerics, **switches)
-        f = open_gguf(model)
+        f = open_gguf(model, mmap)
         loaded = load_model(f)
         check_dense(loaded, str(f.path))
         adapters = load_adapters(lora, f)
@@ -147,7 +150,9 @@ class Embedder:
             loaded = original(loaded, f, tokenizer.vocab.sep)
         e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
-        e.options = switches | {"numerics": ops.name, "n_ubatch": n_ubatch, "lora": lora, "semantics": semantics}
+        e.options = switches | {
+            "numerics": ops.name, "n_ubatch": n_ubatch, "lora": lora, "semantics": semantics, "mmap": mmap,
+        }  # fmt: skip
         return e
 
     def tokenize(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = True) -> list[int]:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from refembed.model.info import Info
 
 
-def open_embedder(model: str, numerics: dict[str, Any], lora: Sequence[str] = ()) -> Embedder:
-    """Everything that embedding needs; `numerics` and `lora` as Embedder.load takes them."""
+def open_embedder(model: str, numerics: dict[str, Any], lora: Sequence[str] = (), mmap: bool = True) -> Embedder:
+    """Everything that embedding needs; `numerics`, `lora` and `mmap` as Embedder.load takes them."""
     from refembed.embedder import Embedder
 
-    return Embedder.load(model, **numerics, lora=lora)
+    return Embedder.load(model, **numerics, lora=lora, mmap=mmap)
 
 
 def note_adapters(embedder: Embedder, quiet: bool) -> None:

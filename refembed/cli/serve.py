@@ -181,6 +181,13 @@ def words(value: str | None) -> tuple[str, ...]:
 @click.option("--props", is_flag=True, envvar="LLAMA_ARG_ENDPOINT_PROPS", help="Let POST /props succeed.")
 @click.option("--slots/--no-slots", default=True, show_default=True, help="Serve /slots.")
 @click.option("--warmup/--no-warmup", default=True, show_default=True, help="Run once before the first request.")
+@click.option(
+    "--mmap/--no-mmap",
+    default=True,
+    show_default=True,
+    envvar="LLAMA_ARG_MMAP",
+    help="--no-mmap copies the model's file into memory: whatever becomes of the file, the server goes on.",
+)
 @click.option("--ssl-key-file", metavar="FILE", help="With --ssl-cert-file: serve HTTPS.")
 @click.option("--ssl-cert-file", metavar="FILE", help="With --ssl-key-file.")
 @click.option(
@@ -231,7 +238,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     settings = settings_of(options)
 
     def load() -> Embedder:
-        embedder = open_embedder(options["model"], options["numerics"], options["lora"])
+        embedder = open_embedder(options["model"], options["numerics"], options["lora"], options["mmap"])
         note_adapters(embedder, quiet)
         return embedder
 
@@ -244,6 +251,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         ssl_key=options["ssl_key_file"],
         ssl_cert=options["ssl_cert_file"],
         grace=options["grace_period"],
+        mapped=options["mmap"],
         announce=lambda line: note(line, quiet=quiet),
     )
 
@@ -251,12 +259,11 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 def settings_of(options: dict[str, Any]) -> Any:
     """The flags as the server takes them."""
     from refembed.pooling.poolers import resolve_pooling
-    from refembed.server.state import Settings
+    from refembed.server.settings import Settings
 
     if bool(options["ssl_key_file"]) != bool(options["ssl_cert_file"]):
         raise click.UsageError("--ssl-key-file and --ssl-cert-file go together.")
-    if options["api_key"] is not None and not words(options["api_key"]):
-        raise RequestError("--api-key is empty", hint="give a key, or leave the option out to serve everyone")
+    check_keys(options["api_key"])
     pooling = "rank" if options["rerank"] else options["pooling"]
     resolve_pooling(pooling, "mean")
     same = (
@@ -274,6 +281,13 @@ def settings_of(options: dict[str, Any]) -> Any:
     )
 
 
+def check_keys(keys: str | None) -> None:
+    """RequestError for an empty one of the keys with commas: whoever sends none would have it."""
+    if keys is not None and not all(key.strip() for key in keys.split(",")):
+        found = "is empty" if not keys.strip() else f"has an empty key among its {keys.count(',') + 1}"
+        raise RequestError(f"--api-key {found}", hint="give a key, or leave the option out to need none")
+
+
 def keys_in(file: str | None) -> tuple[str, ...]:
     """The keys of a file."""
     if not file:
@@ -283,7 +297,7 @@ def keys_in(file: str | None) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as e:
         what = e.strerror if isinstance(e, OSError) else "not UTF-8"
         raise RequestError(f"--api-key-file {file}: {what}", hint="one key a line, in UTF-8") from None
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    keys = tuple(line for line in lines if line.strip() and not line.startswith("#"))
     if not keys:
         raise RequestError(f"{file}: no API keys in it", hint="one a line; lines that begin with # are remarks")
     return keys

@@ -10,9 +10,10 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
+from typing import BinaryIO
 
 from refembed.errors import GGUFError
 from refembed.gguf.cursor import ByteOrder, Cursor
@@ -58,10 +59,11 @@ class GGUFFile:
     data_offset: int  # byte where the tensors' data begins; of a split model, in the first shard
     trailing: int  # bytes behind the last tensor's padding, of all shards together: 0 in ordinary files
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], mmap: bool = True) -> None:
+        """mmap: False reads the whole file into memory, so that later changes of it cannot matter."""
         self.path = Path(path)
         self.paths = (self.path,)
-        data = map_file(self.path)
+        data = map_file(self.path) if mmap else read_file(self.path)
         self.size = len(data)
         cursor = Cursor(data, str(self.path))
         self.version = read_version(cursor)
@@ -156,6 +158,16 @@ class GGUFFile:
 
 def map_file(path: Path) -> memoryview:
     """The bytes of a file, mapped read-only. GGUFError for what is not a file, cannot be read or is empty."""
+    return load(path, lambda f: mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def read_file(path: Path) -> memoryview:
+    """The bytes of a file, copied into memory. Errors as `map_file`."""
+    return load(path, lambda f: f.read())
+
+
+def load(path: Path, how: Callable[[BinaryIO], mmap.mmap | bytes]) -> memoryview:
+    """The bytes of a file, as `how` makes them of the open file."""
 
     def fail(found: str, hint: str) -> GGUFError:
         return GGUFError("reading magic", path=str(path), offset=0, found=found, hint=hint)
@@ -169,7 +181,7 @@ def map_file(path: Path) -> memoryview:
         with path.open("rb") as f:
             if os.fstat(f.fileno()).st_size == 0:
                 raise fail("an empty file", "download the file again")
-            return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(how(f))
     except FileNotFoundError:
         raise fail("no such file", "check the path") from None
     except PermissionError:

@@ -24,8 +24,10 @@ MIXED = "shards of different models were put together, or their names were mixed
 NAMED = 3  # missing shards that a message names
 
 
-def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
+def open_gguf(path: str | os.PathLike[str], mmap: bool = True) -> GGUFFile:
     """Open a GGUF file, or with its first shard a split model, and check everything but the weights.
+
+    mmap  the file is mapped; False reads all of it into memory
 
     GGUFError if a file is not GGUF, if a shard is missing or does not belong here, or if `path` is not the first.
 
@@ -39,10 +41,10 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
     refembed.errors.GGUFError: absent.gguf: reading magic at byte 0x0: no such file
       hint: check the path
     """
-    first = GGUFFile(path)
+    first = GGUFFile(path, mmap)
     count = read(first, COUNT) if COUNT in first.metadata else 1
     if count > 1:
-        shards = [open_shard(p, i, count) for i, p in enumerate(other_shards(first, count), start=1)]
+        shards = [open_shard(p, i, count, mmap) for i, p in enumerate(other_shards(first, count), start=1)]
         check_tensors([first, *shards])
         first.join(shards)
     return first
@@ -88,9 +90,9 @@ def other_shards(first: GGUFFile, count: int) -> list[Path]:
     return others
 
 
-def open_shard(path: Path, number: int, count: int) -> GGUFFile:
+def open_shard(path: Path, number: int, count: int, mmap: bool = True) -> GGUFFile:
     """Open a shard behind the first. GGUFError if it does not say itself that it has this place."""
-    shard = GGUFFile(path)
+    shard = GGUFFile(path, mmap)
     found = read(shard, NUMBER)
     if found != number:
         raise failure(shard, NUMBER, f"{found}, not {number}, as the name of shard {number + 1} of {count} says", MIXED)

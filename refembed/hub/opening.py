@@ -17,12 +17,13 @@ from refembed.tokenizer import load_tokenizer as load_from
 __all__ = ["load_tokenizer", "open_gguf"]
 
 
-def open_gguf(model: str | os.PathLike[str]) -> GGUFFile:
+def open_gguf(model: str | os.PathLike[str], mmap: bool = True) -> GGUFFile:
     """Open a GGUF file for reading: its metadata, and its tensors as they are stored.
 
     model    a path; a folder as Hugging Face publishes them; or a name that `refembed.hub` knows, such as "minilm"
              (fetched and converted once). The same that `Embedder.load` takes
-    returns  the file, memory-mapped: `metadata[key]`, `tensors[name]`; a context manager, and it may be kept open
+    mmap     the file is mapped; False reads all of it into memory
+    returns  the file: `metadata[key]`, `tensors[name]`; a context manager, and it may be kept open
 
     Raises ModelError where there is no such file or model, DownloadError where it cannot be fetched, GGUFError for a
     file that is no GGUF, RequestError for what is no path.
@@ -36,7 +37,7 @@ def open_gguf(model: str | os.PathLike[str]) -> GGUFFile:
     """
     from refembed.hub import resolve
 
-    return open_file(resolve(check_model(model)))
+    return open_file(resolve(check_model(model)), mmap)
 
 
 def load_tokenizer(model: str | os.PathLike[str] | GGUFFile | Metadata) -> Tokenizer:

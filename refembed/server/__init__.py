@@ -1,12 +1,16 @@
 """`refembed serve`: an HTTP server that clients of llama-server, OpenAI, Ollama and TEI can talk to.
 
-    run      sockets, loop, a clean end          app      every route in one table; keys, CORS, errors
-    state    flags, limits, the model            worker   the thread that computes, for many requests at a time
-    inputs   shapes of a text -> token ids       jsontext JSON, with llama-server's words for what is wrong with it
-    native   llama-server's and OpenAI's forms   about    health, models, properties, slots, metrics
-    ollama   Ollama's                            tei      Text Embeddings Inference's
-    status   the page at /, and its figures
-    openapi  what all of it takes and gives      flags    those of llama-server's that mean nothing here
+    run           sockets, loop, a clean end          connection    limits of one connection
+    app           every route in one table; keys      admission     limits of all requests together
+    settings      flags; how long a text may be       state         the model, threads and processes
+    reading       bodies -> token ids                 inputs        shapes of a text
+    text_process  large bodies, in other processes    json_text     JSON in and out
+    worker        the threads that compute            model_files   notices that the model's file has changed
+    replies       answers                             errors        what a request can fail with
+    native        llama-server's and OpenAI's forms   info, facts   health, models, properties, slots
+    ollama        Ollama's                            tei           Text Embeddings Inference's
+    status        the page at /, and its figures      metrics       counters
+    openapi       what all of it takes and gives
 
 Needs the extra `server`: Starlette and uvicorn.
 """

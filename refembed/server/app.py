@@ -97,7 +97,7 @@ class App:
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.keys = [digest(key) for key in state.settings.api_keys]
+        self.keys = [digest(key.encode("utf-8", "surrogateescape")) for key in state.settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -148,8 +148,9 @@ class App:
 
     def has_key(self, request: Request) -> bool:
         """Whether the request has one of the keys. Takes the same time whatever key it has."""
-        given = request.headers.get("authorization") or request.headers.get("x-api-key", "")
-        hashed = digest(given.removeprefix("Bearer "))
+        given = dict(reversed(request.headers.raw))  # of two of a name the first counts
+        key = given.get(b"authorization") or given.get(b"x-api-key", b"")
+        hashed = digest(key.removeprefix(b"Bearer "))
         return sum([hmac.compare_digest(hashed, key) for key in self.keys]) > 0  # a list: all are compared
 
     def route(self, request: Request) -> tuple[Handler, Dialect]:
@@ -182,9 +183,9 @@ class App:
         }
 
 
-def digest(key: str) -> bytes:
+def digest(key: bytes) -> bytes:
     """Of a key, so that comparing takes the same time whatever their lengths."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(key).digest()
 
 
 def is_local(origin: str) -> bool:

@@ -12,47 +12,92 @@ Mirrors tokenize_input_subprompt, tokenize_mixed and tokenize_oai_content_array 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from refembed.pipeline.inputs import unknown_id
 from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.server.errors import NOT_A_PROMPT, ApiError
-from refembed.server.json_errors import field, is_integer, to_int, to_string
-from refembed.server.state import State
+from refembed.server.json_text import field, is_integer, to_int, to_string
+from refembed.server.settings import Limits, Settings
 from refembed.tokenizer import Tokenizer
 
 MEDIA = {"image_url": "image", "input_audio": "audio", "input_video": "video", "video_url": "video"}
+COUNTED_FIRST = 16 * 1024  # bytes of a text from which on its fewest tokens are counted before it is tokenized
 
 
-def read_inputs(state: State, prompt: Any, truncate: bool = False) -> list[list[int]]:
+@dataclass(frozen=True)
+class Rules:
+    """What a body is read by: the tokenizer and the limits."""
+
+    tokenizer: Tokenizer
+    settings: Settings
+    limits: Limits
+    how: str  # the pooling
+    n_vocab: int
+    width: int  # numbers of a vector
+
+    def check_inputs(self, n: int) -> None:
+        """ApiError for a request of n texts, if they are more than one request may have."""
+        if n > self.settings.max_inputs:
+            raise ApiError(f"{n} inputs in one request, at most {self.settings.max_inputs} (--max-inputs)")
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text with its special tokens, those spelled in the text included."""
+        return self.tokenizer.encode(text, add_special=True, parse_special=True)
+
+    def surely(self, text: str, truncate: bool) -> int:
+        """Tokens that a text has at least, where these are too many to tokenize it at all. 0: it may fit, or is cut.
+
+        Short texts are tokenized in any case, so that an error has the number itself.
+        """
+        if truncate or len(text) <= COUNTED_FIRST:
+            return 0
+        fewest = self.tokenizer.fewest_tokens(text)
+        return fewest if fewest > self.limits.longest else 0
+
+    def check_fewest(self, text: str, truncate: bool) -> None:
+        """ApiError for a text that is `surely` too long, as llama-server answers it."""
+        if n := self.surely(text, truncate):
+            self.limits.check(n, at_least=True)
+
+
+def read_inputs(rules: Rules, prompt: Any, truncate: bool = False) -> list[list[int]]:
     """Token ids of the texts of a request, checked. truncate: a text that is too long is cut, not refused."""
-    tokenizer = state.embedder.tokenizer
     several = isinstance(prompt, list) and not any(map(is_integer, prompt))
-    state.check_inputs(len(prompt) if several else 1)
-    ids = [read_input(tokenizer, p) for p in (prompt if several else [prompt])]
+    rules.check_inputs(len(prompt) if several else 1)
+    ids = [read_input(rules, p, truncate) for p in (prompt if several else [prompt])]
     if not ids:
         raise ApiError('"input" must not be empty')
     if not all(ids):
         raise ApiError("Input content cannot be empty")
-    return [truncate_or_raise(state, i, truncate) for i in ids]
+    return [truncate_or_raise(rules, i, truncate) for i in ids]
 
 
-def read_input(tokenizer: Tokenizer, prompt: Any) -> list[int]:
+def read_input(rules: Rules, prompt: Any, truncate: bool) -> list[int]:
     """Token ids of one text of any shape."""
     if isinstance(prompt, dict) and "content" in prompt:
-        return tokenizer.encode(read_parts(prompt["content"]), add_special=True, parse_special=True)
+        return tokenize_checked(rules, read_parts(prompt["content"]), truncate)
     if isinstance(prompt, list):
         kinds = [is_integer(p) for p in prompt]
         if all(kinds) or (any(kinds) and any(isinstance(p, str) for p in prompt)):
-            return tokenize_mixed(tokenizer, prompt)
+            return tokenize_checked(rules, prompt, truncate)
     if isinstance(prompt, str):
-        return tokenize_mixed(tokenizer, prompt)
+        return tokenize_checked(rules, prompt, truncate)
     if isinstance(prompt, dict) and "prompt_string" in prompt:
         if "multimodal_data" in prompt:
             message = "Multimodal data provided, but model does not support multimodal requests."
             raise ApiError(message, "server_error")
-        return tokenize_mixed(tokenizer, prompt["prompt_string"])
+        return tokenize_checked(rules, prompt["prompt_string"], truncate)
     raise ApiError(NOT_A_PROMPT)
+
+
+def tokenize_checked(rules: Rules, prompt: Any, truncate: bool) -> list[int]:
+    """`tokenize_mixed`, without tokenizing what surely is too long."""
+    for text in prompt if isinstance(prompt, list) else [prompt]:
+        if isinstance(text, str):
+            rules.check_fewest(text, truncate)
+    return tokenize_mixed(rules.tokenizer, prompt)
 
 
 def tokenize_mixed(
@@ -84,16 +129,16 @@ def read_parts(content: Any) -> str:
     return "".join(field(part, "text", "") for part in content)
 
 
-def truncate_or_raise(state: State, ids: list[int], truncate: bool) -> list[int]:
+def truncate_or_raise(rules: Rules, ids: list[int], truncate: bool) -> list[int]:
     """The ids, if the vocabulary has them and they are not too many, or else cut: a closing special token stays."""
-    check_vocabulary(state, ids)
+    check_vocabulary(rules, ids)
     if truncate:
-        ids = truncate_ids(ids, state.limits.longest, keep_last=state.embedder.tokenizer.vocab.is_closed(ids))
-    state.limits.check(len(ids))
+        ids = truncate_ids(ids, rules.limits.longest, keep_last=rules.tokenizer.vocab.is_closed(ids))
+    rules.limits.check(len(ids))
     return ids
 
 
-def check_vocabulary(state: State, ids: list[int]) -> None:
+def check_vocabulary(rules: Rules, ids: list[int]) -> None:
     """ApiError where an id is none of the vocabulary's."""
-    if unknown_id(ids, state.embedder.info.n_vocab) is not None:
+    if unknown_id(ids, rules.n_vocab) is not None:
         raise ApiError("Prompt contains invalid tokens")

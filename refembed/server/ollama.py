@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from refembed._version import __version__
-from refembed.server.errors import ApiError
-from refembed.server.inputs import truncate_or_raise
-from refembed.server.json_errors import dumps, field, loads
-from refembed.server.replies import numbers, raw_reply, read_body, reply
+from refembed.server.reading import Body, read_ollama, read_ollama_one
+from refembed.server.replies import numbers, read_body, reply, streamed, vectors_of
 from refembed.server.state import State
 from refembed.server.worker import Job
 
@@ -26,75 +24,29 @@ from refembed.server.worker import Job
 async def embed(state: State, request: Request) -> Response:
     """POST /api/embed: unit vectors of one text or several; one that is too long is cut unless truncate is false."""
     begin = time.perf_counter_ns()
-    body = await state.off_loop(request, read_object, await read_body(request))
-    given: Any = body.get("input")
-    texts = [given] if given and isinstance(given, str) else [] if given in (None, "") else given
-    if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
-        raise ApiError("invalid input type")
-    # Go reads no number from a truth, where llama-server does
-    dimensions = 0 if isinstance(body.get("dimensions"), bool) else field(body, "dimensions", 0)
-    if not 0 < dimensions < state.embedder.width(state.how):
-        dimensions = None  # as there: a number out of range is no cut
-    one_vector(state)
-    if not texts:
-        return reply({"model": field(body, "model", state.settings.name), "embeddings": []})
-    ids = await state.off_loop(request, tokens_of, state, texts, field(body, "truncate", True))
-    vectors = await state.vectors(request, Job(ids, state.how, 2, dimensions))
+    reading = await state.read(request, read_ollama, await read_body(request))
+    if not reading.ids:
+        return await streamed(state, iter((b'{"model":', reading.model, b',"embeddings":[]}')))
+    job = Job(reading.ids, state.how, 2, reading.options["dimensions"])
+    vectors = await state.vectors(request, job)
 
-    def answer() -> bytes:
-        return dumps(
-            {
-                "model": field(body, "model", state.settings.name),
-                "embeddings": [numbers(v) for v in vectors],
-                "total_duration": time.perf_counter_ns() - begin,
-                "load_duration": 0,
-                "prompt_eval_count": sum(map(len, ids)),
-            }
-        )
+    def answer() -> Iterator[Body]:
+        yield b'{"model":'
+        yield reading.model
+        yield b',"embeddings":'
+        yield from vectors_of(vectors)
+        shape = b',"total_duration":%d,"load_duration":0,"prompt_eval_count":%d}'
+        yield shape % (time.perf_counter_ns() - begin, job.n_tokens)
 
-    return raw_reply(await state.off_loop(request, answer))
+    return await streamed(state, answer())
 
 
 async def embed_one(state: State, request: Request) -> Response:
     """POST /api/embeddings: the vector of one prompt, not normalized."""
-    body = await state.off_loop(request, read_object, await read_body(request))
-    prompt = body.get("prompt", "")
-    if not isinstance(prompt, str):
-        raise ApiError("invalid prompt type")
-    one_vector(state)
-    if not prompt:
-        return reply({"embedding": []})
-    ids = await state.off_loop(request, tokens_of, state, [prompt], True)
-    (vector,) = await state.vectors(request, Job(ids, state.how, -1))
-    return reply({"embedding": numbers(vector)})
-
-
-def read_object(raw: bytes) -> dict[str, Any]:
-    """The body, which must be an object."""
-    if not raw.strip():
-        raise ApiError("missing request body")
-    body = loads(raw)
-    if not isinstance(body, dict):
-        raise ApiError("the body must be a JSON object")
-    return body
-
-
-def one_vector(state: State) -> None:
-    """ApiError for a server that gives each token a vector, or scores."""
-    if state.how in ("none", "rank"):
-        hint = "start the server with another --pooling"
-        raise ApiError(f"pooling {state.how} gives a text no vector: {hint}", "not_supported_error")
-
-
-def tokens_of(state: State, texts: list[str], truncate: bool) -> list[list[int]]:
-    """Token ids of texts."""
-    state.check_inputs(len(texts))
-    ids = [state.embedder.tokenize(text) for text in texts]
-    if not all(ids):
-        raise ApiError("an input has no tokens")
-    if not truncate and max(map(len, ids), default=0) > state.limits.longest:
-        raise ApiError("the input length exceeds the context length")
-    return [truncate_or_raise(state, i, truncate) for i in ids]
+    reading = await state.read(request, read_ollama_one, await read_body(request))
+    vectors = await state.vectors(request, Job(reading.ids, state.how, -1))
+    vector = numbers(vectors[0]) if vectors else b"[]"
+    return await streamed(state, iter((b'{"embedding":', vector, b"}")))
 
 
 async def tags(state: State, request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import math
 import os
@@ -29,7 +30,8 @@ from refembed.server.connection import (
     limited,
     on_loop_error,
 )
-from refembed.server.state import Settings, State
+from refembed.server.settings import Settings
+from refembed.server.state import State
 
 if TYPE_CHECKING:
     from refembed.embedder import Embedder
@@ -50,6 +52,7 @@ class Server(uvicorn.Server):
 
     grace = GRACE_SECONDS
     sockets_to_remove: Sequence[str] = ()  # before the process is ended by force
+    before_force: Callable[[], None] = staticmethod(lambda: None)  # likewise
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; the event loop has made the sockets' queues as short as what it accepts at once."""
@@ -84,6 +87,7 @@ class Server(uvicorn.Server):
         log.warning("ended %g s after the signal, with work unfinished", self.grace + FORCE_SECONDS)
         for host in self.sockets_to_remove:
             remove_socket(host)
+        self.before_force()
         os._exit(0)
 
 
@@ -97,6 +101,7 @@ def serve(
     ssl_key: str | None = None,
     ssl_cert: str | None = None,
     grace: float = GRACE_SECONDS,
+    mapped: bool = True,
     announce: Callable[[str], object] = log.info,
 ) -> None:
     """Listen, load the model, answer until SIGTERM or SIGINT.
@@ -105,11 +110,12 @@ def serve(
     hosts     addresses, or paths of Unix sockets that end in .sock
     port      0: any free one
     grace     seconds that requests under way have after the first signal
+    mapped    the model that `load` makes has its weights in its file, not in a copy
     announce  is called with each address, and when the model is ready
 
     EngineError where an address cannot be had, RequestError for a key or certificate; whatever `load` raises.
     """
-    state = State(settings)
+    state = State(settings, mapped)
     config = uvicorn.Config(
         App(state), http=limited(ConnectionLimits(connection_limit())), ws="none", lifespan="off", log_config=None,
         access_log=False, server_header=False, timeout_keep_alive=5, timeout_graceful_shutdown=math.ceil(grace),
@@ -129,6 +135,7 @@ def serve(
         server = Server(config)
         server.grace = grace
         server.sockets_to_remove = hosts
+        server.before_force = state.end_processes
         switching = sys.getswitchinterval()
         stack.callback(sys.setswitchinterval, switching)
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -149,6 +156,8 @@ async def run(
         embedder = load()
         if warmup:  # compiles what is compiled on first use
             embedder.vectors([[0, 0]], "none")
+        gc.collect()
+        gc.freeze()  # what is there by now stays: to look through all of it again would hold up every thread
         state.ready(embedder)
 
     async def loading() -> None:

@@ -1,21 +1,28 @@
-"""What every handler needs: how the server was started, the model, and the thread that computes."""
+"""What every handler needs: how the server was started, the model, and the threads and processes that work."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 
 from refembed.arrays import F32
 from refembed.server.admission import Admission
-from refembed.server.errors import ApiError, ClientDisconnected
+from refembed.server.errors import ClientDisconnected
+from refembed.server.inputs import Rules
 from refembed.server.metrics import Metrics
+from refembed.server.model_files import ModelFiles
+from refembed.server.reading import Body
+from refembed.server.settings import Settings, limits_of
+from refembed.server.text_process import Reading, Setup, Stopped, TextProcesses
 from refembed.server.worker import Job, Worker
 
 if TYPE_CHECKING:
@@ -24,89 +31,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LARGE_BODY = 64 * 1024  # bytes: WordPiece tokenizes so much in 2 to 5 ms
-AUTO_SLOTS = 4  # llama-server's --parallel -1: so many slots, which share one context
+READERS = 2  # of large bodies at a time
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How the server was started: llama-server's flags by their long names, in its meaning."""
-
-    model: str = "minilm"  # as it was given
-    alias: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    pooling: str = "native"
-    embd_normalize: int = 2
-    ctx_size: int = 0  # 0: what the model was trained with
-    batch_size: int = 2048
-    ubatch_size: int = 512
-    parallel: int = -1
-    kv_unified: bool | None = None
-    api_keys: tuple[str, ...] = ()
-    api_prefix: str = ""
-    cors_origins: str = "*"
-    cors_methods: str = "GET, POST, DELETE, OPTIONS"
-    cors_headers: str = "*"
-    cors_credentials: bool = True
-    metrics: bool = False
-    slots: bool = True
-    props: bool = False
-    max_queue: int = 512  # requests under way at a time
-    max_inputs: int = 16_384  # texts of one request
-    max_body_bytes: int = 256 << 20  # of all requests under way together
-
-    @property
-    def name(self) -> str:
-        """What the server calls its model: the first alias by alphabet, else the model as it was given."""
-        return min(self.alias) if self.alias else self.model
-
-
-@dataclass
-class Limits:
-    """How long a text may be."""
-
-    n_ctx: int  # of one slot, tokens
-    n_ubatch: int  # what one pass takes
-    splits: bool  # whether a text may be longer than that: only where the last token's state is wanted
-    slots: int
-
-    @property
-    def longest(self) -> int:
-        """Most tokens of a text that is taken."""
-        return self.n_ctx - 1 if self.splits else min(self.n_ctx, self.n_ubatch)
-
-    def check(self, n: int) -> None:
-        """ApiError for a text of n tokens that is too long, as llama-server answers it."""
-        more: dict[str, Any] = {"n_prompt_tokens": n, "n_ctx": self.n_ctx}
-        if self.splits:
-            if n >= self.n_ctx:
-                what = f"request ({n} tokens) exceeds the available context size ({self.n_ctx} tokens)"
-                raise ApiError(f"{what}, try increasing it", "exceed_context_size_error", **more)
-            return
-        if n > self.n_ubatch:
-            what = f"input ({n} tokens) is too large to process. increase the physical batch size"
-            raise ApiError(f"{what} (current batch size: {self.n_ubatch})", "server_error")
-        if n > self.n_ctx:
-            what = f"input ({n} tokens) is larger than the max context size ({self.n_ctx} tokens)"
-            raise ApiError(f"{what}. skipping", "exceed_context_size_error", **more)
-
-
-def limits_of(s: Settings, n_ctx_train: int, capped: bool, splits: bool) -> Limits:
-    """What the flags come to for a model, as llama-server and llama_context work it out.
-
-    capped  a pass is not longer than the context: where the file does not say that attention is not causal
-    splits  a text may take several passes
-    """
-    slots = AUTO_SLOTS if s.parallel < 0 else max(s.parallel, 1)
-    unified = s.parallel < 0 if s.kv_unified is None else s.kv_unified
-    n_ctx = s.ctx_size or n_ctx_train
-    slot = padded(n_ctx) if unified else padded(padded(n_ctx) // slots)
-    n_batch = min(s.batch_size, s.ubatch_size or s.batch_size)
-    return Limits(min(slot, n_ctx_train), min(n_batch, n_ctx) if capped else n_batch, splits, slots)
-
-
-def padded(n: int) -> int:
-    """The next multiple of 256."""
-    return -(-n // 256) * 256
+def pool(n: int, name: str) -> Callable[[], ThreadPoolExecutor]:
+    """Makes n threads of that name."""
+    return lambda: ThreadPoolExecutor(n, f"refembed-{name}")
 
 
 @dataclass
@@ -114,10 +44,12 @@ class State:
     """The running server."""
 
     settings: Settings
+    mapped: bool = True  # the weights are in the model's file, not in a copy
     metrics: Metrics = field(default_factory=Metrics)
     started: float = field(default_factory=time.time)
-    small: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "refembed-text"))
-    large: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "refembed-large-text"))
+    small: ThreadPoolExecutor = field(default_factory=pool(2, "text"))
+    large: ThreadPoolExecutor = field(default_factory=pool(READERS, "large-text"))  # each waits for a process
+    writing: ThreadPoolExecutor = field(default_factory=pool(1, "large-answers"))
     admission: Admission = field(init=False)
     # set by `ready`, and not before
     loaded: bool = False
@@ -125,24 +57,28 @@ class State:
     def __post_init__(self) -> None:
         self.admission = Admission(self.settings.max_queue, self.settings.max_body_bytes)
 
-    def check_inputs(self, n: int) -> None:
-        """ApiError for a request of n texts, if they are more than one request may have."""
-        if n > self.settings.max_inputs:
-            raise ApiError(f"{n} inputs in one request, at most {self.settings.max_inputs} (--max-inputs)")
-
     def ready(self, embedder: Embedder) -> None:
         """Take the model into service. Raises RequestError for a pooling that the model cannot do."""
         from refembed.pooling.poolers import resolve_pooling
         from refembed.server.facts import Facts
 
-        hp = embedder.model.hparams
+        hp, info = embedder.model.hparams, embedder.info
         self.embedder = embedder
         self.how = resolve_pooling(self.settings.pooling, hp.pooling)
         embedder.resolve_options(self.how, self.settings.embd_normalize)
         self.facts = Facts.of(embedder)
         splits = hp.causal and self.how in ("last", "rank")
-        self.limits = limits_of(self.settings, embedder.info.n_ctx, self.facts.causal, splits)
-        self.worker = Worker(embedder, max(self.settings.batch_size, 1), self.metrics)
+        self.limits = limits_of(self.settings, info.n_ctx, self.facts.causal, splits)
+        given = (self.settings, self.limits, self.how, info.n_vocab, embedder.width(self.how))
+        self.rules = Rules(embedder.tokenizer, *given)
+        self.files = ModelFiles(info.paths or (info.path,), self.mapped)
+        fd = self.files.descriptors[0]
+        same_file = Path(f"/proc/self/fd/{fd}")  # whatever its path names by then
+        inherited = (fd,) if same_file.exists() else ()
+        where = same_file if inherited else info.path
+        level = logging.getLogger().getEffectiveLevel()
+        self.processes = TextProcesses(Setup(where, self.files.stamps[0], *given, level), inherited)
+        self.worker = Worker(embedder, max(self.settings.batch_size, 1), self.metrics, self.files.check)
         self.loaded = True
 
     @cached_property
@@ -151,21 +87,42 @@ class State:
         return self.embedder.info.sha256
 
     def close(self) -> None:
-        """Finish what is queued and stop the threads."""
+        """Finish what is queued and stop threads and processes."""
         if self.loaded:
+            self.processes.close()
             self.worker.close()
-        for pool in (self.small, self.large):
-            pool.shutdown(wait=False, cancel_futures=True)
+            self.files.close()
+        for threads in (self.small, self.large, self.writing):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def end_processes(self) -> None:
+        """End what reads bodies."""
+        if self.loaded:
+            self.processes.close()
+
+    async def read(self, request: Request, work: Callable[[Rules, Body], T], body: Body) -> T:
+        """`work(rules, body)`, a function of `reading`: small bodies in a thread, large ones in a process.
+
+        ClientDisconnected if the client leaves before: what has not begun is dropped, a process is ended.
+        """
+        if len(body) <= LARGE_BODY:
+            return await self.off_loop(request, work, self.rules, body)
+        reading = Reading(self.processes, work, body)
+        try:
+            result: T = await unless_gone(request, self.large.submit(reading.run), reading.stop)
+        except Stopped:
+            raise ClientDisconnected from None
+        return result
 
     async def off_loop(self, request: Request, work: Callable[..., T], *args: Any) -> T:
-        """Run text work (parsing, tokenizing, writing JSON) where it does not hold up other requests.
+        """Run small text work in a thread. ClientDisconnected where the client has left before its turn."""
 
-        Requests with large bodies have threads of their own, so that small ones never wait behind them.
-        ClientDisconnected if the client of such a request leaves first; work that has not begun is then dropped.
-        """
-        if request.state.held.bytes > LARGE_BODY:
-            return await unless_gone(request, self.large.submit(work, *args))
-        return await asyncio.get_running_loop().run_in_executor(self.small, work, *args)
+        def unless_left() -> T:
+            if has_left(request):
+                raise ClientDisconnected
+            return work(*args)
+
+        return await asyncio.get_running_loop().run_in_executor(self.small, unless_left)
 
     async def vectors(self, request: Request, job: Job) -> list[F32]:
         """The vectors of a job. ClientDisconnected, and the job is dropped, if the client leaves before they are
@@ -174,8 +131,16 @@ class State:
         return await unless_gone(request, self.worker.submit(job))
 
 
-async def unless_gone(request: Request, future: Future[T]) -> T:
-    """The result of a thread's work. ClientDisconnected if the client leaves first; work not begun is cancelled."""
+def has_left(request: Request) -> bool:
+    """Whether the client has closed the connection, as far as uvicorn's record of the request says it."""
+    return getattr(getattr(request.receive, "__self__", None), "disconnected", False)
+
+
+async def unless_gone(request: Request, future: Future[T], stop: Callable[[], object] = lambda: None) -> T:
+    """The result of a thread's work. ClientDisconnected if the client leaves first; work not begun is cancelled.
+
+    stop  is called then, for work that has begun
+    """
     wanted = asyncio.ensure_future(asyncio.wrap_future(future))
     leaving = asyncio.ensure_future(left(request))
     try:
@@ -184,6 +149,8 @@ async def unless_gone(request: Request, future: Future[T]) -> T:
             raise ClientDisconnected
         return wanted.result()
     finally:
+        if not wanted.done():
+            stop()
         wanted.cancel()
         leaving.cancel()
 

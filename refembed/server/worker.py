@@ -1,8 +1,9 @@
-"""One thread that computes, for many requests at a time.
+"""Two threads that compute, each for many requests at a time: one small requests, the other large ones.
 
-Requests wait in a queue. Whenever the thread is free it takes one text from each waiting request in turn, until a
-batch is full, so that a short request need not wait for the end of a long one (continuous batching). A text's vector
-has the same bits in any batch (docs/batch-invariance.md), so a client cannot tell which texts it was computed with.
+Requests wait in a queue of their size. Whenever a thread is free it takes one text from each request that waits for it
+in turn, until a batch is full (continuous batching). While both have work the operating system shares the cores among
+them, so a small request waits for no batch of a large one. A text's vector has the same bits in any batch and next to
+any other (docs/batch-invariance.md), so a client cannot tell which texts it was computed with.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
 from refembed.arrays import F32
 from refembed.pipeline.batches import pack_batches
 from refembed.server.metrics import Metrics
+from refembed.server.reading import TokenIds
 
 if TYPE_CHECKING:
     from refembed.embedder import Embedder
 
 
-SMALL_TOKENS = 512  # of a job that need not wait in turn with larger ones
-LARGE_TOKENS = 512  # of a batch of larger ones: MiniLM took 58 ms for it on two cores of an EPYC
+SMALL_TOKENS = 512  # of a request that is a small one
+LARGE_TOKENS = 512  # of a batch of large ones: MiniLM took 58 ms for it on two cores of an EPYC
 
 
 class Job:
@@ -36,9 +38,10 @@ class Job:
     ) -> None:
         """ids: token ids of S texts, checked; the rest as `Embedder.vectors` takes it."""
         self.ids, self.options = ids, (how, normalize, dimensions)
+        self.lengths = ids.lengths if isinstance(ids, TokenIds) else [len(text) for text in ids]
         self.vectors: list[F32 | None] = [None] * len(ids)
         self.next = self.done = 0  # texts handed out, texts finished
-        self.tokens = sum(map(len, ids))  # of the texts that are not handed out yet
+        self.n_tokens = sum(self.lengths)
         self.future: Future[list[F32]] = Future()  # S arrays (D), or (T_s, D) where nothing is pooled
 
     @property
@@ -60,40 +63,36 @@ class Job:
             self.future.set_exception(e)
 
 
-class Worker:
-    """The queue and its thread."""
+class Batcher:
+    """The requests of one size: those that wait, and the thread that computes them."""
 
-    def __init__(self, embedder: Embedder, batch_tokens: int, metrics: Metrics) -> None:
+    def __init__(self, worker: Worker, name: str, batch_tokens: int) -> None:
         """batch_tokens: texts run together up to so many tokens; a longer one runs alone."""
-        self.embedder, self.batch_tokens, self.metrics = embedder, batch_tokens, metrics
+        self.worker, self.batch_tokens = worker, batch_tokens
         self.jobs: deque[Job] = deque()
         self.wake = threading.Condition()
         self.closing = False
-        self.small_next = False  # whose turn it is, where small and large jobs wait
-        self.thread = threading.Thread(target=self.run, name="refembed-inference", daemon=True)
+        self.processing = self.waiting = 0  # requests
+        self.thread = threading.Thread(target=self.run, name=f"refembed-inference-{name}", daemon=True)
         self.thread.start()
 
-    def submit(self, job: Job) -> Future[list[F32]]:
-        """Queue a job; its future has the vectors, in order. Cancelling the future drops what is not computed yet."""
-        if not job.ids:
-            job.future.set_result([])
-            return job.future
+    def submit(self, job: Job) -> None:
+        """Queue a job."""
         with self.wake:
             self.jobs.append(job)
             self.wake.notify()
-        return job.future
 
     def close(self) -> None:
         """Compute what is queued, then end."""
         with self.wake:
             self.closing = True
             self.wake.notify()
-        self.thread.join()
 
     def run(self) -> None:
         """The thread: batch after batch."""
         while batch := self.take():
-            self.compute(batch)
+            self.worker.compute(batch)
+            self.count(0, len(self.jobs))
 
     def take(self) -> list[tuple[Job, int]]:
         """Wait for work and take a batch of it: texts of jobs with equal options. Empty when closed and done."""
@@ -107,41 +106,75 @@ class Worker:
                 self.wake.wait()
 
     def pick(self) -> list[tuple[Job, int]]:
-        """Texts of jobs with equal options, one of each job in turn, the job that waits longest first.
-
-        Small jobs and large ones take turns, and a batch of large jobs is short: a small request beside a giant one
-        waits for one such batch.
-        """
+        """Texts of jobs with equal options, one of each job in turn, the job that waits longest first."""
         options = self.jobs[0].options
-        same = [job for job in self.jobs if job.options == options]
-        small = [job for job in same if job.tokens <= SMALL_TOKENS]
-        large = [job for job in same if job.tokens > SMALL_TOKENS]
-        self.small_next = not self.small_next if small and large else False
-        chosen = (small if self.small_next else large) if small and large else same
-        batch = self.in_turn(chosen, min(self.batch_tokens, LARGE_TOKENS) if large else self.batch_tokens)
+        batch = self.in_turn([job for job in self.jobs if job.options == options])
         served = {id(job) for job, _ in batch}
         waiting = [job for job in self.jobs if id(job) not in served]
         unfinished = [job for job in self.jobs if id(job) in served and job.next < len(job.ids)]
         self.jobs = deque(waiting + unfinished)
-        self.metrics.busy(len(served), len(waiting))
+        self.count(len(served), len(waiting))
         return batch
 
-    def in_turn(self, jobs: Sequence[Job], limit: int) -> list[tuple[Job, int]]:
-        """One text of each job in turn, up to `limit` tokens; a longer text runs alone."""
+    def in_turn(self, jobs: Sequence[Job]) -> list[tuple[Job, int]]:
+        """One text of each job in turn, up to `batch_tokens`; a longer text runs alone."""
         rounds = itertools.zip_longest(*(zip(itertools.repeat(job), range(job.next, len(job.ids))) for job in jobs))
         texts, measured = itertools.tee(text for row in rounds for text in row if text)
-        first = next(pack_batches((len(job.ids[i]) for job, i in measured), limit))
+        first = next(pack_batches((job.lengths[i] for job, i in measured), self.batch_tokens))
         batch = list(itertools.islice(texts, len(first)))
         for job, i in batch:
             job.next = i + 1
-            job.tokens -= len(job.ids[i])
         return batch
+
+    def count(self, processing: int, waiting: int) -> None:
+        """So many requests are being computed here, so many wait."""
+        self.processing, self.waiting = processing, waiting
+        self.worker.count()
+
+
+class Worker:
+    """The two queues, and computing."""
+
+    def __init__(
+        self, embedder: Embedder, batch_tokens: int, metrics: Metrics, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """batch_tokens: of a batch of small requests at most, unless one text has more.
+
+        check  is called before each batch; what it raises is the batch's answer
+        """
+        self.embedder, self.metrics, self.check = embedder, metrics, check
+        self.batchers: list[Batcher] = []
+        self.small = Batcher(self, "small", batch_tokens)
+        self.large = Batcher(self, "large", min(batch_tokens, LARGE_TOKENS))
+        self.batchers += [self.small, self.large]
+
+    def submit(self, job: Job) -> Future[list[F32]]:
+        """Queue a job; its future has the vectors, in order. Cancelling the future drops what is not computed yet."""
+        if not job.ids:
+            job.future.set_result([])
+        else:
+            (self.small if job.n_tokens <= SMALL_TOKENS else self.large).submit(job)
+        return job.future
+
+    def close(self) -> None:
+        """Compute what is queued, then end."""
+        for batcher in self.batchers:
+            batcher.close()
+        for batcher in self.batchers:
+            batcher.thread.join()
+
+    def count(self) -> None:
+        """Keep the figures of both batchers."""
+        self.metrics.busy(
+            sum(batcher.processing for batcher in self.batchers), sum(batcher.waiting for batcher in self.batchers)
+        )
 
     def compute(self, batch: list[tuple[Job, int]]) -> None:
         """Run a batch. A text that fails takes its own request along, no other."""
         ids = [job.ids[i] for job, i in batch]
         begin = time.perf_counter()
         try:
+            self.check()
             vectors = self.embedder.vectors(ids, *batch[0][0].options)
         except Exception as e:
             if len(batch) == 1:
@@ -150,8 +183,6 @@ class Worker:
                 for one in batch:
                     self.compute([one])
             return
-        finally:
-            self.metrics.busy(0, len(self.jobs))
         self.metrics.computed([len(i) for i in ids], len({id(job) for job, _ in batch}), time.perf_counter() - begin)
         for (job, i), vector in zip(batch, vectors, strict=True):
             job.finish(i, vector)

@@ -5,6 +5,7 @@ Mirrors llama_vocab::impl::tokenize, token_to_piece and detokenize.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from abc import ABC, abstractmethod
@@ -61,6 +62,29 @@ class Tokenizer(ABC):
         ids = [*self.front(), *ids, *self.back()]
         self.warn_doubled(ids)
         return ids
+
+    def fewest_tokens(self, text: str) -> int:
+        """At least so many tokens a text has, found without tokenizing it: 0 where nothing can be said for certain.
+
+        A text whose fewest tokens are too many need not be tokenized. Linear in the text, and much quicker than that.
+        """
+        return 0
+
+    @functools.cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest token: as it is stored, which is never shorter than the text that it stands for."""
+        return max(map(len, self.vocab.tokens), default=0)
+
+    @functools.cached_property
+    def specials_strip(self) -> bool:
+        """Whether special tokens take white space along, which then has no token of its own."""
+        return any(s.lstrip or s.rstrip for s in self._specials[True])
+
+    def fewest_by_length(self, text: str) -> int:
+        """`fewest_tokens` where every byte of a text is in some token."""
+        if self.specials_strip or not self.longest_token:
+            return 0
+        return -(-len(text.encode("utf-8", "surrogatepass")) // self.longest_token)
 
     def encode_fragments(self, fragments: Sequence[Fragment]) -> list[int]:
         """Each raw fragment on its own, special tokens as they are."""

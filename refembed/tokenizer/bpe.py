@@ -61,6 +61,17 @@ class BPE(ByteTokens):
         for cut in reversed(cutters):
             self.words = BoundedCache(functools.partial(through, cut, self.words))
 
+    def fewest_tokens(self, text: str) -> int:
+        """By its length, unless the vocabulary lacks the token of a byte or of a merge: those bytes may vanish."""
+        return self.fewest_by_length(text) if self.is_complete else 0
+
+    @functools.cached_property
+    def is_complete(self) -> bool:
+        """Whether every byte has a token, and every pair that merges is one."""
+        names = SYMBOL_OF_BYTE if self.pre.byte_encode else [b"<0x%02X>" % b for b in range(256)]
+        ids = self.vocab.ids
+        return all(name in ids for name in names) and all(pair.replace(b" ", b"") in ids for pair in self.ranks)
+
     def encode_text(self, text: bytes) -> list[int]:
         """Spaces as the model spells them, then `encode_spelled`."""
         return self.encode_spelled(self.spell(text))

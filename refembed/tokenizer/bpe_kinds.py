@@ -13,6 +13,10 @@ from refembed.tokenizer.vocab import Vocab
 class WhitespaceBPE(BPE):
     """ "whitespace", jina-embeddings-v2-base-zh: white space separates and is lost, nothing else does."""
 
+    def fewest_tokens(self, text: str) -> int:
+        """Unknown: white space is lost."""
+        return 0
+
     def encode_spelled(self, text: bytes) -> list[int]:
         """Each run of anything but white space on its own, lower-cased where the model wants that."""
         return [i for word in self.fold(text).split(" ") for i in self.words[word]]
@@ -46,6 +50,10 @@ class HybridDNA(BPE):
         super().__init__(vocab, where)
         named = [vocab.ids.get(text) for text in (DNA_BEGIN, DNA_END, DNA_UNKNOWN)]
         self.roles = [id for id in named if id is not None]
+
+    def fewest_tokens(self, text: str) -> int:
+        """Unknown: a vocabulary need not have a token for what stands in place of bases that it does not know."""
+        return 0
 
     def encode_spelled(self, text: bytes) -> list[int]:
         """Text and DNA in turn. Plain byte-pair encoding where the vocabulary lacks one of the three tokens."""

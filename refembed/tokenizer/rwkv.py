@@ -34,6 +34,10 @@ class RWKV(Tokenizer):
     def back(self) -> list[int]:
         return []
 
+    def fewest_tokens(self, text: str) -> int:
+        """By its length: each byte is in a token, or is one that is unknown."""
+        return self.fewest_by_length(text)
+
     def encode_text(self, text: bytes) -> list[int]:
         """The longest token at each byte; the unknown token for a byte that begins none.
 

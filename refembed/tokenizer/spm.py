@@ -54,6 +54,10 @@ class SPM(ByteTokens):
             prefix = self.vocab.add_space_prefix and isinstance(f, int)
         return ids
 
+    def fewest_tokens(self, text: str) -> int:
+        """By its length: nothing is normalized, and what is no token is spelled in bytes."""
+        return self.fewest_by_length(text)
+
     def spell(self, text: bytes, prefix: bool) -> bytes:
         """Spaces as ▁, and one in front if the file says so: `prefix`."""
         return (b" " + text if prefix else text).replace(b" ", WORD_START)

@@ -10,12 +10,15 @@ A token that starts a word carries U+2581; one that continues a word stands bare
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from refembed.errors import ModelError
 from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START, Tokenizer
 from refembed.tokenizer.bounded_cache import BoundedCache
+from refembed.tokenizer.special import C_SPACES
 from refembed.tokenizer.unicode import REPLACEMENT, SPACES, category, decode, first_decomposed, lower
 from refembed.tokenizer.vocab import Vocab
 
@@ -30,6 +33,10 @@ IDEOGRAPHS = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
+
+ENDS = np.zeros(256, np.uint8)  # of a byte: 1 a letter or digit, 2 a space or the end of a line
+ENDS[list(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")] = 1
+ENDS[list(b" \n")] = 2
 
 KEPT_CHARACTERS = 1 << 14  # remembered at most, so that no text makes memory grow for good
 
@@ -51,6 +58,21 @@ class WordPiece(Tokenizer):
     def back(self) -> list[int]:
         """[SEP], always."""
         return [self.role("sep")]
+
+    def fewest_tokens(self, text: str) -> int:
+        """Its words: [UNK] may stand for a whole word, whatever its length, but for no more than one.
+
+        Counted are the ends of words in ASCII: letters and digits are never dropped, and a space always ends a word.
+        """
+        if self.specials_hold_spaces:
+            return 0
+        kinds = ENDS[np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)]
+        return int(np.count_nonzero((kinds[:-1] == 1) & (kinds[1:] == 2)))
+
+    @functools.cached_property
+    def specials_hold_spaces(self) -> bool:
+        """Whether a special token that is searched in texts stands for more than one word."""
+        return any(any(b in C_SPACES for b in special.text) for special in self._specials[True])
 
     def encode_text(self, text: bytes) -> list[int]:
         """Words, then the ids of each."""

@@ -1,6 +1,6 @@
 """Hostile and clumsy clients against a real server: what each sends, and what must hold meanwhile.
 
-While an attack lasts, `Health` asks /health on new connections; its slowest answer is the measure.
+While an attack lasts, another process asks /health on new connections (`watched`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import resource
 import select
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +20,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from refembed.cli import run
+from tests.server.health import watched
 from tests.server.servers import Client, refembed
 
-SLOW_ANSWER = 1.0  # seconds; some milliseconds on a quiet machine, and two cores may be busy with other tests
+USUAL_ANSWER = 0.1  # seconds, the median
+SLOW_ANSWER = 1.0  # the slowest: some milliseconds on a quiet machine, and two cores may be busy with other tests
 
 
 @pytest.fixture(scope="module")
@@ -46,27 +47,11 @@ def resident(client: Client) -> int:
 @contextlib.contextmanager
 def healthy(client: Client) -> Iterator[None]:
     """/health is answered quickly all the while."""
-    slowest, over = [0.0], threading.Event()
-
-    def ask() -> None:
-        while not over.is_set():
-            begin = time.monotonic()
-            try:
-                assert client.get("/health").status == 200
-            except OSError:
-                slowest[0] = 99.0
-                return
-            slowest[0] = max(slowest[0], time.monotonic() - begin)
-            time.sleep(0.02)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
+    with watched(client.address) as health:
         yield
-    finally:
-        over.set()
-        asking.join()
-    assert slowest[0] < SLOW_ANSWER
+    assert health.failed == 0
+    assert health.median < USUAL_ANSWER
+    assert health.slowest < SLOW_ANSWER
 
 
 def answer(s: socket.socket) -> tuple[int, bytes]:
@@ -280,7 +265,21 @@ def test_a_unix_socket_path_in_use_is_refused(tiny: Path, tmp_path: Path, capsys
         assert f"listening on unix:{path}" in client.log
 
 
-def test_an_empty_key_is_no_key(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("keys", ["", " ", "a,,b", "a,", ","])
+def test_an_empty_key_is_refused(tiny: Path, keys: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`--api-key "$KEY"` with KEY unset must not open the server to everyone."""
-    assert run(["serve", "-m", str(tiny), "--api-key", ""]) == 1
-    assert "--api-key is empty" in capsys.readouterr().err
+    assert run(["serve", "-m", str(tiny), "--api-key", keys]) == 1
+    assert "empty" in capsys.readouterr().err
+
+
+def test_a_key_is_compared_byte_for_byte(tiny: Path) -> None:
+    """UTF-8, as it stands on the command line; other bytes of the same letters are another key."""
+    with refembed("-m", tiny, "--api-key", "schlüssel-日本") as client:
+        for sent, status in (
+            ("schlüssel-日本".encode(), 200),
+            (b"schl\xfcssel", 401),
+            ("schlu\u0308ssel-日本".encode(), 401),
+        ):
+            with connect(client) as s:
+                s.sendall(b"GET /props HTTP/1.1\r\nConnection: close\r\nAuthorization: Bearer " + sent + b"\r\n\r\n")
+                assert answer(s)[0] == status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -156,19 +157,34 @@ WRONG = [
 
 
 @pytest.mark.parametrize("body", WRONG, ids=repr)
-def test_what_is_not_json_is_refused_in_the_same_words(pair: Pair, body: bytes) -> None:
-    """Line, column, what was expected, what was read last."""
-    assert same(pair, "POST", OPENAI, body).status == 400
-    same(pair, "POST", "/tokenize", body)
+def test_what_is_not_json_is_refused_in_other_words(pair: Pair, body: bytes) -> None:
+    """The same status and kind; the message is orjson's: what is wrong, line, column."""
+    for path in (OPENAI, "/tokenize"):
+        ours, theirs = both(pair, "POST", path, body)
+        assert (ours.status, theirs.status) == (400, 400)
+        error = ours.json["error"]
+        assert error | {"message": ""} == theirs.json["error"] | {"message": ""}
+        assert re.fullmatch(r"the body is not JSON: .+: line \d+ column \d+ \(char \d+\)", error["message"], re.DOTALL)
 
 
-def test_what_follows_a_nul_is_not_read(pair: Pair) -> None:
-    for body in (b'{"content":"a b"}\0', b'{"content":"a b"}\0 {', b'\xef\xbb\xbf{"content":"a b"}'):
-        assert same(pair, "POST", "/tokenize", body).status == 200
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b'{"content":"a b"}\0', "unexpected content after document: line 1 column 18"),
+        (b'\xef\xbb\xbf{"content":"a b"}', "byte order mark"),
+        (b'{"content":"a b","x":' + b"[" * 2000 + b"]" * 2000 + b"}", "depth limit exceeded"),
+    ],
+    ids=["a NUL behind it", "a byte order mark", "deep nesting"],
+)
+def test_what_only_llama_server_reads_is_refused(pair: Pair, body: bytes, why: str) -> None:
+    """docs/server.md lists these."""
+    ours, theirs = both(pair, "POST", "/tokenize", body)
+    assert (ours.status, theirs.status) == (400, 200)
+    assert why in ours.json["error"]["message"]
 
 
 REFUSED = [
-    [], "text", None, 5, {}, {"inputs": "a"},
+    [], "text", b"null", 5, {}, {"inputs": "a"},
     {"input": []}, {"input": [[]]}, {"input": ["a", []]}, {"input": {"prompt_string": []}},
     {"input": None}, {"input": 5}, {"input": True}, {"input": [True]}, {"input": [1.5]}, {"input": [1, None]},
     {"input": [1, 2.5]}, {"input": [1, "a", None]}, {"input": [1, "a", [2]]}, {"input": ["a", {"x": 1}]},
@@ -187,7 +203,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("body", REFUSED, ids=lambda b: json.dumps(b)[:60])
+@pytest.mark.parametrize("body", REFUSED, ids=lambda b: repr(b)[:60])
 def test_what_cannot_be_embedded_is_refused_in_the_same_words(pair: Pair, body: Any) -> None:
     assert same(pair, "POST", OPENAI, body).status in (400, 500)
     assert same(pair, "POST", "/embeddings", body).status in (400, 500)

@@ -111,6 +111,27 @@ def test_a_long_request_does_not_hold_up_a_short_one(server: Client) -> None:
     long.join()
 
 
+@pytest.mark.parametrize("numerics", ["fast", "ggml"])
+def test_small_requests_next_to_a_giant_one_get_the_same_bits(minilm: Path, numerics: str) -> None:
+    """Two threads compute them; most small ones are answered before the giant one."""
+    with refembed("-m", minilm, "--numerics", numerics, "--metrics") as client:
+        wanted = {text: client.embed(text)[0] for text in TEXTS}
+        many = TEXTS * (30 if numerics == "fast" else 8)
+        answers: list[Any] = []
+        giant = threading.Thread(target=lambda: answers.append(client.embed(many)))
+        giant.start()
+        while not metrics(client)["requests_processing"]:
+            time.sleep(0.01)
+        found, before = [], 0
+        for text in TEXTS * 3:
+            found.append(client.embed(text)[0] == wanted[text])
+            before += giant.is_alive()
+        giant.join()
+        assert all(found)
+        assert before > len(TEXTS)
+        assert answers == [[wanted[text] for text in many]]
+
+
 def test_a_client_that_leaves_leaves_nothing_behind(server: Client) -> None:
     """What it asked for is dropped, not computed."""
 
