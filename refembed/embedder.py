@@ -276,7 +276,8 @@ class Embedder:
 
         def run(group: Sequence[int]) -> None:
             texts = [ids[i] for i in group]
-            found = pooled(self.forward(texts), pack(texts).offsets, how, self.model, self.ops)
+            with np.errstate(all="ignore"):
+                found = pooled(self.forward(texts), pack(texts).offsets, how, self.model, self.ops)
             for i, vector in zip(group, found, strict=True):
                 vectors[i] = finish(vector, normalize, dimensions)
 

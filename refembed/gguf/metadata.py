@@ -180,7 +180,7 @@ class Metadata(Mapping[str, Value]):
         if not accepts(found, value):
             if isinstance(value, (int, float)):
                 found += f" {value}"
-            hint = "the file's converter wrote it differently; llama.cpp would refuse it as well"
+            hint = "another type than llama.cpp takes where it reads this key; convert the model again"
             raise self._at(0).fail(quote(key), f"{found}, not {expected}", self.offset(key), hint)
         return value
 

@@ -38,7 +38,7 @@ def vocabularies() -> dict[str, dict[str, tuple[object, str]]]:
         "t5": ["<pad>", "</s>", "<unk>", "▁", *vocabulary(321)[5:]],
         "gpt2": [*stand_ins, *(w for w in words if len(w) > 2)],
         "rwkv": ["<s>", *(f"\\x{b:02x}" for b in range(256)), *(f"ab{i}" for i in range(63))],
-        "plamo2": ["<|plamo:unk|>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *(f"ab{i}" for i in range(9))],
+        "plamo2": ["<|plamo:unk|>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *("ab", "abc", "hello")],
     }  # fmt: skip
     made: dict[str, dict[str, tuple[object, str]]] = {}
     for kind, tokens in found.items():

@@ -228,14 +228,14 @@ def test_an_interruption_waits_for_helpers(monkeypatch: pytest.MonkeyPatch) -> N
         real(*arguments)
         raise KeyboardInterrupt
 
-    for name, interrupted in (("register", before), ("work", before), ("work", after)):
+    for name, interrupted in (("seen_workers", before), ("work", before), ("work", after)):
         slot = spinning_pool.slot
         slot[DONE] = slot[ALL] = 0
         monkeypatch.undo()
         monkeypatch.setattr(thread_pool, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=MUCH)
-        assert slot[DONE] == (0 if name == "register" else 2)
+        assert slot[DONE] == (0 if name == "seen_workers" else 2)
         assert spinning_pool.slot is not slot  # workers that were counted and not woken are forgotten with it
         assert (spinning_pool.slot[WORKERS], spinning_pool.slot[OWNER], spinning_pool.kept) == (0, 0, None)
     monkeypatch.undo()
