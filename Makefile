@@ -5,7 +5,7 @@
 # make conformance   the suite against live llama.cpp, with its report
 # make bench         speed beside the native engines
 # make test-slow     fuzzing and long sweeps, a quarter of an hour and more
-# make test-attack   30,000 mutants, kills, interruptions, hostile clients: docs/security.md; ARGS="--seed 5" for others
+# make test-attack   mutants, kills, interruptions, hostile clients: docs/security.md; ARGS="--seed 5" for others
 # make test-peers    against PyTorch, in a virtual environment of its own: gigabytes the first time
 # make vocabularies  real vocabularies against live llama.cpp, 20,000 texts each
 PYTHON ?= python3
@@ -43,7 +43,7 @@ test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow --hypothesis-profile=ci
 
 test-attack: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) -m "attack or slow" tests/attack tests/server/test_attacks.py $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not peers" tests/attack tests/server/test_attacks.py tests/kernels/fast/test_interrupts.py $(ARGS)
 
 test-peers: .venv-peers/.done
 	.venv-peers/bin/python -m pytest -m "peers and not slow"

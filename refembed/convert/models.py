@@ -36,7 +36,7 @@ from refembed.convert.rerank import LABELS, TEMPLATE, answer_ids, is_reranker
 from refembed.convert.safetensors import Entry
 from refembed.convert.tokenizers import VOCABS
 from refembed.convert.weights import check_floats, open_weights
-from refembed.convert.wordpiece import read_json
+from refembed.convert.wordpiece import OTHER_SHAPE, read_json
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import quote
@@ -168,7 +168,7 @@ def prepare(
         writer.add("general.quantization_version", 2, "UINT32")
         try:
             add_tokenizer(writer, config)
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:  # JSON of another shape
+        except OTHER_SHAPE as e:
             found = f"{folder}: tokenizer.json or a file beside it is not as `transformers` writes it: {e!r}"
             raise ModelError(found, hint="save the tokenizer again with save_pretrained") from None
 

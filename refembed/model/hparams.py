@@ -166,10 +166,8 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     n_embd, n_head = keys.uint("embedding_length", least=1), keys.uint("attention.head_count", least=1)
     if n_embd % n_head and f"{arch}.attention.key_length" not in md:
         raise ModelError(f"{f.path}: {n_embd} channels do not divide into {n_head} heads")
-    n_ctx, n_layer = (
-        keys.uint("context_length", least=1, most=2**32 - 1),
-        keys.uint("block_count", least=1, most=MAX_LAYERS),
-    )
+    n_ctx = keys.uint("context_length", least=1, most=2**32 - 1)
+    n_layer = keys.uint("block_count", least=1, most=MAX_LAYERS)
     norm = "layer_norm_rms_epsilon" if traits.norm == "rms" else "layer_norm_epsilon"
     n_swa = read_window(keys, traits)
     n_head_kv, conv_layers = read_head_count_kv(keys, n_layer, n_head, traits)
