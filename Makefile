@@ -5,6 +5,7 @@
 # make conformance   the suite against live llama.cpp, with its report
 # make bench         speed beside the native engines
 # make test-slow     fuzzing and long sweeps, a quarter of an hour and more
+# make test-attack   mutants, kills, interruptions, hostile clients: docs/security.md; ARGS="--seed 5" for others
 # make test-peers    against PyTorch, in a virtual environment of its own: gigabytes the first time
 # make vocabularies  real vocabularies against live llama.cpp, 20,000 texts each
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2  # processes that tests are dealt to, a file at a time; 0: this one alone
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast check conformance bench test-slow test-peers vocabularies clean
+.PHONY: demo test test-fast check conformance bench test-slow test-attack test-peers vocabularies clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -31,7 +32,7 @@ check: $(VENV)/.test
 	$(BIN)/python -m tools.check_tests
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not oracle and not slow and not peers"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not oracle and not slow and not peers and not attack"
 
 conformance: $(VENV)/.test
 	$(BIN)/python -m conformance run
@@ -41,6 +42,9 @@ bench: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow --hypothesis-profile=ci
+
+test-attack: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not peers" tests/attack tests/server/test_attacks.py tests/kernels/fast/test_interrupts.py $(ARGS)
 
 test-peers: .venv-peers/.done
 	.venv-peers/bin/python -m pytest -m "peers and not slow"

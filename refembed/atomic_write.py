@@ -23,12 +23,34 @@ def opened_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
     """A zip archive to read. zipfile.BadZipFile where a member would unpack to many times its size, OSError."""
     import zipfile
 
-    with zipfile.ZipFile(path) as z:
+    with reading_arrays():
+        archive = zipfile.ZipFile(path)
+    with archive as z:
         for member in z.infolist():
             if member.file_size > max(SMALL_MEMBER, MOST_TIMES_LARGER * member.compress_size):
                 size = f"{member.compress_size} bytes would unpack to {member.file_size}"
                 raise zipfile.BadZipFile(f"{member.filename}: {size}, which no array of numbers does")
         yield z
+
+
+@contextlib.contextmanager
+def reading_arrays() -> Iterator[None]:
+    """Make a ValueError of whatever NumPy and zipfile raise while they read a damaged .npy or .npz file.
+
+    NumPy's parser of heads lets errors of Python's own tokenizer and compiler through, zipfile those of zlib and
+    struct, and both warn. OSError and zipfile.BadZipFile stay what they are.
+    """
+    import warnings
+    import zipfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (ValueError, OSError, zipfile.BadZipFile):
+        raise
+    except Exception as e:
+        raise ValueError(f"{type(e).__name__}: {e}") from None
 
 
 @contextlib.contextmanager

@@ -320,7 +320,8 @@ class Embedder:
 
     def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
-        return self.model.forward(pack(ids), self.ops, tap)
+        with np.errstate(all="ignore"):  # what is not finite in the end is refused there (`cut_and_normalize`)
+            return self.model.forward(pack(ids), self.ops, tap)
 
     def trace(
         self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: Tap | None = None,

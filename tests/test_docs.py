@@ -233,10 +233,13 @@ def test_what_contributors_read_names_files_and_commands_that_are_there() -> Non
     """Paths in back quotes, links, make targets and the subcommands of `python -m conformance`."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     commands = set(conformance_command.commands)
-    for page in ("CONTRIBUTING.md", "SECURITY.md", "README.md"):
+    for page in ("CONTRIBUTING.md", "SECURITY.md", "README.md", "docs/security.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         paths = re.findall(r"`((?:refembed|tests|conformance|docs|examples)/[\w./-]+)`", text)
         paths += re.findall(r"\]\(([^)#:]+)\)", text)
-        assert [path for path in paths if not (ROOT / path).exists()] == [], page
+        here = (ROOT / page).parent
+        assert [path for path in paths if not (ROOT / path).exists() and not (here / path).exists()] == [], page
         assert set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)?)", text)) - targets <= {"it"}, page
         assert set(re.findall(r"python -m conformance ([a-z-]+)", text)) <= commands, page
+        modules = re.findall(r"python -m (tests(?:\.[a-z_]+)+)", text)
+        assert [name for name in modules if importlib.util.find_spec(name) is None] == [], page

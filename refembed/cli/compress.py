@@ -10,6 +10,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from refembed.atomic_write import reading_arrays
 from refembed.cli.options import json_option, model_option, quiet_option
 from refembed.cli.output import open_output
 from refembed.cli.show import escape, note, print_json, table
@@ -120,7 +121,8 @@ def vectors_of(file: str, model: str, quiet: bool) -> Array:
         with path.open("rb") as f:
             magic = f.read(6)
         if magic == b"\x93NUMPY":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            with reading_arrays():
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
         elif magic.startswith(b"PK"):
             from refembed.compress.file import read
 

@@ -123,17 +123,18 @@ def summary(f: GGUFFile, sha256: bool) -> dict[str, Any]:
 
 
 def scalar(md: Metadata, key: str) -> Any:
-    """A number, or a list where each layer has its own; None where the key is absent."""
+    """A number, or a list where each layer has its own; None where the key is absent or holds no numbers."""
     value = md.get(key)
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    return value.tolist() if isinstance(value, np.ndarray) else md.of_type(key, int)
 
 
 def pooling_of(md: Metadata, arch: str) -> str:
     """The rule that `--pooling native` stands for."""
-    number = md.get(f"{arch}.pooling_type")
-    if number is None:
+    key = f"{arch}.pooling_type"
+    if key not in md:
         return resolve_pooling("native", None)
-    return POOLING_TYPES.get(number, f"unknown ({number})") if isinstance(number, int) else f"unknown ({number!r})"
+    number = md.of_type(key, int)
+    return f"unknown ({md.type_name(key)})" if number is None else POOLING_TYPES.get(number, f"unknown ({number})")
 
 
 def verdict(f: GGUFFile) -> str:

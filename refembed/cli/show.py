@@ -51,7 +51,7 @@ def escape_character(c: str) -> str:
 def print_json(value: Any) -> None:
     """One line of JSON on stdout, in UTF-8 whatever the terminal's encoding is."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+    sys.stdout.buffer.write(json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 
 
 def spell_shape(shape: Sequence[int]) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,16 +21,20 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import F32
-from refembed.atomic_write import opened_zip, replacing
+from refembed.atomic_write import opened_zip, reading_arrays, replacing
 from refembed.compress.codec import VECTORS_AT_A_TIME, Codec, Codes
 from refembed.compress.schemes import load
 from refembed.errors import RequestError
 
 FORMAT = "refembed-compress-1"
-DAMAGE = (  # what reading a file that is none, or a broken one, can raise
-    zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, OSError, EOFError, NotImplementedError,
-    OverflowError, MemoryError, RuntimeError,
-)  # fmt: skip
+DAMAGE = (
+    zipfile.BadZipFile,
+    KeyError,
+    ValueError,
+    TypeError,
+    OSError,
+    OverflowError,
+)  # what a file that is none, or broken, can raise
 
 
 class Compressed(NamedTuple):
@@ -85,15 +88,18 @@ def read(path: str | Path) -> Compressed:
     hint = "`refembed compress vectors.npy --to int8 --out FILE` writes one"
     try:
         with opened_zip(path) as z:
-            meta = json.loads(z.read("meta.json"))
+            with reading_arrays():
+                meta = json.loads(z.read("meta.json"))
             if not isinstance(meta, dict) or meta.get("format") != FORMAT:
                 raise RequestError(f"{path}: not a file of {FORMAT}", hint=hint)
             arrays = {}
             for name in z.namelist():
                 if name.endswith(".npy"):
-                    with z.open(name) as member:
+                    with reading_arrays(), z.open(name) as member:
                         arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
-        codec = load(str(meta["scheme"]), int(meta["dimensions"]), arrays)
+        if type(meta["dimensions"]) is not int or type(meta.get("count")) is not int:
+            raise ValueError(f"dimensions {meta['dimensions']!r}, count {meta.get('count')!r}")
+        codec = load(str(meta["scheme"]), meta["dimensions"], arrays)
         codes = codec.check_codes(arrays["codes"])
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file", hint=hint) from None

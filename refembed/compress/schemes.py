@@ -74,6 +74,7 @@ SCHEMES = {
     "ubinary": plain("a bit a number", Binary),
 }  # fmt: skip
 
+MAX_DIMENSIONS = 1 << 16  # of vectors in a file; a few codes that claim more would take gigabytes to decode
 MIN_TRAINING_VECTORS = 100  # vectors; below this sentence-transformers warns that ranges mean little
 
 
@@ -112,6 +113,8 @@ def fit(scheme: str, vectors: npt.ArrayLike, *, seed: int = 0) -> Codec:
 def load(scheme: str, dimensions: int, arrays: Mapping[str, npt.NDArray[Any]]) -> Codec:
     """The codec that `scheme`, `dimensions` and `arrays()` describe, or RequestError."""
     row, number = parse(scheme)
+    if not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise RequestError(f"{scheme} of {dimensions} dimensions", hint=f"1 to {MAX_DIMENSIONS}, as models have")
     try:
         codec = row.load(dimensions, number, arrays)
     except KeyError as e:

@@ -123,6 +123,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+LAYER_KINDS = ("full_attention", "sliding_attention")  # tables of rope_parameters, names in layer_types
 # RoPE's base where config.json is silent: of layers that see all, of layers with a window
 THETAS = {"Gemma3": (1e6, 1e4), "Gemma3Text": (1e6, 1e4), "ModernBert": (160000.0, 1e4), "T5Encoder": (None, None)}
 ROPE_DEFAULT = (10000.0, None)
@@ -161,12 +162,30 @@ def check_graph(path: Path, stem: str, raw: dict[str, Any], *, classifies: bool 
     check_windows(path, stem, raw)
 
 
+def table_of(path: Path, holder: dict[str, Any], key: str) -> dict[str, Any]:
+    """The table under a key of config.json, {} where it is absent or null. ModelError where it is anything else."""
+    found = holder.get(key)
+    if found is not None and not isinstance(found, dict):
+        raise ModelError(f"{path}: {key} is {quote(str(found))}, not a table", hint="is the file whole?")
+    return found or {}
+
+
+def names_of(path: Path, holder: dict[str, Any], key: str) -> list[str] | None:
+    """The list of names under a key of config.json, None where it is absent or null. ModelError for anything else."""
+    found = holder.get(key)
+    if found is None:
+        return None
+    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
+        raise ModelError(f"{path}: {key} is {quote(str(found))}, not a list of names", hint="is the file whole?")
+    return found
+
+
 def check_rope(path: Path, raw: dict[str, Any]) -> None:
     """Refuse RoPE that is scaled or turns a part of each head, for any kind of layer, whichever way it is spelled."""
     for name in ("rope_parameters", "rope_scaling"):
-        found = raw.get(name) or {}
-        if not isinstance(found, dict):
-            raise ModelError(f"{path}: {name} is {quote(str(found))}", hint="is the file whole?")
+        found = table_of(path, raw, name)
+        for layers in LAYER_KINDS:
+            table_of(path, found, layers)
         kinds = [part for part in found.values() if isinstance(part, dict)] or [found]
         for part in kinds:
             kind = part.get("rope_type", part.get("type")) or "default"
@@ -181,9 +200,7 @@ def check_rope(path: Path, raw: dict[str, Any]) -> None:
 
 def check_windows(path: Path, stem: str, raw: dict[str, Any]) -> None:
     """Refuse layers with a sliding window where llama.cpp's graph gives them none, or gives it to others."""
-    layers = raw.get("layer_types")
-    if layers is not None and not isinstance(layers, list):
-        raise ModelError(f"{path}: layer_types is {quote(str(layers))}", hint="is the file whole?")
+    layers = names_of(path, raw, "layer_types")
     if stem in ("Gemma3", "Gemma3Text"):
         pattern = raw.get("sliding_window_pattern", raw.get("_sliding_window_pattern"))
         hint = "llama.cpp gives every sixth layer no window, and its converter writes nothing else"

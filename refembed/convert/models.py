@@ -20,14 +20,23 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.convert.folder import OUTTYPES, Planned, note_dropped, read_labels, stored_type
-from refembed.convert.graph import ROPE_DEFAULT, THETAS, check_graph, remarks, with_defaults
+from refembed.convert.graph import (
+    LAYER_KINDS,
+    ROPE_DEFAULT,
+    THETAS,
+    check_graph,
+    names_of,
+    remarks,
+    table_of,
+    with_defaults,
+)
 from refembed.convert.modules import POOLING, RANK, Modules, read_modules
 from refembed.convert.recipes import ALWAYS, ARCHITECTURES, RECIPES, Recipe
 from refembed.convert.rerank import LABELS, TEMPLATE, answer_ids, is_reranker
 from refembed.convert.safetensors import Entry
 from refembed.convert.tokenizers import VOCABS
 from refembed.convert.weights import check_floats, check_place, open_weights
-from refembed.convert.wordpiece import read_json
+from refembed.convert.wordpiece import OTHER_SHAPE, read_json
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import quote
@@ -88,8 +97,9 @@ class Config:
     @property
     def thetas(self) -> tuple[float | None, float | None]:
         """RoPE's base, of layers that see all and of layers with a window, whichever way config.json spells them."""
-        found = self.raw.get("rope_parameters") or self.raw.get("rope_scaling") or {}
-        parts = [found.get(kind) or {} for kind in ("full_attention", "sliding_attention")]
+        spelled = "rope_parameters" if self.raw.get("rope_parameters") else "rope_scaling"
+        found = table_of(self.path, self.raw, spelled)
+        parts = [table_of(self.path, found, kind) for kind in LAYER_KINDS]
         usual, usual_local = THETAS.get(self.stem, ROPE_DEFAULT)
         theta = parts[0].get("rope_theta") or found.get("rope_theta") or self.number("global_rope_theta", "rope_theta")
         local = parts[1].get("rope_theta") or self.number("local_rope_theta", "rope_local_base_freq")
@@ -158,7 +168,7 @@ def prepare(
         writer.add("general.quantization_version", 2, "UINT32")
         try:
             add_tokenizer(writer, config)
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:  # JSON of another shape
+        except OTHER_SHAPE as e:
             found = f"{folder}: tokenizer.json or a file beside it is not as `transformers` writes it: {e!r}"
             raise ModelError(found, hint="save the tokenizer again with save_pretrained") from None
 
@@ -404,9 +414,9 @@ def add_rerank(writer: GGUFWriter, config: Config) -> None:
 def add_local_window(writer: GGUFWriter, config: Config) -> None:
     """ModernBERT's window, and how often a layer has none."""
     writer.add("modern-bert.attention.sliding_window", config.size("local_attention", default=128), "UINT32")
-    kinds = config.raw.get("layer_types")
+    kinds = names_of(config.path, config.raw, "layer_types")
     every = config.raw.get("global_attn_every_n_layers")
-    if every is None and isinstance(kinds, list):
+    if every is None and kinds is not None:
         dense = [i for i, kind in enumerate(kinds) if kind == "full_attention"]
         every = dense[1] if len(dense) > 1 else len(kinds)
         if dense != list(range(0, len(kinds), every)):

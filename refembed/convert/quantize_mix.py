@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from refembed.errors import RequestError
 from refembed.gguf import BY_NAME, Metadata, Tensor
 
@@ -175,11 +177,10 @@ class Mix:
 
 
 def first_of(value: Any) -> int:
-    """A number, or the first of an array of one a layer; 0 for neither."""
-    try:
-        return int(value[0] if hasattr(value, "__len__") else value)
-    except (TypeError, ValueError, IndexError):
-        return 0
+    """A whole number, or the first of an array of one a layer; 0 for anything else."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.size:
+        return int(value[0])
+    return value if type(value) is int else 0
 
 
 def role_of(name: str) -> str:

@@ -91,7 +91,15 @@ def template(path: Path, step: dict[str, Any]) -> Around:
 
 def words(single: list[dict[str, Any]]) -> str:
     """A template as one reads it: "[CLS] A [SEP]"."""
-    return " ".join(str(next(iter(item.values()))["id"]) for item in single)
+    return " ".join(str(entry(item)["id"]) for item in single)
+
+
+def entry(item: dict[str, Any]) -> dict[str, Any]:
+    """What a part of a template holds. KeyError where it is empty."""
+    (found,) = [*item.values()][:1] or [None]
+    if not isinstance(found, dict):
+        raise KeyError("an entry of a template")
+    return found
 
 
 def check_wordpiece(path: Path, tokenizer: dict[str, Any]) -> None:
@@ -109,7 +117,7 @@ def check_wordpiece(path: Path, tokenizer: dict[str, Any]) -> None:
         found = [token[0] for token in (ends.front, ends.back) if token] or "nothing around a text"
         raise refuse(path, "a template", found, WORDPIECE_HINT)
     for step in steps(tokenizer.get("post_processor")):
-        kinds = [next(iter(item.values()))["type_id"] for item in step.get("single", ())]
+        kinds = [entry(item)["type_id"] for item in step.get("single", ())]
         if any(kinds):
             raise refuse(path, "a template", f"segments {kinds}", "llama.cpp computes with segment 0 alone")
     unk, most = tokenizer["model"].get("unk_token"), tokenizer["model"].get("max_input_chars_per_word", 100)

@@ -44,6 +44,9 @@ UNCASED = "0f052197aac305fe42f378b5c61554b7bacb34b8be4af83fec2cfdcdffbc9973"  # 
 PRE = {(30522, UNCASED, True): "jina-v2-en"}
 PRE_UNKNOWN = "default"
 
+# What reading JSON of another shape raises
+OTHER_SHAPE = (AttributeError, LookupError, TypeError, ValueError, StopIteration, RecursionError)
+
 LARGEST_CARD = 4 << 20  # characters of the YAML in front of a README.md; with a benchmark's results it has a million
 ALIAS = re.compile(r"(?:^|[\s\[,:-])\*\w", re.MULTILINE)  # what may be a YAML alias
 
@@ -79,7 +82,7 @@ def read_vocab(folder: Path, config: dict[str, Any]) -> Vocab:
     """The tokenizer of a folder with this config.json. ModelError where it is no WordPiece tokenizer, or not whole."""
     try:
         return understand(folder, config)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:  # JSON of another shape
+    except OTHER_SHAPE as e:
         found = f"{folder}: tokenizer.json or a file beside it is not as `transformers` writes it: {e!r}"
         raise ModelError(found, hint="save the tokenizer again with save_pretrained") from None
 

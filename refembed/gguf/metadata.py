@@ -130,6 +130,16 @@ class Metadata(Mapping[str, Value]):
         """The value, or `default` where the key is absent."""
         return self[key] if key in self._fields else default
 
+    def of_type(self, key: str, kind: type[T]) -> T | None:
+        """The value, if it is there and of that Python type exactly (int, float, bool, str); else None.
+
+        For programs that describe a file: a value of another type is for the program that runs the model to refuse.
+
+            metadata.of_type("bert.block_count", int)    # 12; None where it is a string or an array
+        """
+        value = self[key] if key in self._fields else None
+        return value if type(value) is kind else None
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._fields)
 
@@ -192,7 +202,7 @@ class Metadata(Mapping[str, Value]):
         if not accepts(found, value):
             if isinstance(value, (int, float)):
                 found += f" {value}"
-            hint = "the file's converter wrote it differently; llama.cpp would refuse it as well"
+            hint = "another type than llama.cpp takes where it reads this key; convert the model again"
             raise self._at(0).fail(quote(key), f"{found}, not {expected}", self.offset(key), hint)
         return value
 

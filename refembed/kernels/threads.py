@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=workers.cache_clear)  # a fork has none of its parent's threads
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off to the end of a few steps that must all be done, or none.
+
+    Python may raise KeyboardInterrupt between any two calls of the main thread, and the locks inside of its own thread
+    pool are not made for that.
+    """
+    held: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is None:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
 def parallel_for(kernel: Callable[..., Any], *arguments: Any, rows: int, size: int) -> None:
     """Run kernel(*arguments, begin, end) over rows 0:rows, in as many parts as there are cores where it is worth it.
 
@@ -91,12 +113,16 @@ def parallel_map(jobs: Sequence[Callable[[], Any]]) -> None:
         finally:
             own.busy = False
 
-    helpers = [workers().submit(work) for _ in range(min(cores(), len(jobs)) - 1)]
+    helpers: list[Future[None]] = []
     try:
+        with uninterrupted():
+            helpers += [workers().submit(work) for _ in range(min(cores(), len(jobs)) - 1)]
         work()
-    finally:  # a helper that has not begun is not waited for: its thread may be waiting for us
-        begun = [helper for helper in helpers if not helper.cancel()]
-        wait(begun)
+    finally:
+        waiting.clear()  # after an interruption helpers do no more than what they have begun
+        with uninterrupted():  # a helper that has not begun is not waited for: its thread may be waiting for us
+            begun = [helper for helper in helpers if not helper.cancel()]
+            wait(begun)
         for helper in begun:
             helper.result()
 

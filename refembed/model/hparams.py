@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
+from refembed.tokenizer.vocab import NO_VOCAB
 
 POOLING_NAMES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type; -1 is "unspecified"
 SCALINGS = ("none", "linear", "yarn", "longrope")  # enum llama_rope_scaling_type
@@ -165,14 +166,15 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     n_embd, n_head = keys.uint("embedding_length", least=1), keys.uint("attention.head_count", least=1)
     if n_embd % n_head and f"{arch}.attention.key_length" not in md:
         raise ModelError(f"{f.path}: {n_embd} channels do not divide into {n_head} heads")
-    n_ctx, n_layer = keys.uint("context_length", most=2**32 - 1), keys.uint("block_count", least=1, most=MAX_LAYERS)
+    n_ctx = keys.uint("context_length", least=1, most=2**32 - 1)
+    n_layer = keys.uint("block_count", least=1, most=MAX_LAYERS)
     norm = "layer_norm_rms_epsilon" if traits.norm == "rms" else "layer_norm_epsilon"
     n_swa = read_window(keys, traits)
     n_head_kv, conv_layers = read_head_count_kv(keys, n_layer, n_head, traits)
     n_embd_head = keys.uint("attention.key_length", n_embd // n_head, least=1)
     hp = Hparams(
         arch=arch,
-        n_vocab=len(md.strings("tokenizer.ggml.tokens")),
+        n_vocab=read_n_vocab(keys),
         n_embd=n_embd,
         n_ctx=n_ctx,
         n_layer=n_layer,
@@ -207,6 +209,13 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     check_rare(hp, keys)
     check_rope(hp, keys, traits)
     return hp
+
+
+def read_n_vocab(keys: Keys) -> int:
+    """V: as many as there are tokens; {arch}.vocab_size, or 0, of a model without a vocabulary."""
+    if keys.md.of_type("tokenizer.ggml.model", str) in NO_VOCAB:
+        return keys.uint("vocab_size", 0, most=2**31 - 1)
+    return len(keys.md.strings("tokenizer.ggml.tokens"))
 
 
 def read_head_count_kv(keys: Keys, n_layer: int, n_head: int, traits: Traits) -> tuple[int, tuple[bool, ...]]:
@@ -332,7 +341,7 @@ def check(hp: Hparams, keys: Keys) -> None:
     where = f"{keys.path}: {hp.arch}"
     if hp.n_head % hp.n_head_kv:
         raise ModelError(f"{where}: {hp.n_head} query heads cannot share {hp.n_head_kv} heads of keys evenly")
-    if keys.uint("attention.value_length", hp.n_embd_head) != hp.n_embd_head:
+    if keys.uint("attention.value_length", hp.n_embd // hp.n_head) != hp.n_embd_head:
         raise ModelError(f"{where}: heads of keys and of values that differ in width are not computed")
     if hp.n_rot > hp.n_embd_head or hp.n_rot % 2:
         hint = f"an even number, at most the {hp.n_embd_head} of a head"

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import Float
-from refembed.atomic_write import opened_zip, replacing
+from refembed.atomic_write import opened_zip, reading_arrays, replacing
 from refembed.errors import RequestError
 from refembed.kernels.ops import Tap
 
@@ -86,13 +86,15 @@ class Trace:
     def load(cls, path: str | Path) -> Trace:
         """Read what `save` wrote. Anything else is a RequestError."""
         try:
-            with opened_zip(path) as z:
-                about = json.loads(z.read("meta.json"))
+            with reading_arrays(), opened_zip(path) as z:
+                about = check_about(json.loads(z.read("meta.json")))
                 names = sorted(n for n in z.namelist() if n.endswith(".npy"))
                 taps = []
                 for n, op in zip(names, about["ops"], strict=True):
                     with z.open(n) as member:
                         array = np.lib.format.read_array(member, allow_pickle=False)
+                    if array.dtype.kind not in "fiu":
+                        raise ValueError(f"{n} is {array.dtype}, not of numbers")
                     taps.append(TracedTensor(n[5:-4], array, op))
         except FileNotFoundError:
             raise RequestError(f"{path}: no such file", hint="`refembed trace --save run.npz` writes one") from None
@@ -100,6 +102,21 @@ class Trace:
             hint = "a trace is written by `refembed trace --save run.npz`"
             raise RequestError(f"{path}: not a trace: {e}", hint=hint) from None
         return cls(taps, about["meta"])
+
+
+def check_about(about: Any) -> dict[str, Any]:
+    """What meta.json of a trace says. ValueError where it is of another shape."""
+    if not isinstance(about, dict) or not isinstance(about.get("meta"), dict):
+        raise ValueError("meta.json is no table with a table `meta`")
+    ops = about.get("ops")
+    if not isinstance(ops, list) or not all(isinstance(op, str) for op in ops):
+        raise ValueError("meta.json: `ops` is no list of names")
+    text, tokens = about["meta"].get("text"), about["meta"].get("tokens")
+    if not isinstance(text, (str, type(None))) or not isinstance(tokens, (list, type(None))):
+        raise ValueError(f"meta.json: text {text!r}, tokens {tokens!r}")
+    if not all(type(i) is int for i in tokens or ()):
+        raise ValueError("meta.json: `tokens` is no list of token ids")
+    return about
 
 
 class Recorder:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from refembed.errors import ModelError
@@ -64,6 +64,11 @@ def blocks(block: type, *, name: str = "") -> Any:
     return field(metadata={"kind": "blocks", "block": block} | ({"name": name} if name else {}))
 
 
+def four_dimensions(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape with ones in front, as ggml counts dimensions: a file may write them or leave them out."""
+    return (1,) * (4 - len(shape)) + shape
+
+
 class Binder:
     """Takes tensors out of a file one by one and notes what is wrong on the way."""
 
@@ -87,8 +92,12 @@ class Binder:
             if presence == "required":
                 self.faults.append(f"missing    {name} {want}")
             return None
-        if found.shape not in choices:
-            self.faults.append(f"mis-shaped {name}: {found.shape}, but the metadata ask for ({shape}) = {want}")
+        if found.shape in choices:
+            return found
+        for choice in choices:
+            if four_dimensions(choice) == four_dimensions(found.shape):
+                return replace(found, shape=choice)
+        self.faults.append(f"mis-shaped {name}: {found.shape}, but the metadata ask for ({shape}) = {want}")
         return found
 
     def rows(self, shape: str, weight: Tensor | None) -> str:
@@ -139,7 +148,7 @@ def bind(
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:20])
         more = f"\n  ... and {len(faults) - 20} more" if len(faults) > 20 else ""
-        hint = "the file was converted for another architecture or is incomplete; llama.cpp refuses it too"
+        hint = "the file was converted for another architecture or is incomplete; convert it again"
         raise ModelError(f"{path}: {len(faults)} tensors do not fit the architecture\n{shown}{more}", hint=hint)
     return filled
 

@@ -32,8 +32,9 @@ def forward_and_pool(model: Model, ops: Ops, batch: Batch, how: str, tap: Tap = 
     """
     # where nothing is pooled, llama.cpp gives the last hidden states the pooled vector's name
     first = TapExcept(tap, model.output) if tap.active and how == "none" else tap
-    hidden = model.forward(batch, ops, first)  # (T, C)
-    return pooled(hidden, batch.offsets, how, model, ops, tap)
+    with np.errstate(all="ignore"):  # a vector that is not finite is refused at the end: `cut_and_normalize`
+        hidden = model.forward(batch, ops, first)  # (T, C)
+        return pooled(hidden, batch.offsets, how, model, ops, tap)
 
 
 class TapExcept:

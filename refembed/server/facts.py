@@ -45,20 +45,20 @@ class Facts:
     def of(cls, embedder: Embedder) -> Facts:
         info, tokenizer = embedder.info, embedder.tokenizer
         f = embedder.file
-        kind = f.metadata.get("general.file_type")
+        kind = f.metadata.of_type("general.file_type", int)
         bos, eos = (
             "" if i is None else tokenizer.piece(i).decode(errors="replace")
             for i in (tokenizer.vocab.bos, tokenizer.vocab.eos)
         )
-        template = f.metadata.get("tokenizer.chat_template")
+        template = f.metadata.of_type("tokenizer.chat_template", str)
         return cls(
             VOCAB_TYPES.get(info.tokenizer, 0),
             sum(math.prod(t.shape) for t in f.tensors.values()),
             sum(t.nbytes for t in f.tensors.values()),
-            FILE_TYPES.get(kind, "unknown, may not work") if isinstance(kind, int) else guessed(info.quant_types),
+            guessed(info.quant_types) if kind is None else FILE_TYPES.get(kind, "unknown, may not work"),
             bos,
             eos,
-            template if isinstance(template, str) else "",
+            template or "",
             f.metadata.flag(f"{info.architecture}.attention.causal", True),
             info.path.stat().st_mtime,
         )

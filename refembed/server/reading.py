@@ -18,6 +18,7 @@ from refembed.server.errors import ApiError
 from refembed.server.inputs import Rules, check_vocabulary, read_inputs, tokenize_mixed, truncate_or_raise
 from refembed.server.json_text import dumps, is_integer, loads, to_int, to_string, wrong_type
 from refembed.server.json_text import field as value_of
+from refembed.tokenizer.pairs import encode_pair
 
 MAX_TEI_INPUTS = 2048  # of one request
 Body: TypeAlias = "bytes | bytearray | memoryview"

@@ -60,6 +60,7 @@ DEFAULTS = {
 # fmt: on
 BYTE_PAIR = ("gpt2", "whitespace", "hybriddna", "gemma4")
 NO_VOCAB = ("no_vocab", "none")
+MAX_TOKENS = 1 << 22  # of a vocabulary without texts, which costs a file nothing to claim
 KMER = "\ue000".encode()
 
 # Role, key behind `tokenizer.ggml.`; in the order they are read: the last three are old names and go over the new ones.
@@ -129,7 +130,7 @@ def read_vocab(metadata: Metadata, where: str) -> Vocab:
     """
     kind = metadata.string("tokenizer.ggml.model")
     if kind in NO_VOCAB:
-        return no_vocab(metadata, kind)
+        return no_vocab(metadata, kind, where)
     pre = "gemma4" if kind == "gemma4" else metadata.string("tokenizer.ggml.pre", "")
     defaults = defaults_for(kind, pre, where)
     tokens = read_tokens(metadata)
@@ -185,10 +186,12 @@ def defaults_for(kind: str, pre: str, where: str) -> Defaults:
     )
 
 
-def no_vocab(metadata: Metadata, kind: str) -> Vocab:
+def no_vocab(metadata: Metadata, kind: str, where: str) -> Vocab:
     """A model that takes ids only: `{arch}.vocab_size` tokens without text."""
     architecture = metadata.string("general.architecture", "")
     n_tokens = metadata.uint(f"{architecture}.vocab_size", 0)
+    if n_tokens > MAX_TOKENS:
+        raise ModelError(f"{where}: {architecture}.vocab_size is {n_tokens:,}", hint=f"at most {MAX_TOKENS:,} are read")
     return Vocab(
         kind=kind,
         pre=metadata.string("tokenizer.ggml.pre", ""),

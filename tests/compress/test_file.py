@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refembed.cli import run
 from refembed.compress import Float32, Matryoshka, fit, read, save
 from refembed.compress.file import FORMAT, compress, fingerprint
 from refembed.errors import RequestError
@@ -93,6 +94,11 @@ def changed(source: Path, target: Path, **members: Any) -> Path:
     return target
 
 
+def meta(**other: Any) -> bytes:
+    """A meta.json with other values."""
+    return json.dumps({"format": FORMAT, "scheme": "int8", "dimensions": 12, "count": 40} | other).encode()
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [
@@ -100,6 +106,10 @@ def changed(source: Path, target: Path, **members: Any) -> Path:
         ({"meta": b"[1]"}, "not a file of refembed-compress-1"),
         ({"meta": b"\xff"}, "not compressed vectors, or damaged"),
         ({"meta": None}, "not compressed vectors, or damaged"),
+        ({"meta": meta(scheme="matryoshka:4", dimensions=2**31)}, "matryoshka:4 of 2147483648 dimensions"),
+        ({"meta": meta(scheme="float32", dimensions=0)}, "float32 of 0 dimensions"),
+        ({"meta": meta(dimensions="12")}, "not compressed vectors, or damaged: dimensions '12'"),
+        ({"meta": meta(count=None)}, "not compressed vectors, or damaged: dimensions 12, count None"),
         ({"codes": None}, "not compressed vectors, or damaged"),
         ({"ranges": None}, "int8: its array 'ranges' is missing"),
         ({"ranges": np.zeros((2, 5), np.float32)}, "int8 of 12 dimensions, but its arrays are int8 of 5"),
@@ -133,3 +143,19 @@ def test_a_write_that_fails_leaves_the_old_file(saved: Path, monkeypatch: pytest
         save(saved, compress(Float32(12), X))
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == ["x.npz"]
+
+
+@pytest.mark.parametrize(
+    "head", [b"{'descr': '<f4", b"{'shape': (1,\n", b"(" * 90, b"{'descr': '<f4', 'x': 0}", b"1 +"]
+)
+def test_an_array_whose_head_is_no_python_literal_is_refused(head: bytes, saved: Path, tmp_path: Path) -> None:
+    """NumPy gives such heads to Python's tokenizer and compiler, whose errors are none of its own."""
+    padded = head + b" " * (118 - len(head))
+    raw = b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded
+    (tmp_path / "a.npy").write_bytes(raw)
+    assert run(["compress", str(tmp_path / "a.npy"), "--to", "int8", "--out", str(tmp_path / "b.npz")]) == 1
+    with zipfile.ZipFile(saved) as z, zipfile.ZipFile(tmp_path / "y.npz", "w") as out:
+        for name in z.namelist():
+            out.writestr(name, raw if name == "codes.npy" else z.read(name))
+    with pytest.raises(RequestError, match="not compressed vectors, or damaged"):
+        read(tmp_path / "y.npz")

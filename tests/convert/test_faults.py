@@ -174,6 +174,14 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         edit("tokenizer.json", lambda t: t["model"]["vocab"].update({"##▁the": t["model"]["vocab"].pop("d")})),
         "tokens 5 and 27 are both spelled ▁the",
     ),
+    "an empty entry in a template": (
+        edit("tokenizer.json", lambda t: t["post_processor"].update(single=[{}, {"Sequence": {"id": "A"}}, {}])),
+        "is not as `transformers`",
+    ),
+    "a template of empty entries": (
+        edit("tokenizer.json", lambda t: t["post_processor"].update(single=[{}, {}, {}])),
+        "is not as `transformers`",
+    ),
     "an added token without content": (
         edit("tokenizer.json", lambda t: t["added_tokens"].append({"id": 3})),
         "is not as .* KeyError",

@@ -107,3 +107,23 @@ def test_a_folder_that_is_not_whole_is_one_clear_error(fault: str, tmp_path: Pat
         convert(folder, tmp_path / "x.gguf")
     assert caught.value.hint
     assert [p.name for p in tmp_path.iterdir()] == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("qwen3", "rope_parameters", {"full_attention": 5}, "full_attention is 5, not a table"),
+        ("llama", "rope_parameters", {"sliding_attention": "x"}, "sliding_attention is x, not a table"),
+        ("qwen3", "rope_parameters", [1], r"rope_parameters is \[1\], not a table"),
+        ("qwen3", "rope_scaling", "linear", "rope_scaling is linear, not a table"),
+        ("modern-bert", "layer_types", [], r"layer_types is \[\], not a list of names"),
+        ("modern-bert", "layer_types", ["full_attention", 3], "not a list of names"),
+        ("qwen2", "layer_types", "full_attention", "not a list of names"),
+    ],
+)
+def test_a_key_of_another_type_is_named(name: str, key: str, value: Any, message: str, tmp_path: Path) -> None:
+    folder = build(RECORDS[name], tmp_path / name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {key: value}), encoding="utf-8")
+    with pytest.raises(ModelError, match=message):
+        convert(folder, tmp_path / "out.gguf")

@@ -282,3 +282,22 @@ def test_malformed_metadata_is_one_error_that_says_where(opened, name):
 
 def test_a_split_of_one_file_is_a_whole_file(opened):
     assert opened(keys((b"split.count", 2, K("<H", 1))))["split.count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("type", "raw", "kind", "value"),
+    [
+        (UINT32, b"\5\0\0\0", int, 5),
+        (BOOL, b"\1", bool, True),
+        (BOOL, b"\1", int, None),
+        (FLOAT32, struct.pack("<f", 0.5), float, 0.5),
+        (UINT32, b"\5\0\0\0", float, None),
+        (STRING, b"\1" + bytes(7) + b"a", str, "a"),
+        (ARRAY, struct.pack("<IQI", UINT32, 1, 5), int, None),
+    ],
+)
+def test_a_value_may_be_asked_for_by_its_type(opened, type, raw, kind, value):
+    """A number that is an array, a flag that is a number: None, as where there is no such key."""
+    metadata = opened(keys((b"a", type, raw)))
+    assert metadata.of_type("a", kind) == value
+    assert metadata.of_type("b", kind) is None

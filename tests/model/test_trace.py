@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,3 +90,17 @@ def test_a_layer_tap_puts_the_number_behind_the_name() -> None:
     at_layer(r, 4)("", np.zeros(1))
     assert list(r.trace) == ["kq-4"]
     assert at_layer(NO_TAP, 4) is NO_TAP
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        [], None, {"ops": []}, {"ops": [], "meta": []}, {"ops": "", "meta": {}}, {"ops": [1], "meta": {}},
+        {"ops": [], "meta": {"text": 5}}, {"ops": [], "meta": {"tokens": "1"}}, {"ops": [], "meta": {"tokens": [True]}},
+    ],
+)  # fmt: skip
+def test_a_description_of_another_shape_is_refused(about: Any, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "run.npz", "w") as z:
+        z.writestr("meta.json", json.dumps(about))
+    with pytest.raises(RequestError, match=r"not a trace: meta\.json"):
+        Trace.load(tmp_path / "run.npz")

@@ -13,6 +13,7 @@ invalid: texts of that length are computed without one.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections import OrderedDict
@@ -98,7 +99,7 @@ class CapturedGraph:
         """The last activation for x, which has the shape of the captured one."""
         first, last = (self.pool.blocks[n][: x.size].reshape(x.shape) for n in (self.first, self.last))
         first[:] = x
-        spinning_pool.replay(self.recorded)
+        spinning_pool.replay(self.recorded, self)
         return last.copy()
 
 
@@ -113,7 +114,7 @@ class GraphCache:
     def __init__(self) -> None:
         self.pool = ArrayPool()
         self.known: OrderedDict[Any, tuple[CapturedGraph | None, Any]] = OrderedDict()
-        self.lock = threading.Lock()  # one text at a time
+        self.lock = threading.RLock()  # one text at a time
 
     def run(self, given: tuple[Any, ...], operations: Callable[[Float], Float], x: Float) -> Float:
         """`operations(x)`, which depends on x, its shape, and what is given: objects that do not change.
@@ -122,6 +123,7 @@ class GraphCache:
         """
         if len(x) > MAX_TOKENS or threads.own.busy or not spinning_pool.is_ready(LAYERS * x.size):
             return operations(x)
+        self.recover()
         if not self.lock.acquire(blocking=False):
             return operations(x)
         try:
@@ -133,6 +135,14 @@ class GraphCache:
             return operations(x) if graph is None else graph.replay(x)
         finally:
             self.lock.release()
+
+    def recover(self) -> None:
+        """Clear away what an interruption left of this thread's: a lock, a graph half captured, a task under way."""
+        with contextlib.suppress(RuntimeError):  # this thread does not have it, as usual
+            while True:
+                self.lock.release()
+        spinning_pool.own.graph = None
+        spinning_pool.settle()
 
     def capture(self, key: Any, given: Any, operations: Callable[[Float], Float], x: Float) -> Float:
         """`operations(x)`, captured."""

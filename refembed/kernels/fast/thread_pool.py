@@ -38,6 +38,8 @@ SPIN_LIMIT = 100_000  # looks without work: a fifth to a third of a millisecond
 SPINS_PER_PAUSE = 64  # looks from one pause to the next: many pauses in a row make a virtual machine stop the core
 
 LEFT, DONE, WORKERS, KERNEL, ROWS, ALL, GRAIN, ARGUMENTS = 0, 8, 16, 24, 25, 26, 27, 32  # words; 8 are a cache line
+OWNER = 28  # the thread whose task is in the slot; 0: none
+FREE, TAKEN, LEFT_OVER = 0, 1, 2  # what `claim` may find
 WORDS = 256
 EMPTY = np.empty((0, WORDS), np.int64)
 
@@ -193,10 +195,33 @@ def write(slot, kernel, rows, parts, grain, arguments):
 
 
 @njit()
+def seen_workers(slot):
+    """How many workers are awake."""
+    return seen(slot, WORKERS)
+
+
+@njit()
 def register(slot, most):
     """Count one more worker as awake; False if there are enough."""
     there = seen(slot, WORKERS)
     return there < most and replace(slot, WORKERS, there, there + 1)
+
+
+@njit()
+def claim(slot, thread):
+    """Make the slot this thread's. FREE: it was free, and is now. TAKEN: another thread has it.
+
+    LEFT_OVER: this thread has it already, as an interruption left it.
+    """
+    if replace(slot, OWNER, 0, thread):
+        return FREE
+    return LEFT_OVER if seen(slot, OWNER) == thread else TAKEN
+
+
+@njit()
+def release(slot):
+    """Leave the slot to other threads."""
+    publish(slot, OWNER, 0)
 
 
 class Own(threading.local):
@@ -226,7 +251,7 @@ class SpinningPool:
 
     def __init__(self) -> None:
         self.slot = np.zeros(WORDS, np.int64)
-        self.lock = threading.Lock()  # one task at a time
+        self.kept: Any = None  # arrays of the task in the slot, which workers may write to after an interruption
         self.seen = 0  # elements
         self.loading: Future[int] | None = None
         self.own = Own()
@@ -241,44 +266,81 @@ class SpinningPool:
             kernel(*arguments, 0, rows)
         elif not self.is_ready(size):
             threads.parallel_for(kernel, *arguments, rows=rows, size=size)
-        elif not self.lock.acquire(blocking=False):  # workers have another text
+        elif (slot := self.take()) is None:  # workers have another text
             kernel(*arguments, 0, rows)
         else:
             try:
-                self.wake(parts - 1)
-                write(self.slot, KERNEL_NUMBERS[kernel], rows, parts, grain, arguments)
-                work(self.slot, parts, 0, EMPTY, 0)
-            finally:  # also after Ctrl-C: workers write into the caller's arrays
-                self.wait()
-                self.lock.release()
+                self.kept = arguments
+                self.wake(slot, parts - 1)
+                write(slot, KERNEL_NUMBERS[kernel], rows, parts, grain, arguments)
+                work(slot, parts, 0, EMPTY, 0)
+                self.wait(slot)
+                self.kept = None
+                release(slot)
+            except BaseException:  # Ctrl-C
+                self.settle()
+                raise
 
-    def wake(self, n_workers: int) -> None:
+    def take(self) -> I64 | None:
+        """The slot, for a task of this thread; None while another thread has one in it.
+
+        Python may raise KeyboardInterrupt between any two calls, so a lock could stay locked for good. Here compiled
+        code takes the slot and notes in it whose it is: what an interruption left there, the same thread clears away.
+        """
+        slot, thread = self.slot, threading.get_ident()
+        found = claim(slot, thread)
+        if found == LEFT_OVER:
+            self.settle()
+            slot = self.slot
+            found = claim(slot, thread)
+        return slot if found == FREE else None
+
+    def settle(self) -> None:
+        """After an interruption: wait for this thread's task, and go on with another slot.
+
+        Workers write into the arrays of that task until it is done. The next interruption does not end the wait, and
+        where one comes at the very moment that it can, `take` settles again. Workers that were counted as awake and
+        never woken are forgotten with the old slot; others leave it when they find no work.
+        """
+        slot = self.slot
+        while slot[OWNER] == threading.get_ident():
+            with contextlib.suppress(BaseException):
+                self.wait(slot)
+                self.slot, self.kept = np.zeros(WORDS, np.int64), None
+                release(slot)
+
+    def wake(self, slot: I64, n_workers: int) -> None:
         """Wake workers until so many poll the slot."""
-        with contextlib.suppress(RuntimeError):  # no new threads: Python is about to end
-            while register(self.slot, n_workers):
-                threads.workers().submit(work, self.slot, 0, SPIN_LIMIT, EMPTY, 0)
+        if seen_workers(slot) >= n_workers:
+            return
+        with threads.uninterrupted(), contextlib.suppress(RuntimeError):  # no new threads: Python is about to end
+            while register(slot, n_workers):
+                threads.workers().submit(work, slot, 0, SPIN_LIMIT, EMPTY, 0)
 
-    def replay(self, graph: I64) -> None:
+    def replay(self, graph: I64, keep: Any = None) -> None:
         """All tasks of a captured graph (n, WORDS), in order, without Python between them.
 
-        For a pool that is ready.
+        For a pool that is ready. keep: whatever owns the arrays of these tasks.
         """
         parts, at = threads.cores(), 0
-        if parts == 1 or threads.own.busy or not self.lock.acquire(blocking=False):
+        if parts == 1 or threads.own.busy or (slot := self.take()) is None:
             work(self.slot, 1, 0, graph, 0)
             return
         try:
-            self.wake(parts - 1)
+            self.kept = graph, keep
+            self.wake(slot, parts - 1)
             while at < len(graph):
-                at = work(self.slot, parts, SPIN_LIMIT // 10, graph, at)
-                self.wait()
-        finally:
-            self.wait()
-            self.lock.release()
+                at = work(slot, parts, SPIN_LIMIT // 10, graph, at)
+                self.wait(slot)
+            self.kept = None
+            release(slot)
+        except BaseException:
+            self.settle()
+            raise
 
-    def wait(self) -> None:
+    def wait(self, slot: I64) -> None:
         """Wait until the task in the slot is done."""
-        while not done(self.slot, self.slot[ALL], SPIN_LIMIT // 10):
+        while not done(slot, slot[ALL], SPIN_LIMIT // 10):
             time.sleep(0)  # a worker has lost its core to another thread: it may have this one
 
     def is_ready(self, size: int) -> bool:
@@ -287,7 +349,7 @@ class SpinningPool:
             self.seen += size
             if self.seen < WORTH_SPINNING:
                 return False
-            with contextlib.suppress(RuntimeError):
+            with threads.uninterrupted(), contextlib.suppress(RuntimeError):
                 self.loading = threads.workers().submit(work, np.zeros(WORDS, np.int64), 0, 1, EMPTY, 0)
         return self.loading is not None and self.loading.done()
 

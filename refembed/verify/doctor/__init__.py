@@ -77,7 +77,7 @@ def pooling(p: ModelFile) -> Iterator[Finding]:
     causal = p.model.hparams.causal if p.model else not p.is_encoder
     if p.pooling is None:
         severity = "error" if p.calls_itself_embedder else "warning"
-        number = p.md.get(key)
+        number = p.md.of_type(key, int)
         says = UNNAMED if number in (None, -1, 2**32 - 1) else f"pooling {number} is unknown"
         number = next(n for n, name in POOLING_NAMES.items() if name == usual_pooling(causal))
         do = f"{unnamed_pooling(causal)}. To have it in the file, set {key} to {number}, {usual_pooling(causal)}"
@@ -99,7 +99,7 @@ def pooling(p: ModelFile) -> Iterator[Finding]:
 def attention(p: ModelFile) -> Iterator[Finding]:
     """The causal flag."""
     key = f"{p.arch}.attention.causal"
-    stored = p.md.get(key)
+    stored = p.md.of_type(key, bool)
     if p.arch == "t5encoder" and stored is not False:
         says = (
             "an encoder, but llama.cpp's embedding programs let its tokens look back only, unless the file says not to"
@@ -153,8 +153,8 @@ def modules(p: ModelFile) -> Iterator[Finding]:
 def length(p: ModelFile) -> Iterator[Finding]:
     """The longest text."""
     key = f"{p.arch}.context_length"
-    n = p.md.get(key)
-    if not p.arch or (p.model is None and not isinstance(n, int)):
+    n = p.md.of_type(key, int)
+    if not p.arch or (p.model is None and n is None):
         return
     rows = p.tensors["position_embd.weight"].shape[0] if "position_embd.weight" in p.tensors else None
     if not n:
@@ -162,12 +162,12 @@ def length(p: ModelFile) -> Iterator[Finding]:
     elif rows is not None and rows != n:
         says = f"the file promises {n} tokens, but has positions for {rows}"
         yield Finding("error", "context", says, f"set {key} to {rows}", key)
-    elif isinstance(n, int) and n > FOREVER:
+    elif n > FOREVER:
         says = f"the longest text is {n:,} tokens, which no model was trained on"
         yield Finding(
             "warning", "context", says, f"set {key} as the model card says; servers reserve memory for it", key
         )
-    elif isinstance(n, int) and n < 64:
+    elif n < 64:
         says = f"the longest text is {n} tokens: nearly every text will be cut or refused"
         yield Finding("warning", "context", says, f"check {key} against the model card", key)
 
@@ -175,9 +175,11 @@ def length(p: ModelFile) -> Iterator[Finding]:
 def pre_tokenizer(p: ModelFile) -> Iterator[Finding]:
     """How byte-pair encoding cuts a text first. llama.cpp#18756."""
     key = "tokenizer.ggml.pre"
-    if p.md.get("tokenizer.ggml.model") != "gpt2":
+    if p.md.of_type("tokenizer.ggml.model", str) != "gpt2":
         return
-    pre = p.md.get(key)
+    pre = p.md.of_type(key, str)
+    if key in p.md and pre is None:
+        return  # not a string: `loads` says so
     if pre is None:
         says = "the file names no pre-tokenizer; llama.cpp takes its default, which fits next to no model"
         yield Finding("error", "pre-tokenizer", says, "convert again with a converter that knows the model", key)
@@ -213,8 +215,8 @@ def norms(p: ModelFile) -> Iterator[Finding]:
     """The small number under the root."""
     for kind in ("layer_norm_epsilon", "layer_norm_rms_epsilon"):
         key = f"{p.arch}.attention.{kind}"
-        eps = p.md.get(key)
-        if isinstance(eps, float) and not 0 < eps <= 1e-3:
+        eps = p.md.of_type(key, float)
+        if eps is not None and not 0 < eps <= 1e-3:
             says = f"the norms add {eps:g} under the root; models have 1e-12 to 1e-5"
             yield Finding("error" if eps <= 0 else "warning", "norms", says, "check it against config.json", key)
 

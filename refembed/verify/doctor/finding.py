@@ -66,8 +66,8 @@ class ModelFile:
     @property
     def pooling(self) -> str | None:
         """{arch}.pooling_type by name; None where it is absent or unspecified."""
-        number = self.md.get(f"{self.arch}.pooling_type")
-        return POOLING_NAMES.get(number, str(number)) if isinstance(number, int) and number in POOLING_NAMES else None
+        number = self.md.of_type(f"{self.arch}.pooling_type", int)
+        return None if number is None else POOLING_NAMES.get(number)
 
     @property
     def calls_itself_embedder(self) -> bool:

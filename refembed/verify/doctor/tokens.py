@@ -44,8 +44,8 @@ def beyond(p: ModelFile) -> Iterator[Finding]:
     n = len(p.md.strings("tokenizer.ggml.tokens", ()))
     for _, name in ROLE_KEYS:
         key = f"tokenizer.ggml.{name}"
-        id = p.md.get(key)
-        if n and isinstance(id, int) and id >= n and id != 2**32 - 1:
+        id = p.md.of_type(key, int)
+        if n and id is not None and id >= n and id != 2**32 - 1:
             says = f"id {id} of {n} tokens: llama.cpp ignores it"
             yield finding("warning", "special tokens", says, "convert again, or set the right id", key)
 

@@ -48,7 +48,7 @@ def check_types(f: GGUFFile) -> Iterator[Finding]:
 def check_file_type(f: GGUFFile) -> Iterator[Finding]:
     """general.file_type, which people read, against what is there."""
     key = "general.file_type"
-    number = f.metadata.get(key)
+    number = f.metadata.of_type(key, int)
     count: Counter[str] = Counter()
     for t in f.tensors.values():
         if is_weight(t):

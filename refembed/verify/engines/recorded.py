@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import F32
-from refembed.atomic_write import opened_zip
+from refembed.atomic_write import opened_zip, reading_arrays
 from refembed.errors import EngineError, RequestError
 from refembed.model.trace import Trace
 from refembed.tokenizer import load_tokenizer
@@ -206,9 +206,9 @@ def from_numpy(path: Path) -> Read:
     """.npy and .npz."""
     try:
         if zipfile.is_zipfile(path):
-            with opened_zip(path):  # looks at the sizes
+            with reading_arrays(), opened_zip(path):  # looks at the sizes
                 pass
-        with path.open("rb") as f:
+        with reading_arrays(), path.open("rb") as f:
             found = np.load(f, allow_pickle=False)
             arrays = {"arr_0": found} if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, MemoryError) as e:

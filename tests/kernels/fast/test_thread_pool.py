@@ -28,6 +28,7 @@ from refembed.kernels.fast.thread_pool import (
     KERNELS,
     LEFT,
     MIN_PART,
+    OWNER,
     WORKERS,
     SpinningPool,
     spinning_pool,
@@ -233,16 +234,17 @@ def test_an_interruption_waits_for_helpers(monkeypatch: pytest.MonkeyPatch) -> N
         real(*arguments)
         raise KeyboardInterrupt
 
-    for name, interrupted in (("register", before), ("work", before), ("work", after)):
-        spinning_pool.slot[DONE] = spinning_pool.slot[ALL] = 0
+    for name, interrupted in (("seen_workers", before), ("work", before), ("work", after)):
+        slot = spinning_pool.slot
+        slot[DONE] = slot[ALL] = 0
         monkeypatch.undo()
         monkeypatch.setattr(thread_pool, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=MUCH)
-        assert not spinning_pool.lock.locked()
-        assert spinning_pool.slot[DONE] == (0 if name == "register" else 2)
+        assert slot[DONE] == (0 if name == "seen_workers" else 2)
+        assert spinning_pool.slot is not slot  # workers that were counted and not woken are forgotten with it
+        assert (spinning_pool.slot[WORKERS], spinning_pool.slot[OWNER], spinning_pool.kept) == (0, 0, None)
     monkeypatch.undo()
-    spinning_pool.slot[WORKERS] = 0  # `before` was also what the worker ran
     want = out.copy()
     spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=MUCH)
     assert out.tobytes() == want.tobytes()
@@ -288,13 +290,13 @@ def test_a_fork_finds_helpers_of_its_own() -> None:
     code = """
 import os, numpy as np
 from refembed.kernels import threads
-from refembed.kernels.fast.thread_pool import WORKERS, spinning_pool
+from refembed.kernels.fast.thread_pool import OWNER, WORKERS, spinning_pool
 from refembed.kernels.fast.elementwise import gelu
 threads.use(2)
 x, out = np.ones((64, 64), np.float32), np.empty((64, 64), np.float32)
 spinning_pool.start()
 spinning_pool.parallel_for(gelu, x, out, rows=64, size=1 << 30)
-assert spinning_pool.lock.acquire(blocking=False)  # as if another thread had it
+spinning_pool.slot[OWNER] = 1  # as if another thread had it
 pid = os.fork()
 if pid == 0:
     out[:] = 0

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refembed.cli import run
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.testing.synthetic import synthetic
 from refembed.verify.doctor import SEVERITIES, examine
@@ -295,3 +296,18 @@ def test_nan_is_counted_and_placed_across_pieces(tmp_path: Path, monkeypatch: py
     for chunk in (32, 64, 1 << 22):
         monkeypatch.setattr("refembed.verify.doctor.weights.CHUNK", chunk)
         assert measure(broken)[:2] == (2 * 32, 3 * 32)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("a", "STRING"), (7, "UINT8"), (-1, "INT64"), (float("inf"), "FLOAT32"), (True, "BOOL"), ([], "ARRAY[UINT32]"),
+        ([1, 2], "ARRAY[INT32]"), ([b"a", b"b"], "ARRAY[STRING]"),
+    ],
+)  # fmt: skip
+def test_any_key_of_another_type_is_a_finding(given: tuple[Any, str], bert: Path, tmp_path: Path) -> None:
+    """Or an error of refembed's own where no check could go on; info describes the file all the same."""
+    for key in open_gguf(bert).metadata:
+        path = changed(bert, tmp_path / "other.gguf", {key: given})
+        for command in (["doctor", str(path)], ["info", str(path), "--json"]):
+            assert run(command) in (0, 2, 3), (key, command)
