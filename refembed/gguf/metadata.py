@@ -135,7 +135,10 @@ class Metadata(Mapping[str, Value]):
 
         For programs that describe a file: a value of another type is for the program that runs the model to refuse.
 
-            metadata.of_type("bert.block_count", int)    # 12; None where it is a string or an array
+        >>> from refembed import open_gguf
+        >>> metadata = open_gguf("minilm").metadata
+        >>> metadata.of_type("bert.block_count", int), metadata.of_type("bert.block_count", str)
+        (6, None)
         """
         value = self[key] if key in self._fields else None
         return value if type(value) is kind else None
