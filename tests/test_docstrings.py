@@ -36,7 +36,7 @@ VERIFY = (  # `refembed.verify` has no names of its own: what a program needs fr
     "refembed.kernels.quant.quantize.quantize",
 )  # fmt: skip
 FORMULAS = {  # what the operations in kernels/exact are made of
-    "attention": ("slopes", "reach", "cost"),
+    "attention": ("slopes", "reach", "mask_scores"),
     "matmul": ("matmul",),
     "rope": ("pairs", "turns", "angles", "ramp", "pair_that_turns", "magnitude"),
     "sums": ("ordered_sum", "means"),

@@ -111,11 +111,11 @@ def q4_0(x: F32, out: Blocks) -> None:
 
     >>> from refembed.gguf import BY_NAME
     >>> x = np.zeros((1, 32), np.float32)
-    >>> x[0, :3] = -4, 1, 3.5
+    >>> x[0, :3] = -4, 1.3, 3.5
     >>> out = np.zeros(1, BY_NAME["Q4_0"].block)
     >>> q4_0(x, out)
-    >>> float(out["d"][0]), [hex(byte) for byte in out["qs"][0, :3]]  # d = -4/-8; codes 0, 10, 15; high halves: 8
-    (0.5, ['0x80', '0x8a', '0x8f'])
+    >>> float(out["d"][0]), [hex(byte) for byte in out["qs"][0, :3]]  # d = -4/-8; codes 0, 10.6, 15; high halves: 8
+    (0.5, ['0x80', '0x8b', '0x8f'])
     """
     out["qs"] = nibbles(symmetric(x, out, 8))
 
@@ -125,11 +125,11 @@ def q4_1(x: F32, out: Blocks) -> None:
 
     >>> from refembed.gguf import BY_NAME
     >>> x = np.zeros((1, 32), np.float32)
-    >>> x[0, :3] = -1, 7, 14
+    >>> x[0, :3] = -1, 7.6, 14
     >>> out = np.zeros(1, BY_NAME["Q4_1"].block)
     >>> q4_1(x, out)
     >>> float(out["d"][0]), float(out["m"][0]), [hex(byte) for byte in out["qs"][0, :3]]  # d = (14 + 1)/15
-    (1.0, -1.0, ['0x10', '0x18', '0x1f'])
+    (1.0, -1.0, ['0x10', '0x19', '0x1f'])
     """
     out["qs"] = nibbles(np.minimum(from_minimum(x, out, 15).astype(np.int8), np.int8(15)).astype(np.int32))
 
@@ -139,11 +139,11 @@ def q5_0(x: F32, out: Blocks) -> None:
 
     >>> from refembed.gguf import BY_NAME
     >>> x = np.zeros((1, 32), np.float32)
-    >>> x[0, :3] = -8, 0.5, 7.5
+    >>> x[0, :3] = -8, 0.9, 7.5
     >>> out = np.zeros(1, BY_NAME["Q5_0"].block)
     >>> q5_0(x, out)
-    >>> float(out["d"][0]), out["qs"][0, :3].tolist()  # d = -8/-16; codes 0, 17, 31, less their fifth bits
-    (0.5, [0, 1, 15])
+    >>> float(out["d"][0]), out["qs"][0, :3].tolist()  # d = -8/-16; codes 0, 17.8, 31, less their fifth bits
+    (0.5, [0, 2, 15])
     >>> [bin(byte) for byte in out["qh"][0]]  # zeros are code 16
     ['0b11111110', '0b11111111', '0b11111111', '0b11111111']
     """
@@ -156,12 +156,12 @@ def q5_1(x: F32, out: Blocks) -> None:
 
     >>> from refembed.gguf import BY_NAME
     >>> x = np.zeros((1, 32), np.float32)
-    >>> x[0, :3] = -1, 15, 30
+    >>> x[0, :3] = -1, 15.6, 30
     >>> out = np.zeros(1, BY_NAME["Q5_1"].block)
     >>> q5_1(x, out)
     >>> float(out["d"][0]), float(out["m"][0]), [hex(byte) for byte in out["qs"][0, :3]]  # d = (30 + 1)/31
-    (1.0, -1.0, ['0x10', '0x10', '0x1f'])
-    >>> [bin(byte) for byte in out["qh"][0]]  # codes 0, 16, 31; zeros are code 1
+    (1.0, -1.0, ['0x10', '0x11', '0x1f'])
+    >>> [bin(byte) for byte in out["qh"][0]]  # codes 0, 17, 31; zeros are code 1
     ['0b110', '0b0', '0b0', '0b0']
     """
     codes = from_minimum(x, out, 31)

@@ -93,7 +93,10 @@ for n, k in ((384, 384), (1536, 384), (384, 1536), (23, 17)):
 """
 
 
-@pytest.mark.parametrize("core", ["", "Haswell", "SkylakeX", "Sandybridge", "Nehalem"])
+SLOW = [pytest.param(core, marks=pytest.mark.slow) for core in ("SkylakeX", "Sandybridge", "Nehalem")]
+
+
+@pytest.mark.parametrize("core", ["", "Haswell", *SLOW])
 def test_rows_stand_alone_with_two_threads_and_other_cores_kernels(core: str) -> None:
     """OpenBLAS runs the kernels of the CPU that OPENBLAS_CORETYPE names; those that mix rows are then not used."""
     env = os.environ | ({"OPENBLAS_CORETYPE": core} if core else {}) | {"OPENBLAS_NUM_THREADS": "2"}
