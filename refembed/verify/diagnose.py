@@ -104,6 +104,7 @@ class Diagnostician:
         self.parts: list[Hypothesis] = []
         self.heavy: list[Hypothesis] = []
         self.strong: list[Hypothesis] = []  # that explain one text wholly
+        self.done: set[str] = set()  # ids of those that a second cause was looked for under
 
     def run(self) -> Diagnosis:
         """Round after round until one explains."""
@@ -137,8 +138,8 @@ class Diagnostician:
         if float(np.median(self.case.distances)) < SMALL:
             numbers_and_weights.reverse()
         return [
-            self.singles, *numbers_and_weights, self.single_parts, self.witnesses, self.seconds, self.products,
-            self.numbers_behind, self.early_products, self.early_numbers,
+            self.singles, *numbers_and_weights, self.single_parts, self.best_second, self.witnesses, self.seconds,
+            self.products, self.numbers_behind, self.early_products, self.early_numbers,
         ]  # fmt: skip
 
     def late(self) -> bool:
@@ -184,6 +185,12 @@ class Diagnostician:
         self.heavy = weight_hypotheses(self.case.reference)
         self.take(screen(self.case, self.heavy))
 
+    def best_second(self) -> None:
+        """A second cause under what helped most of all: in most pairs that is one of the two."""
+        for first in self.firsts()[:1]:
+            self.done.add(first.id)
+            self.second(first)
+
     def witnesses(self) -> None:
         """What explains one text wholly: a second cause that leaves that text alone hides the first in the others.
 
@@ -203,7 +210,8 @@ class Diagnostician:
 
     def seconds(self) -> None:
         """A second cause under each of those that helped most."""
-        queue, done = [*self.strong, *(h for h in self.firsts() if h not in self.strong)], set()
+        done = self.done
+        queue = list({h.id: h for h in (*self.strong, *self.firsts()) if h.id not in done}.values())
         while queue and not self.settled() and not self.late():
             first = queue.pop(0)
             partner = self.second(first)
