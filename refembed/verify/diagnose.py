@@ -85,6 +85,8 @@ def diagnose(case: Case) -> Diagnosis:
     begin = time.process_time()
     listed = cheap_hypotheses(case.reference, case.items)
     for mark in marks(case.vectors, listed, families_of(case)):
+        if has_by_itself(case, mark):
+            continue
         rest = marked(case, mark)
         alone = [] if any(rest.differs) else confirm(case, [(mark,)])
         found = Diagnosis(tuple(ties(alone)), 1, tuple(alone))
@@ -93,6 +95,12 @@ def diagnose(case: Case) -> Diagnosis:
         if found.explained:
             return found
     return Diagnostician(case, begin).run()
+
+
+def has_by_itself(case: Case, mark: Hypothesis) -> bool:
+    """Whether a change of the vector leaves the reference's own as they are: zeros may be the model's."""
+    before, after = (r.vectors(case.items[:1], SCREEN)[0] for r in (case.reference, mark.change(case.reference)))
+    return bool(np.array_equal(before, after))
 
 
 def marked(case: Case, mark: Hypothesis) -> Case:
