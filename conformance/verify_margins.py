@@ -66,6 +66,8 @@ NUMBERS = (
     Number(run, "TELLING", "of the bound: a smaller difference is not looked into"),
     Number(trials, "SHORTLIST", "hypotheses held against all texts", least=1),
     Number(diagnose, "PAIRED", "that a second cause is looked for under", least=1),
+    Number(diagnose, "HELPFUL", "of what a first cause leaves: a second that leaves less is looked at by itself"),
+    Number(trials, "EARNED", "times: what a second cause brings the rest down by", least=1),
     Number(trials, "CLEAR", "of the difference: what leaves less is no coincidence"),
     Number(trials, "TIE", "times the smallest rest: as good", least=1),
     Number(trials, "CLEARLY", "of a difference within rounding: what leaves less is told"),

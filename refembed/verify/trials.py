@@ -22,6 +22,8 @@ HELPS = 0.97  # of the difference: what leaves more does not help
 FEW, MORE = 8, 24  # texts that a candidate is held against, first and last
 PLAIN = (SCREEN, "ggml")  # the arithmetics that most engines are near to
 CLEARLY = 0.01  # a difference within rounding is explained all the same by what leaves less than this of it
+EARNED = 30.0  # times: what a change brings the rest down by, for it to be a second cause. Drawn pairs: 1.3e7 or more;
+# a soft cap beside a bias, where biases of queries and keys are exchanged and no hypothesis is about that: below 30
 FAILURES = (RefembedError, IndexError, ValueError, AttributeError, TypeError, ZeroDivisionError, OverflowError)
 
 
@@ -213,6 +215,29 @@ def under(case: Case, hypotheses: Sequence[Hypothesis]) -> Case:
     floor = replace(floor, spread=np.maximum(floor.spread, case.floor.spread))
     distances = floor.distances(case.vectors)[0]
     return replace(case, reference=reference, floor=floor, distances=distances, smooth=smooth)
+
+
+def earned(case: Case, t: Trial) -> bool:
+    """Whether each of several changes is needed: without it, EARNED times as much is left of the worst text.
+
+    A number that is free to be solved for brings any small rest down a little; that is no evidence for it.
+    """
+    halves = [half for h in t.hypotheses for half in (h.halves or (h,))]
+    return len(halves) < 2 or any(gain(case, halves, several) >= EARNED for several in (PLAIN[:1], PLAIN))
+
+
+def gain(case: Case, halves: Sequence[Hypothesis], several_numerics: Sequence[str] = PLAIN[:1]) -> float:
+    """How many times as much is left of the worst text without that of several changes that is needed least.
+
+    several_numerics  the arithmetics that the engine may be near to
+    """
+    left = []
+    for some in (halves, *([other for other in halves if other is not h] for h in halves)):
+        reference = case.reference
+        for h in some:
+            reference = h.change(reference)
+        left.append(float(floor_of(reference, case.items, several_numerics).distances(case.vectors)[0].max()))
+    return min(left[1:]) / max(left[0], 1e-300)
 
 
 STAGES = ("text", "tokens", "batch", "model", "weights", "pooling", "vector")

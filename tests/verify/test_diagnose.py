@@ -9,11 +9,10 @@ import pytest
 
 from refembed import Embedder
 from refembed.verify.compare.floor import floor_of
-from refembed.verify.diagnose import EARNED, earned, gain
 from refembed.verify.hypotheses import cheap_hypotheses
 from refembed.verify.reference import reference_of
 from refembed.verify.run import verify
-from refembed.verify.trials import Case, Trial, joined
+from refembed.verify.trials import EARNED, Case, Trial, earned, gain, joined
 from tests.tiny import tiny_bert
 from tests.verify.engine import Stub
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from conformance.drawn_engine import NumpyModel, Settings
 from refembed import Embedder
 from refembed.testing.synthetic import synthetic
-from refembed.verify.hypotheses import marks
+from refembed.verify.compare.floor import floor_of
+from refembed.verify.diagnose import has_by_itself
+from refembed.verify.hypotheses import marks, number_families
 from refembed.verify.hypotheses.families import Family
 from refembed.verify.hypothesis import Hypothesis
+from refembed.verify.reference import reference_of
 from refembed.verify.run import verify
 from refembed.verify.texts import default_texts
+from refembed.verify.trials import Case
 from tests.verify.engine import Stub
 
 LISTED = [
@@ -102,6 +108,14 @@ def test_steps_alone_are_named_without_a_search(decoder):
     verdict = verify(decoder, Stub(answer), texts)
     assert [c.id for c in verdict.causes] == ["vector-steps-246"]
     assert verdict.evidence.tried == 1
+
+
+def test_zeros_that_the_model_has_itself_are_no_mark(decoder):
+    r = reference_of(decoder)
+    case = Case(r, ["hello"], [], floor_of(r, ["hello"]), np.zeros(1))
+    zeros = next(f for f in number_families(r, 8) if f.id == "vector-zeroed-from").at(20.0)
+    assert not has_by_itself(case, zeros)
+    assert has_by_itself(replace(case, reference=zeros.change(r)), zeros)
 
 
 def test_a_pooling_is_named_before_signs(decoder):
