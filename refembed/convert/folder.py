@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
+from refembed.convert import models
 from refembed.convert.graph import check_graph, remarks
 from refembed.convert.modules import read_modules
+from refembed.convert.planned import OUTTYPES, Planned, note_dropped, read_labels, stored_type
 from refembed.convert.quantize import quantize_file
 from refembed.convert.quantize_mix import canonical
 from refembed.convert.recipes import ARCHITECTURES as OTHERS
@@ -39,8 +39,6 @@ log = logging.getLogger("refembed.convert")
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # what is being done, how far, of how much; in bytes
 Say: TypeAlias = Callable[[str], None]  # is given a sentence about what the file lacks
-
-OUTTYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "bf16": ("BF16", 32), "q8_0": ("Q8_0", 7)}  # type, general.file_type
 
 
 @dataclass(frozen=True)
@@ -170,31 +168,6 @@ class Config:
         }
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A tensor of the file to write."""
-
-    name: str  # GGUF's
-    entry: Entry
-    type: str  # it is stored as
-
-    def data(self) -> Any:
-        """The blocks as they are to stand in the file. ModelError where the weights are no numbers, or too large."""
-        from gguf import GGMLQuantizationType, quants
-
-        values = self.entry.values()
-        if values.dtype not in (np.float32, np.float16):
-            values = values.astype(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            stored = quants.quantize(values, GGMLQuantizationType[self.type])
-        if not np.isfinite(values).all():
-            raise ModelError(f"tensor {quote(self.entry.name)} holds NaN or infinity", hint="the weights are damaged")
-        if self.type == "F16" and not np.isfinite(stored).all():
-            largest = f"{np.abs(values).max():.3g}"
-            raise ModelError(f"tensor {quote(self.entry.name)}: {largest} is beyond F16", hint="convert to bf16 or f32")
-        return np.ascontiguousarray(stored).view(np.uint8)
-
-
 def convert(
     folder: str | os.PathLike[str],
     out_path: str | os.PathLike[str],
@@ -259,8 +232,6 @@ def prepare(
     folder: Path, outtype: str, notes: list[str], name: str | None
 ) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
     """`general.architecture`, the tensors to write, and what adds the keys. What the file will lack goes into notes."""
-    from refembed.convert import models
-
     if models.knows(folder):
         return models.prepare(folder, outtype, notes, name)
     config = read_config(folder, notes)
@@ -307,20 +278,6 @@ def read_config(folder: Path, notes: list[str]) -> Config:
     return Config(folder, architecture, family, raw, labels, notes)
 
 
-def read_labels(path: Path, raw: dict[str, Any], *, classifies: bool) -> tuple[str, ...]:
-    """The classes' names, by number. `transformers` adds two where there are none; only a classifier keeps these."""
-    named = raw.get("id2label")
-    if named is None:
-        count = raw.get("num_labels", 2)
-        named = {str(i): f"LABEL_{i}" for i in range(count if type(count) is int and 0 < count < 10_000 else 2)}
-    try:
-        labels = {int(i): str(label) for i, label in named.items()}
-    except (AttributeError, ValueError):
-        raise ModelError(f"{path}: id2label is no table of labels by number", hint="is the file whole?") from None
-    added = len(labels) == 2 and labels.get(0) == "LABEL_0"
-    return () if added and not classifies else tuple(labels[i] for i in sorted(labels))
-
-
 def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Planned]:
     """What becomes of each tensor. ModelError if one is unknown, missing, or not of the size config.json states."""
     sizes, family = config.sizes, config.family
@@ -350,14 +307,6 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
     return list(plan.values())
 
 
-def note_dropped(notes: list[str], names: list[str]) -> None:
-    """One sentence about tensors that are left out, by the modules they belong to."""
-    modules = sorted({re.sub(r"\.(weight|bias|gamma|beta)$", "", name) for name in names})
-    if modules:
-        listed = ", ".join(modules[:6]) + (f" and {len(modules) - 6} more" if len(modules) > 6 else "")
-        notes.append(f"left out, as llama.cpp has no place for them: {listed}")
-
-
 def check_complete(config: Config, found: set[str]) -> None:
     """ModelError where tensors of such a model are missing, or some are there that it does not have."""
     layers, classifies = config.size(config.family.keys["block_count"]), "Classification" in config.architecture
@@ -372,13 +321,6 @@ def check_complete(config: Config, found: set[str]) -> None:
             listed = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             hint = f"{config.architecture} with {layers} layers has {len(wanted)} tensors"
             raise ModelError(f"{config.folder}: {kind} tensors: {listed}", hint=hint)
-
-
-def stored_type(name: str, shape: tuple[int, ...], wanted: str) -> str:
-    """The type llama.cpp's converter stores a tensor as: F32 unless a matrix, F16 where Q8_0 does not divide a row."""
-    if len(shape) < 2 or name in ("position_embd.weight", "token_types.weight"):
-        return "F32"
-    return "F16" if wanted == "Q8_0" and shape[-1] % 32 else wanted
 
 
 def add_general(writer: GGUFWriter, folder: Path, name: str | None, plan: list[Planned], arch: str = "bert") -> None:

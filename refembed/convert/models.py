@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from refembed.convert.folder import OUTTYPES, Planned, note_dropped, read_labels, stored_type
 from refembed.convert.graph import (
     LAYER_KINDS,
     ROPE_DEFAULT,
@@ -31,6 +30,7 @@ from refembed.convert.graph import (
     with_defaults,
 )
 from refembed.convert.modules import POOLING, RANK, Modules, read_modules
+from refembed.convert.planned import OUTTYPES, Planned, note_dropped, read_labels, stored_type
 from refembed.convert.recipes import ALWAYS, ARCHITECTURES, RECIPES, Recipe
 from refembed.convert.rerank import LABELS, TEMPLATE, answer_ids, is_reranker
 from refembed.convert.safetensors import Entry

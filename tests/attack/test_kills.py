@@ -33,7 +33,7 @@ def test_a_hundred_kills_change_no_byte(seed: int, tmp_path: Path) -> None:
     part, kills = tmp_path / "killed.npy.part", 0
     while not (tmp_path / "killed.npy").exists():
         with start("killed.npy") as child:
-            grown, until = size(part) + rng.randrange(200_000), time.monotonic() + 60
+            grown, until = size(part) + rng.randrange(150_000), time.monotonic() + 60
             while child.poll() is None and size(part) < grown and time.monotonic() < until:
                 time.sleep(0.001)
             time.sleep(rng.random() * 0.05)

@@ -310,9 +310,28 @@ def test_an_operation_that_fails_leaves_nothing_behind() -> None:
     with pytest.raises(KeyboardInterrupt):
         ops.capture_or_replay((), fails, x)
     assert spinning_pool.own.graph is None
-    assert not ops.graphs.lock.locked()
+    free: list[bool] = []
+    other = threading_.Thread(target=lambda: free.append(ops.graphs.lock.acquire(blocking=False)))
+    other.start()
+    other.join()
+    assert free == [True]
     assert not ops.graphs.known
+    ops.graphs.lock = threading_.RLock()  # the other thread ended with it
     assert ops.capture_or_replay((), ops.gelu, x).tobytes() == Fast().gelu(x).tobytes()
+
+
+def test_what_an_interruption_left_is_cleared_away_by_the_same_thread() -> None:
+    """A lock that was taken and not given back, a graph half captured, and a slot that is this thread's."""
+    ops, x = Fast(), random(1, 5, 48)
+    ops.graphs.lock.acquire()
+    slot = spinning_pool.take()
+    assert slot is not None
+    want = Fast().gelu(x).tobytes()
+    assert ops.capture_or_replay((), ops.gelu, x).tobytes() == want
+    assert spinning_pool.slot is not slot
+    assert not ops.graphs.lock._is_owned()  # type: ignore[attr-defined]
+    assert spinning_pool.take() is not None
+    spinning_pool.settle()
 
 
 def test_a_helper_that_is_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
