@@ -282,7 +282,7 @@ def settings_of(options: dict[str, Any]) -> Any:
 
 
 def check_keys(keys: str | None) -> None:
-    """RequestError for an empty one of the keys with commas: whoever sends none would have it."""
+    """RequestError for an empty one of the keys with commas: a client that sends none would have it."""
     if keys is not None and not all(key.strip() for key in keys.split(",")):
         found = "is empty" if not keys.strip() else f"has an empty key among its {keys.count(',') + 1}"
         raise RequestError(f"--api-key {found}", hint="give a key, or leave the option out to need none")

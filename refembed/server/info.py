@@ -1,4 +1,4 @@
-"""llama-server's endpoints that only tell: health, model list, properties, slots, metrics."""
+"""llama-server's endpoints that only report: health, model list, properties, slots, metrics."""
 
 from __future__ import annotations
 

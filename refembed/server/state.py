@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -70,6 +70,7 @@ class State:
         splits = hp.causal and self.how in ("last", "rank")
         self.limits = limits_of(self.settings, info.n_ctx, self.facts.causal, splits)
         given = (self.settings, self.limits, self.how, info.n_vocab, embedder.width(self.how))
+        no_keys = replace(self.settings, api_keys=())  # of no use where bodies are read
         self.rules = Rules(embedder.tokenizer, *given)
         self.files = ModelFiles(info.paths or (info.path,), self.mapped)
         fd = self.files.descriptors[0]
@@ -77,7 +78,7 @@ class State:
         inherited = (fd,) if same_file.exists() else ()
         where = same_file if inherited else info.path
         level = logging.getLogger().getEffectiveLevel()
-        self.processes = TextProcesses(Setup(where, self.files.stamps[0], *given, level), inherited)
+        self.processes = TextProcesses(Setup(where, self.files.stamps[0], no_keys, *given[1:], level), inherited)
         self.worker = Worker(embedder, max(self.settings.batch_size, 1), self.metrics, self.files.check)
         self.loaded = True
 

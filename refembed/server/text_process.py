@@ -10,7 +10,7 @@ process: no tokenizer has to look whether it should stop.
 A message is a pickle (protocol 5) and its buffers (arrays, bytes), which are not copied. The processes run with lower
 priority (nice 5): on a busy machine small requests and the model come first.
 
-Run as a program, this file is that process: messages come on stdin and go to stdout. The end of stdin ends it.
+`main` is that process: messages come on stdin and go to stdout. The end of stdin ends it.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ WORN_OUT = 16 << 20  # bytes of a body after which its process, and the memory t
 NICE = 5
 
 PAGE = getattr(mmap, "PAGESIZE", 4096)
+# with the server's own places for modules: the current folder is none, unless it is one of the server's
+START = "import sys; sys.path[:] = sys.argv[1:]; from refembed.server.text_process import main; main()"
+
 HEAD = struct.Struct("<QI")  # bytes of the pickle, number of buffers
 SIZE = struct.Struct("<Q")  # bytes of a buffer
 
@@ -90,10 +93,9 @@ class TextProcess:
 
     def __init__(self, setup: Setup, inherited: tuple[int, ...] = ()) -> None:
         """Start it. inherited: file descriptors that `setup.path` may be a name of. OSError."""
-        path = os.pathsep.join(str(Path(p).absolute()) if p else str(Path.cwd()) for p in sys.path)
+        places = [str(Path(p).absolute()) if p else str(Path.cwd()) for p in sys.path]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "refembed.server.text_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path}, pass_fds=inherited,
+            [sys.executable, "-c", START, *places], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited,
         )  # fmt: skip
         self.send(setup)
 
@@ -209,7 +211,8 @@ class Reading:
             healthy = len(self.body) < WORN_OUT
             raise
         except (EOFError, OSError):  # it has ended
-            raise self.why or (Stopped() if self.processes.closed else too_much()) from None
+            code = process.process.wait()
+            raise self.why or (Stopped() if self.processes.closed else ended(code)) from None
         finally:
             over.set()
             with self.lock:
@@ -246,6 +249,13 @@ def too_much() -> ApiError:
     """The answer to a body that takes too much memory."""
     message = f"reading the body took more than {READ_MEMORY >> 20} MiB of memory; send less at a time"
     return ApiError(message, status=413)
+
+
+def ended(code: int) -> ApiError:
+    """The answer where a process ended by itself: the system has killed it for want of memory, or it is at fault."""
+    if code == -getattr(signal, "SIGKILL", 9):
+        return too_much()
+    return ApiError(f"the process that read the body ended with {code}; the server's log says why", "server_error")
 
 
 # -- messages --------------------------------------------------------------------------------------------------------
@@ -333,10 +343,3 @@ def limit_memory() -> None:
 
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (RESERVED * READ_MEMORY, hard))
-
-
-if __name__ == "__main__":
-    # this file is also the module of that name, whose classes the messages are made of
-    from refembed.server.text_process import main as run
-
-    run()

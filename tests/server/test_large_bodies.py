@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -13,6 +14,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from refembed.server.errors import ApiError
+from refembed.server.model_files import stamp_of
+from refembed.server.reading import tokens_answer
+from refembed.server.settings import Limits, Settings
+from refembed.server.text_process import Reading, Setup, TextProcesses
 from tests.server.conftest import Pair
 from tests.server.health import watched
 from tests.server.large_bodies import MIB, large_bodies
@@ -145,6 +151,19 @@ def test_a_body_that_takes_too_much_memory_is_refused(tiny: Path) -> None:
         assert b"1024 MiB of memory" in answer
         assert most < 2 * idle + 1024 + 256 + 100
         assert health.failed == 0
+
+
+def test_a_body_that_takes_too_long_is_refused(tiny: Path) -> None:
+    """With half a second in place of a minute; the next body is read by a new process."""
+    info = ("mean", 100_000, 32)
+    setup = Setup(tiny, stamp_of(tiny), Settings(), Limits(512, 512, False, 4), *info, logging.WARNING)
+    processes = TextProcesses(setup, read_seconds=0.5)
+    with pytest.raises(ApiError, match=r"more than 0\.5 seconds") as refused:
+        Reading(processes, tokens_answer, b'{"content": "%b"}' % (b"x" * (24 * MIB))).run()
+    assert refused.value.status == 413
+    processes.read_seconds = 60.0
+    assert Reading(processes, tokens_answer, b'{"content": "a"}').run().tobytes().startswith(b'{"tokens":[')
+    processes.close()
 
 
 def test_processes_end_with_their_server(tiny: Path) -> None:
