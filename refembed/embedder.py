@@ -79,11 +79,11 @@ class Embedder:
             self._file = open_gguf(self.info.path)
         return self._file
 
-    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[Path, dict[str, Any]]]:
+    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[Path]]:
         """Pickling and copying load the same file again, with the same options; the weights stay mapped, and shared."""
         if not self.options:
             raise TypeError("only an Embedder that Embedder.load made can be pickled or copied")
-        return reload, (self.info.path.absolute(), self.options)
+        return partial(Embedder.load, **self.options), (self.info.path.absolute(),)
 
     def __repr__(self) -> str:
         """One line: the model, and what its vectors are."""
@@ -359,8 +359,3 @@ class Embedder:
             hint = f"cut it into pieces, or pass truncate=True (--truncate) to keep its first {limit} tokens"
             raise TooLongError(f"{what}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
         return truncate_ids(ids, limit, keep_last=keep_last)
-
-
-def reload(path: Path, options: dict[str, Any]) -> Embedder:
-    """The Embedder that was pickled."""
-    return Embedder.load(path, **options)

@@ -17,7 +17,7 @@ import importlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -94,19 +94,23 @@ def embed_corpus(
     check(path, record, keys is not None)
     keep_text = keep_text and path.suffix.lower() != ".npy"
     run = record | {"prefix": prefix, "truncate": truncate, "keys": keys is not None, "text": keep_text}
+    resolved = record["pooling"], record["normalize"], record["dimensions"]
     width, cut = record["dimensions"] or embedder.width(record["pooling"]), 0
     with Journal(path.with_name(path.name + ".part"), run, width, resume=resume) as journal:
         resumed, pairs = journal.count, pair(texts, keys, where)
         for i, row in enumerate(journal.rows()):
             check_same(row, next(pairs, None), where(i), journal)
             advance()
-        pace, stream = Pace(embedder, batch_tokens), tokenized(enumerate(pairs, start=resumed), embedder, prefix)
+        numbered, pace = enumerate(pairs, start=resumed), Pace(embedder, batch_tokens)
+        stream = ((i, text, key, embedder.tokenize(add(prefix, text))) for i, (text, key) in numbered)
         while batch := take_batch(stream, pace.tokens, lambda item: len(item[-1])):
             for i, _, _, ids in batch:
                 whole, closed = len(ids), embedder.tokenizer.vocab.is_closed(ids)
                 ids[:] = embedder.truncate_or_raise(ids, where(i), truncate, keep_last=closed)
                 cut += len(ids) < whole
-            for (_, text, key, ids), vector in zip(batch, vectors(embedder, batch, record, cache), strict=True):
+            lists = [item[-1] for item in batch]
+            made = cache.vectors(embedder, lists, record) if cache else embedder.vectors(lists, *resolved)
+            for (_, text, key, ids), vector in zip(batch, made, strict=True):
                 kept = text if keep_text else None
                 journal.append(Row(digest_of(text, key), len(ids), key, kept, vector))
             journal.flush()
@@ -179,24 +183,6 @@ def check_same(row: Row, found: tuple[bytes, bytes] | None, where: str, journal:
     else:
         return
     raise RequestError(message, hint=f"give the same texts, or delete {journal.path} to start anew")
-
-
-def tokenized(
-    numbered: Iterable[tuple[int, tuple[bytes, bytes]]], embedder: Embedder, prefix: str
-) -> Iterator[tuple[int, bytes, bytes, list[int]]]:
-    """Index, text, key and token ids of each text."""
-    for i, (text, key) in numbered:
-        yield i, text, key, embedder.tokenize(add(prefix, text))
-
-
-def vectors(
-    embedder: Embedder, batch: Sequence[tuple[int, bytes, bytes, list[int]]], record: Record, cache: Cache | None
-) -> list[Any]:
-    """Vectors (D) of a batch's texts."""
-    ids = [item[-1] for item in batch]
-    if cache is not None:
-        return cache.vectors(embedder, ids, record)
-    return embedder.vectors(ids, record["pooling"], record["normalize"], record["dimensions"])
 
 
 def write(journal: Journal, corpus: Corpus) -> None:

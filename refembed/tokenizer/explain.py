@@ -37,7 +37,7 @@ NAMES = ("text", "special tokens", "normalized", "pre-tokens", "pieces", "added"
 
 @dataclass(frozen=True)
 class Hooks:
-    """How one kind is asked for its stages. A function that is None stands for a stage that the kind does not have."""
+    """The steps of one kind, and rules, in which `{pre}` is `Vocab.pre`. None: the kind does not have that stage."""
 
     pieces: str  # how pieces come about
     normalize: Callable[[Any, bytes], bytes] | None = None  # tokenizer, fragment
@@ -56,10 +56,10 @@ def stages(
     found = [Stage("text", (raw,) if raw else (), "as UTF-8"), cuts(fragments, parse_special)]
     if normalize := hooks.normalize:
         parts = each(fragments, lambda f: [normalize(tokenizer, f)])
-        found.append(Stage("normalized", parts, rule(hooks.normalized, vocab)))
+        found.append(Stage("normalized", parts, hooks.normalized.format(**vars(vocab))))
     if split := hooks.split:
         parts = each(fragments, lambda f: split(tokenizer, f))
-        found.append(Stage("pre-tokens", parts, rule(hooks.pre_tokens, vocab)))
+        found.append(Stage("pre-tokens", parts, hooks.pre_tokens.format(**vars(vocab))))
     ids = tokenizer.encode_fragments(fragments)
     found.append(Stage("pieces", tuple(vocab.tokens[i] for i in ids), hooks.pieces))
     if add_special:
@@ -89,14 +89,6 @@ def added(tokenizer: Tokenizer) -> str:
         return "BOS, which is [CLS], and SEP: always"
     wanted = [name for name, on in (("add_bos_token", vocab.add_bos), ("add_eos_token", vocab.add_eos)) if on]
     return f"tokenizer.ggml.{', tokenizer.ggml.'.join(wanted)}" if wanted else "neither add_bos_token nor add_eos_token"
-
-
-def rule(text: str, vocab: Any) -> str:
-    """A rule with the vocabulary's own values in it: `{pre}` is tokenizer.ggml.pre."""
-    return text.format(**{name: getattr(vocab, name) for name in SPELLED})
-
-
-SPELLED = ("pre", "lowercase", "strip_accents", "add_space_prefix")
 
 
 # -- the kinds -------------------------------------------------------------------------------------------------------
