@@ -2,7 +2,7 @@
 
 A server of its own process; /health is asked every 20 ms on new connections by another process. For each body: the
 status of its answer, the seconds until then, and of /health the median and the slowest answer in milliseconds; at the
-end the server's memory, its processes included, beside what it was when idle.
+end the server's memory, its processes included, compared with what it was when idle.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def outcome_of(subject: Subject, setting: Setting, v: Verdict, seconds: float) -
 
 def run(
     chosen: Sequence[Subject],
-    told: Callable[[Outcome], object] = lambda outcome: None,
+    report: Callable[[Outcome], object] = lambda outcome: None,
     asked: Callable[[Subject], Sequence[Setting]] = settings,
     texts: Sequence[str] | None = None,
 ) -> Iterator[Outcome]:
@@ -164,7 +164,7 @@ def run(
             reference = reference_of(Embedder.load(subject.make(Path(folder)), numerics="fast"), subject.pooling)
             for setting in asked(subject):
                 outcome = ask(reference, subject, setting, texts)
-                told(outcome)
+                report(outcome)
                 yield outcome
 
 
@@ -173,9 +173,9 @@ def two_settings(subject: Subject) -> list[Setting]:
     return [Setting(False, 1, False), Setting(True, 2, True, not subject.floats)]
 
 
-def sample(told: Callable[[Outcome], object] = lambda outcome: None) -> list[Outcome]:
+def sample(report: Callable[[Outcome], object] = lambda outcome: None) -> list[Outcome]:
     """A few models in two settings on three texts: seconds."""
-    return list(run(subjects(patterns=SAMPLE), told, two_settings, SAMPLE_TEXTS))
+    return list(run(subjects(patterns=SAMPLE), report, two_settings, SAMPLE_TEXTS))
 
 
 def gemma_file(given: Path | None) -> tuple[Path | None, str]:

@@ -193,7 +193,7 @@ class Outcome:
     number: int
     model: str
     pieces: tuple[Piece, ...]
-    shows: tuple[bool, ...]  # of each piece: whether it changes anything beside the others
+    shows: tuple[bool, ...]  # of each piece: whether it changes anything in addition to the others
     verdict: Verdict
     seconds: float  # of processor time
 
@@ -279,7 +279,7 @@ def shows(
 ) -> tuple[bool, ...]:
     """Of each piece: whether the engine without it gives vectors beyond the noise floor. A batch fault too.
 
-    floor  1 - cos that is within rounding of each text, of the model without faults. A fault beside another is held
+    floor  1 - cos that is within rounding of each text, of the model without faults. A fault next to another is held
            against the floor of the engine with that other fault: BOUND times what float16 in attention does to it.
     """
     groups = [list(range(len(texts))), *([k] for k in range(min(3, len(texts)))), [2] * 3]

@@ -70,7 +70,7 @@ NUMBERS = (
     Number(trials, "EARNED", "times: what a second cause brings the rest down by", least=1),
     Number(trials, "CLEAR", "of the difference: what leaves less is no coincidence"),
     Number(trials, "TIE", "times the smallest rest: as good", least=1),
-    Number(trials, "CLEARLY", "of a difference within rounding: what leaves less is told"),
+    Number(trials, "CLEARLY", "of a difference within rounding: what leaves less is reported"),
 )
 
 
@@ -217,14 +217,14 @@ def healthy(names: Sequence[str] = false_alarms.SAMPLE) -> Iterator[Asked]:
 
 
 def measure(
-    asked: Iterator[Asked], told: Callable[[str], object] = lambda message: None, numbers: Sequence[Number] = NUMBERS
+    asked: Iterator[Asked], report: Callable[[str], object] = lambda message: None, numbers: Sequence[Number] = NUMBERS
 ) -> tuple[list[Margin], int]:
     """The ranges over all these verdicts, and how many they are."""
     margins, count = [Margin(n, n.times(1 / FACTORS[0]), n.times(FACTORS[0])) for n in numbers], 0
     for a in asked:
         narrow(margins, a)
         count += 1
-        told(
+        report(
             f"{a.id}: "
             + ", ".join(f"{m.number.id} {m.low:.2g}..{m.high:.2g}" for m in margins if m.low_by or m.high_by)
         )

@@ -60,7 +60,7 @@ class Wired:
     def __init__(self, embedder: Embedder, fault: Fault) -> None:
         self.embedder = fault.broken(embedder) if fault.broken else embedder
         self.fault, self.can_trace = fault, bool(fault.tensor)
-        self.about: dict[str, Any] = {"fault": "not told"}
+        self.about: dict[str, Any] = {"fault": "not reported"}
         self.kept: list[Any] = []  # what a stateful fault remembers
 
     def true(self, items: Sequence[Any], **options: Any) -> list[F32]:
@@ -382,7 +382,7 @@ def run_fault(fault: Fault, embedder: Embedder, longest: int = LONGEST) -> Outco
     return Outcome(fault, verdict, time.perf_counter() - begin)
 
 
-def run_all(names: Sequence[str] = (), told: Callable[[Outcome], object] = lambda outcome: None) -> list[Outcome]:
+def run_all(names: Sequence[str] = (), report: Callable[[Outcome], object] = lambda outcome: None) -> list[Outcome]:
     """All faults, or those named, in order."""
     from conformance.verify_faults import FAULTS
 
@@ -392,7 +392,7 @@ def run_all(names: Sequence[str] = (), told: Callable[[Outcome], object] = lambd
         for fault in FAULTS:
             if not names or fault.id in names:
                 outcomes.append(run_fault(fault, known[fault.model]))
-                told(outcomes[-1])
+                report(outcomes[-1])
     return outcomes
 
 

@@ -97,7 +97,7 @@ def t5_table(folder: Path) -> None:
     headed("t5encoder", folder, {}, {"encoder.embed_tokens.weight": [120, C]}, without="shared.")
 
 
-FOLDERS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {  # with what llama.cpp's converter is told
+FOLDERS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {  # with what llama.cpp's converter is given
     "reranker-tied": (reranker, ()),
     "reranker-untied": (lambda folder: reranker(folder, tied=False), ()),
     "classifier-cls": (classifier, ()),

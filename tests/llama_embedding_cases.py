@@ -43,7 +43,7 @@ FILES = {
 TWO, FOUR = r"hello world\nthe cat", r"hello world\nthe cat\n\na dog sat on the mat."
 FORMATS = ("", "array", "json", "json+", "raw")
 
-# (model, arguments). It aborts where a batch has fewer tokens than --parallel, which is 256 unless told. Cases of a
+# (model, arguments). It aborts where a batch has fewer tokens than --parallel, which is 256 by default. Cases of a
 # reranker ask for -1, as it normalizes with memory that is not its own
 CASES: list[tuple[str, list[str]]] = [
     *(("bert", ["-p", text, "--embd-output-format", f]) for f in FORMATS for text in ("hello world", FOUR)),

@@ -26,7 +26,7 @@ def header() -> list[str]:
 
 
 def origin(measured: dict[str, str]) -> str:
-    """Where bounds were measured, beside this processor."""
+    """Where bounds were measured, compared with this processor."""
     return environment.measured_elsewhere(measured) or f"measured on a processor like this one ({measured['date']})"
 
 

@@ -36,7 +36,7 @@ runpy.run_path("convert_hf_to_gguf.py", run_name="__main__")
 
 
 def digest(data: bytes) -> str:
-    """The first half of the sha256: enough to tell tensors apart."""
+    """The first half of the sha256: enough to distinguish tensors."""
     return hashlib.sha256(data).hexdigest()[:32]
 
 

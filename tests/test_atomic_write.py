@@ -20,7 +20,7 @@ from refembed.compress.schemes import fit
 from refembed.gguf import GGUFWriter
 from refembed.html.page import write_page
 
-NAMES = [None, "beside"]
+NAMES = [None, "part"]
 
 
 @pytest.mark.parametrize("temporary", NAMES)

@@ -18,8 +18,8 @@ from refembed.errors import RequestError
 def open_output(path: str | None) -> Iterator[BinaryIO]:
     """A stream for bytes. None and `-` are standard output.
 
-    A file is written beside its place and moved there at the end; after an error, or Ctrl-C, there is none, and an
-    older one is untouched. What is not a plain file (a pipe, /dev/null) is written directly.
+    A file is written in its folder under another name and moved at the end; after an error, or Ctrl-C, there is none,
+    and an older one is untouched. What is not a plain file (a pipe, /dev/null) is written directly.
     Raises RequestError where nothing can be written.
     """
     if path in (None, "-"):

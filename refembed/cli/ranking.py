@@ -62,7 +62,7 @@ def sigmoid(x: F32) -> F32:
 def answer(
     model: str, score: str, labels: Sequence[str], shown: F32, texts: Sequence[str | bytes], best: Sequence[int]
 ) -> dict[str, Any]:
-    """As llama-server answers /rerank, the documents beside their scores; numbers read back to the same float32."""
+    """As llama-server answers /rerank, the documents with their scores; numbers read back to the same float32."""
     results = []
     for i in best:
         numbers = [float(digits) for digits in shown[i].astype(str).tolist()]

@@ -59,7 +59,7 @@ def listed(folder: Path) -> list[Path]:
 
 
 def states(folder: Path) -> list[list[Any]]:
-    """What tells that a file is another one: of each its path, size, and digest; of weights their times of change.
+    """What shows that a file is another one: of each its path, size, and digest; of weights their times of change.
 
     Weights have gigabytes and are not read for this: what replaces them has another size, or other times.
     """

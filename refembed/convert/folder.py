@@ -46,7 +46,7 @@ class Family:
     """Models whose checkpoints are built alike."""
 
     stem: str  # of its classes' names: "Bert" of BertModel
-    prefix: str  # of tensor names, where a head stands beside the model
+    prefix: str  # of tensor names, where a head stands next to the model
     layers: str  # the layers' names begin so
     keys: dict[str, str]  # what GGUF calls a size -> what config.json calls it
     defaults: dict[str, Any]  # what config.json leaves out, the library's own defaults
@@ -246,7 +246,7 @@ def prepare(
 def convert_and_quantize(
     folder: Path, out_path: Path, outtype: str, name: str | None, progress: Progress | None, say: Say | None
 ) -> Path:
-    """Convert to F32, beside the place of the output, and quantize that."""
+    """Convert to F32, in the folder of the output, and quantize that."""
     canonical(outtype)
     try:
         scratch = tempfile.TemporaryDirectory(prefix=".refembed-", dir=out_path.parent)

@@ -15,7 +15,7 @@ from typing import Any
 from refembed.convert.rules import refuse, steps, warn
 from refembed.gguf.cursor import quote
 
-HINT = "refembed converts SentencePiece's merges; put the tokenizer.model beside it"
+HINT = "refembed converts SentencePiece's merges; put the tokenizer.model next to it"
 
 
 def is_merged(tokenizer: dict[str, Any]) -> bool:

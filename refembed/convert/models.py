@@ -169,7 +169,7 @@ def prepare(
         try:
             add_tokenizer(writer, config)
         except OTHER_SHAPE as e:
-            found = f"{folder}: tokenizer.json or a file beside it is not as `transformers` writes it: {e!r}"
+            found = f"{folder}: tokenizer.json or a file next to it is not as `transformers` writes it: {e!r}"
             raise ModelError(found, hint="save the tokenizer again with save_pretrained") from None
 
     return arch, plan, add

@@ -219,7 +219,7 @@ def add_sentencepiece(writer: GGUFWriter, folder: Path, size: int, pre: str) -> 
 
 
 def warn_of_two(pieces: Pieces, folder: Path) -> None:
-    """Say where a tokenizer.json beside SentencePiece's own file has another vocabulary."""
+    """Say where a tokenizer.json next to SentencePiece's own file has another vocabulary."""
     vocab = (read_json(folder / "tokenizer.json").get("model") or {}).get("vocab") or {}
     theirs = {i: token for i, (token, _) in enumerate(vocab)} if isinstance(vocab, list) else {
         i: token for token, i in vocab.items()}  # fmt: skip
@@ -228,14 +228,14 @@ def warn_of_two(pieces: Pieces, folder: Path) -> None:
     if differ:
         i = differ[0]
         warn(
-            f"{pieces.path}: token {i} is {quote(ours[i])}, in the tokenizer.json beside it {quote(theirs[i])} "
+            f"{pieces.path}: token {i} is {quote(ours[i])}, in the tokenizer.json next to it {quote(theirs[i])} "
             f"({len(differ)} differ); the file has {pieces.path.name}, as llama.cpp's converter; `transformers` "
             "reads tokenizer.json: remove the one that is wrong"
         )
 
 
 def put_settings(pieces: Pieces, folder: Path, settings: dict[str, Any]) -> None:
-    """The tokens that the files beside tokenizer.model add to it."""
+    """The tokens that the files next to tokenizer.model add to it."""
     for text, i in read_json(folder / "added_tokens.json").items():
         pieces.put_added(i, text, -1000.0, USER_DEFINED)
     for i, token in settings.get("added_tokens_decoder", {}).items():

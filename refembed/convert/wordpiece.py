@@ -83,7 +83,7 @@ def read_vocab(folder: Path, config: dict[str, Any]) -> Vocab:
     try:
         return understand(folder, config)
     except OTHER_SHAPE as e:
-        found = f"{folder}: tokenizer.json or a file beside it is not as `transformers` writes it: {e!r}"
+        found = f"{folder}: tokenizer.json or a file next to it is not as `transformers` writes it: {e!r}"
         raise ModelError(found, hint="save the tokenizer again with save_pretrained") from None
 
 

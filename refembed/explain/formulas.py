@@ -4,7 +4,7 @@
     python    (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * W + b
     operands  x = kqv_out-0 + inp_norm-0, eps = bert.attention.layer_norm_epsilon = 1e-12, W = ..., b = ...
 
-Nothing is looked up by a tensor's name that the run can tell: a formula comes from the operation that was called, and
+Nothing is looked up by a tensor's name that the run can show: a formula comes from the operation that was called, and
 its operands from that operation's arguments. `python` uses np, `softmax`, `erf`, `rope` and `bucket` (T5); it is ""
 where NumPy has no line for it.
 """

@@ -158,7 +158,7 @@ class GGUFWriter:
         self._tensors[name] = tensor
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file whole or not at all: beside its place under another name, then moved there. Returns path.
+        """Write the file whole or not at all: in its folder under another name, then moved to its place. Returns path.
 
         >>> GGUFWriter("bert").write("empty.gguf").read_bytes()[:4]
         b'GGUF'

@@ -455,7 +455,7 @@ class Ops(ABC):
     def capture_or_replay(self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float) -> Float:
         """`layers(x)`: all layers of one text. `fast` does without Python between their operations (fast/graph.py).
 
-        given    objects that `layers` reads, which do not change: with x's shape they tell one computation from another
+        given    objects that `layers` reads, which do not change: with x's shape they identify a computation
         layers   calls operations of this very object, and depends on nothing but `given`, x and its shape
         x        (T, C)
         returns  (T, C)

@@ -5,7 +5,7 @@ the checkpoint the file was made from, and not by rounding: BERT was trained wit
 tanh form. PUBLISHED lists what the file is enough to undo; docs/differences.md has every difference with its size, also
 those that conversion has made final.
 
-The architecture files stay llama.cpp's. What differs is told to them through the record of sizes (`Hparams`) and
+The architecture files stay llama.cpp's. What differs reaches them through the record of sizes (`Hparams`) and
 through the operations (`Ops`) that they are given.
 """
 

@@ -72,7 +72,7 @@ class Trace:
         return len(self.tensors)
 
     def save(self, path: str | Path) -> Path:
-        """Write `.npz`: arrays `0000/<name>` in order, and `meta.json` beside them. Atomic: no half file is left."""
+        """Write `.npz`: arrays `0000/<name>` in order, and `meta.json` next to them. Atomic: no half file is left."""
         target = Path(path)
         with replacing(target) as out, zipfile.ZipFile(out, "w") as z:
             about = {"format": "refembed-trace-1", "ops": [t.op for t in self.tensors], "meta": self.meta}

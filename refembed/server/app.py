@@ -165,7 +165,7 @@ class App:
         raise ApiError("File Not Found", "not_found_error")
 
     def cors(self, request: Request) -> dict[str, str]:
-        """The header that tells a browser whose page may read the answer."""
+        """The header that says to a browser whose page may read the answer."""
         s, origin = self.state.settings, request.headers.get("origin", "")
         if s.cors_credentials and s.cors_origins == "*":
             return {"access-control-allow-origin": origin}

@@ -27,7 +27,7 @@ CHANGED = "the model's file has changed since it was loaded; restart the server"
 
 
 class Stamp(NamedTuple):
-    """What tells a file's content from another without reading it."""
+    """What distinguishes a file's content from another's, without reading it."""
 
     device: int
     inode: int

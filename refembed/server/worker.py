@@ -3,7 +3,7 @@
 Requests wait in a queue of their size. Whenever a thread is free it takes one text from each request that waits for it
 in turn, until a batch is full (continuous batching). While both have work the operating system shares the cores among
 them, so a small request waits for no batch of a large one. A text's vector has the same bits in any batch and next to
-any other (docs/batch-invariance.md), so a client cannot tell which texts it was computed with.
+any other (docs/batch-invariance.md), so a client cannot know which texts it was computed with.
 """
 
 from __future__ import annotations

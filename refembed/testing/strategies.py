@@ -51,7 +51,7 @@ def packed(texts: list[F32]) -> PackedBatch:
 def numbers_from(raw: bytes) -> F32:
     """One number from every four bytes, much quicker than drawing each by itself. Four bytes 0 are the number 0.
 
-    Bits 0-1: 0 for a whole number from -4 to 4, told by bits 8-31; else a float with its sign in bit 2, its exponent in
+    Bits 0-1: 0 for a whole number from -4 to 4, by bits 8-31; else a float with its sign in bit 2, its exponent in
     bits 3-7 and its mantissa in bits 9-31.
     """
     bits = np.frombuffer(raw, "<u4").astype(np.int64)

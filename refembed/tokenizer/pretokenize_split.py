@@ -115,7 +115,7 @@ class Expression:
 
     @functools.cached_property
     def compiled(self) -> re.Pattern[Any]:
-        """Compiled when first needed. In bytes, \\s and \\d are ASCII's, as in llama.cpp; in a str they are told so."""
+        """Compiled when first needed. In bytes, \\s and \\d are ASCII's, as in llama.cpp; in a str a flag says so."""
         return re.compile(self.pattern, re.ASCII) if self.view == "wide" else re.compile(self.pattern.encode("latin-1"))
 
 

@@ -1,6 +1,6 @@
 """Split points: places where a text can be cut without changing how it is tokenized; its parts are then cached.
 
-SPM and Unigram join neighboring characters into tokens. Where no token has the two beside each other, none can reach
+SPM and Unigram join neighboring characters into tokens. Where no token has the two next to each other, none can reach
 across, and each side is tokenized as if the other were not there:
 
     "▁the▁cat."  ->  "▁the" "▁cat" "."      no token has "e▁" or "t."

@@ -25,7 +25,7 @@ def case_of(found: Findings, progress: Callable[[str], object]) -> Case:
 
 
 def batch_effects_cause(found: Findings) -> list[Cause]:
-    """What depends on the texts beside or before a text. Empty where nothing does."""
+    """What depends on the texts next to or before a text. Empty where nothing does."""
     c = found.batch_effects
     if c is None:
         return []

@@ -72,7 +72,7 @@ Scores = dict[Hypothesis, float]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What explains a difference: the best of `explained`, its equals beside it; nothing where it is empty."""
+    """What explains a difference: the best of `explained`, its equals with it; nothing where it is empty."""
 
     explained: tuple[Trial, ...]  # best first; more than one is a tie
     tried: int  # hypotheses and pairs
@@ -212,7 +212,7 @@ class Diagnostician:
         """What explains one text wholly: a second cause that leaves that text alone hides the first in the others.
 
         Padding up to 16 tokens does not show in a text of 20, nor a cut after 10 in one of 7. Steps and signs of one
-        text are too few to tell.
+        text are too few to decide.
         """
         begin = time.process_time()
         for i in witnesses(self.case) if self.mark is None else ():
@@ -303,14 +303,14 @@ class Diagnostician:
         left = screen(self.case, found)
         return sorted(left, key=lambda h: left[h])[:2]
 
-    def solved_again(self, h: Hypothesis, family: Family | None, beside: Hypothesis) -> Hypothesis:
-        """The number that fits best beside another change; the hypothesis itself where it has none."""
+    def solved_again(self, h: Hypothesis, family: Family | None, other: Hypothesis) -> Hypothesis:
+        """The number that fits best together with another change; the hypothesis itself where it has none."""
         if family is None:
             return h
         places = telling(self.case, 2)
         items, vectors = [self.case.items[i] for i in places], [self.case.vectors[i] for i in places]
         values = family.values if family.whole else (float(h.id[len(family.id) + 1 :]),)
-        together = replace(family, values=values, change=lambda value: joined(family.at(value), beside).change)
+        together = replace(family, values=values, change=lambda value: joined(family.at(value), other).change)
         for better, _ in solve(self.case.reference, items, vectors, [together]):
             return family.at(float(better.id[len(family.id) + 1 :]))
         return h
@@ -405,13 +405,13 @@ def cuts(case: Case) -> Scores:
     return dict(found)
 
 
-def solved(case: Case, beside: Hypothesis | None = None) -> Scores:
+def solved(case: Case, other: Hypothesis | None = None) -> Scores:
     """Numbers solved on two short texts that differ; what each leaves of them, 1 where it moves a text that agrees."""
     places = telling(case, 2 if case.smooth is None else FEW)
     items, vectors = [case.items[i] for i in places], [case.vectors[i] for i in places]
     families: Iterable[Family] = families_of(case)
-    if beside is not None:
-        families = [f for f in families if f.group != beside.family or not f.group]
+    if other is not None:
+        families = [f for f in families if f.group != other.family or not f.group]
     return screen(case, [h for h, _ in solve(case.reference, items, vectors, families, case.smooth)])
 
 

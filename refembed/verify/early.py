@@ -226,7 +226,7 @@ def scores_in_front(reference: Reference, engine: Engine, items: Sequence[Item])
 
 
 def mostly_empty(vectors: Vectors) -> bool:
-    """Whether most numbers are nothing beside the largest, or are not finite: no model gives such vectors."""
+    """Whether most numbers are nothing compared with the largest, or are not finite: no model gives such vectors."""
     with np.errstate(invalid="ignore"):
         return all(float((~(np.abs(v) > 1e-9 * np.abs(v).max())).mean()) > 0.5 for v in vectors if v.ndim == 1)
 

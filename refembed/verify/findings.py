@@ -35,7 +35,7 @@ class Findings:
     ids: list[tuple[str, list[int], list[int]]]
     about: dict[str, Any] = field(default_factory=dict)  # what the engine says of itself
     early: Cause | None = None  # a finding that needs no search
-    beside: Cause | None = None  # one that holds in addition to whatever else differs
+    in_addition: Cause | None = None  # one that holds in addition to whatever else differs
     budget: Budget = field(default_factory=Budget)  # of the search for a cause
     pieces: dict[int, str] = field(default_factory=dict)  # the engine's own text of its token ids
     batch_effects: BatchEffects | None = None

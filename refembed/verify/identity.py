@@ -93,8 +93,8 @@ def is_named(about: dict[str, Any]) -> bool:
 def this(reference: Reference, keys: Sequence[str] = ()) -> str:
     """`this file is all-MiniLM.gguf (n_embd 384)`."""
     ours = facts_of_reference(reference)
-    told = ", ".join(f"{key} {ours[key]:,}" for key in keys)
-    return f"this file is {file_name(reference.info.path)}" + (f" ({told})" if told else "")
+    sizes = ", ".join(f"{key} {ours[key]:,}" for key in keys)
+    return f"this file is {file_name(reference.info.path)}" + (f" ({sizes})" if sizes else "")
 
 
 def described(about: dict[str, Any], theirs: dict[str, int], keys: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ def measure(
     if cause is not None and found.agree:
         found.early = cause
     elif cause is not None:
-        found.beside = cause
+        found.in_addition = cause
     return found
 
 

@@ -1,6 +1,6 @@
 """Pairs of a listed change and a number in the model, where neither helps without the other.
 
-Each number is tried on a coarse grid beside each change, on one short text; the combinations that come nearest are
+Each number is tried on a coarse grid with each change, on one short text; the combinations that come nearest are
 solved for. What a number computes before pooling is the same for every pooling, and is computed once.
 """
 

@@ -50,7 +50,7 @@ def verify_shown(
 ) -> Verdict:
     """The verdict on an engine whose traces are `partial`: never `identical`, for most was not printed.
 
-    texts  the one text, or ids, that were run; None: what the recording tells
+    texts  the one text, or ids, that were run; None: what the recording says
     RequestError where the text is not given, or there are several; EngineError where it is a run of another text, or
     is cut short and agrees as far as it goes.
     """
@@ -58,8 +58,10 @@ def verify_shown(
     where = str(about.get("file", engine.name))
     item = the_text(texts, about, where)
     theirs = engine.trace(item)
-    ids, told = reference.ids_of(item), theirs.meta.get("tokens")
-    differing = [(str(item), ids, [int(i) for i in told])] if told is not None and list(told) != ids else []
+    ids, their_ids = reference.ids_of(item), theirs.meta.get("tokens")
+    differing = (
+        [(str(item), ids, [int(i) for i in their_ids])] if their_ids is not None and list(their_ids) != ids else []
+    )
     ids = differing[0][2] if differing else ids
     progress("comparing printed tensors")
     strange = unknown_id(reference, ids)
@@ -94,7 +96,7 @@ def the_text(texts: Sequence[Item] | None, about: dict[str, object], where: str)
     known = list(texts) if texts is not None else list(about.get("texts") or ())  # type: ignore[call-overload]
     if not known:
         hint = "--texts FILE, with the one text that was run"
-        raise RequestError(f"{where} tells neither its text nor its token ids", hint=hint)
+        raise RequestError(f"{where} names neither its text nor its token ids", hint=hint)
     if len(known) > 1:
         raise RequestError(f"{where} is a run of one text, {len(known)} were given")
     found: Item = known[0]
@@ -130,8 +132,8 @@ def other_model(ours: Trace, theirs: Trace, tokens: int, where: str) -> Cause | 
             )
         if shown != tokens:
             hint = "--texts FILE says which text was run"
-            told = f"{where} is a run of {shown} tokens, the text has {tokens}: another text, or another tokenizer"
-            raise EngineError(told, hint=hint)
+            found = f"{where} is a run of {shown} tokens, the text has {tokens}: another text, or another tokenizer"
+            raise EngineError(found, hint=hint)
     if not compare_shown(ours, theirs):
         return Cause("architecture", f"shows {len(theirs)} tensors, none of them one of the reference's: another model")
     return None
@@ -171,7 +173,7 @@ def room_of(arrays: list[F64]) -> Tolerance:
 
 
 def rows_of(ours: dict[str, Trace], theirs: Trace, rooms: dict[Key, Tolerance]) -> list[Row]:
-    """Every tensor that both have, beside the arithmetic that is nearest; errors over the tensor's largest number."""
+    """Every tensor that both have, and the arithmetic that is nearest; errors over the tensor's largest number."""
     found = {numerics: {(d.name, d.k): d for d in compare_shown(trace, theirs)} for numerics, trace in ours.items()}
     order = max(found.values(), key=len)
     rows = []

@@ -138,7 +138,7 @@ def quiet_remedy(verdict: Verdict, reference: Reference, about: dict[str, Any]) 
     """Of an engine that agrees."""
     for remark in verdict.evidence.remarks:
         if "is the same in every text" in remark:
-            return "start it with --pooling last, or as the model was trained: so its vectors tell no text from another"
+            return "start it with --pooling last, or as the model was trained: so its vectors do not distinguish texts"
         if found := re.search(r"pass (--pooling \w+)$", remark):
             return f"{NOTHING}; pass {found[1]} to refembed to have the same vectors"
         if "a setting, not a fault" in remark:

@@ -212,12 +212,12 @@ def look_inside(engine: Engine, found: Findings, progress: Callable[[str], objec
     found.traced = found.items[min(range(len(found.items)), key=lambda i: (right[i], not fits[i], found.tokens[i]))]
     progress("comparing tensors")
     theirs = without_lora(engine.trace(found.traced))
-    told = theirs.meta.get("tokens")
+    their_ids = theirs.meta.get("tokens")
     ids = found.reference.ids_of(found.traced)
-    if told is not None and list(told) != ids:
-        found.remarks.append(f"the engine's tokens of the traced text differ: {list(told)[:12]}, ours {ids[:12]}")
-        found.ids.append((str(found.traced), ids, [int(i) for i in told]))
-        ids = [int(i) for i in told]
+    if their_ids is not None and list(their_ids) != ids:
+        found.remarks.append(f"the engine's tokens of the traced text differ: {list(their_ids)[:12]}, ours {ids[:12]}")
+        found.ids.append((str(found.traced), ids, [int(i) for i in their_ids]))
+        ids = [int(i) for i in their_ids]
         if max(ids, default=0) >= found.reference.info.n_vocab:
             found.remarks.append("tensors are not compared: the vocabulary has no such tokens")
             return
@@ -239,9 +239,9 @@ def decide(found: Findings, fine: Sequence[str], progress: Callable[[str], objec
     if found.early is not None:
         return verdict_of(found, "differs", [found.early], None)
     verdict = decide_by_vectors(found, fine, progress)
-    if found.beside is None or verdict.kind != "differs":
+    if found.in_addition is None or verdict.kind != "differs":
         return verdict
-    one = found.beside
+    one = found.in_addition
     causes = tuple(replace(c, id=f"{one.id} + {c.id}", says=f"{one.says}, and {c.says}") for c in verdict.causes)
     return replace(verdict, causes=causes, cause=sentence(causes))
 
@@ -427,12 +427,12 @@ def told_apart(found: Findings, trials: Sequence[Trial]) -> Sequence[Trial]:
 
 
 def length_now(found: Findings, ours: Vectors) -> Length:
-    """What the engine does to lengths, beside these vectors."""
+    """What the engine does to lengths, compared with these vectors."""
     return length_of(found.vectors, ours, found.tokens, found.floor.length_bound)
 
 
 def length_under(found: Findings, t: Trial) -> Length:
-    """What it does to lengths beside the reference with these changes."""
+    """What it does to lengths compared with the reference with these changes."""
     changed = found.reference
     for h in t.hypotheses:
         changed = h.change(changed)

@@ -23,7 +23,7 @@ FEW, MORE = 8, 24  # texts that a candidate is held against, first and last
 PLAIN = (SCREEN, "ggml")  # the arithmetics that most engines are near to
 CLEARLY = 0.01  # a difference within rounding is explained all the same by what leaves less than this of it
 EARNED = 30.0  # times: what a change brings the rest down by, for it to be a second cause. Drawn pairs: 1.3e7 or more;
-# a soft cap beside a bias, where biases of queries and keys are exchanged and no hypothesis is about that: below 30
+# a soft cap with a bias, where biases of queries and keys are exchanged and no hypothesis is about that: below 30
 FAILURES = (RefembedError, IndexError, ValueError, AttributeError, TypeError, ZeroDivisionError, OverflowError)
 
 

@@ -1,4 +1,4 @@
-"""No kernel and no decoder reads or writes beyond its arrays: they stand beside pages that end the process."""
+"""No kernel and no decoder reads or writes beyond its arrays: they stand next to pages that end the process."""
 
 from __future__ import annotations
 

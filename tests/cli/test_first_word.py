@@ -1,4 +1,4 @@
-"""refembed/cli/first_word.py: `embed MODEL TEXT...`, as Mullama and Ollama have it, beside texts that look like it."""
+"""refembed/cli/first_word.py: `embed MODEL TEXT...`, as Mullama and Ollama have it, and texts that look like it."""
 
 from __future__ import annotations
 

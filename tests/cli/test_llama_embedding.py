@@ -188,7 +188,7 @@ def test_escapes(raw: bytes, plain: bytes) -> None:
 @pytest.mark.oracle
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_is_what_live_llama_cpp_computes(folder: Path, causal: bool) -> None:
-    """Beside the recording: the wheel, bit for bit."""
+    """Next to the recording: the wheel, bit for bit."""
     from refembed.verify.engines.llamacpp import LlamaCpp
 
     text = "the cat sat on the mat"

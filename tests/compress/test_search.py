@@ -1,4 +1,4 @@
-"""Searching codes: the Numba kernels beside their definitions, the best k, scoring again, recall, the report."""
+"""Searching codes: the Numba kernels against their definitions, the best k, scoring again, recall, the report."""
 
 from __future__ import annotations
 

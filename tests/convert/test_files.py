@@ -25,8 +25,8 @@ from tests.sentencepiece_files import llama_pieces, sentencepiece
 
 RECORDS = json.loads((DATA / FILE).read_text(encoding="utf-8"))
 
-# What a folder can have beside what it needs: all is laid into every folder, so that a reader finds it if it looks
-BESIDE: dict[str, Any] = {
+# What a folder can have in addition to what it needs: all of it, so that a reader finds it if it looks
+OPTIONAL_FILES: dict[str, Any] = {
     "added_tokens.json": {}, "special_tokens_map.json": {}, "generation_config.json": {}, "merges.txt": "#version\n",
     "config_sentence_transformers.json": {"prompts": {}}, "sentence_bert_config.json": {}, "README.md": "# A card\n",
     "chat_template.jinja": "{{ x }}", "additional_chat_templates/tool.jinja": "{{ y }}", "onnx/config.json": {},
@@ -53,14 +53,14 @@ print(json.dumps(sorted(opened)))
 
 
 def opened(folder: Path, out: Path) -> list[str]:
-    """The files of a folder that a conversion opens, told by the interpreter itself."""
+    """The files of a folder that a conversion opens, reported by the interpreter itself."""
     run = subprocess.run([sys.executable, "-c", OPENED, str(folder), str(out)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)  # type: ignore[no-any-return]
 
 
 def lay_beside(folder: Path) -> None:
-    for name, content in BESIDE.items():
+    for name, content in OPTIONAL_FILES.items():
         path = folder / name
         if not path.exists():
             path.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Every formula that `refembed explain` prints, evaluated from what it prints, gives the tensor beside it.
+"""Every formula that `refembed explain` prints, evaluated from what it prints, gives the tensor it is printed with.
 
 Operands are looked up as a reader would: tensors of the run by their printed names, weights in the file with gguf-py,
 numbers behind the last "=". The tensors are those that tests/model compares with llama.cpp, in the same variants.

@@ -24,10 +24,10 @@ from refembed.html.page import Section, esc, page, table, write_page
 from refembed.html.picture import heat, png, ramp, shrunk
 from refembed.verify.report.data import (
     Attention,
+    BothTokens,
     ReportData,
     TensorError,
     TextResult,
-    TokensBeside,
     WorstTensor,
 )
 from refembed.verify.report.html import report_page, write_report
@@ -167,7 +167,7 @@ def report(n: int = 12) -> ReportData:
                TextResult("nan", 2, float("nan"), 1e-7, False, "not finite")],
         tensors=tensors,
         worst=WorstTensor("ffn_out-3", x, y, pieces),
-        tokens=[TokensBeside(HOSTILE, ids, ids[:-1]), TokensBeside("", ids)],
+        tokens=[BothTokens(HOSTILE, ids, ids[:-1]), BothTokens("", ids)],
         traced=pieces,
         attention=[Attention(0, a, a), Attention(1, a)],
         contributions=[1 / n] * n,
@@ -306,7 +306,7 @@ def test_an_empty_report_has_its_verdict_alone(verdict: str) -> None:
 
 def test_a_report_shows_which_tokens_differ() -> None:
     ids = [(1, "a"), (2, "b"), (3, "c")]
-    data = ReportData("m", "e", "differs", tokens=[TokensBeside("t", ids, [ids[0], (9, "x"), ids[2]])])
+    data = ReportData("m", "e", "differs", tokens=[BothTokens("t", ids, [ids[0], (9, "x"), ids[2]])])
     boxes = [a for a in check(report_page(data)).of("span") if "token" in str(a.get("class"))]
     assert [a["title"] for a in boxes if "odd" in str(a["class"])] == ["place 1, id 2", "place 1, id 9"]
 

@@ -141,11 +141,11 @@ def test_a_distance_is_in_llama_cpps_bucket(counts: list[int]) -> None:
 def test_t5_looks_back_unless_the_file_says_otherwise(tmp_path: Path) -> None:
     """As llama_decode has it: what is absent is true. The published encoder sees all: --attention non-causal there."""
     silent = synthetic(tmp_path / "silent.gguf", "t5encoder")
-    told = synthetic(tmp_path / "told.gguf", "t5encoder", keys=SEES_ALL)
+    flagged = synthetic(tmp_path / "flagged.gguf", "t5encoder", keys=SEES_ALL)
     ids = some_ids(30)
-    back, both_ways = (Bits(path).vectors([ids])[0] for path in (silent, told))
+    back, both_ways = (Bits(path).vectors([ids])[0] for path in (silent, flagged))
     assert unequal(back, both_ways) > 0
-    for path, causal, want in ((silent, None, back), (silent, False, both_ways), (told, None, both_ways)):
+    for path, causal, want in ((silent, None, back), (silent, False, both_ways), (flagged, None, both_ways)):
         with LlamaCpp(path, pooling="mean", causal=causal) as engine:
             assert unequal(engine.embed([ids])[0], want) == 0
 

@@ -266,7 +266,7 @@ def vector(model: Path, adapters: Any, order: tuple[int, ...]) -> Any:
 
 @pytest.mark.oracle
 def test_the_order_of_adapters_that_are_switched_off_or_the_same_file(files: Any) -> None:
-    """A scale of 0 stands last; one file twice is two adapters, told apart by their addresses."""
+    """A scale of 0 stands last; one file twice is two adapters, distinguished by their addresses."""
     model, ((a, _), (b, _), _) = files(TASKS)
     with LlamaCpp(model, lora=[(a, 0.0), (b, 0.5), (a, 1.5)]) as engine:
         assert sorted(engine.lora_order) == [0, 1, 2]
@@ -337,8 +337,8 @@ def test_a_scale_of_0_is_no_adapter(bert: Path, tmp_path: Path) -> None:
     assert not np.array_equal(plain.embed([ids]), on.embed([ids]))
     assert np.array_equal(Embedder.load(bert, numerics="exact", lora=file).embed([ids]), on.embed([ids]))  # one alone
     broken = write_adapter(tmp_path / "nan.gguf", {}, {f"{Q}.lora_a": (4, 36), f"{Q}.lora_b": (36, 4)}, np.nan)
-    beside = Embedder.load(bert, numerics="exact", lora=[file, f"{broken}:0"])
-    assert np.array_equal(beside.embed([ids]), on.embed([ids]))  # not even looked at
+    with_zero = Embedder.load(bert, numerics="exact", lora=[file, f"{broken}:0"])
+    assert np.array_equal(with_zero.embed([ids]), on.embed([ids]))  # not even looked at
     assert (off.adapters[0].scale, on.adapters[0].scale, on.adapters[0].alpha) == (0, 1, 8)
 
 

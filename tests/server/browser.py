@@ -1,4 +1,4 @@
-"""Real Chromium, headless, told what to do over its DevTools pipe (one JSON message after another, NUL between)."""
+"""Real Chromium, headless, steered over its DevTools pipe (one JSON message after another, NUL between)."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ def test_a_server_that_cannot_serve_ends_with_one_error(
 
 
 def test_a_unix_socket_is_an_address(tiny: Path, tmp_path: Path) -> None:
-    """Beside another one; it is gone afterwards."""
+    """Next to another one; it is gone afterwards."""
     path = tmp_path / "s.sock"
     with refembed("-m", tiny, "--host", f"127.0.0.1,{path}") as client:
         assert f"listening on unix:{path}" in client.log

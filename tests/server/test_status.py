@@ -1,4 +1,4 @@
-"""The page at /: what it holds, and what it does in real Chromium beside a running server."""
+"""The page at /: what it holds, and what it does in real Chromium with a running server."""
 
 from __future__ import annotations
 

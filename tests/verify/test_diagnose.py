@@ -80,7 +80,7 @@ def test_a_second_cause_must_bring_the_rest_down_by_far(e):
 
 
 def test_of_equals_the_simplest_is_named(e):
-    """This tokenizer lower-cases and strips accents itself: beside lower-casing, doing both is no cause of its own."""
+    """This tokenizer lower-cases and strips accents itself: next to lower-casing, doing both is no cause of its own."""
     found = causes(e, lambda t: e.embed([x.lower() for x in t]))
     assert "lower-case" in found
     assert "lower-case-accents" not in found

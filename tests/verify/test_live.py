@@ -1,4 +1,4 @@
-"""Alignment and local error on real runs: the exact numerics beside live llama.cpp, on the default model."""
+"""Alignment and local error on real runs: the exact numerics against live llama.cpp, on the default model."""
 
 from __future__ import annotations
 

@@ -201,12 +201,12 @@ def test_another_text_is_refused(tiny, recorded, tmp_path):
         judged(tiny, recorded, tmp_path, ["hello"])
     with pytest.raises(RequestError, match=r"is a run of one text, 2 were given"):
         judged(tiny, recorded, tmp_path, ["hello", "world"])
-    with pytest.raises(RequestError, match="tells neither its text nor its token ids"):
+    with pytest.raises(RequestError, match="names neither its text nor its token ids"):
         judged(tiny, recorded, tmp_path, None)
 
 
 def test_a_dump_that_is_cut_proves_nothing(tiny, recorded, tmp_path):
-    """Where it agrees as far as it goes; a wrong tensor in it is told all the same."""
+    """Where it agrees as far as it goes; a wrong tensor in it is reported all the same."""
     at = recorded.index("ffn_out-0 = ")
     cut = recorded[: at + 400]
     with pytest.raises(
@@ -221,9 +221,9 @@ def test_a_dump_that_is_cut_proves_nothing(tiny, recorded, tmp_path):
 
 def test_tokens_that_differ_come_first(tiny, recorded, tmp_path):
     ids = Embedder.load(tiny).tokenize(TEXT)
-    told = f'{recorded}Input prompt: "{TEXT}"\nToken ids ({len(ids)}):\n'
-    told += "".join(f"x({i}) " for i in [*ids[:3], ids[3] + 1, *ids[4:]])
-    v = judged(tiny, told, tmp_path, None)
+    printed = f'{recorded}Input prompt: "{TEXT}"\nToken ids ({len(ids)}):\n'
+    printed += "".join(f"x({i}) " for i in [*ids[:3], ids[3] + 1, *ids[4:]])
+    v = judged(tiny, printed, tmp_path, None)
     assert (v.kind, v.first_wrong_tensor) == ("differs", "inp_tokens")
     assert [c.id for c in v.causes] == ["tokens"]
     assert len(v.evidence.ids) == 1

@@ -1,7 +1,7 @@
 """Sums in double, one term after the other.
 
 Rounding makes a sum depend on its order. NumPy adds pairs of pairs along the axis that lies together in memory, and in
-plain order along any other, so the order, and with it the last bits, can change with the shape of what stands beside.
+plain order along any other, so the order, and with it the last bits, can change with the shape of its neighbors.
 Pooling, norms and distances promise the same bits alone and in a batch, and llama.cpp's norms add in plain order.
 """
 

@@ -27,7 +27,7 @@ from refembed.kernels import threads
 from refembed.kernels.fast.buffer_pool import FREE, counts
 from refembed.kernels.fast.thread_pool import EMPTY, RESULTS, WORDS, spinning_pool, write
 
-MAX_TOKENS = 256  # tokens: what Python takes is little beside a longer text
+MAX_TOKENS = 256  # tokens: what Python takes is little compared with a longer text
 LAYERS = 64  # times that an activation is worked on, more or less
 MAX_GRAPHS = 64  # captured graphs: of MiniLM, 120 KB each
 

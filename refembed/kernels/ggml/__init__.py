@@ -3,5 +3,5 @@
 profile    which build to equal, as rows of a table
 ops        the operations, `Ggml`                  lanes      registers: fused multiply-add, sums across lanes
 floats     products with float weights             rows       norms, softmax, activations
-quantized  products with quantized weights         attention  both ways of attention; rope beside it
+quantized  products with quantized weights         attention  both ways of attention; rope
 """

@@ -5,7 +5,7 @@
 Every step of k takes VECTORS vectors of W and, row by row, one number of x in all lanes; ROWS x VECTORS sums stay in
 registers (Goto & van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication", section 4). Lanes run along
 outputs, never along a sum, so an element is one chain of fused multiply-adds in order of k: its bits do not depend on
-the tile's height, on the row's place in it, or on the rows beside it. Loops over rows and vectors run while the code is
+the tile's height, on the row's place in it, or on its neighbors. Loops over rows and vectors run while the code is
 made; what remains is straight.
 """
 

@@ -43,7 +43,7 @@ def row_blocks(n: int, k: int) -> tuple[tuple[int, int], ...]:
 
 @cache
 def comfortable() -> int:
-    """A quarter of the memory that this process may use, in bytes; 256 MiB where the system does not tell."""
+    """A quarter of the memory that this process may use, in bytes; 256 MiB where the system does not say."""
     limits = []
     with contextlib.suppress(ValueError, OSError, AttributeError):  # no sysconf on Windows
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -119,7 +119,7 @@ def without_lora(trace: Trace) -> Trace:
     """The trace with the inner nodes of W x + scale B (A x) named as views are, so that only the sum is left to pair.
 
     They have no names of their own, and four in a row have the same shape. A trace without adapters, or one that does
-    not tell its sources, stays as it is.
+    not report its sources, stays as it is.
     """
     nodes, inner = trace.meta.get("nodes", ()), set[int]()
     for i, node in enumerate(nodes):
@@ -200,7 +200,7 @@ def live(trace: Trace) -> set[int]:
     """Places of taps on which a named tensor, the last one, or what is written to a cache depends.
 
     The graph of BERT begins with three nodes for input that mixes tokens and vectors, computed and never used. A trace
-    that does not tell its sources (meta["nodes"]) counts as live throughout.
+    that does not report its sources (meta["nodes"]) counts as live throughout.
     """
     nodes = trace.meta.get("nodes")
     if nodes is None:

@@ -17,7 +17,7 @@ Kind = Literal["raw", "normalized", "scaled"]
 
 @dataclass(frozen=True)
 class Length:
-    """How long an engine's vectors are beside the reference's."""
+    """How long an engine's vectors are, compared with the reference's."""
 
     kind: Kind
     id: str  # "raw", "unit", "scaled-...": what a verdict names

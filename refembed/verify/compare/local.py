@@ -99,7 +99,7 @@ class Replay(HandBack):
 
 @dataclass
 class NumericsRun:
-    """One arithmetic beside the engine."""
+    """One arithmetic, compared with the engine."""
 
     ours: Trace
     alignment: Alignment
@@ -166,7 +166,7 @@ def compare_traces(
 def row_of(
     pair: Pair, tap: TracedTensor, cut: TracedTensor, arrays: list[Float], mine: list[npt.NDArray[Any]], n_head: int
 ) -> Row:
-    """One tensor in every arithmetic, beside the engine's."""
+    """One tensor in every arithmetic, compared with the engine's."""
     x = arrays[0]
     y = (tap if tap.array.size == x.size else cut).array.reshape(x.shape)
     bad = int((~np.isfinite(y) & np.isfinite(x)).sum())

@@ -66,7 +66,7 @@ class HandBack:
         return np.array(y, x.dtype)
 
     def take(self, pair: Pair, name: str, x: Float, tap: TracedTensor, y: Array) -> None:
-        """Note x, which is ours, beside y, the other engine's `tap` in the shape of x."""
+        """Note x, which is ours, and y, the other engine's `tap` in the shape of x."""
         raise NotImplementedError
 
 

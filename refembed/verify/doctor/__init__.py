@@ -4,7 +4,7 @@
     warning  they may be: depends on how the model was trained, or on who runs it
     note     worth knowing
 
-What each check has cost people is in the threads named beside it. `doctor_weights` looks at the weights themselves.
+What each check has cost people is in the threads named with it. `doctor_weights` looks at the weights themselves.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def split_files(p: ModelFile) -> Iterator[Finding]:
     """Several files, and what lies behind the last tensor."""
     if len(p.f.paths) > 1:
         says = f"a model of {len(p.f.paths)} files"
-        do = "open the first; the others must lie beside it. llama-gguf-split --merge makes one of them"
+        do = "open the first; the others must lie in the same folder. llama-gguf-split --merge makes one of them"
         yield Finding("note", "files", says, do)
     if p.f.trailing:
         says = f"{p.f.trailing:,} bytes behind the last tensor belong to no tensor"

@@ -36,7 +36,7 @@ Spec: TypeAlias = "str | Path | Callable[[list[str]], Any]"
 RECORDED = {".npz", ".npy", ".jsonl", ".json", ".txt", ".log", ".out", ".dump"}  # endings of a recorded run
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):(\d{1,5})(/\S*)?")  # host:port/path
 SERVER = re.compile(r"(localhost|\d+\.\d+\.\d+\.\d+|[a-z0-9-]+(\.[a-z0-9-]+)*\.(com|org|net|io|ai|dev|local))(/|$)")
-POOLINGS = ("none", "mean", "cls", "last")  # what an engine that gives rows of tokens can be told to make of them
+POOLINGS = ("none", "mean", "cls", "last")  # what an engine that gives rows of tokens can be asked to make of them
 ENGINE_KINDS = (
     "llamacpp, an http:// address, a sentence-transformers folder, a FILE.onnx, a recording "
     "(.npz .npy .jsonl .json .txt .log), or module:callable"
@@ -180,8 +180,8 @@ def checked(vectors: Sequence[Any], items: Sequence[Item], who: str) -> list[F32
     done = [as_vector(v, who, i) for i, v in enumerate(vectors)]
     widths = {v.shape[-1]: i for i, v in reversed(list(enumerate(done)))}
     if len(widths) > 1:
-        told = " and ".join(f"{width} (text {i})" for width, i in sorted(widths.items(), key=lambda x: x[1])[:2])
-        raise EngineError(f"{who} gave vectors of unequal length: {told}")
+        found = " and ".join(f"{width} (text {i})" for width, i in sorted(widths.items(), key=lambda x: x[1])[:2])
+        raise EngineError(f"{who} gave vectors of unequal length: {found}")
     return done
 
 
@@ -219,7 +219,7 @@ def need(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as e:
         raise EngineError(
-            f"this engine needs the package {package}: {e}", hint=f"pip install {package} beside refembed"
+            f"this engine needs the package {package}: {e}", hint=f"pip install {package}, into refembed's environment"
         ) from None
     except Exception as e:  # a broken installation has many faces
         raise EngineError(f"the package {package} cannot be imported: {type(e).__name__}: {e}") from e

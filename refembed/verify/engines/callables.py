@@ -100,7 +100,7 @@ def door(name: str, *owners: Any) -> Callable[..., Any] | None:
 
 
 def imported(spec: str) -> Callable[..., Any]:
-    """The object behind "module:name.of.attribute"; modules beside the caller (the current folder) are found too."""
+    """The object behind "module:name.of.attribute"; modules of the caller's own (the current folder) are found too."""
     module, _, path = spec.partition(":")
     if not module or not path:
         raise RequestError(f"{spec!r}: a callable is named module:callable", hint="for example my_engine:embed")

@@ -85,7 +85,7 @@ def is_dump(text: str) -> bool:
 def read_dump(text: str, path: str) -> Trace:
     """The run that a text shows: float64 taps, NaN where nothing was printed. EngineError where there is none.
 
-    meta: "partial" True, "resolution", "text" and "tokens" where they are told, and "nodes" as `LlamaCpp.trace` has
+    meta: "partial" True, "resolution", "text" and "tokens" where they are in it, and "nodes" as `LlamaCpp.trace` has
     them, each with its printed "sum". Quantized tensors, whose numbers are not printed, are left out; so is a tensor
     that the end of the text cuts short: "cut" in meta is its name and the number of the last line.
     """

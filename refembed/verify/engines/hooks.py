@@ -5,7 +5,7 @@ A row is (module's name, what to take, the tap). `{}` is the layer. To take:
     in       the module's first input
     out      its output
     product  x Wᵀ without the bias, and then the output, both under the names given: llama.cpp shows both. PyTorch adds
-             the bias inside the product, so the product alone is computed once more, beside the run
+             the bias inside the product, so the product alone is computed once more, after the run
 """
 
 from __future__ import annotations

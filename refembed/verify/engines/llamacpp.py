@@ -163,7 +163,7 @@ class LlamaCpp:
         """Every node of the graph in the order of execution: one tap each, named and with its operation.
 
         Names repeat; nodes that llama.cpp leaves unnamed are `node_K`; views (`align.VIEWS`) are there too. Shapes are
-        NumPy's (`ne` reversed), at least 2-D. meta["nodes"] tells for each tap its type, its sources and what it is a
+        NumPy's (`ne` reversed), at least 2-D. meta["nodes"] says for each tap its type, its sources and what it is a
         view of: an index into the taps, or the name of a weight or input. Names of several LoRA adapters' tensors begin
         with the adapter's place, "lora 1: ". Quantized tensors come as raw bytes.
         """
@@ -211,7 +211,7 @@ class LlamaCpp:
 
     @property
     def build(self) -> dict[str, Any]:
-        """Which llama.cpp this is: for reports, and to store beside measured bounds.
+        """Which llama.cpp this is: for reports, and to store with measured bounds.
 
         wheel: xllamacpp's version, or None for a folder; files: path and sha256; system_info: llama.cpp's own line on
         instruction sets; layouts: the structure layouts that fitted; environment: GGML_* and LLAMA_* variables set.

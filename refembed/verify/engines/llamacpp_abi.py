@@ -115,7 +115,7 @@ def structure(name: str, fields: Sequence[Field]) -> Struct:
 
 
 def matching_layout(lib: Any, function: str, layouts: dict[str, Sequence[Field]]) -> tuple[str, Struct]:
-    """The first layout that fits what `function` returns, and its name. EngineError tells of each why it does not."""
+    """The first layout that fits what `function` returns, and its name. EngineError says of each why it does not."""
     reports = []
     for label, fields in layouts.items():
         struct = structure(function, fields)

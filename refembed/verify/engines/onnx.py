@@ -1,6 +1,6 @@
 """An ONNX file in ONNX Runtime: pooled vectors, or rows of tokens, whichever it was exported with.
 
-    OnnxEngine("model.onnx")                        # tokenizer.json beside it, if the package tokenizers is there
+    OnnxEngine("model.onnx")                        # tokenizer.json next to it, if the package tokenizers is there
     OnnxEngine("model.onnx", gguf="model.gguf")     # else refembed's own tokenizer of that file
 
 Exporters keep the names of PyTorch's modules in the names of nodes: "/encoder/layer.3/attention/self/query/MatMul". So
@@ -34,12 +34,12 @@ ATTENTION = re.compile(r"(?:.*\.)?encoder\.layer\.(\d+)\.attention\.self")
 class OnnxEngine(Plain):
     """One file in ONNX Runtime, on the CPU.
 
-    path       the file; weights may lie beside it
+    path       the file; weights may lie next to it
     output     the output to take; default: one known by its name (POOLED, then ROWS), else the first with two or
                three axes
     pooling    none, mean, cls, last: what to make of rows of tokens; a pooled output stays as it is
     batch      texts that are computed together, padded to the longest
-    tokenizer  a tokenizer.json or its folder; default: beside the file or one folder up
+    tokenizer  a tokenizer.json or its folder; default: next to the file or one folder up
     gguf       lends refembed's tokenizer where the file has none of its own; then the engine shows no tokens
     threads    of ONNX Runtime
 
@@ -158,7 +158,7 @@ class OnnxEngine(Plain):
             ids = self.borrowed.encode(item, add_special=True, parse_special=True)
         else:
             hint = "tokenizer= names a tokenizer.json (needs the package tokenizers), gguf= a GGUF file; or give ids"
-            raise EngineError(f"{self.path} has no tokenizer beside it", hint=hint)
+            raise EngineError(f"{self.path} has no tokenizer next to it", hint=hint)
         if not ids:
             raise EngineError(f"{self.path}: no tokens in {item!r:.80}")
         return ids
@@ -194,7 +194,7 @@ def integer(name: str, kind: str, path: Path) -> Any:
 
 
 def own_tokenizer(path: Path, wanted: str | Path | None) -> Any:
-    """The tokenizer.json beside the file, or the one asked for; None where there is none, or no package to read it."""
+    """The tokenizer.json next to the file, or the one asked for; None where there is none, or no package to read it."""
     places = [Path(wanted)] if wanted is not None else [path.parent, path.parent.parent]
     files = [p / "tokenizer.json" if p.is_dir() else p for p in places]
     file = next((f for f in files if f.is_file()), None)

@@ -27,8 +27,8 @@ def with_order_of(
 ) -> tuple[Reference, list[str]]:
     """The reference with its adapters in the engine's order of addition, and what to say of that.
 
-    about           the engine's; "lora_order" is its order where it tells one
-    items, vectors  what the engine was asked, and its answers: where it tells no order each is tried on the shortest
+    about           the engine's; "lora_order" is its order where it reports one
+    items, vectors  what the engine was asked, and its answers: where it reports no order each is tried on the shortest
     """
     active = [i for i, a in enumerate(reference.by_numerics.adapters) if a.scale]
     if len(active) < 2:

@@ -162,7 +162,7 @@ def order_of(owners: Sequence[set[int]], lengths: Sequence[Sequence[Any]]) -> tu
 
 
 def same_as(owners: Sequence[set[int]], i: int) -> set[int]:
-    """Texts that cannot be told from text i, as far as any vector shows."""
+    """Texts that cannot be distinguished from text i, as far as any vector shows."""
     return next((fits for fits in owners if i in fits), set())
 
 

@@ -176,7 +176,7 @@ def rounded_result(round_: Callable[[Float], Float], op: str, true: Any, x: Floa
 
 
 def half_rows() -> Iterator[Row]:
-    """Numbers of half the width: where exactly an engine rounds cannot be known, so these are told by size too."""
+    """Numbers of half the width: where exactly an engine rounds cannot be known, so their size counts too."""
     for name, round_ in (("float16", float16), ("bfloat16", bfloat16)):
         inputs = replaced(linear=partial(rounded_linear, round_))
         yield f"inputs-{name}", f"multiplies numbers rounded to {name}", inputs, "half"

@@ -52,8 +52,8 @@ class WorstTensor:
 
 
 @dataclass(frozen=True)
-class TokensBeside:
-    """The tokens of one text on both sides; `theirs` is empty where the engine cannot tell."""
+class BothTokens:
+    """The tokens of one text on both sides; `theirs` is empty where the engine does not say."""
 
     text: str
     ours: Sequence[tuple[int, str]]  # (id, piece)
@@ -83,7 +83,7 @@ class ReportData:
     texts: Sequence[TextResult] = ()
     tensors: Sequence[TensorError] = ()
     worst: WorstTensor | None = None
-    tokens: Sequence[TokensBeside] = ()
+    tokens: Sequence[BothTokens] = ()
     traced: Sequence[str] = ()  # pieces (T) of the text that `tensors`, `attention` and `contributions` are about
     attention: Sequence[Attention] = ()
     # (T) share of each token in the pooled vector, `refembed.verify.compare.contributions`

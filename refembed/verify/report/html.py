@@ -14,7 +14,7 @@ from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
 from refembed.html.page import Section, clipped, esc, figure, page, table, write_page
 from refembed.html.picture import heat
-from refembed.verify.report.data import Array, ReportData, TensorError, TokensBeside, WorstTensor
+from refembed.verify.report.data import Array, BothTokens, ReportData, TensorError, WorstTensor
 
 MARKS = {"identical": "✓", "within rounding": "✓", "differs": "✗", "unexplained": "✗"}
 SHOWN_TEXTS, FEW_TEXTS, SHOWN_TENSORS = 500, 12, 16
@@ -58,7 +58,7 @@ def verdict(data: ReportData) -> str:
 
 
 def texts(data: ReportData) -> str:
-    """Distance of each text beside what rounding can do to it."""
+    """Distance of each text, and what rounding can do to it."""
     if not data.texts:
         return ""
     numbers = [str(i + 1) for i in range(len(data.texts))]
@@ -194,10 +194,10 @@ def row_table(w: WorstTensor, ours: Array, gap: Array) -> str:
 
 def tokens(data: ReportData) -> str:
     """Ids and pieces of both sides, differing places set off."""
-    return "".join(map(beside, data.tokens))
+    return "".join(map(tokens_of, data.tokens))
 
 
-def beside(t: TokensBeside) -> str:
+def tokens_of(t: BothTokens) -> str:
     head = f"<h3>{esc(clipped(t.text, 90)) or '(an empty text)'}</h3>"
     if not t.theirs:
         return (

@@ -17,7 +17,7 @@ from refembed.verify.compare.contributions import contributions
 from refembed.verify.compare.floor import SCREEN
 from refembed.verify.engines.base import Engine
 from refembed.verify.reference import NUMERICS, Reference, reference_of
-from refembed.verify.report.data import Attention, ReportData, TensorError, TextResult, TokensBeside, WorstTensor
+from refembed.verify.report.data import Attention, BothTokens, ReportData, TensorError, TextResult, WorstTensor
 from refembed.verify.report.text import HELP, numbers
 from refembed.verify.verdict import Verdict
 
@@ -60,7 +60,7 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
         ],
         worst=worst_of(verdict, ours, theirs, [piece(i) for i in e.traced_ids]),
         tokens=[
-            TokensBeside(text, [(i, piece(i)) for i in mine], [(i, theirs_of(i)) for i in other])
+            BothTokens(text, [(i, piece(i)) for i in mine], [(i, theirs_of(i)) for i in other])
             for text, mine, other in e.ids[:SHOWN_TOKENS]
         ],
         traced=[piece(i) for i in e.traced_ids],

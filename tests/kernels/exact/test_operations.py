@@ -114,7 +114,7 @@ def test_attention_looks_at_its_own_text_only(ops: Ops, lengths: list[int], H: i
 
 
 def test_a_large_value_swallows_those_of_its_block_of_keys_and_no_others() -> None:
-    """1024 keys of one share each, 2^-10: beside the first value's share float32 has no room for another's."""
+    """1024 keys of one share each, 2^-10: next to the first value's share float32 has no room for another's."""
     ops = load_ops("fast")
     q = np.zeros((1024, 8), np.float32)
     v = np.ones((1024, 8), np.float32)

@@ -158,7 +158,7 @@ def test_few_rows_read_f16_and_have_the_bits_of_many(order: str) -> None:
 
 @pytest.mark.parametrize("kind", ["Q4_1", "Q4_K", "BF16"])
 def test_weights_that_are_no_codes_times_scales_are_not_taken_for_such(kind: str) -> None:
-    """Q4_1 has a smallest value beside its scale: a code times the scale is not what the file says."""
+    """Q4_1 has a smallest value next to its scale: a code times the scale is not what the file says."""
     w, ops = quantized(random(1, 64, 256), kind), Fast(memory_budget=1 << 20)
     ops.linear(random(2, 3, 256), w)
     assert ops.smaller == {"w": None}

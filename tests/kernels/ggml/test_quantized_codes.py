@@ -29,7 +29,7 @@ def inputs():
 @pytest.mark.oracle
 @pytest.mark.parametrize("kind", ACTIVATION_TYPES)
 def test_codes_and_scales_have_the_bits_of_the_wheel(kind):
-    """Codes, d, and the sums, where d is not 0: what stands beside a 0 counts for nothing."""
+    """Codes, d, and the sums, where d is not 0: what stands next to a 0 counts for nothing."""
     x, t = inputs(), BY_NAME[kind]
     nbytes = 2048 // t.weights * t.nbytes
     live = np.stack(conversions([(t.id, row, nbytes) for row in x])).view(t.block)  # (n, nb)

@@ -152,7 +152,7 @@ def test_rows_that_are_picked_stay():
 
 
 def test_nodes_that_nothing_depends_on_are_left_out():
-    """The pinned build begins BERT with three nodes for mixed input; only the sources tell that they are dead."""
+    """The pinned build begins BERT with three nodes for mixed input; only the sources show that they are dead."""
     theirs = trace(
         ("embd", "GET_ROWS"),
         ("node_1", "GET_ROWS"),

@@ -57,13 +57,13 @@ def test_the_floor_of_a_model_is_small_and_not_zero(tiny):
 
 def test_floors_are_kept_by_length():
     x = [np.array([3.0, 4.0]), np.array([6.0, 8.0])]
-    tell = lambda ys, tokens=(2, 5): length_of(ys, x, tokens, 1e-4).id  # noqa: E731
-    assert tell(x) == "raw"
-    assert tell([v / np.linalg.norm(v) for v in x]) == "unit"
-    assert tell([v / np.abs(v).sum() for v in x]) == "scaled-taxicab"
-    assert tell([2 * x[0], 5 * x[1]]) == "scaled-sum"
-    assert tell([3 * v for v in x]) == "scaled"
-    assert tell([x[0] * 3, x[1] * 17]) == "scaled-unevenly"
+    kind = lambda ys, tokens=(2, 5): length_of(ys, x, tokens, 1e-4).id  # noqa: E731
+    assert kind(x) == "raw"
+    assert kind([v / np.linalg.norm(v) for v in x]) == "unit"
+    assert kind([v / np.abs(v).sum() for v in x]) == "scaled-taxicab"
+    assert kind([2 * x[0], 5 * x[1]]) == "scaled-sum"
+    assert kind([3 * v for v in x]) == "scaled"
+    assert kind([x[0] * 3, x[1] * 17]) == "scaled-unevenly"
 
 
 def test_default_texts_fit_the_window_and_climb():

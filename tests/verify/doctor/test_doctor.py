@@ -151,8 +151,8 @@ def test_a_reranking_decoder_needs_its_template(qwen3: Path, tmp_path: Path) -> 
 def test_a_t5_file_without_a_causal_key_is_a_finding(tmp_path: Path) -> None:
     silent = changed(synthetic(tmp_path / "a.gguf", "t5encoder", pooling=1), tmp_path / "b.gguf", TYPE)
     assert ("error", "attention") in found(silent)
-    told = changed(silent, tmp_path / "c.gguf", {"t5encoder.attention.causal": (False, FLAG)})
-    assert ("error", "attention") not in found(told)
+    flagged = changed(silent, tmp_path / "c.gguf", {"t5encoder.attention.causal": (False, FLAG)})
+    assert ("error", "attention") not in found(flagged)
 
 
 def test_embeddinggemma_without_its_dense_layers_is_found(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_an_abort_is_an_error_that_says_what_was_asked_and_what_llamacpp_said(mi
             engine.tokenize(TEXT)
 
 
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux tells the limits of another process")
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux knows the limits of another process")
 def test_the_worker_may_write_no_core_file(minilm):
     with LlamaCpp(minilm, vocab_only=True) as engine:
         assert resource.prlimit(engine.worker.pid, resource.RLIMIT_CORE) == (0, 0)

@@ -9,7 +9,7 @@ from refembed.verify.engines.llamacpp_worker import Graph, Session
 
 
 def test_an_exception_in_the_callback_is_kept():
-    """C would swallow it: the run is told to stop, and the error waits for the caller."""
+    """C would swallow it: the run is asked to stop, and the error waits for the caller."""
     graph = Graph(object())
     assert graph.seen(1, True, None) is True
     assert graph.seen(0, False, None) is False

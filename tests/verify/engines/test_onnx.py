@@ -73,7 +73,7 @@ def rows(files):
 def test_a_package_that_is_absent_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "model.onnx").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    message = r"needs the package onnxruntime: .*\n  hint: pip install onnxruntime beside refembed"
+    message = r"needs the package onnxruntime: .*\n  hint: pip install onnxruntime, into refembed's environment"
     with pytest.raises(EngineError, match=message):
         OnnxEngine(tmp_path / "model.onnx")
 
@@ -121,7 +121,7 @@ def test_whose_tokenizer_it_is(files, minilm, minilm_folder):
     ):
         assert np.array_equal(a, b)
         assert np.array_equal(b, c)
-    with pytest.raises(EngineError, match=r"has no tokenizer beside it\n  hint: tokenizer= names"):
+    with pytest.raises(EngineError, match=r"has no tokenizer next to it\n  hint: tokenizer= names"):
         OnnxEngine(files["pooled"]).embed(["a"])
     with pytest.raises(RequestError, match=r"no tokenizer\.json there"):
         OnnxEngine(files["pooled"], tokenizer=files["rows"].parent)

@@ -30,7 +30,7 @@ def same(found, expected=VECTORS):
 
 ENTRIES = [{"text": t, "embedding": v.tolist()} for t, v in zip(TEXTS, VECTORS, strict=True)]
 RAW = "\n".join(" ".join(f"{x:.7f}" for x in v) for v in VECTORS)
-TOLD = {  # files that tell their texts
+WITH_TEXTS = {  # files that name their texts
     "a.jsonl": "\n".join(json.dumps(e, ensure_ascii=False) for e in ENTRIES) + "\n\n",
     "b.jsonl": "\n".join(json.dumps({"input": e["text"], "vector": e["embedding"]}) for e in ENTRIES),
     "c.json": json.dumps(ENTRIES),
@@ -49,9 +49,9 @@ UNTOLD = {  # files that do not
 }
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", WITH_TEXTS)
 def test_files_that_tell_their_texts(tmp_path, name):
-    engine = open_recording(written(tmp_path, name, TOLD[name]))
+    engine = open_recording(written(tmp_path, name, WITH_TEXTS[name]))
     assert isinstance(engine, Engine)
     assert engine.about["texts"] == TEXTS
     assert same(engine.embed(TEXTS))

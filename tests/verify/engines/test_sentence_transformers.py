@@ -51,7 +51,7 @@ def test_a_package_that_is_absent_is_one_sentence(tmp_path, monkeypatch, module,
     if module != "torch":
         monkeypatch.setitem(sys.modules, "torch", sys)  # any module will do so far
     monkeypatch.setitem(sys.modules, module, None)
-    message = rf"needs the package {package}: .*\n  hint: pip install {package} beside refembed"
+    message = rf"needs the package {package}: .*\n  hint: pip install {package}, into refembed's environment"
     with pytest.raises(EngineError, match=message):
         open_folder(tmp_path)
 

@@ -98,7 +98,7 @@ def test_the_html_report_takes_every_verdict(e):
 
 
 def test_the_page_has_the_arithmetic_that_was_compared(e, tiny):
-    """An engine that is ggml to the last bit has each token's very share, and its attention is shown beside."""
+    """An engine that is ggml to the last bit has each token's very share, and its attention is shown with it."""
     for flash_attn, numerics in ((False, "ggml, plain"), (True, "ggml")):
         other = Embedder.load(tiny, numerics="ggml", flash_attn=flash_attn)
         v = verify(e, Shown(other), TEXTS)
