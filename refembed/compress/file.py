@@ -101,6 +101,9 @@ def read(path: str | Path) -> Compressed:
             raise ValueError(f"dimensions {meta['dimensions']!r}, count {meta.get('count')!r}")
         codec = load(str(meta["scheme"]), meta["dimensions"], arrays)
         codes = codec.check_codes(arrays["codes"])
+        numbers = codes["scale"] if codes.dtype.names else codes
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            raise ValueError("codes that are not finite")
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file", hint=hint) from None
     except (IsADirectoryError, NotADirectoryError, PermissionError) as e:

@@ -159,3 +159,13 @@ def test_an_array_whose_head_is_no_python_literal_is_refused(head: bytes, saved:
             out.writestr(name, raw if name == "codes.npy" else z.read(name))
     with pytest.raises(RequestError, match="not compressed vectors, or damaged"):
         read(tmp_path / "y.npz")
+
+
+@pytest.mark.parametrize("scheme", ["float32", "float16", "int8-vector", "matryoshka:4"])
+def test_codes_that_are_not_finite_are_not_passed_on(scheme: str, tmp_path: Path) -> None:
+    compressed = compress(fit(scheme, X), X)
+    codes = compressed.codes.copy()
+    (codes["scale"] if codes.dtype.names else codes).flat[3] = np.nan
+    save(tmp_path / "a.npz", compressed._replace(codes=codes))
+    with pytest.raises(RequestError, match="codes that are not finite"):
+        read(tmp_path / "a.npz")
