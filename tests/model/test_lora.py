@@ -56,6 +56,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "qwen3":                        ("qwen3", {"K": 2, "optional": OUTPUT}, [{"rank": 7}]),
     "gemma3":                       ("gemma3", {"K": 2, "optional": OUTPUT}, ONE),
     "gemma-embedding":              ("gemma-embedding", {"K": 2, "n_layer": 7}, ONE),
+    "gemma-embedding2":             ("gemma-embedding2", {"K": 2, "n_layer": 7}, ONE),
     "llama, experts":               ("llama", {"K": 2, "X": 3, "optional": OUTPUT}, ONE),
     "bert Q8_0, Q8_0":              ("bert", typed("Q8_0"), [{"type_name": "Q8_0", "rank": 32}]),
     "bert Q4_0, F16":               ("bert", typed("Q4_0"), [{"type_name": "F16", "rank": 8}]),
