@@ -1,9 +1,10 @@
 """EmbeddingGemma 2, its text part.
 
 Google DeepMind 2026, "EmbeddingGemma 2": Gemma 4 in which every token sees all, in five layers of six those around it.
-Layers without a window may have wider heads, and another number of heads of keys. A second input of each layer is made
-of the embeddings: a gate lets parts of it in behind the feed-forward. Mirrors llama.cpp's
-src/models/gemma-embedding2.cpp; taps carry that graph's names. The last product makes vectors wider than the model.
+Layers with and without a window differ in the width of their heads, and any two in their number of heads of keys. The
+per-layer inputs of Gemma 3n are projected from the embeddings alone; a gate lets each into its layer, behind the
+feed-forward. The last product makes vectors of another width than the model's. Mirrors llama.cpp's
+src/models/gemma-embedding2.cpp; taps carry that graph's names.
 
           ids ─► token_embd ─► * sqrt(C) ─► x;   x ─► per_layer_model_proj / sqrt(C) ─► norm ─► e, for each layer
     n_layer ×    x ─► norm ─► attention ─► norm ─► + x ─► y ─► norm ─► gelu(gate) * up ─► down ─► norm ─► + y ─► z
@@ -114,7 +115,7 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
         h = tap("ffn_post_norm", ops.rms_norm(h, blk.post_ffw_norm, eps, taps))  # its `norm` has no layer number
         x = tap("pe_in", ops.add(h, x))
 
-        # the layer's second input, as far as a gate lets it in
+        # the per-layer input, as far as a gate lets it in
         gate = tap("per_layer_gate", ops.linear(x, blk.inp_gate))  # (T, E)
         gate = tap("per_layer_gelu", ops.gelu(gate))
         per_layer = per_layer or per_layer_inputs(embeddings, w, hp, ops, taps)  # once, where llama.cpp's graph does
@@ -129,7 +130,7 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
 
 
 def per_layer_inputs(x: Float, w: Weights, hp: Hparams, ops: Ops, taps: Tap) -> list[Float]:
-    """The second input of each layer, made of the embeddings x (T, C): L x (T, E)."""
+    """What each layer gets of the embeddings x (T, C) besides its own input: L x (T, E)."""
     E, scale = hp.n_embd_per_layer, ops.dtype(1) / np.sqrt(ops.dtype(hp.n_embd))  # in float32 it takes two roundings
     e = taps("inp_per_layer_proj", ops.linear(x, w.per_layer_model_proj))  # (T, L E)
     e = taps("inp_per_layer_scaled", ops.scale(e, scale))

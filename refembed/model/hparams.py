@@ -101,10 +101,10 @@ class Hparams:
     attn_temp_scale: float = 0.0  # {arch}.attention.temperature_scale (mistral3): how queries grow with the place
     rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen3vl): pairs of each of four streams
     n_deepstack_layers: int = 0  # {arch}.n_deepstack_layers (qwen3vl): layers that images are added behind
-    n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): width of the convolution
+    n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): required; width of the convolution
     conv_layers: tuple[bool, ...] = ()  # which layers are convolutions
     n_embd_out: int = 0  # {arch}.embedding_length_out, else C: length of a vector
-    n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input (gemma-embedding2): of what each layer gets
+    n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input: required; width of a per-layer input
 
     # Of layers that are not like the others (gemma-embedding2). Empty or None: all are alike
     head_counts_kv: tuple[int, ...] = ()  # K of each layer

@@ -64,7 +64,7 @@ def synthetic(
     X n_used   experts, and how many of them a token takes; in all layers or, nomic-bert-moe, in every second
     n_buckets  of distances (t5encoder)
     conv       width of a convolution (lfm2); there layers 1, 4, 7 ... have attention, unless a key says otherwise
-    E          width of what each layer gets besides its input (gemma-embedding2)
+    E          width of a per-layer input (gemma-embedding2)
     wide       where feed-forward's up may hold the gate as well (jina-bert-v2), it does
     types      kinds of token; XLM-RoBERTa has one
     window     {arch}.attention.sliding_window, where the architecture has one
