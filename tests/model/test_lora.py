@@ -433,3 +433,17 @@ def test_what_is_no_adapter_file_is_said_so(bert: Path, tmp_path: Path) -> None:
     keys = {"adapter.lora.alpha": ("8", "STRING")}
     with pytest.raises(RefembedError, match=r"adapter\.lora\.alpha"):  # llama.cpp aborts here
         Embedder.load(bert, lora=[synthetic_lora(tmp_path / "a.gguf", bert, alpha=None, keys=keys)])
+
+
+@pytest.mark.oracle
+def test_the_last_product_takes_adapters_where_it_makes_the_vector(tmp_path: Path) -> None:
+    """EmbeddingGemma 2's `output`; its per-layer inputs are projected without them."""
+    names = {"output.weight", "per_layer_model_proj.weight"}
+    path = synthetic(tmp_path / "m.gguf", "gemma-embedding2", n_layer=6)
+    file = synthetic_lora(tmp_path / "a.gguf", path, names=names)
+    adapter = load_adapter(file, open_gguf(path))
+    assert (list(adapter.pairs), list(adapter.idle)) == (["output.weight"], ["per_layer_model_proj.weight"])
+    here, plain = Headed(path, "mean", lora=((file, 1.0),)), Headed(path, "mean")
+    with here.engine() as engine:
+        theirs = engine.embed([some_ids(19)])[0].tobytes()
+    assert here.vectors([some_ids(19)])[0].tobytes() == theirs != plain.vectors([some_ids(19)])[0].tobytes()

@@ -24,6 +24,7 @@ LONGROPE = {"rope.scaling.type": ("longrope", "STRING"), "rope.scaling.original_
 GATE = {"ffn_gate.weight"}
 QK_NORM = {f"attn_{x}_norm.{part}" for x in "qk" for part in ("weight", "bias")}
 VALUES_SWA = {"attention.key_length_swa": (10, "UINT32"), "attention.value_length_swa": (8, "UINT32")}
+NEXT = ("gemma-embedding3", "qwen4", "llama-embed2", "bert-moe", "nomic-ber", "smollm")  # near to names, and others
 NARROW = {"feed_forward_length": (40, "UINT32")}
 WIDER_HEADS = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")}
 BOTH_GATES = {"wide": True, "optional": GATE}
@@ -269,6 +270,8 @@ def test_every_architecture_is_computed_or_refused_by_what_it_is() -> None:
         ("t5", "its encoder alone, t5encoder, is computed"),
         ("clip", "a model of pictures or of sound"),
         ("smolm3", "does not compute architecture 'smolm3'\n  hint: it computes bert, .*; is it 'smollm3'?"),
+        ("k2-horizon", "llama.cpp knows it: its layers or experts are of a kind that is not computed"),
+        *((other, "smollm3, t5encoder; this one is unknown here") for other in NEXT),
     ],
 )
 def test_a_file_of_another_architecture_is_refused(arch: str, message: str, tmp_path: Path) -> None:
