@@ -29,8 +29,8 @@ UNSUPPORTED = {
         granite_swa graniteswitch grok grovemoe hrm_text hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 hy_v4 internlm2
         jais jais2 k2-horizon laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4 mpt
         muse-glimmer nanbeige nemotron olmo olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phimoe plamo plamo3
-        plm qwen qwen2moe qwen2vl qwen3moe qwen3vlmoe refact seed_oss smallthinker spark2_5 stablelm starcoder starcoder2 step35
-        talkie xverse""",
+        plm qwen qwen2moe qwen2vl qwen3moe qwen3vlmoe refact seed_oss smallthinker spark2_5 stablelm starcoder
+        starcoder2 step35 talkie xverse""",
 }
 
 
