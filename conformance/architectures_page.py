@@ -50,7 +50,8 @@ optional tensor is there once and once not:
 - {faults} faults planted in the files, at least {least} an architecture, are each found at the first tensor they touch.
 
 Shapes are rows first, GGUF's `ne` reversed. V words, C channels, P places, H heads, K heads of keys, D width of a head,
-HD = H D, KD = K D, F width of feed-forward, X experts, R labels, rot channels of a head that turn.
+HD = H D, KD = K D, F width of feed-forward, X experts, R labels, rot channels of a head that turn, E width of a
+per-layer input, LE = layers times E, out length of a vector.
 Keys that every architecture reads: {common}. Where a tensor's shape does not fit its keys, where
 one is missing, or is there and means nothing, the file is refused with one message, as llama.cpp refuses it.
 """
@@ -190,7 +191,7 @@ def keys(arch: str, seen: Seen) -> Iterator[str]:
         words = re.sub(r"^\(\w\) | \([\w, ]+\)", "", said[name].replace("of {arch}." + found[1], "of it"))
         words = re.sub(r"(: )?\{arch\}\." + re.escape(found[1]), "", words).replace("{arch}.", "").strip(" ,:;")
         default = defaults[name]
-        if "else" not in words and isinstance(default, (bool, int, float)):
+        if "else" not in words and "required" not in words and isinstance(default, (bool, int, float)):
             words += f"{', ' if words else ''}else {str(default).lower()}"
         yield f"| `{arch}.{found[1]}` | {words} |"
 

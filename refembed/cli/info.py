@@ -35,7 +35,8 @@ LABELS = {  # key in JSON, named as `Embedder.info` names it -> head in the tabl
     "gguf_version": "GGUF version",
     "byteorder": "byte order",
     "architecture": "architecture",
-    "n_embd": "vector length",
+    "n_embd": "channels",
+    "n_embd_out": "vector length",
     "n_ctx": "longest text",
     "n_layer": "layers",
     "n_head": "heads",
@@ -57,7 +58,7 @@ SIZES = {  # key in JSON -> key in the file, `{arch}.` in front
     "n_ff": "feed_forward_length",
 }
 
-UNITS = {"n_ctx": "tokens", "n_embd": "numbers", "n_vocab": "tokens"}
+UNITS = {"n_ctx": "tokens", "n_embd_out": "numbers", "n_vocab": "tokens"}
 SHOWN_ITEMS, SHOWN_CHARACTERS = 4, 120  # of an array, of a string
 
 
@@ -111,6 +112,7 @@ def summary(f: GGUFFile, sha256: bool) -> dict[str, Any]:
         "byteorder": "little" if f.byteorder == "<" else "big",
         "architecture": arch,
         **{name: scalar(md, f"{arch}.{key}") for name, key in SIZES.items()},
+        "n_embd_out": scalar(md, f"{arch}.embedding_length_out") or scalar(md, f"{arch}.embedding_length"),
         "n_params": sum(math.prod(t.shape) for t in tensors),
         "n_tensors": len(tensors),
         "quant_types": dict(Counter(t.type.name for t in tensors).most_common()),

@@ -182,6 +182,23 @@ def let_through(which: str) -> Callable[[Run, int], Formula]:
     return formula
 
 
+def gated_inputs(run: Run, i: int) -> Formula:
+    """per_layer_gated (gemma-embedding2): the per-layer input of this layer times its gate."""
+    gate, inputs = latest(run, i, "per_layer_gelu"), latest(run, i, "inp_per_layer")
+    if gate is None or inputs is None:
+        return NO_FORMULA
+    layer = f"the layer = {run.trace.tensors[i].name.rpartition('-')[2]}"
+    return made("g · e[:, l]", "g * e[:, l]", g=tap_of(run, gate), e=tap_of(run, inputs), l=layer)
+
+
+def layer_output(run: Run, i: int) -> Formula:
+    """l_out: what the layer adds and what it was added to; of gemma-embedding2 that sum, times a number."""
+    name, _, il = run.trace.tensors[i - 1].name.rpartition("-")
+    if name != "per_layer_added":
+        return residual(*BETWEEN)(run, i)
+    return made("x · W", "x * W", x=tap_of(run, i - 1), W=f"blk.{il}.layer_output_scale.weight")
+
+
 def pooled_row(run: Run, i: int) -> Formula:
     """Pooling that no operation does."""
     from refembed.pooling.heads import rank_pooling
@@ -209,7 +226,14 @@ BY_NAME: dict[str, Callable[[Run, int], Formula]] = {
     "ffn_scaled": scaled("x · r", "x * r", "r", "residual_scale", residual_scale),
     "ffn_inp": residual(*HIDDEN),
     "sa_out": residual(*HIDDEN),
-    "l_out": residual(*BETWEEN),
+    "attn_out": residual(*HIDDEN),
+    "pe_in": residual("attn_out"),
+    "inp_per_layer_scaled": scaled(
+        "x / sqrt(C)", "x / np.sqrt(C)", "C", "embedding_length", lambda run: run.embedder.info.n_embd
+    ),
+    "per_layer_gated": gated_inputs,
+    "per_layer_added": residual("pe_in"),
+    "l_out": layer_output,
     "result_embd": residual(*BETWEEN),
     "deepstack_out": of_last("x + 0: a picture would be added here", "x"),
     "ffn_out": shared_expert,

@@ -21,6 +21,7 @@ MOE = "Shazeer et al. 2017, Outrageously Large Neural Networks"
 HE = "He et al. 2015, Deep Residual Learning"
 RAFFEL = "Raffel et al. 2019, T5"
 GEMMA2 = "Gemma Team 2024, Gemma 2"
+GEMMA3N = "Google 2025, Gemma 3n: per-layer embeddings"
 LFM2 = "Liquid AI 2025, LFM2"
 HU = "Hu et al. 2024, MiniCPM"
 REIMERS = "Reimers & Gurevych 2019, Sentence-BERT"
@@ -74,6 +75,9 @@ TAPS: dict[str, Meaning] = {
     "model.layers.{}.self_attn.k_layernorm": Meaning("Keys normalized, head by head", NORM),
     "Qcur_roped": Meaning("Queries rotated by their position", SU),
     "Kcur_roped": Meaning("Keys rotated by their position", SU),
+    "Vcur_normed": Meaning("Values normalized, head by head", NORM),
+    "Qcur_pos": Meaning("Queries rotated by their position", SU),
+    "Kcur_pos": Meaning("Keys rotated by their position", SU),
     "Qcur_scaled": Meaning("Queries, scaled before the product", VASWANI),
     "v_cont": Meaning("Values laid out head by head", VASWANI),
     "pos_bias": Meaning("A number for each distance", RAFFEL),
@@ -87,6 +91,7 @@ TAPS: dict[str, Meaning] = {
     "kqv_out": Meaning("The heads' outputs side by side", VASWANI + ", section 3.2.2"),
     "attn_out": Meaning("Heads mixed by the output matrix", VASWANI),
     "model.layers.{}.self_attn.out_proj": Meaning("Heads mixed by the output matrix", VASWANI),
+    "attn_product": Meaning("Heads mixed by the output matrix", VASWANI),
     "attn_scaled": Meaning("What attention adds, scaled", HU),
     "sa_out": Meaning("Attention's output added to the layer's input", HE),
     "ffn_inp": Meaning("Attention's output added to the layer's input", HE),
@@ -102,6 +107,16 @@ TAPS: dict[str, Meaning] = {
     "ffn_out": Meaning("Feed-forward's output", VASWANI + ", equation 2"),
     "ffn_scaled": Meaning("What feed-forward adds, scaled", HU),
     "l_out": Meaning("The layer's output: feed-forward's output added to its input", HE),
+    "pe_in": Meaning("Feed-forward's output added to its input", HE),
+    "inp_per_layer_proj": Meaning("Per-layer inputs, projected from the embeddings", GEMMA3N),
+    "inp_per_layer_scaled": Meaning("Per-layer inputs, scaled", GEMMA3N),
+    "inp_per_layer": Meaning("Per-layer inputs normalized, layer by layer", NORM),
+    "per_layer_gate": Meaning("The gate of this layer's per-layer input", GEMMA3N),
+    "per_layer_gelu": Meaning("The gate through GELU", HENDRYCKS),
+    "per_layer_gated": Meaning("The gate times this layer's per-layer input", GEMMA3N),
+    "per_layer_proj": Meaning("The per-layer input, at the model's width", GEMMA3N),
+    "per_layer_embd_out": Meaning("The per-layer input, normalized", NORM),
+    "per_layer_added": Meaning("The per-layer input added", HE),
     "ffn_moe_logits": Meaning("The router: how well each expert suits each token", MOE),
     "ffn_moe_probs": Meaning("The router's scores as probabilities", MOE),
     "ffn_moe_argsort": Meaning("Experts in order of probability", MOE),
@@ -201,7 +216,9 @@ def meaning(run: Run, i: int) -> Meaning:
     name, call = base_of(run.trace.tensors[i].name), run.shown[i].call
     line = TAPS.get(name, Meaning(""))
     if call is None:
-        return TAPS["Qcur_scaled"] if name == "Qcur" else line
+        if name == "l_out" and base_of(run.trace.tensors[i - 1].name) == "per_layer_added":
+            return Meaning("That sum times a number of the layer: the layer's output")
+        return {"Qcur": TAPS["Qcur_scaled"], "attn_out": TAPS["sa_out"]}.get(name, line)
     if line.source == NORM:
         return Meaning(line.title, NORM_SOURCES.get(call.op, ""))
     if call.op in NORM_SOURCES and name not in ("norm", "norm_w"):
@@ -211,6 +228,8 @@ def meaning(run: Run, i: int) -> Meaning:
         return Meaning(f"{what} rotated by their position", SU)
     if call.op == "linear" and what and call["b"] is not None and not run.shown[i].inner:
         return Meaning(f"{what}, with the bias", VASWANI)
+    if call.op == "linear" and name == "result_embd":
+        return Meaning("The vector of each token, wider than the model", REIMERS)
     if call.op == "linear" and name == "kqv_out":
         return Meaning("Heads mixed by the output matrix", VASWANI)
     if call.op == "linear" and name == "ffn_out" and call["b"] is not None:

@@ -112,6 +112,7 @@ TABLE = (  # the first row that fits counts
     Known("qwen3-embedding-(0.6b|4b|8b)", ("qwen3",), {"query": WEB, "document": ""}, "Qwen/Qwen3-Embedding-0.6B"),
     Known("embedding-?gemma-300m(-qat-q[48]-0(-unquantized)?)?", ("gemma-embedding",), GEMMA,
           "google/embeddinggemma-300m"),
+    Known("embedding-?gemma-2", ("gemma-embedding2",), GEMMA, "google/embeddinggemma-2"),
     Known("snowflake-arctic-embed-[ml]-v2.0", ("bert",), {"query": "query: ", "document": ""},
           "Snowflake/snowflake-arctic-embed-l-v2.0"),
     Known("snowflake-arctic-embed-(xs|s|m|l|m-long|m-v1.5)", ("bert", "nomic-bert"), {"query": SEARCH, "document": ""},

@@ -45,6 +45,7 @@ ARCHITECTURES = Architectures(
         "gemma2": "gemma2",
         "gemma3": "gemma3",
         "gemma-embedding": "gemma_embedding",
+        "gemma-embedding2": "gemma_embedding2",
         "granite": "granite",
         "granitemoe": "granite_moe",
         "jina-bert-v2": "jina_bert_v2",
@@ -82,12 +83,17 @@ class Model:
         return str(self.module.TRAITS.output)
 
     @property
+    def width(self) -> int:
+        """Channels of what `forward` returns: C, or where its last step is a product, n_embd_out."""
+        return self.hparams.n_embd_out if self.module.TRAITS.projected else self.hparams.n_embd
+
+    @property
     def runs_alone(self) -> bool:
         """Whether llama.cpp runs each text in a micro-batch of its own, whatever comes with it."""
         return bool(self.module.TRAITS.runs_alone)
 
     def forward(self, batch: Batch, ops: Ops, tap: Tap = NO_TAP) -> Float:
-        """Token ids (T) of S texts -> hidden states (T, C), in the dtype of `ops`."""
+        """Token ids (T) of S texts -> hidden states (T, width), in the dtype of `ops`."""
         hidden: Float = self.module.forward(self.weights, self.hparams, batch, ops, tap)
         return hidden
 
@@ -104,5 +110,5 @@ def load_model(f: GGUFFile) -> Model:
         raise ModelError(f"{f.path}: no tensors in it", hint="was the conversion interrupted? convert the model again")
     module = ARCHITECTURES[arch]
     hp = read_hparams(f, module.TRAITS)
-    weights = bind(module.Weights, f.tensors, hp.sizes, hp.n_layer, str(f.path), hp.layers)
+    weights = bind(module.Weights, f.tensors, hp.sizes, hp.n_layer, str(f.path), hp.layers, hp.sizes_of)
     return Model(hp, weights, module)

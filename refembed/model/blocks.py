@@ -116,7 +116,7 @@ def rope_of(hp: Hparams, il: int, factors: Tensor | None = None) -> Rope:
     swa, factor = hp.swa_layers[il], hp.rope_factor if hp.rope_scaling != "none" else 1.0
     yarn = hp.rope_scaling == "yarn"
     return Rope(
-        n_dims=hp.n_rot,
+        n_dims=hp.n_rot_of(il),
         pairs=hp.rope_pairs,
         freq_base=hp.rope_freq_base_swa if swa else hp.rope_freq_base,
         freq_scale=1 / (hp.rope_factor_swa if swa else factor),

@@ -36,8 +36,11 @@ class Traits:
     experts: Literal["none", "all", "every n"] = "none"  # in which layers, if any; every n: {arch}.moe_every_n_layers
     needs_token_types: bool = False  # tokenizer.ggml.token_type_count must be there and not 0
     short_conv: bool = False  # layers without heads of keys are convolutions (lfm2)
+    heads_by_layer: bool = False  # K may differ by layer, D and n_rot by whether the layer has a window
+    per_layer_inputs: bool = False  # {arch}.embedding_length_per_layer_input must be there (gemma-embedding2)
     mrope: bool = False  # {arch}.rope.dimension_sections must be there (qwen3vl)
     runs_alone: bool = False  # llama.cpp runs each text of a batch by itself (split_seq of a hybrid memory)
+    projected: bool = False  # a last product makes hidden states as wide as a vector, {arch}.embedding_length_out
     encoder: bool = False  # without a cache: every token sees all, whatever {arch}.attention.causal says
     output: str = "result_norm"  # llama.cpp's name for the hidden states
 
@@ -52,7 +55,7 @@ class Hparams:
     n_ctx: int  # (P) {arch}.context_length: the longest text the model was trained on, in tokens
     n_layer: int  # {arch}.block_count
     n_head: int  # (H) {arch}.attention.head_count
-    n_head_kv: int  # (K) {arch}.attention.head_count_kv, else H
+    n_head_kv: int  # (K) {arch}.attention.head_count_kv, else H; where layers differ, the most: see `n_head_kv_of`
     n_embd_head: int  # (D) width of a head: {arch}.attention.key_length, else C/H
     n_ff: int  # (F) {arch}.feed_forward_length
     n_token_types: int  # tokenizer.ggml.token_type_count
@@ -98,20 +101,48 @@ class Hparams:
     attn_temp_scale: float = 0.0  # {arch}.attention.temperature_scale (mistral3): how queries grow with the place
     rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen3vl): pairs of each of four streams
     n_deepstack_layers: int = 0  # {arch}.n_deepstack_layers (qwen3vl): layers that images are added behind
-    n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): width of the convolution
+    n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): required; width of the convolution
     conv_layers: tuple[bool, ...] = ()  # which layers are convolutions
     n_embd_out: int = 0  # {arch}.embedding_length_out, else C: length of a vector
+    n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input: required; width of a per-layer input
+
+    # Of layers that are not like the others (gemma-embedding2). Empty or None: all are alike
+    head_counts_kv: tuple[int, ...] = ()  # K of each layer
+    n_embd_head_swa: int | None = None  # {arch}.attention.key_length_swa, else D: width of a head where the window is
+    n_rot_swa: int | None = None  # {arch}.rope.dimension_count_swa, else rot: channels that turn where the window is
+
+    def n_head_kv_of(self, il: int) -> int:
+        """K, the heads of keys, of layer il."""
+        return self.head_counts_kv[il] if self.head_counts_kv else self.n_head_kv
+
+    def n_embd_head_of(self, il: int) -> int:
+        """D, the width of a head, of layer il."""
+        return self.n_embd_head_swa if self.n_embd_head_swa and self.swa_layers[il] else self.n_embd_head
+
+    def n_rot_of(self, il: int) -> int:
+        """Channels of a head that turn in layer il."""
+        return self.n_rot_swa if self.n_rot_swa and self.swa_layers[il] else self.n_rot
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Letter -> number, for the shapes that architectures declare."""
-        C, HD, KD = self.n_embd, self.n_head * self.n_embd_head, self.n_head_kv * self.n_embd_head
-        sizes = {"V": self.n_vocab, "C": C, "P": self.n_ctx, "F": self.n_ff, "D": self.n_embd_head}
-        sizes |= {"HD": HD, "KD": KD, "HD+2KD": HD + 2 * KD, "3C": 3 * C, "rot/2": self.n_rot // 2}
-        sizes |= {"2F": 2 * self.n_ff, "C+2KD": C + 2 * KD, "H": self.n_head, "buckets": self.n_buckets}
+        """Letter -> number, for the shapes that architectures declare; of layers that differ, see `sizes_of`."""
+        C = self.n_embd
+        sizes = {"V": self.n_vocab, "C": C, "P": self.n_ctx, "F": self.n_ff, "3C": 3 * C, "2F": 2 * self.n_ff}
+        sizes |= self.head_sizes(self.n_head_kv, self.n_embd_head)
+        sizes |= {"H": self.n_head, "rot/2": self.n_rot // 2, "buckets": self.n_buckets}
+        sizes |= {"E": self.n_embd_per_layer, "LE": self.n_layer * self.n_embd_per_layer}
         sizes |= {"dense_2": self.dense_2_feat_out, "dense_3": self.dense_3_feat_in}
         sizes |= {"shexp": self.n_ff_shexp, "conv": self.n_shortconv_l_cache, "out": self.n_embd_out}
         return sizes | {"types": self.n_token_types, "R": self.n_cls_out, "X": self.n_expert, "1": 1}
+
+    def head_sizes(self, K: int, D: int) -> dict[str, int]:
+        """Letter -> number, of those that depend on K and D."""
+        HD, KD = self.n_head * D, K * D
+        return {"D": D, "HD": HD, "KD": KD, "HD+2KD": HD + 2 * KD, "C+2KD": self.n_embd + 2 * KD}
+
+    def sizes_of(self, il: int) -> dict[str, int]:
+        """Letter -> number, for the shapes of layer il."""
+        return self.sizes | self.head_sizes(self.n_head_kv_of(il), self.n_embd_head_of(il))
 
     @property
     def layers(self) -> dict[str, frozenset[int]]:
@@ -170,7 +201,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     n_layer = keys.uint("block_count", least=1, most=MAX_LAYERS)
     norm = "layer_norm_rms_epsilon" if traits.norm == "rms" else "layer_norm_epsilon"
     n_swa = read_window(keys, traits)
-    n_head_kv, conv_layers = read_head_count_kv(keys, n_layer, n_head, traits)
+    head_counts_kv, conv_layers = read_head_count_kv(keys, n_layer, n_head, traits)
     n_embd_head = keys.uint("attention.key_length", n_embd // n_head, least=1)
     hp = Hparams(
         arch=arch,
@@ -179,7 +210,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         n_ctx=n_ctx,
         n_layer=n_layer,
         n_head=n_head,
-        n_head_kv=n_head_kv,
+        n_head_kv=max(head_counts_kv),
         n_embd_head=n_embd_head,
         n_ff=keys.uint("feed_forward_length"),
         n_token_types=md.uint("tokenizer.ggml.token_type_count", 0),
@@ -202,6 +233,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         conv_layers=conv_layers,
         **read_rope(keys, n_ctx, n_embd_head, traits),
         **read_rare(keys, n_embd, traits),
+        **(read_heads_swa(keys, n_embd_head, head_counts_kv) if traits.heads_by_layer else {}),
     )
     check(hp, keys)
     check_experts(hp, keys, traits)
@@ -218,22 +250,39 @@ def read_n_vocab(keys: Keys) -> int:
     return len(keys.md.strings("tokenizer.ggml.tokens"))
 
 
-def read_head_count_kv(keys: Keys, n_layer: int, n_head: int, traits: Traits) -> tuple[int, tuple[bool, ...]]:
-    """{arch}.attention.head_count_kv, else H; and which layers are convolutions: where they may be, those that have 0.
+def read_head_count_kv(
+    keys: Keys, n_layer: int, n_head: int, traits: Traits
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """{arch}.attention.head_count_kv of each layer, else H; and which layers are convolutions: those that have 0.
 
-    Layers with attention must have as many heads each; and llama.cpp aborts where there are none of either kind.
+    Where the architecture says nothing else, layers must have as many heads each; with convolutions those with
+    attention, and llama.cpp aborts where there are none of either kind.
     """
-    key = f"{keys.arch}.attention.head_count_kv"
-    if not traits.short_conv:
-        return keys.uint("attention.head_count_kv", n_head, least=1), (False,) * n_layer
+    key, no_conv = f"{keys.arch}.attention.head_count_kv", (False,) * n_layer
+    listed = key in keys.md and keys.md.type_name(key).startswith("ARRAY")
+    if not traits.short_conv and not (traits.heads_by_layer and listed):
+        return (keys.uint("attention.head_count_kv", n_head, least=1),) * n_layer, no_conv
     counts = [int(n) for n in keys.md.ints(key)]
     if len(counts) != n_layer:
         raise ModelError(f"{keys.path}: {key} has {len(counts)} numbers for {n_layer} layers")
+    if traits.heads_by_layer:
+        if not 0 < min(counts) <= max(counts) <= LARGEST:
+            raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=f"1 to {LARGEST} make sense")
+        return tuple(counts), no_conv
     heads = sorted(set(counts) - {0})
     if len(heads) != 1 or not 0 < heads[0] <= LARGEST or 0 not in counts:
         hint = "0 for a convolution, and one other number for all layers with attention; both must be there"
         raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=hint)
-    return heads[0], tuple(n == 0 for n in counts)
+    return tuple(counts), tuple(n == 0 for n in counts)
+
+
+def read_heads_swa(keys: Keys, n_embd_head: int, head_counts_kv: tuple[int, ...]) -> dict[str, Any]:
+    """Heads that differ by layer, by their names in `Hparams`."""
+    return {
+        "head_counts_kv": head_counts_kv,
+        "n_embd_head_swa": keys.uint("attention.key_length_swa", n_embd_head, least=1),
+        "n_rot_swa": keys.uint("rope.dimension_count_swa", keys.uint("rope.dimension_count", n_embd_head)),
+    }
 
 
 def read_rope(keys: Keys, n_ctx: int, n_embd_head: int, traits: Traits) -> dict[str, Any]:
@@ -281,6 +330,7 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         "n_deepstack_layers": keys.uint("n_deepstack_layers", 0),
         "n_shortconv_l_cache": keys.uint("shortconv.l_cache", least=2) if traits.short_conv else 0,
         "n_embd_out": keys.uint("embedding_length_out", 0) or n_embd,
+        "n_embd_per_layer": keys.uint("embedding_length_per_layer_input", least=1) if traits.per_layer_inputs else 0,
     }
 
 
@@ -339,8 +389,9 @@ def read_moe_layers(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...
 def check(hp: Hparams, keys: Keys) -> None:
     """Refuse what no formula has a meaning for, and what is not computed yet."""
     where = f"{keys.path}: {hp.arch}"
-    if hp.n_head % hp.n_head_kv:
-        raise ModelError(f"{where}: {hp.n_head} query heads cannot share {hp.n_head_kv} heads of keys evenly")
+    for K in hp.head_counts_kv or (hp.n_head_kv,):
+        if hp.n_head % K:
+            raise ModelError(f"{where}: {hp.n_head} query heads cannot share {K} heads of keys evenly")
     if keys.uint("attention.value_length", hp.n_embd // hp.n_head) != hp.n_embd_head:
         raise ModelError(f"{where}: heads of keys and of values that differ in width are not computed")
     if hp.n_rot > hp.n_embd_head or hp.n_rot % 2:
@@ -374,10 +425,24 @@ def check_heads(hp: Hparams, keys: Keys, traits: Traits) -> None:
         raise ModelError(f"{where}: {hp.n_head} heads of {hp.n_embd_head} channels do not make up {hp.n_embd}")
     if traits.heads in ("equal", "own") and hp.n_head_kv != hp.n_head:
         raise ModelError(f"{where}: {hp.n_head_kv} heads of keys for {hp.n_head} query heads; they must be as many")
+    if traits.heads_by_layer:
+        check_heads_swa(hp, keys)
+        return
     sizes = {"attention.key_length": hp.n_embd_head, "attention.value_length": hp.n_embd_head}
     for key, size in (sizes | {"rope.dimension_count": hp.n_rot}).items():
         if keys.uint(f"{key}_swa", size) != size:
             raise ModelError(f"{where}.{key}_swa: layers with a window whose heads differ are not computed")
+
+
+def check_heads_swa(hp: Hparams, keys: Keys) -> None:
+    """Refuse heads of layers with a window whose keys and values differ in width, or that cannot turn."""
+    where, D, rot = f"{keys.path}: {hp.arch}", hp.n_embd_head_swa or 0, hp.n_rot_swa or 0
+    if (values := keys.uint("attention.value_length_swa", hp.n_embd_head)) != D:
+        hint = "llama.cpp refuses it too: in layers with a window, as in the others, they must be alike"
+        raise ModelError(f"{where}: heads of keys of {D} channels, of values of {values}, with a window", hint=hint)
+    if not 0 < rot <= D or rot % 2:
+        hint = f"an even number, at most the {D} of a head"
+        raise ModelError(f"{where}.rope.dimension_count_swa is {rot}", hint=hint)
 
 
 def check_rope(hp: Hparams, keys: Keys, traits: Traits) -> None:

@@ -38,6 +38,8 @@ from refembed.kernels.wrapper import OpsWrapper
 
 A, B = ".lora_a", ".lora_b"
 EMBEDDING = "token_embd.weight"
+PROJECTION = ("gemma-embedding2", "output.weight")  # there the last product makes the vector
+NEVER = ("attn_rel_b.weight", "shortconv.conv.weight")  # of layers
 
 
 class Pair(NamedTuple):
@@ -112,8 +114,8 @@ def load_adapter(spec: str | Path, model: GGUFFile, index: int = 0) -> Adapter:
         alpha=md.float("adapter.lora.alpha", 0.0),
         task=md.string("adapter.lora.task_name", ""),
         prompt_prefix=md.string("adapter.lora.prompt_prefix", ""),
-        pairs={name: pair for name, pair in own.items() if is_applied(name, model.tensors)},
-        idle=tuple(name for name in own if not is_applied(name, model.tensors)),
+        pairs={name: pair for name, pair in own.items() if is_applied(name, model)},
+        idle=tuple(name for name in own if not is_applied(name, model)),
     )
 
 
@@ -158,13 +160,14 @@ def check_shapes(f: GGUFFile, name: str, pair: Pair, tensors: Mapping[str, Tenso
         raise ModelError(message, hint=hint)
 
 
-def is_applied(name: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether llama.cpp's graphs ask for adapters of this tensor: token_embd, and matrices of layers.
+def is_applied(name: str, model: GGUFFile) -> bool:
+    """Whether llama.cpp's graphs ask for adapters of this tensor: token_embd, matrices of layers, and PROJECTION.
 
     Kinds of token, positions, heads and dense layers are loaded, and left alone.
     """
-    matrix = "blk." in name and len(tensors[name].shape) > 1
-    return name == EMBEDDING or (matrix and not name.endswith(("attn_rel_b.weight", "shortconv.conv.weight")))
+    matrix = "blk." in name and len(model.tensors[name].shape) > 1
+    projection = name == PROJECTION[1] and model.metadata.string("general.architecture") == PROJECTION[0]
+    return name == EMBEDDING or projection or (matrix and not name.endswith(NEVER))
 
 
 class AdaptedOps(OpsWrapper):

@@ -7,6 +7,7 @@ it. Names are values of general.architecture (llama.cpp's src/llama-arch.cpp).
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
 
 from refembed.errors import ModelError
@@ -26,10 +27,10 @@ UNSUPPORTED = {
         cohere2 cohere2moe command-r dbrx deci deepseek deepseek2 deepseek2-ocr deepseek32 dots1 dots3note ernie4_5
         ernie4_5-moe exaone exaone-moe exaone4 falcon gemma3n gemma4 glm-dsa glm4 glm4moe gpt-oss gpt2 gptj gptneox
         granite_swa graniteswitch grok grovemoe hrm_text hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 hy_v4 internlm2
-        jais jais2 laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4 mpt muse-glimmer
-        nanbeige nemotron olmo olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phimoe plamo plamo3 plm qwen
-        qwen2moe qwen2vl qwen3moe qwen3vlmoe refact seed_oss smallthinker spark2_5 stablelm starcoder starcoder2 step35
-        talkie xverse""",
+        jais jais2 k2-horizon laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4 mpt
+        muse-glimmer nanbeige nemotron olmo olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phimoe plamo plamo3
+        plm qwen qwen2moe qwen2vl qwen3moe qwen3vlmoe refact seed_oss smallthinker spark2_5 stablelm starcoder
+        starcoder2 step35 talkie xverse""",
 }
 
 
@@ -40,6 +41,16 @@ def refusal(path: str, arch: str, computed: Collection[str]) -> ModelError:
             return ModelError(
                 f"{path}: refembed does not compute architecture {arch!r}", hint=f"llama.cpp knows it: {why}"
             )
-    near = difflib.get_close_matches(arch, computed, 1, 0.6)
-    hint = f"it computes {', '.join(sorted(computed))}" + (f"; is it {near[0]!r}?" if near else "")
+    near = [name for name in difflib.get_close_matches(arch, computed, 3, 0.8) if is_slip(arch, name)]
+    other = f"is it {near[0]!r}?" if near else "this one is unknown here; llama.cpp, or a newer refembed, may know it"
+    hint = f"it computes {', '.join(sorted(computed))}; {other}"
     return ModelError(f"{path}: refembed does not compute architecture {arch!r}", hint=hint)
+
+
+def is_slip(arch: str, name: str) -> bool:
+    """Whether a name close to another is a slip of the pen: the same numbers, and neither begins with the other.
+
+    The next version or variant of a model has a name as close, and another graph: gemma-embedding3, qwen4, bert-moe.
+    """
+    numbers = re.findall(r"\d+", arch) == re.findall(r"\d+", name)
+    return numbers and not arch.startswith(name) and not name.startswith(arch)

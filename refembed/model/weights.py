@@ -13,7 +13,7 @@ such a file too. Weights stay mapped and as the file has them; `Ops` decides how
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import field, fields, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -22,6 +22,7 @@ from refembed.gguf import Tensor
 
 Presence = Literal["required", "optional", "absent"]
 Layers: TypeAlias = Mapping[str, Collection[int]]
+Sizes: TypeAlias = Mapping[str, int]  # letter of a shape -> number
 NO_KINDS: Layers = {}  # all layers are alike
 Declaration = TypeVar("Declaration")
 
@@ -72,10 +73,13 @@ def four_dimensions(shape: tuple[int, ...]) -> tuple[int, ...]:
 class Binder:
     """Takes tensors out of a file one by one and notes what is wrong on the way."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], sizes: Mapping[str, int], layers: Layers) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], sizes: Sizes, layers: Layers, sizes_of: Callable[[int], Sizes] | None
+    ) -> None:
         self.tensors = tensors
         self.left = dict(tensors)
-        self.sizes = sizes
+        self.sizes = self.sizes_of_model = sizes
+        self.sizes_of = sizes_of or (lambda il: sizes)
         self.layers = layers
         self.faults: list[str] = []
 
@@ -111,7 +115,7 @@ class Binder:
         for f in fields(declaration):  # type: ignore[arg-type]
             m, name = f.metadata, prefix + f.metadata.get("name", f.name)
             if m["kind"] == "blocks":
-                values[f.name] = tuple(self.fill(m["block"], f"{name}.{i}.", n_layer) for i in range(n_layer))
+                values[f.name] = tuple(self.fill_layer(m["block"], f"{name}.{i}.", i) for i in range(n_layer))
                 continue
             replaced = m["unless"] and f"{prefix}{m['unless']}.weight" in self.tensors
             presence = "absent" if replaced else presence_of(m, prefix, self.layers)
@@ -119,6 +123,13 @@ class Binder:
             bias = self.take(f"{name}.bias", self.rows(m["shape"], weight), m["bias"] if weight else "absent")
             values[f.name] = weight if m["kind"] == "tensor" else Affine(weight, bias) if weight else None
         return declaration(**values)
+
+    def fill_layer(self, declaration: type[Declaration], prefix: str, il: int) -> Declaration:
+        """`fill` for layer il, whose shapes are its own."""
+        self.sizes = self.sizes_of(il)
+        filled = self.fill(declaration, prefix, 0)
+        self.sizes = self.sizes_of_model
+        return filled
 
 
 def presence_of(facts: Mapping[str, Any], prefix: str, layers: Layers) -> Presence:
@@ -133,16 +144,17 @@ def presence_of(facts: Mapping[str, Any], prefix: str, layers: Layers) -> Presen
 
 
 def bind(
-    declaration: type[Declaration], tensors: Mapping[str, Tensor], sizes: Mapping[str, int], n_layer: int, path: str,
-    layers: Layers = NO_KINDS,
+    declaration: type[Declaration], tensors: Mapping[str, Tensor], sizes: Sizes, n_layer: int, path: str,
+    layers: Layers = NO_KINDS, sizes_of: Callable[[int], Sizes] | None = None,
 ) -> Declaration:  # fmt: skip
     """Fill a declaration with a file's tensors.
 
-    sizes   what the letters of the declared shapes stand for
-    layers  kind of layer -> their numbers, where not all layers have the same tensors (`Hparams.layers`)
+    sizes     what the letters of the declared shapes stand for
+    layers    kind of layer -> their numbers, where not all layers have the same tensors (`Hparams.layers`)
+    sizes_of  what the letters stand for in a layer, where that differs (`Hparams.sizes_of`)
     Raises one ModelError that lists every tensor that is missing, mis-shaped, or that the architecture does not read.
     """
-    binder = Binder(tensors, sizes, layers)
+    binder = Binder(tensors, sizes, layers, sizes_of)
     filled = binder.fill(declaration, "", n_layer)
     faults = binder.faults + [f"unexpected {name} {t.shape}" for name, t in binder.left.items()]
     if faults:

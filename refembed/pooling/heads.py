@@ -137,7 +137,7 @@ def check_rank(model: Model) -> None:
 def check_dense(model: Model, path: str) -> None:
     """Refuse dense layers that do not end in as many numbers as the file says a vector has. ModelError."""
     hp, two, three = model.hparams, affine_of(model, "dense_2"), affine_of(model, "dense_3")
-    widths = [hp.n_embd, *(d.weight.shape[0] for d in (two, three) if d)]
+    widths = [model.width, *(d.weight.shape[0] for d in (two, three) if d)]
     if three and three.weight.shape[1] != widths[-2]:
         raise ModelError(f"{path}: dense_3 takes {three.weight.shape[1]} numbers, but is given {widths[-2]}")
     if widths[-1] != hp.n_embd_out:

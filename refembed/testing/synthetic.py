@@ -9,7 +9,7 @@ two can be compared tensor by tensor; with float32 weights what differs is round
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def synthetic(
     n_used: int = 2,
     n_buckets: int = 32,
     conv: int = 3,
+    E: int = 12,
     wide: bool = False,
     types: int = 2,
     window: int = 8,
@@ -63,6 +64,7 @@ def synthetic(
     X n_used   experts, and how many of them a token takes; in all layers or, nomic-bert-moe, in every second
     n_buckets  of distances (t5encoder)
     conv       width of a convolution (lfm2); there layers 1, 4, 7 ... have attention, unless a key says otherwise
+    E          width of a per-layer input (gemma-embedding2)
     wide       where feed-forward's up may hold the gate as well (jina-bert-v2), it does
     types      kinds of token; XLM-RoBERTa has one
     window     {arch}.attention.sliding_window, where the architecture has one
@@ -84,7 +86,7 @@ def synthetic(
     if arch == "bert" or module.TRAITS.heads in ("fill", "equal"):
         D = C // H
     dims = {"C": C, "H": H, "K": K, "D": D, "F": F, "P": P, "V": V, "X": X, "types": types}
-    dims |= {"n_layer": n_layer, "n_used": n_used, "n_buckets": n_buckets, "conv": conv, "window": window}
+    dims |= {"n_layer": n_layer, "n_used": n_used, "n_buckets": n_buckets, "conv": conv, "window": window, "E": E}
     facts = facts_of(arch, module.TRAITS, dims) | ({} if pooling is None else {"pooling_type": (pooling, "UINT32")})
     facts |= dict(keys or {})
     w = GGUFWriter(arch)
@@ -95,7 +97,8 @@ def synthetic(
     add_vocabulary(w, V, types)
     sizes = sizes_of(dims, facts, wide)
     layers = layers_of(module.TRAITS, dims, facts)
-    add_tensors(w, module.Weights, n_layer, sizes, optional, seed, type_name, layers)
+    by_layer = [sizes | head_sizes(dims, facts, module.TRAITS, il) for il in range(n_layer)]
+    add_tensors(w, module.Weights, n_layer, sizes, optional, seed, type_name, layers, by_layer)
     return w.write(path)
 
 
@@ -124,6 +127,8 @@ def facts_of(arch: str, traits: Traits, dims: Mapping[str, int]) -> dict[str, tu
     if traits.short_conv:
         facts["shortconv.l_cache"] = (dims["conv"], "UINT32")
         facts["attention.head_count_kv"] = ([K if il % 3 == 1 else 0 for il in range(n_layer)], "ARRAY[UINT32]")
+    if traits.per_layer_inputs:
+        facts["embedding_length_per_layer_input"] = (dims["E"], "UINT32")
     if dims["X"]:
         facts |= {"expert_count": (dims["X"], "UINT32"), "expert_used_count": (dims["n_used"], "UINT32")}
         facts |= {"moe_every_n_layers": (2, "UINT32")} if traits.experts == "every n" else {}
@@ -133,13 +138,28 @@ def facts_of(arch: str, traits: Traits, dims: Mapping[str, int]) -> dict[str, tu
 def sizes_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], wide: bool) -> dict[str, int]:
     """Letter -> number, for the shapes that architectures declare, as `Hparams.sizes` has them for a file."""
     C, H, K, D, F = (dims[letter] for letter in "CHKDF")
-    sizes = {letter: dims[letter] for letter in ("V", "C", "P", "F", "D", "H", "X", "types", "conv")}
+    sizes = {letter: dims[letter] for letter in ("V", "C", "P", "F", "D", "H", "X", "types", "conv", "E")}
     sizes |= {"HD": H * D, "KD": K * D, "HD+2KD": (H + 2 * K) * D, "C+2KD": C + 2 * K * D, "3C": 3 * C, "2F": 2 * F}
+    sizes |= {"LE": dims["n_layer"] * dims["E"]}
     sizes |= {"rot/2": D // 2, "buckets": dims["n_buckets"], "F|2F": F << wide, "1": 1}
     sizes |= {f"dense_{i}": facts.get(f"dense_{i}_feat_{end}", (0, ""))[0] for i, end in ((2, "out"), (3, "in"))}
     sizes |= {"R": len(facts.get("classifier.output_labels", ([""], ""))[0])}
     sizes |= {"out": facts.get("embedding_length_out", (C, ""))[0]}
     return sizes | {"shexp": facts.get("expert_shared_feed_forward_length", (0, ""))[0]}
+
+
+def head_sizes(
+    dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], traits: Traits, il: int
+) -> dict[str, int]:
+    """Letter -> number, of those that may differ in layer il, as `Hparams.sizes_of` has them for a file."""
+    if not traits.heads_by_layer:
+        return {}
+    pattern = facts.get("attention.sliding_window_pattern", (traits.window_pattern, ""))[0]
+    window = pattern[il] if isinstance(pattern, list) else pattern == 0 or il % pattern != pattern - 1
+    counts = facts["attention.head_count_kv"][0]
+    K = counts[il] if isinstance(counts, list) else counts
+    D = facts.get("attention.key_length_swa", facts["attention.key_length"])[0] if window else dims["D"]
+    return {"D": D, "HD": dims["H"] * D, "KD": K * D}
 
 
 def layers_of(traits: Traits, dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]]) -> Layers:
@@ -180,16 +200,20 @@ def add_tensors(
     seed: int,
     type_name: str,
     layers: Layers,
+    by_layer: Sequence[Mapping[str, int]],
 ) -> None:
-    """Every tensor that the architecture declares, the optional ones where they are asked for."""
+    """Every tensor that the architecture declares, the optional ones where they are asked for.
+
+    by_layer  the sizes of each layer, where they differ from the others'
+    """
     rng = np.random.default_rng(seed)
     fused = "attn_qkv.weight" in optional
     for name, letters, presence in declared(declaration, n_layer, "", layers):
-        end = name.split("blk.")[-1].split(".", 1)[1] if "blk." in name else name
+        il, end = name.split("blk.")[-1].split(".", 1) if "blk." in name else ("", name)
         replaced = fused and end.split(".")[0] in ("attn_q", "attn_k", "attn_v")
         if replaced or (presence == "optional" and end not in optional):
             continue
-        shape = tuple(sizes[letter] for letter in letters.split())
+        shape = tuple((by_layer[int(il)] if il else sizes)[letter] for letter in letters.split())
         add_tensor(w, name, weights(rng, end, shape), type_name)
 
 
@@ -198,7 +222,7 @@ def weights(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> F32:
     x = rng.standard_normal(shape)
     if name.startswith("rope_f"):
         return np.asarray(1 + 7 * rng.random(shape), np.float32)  # RoPE divides by them
-    if "norm.weight" in name:
+    if "norm.weight" in name or name == "layer_output_scale.weight":
         return np.asarray(1 + 0.3 * x, np.float32)
     if name.endswith(".bias"):
         return np.asarray(0.3 * x, np.float32)

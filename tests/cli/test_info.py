@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from refembed.gguf import GGUFWriter
+from refembed.testing.synthetic import synthetic
 from tests.cli.conftest import Cli
 from tests.gguf.shards import split
 
@@ -55,6 +56,12 @@ def test_the_table(cli: Cli, tiny: Path) -> None:
     assert (found["pooling"], found["tokenizer"], found["vocabulary"]) == ("mean", "bert", "88 tokens")
     assert found["refembed runs it"] == "yes"
     assert "sha256" not in found
+
+
+def test_vectors_may_be_longer_than_the_model_is_wide(cli: Cli, tmp_path: Path) -> None:
+    path = synthetic(tmp_path / "m.gguf", "gemma-embedding2", keys={"embedding_length_out": (64, "UINT32")})
+    found = rows(cli("info", path).out)
+    assert (found["channels"], found["vector length"], found["refembed runs it"]) == ("36", "64 numbers", "yes")
 
 
 def test_json_has_the_same_and_numbers_are_numbers(cli: Cli, tiny: Path) -> None:

@@ -56,6 +56,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "qwen3":                        ("qwen3", {"K": 2, "optional": OUTPUT}, [{"rank": 7}]),
     "gemma3":                       ("gemma3", {"K": 2, "optional": OUTPUT}, ONE),
     "gemma-embedding":              ("gemma-embedding", {"K": 2, "n_layer": 7}, ONE),
+    "gemma-embedding2":             ("gemma-embedding2", {"K": 2, "n_layer": 7}, ONE),
     "llama, experts":               ("llama", {"K": 2, "X": 3, "optional": OUTPUT}, ONE),
     "bert Q8_0, Q8_0":              ("bert", typed("Q8_0"), [{"type_name": "Q8_0", "rank": 32}]),
     "bert Q4_0, F16":               ("bert", typed("Q4_0"), [{"type_name": "F16", "rank": 8}]),
@@ -432,3 +433,17 @@ def test_what_is_no_adapter_file_is_said_so(bert: Path, tmp_path: Path) -> None:
     keys = {"adapter.lora.alpha": ("8", "STRING")}
     with pytest.raises(RefembedError, match=r"adapter\.lora\.alpha"):  # llama.cpp aborts here
         Embedder.load(bert, lora=[synthetic_lora(tmp_path / "a.gguf", bert, alpha=None, keys=keys)])
+
+
+@pytest.mark.oracle
+def test_the_last_product_takes_adapters_where_it_makes_the_vector(tmp_path: Path) -> None:
+    """EmbeddingGemma 2's `output`; its per-layer inputs are projected without them."""
+    names = {"output.weight", "per_layer_model_proj.weight"}
+    path = synthetic(tmp_path / "m.gguf", "gemma-embedding2", n_layer=6)
+    file = synthetic_lora(tmp_path / "a.gguf", path, names=names)
+    adapter = load_adapter(file, open_gguf(path))
+    assert (list(adapter.pairs), list(adapter.idle)) == (["output.weight"], ["per_layer_model_proj.weight"])
+    here, plain = Headed(path, "mean", lora=((file, 1.0),)), Headed(path, "mean")
+    with here.engine() as engine:
+        theirs = engine.embed([some_ids(19)])[0].tobytes()
+    assert here.vectors([some_ids(19)])[0].tobytes() == theirs != plain.vectors([some_ids(19)])[0].tobytes()

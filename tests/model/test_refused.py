@@ -23,6 +23,8 @@ WINDOW, DENSE = "attention.sliding_window", "dense_2_feat_in"
 LONGROPE = {"rope.scaling.type": ("longrope", "STRING"), "rope.scaling.original_context_length": (32, "UINT32")}
 GATE = {"ffn_gate.weight"}
 QK_NORM = {f"attn_{x}_norm.{part}" for x in "qk" for part in ("weight", "bias")}
+VALUES_SWA = {"attention.key_length_swa": (10, "UINT32"), "attention.value_length_swa": (8, "UINT32")}
+NEXT = ("gemma-embedding3", "qwen4", "llama-embed2", "bert-moe", "nomic-ber", "smollm")  # near to names, and others
 NARROW = {"feed_forward_length": (40, "UINT32")}
 WIDER_HEADS = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")}
 BOTH_GATES = {"wide": True, "optional": GATE}
@@ -43,6 +45,9 @@ FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
         ("neo-bert", "enc.output_norm.weight"),
         ("eurobert", "blk.0.attn_k.weight"),
         ("gemma-embedding", "blk.2.post_ffw_norm.weight"),
+        ("gemma-embedding2", "blk.1.layer_output_scale.weight"),
+        ("gemma-embedding2", "per_layer_model_proj.weight"),
+        ("gemma-embedding2", "output.weight"),
         ("llama-embed", "output_norm.weight"),
         ("nomic-bert", "blk.0.ffn_gate.weight"),
         ("nomic-bert", "token_embd_norm.bias"),
@@ -85,6 +90,14 @@ def test_neither_engine_loads_a_file_with_a_tensor_too_few(arch: str, name: str,
         ("eurobert", {"keys": HEADS_OF_8}, "6 heads of 8 channels do not make up 36"),
         ("gemma-embedding", {"keys": {DENSE: (30, "UINT32")}}, f"{DENSE} is 30, but the model has 36 channels"),
         ("gemma-embedding", {"optional": {"dense_2.weight"}, "keys": {"dense_2_feat_out": (9, "UINT32")}}, "dense_2"),
+        ("gemma-embedding2", {"keys": VALUES_SWA}, "heads of keys of 10 channels, of values of 8, with a window"),
+        ("gemma-embedding2", {"odd": heads_kv(2, 2)}, "head_count_kv has 2 numbers for 3 layers"),
+        ("gemma-embedding2", {"odd": heads_kv(6, 6, 3)}, r"mis-shaped blk.2.attn_k.weight: \(60, 36\)"),
+        (
+            "gemma-embedding2",
+            {"odd": {"embedding_length_out": (40, "UINT32")}},
+            r"mis-shaped output.weight: \(36, 36\)",
+        ),
         ("llama-embed", {"keys": IN_PART}, "rope.dimension_count is 4\n  hint: this architecture turns whole heads"),
         ("llama-embed", {"optional": {"rope_factors_long.weight"}}, "unexpected rope_factors_long.weight"),
         ("llama-embed", {"optional": {"rope_freqs.weight"}, "keys": LONGROPE}, "unexpected rope_freqs.weight"),
@@ -168,6 +181,14 @@ def test_neither_engine_runs_a_file_of_impossible_sizes(
         ("modern-bert", {"decision.block_count": (1, "UINT32")}, "a decision model"),
         ("gemma-embedding", {"attention.sliding_window": (0, "UINT32")}, "sliding_window is 0"),
         ("gemma-embedding", {"attention.key_length_swa": (8, "UINT32")}, "layers with a window whose heads differ"),
+        ("gemma-embedding2", heads_kv(4, 6, 6), "6 query heads cannot share 4 heads of keys evenly"),
+        ("gemma-embedding2", heads_kv(0, 6, 6), r"head_count_kv is \[0, 6\]\n  hint: 1 to"),
+        (
+            "gemma-embedding2",
+            {"rope.dimension_count_swa": (12, "UINT32")},
+            "dimension_count_swa is 12\n  hint: an even",
+        ),
+        ("gemma-embedding2", {"embedding_length_per_layer_input": (0, "UINT32")}, "per_layer_input is 0\n  hint: 1 to"),
         ("eurobert", {"rope.dimension_count_swa": (4, "UINT32")}, "layers with a window whose heads differ"),
         ("eurobert", {"rope.dimension_count": (0, "UINT32")}, "nothing turns\n  hint: llama.cpp never ends on it"),
         ("eurobert", {"rope.dimension_count": (8, "UINT32")}, "an even number, at most the 6 of a head"),
@@ -249,6 +270,8 @@ def test_every_architecture_is_computed_or_refused_by_what_it_is() -> None:
         ("t5", "its encoder alone, t5encoder, is computed"),
         ("clip", "a model of pictures or of sound"),
         ("smolm3", "does not compute architecture 'smolm3'\n  hint: it computes bert, .*; is it 'smollm3'?"),
+        ("k2-horizon", "llama.cpp knows it: its layers or experts are of a kind that is not computed"),
+        *((other, "smollm3, t5encoder; this one is unknown here") for other in NEXT),
     ],
 )
 def test_a_file_of_another_architecture_is_refused(arch: str, message: str, tmp_path: Path) -> None:

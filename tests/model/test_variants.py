@@ -129,6 +129,7 @@ def test_a_texts_bits_do_not_depend_on_its_batch(family: Family, arch: str, nume
         ("gemma3", {}, range(20, 30)),
         ("modern-bert", {PATTERN: (0, "UINT32")}, range(14, 27)),
         ("gemma-embedding", {}, range(14, 27)),
+        ("gemma-embedding2", {}, range(14, 27)),
         ("modern-bert", {}, range(40)),
         ("neo-bert", {}, range(40)),
         ("eurobert", {}, range(40)),

@@ -77,7 +77,7 @@ def between(p: ModelFile, vocab: Vocab) -> Iterator[Finding]:
                 do = f"set tokenizer.ggml.{name}; absent, llama.cpp takes 101 and 102, which fit BERT's own list"
                 yield finding("error", "special tokens", says, do, f"tokenizer.ggml.{name}")
         return
-    if p.arch in ("gemma-embedding", *UNIGRAM_SPECIALS) or p.pooling == "cls":
+    if p.arch in ("gemma-embedding", "gemma-embedding2", *UNIGRAM_SPECIALS) or p.pooling == "cls":
         for flag, on in (("add_bos_token", vocab.add_bos), ("add_eos_token", vocab.add_eos)):
             if not on:
                 says = f"nothing adds the {'opening' if 'bos' in flag else 'closing'} special token to a text"

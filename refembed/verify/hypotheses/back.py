@@ -126,7 +126,7 @@ def dense_hypotheses(reference: Reference) -> list[Hypothesis]:
 
 def width_without(reference: Reference) -> int:
     """Numbers of a vector without dense layers."""
-    return reference.model.hparams.n_embd
+    return reference.model.width
 
 
 def without_dense(reference: Reference) -> Reference:

@@ -98,7 +98,7 @@ def test_replay_runs_the_captured_tasks(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 CAPTURED = {
-    *("bert", "eurobert", "gemma", "gemma2", "gemma3", "gemma-embedding", "granite", "granitemoe"),
+    *("bert", "eurobert", "gemma", "gemma2", "gemma3", "gemma-embedding", "gemma-embedding2", "granite", "granitemoe"),
     *(
         "jina-bert-v2",
         "jina-bert-v3",
