@@ -18,7 +18,7 @@ NAMED = 40  # tokens whose names are written next to a plot
 SHOWN_PARTS = 400  # of a tokenizer's stage
 
 
-def journey_page(j: Walkthrough, head: int | None = None) -> str:
+def walkthrough_page(j: Walkthrough, head: int | None = None) -> str:
     """The page as HTML. head: shown first in the map of attention; None is the mean of all."""
     builders: Sequence[tuple[str, str, Callable[[Walkthrough], str]]] = (
         ("tokens", "1. From characters to token ids", tokens),
