@@ -21,7 +21,7 @@ from refembed import Embedder
 from refembed.arrays import F32, Float
 from refembed.gguf import Tensor
 from refembed.kernels.exact.ops import Exact
-from refembed.kernels.ggml.codes import ACTIVATION_TYPES, quantize
+from refembed.kernels.ggml.codes import BLOCK_LENGTHS, quantize
 from refembed.kernels.ggml.floats import rounded
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import NO_TAP, Ops
@@ -55,7 +55,7 @@ EFFECTS = (
 def round_activations(x: Float, w: Tensor) -> F32:
     """Activations as a product with that weight takes them."""
     x = np.ascontiguousarray(x, np.float32)
-    if w.type.dot not in ACTIVATION_TYPES:
+    if w.type.dot not in BLOCK_LENGTHS:
         return rounded(x, w.type.dot)
     q = quantize(x, w.type.dot)
     return (q.codes * q.d[..., None].astype(np.float64)).reshape(x.shape).astype(np.float32)

@@ -107,7 +107,7 @@ def ask_all(request: Request, tests: list[Test], known: Known, oracle: Live | Re
 
 def describe(engine: ExternalEngine) -> dict[str, str]:
     """What the engine says it is."""
-    said = {k: engine.engine.about.get(k) for k in ("url", "route", "model", "version")}
+    said = {k: engine.engine.info.get(k) for k in ("url", "route", "model", "version")}
     gives = "a vector for each token" if engine.rows else "a vector for each text"
     return {"kind": f"{engine.engine.name}, {gives}"} | {f"its {k}": str(v) for k, v in said.items() if v}
 

@@ -62,7 +62,7 @@ class DrawnEngine:
 
     def __init__(self, embedder: Embedder, target: Target, pieces: Sequence[Piece], seed: int) -> None:
         self.embedder, self.target, self.pieces = embedder, target, pieces
-        self.about: dict[str, Any] = {"engine": "drawn"}
+        self.info: dict[str, Any] = {"engine": "drawn"}
         self.rng = np.random.default_rng(seed)
         settings: dict[str, Any] = {}
         for p in pieces:

@@ -60,7 +60,7 @@ class Wired:
     def __init__(self, embedder: Embedder, fault: Fault) -> None:
         self.embedder = fault.broken(embedder) if fault.broken else embedder
         self.fault, self.can_trace = fault, bool(fault.tensor)
-        self.about: dict[str, Any] = {"fault": "not reported"}
+        self.info: dict[str, Any] = {"fault": "not reported"}
         self.kept: list[Any] = []  # what a stateful fault remembers
 
     def true(self, items: Sequence[Any], **options: Any) -> list[F32]:

@@ -42,9 +42,9 @@ FORMULAS = {  # what the operations in kernels/exact are made of
     "sums": ("ordered_sum", "means"),
 }
 INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
-    "Embedder": "forward ids_of pair_of resolve_options stack truncate_or_raise vectors width",
+    "Embedder": "forward ids_of resolve_options stack truncate_or_raise vectors width",
     "Cache": "find keep report reported store vectors",
-    "CallableEngine": "asked trace tokenize embed_named",
+    "CallableEngine": "asked trace tokenize",
     "CodeContract": "bytes_of quantize",
     "NormalizeContract": "dtype length of one rows",
     "PoolingContract": "as_exact batch dtype of one slack",
@@ -93,6 +93,23 @@ def public_methods(cls: type) -> Iterator[tuple[str, Any]]:
 def examples_of(value: Any) -> list[doctest.Example]:
     """The examples in a docstring."""
     return doctest.DocTestParser().get_examples(inspect.getdoc(value) or "")
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in FORMULAS.items() for name in names])
+def test_a_formula_that_is_listed_exists(module: str, name: str) -> None:
+    """Otherwise its docstring would go unread without a word."""
+    full = f"refembed.kernels.exact.{module}"
+    formula = getattr(importlib.import_module(full), name, None)
+    assert getattr(formula, "__module__", None) == full, f"FORMULAS: {full} defines no {name}"
+    assert f"{full}.{name}" in PUBLIC
+
+
+@pytest.mark.parametrize("name", INTERNAL)
+def test_a_method_that_is_left_out_exists(name: str) -> None:
+    classes = [value for value in PUBLIC.values() if inspect.isclass(value) and value.__name__ == name]
+    assert classes, f"INTERNAL: no public class {name}"
+    missing = [method for method in INTERNAL[name].split() if not any(method in vars(cls) for cls in classes)]
+    assert not missing, f"INTERNAL: {name} does not define {missing}"
 
 
 def test_every_kind_of_public_object_is_collected() -> None:

@@ -30,8 +30,6 @@ LOWERCASE_RUNS  first, last, step, lowercase of the first (hexadecimal); within 
 
 from __future__ import annotations
 
-UNICODE_VERSION = "{version}"
-
 CATEGORY_RUNS = """
 {categories}
 """

@@ -1,4 +1,4 @@
-"""`refembed explain`: the journey of one text through a model, for learners."""
+"""`refembed explain`: the way of one text through a model, for learners."""
 
 from __future__ import annotations
 
@@ -76,22 +76,22 @@ def command(
     embedder = open_embedder(model, numerics, lora)
     if head is not None and not 0 <= head < embedder.info.n_head:
         raise click.UsageError(f"--head {head}: the model has heads 0 to {embedder.info.n_head - 1}.")
-    journey = explain(embedder, texts, pooling=pooling, layer=layer, token=token, truncate=truncate)
+    walkthrough = explain(embedder, texts, pooling=pooling, layer=layer, token=token, truncate=truncate)
     note(spell_model(model, embedder.info), quiet=quiet)
     if html:
-        from refembed.explain.page import journey_page
+        from refembed.explain.page import walkthrough_page
         from refembed.html.page import write_page
 
-        path = write_page(html, journey_page(journey, head))
+        path = write_page(html, walkthrough_page(walkthrough, head))
         note(f"page written to {path}", quiet=quiet)
     if as_json:
-        print_json(as_object(journey))
+        print_json(as_object(walkthrough))
     elif not html:
-        show(journey)
+        show(walkthrough)
 
 
 def show(j: Walkthrough) -> None:
-    """The journey as text."""
+    """The walkthrough as text."""
     heading(1, "From characters to token ids", j.tokenizer)
     for stage in j.stages:
         parts = [escape(p) for p in spell_parts(stage, j.special)]

@@ -108,8 +108,8 @@ def command(
     engine = open_engine(against, path, **chosen(against, pooling, options, reference.adapters))
     if normalize is not None and getattr(getattr(engine, "route", None), "norm", None) is not None:
         engine.normalize = normalize  # type: ignore[attr-defined]  # a server with a switch for it
-    if "scheme assumed" in engine.about:
-        note(f"{against} has no scheme: asking {engine.about['url']}", quiet=quiet or as_json)
+    if "scheme assumed" in engine.info:
+        note(f"{against} has no scheme: asking {engine.info['url']}", quiet=quiet or as_json)
     try:
         verdict = verify(
             reference,

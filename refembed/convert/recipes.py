@@ -4,7 +4,12 @@ A row says which tensor of a checkpoint becomes which of the file, how large it 
 
     ("blk.{}.attn_q", "HD C", "{}.self_attn.q_proj", "turn-q")
 
-Names on the left are GGUF's, those in the middle are the checkpoint's, both with {} for the layer.
+Names on the left are GGUF's, those in the middle are the checkpoint's, both with {} for the layer. The last is empty, a
+word of CHANGES, or says where the tensor is:
+
+    ?      a file may have it                 gated  T5 with a gated feed-forward part has it
+    first  layer 0 alone has it               head   a ForSequenceClassification has it
+    rest   layer 0 alone lacks it
 """
 
 from __future__ import annotations
@@ -12,15 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-Row: TypeAlias = "tuple[str, str, str, str]"  # GGUF name, shape, Hugging Face's name, a word of CHANGES or of WHERE
-
-WHERE = {
-    "?": "the file may have it",
-    "first": "layer 0 alone has it",
-    "rest": "layer 0 alone lacks it",
-    "gated": "T5 with a gated feed-forward part has it",
-    "head": "a ForSequenceClassification has it",
-}
+Row: TypeAlias = "tuple[str, str, str, str]"  # GGUF name, shape, Hugging Face's name, what and where
 ALWAYS = "always"
 
 

@@ -35,7 +35,7 @@ from refembed.model.published import OriginalModel
 
 BITS = 2  # to be raised when a change of refembed between two releases gives some vector other bits
 SETTLED = 2.0  # seconds after which a file's time of change differs from that of a later change
-MAX_FILES_REMEMBERED = 500  # files
+MAX_FILES_CACHED = 500  # files
 
 Record = dict[str, Any]  # JSON: strings, numbers, lists
 
@@ -62,7 +62,7 @@ def digests_of(paths: Iterable[Path]) -> list[str]:
             raise RequestError(f"{path}: {e.strerror or e}") from None
         digests.append(note[1])
     if changed:
-        write_notes(dict(list(notes.items())[-MAX_FILES_REMEMBERED:]))
+        write_notes(dict(list(notes.items())[-MAX_FILES_CACHED:]))
     return digests
 
 
@@ -73,7 +73,7 @@ def identity_of(path: Path) -> list[int]:
 
 
 def notes_path() -> Path:
-    """Where hashes are remembered."""
+    """Where hashes are cached."""
     return cache_folder() / "sha256.json"
 
 

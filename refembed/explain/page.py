@@ -18,7 +18,7 @@ NAMED = 40  # tokens whose names are written next to a plot
 SHOWN_PARTS = 400  # of a tokenizer's stage
 
 
-def journey_page(j: Walkthrough, head: int | None = None) -> str:
+def walkthrough_page(j: Walkthrough, head: int | None = None) -> str:
     """The page as HTML. head: shown first in the map of attention; None is the mean of all."""
     builders: Sequence[tuple[str, str, Callable[[Walkthrough], str]]] = (
         ("tokens", "1. From characters to token ids", tokens),
@@ -38,8 +38,8 @@ def journey_page(j: Walkthrough, head: int | None = None) -> str:
     built = ((id, heading, build(j)) for id, heading, build in builders)
     sections = [Section(id, heading, body) for id, heading, body in built if body]
     lead = (
-        f"The journey of <b>“{esc(clipped(j.text, 120))}”</b> through <b>{esc(j.about['model'])}</b>: "
-        f"{j.n_tokens} tokens, {j.about['layers']} layers, computed with the numerics “{esc(j.about['numerics'])}”."
+        f"The journey of <b>“{esc(clipped(j.text, 120))}”</b> through <b>{esc(j.info['model'])}</b>: "
+        f"{j.n_tokens} tokens, {j.info['layers']} layers, computed with the numerics “{esc(j.info['numerics'])}”."
     )
     return page("How a text becomes a vector", lead, sections)
 
@@ -201,7 +201,7 @@ def closest(x: np.ndarray[tuple[int, ...], np.dtype[np.float64]], texts: Sequenc
 
 def model(j: Walkthrough) -> str:
     """What the model is."""
-    rows = [(esc(k), esc(f"{v:,}" if isinstance(v, int) else v)) for k, v in j.about.items()]
+    rows = [(esc(k), esc(f"{v:,}" if isinstance(v, int) else v)) for k, v in j.info.items()]
     return table(["what", "value"], rows, kind="facts")
 
 

@@ -85,7 +85,7 @@ class Walkthrough:
 
     text: str
     texts: list[str]  # the first is `text`
-    about: dict[str, Any]  # the model
+    info: dict[str, Any]  # the model
     tokenizer: str  # how it is called, and where it comes from
     stages: list[Stage]
     special: dict[int, bytes]  # spelling of ids that stages leave as ids
@@ -150,7 +150,7 @@ def explain(
     walkthrough = Walkthrough(
         text=decode(texts[0]),
         texts=[decode(t) for t in texts],
-        about=describe(embedder, trace),
+        info=describe(embedder, trace),
         tokenizer=TOKENIZERS.get(tokenizer.vocab.kind, tokenizer.vocab.kind),
         stages=stages,
         special={i: tokenizer.vocab.tokens[i] for i in {*ids, *specials(stages)}},

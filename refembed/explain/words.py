@@ -44,7 +44,7 @@ def as_object(j: Walkthrough) -> dict[str, Any]:
     """A walkthrough as JSON."""
     return {
         "text": j.text,
-        "model": j.about,
+        "model": j.info,
         "stages": [{"name": s.name, "parts": spell_parts(s, j.special), "rule": s.rule} for s in j.stages],
         "ids": j.ids,
         "pieces": j.pieces,

@@ -1,4 +1,4 @@
-"""Operations in front of other operations: `OpsWrapper` hands every one on, and what derives from it changes some.
+"""Operations in front of other operations: `OpsWrapper` passes every one on, and what derives from it changes some.
 
     class Loud(OpsWrapper):
         def gelu(self, x):

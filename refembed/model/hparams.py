@@ -420,7 +420,8 @@ def check_heads(hp: Hparams, keys: Keys, traits: Traits) -> None:
     where = f"{keys.path}: {hp.arch}"
     width = hp.n_head * hp.n_embd_head
     if traits.rope != "none" and not hp.n_rot:
-        raise ModelError(f"{where}.rope.dimension_count is 0: nothing turns", hint="llama.cpp never ends on it")
+        hint = f"llama.cpp refuses it, aborts or never ends; a head has {hp.n_embd_head} channels"
+        raise ModelError(f"{where}.rope.dimension_count is 0: nothing turns", hint=hint)
     if traits.heads in ("fill", "equal") and width != hp.n_embd:
         raise ModelError(f"{where}: {hp.n_head} heads of {hp.n_embd_head} channels do not make up {hp.n_embd}")
     if traits.heads in ("equal", "own") and hp.n_head_kv != hp.n_head:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import I64, Float
-from refembed.errors import RequestError
+from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFFile, Tensor
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.kernels.wrapper import OpsWrapper
@@ -140,6 +140,10 @@ def original(model: Model, f: GGUFFile, sep: int | None) -> OriginalModel:
     """
     hp, md, w = model.hparams, f.metadata, model.weights
     published = PUBLISHED.get(hp.arch, NO_DIFFERENCE)
+    if published.qkv_by_head and hp.n_head_kv != hp.n_head:
+        key = f"{hp.arch}.attention.head_count_kv"
+        hint = "the published model has as many heads of keys as of queries; semantics 'llama.cpp' computes this file"
+        raise ModelError(f"{f.path}: {key} is {hp.n_head_kv} for {hp.n_head} heads of queries", hint=hint)
     window = md.uint(f"{hp.arch}.attention.sliding_window", 0) if published.window else 0
     if window:
         factor = hp.rope_factor if hp.rope_scaling != "none" else 1.0

@@ -2,9 +2,9 @@
 
 A forward pass writes `x = tap("inp_embd", x)` after each step. The tap that it was given decides what that does:
 
-    NO_TAP      hands x back; this is how embedding runs
-    Recorder    keeps x and hands it back: a trace
-    (replay)    keeps x, and hands back another engine's tensor of that name, so that the next operation runs on that
+    NO_TAP      returns x; this is how embedding runs
+    Recorder    keeps x and returns it: a trace
+    (replay)    keeps x, and returns another engine's tensor of that name, so that the next operation runs on that
                 engine's own numbers: `refembed.verify.compare.replay` measures each operation alone with it
 
 Names repeat, as they do in llama.cpp: `Qcur-0` is the product x Wᵀ, and once more the product plus its bias.

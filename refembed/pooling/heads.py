@@ -141,7 +141,6 @@ def check_dense(model: Model, path: str) -> None:
     if three and three.weight.shape[1] != widths[-2]:
         raise ModelError(f"{path}: dense_3 takes {three.weight.shape[1]} numbers, but is given {widths[-2]}")
     if widths[-1] != hp.n_embd_out:
-        hint = (
-            f"{hp.arch}.embedding_length_out says so, else {hp.arch}.embedding_length; llama.cpp reads beyond the end"
-        )
+        theirs = "llama.cpp aborts" if hp.n_embd_out > widths[-1] else "llama.cpp cuts a batch at the wrong places"
+        hint = f"{hp.arch}.embedding_length_out says so, else {hp.arch}.embedding_length; {theirs}"
         raise ModelError(f"{path}: vectors have {widths[-1]} numbers, not {hp.n_embd_out}", hint=hint)

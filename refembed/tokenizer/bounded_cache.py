@@ -1,4 +1,4 @@
-"""Ids of words and other short parts of texts, remembered: they come again and again."""
+"""Ids of words and other short parts of texts, cached: they come again and again."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TypeAlias
 
 Ids: TypeAlias = "tuple[int, ...]"
 
-MAX_PIECES_KEPT = 1 << 16  # parts remembered at most, so that no text makes memory grow for good
+MAX_PIECES_KEPT = 1 << 16  # parts cached at most, so that no text makes memory grow for good
 KEPT_LENGTH = 32  # characters: longer words hardly come twice
 
 
 class BoundedCache(dict[str, Ids]):
     """Part of a text -> ids: filled as they occur, started anew when full.
 
-    find    the ids of a part that is not remembered
+    find    the ids of a part that is not cached
     length  characters; longer parts are found each time
     """
 

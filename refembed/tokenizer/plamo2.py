@@ -28,7 +28,7 @@ BYTE = 6  # tokenizer.ggml.token_type
 HIDDEN = Attribute.CONTROL | Attribute.UNKNOWN
 BYTE_TOKEN = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 TOO_HIGH = re.compile(rb"((?:\xf4[\x90-\xbf]|[\xf5-\xf7][\x80-\xbf])[\x80-\xbf]{2})")  # above U+10FFFF
-KEPT_STEPS = 1 << 17  # remembered at most, so that no text makes memory grow for good
+KEPT_STEPS = 1 << 17  # cached at most, so that no text makes memory grow for good
 BYTE_ORDER_MARK = "\ufeff"
 
 

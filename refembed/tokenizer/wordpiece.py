@@ -38,7 +38,7 @@ ENDS = np.zeros(256, np.uint8)  # of a byte: 1 a letter or digit, 2 a space or t
 ENDS[list(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")] = 1
 ENDS[list(b" \n")] = 2
 
-KEPT_CHARACTERS = 1 << 14  # remembered at most, so that no text makes memory grow for good
+KEPT_CHARACTERS = 1 << 14  # cached at most, so that no text makes memory grow for good
 
 
 class WordPiece(Tokenizer):

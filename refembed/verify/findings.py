@@ -33,7 +33,7 @@ class Findings:
     nearest: list[str]
     remarks: list[str]
     ids: list[tuple[str, list[int], list[int]]]
-    about: dict[str, Any] = field(default_factory=dict)  # what the engine says of itself
+    info: dict[str, Any] = field(default_factory=dict)  # what the engine says of itself
     early: Cause | None = None  # a finding that needs no search
     in_addition: Cause | None = None  # one that holds in addition to whatever else differs
     budget: Budget = field(default_factory=Budget)  # of the search for a cause

@@ -23,47 +23,47 @@ FOREIGN = 0.5  # of these: so many read otherwise, and the vocabularies are two
 PARAMETERS = 0.01  # by which the numbers of parameters of one model may differ (a head that is kept or left out)
 
 
-def other_model(reference: Reference, engine: Engine, about: dict[str, Any], ids: Ids) -> Cause | None:
+def other_model(reference: Reference, engine: Engine, info: dict[str, Any], ids: Ids) -> Cause | None:
     """A finding where what the engine says of its model is not true of the reference's. None where it all fits.
 
     ids  texts whose tokens differ
     """
-    theirs, ours = facts_of_engine(about), facts_of_reference(reference)
+    theirs, ours = facts_of_engine(info), facts_of_reference(reference)
     different = [key for key in ("n_embd", "n_vocab") if key in theirs and theirs[key] != ours[key]]
     if not different and ids and not shares_vocabulary(reference, engine, ids):
-        return Cause("other-model", f"runs another model: {served(about)} with another vocabulary; {this(reference)}")
+        return Cause("other-model", f"runs another model: {served(info)} with another vocabulary; {this(reference)}")
     if not different:
         return None
     return Cause(
-        "other-model", f"runs another model: {described(about, theirs, different)}; {this(reference, different)}"
+        "other-model", f"runs another model: {described(info, theirs, different)}; {this(reference, different)}"
     )
 
 
-def other_size(reference: Reference, about: dict[str, Any]) -> Cause | None:
+def other_size(reference: Reference, info: dict[str, Any]) -> Cause | None:
     """A finding where the engine's model has another number of parameters: asked when the vectors do not agree."""
-    theirs, ours = facts_of_engine(about), facts_of_reference(reference)
+    theirs, ours = facts_of_engine(info), facts_of_reference(reference)
     n = theirs.get("n_params")
     if not n or abs(n - ours["n_params"]) <= PARAMETERS * ours["n_params"]:
         return None
     keys = ["n_params"]
-    return Cause("other-model", f"runs another model: {described(about, theirs, keys)}; {this(reference, keys)}")
+    return Cause("other-model", f"runs another model: {described(info, theirs, keys)}; {this(reference, keys)}")
 
 
-def other_width(reference: Reference, about: dict[str, Any], width: int) -> Cause:
+def other_width(reference: Reference, info: dict[str, Any], width: int) -> Cause:
     """The finding for vectors that no pooling of the reference's has the length of."""
     return Cause(
         "other-model",
-        f"runs another model: {served(about)} with vectors of {width} numbers; {this(reference)} with vectors of "
+        f"runs another model: {served(info)} with vectors of {width} numbers; {this(reference)} with vectors of "
         f"{reference.info.n_embd_out}",
     )
 
 
-def facts_of_engine(about: dict[str, Any]) -> dict[str, int]:
+def facts_of_engine(info: dict[str, Any]) -> dict[str, int]:
     """What the engine says of its model, as far as it is llama-server's /v1/models."""
-    if about.get("server") != "llama-server":
+    if info.get("server") != "llama-server":
         return {}
     keys = ("n_embd", "n_vocab", "n_params")
-    return {key: int(about[key]) for key in keys if isinstance(about.get(key), (int, float))}
+    return {key: int(info[key]) for key in keys if isinstance(info.get(key), (int, float))}
 
 
 def facts_of_reference(reference: Reference) -> dict[str, int]:
@@ -78,16 +78,16 @@ def file_name(path: object) -> str:
     return PureWindowsPath(text).name if "\\" in text else PurePosixPath(text).name
 
 
-def served(about: dict[str, Any]) -> str:
+def served(info: dict[str, Any]) -> str:
     """`the server serves bge-small.gguf`."""
-    name = file_name(about.get("model_path") or about.get("model"))
-    who = "the server serves" if "url" in about else "the engine runs"
+    name = file_name(info.get("model_path") or info.get("model"))
+    who = "the server serves" if "url" in info else "the engine runs"
     return f"{who} {name or 'a model'}"
 
 
-def is_named(about: dict[str, Any]) -> bool:
+def is_named(info: dict[str, Any]) -> bool:
     """Whether the engine says which model it runs."""
-    return bool(about.get("model_path") or about.get("model"))
+    return bool(info.get("model_path") or info.get("model"))
 
 
 def this(reference: Reference, keys: Sequence[str] = ()) -> str:
@@ -97,9 +97,9 @@ def this(reference: Reference, keys: Sequence[str] = ()) -> str:
     return f"this file is {file_name(reference.info.path)}" + (f" ({sizes})" if sizes else "")
 
 
-def described(about: dict[str, Any], theirs: dict[str, int], keys: Sequence[str]) -> str:
+def described(info: dict[str, Any], theirs: dict[str, int], keys: Sequence[str]) -> str:
     """`the server serves bge-base.gguf (n_embd 768)`."""
-    return f"{served(about)} ({', '.join(f'{key} {theirs[key]:,}' for key in keys)})"
+    return f"{served(info)} ({', '.join(f'{key} {theirs[key]:,}' for key in keys)})"
 
 
 # -- vocabularies ----------------------------------------------------------------------------------------------------

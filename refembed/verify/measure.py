@@ -30,7 +30,7 @@ def measure(
     remarks: list[str] = []
     cause: Cause | None = None
     if all(v.ndim == 2 for v in vectors) and reference.pooling != "none":
-        if engine.name.startswith("http") and engine.about.get("dialect") != "tei tokens":
+        if engine.name.startswith("http") and engine.info.get("dialect") != "tei tokens":
             why = early.why(reference, asked_for)
             cause = Cause("pooling-none", f"does not pool: it gives a vector for each token, where {why}", 0.0)
         reference = replace(reference, pooling="none")
@@ -72,11 +72,11 @@ def pooled_as(
 
 
 def without_vectors(
-    reference: Reference, about: dict[str, Any], cause: Cause, ids: Sequence[Any], engine: Engine
+    reference: Reference, info: dict[str, Any], cause: Cause, ids: Sequence[Any], engine: Engine
 ) -> Findings:
     """Findings where no vector is worth a comparison."""
     nothing = np.zeros(0)
     floor = Floor({}, nothing, 0.0, 0.0)
-    found = Findings(reference, [], [], floor, nothing, [], [], list(ids), about, early=cause)
+    found = Findings(reference, [], [], floor, nothing, [], [], list(ids), info, early=cause)
     found.pieces = identity.pieces_by_id(engine, ids)
     return found

@@ -54,9 +54,9 @@ def verify_shown(
     RequestError where the text is not given, or there are several; EngineError where it is a run of another text, or
     is cut short and agrees as far as it goes.
     """
-    about = dict(engine.about)
-    where = str(about.get("file", engine.name))
-    item = the_text(texts, about, where)
+    info = dict(engine.info)
+    where = str(info.get("file", engine.name))
+    item = the_text(texts, info, where)
     theirs = engine.trace(item)
     ids, their_ids = reference.ids_of(item), theirs.meta.get("tokens")
     differing = (
@@ -86,14 +86,14 @@ def verify_shown(
     evidence = Evidence(
         tensors=tuple(rows), traced=str(item), traced_ids=tuple(ids), ids=tuple(differing), tried=tried,
         remarks=() if strange else tuple(remarks(theirs, ours["exact"], rows, cut)),
-        facts=facts_of(reference, engine, about, [len(ids)]),
+        facts=facts_of(reference, engine, info, [len(ids)]),
     )  # fmt: skip
     name = "inp_tokens" if differing and not strange else str(first) if first else None
     return Verdict(kind, sentence(causes), tuple(causes), name, floor_numbers(reference, rows), evidence)  # type: ignore[arg-type]
 
 
-def the_text(texts: Sequence[Item] | None, about: dict[str, object], where: str) -> Item:
-    known = list(texts) if texts is not None else list(about.get("texts") or ())  # type: ignore[call-overload]
+def the_text(texts: Sequence[Item] | None, info: dict[str, object], where: str) -> Item:
+    known = list(texts) if texts is not None else list(info.get("texts") or ())  # type: ignore[call-overload]
     if not known:
         hint = "--texts FILE, with the one text that was run"
         raise RequestError(f"{where} names neither its text nor its token ids", hint=hint)

@@ -118,7 +118,7 @@ class Reference:
         return self.model.forward(self.packed(ids), self.ops_of(numerics))
 
     def hidden(self, ids: Sequence[list[int]], numerics: str) -> list[Float]:
-        """Hidden states (T_s, C) of each text, remembered from before where nothing on the way has changed."""
+        """Hidden states (T_s, C) of each text, cached from before where nothing on the way has changed."""
         kept, key = self.by_numerics.hidden, (id(self.model), self.ops, self.batch, numerics)
         missing = [i for i in dict.fromkeys(map(tuple, ids)) if (key, i) not in kept]
         limit = 0 if numerics.startswith("ggml") else TOGETHER

@@ -118,23 +118,23 @@ UNEXPLAINED = (
 )
 
 
-def with_remedies(verdict: Verdict, reference: Reference, about: dict[str, Any]) -> Verdict:
+def with_remedies(verdict: Verdict, reference: Reference, info: dict[str, Any]) -> Verdict:
     """The verdict with what to do about each cause, and about the whole. reference: as the user asked for it."""
-    causes = tuple(replace(c, remedy=c.remedy or remedy_of(c.id, reference, about)) for c in verdict.causes)
-    return replace(verdict, causes=causes, remedy=remedy(verdict, causes, reference, about))
+    causes = tuple(replace(c, remedy=c.remedy or remedy_of(c.id, reference, info)) for c in verdict.causes)
+    return replace(verdict, causes=causes, remedy=remedy(verdict, causes, reference, info))
 
 
-def remedy(verdict: Verdict, causes: Sequence[Cause], reference: Reference, about: dict[str, Any]) -> str:
+def remedy(verdict: Verdict, causes: Sequence[Cause], reference: Reference, info: dict[str, Any]) -> str:
     """One line: what to do now."""
     if verdict.kind == "unexplained":
         return untried_first(verdict) or (causes[0].remedy if causes and causes[0].id != "unexplained" else UNEXPLAINED)
     if verdict.kind == "differs":
         either = list(dict.fromkeys(c.remedy for c in causes if c.remedy))
         return either[0] if len(either) < 2 else f"either {either[0]}; or {either[1]}"
-    return quiet_remedy(verdict, reference, about)
+    return quiet_remedy(verdict, reference, info)
 
 
-def quiet_remedy(verdict: Verdict, reference: Reference, about: dict[str, Any]) -> str:
+def quiet_remedy(verdict: Verdict, reference: Reference, info: dict[str, Any]) -> str:
     """Of an engine that agrees."""
     for remark in verdict.evidence.remarks:
         if "is the same in every text" in remark:
@@ -143,7 +143,7 @@ def quiet_remedy(verdict: Verdict, reference: Reference, about: dict[str, Any]) 
             return f"{NOTHING}; pass {found[1]} to refembed to have the same vectors"
         if "a setting, not a fault" in remark:
             return f"{NOTHING} if such lengths are meant; else start it with --embd-normalize 2"
-    if reference.pooling == "none" and about.get("server"):
+    if reference.pooling == "none" and info.get("server"):
         return f"{NOTHING}; for one vector a text start it with --pooling mean, cls or last, as the model was trained"
     return NOTHING
 
@@ -153,27 +153,27 @@ def untried_first(verdict: Verdict) -> str:
     return "give the search more time: --budget 600" if verdict.evidence.untried else ""
 
 
-def remedy_of(id: str, reference: Reference, about: dict[str, Any], stage: str = "") -> str:
+def remedy_of(id: str, reference: Reference, info: dict[str, Any], stage: str = "") -> str:
     """What to do about one cause; about two that come together, both."""
     parts = [part for part in id.split(" + ") if part]
-    return "; and ".join(dict.fromkeys(one_remedy(part, reference, about, stage) for part in parts))
+    return "; and ".join(dict.fromkeys(one_remedy(part, reference, info, stage) for part in parts))
 
 
-def one_remedy(id: str, reference: Reference, about: dict[str, Any], stage: str = "") -> str:
+def one_remedy(id: str, reference: Reference, info: dict[str, Any], stage: str = "") -> str:
     """The advice of the first row that matches, with its blanks filled in."""
     for pattern, advice in TABLE:
         if found := re.fullmatch(pattern, id, re.DOTALL):
-            return filled(advice, found, reference, about)
-    return filled(STAGES.get(stage, STAGES["model"]), None, reference, about)
+            return filled(advice, found, reference, info)
+    return filled(STAGES.get(stage, STAGES["model"]), None, reference, info)
 
 
-def filled(advice: str, found: re.Match[str] | None, reference: Reference, about: dict[str, Any]) -> str:
+def filled(advice: str, found: re.Match[str] | None, reference: Reference, info: dict[str, Any]) -> str:
     """The advice about this model and this engine."""
     how = reference.pooling
     name = next((g for g in found.groups() if g), "") if found and found.groups() else ""
     hp = reference.model.hparams
     blanks: dict[str, Callable[[], object]] = {
-        "{start}": lambda: "start it with " if about.get("server") == "llama-server" else "set it to ",
+        "{start}": lambda: "start it with " if info.get("server") == "llama-server" else "set it to ",
         "{pooling}": lambda: "mean (or another that gives one vector)" if how == "none" else how,
         "{name}": lambda: name,
         "{n_ctx}": lambda: reference.info.n_ctx,
@@ -183,7 +183,7 @@ def filled(advice: str, found: re.Match[str] | None, reference: Reference, about
     for blank, value in blanks.items():
         if blank in advice:
             advice = advice.replace(blank, str(value()))
-    if about.get("server") != "llama-server":  # its options are its own
+    if info.get("server") != "llama-server":  # its options are its own
         advice = advice.replace(
             "set it to --parallel 1, or with --kv-unified: else llama.cpp cuts",
             "send one text a request: the engine cuts",

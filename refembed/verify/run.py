@@ -97,16 +97,16 @@ def verify(
         model = reference_of(embedder, pooling)
     if prefix:
         model = model.add(text=partial(str.__add__, prefix))
-    about = dict(engine.about)
-    if about.get("partial"):
-        return with_remedies(verify_shown(model, engine, texts, progress), model, about)
+    info = dict(engine.info)
+    if info.get("partial"):
+        return with_remedies(verify_shown(model, engine, texts, progress), model, info)
     found = findings(model, engine, texts, trace, progress, asked_for=pooling != "native")
     if budget is not None:
         found.budget.until = max(begin + budget, time.monotonic() + budget / 4)
     verdict = decide(found, expects(engine, normalize), progress)
-    facts = facts_of(found.reference, engine, about, found.tokens)
+    facts = facts_of(found.reference, engine, info, found.tokens)
     verdict = replace(verdict, evidence=replace(verdict.evidence, facts=facts))
-    return with_remedies(verdict, model, about)
+    return with_remedies(verdict, model, info)
 
 
 def findings(
@@ -121,12 +121,12 @@ def findings(
 
     asked_for  the reference's pooling is what the user named, not what the file says
     """
-    about = dict(engine.about)
-    items = items_of(reference, about, texts)
+    info = dict(engine.info)
+    items = items_of(reference, info, texts)
     ids = token_differences(reference, engine, items)
-    other = identity.other_model(reference, engine, about, ids)
+    other = identity.other_model(reference, engine, info, ids)
     if other is not None:
-        return without_vectors(reference, about, other, ids, engine)
+        return without_vectors(reference, info, other, ids, engine)
     progress(f"asking {engine.name} for {len(items)} texts")
     scores = early.scores_in_front(reference, engine, items)
     engine = scores or engine
@@ -135,25 +135,25 @@ def findings(
     except EngineError as e:
         if "not finite" not in str(e) or not early.ranks(reference, engine, items):
             raise
-        return without_vectors(reference, about, early.rank_cause(reference, asked_for), ids, engine)
+        return without_vectors(reference, info, early.rank_cause(reference, asked_for), ids, engine)
     server = hasattr(engine, "embed_raw") or (engine.name == "recorded" and early.mostly_empty(asked.vectors))
     if server and early.ranks(reference, engine, asked.items, asked.vectors):
-        return without_vectors(reference, about, early.rank_cause(reference, asked_for), ids, engine)
-    remarks = [f"the address has no scheme: {about['url']} was asked"] if "scheme assumed" in about else []
+        return without_vectors(reference, info, early.rank_cause(reference, asked_for), ids, engine)
+    remarks = [f"the address has no scheme: {info['url']} was asked"] if "scheme assumed" in info else []
     if asked.left_out:
         remarks.append(left_out_remark(asked, [len(reference.ids_of(i)) for i in asked.left_out]))
     if scores is not None:
         remarks.append("the server's vectors begin with the model's scores: these are compared")
     items, vectors = asked.items, asked.vectors
-    reference, said = with_order_of(reference, about, items, vectors)
+    reference, said = with_order_of(reference, info, items, vectors)
     remarks += said
     ids = [row for row in ids if row[0] in items]
     same = early.constant_cause(reference, items, vectors)
     if same is not None:
         floor = floor_of(reference, items, (SCREEN,))
-        return Findings(reference, items, vectors, floor, *floor.distances(vectors), remarks, ids, about, early=same)
+        return Findings(reference, items, vectors, floor, *floor.distances(vectors), remarks, ids, info, early=same)
     found = measure(reference, engine, items, vectors, progress, asked_for)
-    found.remarks[:0], found.ids, found.about = remarks, ids, about
+    found.remarks[:0], found.ids, found.info = remarks, ids, info
     found.pieces = identity.pieces_by_id(engine, ids)
     if found.early is not None:
         return found
@@ -166,14 +166,14 @@ def findings(
     return found
 
 
-def items_of(reference: Reference, about: dict[str, Any], texts: Sequence[Item] | None) -> list[Item]:
+def items_of(reference: Reference, info: dict[str, Any], texts: Sequence[Item] | None) -> list[Item]:
     """The texts to compare on. RequestError where there are none."""
     if texts is not None:
         if not texts:
             raise RequestError("there are no texts to compare on", hint="one text a line in --texts FILE")
         return list(texts)
-    if about.get("texts"):
-        return list(about["texts"])
+    if info.get("texts"):
+        return list(info["texts"])
     size = reference.info.n_params - reference.info.n_vocab * reference.info.n_embd
     most = next((n for limit, n in LONGEST.items() if size <= limit), 48)
     return list(default_texts(lambda t: len(reference.encode(reference.tokenizer, t)), reference.info.n_ctx, most))
@@ -200,7 +200,7 @@ def expects(engine: Engine, normalize: int | None) -> tuple[str, ...]:
     if wanted is not None:
         number = {True: 2, False: -1}[wanted] if isinstance(wanted, bool) else int(wanted)
         return tuple(id for id, norm in NORM_OF.items() if norm == number)
-    if engine.about.get("server") == "llama-server":
+    if engine.info.get("server") == "llama-server":
         return tuple(NORM_OF)
     return ("unit",) if engine.name.startswith("http") else ("raw", "unit")
 
@@ -268,7 +268,7 @@ def decide_by_vectors(found: Findings, fine: Sequence[str], progress: Callable[[
     quick = pooling_diagnosis(found, progress)
     if quick is not None:
         return explained(found, quick, fine)
-    other = identity.other_size(found.reference, found.about)
+    other = identity.other_size(found.reference, found.info)
     if other is not None and float(np.median(found.distances)) > UNRELATED:
         return verdict_of(found, "differs", [other], None)
     progress("looking for the cause")
@@ -319,7 +319,7 @@ def width_verdict(found: Findings, progress: Callable[[str], object]) -> Verdict
         )
         return verdict_of(found, "differs", [cause], length)
     near = float(np.median(found.distances)) < UNRELATED
-    if theirs < ours and (near or not identity.is_named(found.about)):  # first numbers, of a vector that differs too
+    if theirs < ours and (near or not identity.is_named(found.info)):  # first numbers, of a vector that differs too
         diagnosis = diagnose(case_of(found, progress))
         says = f"gives vectors of {theirs} numbers, the reference {ours} (the first ones)"
         causes = [Cause(f"dimension-cut + {t.id}", f"{says}, and {t.says}", t.left) for t in diagnosis.explained]
@@ -330,7 +330,7 @@ def width_verdict(found: Findings, progress: Callable[[str], object]) -> Verdict
             "bytes are read as numbers, or token vectors run together"  # fmt: skip
         cause = Cause("dimension", f"{says}: another model, or a dense layer more or less")
     else:
-        cause = identity.other_width(found.reference, found.about, theirs)
+        cause = identity.other_width(found.reference, found.info, theirs)
     return verdict_of(without_distances(found), "differs", [cause], None)
 
 
@@ -346,7 +346,7 @@ def agreeing(found: Findings, fine: Sequence[str], progress: Callable[[str], obj
     length = length_now(found, ours)
     if length.id not in fine and not scores(found) and not (length.id == "raw" and found.vectors[0].ndim == 2):
         return verdict_of(found, "differs", [scale_cause(length)], length)
-    if length.id != "unit" and "raw" in fine and "unit" in fine and found.about.get("server") == "llama-server" \
+    if length.id != "unit" and "raw" in fine and "unit" in fine and found.info.get("server") == "llama-server" \
             and found.vectors[0].ndim == 1 and not scores(found):  # fmt: skip
         found.remarks.append(f"a setting, not a fault: the engine {length.says}; cosine similarity is the same")
     first = found.traces.first_wrong if found.traces else None
@@ -394,7 +394,7 @@ def explained(found: Findings, diagnosis: Diagnosis, fine: Sequence[str]) -> Ver
         far = float(np.median(found.distances))
         says = "computes something that no hypothesis explains"
         if far > 0.5:
-            named = identity.served(found.about) if identity.is_named(found.about) else ""
+            named = identity.served(found.info) if identity.is_named(found.info) else ""
             says += "; its vectors have nothing to do with the reference's: another model?"
             says += f" ({named}; {identity.this(found.reference)})" if named else ""
         elif best is not None and best.left < 0.5 * float(found.distances.max()):

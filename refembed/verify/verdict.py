@@ -105,13 +105,13 @@ def sentence(causes: Sequence[Cause]) -> str:
     return f"the engine {shown}{size}"
 
 
-def facts_of(reference: Reference, engine: Engine, about: dict[str, Any], tokens: Sequence[int]) -> dict[str, Any]:
+def facts_of(reference: Reference, engine: Engine, info: dict[str, Any], tokens: Sequence[int]) -> dict[str, Any]:
     """Who was compared with whom, on what: `Evidence.facts`. tokens: of each text."""
-    info = reference.info
+    model = reference.info
     return {
-        "refembed": __version__, "model": str(info.path), "name": info.name, "architecture": info.architecture,
-        "quant_types": info.quant_types, "pooling": reference.pooling, "engine": engine.name,
-        "about": {k: v for k, v in about.items() if k != "texts"}, "texts": len(tokens), "tokens": sum(tokens),
+        "refembed": __version__, "model": str(model.path), "name": model.name, "architecture": model.architecture,
+        "quant_types": model.quant_types, "pooling": reference.pooling, "engine": engine.name,
+        "info": {k: v for k, v in info.items() if k != "texts"}, "texts": len(tokens), "tokens": sum(tokens),
     }  # fmt: skip
 
 

@@ -90,11 +90,13 @@ def seeds(name: str) -> list[bytes]:
 
 def main() -> None:
     """Fuzz until libFuzzer's options say that it is enough."""
-    import atheris
-
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in TARGETS:
         raise SystemExit(f"{__doc__}\nTARGET is one of {', '.join(TARGETS)}")
+    try:
+        import atheris
+    except ImportError:
+        raise SystemExit("fuzzing needs atheris: pip install -e .[fuzz], in the virtual environment of make") from None
     from refembed.errors import RefembedError
 
     with atheris.instrument_imports(include=["refembed"]):

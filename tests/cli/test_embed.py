@@ -294,8 +294,8 @@ def test_output_is_flushed_after_each_batch(tiny: Path) -> None:
     ) as p:
         assert p.stdin
         assert p.stdout
-        patience = threading.Timer(30, p.kill)  # instead of waiting for ever for a line that does not come
-        patience.start()
+        timer = threading.Timer(30, p.kill)  # instead of waiting for ever for a line that does not come
+        timer.start()
         for i, text in enumerate(("hello", "world")):
             p.stdin.write(text.encode() + b"\n")
             p.stdin.flush()
@@ -303,7 +303,7 @@ def test_output_is_flushed_after_each_batch(tiny: Path) -> None:
             assert line.startswith(f'{{"index": {i}, "text": "{text}"'.encode())
         p.stdin.close()
         assert (p.stdout.read(), p.wait(timeout=60)) == (b"", 0)
-        patience.cancel()
+        timer.cancel()
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -1,4 +1,4 @@
-"""refembed explain: the journey in a terminal, as JSON, as a page."""
+"""refembed explain: the walkthrough in a terminal, as JSON, as a page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def explain(cli: Cli, tiny: Path) -> Cli:
     return lambda *args, stdin=b"": cli("explain", "-q", "-m", tiny, "--numerics", "exact", *args, stdin=stdin)
 
 
-def test_each_part_of_the_journey_is_there(explain: Cli) -> None:
+def test_each_part_of_the_walkthrough_is_there(explain: Cli) -> None:
     r = explain("hello world")
     assert (r.code, r.err) == (0, "")
     parts = [line[3:] for line in r.out.splitlines() if line[:3] in {f"{n}. " for n in range(1, 8)}]

@@ -69,10 +69,10 @@ class Terminal(io.StringIO):
         return True
 
 
-def screen(monkeypatch: pytest.MonkeyPatch, patience: float) -> Terminal:
+def screen(monkeypatch: pytest.MonkeyPatch, seconds: float) -> Terminal:
     """Makes stderr a terminal. Called in the test: pytest puts its own stderr in place before."""
     terminal = Terminal()
-    monkeypatch.setattr("refembed.pipeline.progress.SECONDS_BEFORE_BAR", patience)
+    monkeypatch.setattr("refembed.pipeline.progress.SECONDS_BEFORE_BAR", seconds)
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
@@ -92,11 +92,9 @@ def test_the_bar_shows_texts_and_leaves_stdout_alone(monkeypatch: pytest.MonkeyP
     assert re.search(r"\d:\d\d:\d\d elapsed [-\d:]+ left", shown), "each time says which it is"
 
 
-@pytest.mark.parametrize(("wanted", "patience"), [(False, 0), (True, 60)])
-def test_short_work_and_unwanted_bars_show_nothing(
-    monkeypatch: pytest.MonkeyPatch, wanted: bool, patience: int
-) -> None:
-    terminal = screen(monkeypatch, patience)
+@pytest.mark.parametrize(("wanted", "seconds"), [(False, 0), (True, 60)])
+def test_short_work_and_unwanted_bars_show_nothing(monkeypatch: pytest.MonkeyPatch, wanted: bool, seconds: int) -> None:
+    terminal = screen(monkeypatch, seconds)
     with Bar(None, wanted=wanted) as bar:
         bar.advance(1)
     assert terminal.getvalue() == ""

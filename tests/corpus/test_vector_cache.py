@@ -32,7 +32,7 @@ LONG = "hello " * 80  # 82 tokens; the model reads 64
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashes are remembered in a folder of the test's own."""
+    """Hashes are cached in a folder of the test's own."""
     monkeypatch.setenv("REFEMBED_CACHE", str(tmp_path / "cache"))
 
 
@@ -226,7 +226,7 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(
     assert len(read) == 2
 
 
-def test_a_file_that_has_only_just_changed_is_not_remembered(tmp_path: Path) -> None:
+def test_a_file_that_has_only_just_changed_is_not_cached(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(b"one")
     digests_of([tmp_path / "m"])
     assert fingerprint.read_notes() == {}

@@ -32,7 +32,7 @@ FORMATS = [s for s in SUFFIXES if s != ".parquet" or PYARROW]  # .parquet: the e
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashes are remembered in a folder of the test's own."""
+    """Hashes are cached in a folder of the test's own."""
     monkeypatch.setenv("REFEMBED_CACHE", str(tmp_path / "cache"))
 
 

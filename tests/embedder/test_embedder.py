@@ -184,12 +184,12 @@ def test_what_is_no_model_is_said_so(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 12))
 def test_texts_are_dealt_to_cores_once_and_evenly_or_not_at_all(lengths: list[int], n: int) -> None:
-    hands = balance(lengths, n)
-    loads = [sum(lengths[i] for i in hand) for hand in hands]
-    assert sorted(i for hand in hands for i in hand) == (list(range(len(lengths))) if hands else [])
-    assert all(hands)
-    assert len(hands) <= n
-    if hands:
+    bins = balance(lengths, n)
+    loads = [sum(lengths[i] for i in part) for part in bins]
+    assert sorted(i for part in bins for i in part) == (list(range(len(lengths))) if bins else [])
+    assert all(bins)
+    assert len(bins) <= n
+    if bins:
         assert max(loads) <= UNEVEN * sum(lengths) / n
     else:  # the last text went to the core that had least: no more than an even part
         assert max(lengths) > (UNEVEN - 1) * sum(lengths) / n

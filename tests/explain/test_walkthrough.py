@@ -141,7 +141,7 @@ def test_layers_are_described_by_what_they_did(e: Embedder) -> None:
 
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 def test_every_tensor_of_every_architecture_has_its_line(arch: str, tmp_path: Path) -> None:
-    """... and stands in one part of the journey; tensors that are named as read are in the file."""
+    """... and stands in one part of the walkthrough; tensors that are named as read are in the file."""
     path = synthetic(tmp_path / "m.gguf", arch, pooling=1, X=4 if arch in EXPERTS else 0)
     embedder = Embedder.load(path, numerics="exact")
     n, names = embedder.info.n_layer, embedder.trace("the cat sat")

@@ -17,7 +17,7 @@ import pytest
 from refembed import Embedder
 from refembed.errors import RequestError
 from refembed.explain import explain
-from refembed.explain.page import journey_page
+from refembed.explain.page import walkthrough_page
 from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
 from refembed.html.page import Section, esc, page, table, write_page
@@ -348,9 +348,9 @@ def test_write_report_writes_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("texts", [["hello"], ["hello world", "", HOSTILE.replace("\ud800", "")]])
-def test_the_page_of_a_journey_is_sound(tiny_embedder: Embedder, texts: list[str]) -> None:
+def test_the_page_of_a_walkthrough_is_sound(tiny_embedder: Embedder, texts: list[str]) -> None:
     j = explain(tiny_embedder, texts, layer=-1)
-    parts = check(journey_page(j))
+    parts = check(walkthrough_page(j))
     headings = ["tokens", "embeddings", "layer", "attention", "layers", "pooling", "normalization"]
     assert [a["id"] for a in parts.of("section")] == [*headings, *(["similarity"] if len(texts) > 1 else []), "model"]
 
@@ -367,10 +367,10 @@ def test_chromium_tells_of_scripts_that_fail(tmp_path: Path) -> None:
 
 @needs_chromium
 @pytest.mark.parametrize("n", [1, 60])
-def test_chromium_draws_a_journey(tiny_embedder: Embedder, n: int, tmp_path: Path) -> None:
+def test_chromium_draws_a_walkthrough(tiny_embedder: Embedder, n: int, tmp_path: Path) -> None:
     texts = ["hello world " * n if n > 1 else "hello", "world", "a " + HOSTILE.replace("\ud800", "")]
     j = explain(tiny_embedder, texts, truncate=True)
-    drawn = draw(journey_page(j, head=1), tmp_path)
+    drawn = draw(walkthrough_page(j, head=1), tmp_path)
     looks_drawn(drawn)
     assert 'data-drawn="0/1"' in drawn.dom
     assert "Largest: " in drawn.dom

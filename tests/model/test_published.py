@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
-from refembed.errors import RequestError
+from refembed.errors import ModelError, RequestError
 from refembed.gguf import open_gguf
 from refembed.kernels.numerics import load_ops
 from refembed.model.batch import pack
 from refembed.model.published import PUBLISHED, segments
 from refembed.testing.synthetic import synthetic
 from tests.copies import copied
+from tests.model.family import Family
+from tests.model.test_variants import FAMILIES
 
 TEXT = "the cat sat on the mat and it was a dog"
 
@@ -143,6 +145,27 @@ def test_what_cannot_be_had_is_refused(tiny: Path) -> None:
         Embedder.load(tiny, numerics="ggml", semantics="original")
     with pytest.raises(RequestError, match="semantics 'torch': there is none of that name"):
         Embedder.load(tiny, semantics="torch")
+
+
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [
+        pytest.param(family, variant, id=variant, marks=pytest.mark.slow if variant in family.slow else ())
+        for family in FAMILIES
+        for variant, (arch, _) in family.variants.items()
+        if arch in PUBLISHED
+    ],
+)
+def test_every_variant_has_a_vector_or_is_refused(family: Family, variant: str, tmp_path: Path) -> None:
+    """NeoBERT was published with one matrix of 3C rows: with fewer heads of keys there is nothing to compute."""
+    path = family.write(variant, tmp_path)
+    arch, sizes = family.variants[variant]
+    if arch == "neo-bert" and "K" in sizes:
+        with pytest.raises(ModelError, match=rf"neo-bert.attention.head_count_kv is {sizes['K']} for ") as e:
+            Embedder.load(path, semantics="original")
+        assert "semantics 'llama.cpp' computes this file" in (e.value.hint or "")
+        return
+    assert np.isfinite(vector(path, "original", text=list(range(20, 50)))).all()
 
 
 @pytest.mark.parametrize("arch", PUBLISHED)

@@ -77,7 +77,7 @@ def test_verify_opens_a_folder_with_the_class_that_it_names(tmp_path: Path) -> N
 
     model = build("t5encoder", tmp_path)
     engine = open_folder(tmp_path)
-    assert engine.about["architecture"] == "T5EncoderModel"
+    assert engine.info["architecture"] == "T5EncoderModel"
     with torch.no_grad():
         wanted = model(torch.tensor([[5, 30, 41]])).last_hidden_state[0].numpy()
     assert np.abs(engine.embed([[5, 30, 41]])[0] - wanted).max() < 1e-4

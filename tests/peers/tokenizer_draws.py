@@ -125,6 +125,41 @@ def sequence(key: str, *parts: Json) -> Json:
     return {"type": "Sequence", key: list(parts)}
 
 
+WORDPIECE_NORMALIZERS = {
+    "BERT": (True, bert_normalizer()),
+    "cased": (True, bert_normalizer(False)),
+    "accents kept": (True, bert_normalizer(True, False)),
+    "cased, accents stripped": (True, bert_normalizer(False, True)),
+    "in a sequence": (True, sequence("normalizers", bert_normalizer())),
+    "no ideographs": (False, bert_normalizer(chinese=False)),
+    "no cleaning": (False, bert_normalizer(clean=False)),
+    "NFKC": (False, sequence("normalizers", {"type": "NFKC"}, {"type": "Lowercase"})),
+    "NFD": (False, sequence("normalizers", {"type": "NFD"}, {"type": "Lowercase"}, {"type": "StripAccents"})),
+    "none": (False, None),
+}
+DIGITS = {"type": "Digits", "individual_digits": True}
+WORDPIECE_PRE_TOKENIZERS = {
+    "BERT": (True, {"type": "BertPreTokenizer"}),
+    "in a sequence": (True, sequence("pretokenizers", {"type": "BertPreTokenizer"})),
+    "WhitespaceSplit": (False, {"type": "WhitespaceSplit"}),
+    "Whitespace": (False, {"type": "Whitespace"}),
+    "digits": (False, sequence("pretokenizers", {"type": "BertPreTokenizer"}, DIGITS)),
+    "none": (False, None),
+}
+
+
+def wordpiece_post_processors(cls: str, sep: str, vocab: dict[str, int]) -> dict[str, tuple[bool, Any]]:
+    return {
+        "template": (True, template(cls, "A", sep, ids=vocab)),
+        "BertProcessing": (True, roberta(cls, sep, vocab, "BertProcessing")),
+        "RobertaProcessing": (True, roberta(cls, sep, vocab)),
+        "other way round": (True, template(sep, "A", cls, ids=vocab)),
+        "none": (False, None),
+        "front alone": (False, template(cls, "A", ids=vocab)),
+        "three": (False, template(cls, "[MASK]", "A", sep, ids=vocab)),
+    }
+
+
 def wordpiece(rng: random.Random) -> Draw:
     """A tokenizer.json of type WordPiece."""
     draw = Draw("wordpiece")
@@ -137,50 +172,9 @@ def wordpiece(rng: random.Random) -> Draw:
     vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     extra = added(draw, rng, len(vocab), "cat")
     extra = [t | {"id": vocab.get(t["content"], t["id"])} for t in extra]
-    normalizer = draw.pick(
-        rng,
-        "normalizer",
-        {
-            "BERT": (True, bert_normalizer()),
-            "cased": (True, bert_normalizer(False)),
-            "accents kept": (True, bert_normalizer(True, False)),
-            "cased, accents stripped": (True, bert_normalizer(False, True)),
-            "in a sequence": (True, sequence("normalizers", bert_normalizer())),
-            "no ideographs": (False, bert_normalizer(chinese=False)),
-            "no cleaning": (False, bert_normalizer(clean=False)),
-            "NFKC": (False, sequence("normalizers", {"type": "NFKC"}, {"type": "Lowercase"})),
-            "NFD": (False, sequence("normalizers", {"type": "NFD"}, {"type": "Lowercase"}, {"type": "StripAccents"})),
-            "none": (False, None),
-        },
-    )
-    cutter = draw.pick(
-        rng,
-        "pre-tokenizer",
-        {
-            "BERT": (True, {"type": "BertPreTokenizer"}),
-            "in a sequence": (True, sequence("pretokenizers", {"type": "BertPreTokenizer"})),
-            "WhitespaceSplit": (False, {"type": "WhitespaceSplit"}),
-            "Whitespace": (False, {"type": "Whitespace"}),
-            "digits": (False, sequence("pretokenizers", {"type": "BertPreTokenizer"},
-                                       {"type": "Digits", "individual_digits": True})),
-            "none": (False, None),
-        },
-        0.7,
-    )  # fmt: skip
-    post = draw.pick(
-        rng,
-        "post-processor",
-        {
-            "template": (True, template(cls, "A", sep, ids=vocab)),
-            "BertProcessing": (True, roberta(cls, sep, vocab, "BertProcessing")),
-            "RobertaProcessing": (True, roberta(cls, sep, vocab)),
-            "other way round": (True, template(sep, "A", cls, ids=vocab)),
-            "none": (False, None),
-            "front alone": (False, template(cls, "A", ids=vocab)),
-            "three": (False, template(cls, "[MASK]", "A", sep, ids=vocab)),
-        },
-        0.7,
-    )
+    normalizer = draw.pick(rng, "normalizer", WORDPIECE_NORMALIZERS)
+    cutter = draw.pick(rng, "pre-tokenizer", WORDPIECE_PRE_TOKENIZERS, 0.7)
+    post = draw.pick(rng, "post-processor", wordpiece_post_processors(cls, sep, vocab), 0.7)
     most = draw.pick(rng, "characters of a word", {"100": (True, 100), "200": (True, 200), "5": (True, 5)}, 0.85)
     settings(draw, rng, {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"})
     model = {"type": "WordPiece", "unk_token": unk, "continuing_subword_prefix": prefix,
@@ -237,6 +231,45 @@ def merges() -> tuple[tuple[str, str], ...]:
     return tuple(tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"])
 
 
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+GPT2 = BYTES | {"use_regex": True}
+
+
+def split(regex: str, behavior: str = "Isolated") -> Json:
+    """A Split by that regular expression, then bytes."""
+    part = {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": False}
+    return sequence("pretokenizers", part, BYTES)
+
+
+BYTE_PRE_TOKENIZERS = {
+    "GPT-2": (True, GPT2),
+    "Qwen2": (True, split(QWEN2)),
+    "Llama 3": (True, split(LLAMA3)),
+    "a space before": (False, GPT2 | {"add_prefix_space": True}),
+    "removed": (False, split(QWEN2, "Removed")),
+    "merged": (False, split(QWEN2, "MergedWithNext")),
+    "uncut": (False, BYTES),
+    "digits": (False, sequence("pretokenizers", DIGITS, GPT2)),
+    "other way round": (False, sequence("pretokenizers", BYTES, split(QWEN2)["pretokenizers"][0])),
+}
+
+
+def byte_post_processors(ids: dict[str, int]) -> dict[str, tuple[bool, Any]]:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    return {
+        "none": (True, None),
+        "both": (True, template("<s>", "A", "</s>", ids=ids)),
+        "ByteLevel": (True, byte_level),
+        "front": (True, template("<s>", "A", ids=ids)),
+        "back": (True, template("A", "</s>", ids=ids)),
+        "other way round": (True, template("</s>", "A", "<s>", ids=ids)),
+        "RoBERTa": (True, roberta("<s>", "</s>", ids)),
+        "sequence": (True, sequence("processors", byte_level, template("A", "</s>", ids=ids))),
+        "text alone": (True, template("A", ids=ids)),
+        "two in front": (False, template("<s>", "<mask>", "A", ids=ids)),
+    }
+
+
 def byte_pairs(rng: random.Random) -> Draw:
     """A tokenizer.json of byte-level BPE."""
     from tokenizers import pre_tokenizers
@@ -250,52 +283,22 @@ def byte_pairs(rng: random.Random) -> Draw:
     ids = {t["content"]: t["id"] for t in special}
     count = max(len(vocab), max(ids.values()) + 1)
     extra = [t | {"id": vocab.get(t["content"], t["id"])} for t in added(draw, rng, count, "he")]
-    cutters = {
-        "GPT-2": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "bytes": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
-    }
-
-    def split(regex: str, behavior: str = "Isolated") -> Json:
-        part = {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": False}
-        return sequence("pretokenizers", part, cutters["bytes"])
-
     mine = "GPT-2" if draw.family in ("modern-bert", "roberta") else "Llama 3" if "ro" in draw.family else "Qwen2"
-    options = {
-        "GPT-2": (True, cutters["GPT-2"]),
-        "Qwen2": (True, split(QWEN2)),
-        "Llama 3": (True, split(LLAMA3)),
-        "a space before": (False, cutters["GPT-2"] | {"add_prefix_space": True}),
-        "removed": (False, split(QWEN2, "Removed")),
-        "merged": (False, split(QWEN2, "MergedWithNext")),
-        "uncut": (False, cutters["bytes"]),
-        "digits": (False, sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, cutters["GPT-2"])),
-        "other way round": (False, sequence("pretokenizers", cutters["bytes"], split(QWEN2)["pretokenizers"][0])),
-    }
-    cutter = draw.pick(rng, "pre-tokenizer", {mine: options[mine]} | options)
+    cutter = draw.pick(rng, "pre-tokenizer", {mine: BYTE_PRE_TOKENIZERS[mine]} | BYTE_PRE_TOKENIZERS)
     merging = draw.pick(rng, "ignore_merges", {"no": (True, False), "yes": (True, True)})
     unreachable = draw.pick(rng, "a token without merges", {"no": (True, False), "yes": (True, True)}, 0.8)
     if unreachable:  # only one that ignore_merges finds
         free = next(i for t, i in vocab.items() if t == "on" or t == "Ġon")
         vocab = {("qat" if i == free else t): i for t, i in vocab.items()}
     pairs = [list(p) for p in merges() if p[0] in vocab and p[1] in vocab and p[0] + p[1] in vocab]
-    if unreachable and merging != (cutter == options["Llama 3"][1]):
+    if unreachable and merging != (cutter == BYTE_PRE_TOKENIZERS["Llama 3"][1]):
         draw.unsound.append("ignore_merges without a name")
     normalizer = draw.pick(
         rng, "normalizer",
         {"none": (True, None), "NFC": (True, {"type": "NFC"}), "NFKC": (False, {"type": "NFKC"}),
          "Lowercase": (False, {"type": "Lowercase"}), "Prepend": (False, {"type": "Prepend", "prepend": "x"})}, 0.8,
     )  # fmt: skip
-    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
-    post = draw.pick(
-        rng, "post-processor",
-        {"none": (True, None), "both": (True, template("<s>", "A", "</s>", ids=ids)), "ByteLevel": (True, byte_level),
-         "front": (True, template("<s>", "A", ids=ids)), "back": (True, template("A", "</s>", ids=ids)),
-         "other way round": (True, template("</s>", "A", "<s>", ids=ids)),
-         "RoBERTa": (True, roberta("<s>", "</s>", ids)),
-         "sequence": (True, sequence("processors", byte_level, template("A", "</s>", ids=ids))),
-         "text alone": (True, template("A", ids=ids)),
-         "two in front": (False, template("<s>", "<mask>", "A", ids=ids))}, 0.2,
-    )  # fmt: skip
+    post = draw.pick(rng, "post-processor", byte_post_processors(ids), 0.2)
     settings(draw, rng, {"bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"})
     draw.config = draw.pick(
         rng, "config.json", {"silent": (True, {}), "the same": (True, {"bos_token_id": ids["<s>"]}),

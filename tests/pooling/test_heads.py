@@ -22,7 +22,7 @@ from refembed.model import load_model
 from refembed.pooling import heads
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
-from tests.copies import copied
+from tests.copies import copied, with_keys
 from tests.heads_live import Headed
 from tests.model.bits import some_ids
 
@@ -262,6 +262,23 @@ def test_a_length_that_the_dense_layers_do_not_have_is_refused(
     path = synthetic(tmp_path / "m.gguf", arch, pooling=1, **sizes)
     with pytest.raises(ModelError, match=message):
         Embedder.load(path)
+
+
+@pytest.mark.oracle
+def test_a_length_that_is_not_the_models_cuts_a_batch_at_the_wrong_places(tmp_path: Path) -> None:
+    """llama.cpp's second vector begins where its first ends: a number of the first text stands in it. Or it aborts."""
+    plain = synthetic(tmp_path / "m.gguf", "bert", pooling=1)
+    short, long = (with_keys(plain, tmp_path / f"{n}.gguf", {"embedding_length_out": (n, "UINT32")}) for n in (30, 72))
+    ids = [some_ids(3), some_ids(4)]
+    with LlamaCpp(plain) as right, LlamaCpp(short) as cut:
+        whole, found = (np.stack(engine.embed(ids, batched=True)).ravel() for engine in (right, cut))
+    assert found.tobytes() == whole[:60].tobytes()
+    with pytest.raises(ModelError, match=r"have 36 numbers, not 30\n.*llama\.cpp cuts a batch at the wrong places"):
+        Embedder.load(short)
+    with pytest.raises(ModelError, match=r"have 36 numbers, not 72\n.*llama\.cpp aborts"):
+        Embedder.load(long)
+    with LlamaCpp(long) as engine, pytest.raises(EngineError, match="tensor read out of bounds"):
+        engine.embed(ids[:1])
 
 
 @pytest.mark.oracle

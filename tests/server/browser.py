@@ -28,7 +28,7 @@ import os, sys
 os.dup2(int(sys.argv[1]), 3), os.dup2(int(sys.argv[2]), 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """  # the ends where Chromium looks for them; `os.dup` above has made them larger numbers than these
-PATIENCE = 60.0  # seconds
+TIMEOUT_SECONDS = 60.0  # seconds
 
 
 class Tab:
@@ -96,7 +96,7 @@ class Tab:
 
     def until(self, condition: str) -> None:
         """Wait for an expression to become true."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT_SECONDS
         while not self.run(condition):
             assert time.monotonic() < end, f"never: {condition}; {self.run('document.body.innerText')}; {self.trouble}"
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Where texts may be cut, and the parts that are remembered."""
+"""Where texts may be cut, and the parts that are cached."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Stub:
     can_take_ids = True
 
     def __init__(self, answer: Callable[[list[Any]], Any], ids: Callable[[str], list[int]] | None = None) -> None:
-        self.answer, self.ids, self.about = answer, ids, {}
+        self.answer, self.ids, self.info = answer, ids, {}
         self.can_tokenize = ids is not None
 
     def embed(self, items: Sequence[Any]) -> list[Any]:

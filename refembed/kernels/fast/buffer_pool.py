@@ -1,6 +1,6 @@
 """Arrays that are used again: a fresh one of megabytes costs more than what a kernel does with it.
 
-The system hands out memory a page at a time, zeroed, when it is first touched; for the hidden states of 512 tokens that
+The system gives out memory a page at a time, zeroed, when it is first touched; for the hidden states of 512 tokens that
 takes a third of the time of a GELU, and the pages are cold. So arrays come from blocks that are kept. A block is free
 as soon as nothing refers to an array in it: Python counts.
 """

@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from refembed.arrays import F32
 
-BLOCK = {"Q8_0": 32, "Q8_1": 32, "Q8_K": 256}
-ACTIVATION_TYPES = tuple(BLOCK)
+BLOCK_LENGTHS = {"Q8_0": 32, "Q8_1": 32, "Q8_K": 256}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +32,7 @@ class Codes:
 
 def quantize(x: F32, kind: str) -> Codes:
     """x (n, k), k a multiple of the block, as codes of that kind."""
-    blocks = x.reshape(len(x), -1, BLOCK[kind])
+    blocks = x.reshape(len(x), -1, BLOCK_LENGTHS[kind])
     return q8_k(blocks) if kind == "Q8_K" else q8(blocks, kind == "Q8_1")
 
 

@@ -21,7 +21,7 @@ from refembed.kernels.ggml import blocks as unpack
 from refembed.kernels.ggml import blocks_iquants as iquants
 from refembed.kernels.ggml import chains_jit as jit
 from refembed.kernels.ggml.blocks import Blocks, Ints
-from refembed.kernels.ggml.codes import BLOCK
+from refembed.kernels.ggml.codes import BLOCK_LENGTHS
 from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.threads import parallel_for
 
@@ -94,7 +94,7 @@ def unpacked(w: Tensor, how: Callable[[Any], Blocks]) -> Weights:
 
 def quantized(x: F32, kind: str) -> Rows:
     """x (n, k) as codes of that kind."""
-    (n, k), B, S = x.shape, BLOCK[kind], {"Q8_0": 0, "Q8_1": 1, "Q8_K": 16}[kind]
+    (n, k), B, S = x.shape, BLOCK_LENGTHS[kind], {"Q8_0": 0, "Q8_1": 1, "Q8_K": 16}[kind]
     Q, nb = -(-n // QUAD), k // B
     shapes = (Q, nb, 8, B // 8, QUAD), (Q, nb, QUAD), (Q, nb, S, QUAD)
     codes, d, sums = (np.zeros(s, np.float32) for s in shapes)

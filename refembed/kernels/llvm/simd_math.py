@@ -64,13 +64,6 @@ def hsum8(a):
 
 
 @njit(inline="always")
-def hadd8(a):
-    """The sum of 8 lanes as vec_dot_f32 and vec_dot_f16 take it: t_i = a_i + a_i+4, (t0 + t1) + (t2 + t3)."""
-    t0, t1, t2, t3 = a[0] + a[4], a[1] + a[5], a[2] + a[6], a[3] + a[7]
-    return (t0 + t1) + (t2 + t3)
-
-
-@njit(inline="always")
 def reduce16(a):
     """The sum of 16 lanes as GCC's _mm512_reduce_add_ps takes it: halves, quarters, then as `hsum8` ends."""
     u0, u1, u2, u3 = a[8] + a[0], a[9] + a[1], a[10] + a[2], a[11] + a[3]

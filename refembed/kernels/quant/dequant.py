@@ -37,7 +37,7 @@ WORTH_LOADING, WORTH_IMPORTING = 1 << 22, 1 << 26
 
 CompiledDecoder = tuple[Callable[..., None], tuple[Any, ...]]
 in_use: dict[str, CompiledDecoder] = {}  # those in use: the kernel, and its codebook if it has one
-patience: Counter[str] = Counter()  # weights that definitions have decoded in this process, by type
+decoded_weights: Counter[str] = Counter()  # weights that definitions have decoded in this process, by type
 
 
 def dequantize(
@@ -97,10 +97,10 @@ def compiling_pays(name: str, weights: int) -> bool:
     """
     if name in in_use:
         return True
-    patience[name] += weights
+    decoded_weights[name] += weights
     if "numba" in sys.modules:
-        return patience[name] > WORTH_LOADING
-    return patience.total() > WORTH_IMPORTING
+        return decoded_weights[name] > WORTH_LOADING
+    return decoded_weights.total() > WORTH_IMPORTING
 
 
 def definition(name: str) -> Callable[[Any], Float]:

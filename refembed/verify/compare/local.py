@@ -87,7 +87,7 @@ class Comparison:
 
 
 class Replay(HandBack):
-    """A tap that keeps what it is shown and hands back the engine's tensor."""
+    """A tap that keeps what it is shown and returns the engine's tensor."""
 
     def __init__(self, theirs: Trace, pairs: Sequence[Pair]) -> None:
         super().__init__(theirs, pairs)

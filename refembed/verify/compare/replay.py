@@ -46,7 +46,7 @@ def replay(run: Callable[[Tap], object], theirs: Trace) -> list[LocalDifference]
 
 
 class HandBack:
-    """A tap that hands back the other engine's tensor where one is paired, and shows each pair to `take`."""
+    """A tap that returns the other engine's tensor where one is paired, and shows each pair to `take`."""
 
     active = True
 

@@ -30,8 +30,8 @@ FOREVER = 1 << 20  # tokens: no model reads a longer text
 
 def examine(f: GGUFFile) -> list[Finding]:
     """All findings about a file but for its weights, the worst first."""
-    patient = ModelFile(f)
-    found = [finding for check in CHECKS for finding in check(patient)]
+    model_file = ModelFile(f)
+    found = [finding for check in CHECKS for finding in check(model_file)]
     return in_order(found)
 
 

@@ -2,7 +2,7 @@
 
     engine = open_engine("http://localhost:8080", Path("model.gguf"))
     engine.embed(["Hello"])          # [float32 (D)], as the engine gives it
-    engine.about                     # what it says it is: address, version, model, response shape ...
+    engine.info                      # what it says it is: address, version, model, response shape ...
 
 | spec                                         | engine                                   | module                |
 |----------------------------------------------|------------------------------------------|-----------------------|
@@ -54,7 +54,7 @@ class Engine(Protocol):
     """
 
     name: str  # "llama.cpp", "http llama-server", "sentence-transformers", "onnx", "recorded", "callable"
-    about: dict[str, Any]  # provenance: url, version, model name, shape seen ...
+    info: dict[str, Any]  # provenance: url, version, model name, shape seen ...
     can_trace: bool
     can_tokenize: bool
     can_take_ids: bool
@@ -85,7 +85,7 @@ class Plain:
     can_take_ids = False
 
     def __init__(self) -> None:
-        self.about: dict[str, Any] = {}
+        self.info: dict[str, Any] = {}
 
     def tokenize(self, text: str) -> list[int]:
         """EngineError: this engine shows no tokens."""
@@ -133,7 +133,7 @@ def open_engine(spec: Spec, model: Path, **options: Any) -> Engine:
             raise RequestError(f"an engine opened from {spell_spec(spec)} has no option {name!r}", hint=hint)
     engine = cast(Engine, opener(model if argument is None else argument, **options))
     if module == "http" and "://" not in os.fspath(spec):  # type: ignore[arg-type]  # no callable
-        engine.about["scheme assumed"] = str(argument).split("://")[0]
+        engine.info["scheme assumed"] = str(argument).split("://")[0]
     return engine
 
 

@@ -50,21 +50,21 @@ class CallableEngine(Plain):
         module = getattr(self.function, "__module__", None) or type(self.function).__module__
         spoken = getattr(self.function, "__qualname__", type(self.function).__qualname__)
         file = getattr(sys.modules.get(module), "__file__", None)
-        self.about = {"model": f"{module}:{spoken}", "file": file}
+        self.info = {"model": f"{module}:{spoken}", "file": file}
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """One (D) or (T, D) for each item: all of them in one call."""
         if not items:
             return []
         if not self.can_take_ids and any(not isinstance(i, str) for i in items):
-            raise EngineError(f"{self.about['model']} takes texts, not token ids", hint="takes_ids=True says it does")
+            raise EngineError(f"{self.info['model']} takes texts, not token ids", hint="takes_ids=True says it does")
         found = self.asked(self.function, list(items))
         if isinstance(found, (str, bytes)) or not isinstance(found, Iterable):
-            raise EngineError(f"{self.about['model']} gave {type(found).__name__} where a list of vectors is meant")
+            raise EngineError(f"{self.info['model']} gave {type(found).__name__} where a list of vectors is meant")
         rows = rows_of(found)
         if len(items) == 1 and rows and all(np.ndim(row) == 0 for row in rows):
-            raise EngineError(f"{self.about['model']} gave one flat vector for a list of one text, not a list of one")
-        return checked(rows, items, self.about["model"])
+            raise EngineError(f"{self.info['model']} gave one flat vector for a list of one text, not a list of one")
+        return checked(rows, items, self.info["model"])
 
     def tokenize(self, text: str) -> list[int]:
         """What the callable's own `tokenize` says."""
@@ -78,7 +78,7 @@ class CallableEngine(Plain):
             return super().trace(item)
         found = self.asked(self.tracer, item)
         if not isinstance(found, Trace):
-            raise EngineError(f"{self.about['model']}: trace gave {type(found).__name__}, not a refembed.Trace")
+            raise EngineError(f"{self.info['model']}: trace gave {type(found).__name__}, not a refembed.Trace")
         return found
 
     def asked(self, function: Callable[..., Any], argument: Any) -> Any:
@@ -86,7 +86,7 @@ class CallableEngine(Plain):
         try:
             return function(argument)
         except Exception as e:
-            raise EngineError(f"{self.about['model']} raised {type(e).__name__}: {e}") from e
+            raise EngineError(f"{self.info['model']} raised {type(e).__name__}: {e}") from e
 
 
 def rows_of(found: Iterable[Any]) -> list[Any]:

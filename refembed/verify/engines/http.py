@@ -75,7 +75,7 @@ class HttpEngine(Plain):
         self.can_take_ids = self.route.ids and self.takes_ids()
         self.tokenizer = self.find_tokenizer()
         self.can_tokenize = self.tokenizer is not None
-        self.about = {
+        self.info = {
             "url": self.client.origin + self.prefix,
             "route": self.prefix + self.route.path,
             "server": self.server or "unknown",
@@ -140,16 +140,16 @@ class HttpEngine(Plain):
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """One (D), or (T, D) where the server does not pool, for each item; `batch` items a request."""
         if not self.can_take_ids and any(not isinstance(i, str) for i in items):
-            raise EngineError(f"{self.about['url']}{self.route.path} takes texts, not token ids")
+            raise EngineError(f"{self.info['url']}{self.route.path} takes texts, not token ids")
         step = self.batch if self.route.many else 1
         vectors = [v for i in range(0, len(items), step) for v in self.vectors(items[i : i + step])]
-        return pooled(checked(vectors, items, self.about["url"]))
+        return pooled(checked(vectors, items, self.info["url"]))
 
     def embed_together(self, items: Sequence[Item]) -> list[F32]:
         """As `embed`, all items in one request where the route takes several: what a server does to a batch shows."""
         if not self.route.many:
             return self.embed(items)
-        return pooled(checked(self.vectors(items), items, self.about["url"]))
+        return pooled(checked(self.vectors(items), items, self.info["url"]))
 
     def embed_raw(self, items: Sequence[Item]) -> list[Any] | None:
         """Vectors in the lengths in which the model gives them, with whatever is not finite in them.
@@ -197,7 +197,7 @@ class HttpEngine(Plain):
         """The server's own ids, special tokens included, as it embeds the text."""
         if self.tokenizer is None:
             return super().tokenize(text)
-        return token_ids(self.tokenizer(text), f"{self.about['url']}/tokenize")
+        return token_ids(self.tokenizer(text), f"{self.info['url']}/tokenize")
 
 
 def norm_field(route: Route, normalize: bool | int) -> dict[str, Any]:
@@ -269,11 +269,11 @@ def provenance(client: Client, prefix: str, server: str, props: dict[str, Any], 
     if server == "llama-server":
         data = peek(client, f"{prefix}/v1/models").get("data") or [{}]
         keys = ("model_alias", "model_path", "model_ftype", "total_slots")
-        about = {key: props[key] for key in keys if key in props}
+        served = {key: props[key] for key in keys if key in props}
         return {
             "model": props.get("model_path"),
             "version": props.get("build_info"),
-            **about,
+            **served,
             **data[0].get("meta", {}),
         }
     if server == "ollama":

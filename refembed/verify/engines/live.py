@@ -60,15 +60,15 @@ class LiveLlamaCpp(Plain):
         )
 
     @property
-    def about(self) -> dict[str, Any]:  # hashing the library waits until it is asked for
+    def info(self) -> dict[str, Any]:  # hashing the library waits until it is asked for
         """The build, the options in force, and what the model says of itself."""
         e = self.engine
         facts = {"model": str(e.options["path"]), "n_embd": e.n_embd_out, "pooling": e.pooling}
         order = {"lora_order": e.lora_order} if len(e.options["lora"]) > 1 else {}
         return {**facts, **order, "options": e.options, "build": e.build, "batched": self.batched}
 
-    @about.setter
-    def about(self, value: dict[str, Any]) -> None:
+    @info.setter
+    def info(self, value: dict[str, Any]) -> None:
         """Written by `Plain`; what llama.cpp says holds."""
 
     def embed(self, items: Sequence[Item]) -> list[F32]:

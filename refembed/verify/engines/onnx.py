@@ -81,7 +81,7 @@ class OnnxEngine(Plain):
         self.extra = more_outputs(self.path)
         self.can_trace = bool(self.extra)
         self.watched: Any = None
-        self.about = {
+        self.info = {
             "model": str(self.path),
             "version": f"onnxruntime {self.runtime.__version__}",
             "providers": self.session.get_providers(),
@@ -182,7 +182,7 @@ class OnnxEngine(Plain):
         if result.ndim == 2:
             taps.append(TracedTensor("result_embd_pooled", result))
         text = item if isinstance(item, str) else None
-        return Trace(taps, {**self.about, "engine": self.name, "text": text, "tokens": ids})
+        return Trace(taps, {**self.info, "engine": self.name, "text": text, "tokens": ids})
 
 
 def integer(name: str, kind: str, path: Path) -> Any:

@@ -75,7 +75,7 @@ class RecordedVectors(Plain):
 
     path, vectors    the file, and (D) or (T, D) for each text
     items            the texts or ids of the vectors, None where the file does not say
-    about            what the file says of itself
+    info             what the file says of itself
     texts            overrides items
     """
 
@@ -86,7 +86,7 @@ class RecordedVectors(Plain):
         path: Path,
         vectors: Sequence[Any],
         items: Sequence[Item] | None,
-        about: dict[str, Any],
+        info: dict[str, Any],
         *,
         texts: Sequence[str] | None = None,
     ) -> None:
@@ -98,9 +98,9 @@ class RecordedVectors(Plain):
             raise EngineError(f"{path}: {len(vectors)} vectors for {len(self.items)} texts")
         self.vectors = checked(vectors, list(vectors), str(path))
         self.can_take_ids = any(not isinstance(i, str) for i in self.items or ())
-        self.about = {**about, "file": str(path), "n_embd": int(self.vectors[0].shape[-1]), "count": len(self.vectors)}
+        self.info = {**info, "file": str(path), "n_embd": int(self.vectors[0].shape[-1]), "count": len(self.vectors)}
         if self.items is not None:
-            self.about["texts"] = self.items
+            self.info["texts"] = self.items
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """The vectors of these texts; EngineError for a text that was not recorded."""
@@ -112,7 +112,7 @@ class RecordedVectors(Plain):
         known = {key(item): v for item, v in zip(self.items, self.vectors, strict=True)}
         missing = [i for i in items if key(i) not in known]
         if missing:
-            hint = "compare on the recorded texts: they are in about['texts']"
+            hint = "compare on the recorded texts: they are in info['texts']"
             raise EngineError(f"{self.path} holds no vector for {missing[0]!r:.80}", hint=hint)
         return [known[key(i)].copy() for i in items]
 
@@ -128,7 +128,7 @@ class RecordedTrace(Plain):
         self.path, self.recorded, self.gguf = path, Trace.load(path), gguf
         if not len(self.recorded):
             raise EngineError(f"{path}: an empty trace, no tensor in it")
-        self.about = self.describe()
+        self.info = self.describe()
 
     def describe(self) -> dict[str, Any]:
         """What the run says of itself; with that, what can be asked of it."""
@@ -177,7 +177,7 @@ class RecordedDump(RecordedTrace):
     def __init__(self, path: Path, content: str, gguf: str | Path | None = None) -> None:
         Plain.__init__(self)
         self.path, self.recorded, self.gguf = path, read_dump(content, str(path)), gguf
-        self.about = {k: v for k, v in self.describe().items() if v != []}
+        self.info = {k: v for k, v in self.describe().items() if v != []}
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """EngineError: six numbers are no vector."""

@@ -89,7 +89,7 @@ class Hooked(Plain):
 
     def describe(self, *packages: str) -> None:
         config = self.model.config
-        self.about = {
+        self.info = {
             "model": str(self.path),
             "architecture": type(self.model).__name__,
             "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", *packages)},
@@ -137,7 +137,7 @@ class Hooked(Plain):
         if result is not None:
             taps.append(TracedTensor("result_embd_pooled", result.reshape(1, -1)))
         text = item if isinstance(item, str) else None
-        return Trace(taps, {**self.about, "engine": self.name, "text": text, "tokens": ids})
+        return Trace(taps, {**self.info, "engine": self.name, "text": text, "tokens": ids})
 
     def run(self, ids: list[int]) -> F32 | None:
         """One text's run: its pooled vector (D), or None."""
@@ -163,7 +163,7 @@ class SentenceTransformersEngine(Hooked):
         usual = self.pipeline.prompts.get(self.pipeline.default_prompt_name or "", "")
         self.prompt: str = usual if prompt is None else prompt
         self.describe("sentence-transformers")
-        self.about |= {
+        self.info |= {
             "modules": [type(m).__name__ for m in self.pipeline],
             "max_seq_length": self.pipeline.max_seq_length,
             "prompt": self.prompt,
@@ -228,7 +228,7 @@ class TransformersEngine(Hooked):
             self.model = self.model.to(device).eval()
             self.tokenizer = library.AutoTokenizer.from_pretrained(os.fspath(path), local_files_only=True)
         self.describe()
-        self.about |= {"pooling": pooling, "batch": batch}
+        self.info |= {"pooling": pooling, "batch": batch}
 
     def embed(self, items: Sequence[Item]) -> list[F32]:
         """One (T, D), or (D) where it pools, for each item."""

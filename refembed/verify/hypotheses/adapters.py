@@ -23,7 +23,7 @@ ARITHMETICS = ("ggml", "ggml, plain")  # those in which an engine's bits can be 
 
 
 def with_order_of(
-    reference: Reference, about: Mapping[str, Any], items: Sequence[Item], vectors: Vectors
+    reference: Reference, info: Mapping[str, Any], items: Sequence[Item], vectors: Vectors
 ) -> tuple[Reference, list[str]]:
     """The reference with its adapters in the engine's order of addition, and what to say of that.
 
@@ -33,7 +33,7 @@ def with_order_of(
     active = [i for i, a in enumerate(reference.by_numerics.adapters) if a.scale]
     if len(active) < 2:
         return reference, []
-    order = about.get("lora_order") or found_order(reference, active, items, vectors)
+    order = info.get("lora_order") or found_order(reference, active, items, vectors)
     if order is None:
         return reference, [f"{CHANCE}; this engine's order is not known, and any order is accepted"]
     shown = ", ".join(str(i) for i in order if i in active)

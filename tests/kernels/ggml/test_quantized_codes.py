@@ -7,7 +7,7 @@ import pytest
 
 from refembed.gguf.quants import BY_NAME
 from refembed.kernels.ggml import chains_jit
-from refembed.kernels.ggml.codes import ACTIVATION_TYPES, quantize
+from refembed.kernels.ggml.codes import BLOCK_LENGTHS, quantize
 from refembed.kernels.ggml.quantized import quantized
 from tests.kernels.ggml.oracle_mul_mat import conversions
 from tests.kernels.ggml.quantized_cases import Case, activations, noise
@@ -27,7 +27,7 @@ def inputs():
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("kind", ACTIVATION_TYPES)
+@pytest.mark.parametrize("kind", BLOCK_LENGTHS)
 def test_codes_and_scales_have_the_bits_of_the_wheel(kind):
     """Codes, d, and the sums, where d is not 0: what stands next to a 0 counts for nothing."""
     x, t = inputs(), BY_NAME[kind]
@@ -44,7 +44,7 @@ def test_codes_and_scales_have_the_bits_of_the_wheel(kind):
     assert not some.all()
 
 
-@pytest.mark.parametrize("kind", ACTIVATION_TYPES)
+@pytest.mark.parametrize("kind", BLOCK_LENGTHS)
 def test_the_compiled_twin_is_the_definition(kind):
     """Same codes, scales and sums, four rows side by side and lane by lane."""
     x = inputs()

@@ -337,9 +337,9 @@ def test_small_reads_do_not_pay_for_numba() -> None:
     subprocess.run([sys.executable, "-c", SMALL_READS], check=True, timeout=120)
 
 
-def test_a_loaded_twin_is_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loaded_kernel_is_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dequant, "in_use", {})
-    monkeypatch.setattr(dequant, "patience", type(dequant.patience)())
+    monkeypatch.setattr(dequant, "decoded_weights", type(dequant.decoded_weights)())
     import refembed.kernels.llvm.jit  # noqa: F401
 
     assert not dequant.compiling_pays("Q4_0", dequant.WORTH_LOADING)

@@ -76,7 +76,7 @@ def test_a_method_of_an_object_with_more_doors():
     assert (engine.can_tokenize, engine.can_trace, engine.can_take_ids) == (True, True, False)
     assert engine.tokenize("abc") == [0, 1, 2]
     assert "embd" in engine.trace("abc")
-    assert engine.about["model"].endswith(":Mine.encode")
+    assert engine.info["model"].endswith(":Mine.encode")
 
 
 def test_a_function_alone_has_no_other_doors():
@@ -98,8 +98,8 @@ def test_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     engine = open_engine("my_engine_of_a_test:embed", Path("model.gguf"))
     assert engine.embed(["a"])[0].tolist() == [1.0, 2.0]
-    assert engine.about["model"] == "my_engine_of_a_test:embed"
-    assert engine.about["file"].endswith("my_engine_of_a_test.py")
+    assert engine.info["model"] == "my_engine_of_a_test:embed"
+    assert engine.info["file"].endswith("my_engine_of_a_test.py")
     assert CallableEngine("my_engine_of_a_test:Model.encode").embed(["a"])[0].tolist() == [3.0]
     with pytest.raises(EngineError, match="has no 'nothing'"):
         CallableEngine("my_engine_of_a_test:nothing")

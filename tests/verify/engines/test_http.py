@@ -88,9 +88,9 @@ def test_ollama_is_recognized_by_its_version():
         engine = HttpEngine(server.url, batch=2)
         assert engine.name == "http ollama"
         assert (engine.can_take_ids, engine.can_tokenize, engine.can_trace) == (False, False, False)
-        assert engine.about["model"] == "all-minilm:latest"
-        assert engine.about["version"] == "0.13.5"
-        assert engine.about["details"]["quantization_level"] == "F16"
+        assert engine.info["model"] == "all-minilm:latest"
+        assert engine.info["version"] == "0.13.5"
+        assert engine.info["details"]["quantization_level"] == "F16"
         assert same(engine.embed(["a", "b", "c"]), "abc")
         bodies = [body for asked, body, _ in server.seen if asked == "POST /api/embed"]
         assert bodies[-2:] == [
@@ -107,7 +107,7 @@ def test_ollama_is_recognized_by_its_version():
 def test_ollamas_older_route_takes_one_text_at_a_time():
     with stand_in(OLLAMA) as server:
         engine = HttpEngine(server.url + "/api/embeddings", batch=8)
-        assert engine.about["shape"] == "single"
+        assert engine.info["shape"] == "single"
         assert same(engine.embed(["a", "b"]), "ab")
         assert [body["prompt"] for asked, body, _ in server.seen if asked == "POST /api/embeddings"][-2:] == ["a", "b"]
 
@@ -117,16 +117,16 @@ def test_which_of_several_models_must_be_said():
     with stand_in(many) as server:
         with pytest.raises(EngineError, match=r"serves 2 models: x, y\n  hint: model_name= chooses one"):
             HttpEngine(server.url)
-        assert HttpEngine(server.url, model_name="y").about["model"] == "y"
+        assert HttpEngine(server.url, model_name="y").info["model"] == "y"
 
 
 def test_tei_is_recognized_by_its_info():
     with stand_in(TEI) as server:
         engine = HttpEngine(server.url, batch=3)
         assert engine.name == "http tei"
-        assert engine.about["model"] == TEI_INFO["model_id"]
-        assert engine.about["version"] == "1.9.3"
-        assert engine.about["shape"] == "bare"
+        assert engine.info["model"] == TEI_INFO["model_id"]
+        assert engine.info["version"] == "1.9.3"
+        assert engine.info["shape"] == "bare"
         assert engine.tokenize("a") == [101, 1037]
         assert same(engine.embed(["a", "b", "c"]), "abc")
         assert server.seen[-1][1] == {"inputs": ["a", "b", "c"], "truncate": False}
@@ -161,14 +161,14 @@ def test_openais_api_by_its_list_of_models():
 def test_base64_is_asked_for_and_read():
     with stand_in(VLLM) as server:
         engine = HttpEngine(server.url, encoding="base64", batch=2)
-        assert engine.about["shape"] == "openai base64"
+        assert engine.info["shape"] == "openai base64"
         assert same(engine.embed(["a", "b"]), "ab")
 
 
 def test_a_server_that_says_nothing_about_itself_is_probed():
     with stand_in({"POST /embedding": lambda body: {"embedding": vector(body["content"])}}) as server:
         engine = HttpEngine(server.url)
-        assert engine.about["route"] == "/embedding"
+        assert engine.info["route"] == "/embedding"
         assert engine.name == "http native single"
         assert same(engine.embed(["a", "b"]), "ab")
 
@@ -177,13 +177,13 @@ def test_a_prefix_and_a_query_are_kept():
     with stand_in({"POST /deployments/x/embeddings?api-version=1": openai}) as server:
         engine = HttpEngine(server.url + "/deployments/x/embeddings?api-version=1")
         assert same(engine.embed(["a"]), "a")
-        assert engine.about["url"] == server.url + "/deployments/x"
+        assert engine.info["url"] == server.url + "/deployments/x"
 
 
 def test_a_name_and_a_password_in_the_address_become_a_header():
     with stand_in(TEI) as server:
         engine = HttpEngine(server.url.replace("//", "//me:s%20cret@"))
-        assert engine.about["url"] == server.url
+        assert engine.info["url"] == server.url
         token = server.seen[-1][2]["Authorization"].removeprefix("Basic ")
         assert base64.b64decode(token) == b"me:s cret"
 
@@ -358,4 +358,4 @@ def test_no_texts_no_request():
 
 def test_the_engine_closes_like_a_file():
     with stand_in(TEI) as server, HttpEngine(server.url) as engine:
-        assert json.dumps(engine.about)
+        assert json.dumps(engine.info)

@@ -49,8 +49,8 @@ def test_a_host_without_a_port_is_asked_about():
 def test_the_scheme_that_was_taken_is_in_about(tiny):
     with stand_in(ROUTES) as server:
         engine = open_engine(server.url.removeprefix("http://"), tiny)
-        assert engine.about["url"] == server.url
-        assert engine.about["scheme assumed"] == "http"
+        assert engine.info["url"] == server.url
+        assert engine.info["scheme assumed"] == "http"
 
 
 def test_https_against_plain_http_is_an_error_within_seconds(tiny):

@@ -36,11 +36,11 @@ def test_the_server_is_recognized_and_says_what_it_is(server, minilm):
     engine = open_engine(server, minilm)
     assert isinstance(engine, Engine)
     assert engine.name == "http llama-server"
-    assert engine.about["route"] == "/embeddings"
-    assert engine.about["shape"] == "native"
-    assert engine.about["model"] == str(minilm)
-    assert engine.about["version"]
-    assert (engine.about["n_embd"], engine.about["n_vocab"], engine.about["n_ctx_train"]) == (384, 30522, 512)
+    assert engine.info["route"] == "/embeddings"
+    assert engine.info["shape"] == "native"
+    assert engine.info["model"] == str(minilm)
+    assert engine.info["version"]
+    assert (engine.info["n_embd"], engine.info["n_vocab"], engine.info["n_ctx_train"]) == (384, 30522, 512)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -60,7 +60,7 @@ def test_every_route_and_encoding_gives_the_same_unit_vectors(server, vectors, r
         return
     engine = HttpEngine(server + route, encoding=encoding)
     shape = "native" if encoding == "float" and "v1" not in route else f"openai {encoding}"
-    assert engine.about["shape"] == shape
+    assert engine.info["shape"] == shape
     for found, raw in zip(engine.embed(TEXTS), vectors, strict=True):
         assert found.shape == (384,)
         np.testing.assert_allclose(found, unit(raw), atol=3e-8, rtol=0)

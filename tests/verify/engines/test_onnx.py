@@ -89,8 +89,8 @@ def test_options_that_mean_nothing(tmp_path):
 def test_rows_of_tokens_are_those_of_the_runtime(files, rows, minilm):
     engine = open_engine(str(files["rows"]), minilm)
     assert isinstance(engine, Engine)
-    assert engine.about["shape"] == "rows of tokens"
-    assert engine.about["output"] == "last_hidden_state"
+    assert engine.info["shape"] == "rows of tokens"
+    assert engine.info["output"] == "last_hidden_state"
     np.testing.assert_array_equal(engine.embed([IDS])[0], rows(IDS))
     assert [v.shape for v in engine.embed([TEXTS[0], IDS])] == [(7, 384)] * 2
     for pooling, vector in {"cls": rows(IDS)[0], "last": rows(IDS)[-1], "mean": rows(IDS).mean(axis=0)}.items():
@@ -101,8 +101,8 @@ def test_rows_of_tokens_are_those_of_the_runtime(files, rows, minilm):
 @peers
 def test_a_pooled_output_is_preferred(files, rows):
     engine = OnnxEngine(files["pooled"])
-    assert engine.about["outputs"] == ["last_hidden_state", "sentence_embedding"]
-    assert engine.about["shape"] == "pooled"
+    assert engine.info["outputs"] == ["last_hidden_state", "sentence_embedding"]
+    assert engine.info["shape"] == "pooled"
     np.testing.assert_allclose(engine.embed([IDS])[0], rows(IDS).mean(axis=0), atol=1e-6)
     other = OnnxEngine(files["pooled"], output="last_hidden_state")
     np.testing.assert_array_equal(other.embed([IDS])[0], rows(IDS))

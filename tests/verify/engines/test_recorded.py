@@ -53,7 +53,7 @@ UNTOLD = {  # files that do not
 def test_files_that_tell_their_texts(tmp_path, name):
     engine = open_recording(written(tmp_path, name, WITH_TEXTS[name]))
     assert isinstance(engine, Engine)
-    assert engine.about["texts"] == TEXTS
+    assert engine.info["texts"] == TEXTS
     assert same(engine.embed(TEXTS))
     assert same(engine.embed([TEXTS[2], TEXTS[0], TEXTS[2]]), VECTORS[[2, 0, 2]])
     with pytest.raises(EngineError, match=r"holds no vector for 'four'\n  hint: compare on the recorded texts"):
@@ -65,7 +65,7 @@ def test_files_that_do_not(tmp_path, name):
     path = written(tmp_path, name, UNTOLD[name])
     assert same(open_recording(path, texts=TEXTS).embed(TEXTS[::-1]), VECTORS[::-1])
     engine = open_recording(path)
-    assert "texts" not in engine.about
+    assert "texts" not in engine.info
     with pytest.raises(EngineError, match=r"3 vectors without their texts, asked for 1 texts\n  hint: texts="):
         engine.embed(["one"])
     assert same(engine.embed(TEXTS))  # the first call of three says which they are
@@ -81,8 +81,8 @@ def test_numpys_formats(tmp_path):
     np.savez(tmp_path / "a.npz", embeddings=VECTORS.astype(np.float16), texts=TEXTS, meta=meta)
     engine = open_recording(tmp_path / "a.npz")
     assert same(engine.embed(TEXTS))
-    assert engine.about["library"] == "fastembed 0.6"
-    assert engine.about["dtype"] == "float16"
+    assert engine.info["library"] == "fastembed 0.6"
+    assert engine.info["dtype"] == "float16"
     np.savez(tmp_path / "other.npz", whatever=VECTORS)
     assert same(open_recording(tmp_path / "other.npz", texts=TEXTS).embed(TEXTS))
 
@@ -99,7 +99,7 @@ def test_llama_embeddings_own_text(tmp_path):
     x = np.random.default_rng(0).standard_normal(40).round(6)
     path = written(tmp_path, "out.txt", "\nembedding 0: " + " ".join(f"{v:9.6f}" for v in x) + " \n\n")
     engine = open_recording(path)
-    assert engine.about["resolution"] == 0.5e-6
+    assert engine.info["resolution"] == 0.5e-6
     assert np.array_equal(engine.embed(["x"])[0], x.astype(np.float32))
     rows = "\n".join(f"embedding {j}: " + " ".join(f"{v:9.6f}" for v in x[:16]) + " " for j in range(2))
     with pytest.raises(EngineError, match=r"prints 16 numbers only\n  hint: llama-embedding --embd-output-format json"):
@@ -120,8 +120,8 @@ def test_a_trace_of_our_own(tmp_path, tiny):
     assert np.array_equal(engine.embed(["hello world"])[0], vector)
     assert np.array_equal(engine.embed([ids])[0], vector)
     assert list(engine.trace(ids)) == list(trace)
-    assert engine.about["texts"] == ["hello world"]
-    assert engine.about["numerics"] == "exact"
+    assert engine.info["texts"] == ["hello world"]
+    assert engine.info["numerics"] == "exact"
     with pytest.raises(EngineError, match="is a run of 'hello world', not of 'hello'"):
         engine.embed(["hello"])
     with pytest.raises(EngineError, match="not of 'hello'"):
@@ -133,7 +133,7 @@ def test_a_trace_without_its_text_goes_by_its_ids(tmp_path, tiny):
     path = embedder.trace("hello world").save(tmp_path / "run.npz")
     engine = open_recording(path)
     assert not engine.can_tokenize
-    assert engine.about["texts"] == [embedder.tokenize("hello world")]
+    assert engine.info["texts"] == [embedder.tokenize("hello world")]
     with pytest.raises(EngineError, match="is a run of "):
         engine.embed([[1, 2, 3]])
     assert open_engine(str(path), tiny).trace("hello world")  # its text, by refembed's own tokenizer

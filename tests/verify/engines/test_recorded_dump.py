@@ -175,8 +175,8 @@ def test_the_engine(tmp_path, text, tiny):
     engine = open_engine(str(path), tiny)
     assert isinstance(engine, RecordedDump)
     assert (engine.can_trace, engine.can_tokenize, engine.can_take_ids) == (True, False, False)
-    assert engine.about["partial"] is True
-    assert engine.about["resolution"] == HALF
+    assert engine.info["partial"] is True
+    assert engine.info["resolution"] == HALF
     assert len(engine.trace(TEXT)) == 86
     with pytest.raises(EngineError, match="shows six numbers of each row, no whole vector"):
         engine.embed([TEXT])
@@ -187,7 +187,7 @@ def test_ids_that_the_text_tells(tmp_path, text, tiny):
     path = tmp_path / "run.txt"
     path.write_text(f"prompt: {TEXT}\nn_tokens: 3\ntoken ids: 2, 12, 3\n" + text)
     engine = open_engine(str(path), tiny)
-    assert engine.about["texts"] == [[2, 12, 3]]
+    assert engine.info["texts"] == [[2, 12, 3]]
     assert engine.trace([2, 12, 3])
     with pytest.raises(EngineError, match=r"is a run of \[2, 12, 3\], not of \[2, 3\]"):
         engine.trace([2, 3])
@@ -201,7 +201,7 @@ def test_llama_debugs_prompt_and_ids(tmp_path, text, tiny):
     )
     path.write_text(text + behind)
     engine = open_engine(str(path), tiny)
-    assert engine.about["texts"] == ['the (5) "cat"']
+    assert engine.info["texts"] == ['the (5) "cat"']
     assert engine.tokenize('the (5) "cat"') == [2, 12, 14, 3]
     assert engine.trace([2, 12, 14, 3])
     with pytest.raises(EngineError, match="not of 'another'"):

@@ -75,11 +75,11 @@ def test_options_that_mean_nothing(tmp_path, options):
 def test_it_says_what_it_is(engine):
     assert isinstance(engine, Engine)
     assert engine.name == "sentence-transformers"
-    assert engine.about["architecture"] == "BertModel"
-    assert engine.about["activation"] == "gelu"  # erf, where llama.cpp has tanh
-    assert engine.about["max_seq_length"] == 256
-    assert engine.about["modules"] == ["Transformer", "Pooling", "Normalize"]
-    assert set(engine.about["versions"]) == {"torch", "transformers", "sentence-transformers"}
+    assert engine.info["architecture"] == "BertModel"
+    assert engine.info["activation"] == "gelu"  # erf, where llama.cpp has tanh
+    assert engine.info["max_seq_length"] == 256
+    assert engine.info["modules"] == ["Transformer", "Pooling", "Normalize"]
+    assert set(engine.info["versions"]) == {"torch", "transformers", "sentence-transformers"}
 
 
 @peers

@@ -49,7 +49,7 @@ def test_llama_cpp_is_identical_in_its_own_order(given: tuple[int, ...], tiny: P
     ours = [adapters[i] for i in given]
     with open_engine("llamacpp", tiny, lora=ours) as engine:
         v = verify(Embedder.load(tiny, lora=specs(ours)), engine, TEXTS)
-        order = ", ".join(map(str, engine.about["lora_order"]))
+        order = ", ".join(map(str, engine.info["lora_order"]))
     assert (v.kind, v.cause, v.first_wrong_tensor) == ("identical", "", None)
     assert [r.split("; ")[1] for r in v.evidence.remarks if "adapters" in r] == [f"this engine's is {order}"]
     assert len(v.evidence.tensors) > 20
