@@ -91,8 +91,7 @@ class Batcher:
     def run(self) -> None:
         """The thread: batch after batch."""
         while batch := self.take():
-            self.worker.compute(batch)
-            self.count(0, len(self.jobs))
+            self.worker.compute(batch, lambda: self.count(0, len(self.jobs)))
 
     def take(self) -> list[tuple[Job, int]]:
         """Wait for work and take a batch of it: texts of jobs with equal options. Empty when closed and done."""
@@ -169,8 +168,11 @@ class Worker:
             sum(batcher.processing for batcher in self.batchers), sum(batcher.waiting for batcher in self.batchers)
         )
 
-    def compute(self, batch: list[tuple[Job, int]]) -> None:
-        """Run a batch. A text that fails takes its own request along, no other."""
+    def compute(self, batch: list[tuple[Job, int]], before_answers: Callable[[], None]) -> None:
+        """Run a batch. A text that fails takes its own request along, no other.
+
+        before_answers  is called once vectors or errors are there: a client that has its answer finds it counted
+        """
         ids = [job.ids[i] for job, i in batch]
         begin = time.perf_counter()
         try:
@@ -178,11 +180,13 @@ class Worker:
             vectors = self.embedder.vectors(ids, *batch[0][0].options)
         except Exception as e:
             if len(batch) == 1:
+                before_answers()
                 batch[0][0].fail(e)
             else:
                 for one in batch:
-                    self.compute([one])
+                    self.compute([one], before_answers)
             return
         self.metrics.computed([len(i) for i in ids], len({id(job) for job, _ in batch}), time.perf_counter() - begin)
+        before_answers()
         for (job, i), vector in zip(batch, vectors, strict=True):
             job.finish(i, vector)

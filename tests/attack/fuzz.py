@@ -40,9 +40,8 @@ def gguf(data: bytes) -> None:
 
 def body(data: bytes) -> None:
     """The body of a request, and the exact words of what is wrong with it."""
-    from refembed.server.json_errors import loads
-
     from refembed.server.errors import ApiError
+    from refembed.server.json_text import loads
 
     with contextlib.suppress(ApiError):
         loads(data)

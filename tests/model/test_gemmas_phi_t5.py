@@ -12,12 +12,14 @@ import dataclasses
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from refembed.kernels.ops import AttentionSpec
 from refembed.model import Model
 from refembed.model.t5encoder import buckets
 from refembed.testing.synthetic import synthetic
@@ -334,5 +336,9 @@ def test_keys_and_values_are_rounded_where_llama_cpp_keeps_a_cache(arch: str, tm
     with bits.engine() as engine:
         (want,) = engine.embed([some_ids(20)])
     rounds = bits.ops.attention
-    bits.ops.attention = lambda *a, cached=False, **o: rounds(*a, cached=not cached, **o)  # type: ignore[method-assign]
+
+    def swapped(q: Any, k: Any, v: Any, spec: AttentionSpec, *more: Any, **options: Any) -> Any:
+        return rounds(q, k, v, replace(spec, cached=not spec.cached), *more, **options)
+
+    bits.ops.attention = swapped  # type: ignore[method-assign]
     assert unequal(bits.vectors([some_ids(20)])[0], want) > 0

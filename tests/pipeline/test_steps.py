@@ -102,7 +102,7 @@ def test_the_file_of_an_embedder_stays_open(tmp_path: Path, monkeypatch: pytest.
     e = Embedder.load(path, numerics="fast", lora=[synthetic_lora(tmp_path / "a.gguf", path)])
     assert e.file.metadata["general.architecture"] == "bert"
 
-    def refuse(path: object) -> None:
+    def refuse(path: object, *mmap: bool) -> None:
         raise AssertionError(f"{path} is opened again")
 
     monkeypatch.setattr(split, "GGUFFile", refuse)

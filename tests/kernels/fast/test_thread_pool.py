@@ -155,19 +155,22 @@ def test_a_helper_does_parts_and_leaves() -> None:
     out, want, done = np.empty_like(x), np.empty_like(x), []
     elementwise.gelu(x, want, 0, 64)
     thread_pool.work(slot, 0, 1, EMPTY, 0)  # compiled
-    slot[WORKERS] = 1
-    worker = threading.Thread(target=lambda: done.append(thread_pool.work(slot, 0, 10_000_000, EMPTY, 0)))
-    worker.start()
-    for _ in range(500):
-        out[:] = np.nan
-        thread_pool.write(slot, KERNEL_NUMBERS[elementwise.gelu], 64, 16, 1, (x, out))
-        thread_pool.work(slot, 16, 0, EMPTY, 0)
-        while not thread_pool.done(slot, 16, 1000):
-            time.sleep(0)
-        assert out.tobytes() == want.tobytes()
-    worker.join(60)
-    assert done[0] > 0 or cores() == 1  # on one core it may never have its turn
-    assert (slot[LEFT], slot[WORKERS]) == (0, 0)
+    for _ in range(20):  # on a busy machine a worker may not have its turn once in 500 tasks
+        slot[WORKERS] = 1
+        worker = threading.Thread(target=lambda: done.append(thread_pool.work(slot, 0, 10_000_000, EMPTY, 0)))
+        worker.start()
+        for _ in range(500):
+            out[:] = np.nan
+            thread_pool.write(slot, KERNEL_NUMBERS[elementwise.gelu], 64, 16, 1, (x, out))
+            thread_pool.work(slot, 16, 0, EMPTY, 0)
+            while not thread_pool.done(slot, 16, 1000):
+                time.sleep(0)
+            assert out.tobytes() == want.tobytes()
+        worker.join(60)
+        assert (slot[LEFT], slot[WORKERS]) == (0, 0)
+        if done[-1]:
+            break
+    assert done[-1] > 0 or cores() == 1  # on one core it may never have its turn
 
 
 def test_helpers_are_as_many_as_parts_and_go_when_nothing_comes() -> None:
