@@ -188,7 +188,7 @@ def keys(arch: str, seen: Seen) -> Iterator[str]:
         found = re.search(r"\{arch\}\.([\w.]+)", said.get(name, ""))
         if not found or found[1] in COMMON_KEYS or "epsilon" in found[1] or not concerns(arch, name, said[name]):
             continue
-        words = re.sub(r"^\(\w\) | \([\w, ]+\)", "", said[name].replace("of {arch}." + found[1], "of it"))
+        words = re.sub(r"^\(\w\) | \([\w, -]+\)", "", said[name].replace("of {arch}." + found[1], "of it"))
         words = re.sub(r"(: )?\{arch\}\." + re.escape(found[1]), "", words).replace("{arch}.", "").strip(" ,:;")
         default = defaults[name]
         if "else" not in words and "required" not in words and isinstance(default, (bool, int, float)):

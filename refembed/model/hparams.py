@@ -83,7 +83,7 @@ class Hparams:
 
     soft_cap: float = 0.0  # {arch}.attn_logit_softcapping, else 50 (gemma2): c tanh(score / c)
     n_buckets: int = 0  # {arch}.attention.relative_buckets_count (t5encoder)
-    hidden_activation: str = ""  # {arch}.hidden_activation (modern-bert)
+    hidden_activation: str = ""  # {arch}.hidden_activation (modern-bert): of the gate
     dense_2_feat_out: int = 0  # {arch}.dense_2_feat_out (gemma-embedding): rows of the first matrix after pooling
     dense_3_feat_in: int = 0  # {arch}.dense_3_feat_in: columns of the second
     labels: tuple[str, ...] = ()  # {arch}.classifier.output_labels: what a reranker's outputs stand for
@@ -104,12 +104,12 @@ class Hparams:
     n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): required; width of the convolution
     conv_layers: tuple[bool, ...] = ()  # which layers are convolutions
     n_embd_out: int = 0  # {arch}.embedding_length_out, else C: length of a vector
-    n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input: required; width of a per-layer input
+    n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input (gemma-embedding2): required
 
-    # Of layers that are not like the others (gemma-embedding2). Empty or None: all are alike
+    # Of layers that are not like the others (gemma-embedding2). Empty or 0: all are alike
     head_counts_kv: tuple[int, ...] = ()  # K of each layer
-    n_embd_head_swa: int | None = None  # {arch}.attention.key_length_swa, else D: width of a head where the window is
-    n_rot_swa: int | None = None  # {arch}.rope.dimension_count_swa, else rot: channels that turn where the window is
+    n_embd_head_swa: int = 0  # {arch}.attention.key_length_swa (gemma-embedding2), else D: where the window is
+    n_rot_swa: int = 0  # {arch}.rope.dimension_count_swa (gemma-embedding2), else rot: where the window is
 
     def n_head_kv_of(self, il: int) -> int:
         """K, the heads of keys, of layer il."""
@@ -437,7 +437,7 @@ def check_heads(hp: Hparams, keys: Keys, traits: Traits) -> None:
 
 def check_heads_swa(hp: Hparams, keys: Keys) -> None:
     """Refuse heads of layers with a window whose keys and values differ in width, or that cannot turn."""
-    where, D, rot = f"{keys.path}: {hp.arch}", hp.n_embd_head_swa or 0, hp.n_rot_swa or 0
+    where, D, rot = f"{keys.path}: {hp.arch}", hp.n_embd_head_swa, hp.n_rot_swa
     if (values := keys.uint("attention.value_length_swa", hp.n_embd_head)) != D:
         hint = "llama.cpp refuses it too: in layers with a window, as in the others, they must be alike"
         raise ModelError(f"{where}: heads of keys of {D} channels, of values of {values}, with a window", hint=hint)

@@ -56,7 +56,7 @@ class CapturedGraph:
     """Tasks that compute one activation from another; while they are captured, the first one is `x`."""
 
     def __init__(self, pool: ArrayPool, x: Float) -> None:
-        self.pool, self.shape = pool, x.shape
+        self.pool = pool
         self.first, self.x = pool.take(x.shape)
         self.x[:] = x
         self.own = {address(self.x): self.first}  # activations that this graph has had, and their blocks
@@ -90,14 +90,15 @@ class CapturedGraph:
 
     def finish(self, y: Float) -> None:
         """The last activation is y. From here on other graphs may use the pool's arrays."""
-        self.valid = self.valid and address(y) in self.made and y.shape == self.shape
-        self.last = self.own.get(address(y), 0)
+        self.valid = self.valid and address(y) in self.made
+        self.last, self.last_shape = self.own.get(address(y), 0), y.shape
         self.recorded = np.stack(self.tasks) if self.tasks else EMPTY  # (tasks, WORDS)
         del self.x, self.own, self.made, self.tasks
 
     def replay(self, x: Float) -> Float:
         """The last activation for x, which has the shape of the captured one."""
-        first, last = (self.pool.blocks[n][: x.size].reshape(x.shape) for n in (self.first, self.last))
+        given, found = ((self.first, x.shape), (self.last, self.last_shape))
+        first, last = (self.pool.blocks[n][: math.prod(shape)].reshape(shape) for n, shape in (given, found))
         first[:] = x
         spinning_pool.replay(self.recorded, self)
         return last.copy()

@@ -85,7 +85,7 @@ def rope_families(reference: Reference, used: frozenset[str]) -> Iterator[Family
                  lambda v: turned(lambda r: replace(r, freq_scale=r.freq_scale * v)),
                  tuple(sorted({*logarithmic(1 / 64, 16, 25), *(k / 10 for k in range(1, 61))})),
                  "rope scaling")  # fmt: skip
-    D = hp.n_embd_head
+    D = min(hp.n_embd_head_of(il) for il in range(hp.n_layer))  # no head is turned beyond its end
     yield Family("rope-dims", "model", "turns {} channels of a head in RoPE",
                  lambda v: turned(partial(with_, n_dims=int(v))), tuple(map(float, range(2, D + 1, 2))), "rope dims",
                  True)  # fmt: skip

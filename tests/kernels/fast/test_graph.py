@@ -129,6 +129,17 @@ def test_every_architecture_is_replayed_whose_operations_can_be_captured(arch: s
     assert [graph is not None for graph in known(e)] == [arch in CAPTURED] * 2 * tried
 
 
+def test_vectors_wider_than_the_model_are_replayed(tmp_path: Path) -> None:
+    """EmbeddingGemma 2's last product makes 50 channels of 36."""
+    path = synthetic(tmp_path / "m.gguf", "gemma-embedding2", keys={"embedding_length_out": (50, "UINT32")})
+    e = Embedder.load(path)
+    for seed, n in enumerate((5, 9, 5, 9, 5)):
+        ids = text(seed, n)
+        assert e.embed([ids], pooling="mean")[0].tobytes() == plain(e, ids), n
+    assert len(known(e)) == 2
+    assert all(known(e))
+
+
 def test_places_that_are_not_the_usual_ones_are_not_replayed(tmp_path: Path) -> None:
     """RoPE's angles are part of a graph."""
     e, ids = embedder(tmp_path, arch="qwen3"), text(2, 9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from refembed.errors import RequestError
 from refembed.testing.synthetic import synthetic
 from refembed.verify.hypotheses import part_hypotheses
 from refembed.verify.hypotheses.families import Family, solve
+from refembed.verify.hypotheses.numbers import rope_families
 from refembed.verify.reference import reference_of
 from refembed.verify.run import verify
 from refembed.verify.texts import default_texts
@@ -213,3 +215,12 @@ def test_a_drawn_engine_without_faults_is_within_rounding(e, texts):
     _, target = target_of("bert", e, "mean")
     verdict = verify(e, DrawnEngine(e, target, (), 0), texts)
     assert Outcome(0, "bert", (), (), verdict, 0.0).grade == "healthy"
+
+
+def test_no_head_is_turned_beyond_its_end(tmp_path: Path) -> None:
+    """Heads of 10 channels, and of 6 where the window is: the kernels would write outside."""
+    narrow = ("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa")
+    path = synthetic(tmp_path / "m.gguf", "gemma-embedding2", keys=dict.fromkeys(narrow, (6, "UINT32")))
+    reference = reference_of(Embedder.load(path, numerics="exact"))
+    (dims,) = (f for f in rope_families(reference, frozenset({"rope"})) if f.id == "rope-dims")
+    assert max(dims.values) == 6
