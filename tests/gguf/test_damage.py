@@ -64,7 +64,7 @@ def read_model(paths):
     for t in f.tensors.values():
         assert t.raw.size == t.nbytes
         np.add.reduce(t.raw, dtype=np.int64)  # reads every byte
-    assert repr(dict(f.metadata))
+    assert repr([value for value in f.metadata.values() if not isinstance(value, np.ndarray)])
     assert repr(f.tensors)
     return True
 

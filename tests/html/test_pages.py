@@ -53,14 +53,12 @@ def draw(text: str, folder: Path) -> Drawn:
     file, shot = folder / "page.html", folder / "page.png"
     write_page(file, text)
     say = [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder / 'profile'}"]
-    r = subprocess.run([*say, f"--screenshot={shot}", file.as_uri()], capture_output=True, timeout=90, text=True)
-    d = subprocess.run(
-        [*say, "--dump-dom", file.as_uri()], capture_output=True, timeout=90, text=True, encoding="utf-8"
-    )
-    console = [line for line in (r.stderr + d.stderr).splitlines() if "CONSOLE" in line or "Refused to" in line]
+    say += [f"--screenshot={shot}", "--dump-dom", file.as_uri()]
+    r = subprocess.run(say, capture_output=True, timeout=90, text=True, encoding="utf-8")
+    console = [line for line in r.stderr.splitlines() if "CONSOLE" in line or "Refused to" in line]
     columns, rows, lines = unpng(shot.read_bytes())
     assert (columns, rows) == (1000, 3000)
-    return Drawn(d.stdout, console, float((lines[1:, 4:] != 0).mean()))
+    return Drawn(r.stdout, console, float((lines[1:, 4:] != 0).mean()))
 
 
 def unpng(data: bytes) -> tuple[int, int, np.ndarray[Any, Any]]:

@@ -104,7 +104,7 @@ def test_an_engine_without_batch_invariance_can_say_so() -> None:
         batch_exact = False
 
     assert Wobbling().failure("neighbors_do_not_matter")
-    assert Tolerated().failures(60) == {}
+    assert Tolerated().failures(20) == {}
 
 
 # --- comparisons ---
