@@ -29,6 +29,7 @@ from refembed.verify.hypotheses import (
     weight_hypotheses,
 )
 from refembed.verify.hypotheses.families import Family, solve
+from refembed.verify.hypothesis import FAILURES
 from refembed.verify.number_pairs import with_numbers
 from refembed.verify.trials import (
     FEW,
@@ -379,7 +380,7 @@ def moves(h: Hypothesis, case: Case, places: Sequence[int], own: Sequence[list[i
     """Whether a change gives any of these texts other tokens."""
     try:
         return [h.change(case.reference).ids_of(case.items[i]) for i in places] != list(own)
-    except trials.FAILURES:
+    except FAILURES:
         return False
 
 

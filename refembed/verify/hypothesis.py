@@ -6,15 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from refembed.errors import RefembedError
 from refembed.verify.reference import Reference
 
 Stage: TypeAlias = Literal["text", "tokens", "batch", "model", "weights", "pooling", "vector"]
 Change: TypeAlias = Callable[[Reference], Reference]
 
+# what a change may raise where it has no meaning: for this model, or for a text of one token
+FAILURES = (RefembedError, IndexError, ValueError, AttributeError, TypeError, ZeroDivisionError, OverflowError)
+
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One row of the tables in `hypotheses_*`."""
+    """One row of the tables in `hypotheses/`."""
 
     id: str  # "gelu-erf"
     stage: Stage

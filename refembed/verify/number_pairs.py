@@ -11,8 +11,9 @@ from contextlib import contextmanager
 
 from refembed.verify.hypotheses import Hypothesis
 from refembed.verify.hypotheses.families import Family, solve
+from refembed.verify.hypothesis import FAILURES
 from refembed.verify.reference import Reference
-from refembed.verify.trials import CLEAR, FAILURES, FEW, HELPS, Case, joined, left, screen, telling
+from refembed.verify.trials import CLEAR, FEW, HELPS, Case, joined, left, screen, telling
 
 SOLVED = 16  # combinations that a number is solved for in
 GRID = 12  # numbers of a family that are tried

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from refembed.arrays import F64
-from refembed.errors import RefembedError
 from refembed.verify.budget import Budget
 from refembed.verify.compare.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
-from refembed.verify.hypothesis import Hypothesis, both
+from refembed.verify.hypothesis import FAILURES, Hypothesis, both
 from refembed.verify.reference import Item, Reference, Vectors
 
 SHORTLIST = 6  # hypotheses that are tried on all texts after each round
@@ -24,7 +23,6 @@ PLAIN = (SCREEN, "ggml")  # the arithmetics that most engines are near to
 CLEARLY = 0.01  # a difference within rounding is explained all the same by what leaves less than this of it
 EARNED = 30.0  # times: what a change brings the rest down by, for it to be a second cause. Drawn pairs: 1.3e7 or more;
 # a soft cap with a bias, where biases of queries and keys are exchanged and no hypothesis is about that: below 30
-FAILURES = (RefembedError, IndexError, ValueError, AttributeError, TypeError, ZeroDivisionError, OverflowError)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from refembed.arrays import F64
 from refembed.pipeline.truncate import truncate
 from refembed.verify.compare.floor import SCREEN, distance
 from refembed.verify.hypotheses.front import added, closing, fronts
-from refembed.verify.hypothesis import Hypothesis, Stage
+from refembed.verify.hypothesis import FAILURES, Hypothesis, Stage
 from refembed.verify.reference import Item, Reference, Vectors
 
 USUAL = frozenset((
@@ -173,12 +173,15 @@ class Search:
         return cut.at(n).change(self.reference).ids_of(self.items[place])
 
     def share(self, cut: Cut, n: int, place: int) -> float:
-        """What a limit leaves of one text's difference."""
+        """What a limit leaves of one text's difference: all of it where the cut text cannot be run."""
         key = place, tuple(self.ids(cut, n, place))
         if not key[1]:
             return 1.0
         if key not in self.left:
-            found = cut.at(n).change(self.reference).vectors([self.items[place]], SCREEN)[0]
+            try:
+                found = cut.at(n).change(self.reference).vectors([self.items[place]], SCREEN)[0]
+            except FAILURES:
+                return 1.0
             self.left[key] = distance(self.vectors[place], found) / float(self.distances[place])
         return self.left[key]
 

@@ -16,9 +16,8 @@ from typing import TypeAlias
 import numpy as np
 
 from refembed.arrays import F64
-from refembed.errors import RefembedError
 from refembed.verify.compare.floor import SCREEN
-from refembed.verify.hypothesis import Change, Hypothesis, Stage
+from refembed.verify.hypothesis import FAILURES, Change, Hypothesis, Stage
 from refembed.verify.reference import Item, Reference, Vectors
 
 Gap: TypeAlias = "Callable[[float], F64]"
@@ -29,7 +28,6 @@ WIDER = 3.0  # times: how far beyond the values it begins with a number may be
 NEARBY = (0.7, 0.1, 0.015)  # of the logarithm: how far around a number others are tried where there is no slope
 AROUND = 12  # to each side
 LEAST = 1e-13  # 1 - cos: float32 itself
-FAILURES = (RefembedError, IndexError, ValueError, AttributeError, TypeError, ZeroDivisionError, OverflowError)
 
 
 @dataclass(frozen=True)

@@ -243,8 +243,8 @@ def without_self(
     true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, *rest: Any, **more: Any
 ) -> Float:
     """A token's own score is minus infinity, where there are other tokens."""
+    if spec.mask.causal or more.get("bias") is not None:
+        raise ValueError("a token that sees no other cannot leave itself out")
     n = int(np.diff(offsets).max())
     bias = np.where(np.eye(n, dtype=bool), -1e30, 0.0)[None].repeat(spec.n_head, 0).astype(q.dtype)
-    if n == 1 or spec.mask.causal or more.get("bias") is not None:
-        raise ValueError("a token that sees no other cannot leave itself out")
     return true.attention(q, k, v, spec, offsets, *rest, **{**more, "bias": bias})

@@ -14,7 +14,10 @@ from conformance.verify_drawn import DrawnEngine, Outcome, draw, target_of
 from refembed import Embedder
 from refembed.errors import RequestError
 from refembed.testing.synthetic import synthetic
+from refembed.verify.compare.floor import SCREEN
 from refembed.verify.hypotheses import part_hypotheses
+from refembed.verify.hypotheses.changes import replaced
+from refembed.verify.hypotheses.cuts import Search, cuts_of
 from refembed.verify.hypotheses.families import Family, solve
 from refembed.verify.hypotheses.numbers import rope_families
 from refembed.verify.reference import reference_of
@@ -224,3 +227,23 @@ def test_no_head_is_turned_beyond_its_end(tmp_path: Path) -> None:
     reference = reference_of(Embedder.load(path, numerics="exact"))
     (dims,) = (f for f in rope_families(reference, frozenset({"rope"})) if f.id == "rope-dims")
     assert max(dims.values) == 6
+
+
+def test_attention_without_self_gives_a_lone_token_what_attention_gives(e):
+    """There is nothing else to look at, so its one weight is 1 all the same."""
+    reference = reference_of(e)
+    (without_self,) = (h for h in part_hypotheses(reference) if h.id == "attention-to-self-missing")
+    alone = [e.tokenize("a")[:1]]
+    assert np.array_equal(without_self.change(reference).vectors(alone, SCREEN), reference.vectors(alone, SCREEN))
+
+
+def test_a_cut_text_that_cannot_be_run_keeps_all_of_its_difference(e, texts):
+    def no_meaning(true, *arguments, **more):
+        raise ValueError("no meaning for this text")
+
+    reference = reference_of(e)
+    vectors = reference.vectors(texts[:1], SCREEN)
+    cut = next(cut for cut in cuts_of(reference) if cut.stage == "tokens")
+    for changed, left in ((reference, 0.0), (replaced(attention=no_meaning)(reference), 1.0)):
+        search = Search(changed, texts[:1], vectors, [True], np.ones(1))
+        assert search.share(cut, 256, 0) == pytest.approx(left, abs=1e-6)
