@@ -1,4 +1,4 @@
-"""How a hypothesis changes a reference: other operations, hyperparameters, batches. The tables are in the other files."""
+"""How a hypothesis changes a reference: other operations, hyperparameters, batches. Tables are in the other files."""
 
 from __future__ import annotations
 
