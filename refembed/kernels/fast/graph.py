@@ -90,7 +90,7 @@ class CapturedGraph:
 
     def finish(self, y: Float) -> None:
         """The last activation is y. From here on other graphs may use the pool's arrays."""
-        self.valid = self.valid and address(y) in self.made
+        self.valid = self.valid and address(y) in self.made and y.flags.c_contiguous
         self.last, self.last_shape = self.own.get(address(y), 0), y.shape
         self.recorded = np.stack(self.tasks) if self.tasks else EMPTY  # (tasks, WORDS)
         del self.x, self.own, self.made, self.tasks
