@@ -30,7 +30,7 @@ from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise
 from refembed.kernels.llvm import gemm
 from refembed.kernels.llvm.atomics import add, getter, pause, publish, put, replace, seen
-from refembed.kernels.llvm.jit import njit
+from refembed.kernels.llvm.jit import njit, out_of_line
 
 MIN_PART = 1 << 12  # elements in a part, as `threads.parallel_for` counts them: some 5 µs
 WORTH_SPINNING = 1 << 25  # elements that a process works on, some 40 ms, before it starts the thread pool
@@ -96,9 +96,9 @@ def one_of(kernels: Sequence[Any]) -> Any:
     names: dict[str, Any] = {"KERNEL": KERNEL, "ARGUMENTS": ARGUMENTS}
     readers = {kind: getter(kind) for kind in {KERNELS[kernel].arguments for kernel in kernels}}
     for n, kernel in enumerate(kernels):
-        names |= {f"kernel_{n}": kernel, f"read_{n}": readers[KERNELS[kernel].arguments]}
+        names |= {f"kernel_{n}": out_of_line(kernel), f"read_{n}": readers[KERNELS[kernel].arguments]}
         lines.append(f"    {'if' if n == 0 else 'elif'} number == {n}:")
-        lines.append(f"        kernel_{n}(*read_{n}(slot, ARGUMENTS), begin, end)")
+        lines.append(f"        kernel_{n}(read_{n}(slot, ARGUMENTS), begin, end)")
     exec("\n".join(lines), names)
     return numba.njit(nogil=True, error_model="numpy")(names["run"])
 
@@ -154,7 +154,7 @@ def replay_from(slot, graph, at, parts, spin_limit):
 
 @njit()
 def work(slot, parts, spin_limit, graph, at):
-    """All that a thread may do, in one function: it contains all kernels, which takes a while to compile.
+    """All that a thread may do, in one function: it compiles all kernels, which takes a while.
 
     graph not empty: `replay_from`. Else, parts > 0: `dispatch`. Else: be a worker; returns how many parts were
     computed.

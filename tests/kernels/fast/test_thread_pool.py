@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -148,6 +149,17 @@ def test_parts_are_all_rows_once(rows: int, parts: int, grain: int) -> None:
     elementwise.gelu(x, want, 0, rows)
     assert out.tobytes() == want.tobytes()
     assert (slot[LEFT], slot[DONE]) == (0, parts)
+
+
+def test_the_dispatcher_calls_kernels_and_does_not_contain_them() -> None:
+    """In one function of all kernels LLVM makes slower code of each."""
+    run, slot = thread_pool.one_of([elementwise.gelu, elementwise.rms_norm]), np.zeros(thread_pool.WORDS, np.int64)
+    slot[thread_pool.KERNEL] = 2  # none of them
+    run(slot, 0, 0)
+    (code,) = run.inspect_llvm().values()  # optimized
+    for name in ("gelu", "rms_norm"):
+        (attributes,) = re.findall(rf"call i32 @\S*{name}\S*\(.*\) (#\d+)", code)
+        assert re.search(rf"^attributes {attributes} = .*noinline", code, re.MULTILINE), name
 
 
 def test_a_helper_does_parts_and_leaves() -> None:
