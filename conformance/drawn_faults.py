@@ -161,13 +161,15 @@ def specials(rng: Rng, t: Target) -> Piece:
             ("the closing token twice", "two-eos", lambda i: [*i, t.end]),
         ]
     if not rows:
-        rows.append(("tokens backwards", BACKWARDS, lambda i: i[::-1]))
+        rows.append(("tokens backwards", backwards(t), lambda i: i[::-1]))
     about, name, change = rows[int(rng.integers(len(rows)))]
     return Piece("tokens", about, (name,), tokens=change)
 
 
-# in the mean of a model that sees both ways, positions counted backwards are the same
-BACKWARDS = "reversed-tokens|words-backwards|position-backwards"
+def backwards(t: Target) -> str:
+    """Names of tokens in reverse order. Where every token sees all and their mean is pooled, it is their positions'."""
+    same = t.model.arch == "bert" and t.pooling == "mean"
+    return "reversed-tokens|words-backwards" + "|position-backwards" * same
 
 
 def shuffled_ids(rng: Rng, t: Target) -> Piece:
@@ -176,7 +178,7 @@ def shuffled_ids(rng: Rng, t: Target) -> Piece:
     rows: list[tuple[str, str, Callable[[list[int]], list[int]]]] = [
         ("ids from 1", "ids-plus-one", lambda i: [min(k + 1, last) for k in i]),
         ("ids one too low", "ids-minus-one", lambda i: [max(k - 1, 0) for k in i]),
-        ("tokens backwards", BACKWARDS, lambda i: i[::-1]),
+        ("tokens backwards", backwards(t), lambda i: i[::-1]),
         ("the tokens twice", "doubled-text", lambda i: [*i, *i]),
     ]
     about, name, change = rows[int(rng.integers(len(rows)))]

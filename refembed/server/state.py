@@ -22,7 +22,7 @@ from refembed.server.metrics import Metrics
 from refembed.server.model_files import ModelFiles
 from refembed.server.reading import Body
 from refembed.server.settings import Settings, limits_of
-from refembed.server.text_process import Reading, Setup, Stopped, TextProcesses
+from refembed.server.text_process import BodyReader, Setup, Stopped, TextProcesses
 from refembed.server.worker import Job, Worker
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ class State:
         """
         if len(body) <= LARGE_BODY:
             return await self.off_loop(request, work, self.rules, body)
-        reading = Reading(self.processes, work, body)
+        reader = BodyReader(self.processes, work, body)
         try:
-            result: T = await unless_gone(request, self.large.submit(reading.run), reading.stop)
+            result: T = await unless_gone(request, self.large.submit(reader.run), reader.stop)
         except Stopped:
             raise ClientDisconnected from None
         return result

@@ -184,8 +184,8 @@ class TextProcesses:
             process.close()
 
 
-class Reading:
-    """One body on its way through a process: `run` in a thread of its own, `stop` from anywhere."""
+class BodyReader:
+    """Reads one body in a process: `run` in a thread of its own, `stop` from anywhere."""
 
     def __init__(self, processes: TextProcesses, work: Callable[..., Any], body: Body) -> None:
         self.processes, self.work, self.body = processes, work, body

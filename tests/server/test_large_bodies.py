@@ -18,7 +18,7 @@ from refembed.server.errors import ApiError
 from refembed.server.model_files import stamp_of
 from refembed.server.reading import tokens_answer
 from refembed.server.settings import Limits, Settings
-from refembed.server.text_process import Reading, Setup, TextProcesses
+from refembed.server.text_process import BodyReader, Setup, TextProcesses
 from tests.server.conftest import Pair
 from tests.server.health import watched
 from tests.server.large_bodies import MIB, large_bodies
@@ -159,10 +159,10 @@ def test_a_body_that_takes_too_long_is_refused(tiny: Path) -> None:
     setup = Setup(tiny, stamp_of(tiny), Settings(), Limits(512, 512, False, 4), *info, logging.WARNING)
     processes = TextProcesses(setup, read_seconds=0.5)
     with pytest.raises(ApiError, match=r"more than 0\.5 seconds") as refused:
-        Reading(processes, tokens_answer, b'{"content": "%b"}' % (b"x" * (24 * MIB))).run()
+        BodyReader(processes, tokens_answer, b'{"content": "%b"}' % (b"x" * (24 * MIB))).run()
     assert refused.value.status == 413
     processes.read_seconds = 60.0
-    assert Reading(processes, tokens_answer, b'{"content": "a"}').run().tobytes().startswith(b'{"tokens":[')
+    assert BodyReader(processes, tokens_answer, b'{"content": "a"}').run().tobytes().startswith(b'{"tokens":[')
     processes.close()
 
 
