@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
-from refembed.verify.compare.floor import BUILDS, LEAST, Floor, distance, floor_of
+from refembed.verify.compare.floor import BUILDS, LEAST, Floor, distance, floor_of, shared_spread
 from refembed.verify.compare.length import length_of
 from refembed.verify.reference import reference_of
 from refembed.verify.texts import LADDER, TEXTS, default_texts
@@ -42,6 +42,14 @@ def test_a_bound_is_never_below_the_builds_or_the_least():
     floor = Floor({"a": []}, np.array([0.0, 1e-4]), 1e-6, 0.0)
     assert floor.bound == pytest.approx([2e-7, 2e-4])
     assert Floor({"a": []}, np.array([0.0]), 0.0, 0.0).bound == pytest.approx([LEAST])
+
+
+@pytest.mark.parametrize("numbers", [1, 2])
+def test_few_numbers_that_agree_by_luck_have_the_floor_of_others(numbers: int) -> None:
+    """Four texts whose vectors move by 0, 0.001, 0.002 and 0.1, at a right angle where they can."""
+    sizes, moves = np.array([0.5, 1.0, 2.0, 4.0]), np.array([0, 0.001, 0.002, 0.1])
+    vectors = [np.array([s, 0.0][:numbers]) for s in sizes]
+    assert shared_spread((moves / sizes) ** 2 / 2, vectors) == pytest.approx(0.1**2 / sizes**2 / 2)
 
 
 def test_the_floor_of_a_model_is_small_and_not_zero(tiny):
