@@ -77,6 +77,8 @@ def floor_of(
     spread = [max((distance(a[i], b[i]) for a, b in pairs), default=0.0) for i in range(len(items))]
     if items and all(v.ndim == 1 and len(v) <= FEW for v in found[several_numerics[0]]):
         spread = shared_spread(spread, found[several_numerics[0]])
+    if items and reference.model.hparams.n_expert:
+        spread = [max(spread)] * len(items)  # rounding may send a token of any text to another expert: a leap
     lengths = [max((relative_length(a[i], b[i]) for a, b in pairs), default=0.0) for i in range(len(items))]
     more = [0.0]
     if sample:

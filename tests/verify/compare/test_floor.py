@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
+from refembed.testing.synthetic import synthetic
 from refembed.verify.compare.floor import BUILDS, LEAST, Floor, distance, floor_of, shared_spread
 from refembed.verify.compare.length import length_of
 from refembed.verify.reference import reference_of
@@ -82,3 +83,12 @@ def test_default_texts_fit_the_window_and_climb():
     assert long == sorted(long)  # the last two are of one length, in other words
     assert {n for n in LADDER if n < 124} <= {round(n) for n in long}
     assert long[-1] == 126
+
+
+def test_a_text_whose_token_may_go_to_another_expert_has_the_floor_of_the_text_that_moves_most(tmp_path):
+    """One text of twenty of a small Q8_0 model moved by 1e-4 in llama.cpp's batch, the others by 1e-7."""
+    path = synthetic(tmp_path / "m.gguf", "nomic-bert-moe", type_name="Q8_0", C=64, H=2, F=64, X=4)
+    floor = floor_of(reference_of(Embedder.load(path, numerics="fast")), list(TEXTS[:4]))
+    rows = list(floor.by_numerics.values())
+    moved = [distance(a, b) for xs in rows for ys in rows for a, b in zip(xs, ys, strict=True)]
+    assert floor.spread == pytest.approx([max(moved)] * 4)
