@@ -170,6 +170,8 @@ def build(draw: Draw, folder: Path) -> Path:
         shapes = {}
         for ours, letters, theirs, optional in recipe.rows:
             stem = theirs.split("|")[0].replace("{}", recipe.layers + "0")
+            if ours.startswith("cls") or (name == "T5Encoder" and "ffn_gate" in ours):
+                continue  # of classifiers; of gated feed-forward layers
             if "?" not in optional or "relative" in stem:
                 shapes[f"{stem}.weight"] = tuple(sizes_of[x] for x in letters.split())
                 if recipe.biases.get(ours.rsplit(".", 1)[-1]) == ALWAYS:
@@ -193,7 +195,7 @@ def config(name: str, draw: Draw) -> Json:
         "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4, "max_position_embeddings": 16,
         "type_vocab_size": 1, "layer_norm_eps": 1e-5, "rms_norm_eps": 1e-6, "sliding_window": 8, "local_attention": 8,
         "layer_types": ["sliding_attention"] if name == "Gemma3Text" else ["full_attention"],
-        "global_attn_every_n_layers": 3,
+        "global_attn_every_n_layers": 3, "use_bidirectional_attention": True,
     }  # fmt: skip
     if name == "T5Encoder":
         sizes = {"vocab_size": draw.size, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2,
