@@ -41,7 +41,7 @@ def test_encode_is_the_real_encode(real: Any, ours: SentenceTransformer, options
     for texts in (TEXTS, TEXTS[0]):
         wanted, found = real.encode(texts, **options), ours.encode(texts, **options)
         assert (found.shape, found.dtype, type(found)) == (wanted.shape, wanted.dtype, type(wanted))
-        # a vector that is cut and made a unit vector again is divided by what is left of its length, and so is its error
+        # a vector that is cut and normalized again is divided by what is left of its length, and so is its error
         whole = ours.encode(texts, **{k: v for k, v in options.items() if k != "normalize_embeddings"})
         length = np.linalg.norm(whole, axis=-1, keepdims=True) if "normalize_embeddings" in options else 1
         assert (np.abs(found - wanted) < BOUND / length).all()
