@@ -13,7 +13,6 @@ from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model import llama
 from refembed.model.batch import Batch
-from refembed.model.blocks import QkvBlock
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.weights import Affine, affine, blocks, tensor
 
@@ -21,28 +20,23 @@ TRAITS = Traits(norm="rms", rope="neox")
 
 
 @dataclass(frozen=True)
-class Block(QkvBlock):
-    """Tensors of one layer, `blk.{i}.*`: Llama's, without experts and biases of these matrices."""
+class Block(llama.Block):
+    """Tensors of one layer, `blk.{i}.*`: Llama's, these without biases."""
 
-    attn_norm: Tensor = tensor("C")
     attn_output: Affine = affine("C HD", bias="absent")
-    ffn_norm: Tensor = tensor("C")
     ffn_gate: Affine = affine("F C", bias="absent")
     ffn_up: Affine = affine("F C", bias="absent")
     ffn_down: Affine = affine("C F", bias="absent")
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
+class Weights(llama.Weights):
+    """Every tensor of the architecture: Llama's, without LongRoPE's. A shape is rows first: GGUF's `ne` reversed."""
 
-    token_embd: Tensor = tensor("V C")
     rope_freqs: Tensor | None = tensor("rot/2", presence="optional")
-    rope_factors_long: Tensor | None = tensor("rot/2", presence="absent")  # Llama's
+    rope_factors_long: Tensor | None = tensor("rot/2", presence="absent")
     rope_factors_short: Tensor | None = tensor("rot/2", presence="absent")
     blk: tuple[Block, ...] = blocks(Block)
-    output_norm: Tensor = tensor("C")
-    output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
 
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:

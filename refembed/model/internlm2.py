@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from refembed.arrays import Float
-from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model import qwen2
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.weights import tensor
+from refembed.model.weights import Affine, affine
 
 TRAITS = Traits(norm="rms", rope="norm", heads="fill")
 
@@ -23,7 +22,7 @@ TRAITS = Traits(norm="rms", rope="norm", heads="fill")
 class Weights(qwen2.Weights):
     """Every tensor of the architecture: Qwen 2's. A shape is rows first: GGUF's `ne` reversed."""
 
-    output: Tensor = tensor("V C")  # guesses the next token; embedding needs it not
+    output: Affine = affine("V C", bias="absent")  # guesses the next token; embedding needs it not
 
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:

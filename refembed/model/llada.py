@@ -15,7 +15,7 @@ from refembed.kernels.ops import Ops, Tap
 from refembed.model import qwen2
 from refembed.model.batch import Batch
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.weights import blocks, tensor
+from refembed.model.weights import Affine, affine, blocks, tensor
 
 TRAITS = Traits(norm="rms", rope="norm", encoder=True)
 
@@ -35,7 +35,7 @@ class Weights(qwen2.Weights):
     """Every tensor of the architecture: Qwen 2's. A shape is rows first: GGUF's `ne` reversed."""
 
     blk: tuple[Block, ...] = blocks(Block)
-    output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
+    output: Affine | None = affine("V C", bias="absent", presence="optional")  # guesses the next token; not needed
     rope_freqs: Tensor | None = tensor("rot/2", presence="optional")  # not used
 
 

@@ -1,6 +1,9 @@
 """Dense decoders from GPT-2 to GLM-4, on small random models against live llama.cpp: every tensor, every option.
 
 `ggml` gives llama.cpp's bits. With float32 weights and a float32 cache `exact` and `fast` differ by rounding alone.
+Largest error of one operation on llama.cpp's own inputs, over the largest value: measured 5.3e-7 (xllamacpp
+2026.10.11549, AVX-512 CPU), of RoPE, whose angles llama.cpp multiplies up in float32, 1.2e-6, of GELU, from a table of
+float16 numbers, 6.4e-4; of a whole run 4.7e-6, with GELU 3.2e-3, of 64 layers 2.4e-3.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from tests.model.keys import (
 )
 
 LOCAL, LOCAL_ROPE, LOCAL_GELU = 1e-6, 3e-6, 1.2e-3
-WHOLE, WHOLE_GELU = 1.5e-5, 5e-3
+WHOLE, WHOLE_GELU, WHOLE_DEEP = 1.5e-5, 5e-3, 5e-3
 
 ARCHS = (
     "bloom", "chatglm", "cohere2", "command-r", "dream", "ernie4_5", "exaone", "exaone4", "falcon", "glm4", "gpt2",
@@ -251,12 +254,13 @@ SHARED_FAULTS = [  # of architectures whose graph is another's: in that one's fi
 
 def bound_of(variant: str, d: LocalDifference) -> float:
     """Of one operation."""
-    return {"ROPE": LOCAL_ROPE, "UNARY": LOCAL_GELU if VARIANTS[variant][0] in GELU else LOCAL}.get(d.op, LOCAL)
+    return {"ROPE": LOCAL_ROPE, "GELU": LOCAL_GELU}.get(d.op, LOCAL)
 
 
 def whole_of(variant: str) -> float:
-    """Of a whole run: GELU's table rounds more."""
-    return WHOLE_GELU if VARIANTS[variant][0] in GELU else WHOLE
+    """Of a whole run: GELU's table rounds more, and rounding grows from layer to layer."""
+    arch, sizes = VARIANTS[variant]
+    return WHOLE_DEEP if sizes.get("n_layer") == 64 else WHOLE_GELU if arch in GELU else WHOLE
 
 
 FAMILY = Family(

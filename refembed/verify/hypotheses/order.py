@@ -11,6 +11,7 @@ import numpy as np
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionSpec, Ops, Rope
+from refembed.model.weights import Affine
 from refembed.verify.hypotheses.changes import Row, hparams, named, remembering, replaced
 from refembed.verify.reference import Reference
 
@@ -85,7 +86,7 @@ class Behind(Remembering):
         """The matrices of feed-forward read another input."""
         if named(w, *INTO_FEED_FORWARD):
             output = self.blk[int(w.name.split(".")[1])].attn_output
-            added = true.linear(self.heads, *output) if isinstance(output, tuple) else true.linear(self.heads, output)
+            added = true.linear(self.heads, *output) if isinstance(output, Affine) else true.linear(self.heads, output)
             x = true.layer_norm(self.input + added, *self.norm)
         return cast(Float, true.linear(x, w, *rest))
 
@@ -138,8 +139,8 @@ class NoNormBehind:
 
 def qk_norm_rows(reference: Reference) -> Iterator[Row]:
     """Queries and keys normalized head by head, or all heads at once."""
-    D, weights = reference.model.hparams.n_embd_head, reference.model.weights.blk[0].attn_q_norm
-    shape = weights.weight.shape if isinstance(weights, tuple) else weights.shape
+    D, norm = reference.model.hparams.n_embd_head, reference.model.weights.blk[0].attn_q_norm
+    shape = norm.weight.shape if isinstance(norm, Affine) else norm.shape
     if len(shape) == 1 and shape != (D,):
         yield "qk-norm-by-head", "normalizes queries and keys head by head, not all heads at once", replaced(
             rms_norm=by_head(D), layer_norm=by_head(D)), "qk norm"  # fmt: skip
