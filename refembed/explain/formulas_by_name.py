@@ -8,7 +8,7 @@ from typing import Any
 
 from refembed.explain.formula import GATED, NO_FORMULA, POOLED, POOLED_TEXT, Formula, made
 from refembed.explain.formulas_of_operations import chosen_experts, pooled_from
-from refembed.explain.operands import array_of, base_of, columns, latest, number, tap_of
+from refembed.explain.operands import array_of, base_of, columns, latest, number, part_of, tap_of
 from refembed.explain.watch import Run, same_numbers
 
 HIDDEN = (  # names of hidden states (T, C) between layers
@@ -229,8 +229,16 @@ def pooled_row(run: Run, i: int) -> Formula:
 
 
 def turned_or_scaled(run: Run, i: int) -> Formula:
-    """A Qcur that no operation makes: phi3 scales its queries under their old name."""
-    return BY_NAME["Qcur_scaled"](run, i)
+    """A Qcur that no operation makes: phi3 scales its queries under their old name, olmo2 copies them."""
+    part = copied(run, i)
+    return BY_NAME["Qcur_scaled"](run, i) if part is NO_FORMULA else part
+
+
+def copied(run: Run, i: int) -> Formula:
+    """Queries, keys or values as a part of one product (olmo2)."""
+    by, x = latest(run, i, "wqkv", "wqkv_b"), run.trace.tensors[i].array
+    part = "" if by is None else part_of(run.trace.tensors[by].array, x.reshape(len(x), -1), tap_of(run, by))
+    return made("x, as the file's one matrix has it", "x", x=part)
 
 
 BY_NAME: dict[str, Callable[[Run, int], Formula]] = {
@@ -241,6 +249,8 @@ BY_NAME: dict[str, Callable[[Run, int], Formula]] = {
         "x · sqrt(C)", "x * np.sqrt(C)", "C", "embedding_length", lambda run: run.embedder.info.n_embd
     ),
     "Qcur": turned_or_scaled,
+    "Kcur": copied,
+    "Vcur": copied,
     "Qcur_scaled": scaled("x / sqrt(D)", "x / np.sqrt(D)", "D", "attention.key_length", query_width),
     "Qcur_attn_temp_scaled": temperature,
     "attn_scaled": scaled("x · r", "x * r", "r", "residual_scale", residual_scale),

@@ -235,6 +235,8 @@ def meaning(run: Run, i: int) -> Meaning:
             return Meaning("That sum times a number of the layer: the layer's output")
         if name == "ffn_out" and base_of(run.trace.tensors[i - 1].name) == "ffn_out":
             return TAPS["ffn_added"]  # gptneox
+        if name == "Qcur" and base_of(run.trace.tensors[i - 1].name) in ("wqkv", "wqkv_b"):
+            return line  # olmo2
         return {"Qcur": TAPS["Qcur_scaled"], "attn_out": TAPS["sa_out"]}.get(name, line)
     if line.source == NORM:
         whole = call.op == "rms_norm" and call["x"].ndim == 2

@@ -8,10 +8,20 @@ float16 numbers, 6.4e-4; of a whole run 4.7e-6, with GELU 3.2e-3, of 64 layers 2
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from refembed.model import gpt2, llama, qwen2
+import numpy as np
+import pytest
+
+from refembed.errors import EngineError, RefembedError
+from refembed.gguf import open_gguf
+from refembed.model import gpt2, llama, load_model, qwen2
+from refembed.testing.synthetic import synthetic
 from refembed.verify.compare.replay import LocalDifference
+from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.copies import copied
+from tests.model.facts import neither_runs_it
 from tests.model.family import Family
 from tests.model.faults import Fault
 from tests.model.keys import (
@@ -19,6 +29,7 @@ from tests.model.keys import (
     BASES,
     FUSED,
     FUSED_BIAS,
+    HEADS_OF_8,
     IN_PART,
     LINEAR,
     LOOKS_BACK,
@@ -28,6 +39,8 @@ from tests.model.keys import (
     WIDE,
     YARN,
     floats,
+    kv,
+    sections,
 )
 
 LOCAL, LOCAL_ROPE, LOCAL_GELU = 1e-6, 3e-6, 1.2e-3
@@ -250,6 +263,75 @@ SHARED_FAULTS = [  # of architectures whose graph is another's: in that one's fi
     (fault("llada", "halves turn together", ROPE, HALVES, "Qcur-0[1]"), qwen2),
 ]
 # fmt: on
+
+
+# files that test_refused.py tries: a tensor too few, sizes that go with nothing, keys that are not computed
+TOO_FEW = [
+    ("bloom", "token_embd_norm.bias"), ("chatglm", "blk.0.ffn_up.weight"), ("cohere2", "blk.0.attn_norm.weight"),
+    ("command-r", "output_norm.weight"), ("dream", "blk.0.attn_v.weight"), ("ernie4_5", "blk.0.ffn_norm.weight"),
+    ("exaone", "blk.1.ffn_gate.weight"), ("exaone4", "blk.0.attn_q_norm.weight"), ("falcon", "blk.0.attn_norm.bias"),
+    ("glm4", "blk.2.post_attention_norm.weight"), ("gpt2", "position_embd.weight"), ("gptneox", "blk.0.attn_qkv.bias"),
+    ("hunyuan-dense", "blk.1.attn_k_norm.weight"), ("internlm2", "output.weight"), ("llada", "blk.0.attn_k.weight"),
+    ("mpt", "blk.0.attn_qkv.weight"), ("nemotron", "output.weight"), ("olmo2", "blk.1.post_ffw_norm.weight"),
+    ("olmo2", "output.weight"), ("phi2", "output.bias"), ("seed_oss", "blk.0.post_attention_norm.weight"),
+    ("stablelm", "output_norm.bias"), ("starcoder2", "blk.1.attn_output.bias"),
+]  # fmt: skip
+UNREAD = [
+    ("command-r", "output.weight"), ("command-r", "blk.0.attn_q_norm.weight"), ("cohere2", "output.weight"),
+    ("exaone", "rope_factors_long.weight"), ("exaone4", "blk.0.attn_norm.weight"), ("falcon", "blk.0.attn_qkv.bias"),
+    ("gpt2", "blk.0.attn_q.weight"), ("internlm2", "blk.0.attn_output.bias"), ("seed_oss", "blk.0.ffn_norm.weight"),
+]  # fmt: skip
+IN_WHOLE = (
+    "dream",
+    "ernie4_5",
+    "exaone",
+    "exaone4",
+    "falcon",
+    "hunyuan-dense",
+    "internlm2",
+    "llada",
+    "olmo2",
+    "seed_oss",
+    "starcoder2",
+)
+FILLED = ("chatglm", "dream", "exaone4", "gptneox", "internlm2", "olmo2", "phi2")
+IMPOSSIBLE = [
+    pytest.param(arch, sizes, message, marks=pytest.mark.slow if arch not in ("exaone4", "olmo2") else ())
+    for archs, sizes, message in (
+        (IN_WHOLE, {"D": 6, "keys": IN_PART}, "dimension_count is 4\n  hint: this architecture turns whole heads"),
+        (FILLED, {"keys": HEADS_OF_8}, "6 heads of 8 channels do not make up 36"),
+    )
+    for arch in archs
+]
+ODD_KEYS: list[tuple[str, dict[str, Any], str]] = [
+    ("cohere2", {"attention.sliding_window": (0, "UINT32")}, "sliding_window is 0"),
+    ("olmo2", {PATTERN: ([True], "ARRAY[BOOL]")}, "has 1 flags for 3 layers"),
+    ("stablelm", kv(4), "6 query heads cannot share 4 heads of keys evenly"),
+    ("glm4", sections(2, 2, 1, 0), "places of pictures"),
+    ("glm4", {"nextn_predict_layers": (1, "UINT32")}, "layers for a token further on"),
+    ("exaone4", {"nextn_predict_layers": (1, "UINT32")}, "layers for a token further on"),
+    ("mpt", floats(attention__max_alibi_bias=-1.0), "max_alibi_bias is -1.0"),
+    ("mpt", floats(attention__clamp_kqv=float("nan")), "clamp_kqv is nan"),
+    ("hunyuan-dense", {"expert_count": (8, "UINT32"), "expert_used_count": (1, "UINT32")}, "a mixture of experts"),
+]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("arch", "key"), [("cohere2", "logit_scale"), ("gptneox", "use_parallel_residual")])
+def test_neither_engine_does_without_a_key(arch: str, key: str, tmp_path: Path) -> None:
+    path = copied(synthetic(tmp_path / "m.gguf", arch), tmp_path / "less.gguf", {f"{arch}.{key}": None})
+    with pytest.raises(RefembedError, match=f"{arch}.{key}"):
+        load_model(open_gguf(path))
+    with pytest.raises(EngineError):
+        LlamaCpp(path)
+
+
+@pytest.mark.oracle
+def test_mpts_norms_of_queries_are_refused_by_both(tmp_path: Path) -> None:
+    """llama.cpp loads them, and aborts: it reshapes a view."""
+    norms = {f"blk.{il}.attn_{x}_norm.weight": np.ones(36, np.float32) for il in range(3) for x in "qk"}
+    path = copied(synthetic(tmp_path / "m.gguf", "mpt"), tmp_path / "more.gguf", tensors=norms)
+    neither_runs_it(path, "unexpected blk.0.attn_q_norm.weight")
 
 
 def bound_of(variant: str, d: LocalDifference) -> float:
