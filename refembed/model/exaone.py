@@ -21,12 +21,16 @@ TRAITS = Traits(norm="rms", rope="neox")
 
 @dataclass(frozen=True)
 class Block(llama.Block):
-    """Tensors of one layer, `blk.{i}.*`: Llama's, these without biases."""
+    """Tensors of one layer, `blk.{i}.*`: Llama's, without experts, and these without biases."""
 
     attn_output: Affine = affine("C HD", bias="absent")
     ffn_gate: Affine = affine("F C", bias="absent")
     ffn_up: Affine = affine("F C", bias="absent")
     ffn_down: Affine = affine("C F", bias="absent")
+    ffn_gate_inp: Tensor = tensor("X C", presence="absent")
+    ffn_gate_exps: Tensor | None = tensor("X F C", presence="absent")
+    ffn_up_exps: Tensor = tensor("X F C", presence="absent")
+    ffn_down_exps: Tensor = tensor("X C F", presence="absent")
 
 
 @dataclass(frozen=True)
