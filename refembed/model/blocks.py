@@ -54,7 +54,7 @@ def run_layers(layers: Layers, w: Any, hp: Hparams, batch: Batch, ops: Ops, taps
 
     `fast` may replay an earlier text of the same length instead (`Ops.capture_or_replay`), where there is one text,
     its places are the usual ones, and no tap is attached. Layers that keep to operations of `ops` can be replayed; of
-    others, `fast` finds out that they cannot, and runs them as they are: a choice of experts, ReLU (t5encoder), and
+    others, `fast` finds out that they cannot, and runs them as they are: a choice of experts, a limit (mpt), and
     images' layers (qwen3vl) are NumPy's.
     """
     operations = partial(layers, w, hp, batch, ops, taps)

@@ -292,6 +292,12 @@ class Fast(Ops):
         spinning_pool.parallel_for(decoder.silu, x, out, rows=len(x), size=x.size)
         return out
 
+    def relu(self, x: Float) -> Float:
+        """y = max(x, 0)."""
+        out = self.empty(x.shape)
+        spinning_pool.parallel_for(decoder.relu, x, out, rows=len(x), size=x.size)
+        return out
+
     def geglu(self, gate: Float, up: Float) -> Float:
         """y = gelu(gate) up."""
         out = self.empty(gate.shape)
