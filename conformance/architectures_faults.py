@@ -16,7 +16,13 @@ from typing import NamedTuple
 from conformance.architectures import Variant, load_variants
 from refembed.kernels.ops import AttentionMask
 
-ELSEWHERE = ("encoders_post", "encoders_pre", "gemmas_phi_t5", "granite_lfm2")  # tests/model/test_*.py
+ELSEWHERE = (
+    "dense_decoders",
+    "encoders_post",
+    "encoders_pre",
+    "gemmas_phi_t5",
+    "granite_lfm2",
+)  # tests/model/test_*.py
 
 
 class Fault(NamedTuple):
@@ -115,5 +121,6 @@ def planted() -> Iterator[tuple[str, str, str]]:
         yield f.arch, f.name, f.first
     for name in ELSEWHERE:
         module = import_module(f"tests.model.test_{name}")
-        for f in [*module.FAULTS, *getattr(module, "MOE_FAULTS", [])]:
+        shared = [f for f, _ in getattr(module, "SHARED_FAULTS", [])]
+        for f in [*module.FAULTS, *getattr(module, "MOE_FAULTS", []), *shared]:
             yield module.VARIANTS[f.variant][0], f.name, f.first

@@ -29,7 +29,7 @@ COMMON_KEYS = (  # every architecture reads these
 KINDS = {
     "moe": "layers with experts", "dense": "layers without experts", "shared": "layers with a shared expert",
     "conv": "convolutions", "attention": "layers with attention", "longrope": "where RoPE's scaling is longrope",
-    "not longrope": "where it is not",
+    "not longrope": "where it is not", "of 64 or more": "models of 64 layers or more",
 }  # fmt: skip
 COMMENT = re.compile(r"^    (\w+): .*?  # (.*)$", re.MULTILINE)
 
@@ -164,6 +164,8 @@ def tensors(declaration: type, prefix: str = "") -> Iterator[str]:
         if m["kind"] == "blocks":
             yield from tensors(m["block"], f"{name}.i.")
             continue
+        if m["presence"] == "absent":  # of a declaration that it shares
+            continue
         bias = {"required": "yes", "optional": "optional", "absent": ""}[m["bias"]]
         yield f"| `{name}` | {m['shape'].replace('|', ' or ')} | {bias} | {presence(m)} |"
 
@@ -171,7 +173,7 @@ def tensors(declaration: type, prefix: str = "") -> Iterator[str]:
 def presence(m: Mapping[str, Any]) -> str:
     """When a tensor is there."""
     first = m.get("first")
-    words = [{"required": "", "optional": "optional", "absent": "never"}[m["presence"]]]
+    words = [{"required": "", "optional": "optional"}[m["presence"]]]
     words += [f"where there is no `{m['unless']}`"] if m["unless"] else []
     words += [KINDS[m["layers"]]] if m["layers"] else []
     words += [f"{'required' if first == 'required' else first} in layer 0"] if first else []

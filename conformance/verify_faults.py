@@ -10,6 +10,7 @@ import numpy as np
 
 from conformance import mutants as old
 from conformance.mutants import batch, blocks, hparams, ops, weights
+from conformance.verify_faults_dense import FAULTS_DENSE
 from conformance.verify_mutants import (
     Fault,
     answers,
@@ -181,6 +182,8 @@ FAULTS: tuple[Fault, ...] = (
           broken=table("token_embd", lambda x: (x / math.sqrt(x.shape[1])).astype(x.dtype))),
     Fault("gemma3-silu", "SiLU on the gate", ("silu",), model="gemma3", tensor="ffn_geglu-0",
           broken=ops(geglu=lambda true, gate, up: true.swiglu(gate, up))),
+    # decoders whose layers are built otherwise
+    *FAULTS_DENSE,
     # what no hypothesis is about: the right answer is `unexplained`, at the right tensor
     Fault("unlisted-bias-swap", "biases of Q and K exchanged", ("unexplained",), broken=blocks(swap_bias), tensor="Qcur-0[1]",
           unlisted=True),
@@ -201,4 +204,11 @@ SAMPLE = (  # what the fast tier runs: every stage once, most of them on small m
     "qwen3-gate",
     "gemma3-one-plus",
     "gemma3-window",
+    "phi2-in-turn",
+    "gpt2-parallel",
+    "bloom-slopes",
+    "cohere2-rope-everywhere",
+    "olmo2-norm-by-head",
+    "olmo2-norms-in-front",
+    "nemotron-relu",
 )  # fmt: skip

@@ -32,6 +32,18 @@ from refembed.verify.run import verify
 from refembed.verify.texts import default_texts
 from refembed.verify.verdict import Verdict
 
+IN_PART = {"rope.dimension_count": (4, "UINT32")}
+DENSE: dict[str, dict[str, Any]] = {  # decoders whose layers are built otherwise -> arguments of `synthetic`
+    "bloom": {},
+    "cohere2": {"K": 2, "n_layer": 4},
+    "exaone4": {"K": 2},
+    "gpt2": {},
+    "gptneox": {"keys": IN_PART},
+    "mpt": {"keys": {"attention.clamp_kqv": (0.7, "FLOAT32"), "attention.max_alibi_bias": (8.0, "FLOAT32")}},
+    "nemotron": {"K": 2, "keys": IN_PART},
+    "olmo2": {"K": 2, "window": 0},
+    "phi2": {"keys": IN_PART},
+}
 Broken = Callable[[Embedder], Embedder]
 Wire = Callable[["Wired", Sequence[Any]], list[F32]]
 
@@ -355,6 +367,9 @@ def models(folder: Path) -> dict[str, Embedder]:
     gemma3 = synthetic(folder / "gemma3.gguf", "gemma3", K=2, n_layer=6, window=8, **size)
     minilm = Embedder.load("minilm", numerics="fast")
     decoders = {n: Embedder.load(p, numerics="fast") for n, p in (("qwen3", qwen3), ("gemma3", gemma3))}
+    for arch, more in DENSE.items():
+        path = synthetic(folder / f"{arch}.gguf", arch, **size, **more)
+        decoders[arch] = Embedder.load(path, numerics="fast")
     return {"minilm": minilm, "minilm-512": minilm, **decoders}
 
 

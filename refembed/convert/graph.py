@@ -52,6 +52,22 @@ COMPUTED: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "Gemma3": GEMMA | {"use_bidirectional_attention": NO},
     "Gemma3Text": GEMMA | {"use_bidirectional_attention": (True,)},
+    "Olmo2": {"hidden_act": SILU, "attention_bias": NO, "tie_word_embeddings": NO, **WHOLE_HEADS},
+    "SeedOss": {
+        "hidden_act": SILU,
+        "attention_bias": EITHER,
+        "attention_out_bias": NO,
+        "mlp_bias": NO,
+        **WHOLE_HEADS,
+    },
+    "Cohere": {
+        "hidden_act": SILU,
+        "attention_bias": NO,
+        "use_qk_norm": NO,
+        "tie_word_embeddings": (True,),
+        **WHOLE_HEADS,
+    },
+    "Ernie4_5": {"hidden_act": SILU, "use_bias": NO, **WHOLE_HEADS},
     "EuroBert": {
         "hidden_act": SILU,
         "attention_bias": NO,
@@ -84,7 +100,8 @@ REQUIRED = {"Gemma3Text": ("use_bidirectional_attention",)}  # whose default is 
 MODEL_TYPES = {  # `transformers` opens a folder by model_type, not by the class that it names
     "Bert": "bert", "DistilBert": "distilbert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta", "Qwen2": "qwen2",
     "Qwen3": "qwen3", "Llama": "llama", "Gemma3": "gemma3_text", "Gemma3Text": "gemma3_text", "EuroBert": "eurobert",
-    "ModernBert": "modernbert", "T5Encoder": "t5",
+    "ModernBert": "modernbert", "T5Encoder": "t5", "Olmo2": "olmo2", "SeedOss": "seed_oss", "Cohere": "cohere",
+    "Ernie4_5": "ernie4_5",
 }  # fmt: skip
 
 ROBERTA_DEFAULTS = {
@@ -106,6 +123,23 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "Qwen3": DECODER_DEFAULTS
     | {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "head_dim": 128},
     "Llama": DECODER_DEFAULTS | {"vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048},
+    "Olmo2": DECODER_DEFAULTS
+    | {"vocab_size": 50304, "intermediate_size": 11008, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
+    "SeedOss": DECODER_DEFAULTS
+    | {
+        "vocab_size": 155136, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 80,
+        "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 524288, "attention_bias": True,
+    },
+    "Cohere": {
+        "vocab_size": 256000, "hidden_size": 8192, "intermediate_size": 22528, "num_hidden_layers": 40,
+        "num_attention_heads": 64, "max_position_embeddings": 8192, "layer_norm_eps": 1e-5, "logit_scale": 0.0625,
+        "tie_word_embeddings": True,
+    },
+    "Ernie4_5": {
+        "vocab_size": 103424, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 18,
+        "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+    },
     "Gemma3": GEMMA_DEFAULTS,
     "Gemma3Text": GEMMA_DEFAULTS,
     "EuroBert": {
@@ -125,12 +159,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 LAYER_KINDS = ("full_attention", "sliding_attention")  # tables of rope_parameters, names in layer_types
 # RoPE's base where config.json is silent: of layers that see all, of layers with a window
-THETAS = {"Gemma3": (1e6, 1e4), "Gemma3Text": (1e6, 1e4), "ModernBert": (160000.0, 1e4), "T5Encoder": (None, None)}
+THETAS: dict[str, tuple[float | None, float | None]] = {
+    "Gemma3": (1e6, 1e4), "Gemma3Text": (1e6, 1e4), "ModernBert": (160000.0, 1e4), "T5Encoder": (None, None),
+    "Cohere": (500000.0, None), "Ernie4_5": (500000.0, None),
+}  # fmt: skip
 ROPE_DEFAULT = (10000.0, None)
 
 
 def with_defaults(stem: str, raw: dict[str, Any]) -> dict[str, Any]:
     """config.json with the library's defaults for keys that it lacks; null stays. `stem` is a key of COMPUTED."""
+    if stem == "Cohere" and raw.get("model_max_length"):  # of Command R, which its positions fall short of
+        raw = raw | {"max_position_embeddings": raw["model_max_length"]}
     return DEFAULTS.get(stem, {}) | raw
 
 

@@ -438,6 +438,7 @@ EXTRAS: dict[str, Callable[[GGUFWriter, Config], None]] = {
     "local-window": add_local_window,
     "gemma": add_default_width,
     "window": key("attention.sliding_window", "UINT32", lambda c: c.size("sliding_window")),
+    "logit-scale": key("logit_scale", "FLOAT32", lambda c: float(c.raw["logit_scale"])),
     "unscaled": key("rope.scaling.type", "STRING", lambda c: "none"),
     "vocab": key("vocab_size", "UINT32", lambda c: c.size("vocab_size")),
     "rope-dims": key("rope.dimension_count", "UINT32", lambda c: c.sizes["D"]),

@@ -53,6 +53,14 @@ DECODER: tuple[Row, ...] = (
     ("blk.{}.ffn_down", "C F", "{}.mlp.down_proj", ""),
 )
 HEAD: tuple[Row, ...] = (("output", "V C", "lm_head", "?"),)
+POST_NORMS: tuple[Row, ...] = (
+    ("blk.{}.post_attention_norm", "C", "{}.post_attention_layernorm", ""),
+    ("blk.{}.post_ffw_norm", "C", "{}.post_feedforward_layernorm", ""),
+)
+WHOLE_NORMS: tuple[Row, ...] = (  # over all heads at once
+    ("blk.{}.attn_q_norm", "HD", "{}.self_attn.q_norm", ""),
+    ("blk.{}.attn_k_norm", "KD", "{}.self_attn.k_norm", ""),
+)
 HEAD_NORMS: tuple[Row, ...] = (
     ("blk.{}.attn_q_norm", "D", "{}.self_attn.q_norm", ""),
     ("blk.{}.attn_k_norm", "D", "{}.self_attn.k_norm", ""),
@@ -132,6 +140,12 @@ RECIPES: dict[str, Recipe] = {
     "Qwen3": Recipe("qwen3", DECODER + HEAD_NORMS + NORMS + HEAD, extras=("pooling", "rerank")),
     "Llama": Recipe("llama", LLAMA, biases=LLAMA_BIASES, vocabs=("spm", "bpe"),
                     extras=("vocab", "rope-dims", "pooling")),
+    "Olmo2": Recipe("olmo2", DECODER + WHOLE_NORMS + POST_NORMS + HEAD, extras=("pooling",)),
+    "SeedOss": Recipe("seed_oss", DECODER + NORMS[:1] + POST_NORMS[:1] + HEAD,
+                      biases=dict.fromkeys(QKV, "attention_bias"), extras=("pooling",)),
+    "Cohere": Recipe("command-r", DECODER + NORMS[:1], dropped=("lm_head.",),
+                     extras=("logit-scale", "unscaled", "pooling")),
+    "Ernie4_5": Recipe("ernie4_5", DECODER + NORMS + HEAD, vocabs=("spm",), extras=("pooling",)),
     "Gemma3Text": Recipe("gemma-embedding", GEMMA, vocabs=("gemma", "bpe"),
                          extras=("gemma", "window", "dense", "pooling")),
     "Gemma3": Recipe("gemma3", GEMMA, dropped=("lm_head.",), vocabs=("gemma", "bpe"),
@@ -150,6 +164,7 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 CLASSES = {
     "Qwen2": ("Model", "ForCausalLM"), "Qwen3": ("Model", "ForCausalLM"), "Llama": ("Model", "ForCausalLM"),
+    "Olmo2": ("ForCausalLM",), "SeedOss": ("ForCausalLM",), "Cohere": ("ForCausalLM",), "Ernie4_5": ("ForCausalLM",),
     "Gemma3Text": ("Model",), "Gemma3": ("ForCausalLM",), "EuroBert": ("Model",),
     "ModernBert": ("Model", "ForMaskedLM", "ForSequenceClassification"),
     "Roberta": ("Model", "ForSequenceClassification"),

@@ -14,6 +14,7 @@ PLAIN = {  # operation of one tensor -> its formula
     "gelu": GELU,
     "gelu_erf": ("x Φ(x) = ½ x (1 + erf(x / sqrt(2)))", "x / 2 * (1 + erf(x / np.sqrt(2)))"),
     "silu": ("x / (1 + e^-x)", "x / (1 + np.exp(-x))"),
+    "relu": ("max(x, 0)", "np.maximum(x, 0)"),
     "tanh": ("tanh(x)", "np.tanh(x)"),
     "softmax": ("e^x / Σ e^x, row by row", "softmax(x)"),
 }

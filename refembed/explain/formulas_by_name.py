@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 from refembed.explain.formula import GATED, NO_FORMULA, POOLED, POOLED_TEXT, Formula, made
 from refembed.explain.formulas_of_operations import chosen_experts, pooled_from
-from refembed.explain.operands import array_of, base_of, columns, latest, number, tap_of
-from refembed.explain.watch import Run
+from refembed.explain.operands import array_of, base_of, columns, latest, number, part_of, tap_of
+from refembed.explain.watch import Run, same_numbers
 
 HIDDEN = (  # names of hidden states (T, C) between layers
-    "l_out", "deepstack_out", "result_embd", "inp_norm", "inp_scaled", "inp_embd", "embd", "model.embed_tokens",
+    "l_out", "deepstack_out", "result_embd", "inp_norm", "inpL", "inp_scaled", "inp_embd", "embd", "model.embed_tokens",
 )  # fmt: skip
 BETWEEN = ("ffn_inp", "sa_out")  # ... and between the two halves of a layer
+SUMMED = (*HIDDEN, "ffn_inp", "attn_out", "ffn_out", "ffn_added", "parallel_out")  # terms of parallel layers' sums
 
 
 def embedded(run: Run, i: int) -> Formula:
@@ -91,9 +93,25 @@ def residual(*streams: str) -> Callable[[Run, int], Formula]:
 
 
 def shared_expert(run: Run, i: int) -> Formula:
-    """ffn_out of a layer with experts and one that every token takes (granite)."""
+    """ffn_out of a layer with experts and one that every token takes (granite); of gptneox a sum with its input."""
     by = latest(run, i, "ffn_moe_out")
-    return NO_FORMULA if by is None else made("a + s", "a + s", a=tap_of(run, by), s=tap_of(run, i - 1))
+    return side_by_side(run, i) if by is None else made("a + s", "a + s", a=tap_of(run, by), s=tap_of(run, i - 1))
+
+
+def side_by_side(run: Run, i: int) -> Formula:
+    """A sum in a layer whose attention and feed-forward stand side by side: the last two tensors that add up to it."""
+    total, tensors = run.trace.tensors[i].array, run.trace.tensors
+    terms = [k for k in range(i - 1, -1, -1) if base_of(tensors[k].name) in SUMMED]
+    for k, j in itertools.combinations(terms[:8], 2):  # none is further back than the layer's input
+        if same_numbers(tensors[j].array + tensors[k].array, total):
+            return made("x + a", "x + a", x=tap_of(run, j), a=tap_of(run, k))
+    return NO_FORMULA
+
+
+def clamped(run: Run, i: int) -> Formula:
+    """wqkv_clamped (mpt)."""
+    c = number(run, "attention.clamp_kqv", float(run.embedder.model.hparams.clamp_kqv))
+    return made("min(max(x, -c), c)", "np.clip(x, -c, c)", x=tap_of(run, i - 1), c=c)
 
 
 def relative(run: Run, i: int) -> Formula:
@@ -194,6 +212,8 @@ def gated_inputs(run: Run, i: int) -> Formula:
 def layer_output(run: Run, i: int) -> Formula:
     """l_out: what the layer adds and what it was added to; of gemma-embedding2 that sum, times a number."""
     name, _, il = run.trace.tensors[i - 1].name.rpartition("-")
+    if name in ("attn_out", "ffn_inp", "parallel_out"):
+        return side_by_side(run, i)
     if name != "per_layer_added":
         return residual(*BETWEEN)(run, i)
     return made("x · W", "x * W", x=tap_of(run, i - 1), W=f"blk.{il}.layer_output_scale.weight")
@@ -209,17 +229,28 @@ def pooled_row(run: Run, i: int) -> Formula:
 
 
 def turned_or_scaled(run: Run, i: int) -> Formula:
-    """A Qcur that no operation makes: phi3 scales its queries under their old name."""
-    return BY_NAME["Qcur_scaled"](run, i)
+    """A Qcur that no operation makes: phi3 scales its queries under their old name, olmo2 copies them."""
+    part = copied(run, i)
+    return BY_NAME["Qcur_scaled"](run, i) if part is NO_FORMULA else part
+
+
+def copied(run: Run, i: int) -> Formula:
+    """Queries, keys or values as a part of one product (olmo2)."""
+    by, x = latest(run, i, "wqkv", "wqkv_b"), run.trace.tensors[i].array
+    part = "" if by is None else part_of(run.trace.tensors[by].array, x.reshape(len(x), -1), tap_of(run, by))
+    return made("x, as the file's one matrix has it", "x", x=part)
 
 
 BY_NAME: dict[str, Callable[[Run, int], Formula]] = {
     "embd": scaled("x · c", "x * c", "c", "embedding_scale", embedding_scale),
     "inp_embd": embedded,
+    "inpL": residual("embd"),
     "inp_scaled": scaled(
         "x · sqrt(C)", "x * np.sqrt(C)", "C", "embedding_length", lambda run: run.embedder.info.n_embd
     ),
     "Qcur": turned_or_scaled,
+    "Kcur": copied,
+    "Vcur": copied,
     "Qcur_scaled": scaled("x / sqrt(D)", "x / np.sqrt(D)", "D", "attention.key_length", query_width),
     "Qcur_attn_temp_scaled": temperature,
     "attn_scaled": scaled("x · r", "x * r", "r", "residual_scale", residual_scale),
@@ -238,7 +269,10 @@ BY_NAME: dict[str, Callable[[Run, int], Formula]] = {
     "deepstack_out": of_last("x + 0: a picture would be added here", "x"),
     "ffn_out": shared_expert,
     "pos_bias": relative,
-    "ffn_relu": of_last("max(x, 0)", "np.maximum(x, 0)"),
+    "ffn_sqr(relu)": of_last("x²", "x**2"),
+    "parallel_out": side_by_side,
+    "ffn_added": side_by_side,
+    "wqkv_clamped": clamped,
     "ffn_reglu": gated_by_name("relu"),
     "ffn_geglu_erf": gated_by_name("gelu_erf"),
     "ffn_geglu": gated_by_name("gelu_erf"),

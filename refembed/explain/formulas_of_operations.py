@@ -23,7 +23,9 @@ NORMS = {  # operation -> the formula without its weight, in words and in NumPy,
 
 
 def rows(run: Run, i: int, call: Call) -> Formula:
-    """get_rows: E[id], with adapters of that table."""
+    """get_rows: E[id], with adapters of that table; of positions P[t]."""
+    if call["w"].name == "position_embd.weight":
+        return made("P[t]", "P[t]", P=call["w"].name, t="the tokens' places, from 0")
     text, python, more = with_adapters(run, call["w"].name, "E[id[t]]", "E[id]", "[id[t]]", "[id]")
     return made(text, python, E=call["w"].name, id="the token ids", **more)
 

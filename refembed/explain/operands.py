@@ -18,7 +18,7 @@ from refembed.arrays import Float
 from refembed.explain.watch import Run, key, same_numbers
 
 ORDINALS = {1: "1st", 2: "2nd", 3: "3rd"}
-MIXED = ("wqkv", "ffn_up", "model.layers.{}.conv.in_proj")  # matrices whose product is cut into parts
+MIXED = ("wqkv", "wqkv_clamped", "ffn_up", "model.layers.{}.conv.in_proj")  # matrices whose product is cut into parts
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ SHAZEER = "Shazeer 2020, GLU Variants Improve Transformer"
 MOE = "Shazeer et al. 2017, Outrageously Large Neural Networks"
 HE = "He et al. 2015, Deep Residual Learning"
 RAFFEL = "Raffel et al. 2019, T5"
+RADFORD = "Radford et al. 2019, GPT-2"
+WANG = "Wang & Komatsuzaki 2021, GPT-J"
+SO = "So et al. 2021, Primer"
+MPT = "MosaicML 2023, MPT"
 GEMMA2 = "Gemma Team 2024, Gemma 2"
 GEMMA3N = "Google 2025, Gemma 3n: per-layer embeddings"
 LFM2 = "Liquid AI 2025, LFM2"
@@ -55,22 +59,30 @@ TAPS: dict[str, Meaning] = {
     "inp_rows": Meaning("A row of the table for each id", HU),
     "inp_embd": Meaning("The input embeddings", DEVLIN),
     "inp_scaled": Meaning("Scaled", VASWANI + ", section 3.4"),
+    "pos_embd": Meaning("A row of the table for each position", RADFORD),
+    "inpL": Meaning("Embeddings and positions added up", RADFORD),
     "inp_norm": Meaning("Normalized: the input of the first layer", NORM),
     "norm": Meaning("Normalized: before the weight", NORM),
     "norm_w": Meaning("That norm times its weight, channel by channel", NORM),
     "attn_norm": Meaning("Normalized, before attention", NORM),
+    "attn_norm_2": Meaning("Normalized by a second norm, for attention alone", NORM),
     "ffn_norm": Meaning("Normalized, before feed-forward", NORM),
     "attn_post_norm": Meaning("Normalized, after attention", NORM),
     "ffn_post_norm": Meaning("Normalized, after feed-forward", NORM),
+    "post_attn_norm": Meaning("Normalized, after attention", NORM),
+    "post_mlp_norm": Meaning("Normalized, after feed-forward", NORM),
     "model.layers.{}.operator_norm": Meaning("Normalized, before attention or convolution", NORM),
     "model.layers.{}.ffn_out": Meaning("Normalized, before feed-forward", NORM),
     "wqkv": Meaning("Queries, keys and values by one matrix", VASWANI),
     "wqkv_b": Meaning("Queries, keys and values, with the bias", VASWANI),
+    "wqkv_clamped": Meaning("Queries, keys and values, held within a limit", MPT),
     "Qcur": Meaning("Queries: what each token asks for", VASWANI),
     "Kcur": Meaning("Keys: what each token can be found by", VASWANI),
     "Vcur": Meaning("Values: what each token hands over", VASWANI),
     "Qcur_normed": Meaning("Queries normalized, head by head", NORM),
     "Kcur_normed": Meaning("Keys normalized, head by head", NORM),
+    "Qcur_norm": Meaning("Queries normalized, head by head", NORM),
+    "Kcur_norm": Meaning("Keys normalized, head by head", NORM),
     "model.layers.{}.self_attn.q_layernorm": Meaning("Queries normalized, head by head", NORM),
     "model.layers.{}.self_attn.k_layernorm": Meaning("Keys normalized, head by head", NORM),
     "Qcur_roped": Meaning("Queries rotated by their position", SU),
@@ -100,12 +112,15 @@ TAPS: dict[str, Meaning] = {
     "ffn_gate": Meaning("The gate, each token on its own", SHAZEER),
     "ffn_gelu": Meaning("GELU: each number times Φ, the share of a standard normal distribution below it", HENDRYCKS),
     "ffn_relu": Meaning("ReLU: negative numbers become 0", RAFFEL),
+    "ffn_sqr(relu)": Meaning("Squared ReLU", SO),
     "ffn_swiglu": Meaning("SwiGLU: the gate through SiLU, times the other product", SHAZEER),
     "ffn_geglu": Meaning("GEGLU: the gate through GELU, times the other product", SHAZEER),
     "ffn_geglu_erf": Meaning("GEGLU: the gate through GELU, times the other product", SHAZEER),
     "ffn_down": Meaning("Back to the model's width", VASWANI + ", equation 2"),
     "ffn_out": Meaning("Feed-forward's output", VASWANI + ", equation 2"),
     "ffn_scaled": Meaning("What feed-forward adds, scaled", HU),
+    "parallel_out": Meaning("What attention and feed-forward add, side by side", WANG),
+    "ffn_added": Meaning("Feed-forward's output added to the layer's input", WANG),
     "l_out": Meaning("The layer's output: feed-forward's output added to its input", HE),
     "pe_in": Meaning("Feed-forward's output added to its input", HE),
     "inp_per_layer_proj": Meaning("Per-layer inputs, projected from the embeddings", GEMMA3N),
@@ -218,9 +233,15 @@ def meaning(run: Run, i: int) -> Meaning:
     if call is None:
         if name == "l_out" and base_of(run.trace.tensors[i - 1].name) == "per_layer_added":
             return Meaning("That sum times a number of the layer: the layer's output")
+        if name == "ffn_out" and base_of(run.trace.tensors[i - 1].name) == "ffn_out":
+            return TAPS["ffn_added"]  # gptneox
+        if name == "Qcur" and base_of(run.trace.tensors[i - 1].name) in ("wqkv", "wqkv_b"):
+            return line  # olmo2
         return {"Qcur": TAPS["Qcur_scaled"], "attn_out": TAPS["sa_out"]}.get(name, line)
     if line.source == NORM:
-        return Meaning(line.title, NORM_SOURCES.get(call.op, ""))
+        whole = call.op == "rms_norm" and call["x"].ndim == 2
+        title = line.title.replace("head by head", "all heads at once") if whole else line.title
+        return Meaning(title, NORM_SOURCES.get(call.op, ""))
     if call.op in NORM_SOURCES and name not in ("norm", "norm_w"):
         return normalized(name, line, call.op)
     what = {"Qcur": "Queries", "Kcur": "Keys", "Vcur": "Values"}.get(name)

@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 
 FIRST = 4  # numbers shown of each tensor
 BY_HEADS = re.compile(r"(kq(?!v_out).*|v_cont|pos_bias)$")  # (H, T, ...): the token is on the second axis or later
-START = ("inp_norm-0", "inp_norm", "inp_scaled", "inp_embd", "embd", "inp_rows", "model.embed_tokens")
+START = ("inp_norm-0", "inp_norm", "inpL", "inp_scaled", "inp_embd", "embd", "inp_rows", "model.embed_tokens")
 END = re.compile(r"(.+)-(\d+)$")
 HIDDEN_END = ("result_norm", "final_norm_out", "result_embd")
 

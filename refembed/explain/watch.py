@@ -23,8 +23,8 @@ from refembed.pipeline.inputs import Input
 Key: TypeAlias = tuple[int, int]  # an array's address and size: the same for an array and for its reshaped views
 
 OPERATIONS = (
-    "get_rows", "linear", "layer_norm", "add_layer_norm", "rms_norm", "gelu", "gelu_erf", "silu", "geglu", "swiglu",
-    "rope", "attention", "softmax", "tanh", "experts", "short_conv", "mean",
+    "get_rows", "linear", "layer_norm", "add_layer_norm", "rms_norm", "gelu", "gelu_erf", "silu", "relu", "geglu",
+    "swiglu", "rope", "attention", "softmax", "tanh", "experts", "short_conv", "mean",
 )  # fmt: skip
 
 

@@ -186,11 +186,11 @@ class Ops(ABC):
 
             y = (x - E[x]) / sqrt(Var[x] + eps) w + b      over the C channels of each token; Var divides by C
 
-        x        (T, C)
-        w, b     (C); b may be None
+        x        (T, C); or (T, H, C), the heads of queries or of keys
+        w, b     (C), or of heads (H, C); b may be None
         eps      GGUF `{arch}.attention.layer_norm_epsilon`
         tap      is given `norm`, before w, and `norm_w`, before b
-        returns  (T, C)
+        returns  x's shape
 
         >>> from refembed.kernels.numerics import load_ops
         >>> load_ops("exact").layer_norm(np.array([[1.0, 3.0]]), Tensor.of([1, 2]), Tensor.of([0, 5], "b"), 0.0)
@@ -318,6 +318,19 @@ class Ops(ABC):
         >>> load_ops("exact").silu(np.array([[-1.0, 0.0, 1.0]])).round(6)
         array([[-0.268941,  0.      ,  0.731059]])
         """
+
+    def relu(self, x: Float) -> Float:
+        """The rectified linear unit (Nair & Hinton 2010).
+
+            y = max(x, 0)
+
+        x  any shape; so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").relu(np.array([[-1.0, 0.0, 1.0]]))
+        array([[0., 0., 1.]])
+        """
+        return np.where(x > 0, x, x.dtype.type(0))
 
     @abstractmethod
     def geglu(self, gate: Float, up: Float) -> Float:

@@ -65,6 +65,9 @@ class OpsWrapper(Ops):
     def silu(self, x: Float) -> Float:
         return self.base.silu(x)
 
+    def relu(self, x: Float) -> Float:
+        return self.base.relu(x)
+
     def geglu(self, gate: Float, up: Float) -> Float:
         return self.base.geglu(gate, up)
 

@@ -29,6 +29,16 @@ class QkvBlock:
     attn_v: Affine = affine("KD C", bias="optional", unless="attn_qkv")
 
 
+@dataclass(frozen=True)
+class FusedQkvBlock(QkvBlock):
+    """The same of architectures that have attn_qkv alone; with a bias, unless they declare it otherwise."""
+
+    attn_qkv: Affine = affine("HD+2KD C")
+    attn_q: Affine = affine("HD C", bias="absent", presence="absent")
+    attn_k: Affine = affine("KD C", bias="absent", presence="absent")
+    attn_v: Affine = affine("KD C", bias="absent", presence="absent")
+
+
 def products(ops: Ops, x: Float, tap: Tap, **matrices: Affine) -> list[Float]:
     """x (T, C) times each matrix, plus its bias: (T, N) each, seen by its name without the bias and with it.
 
@@ -44,7 +54,7 @@ def run_layers(layers: Layers, w: Any, hp: Hparams, batch: Batch, ops: Ops, taps
 
     `fast` may replay an earlier text of the same length instead (`Ops.capture_or_replay`), where there is one text,
     its places are the usual ones, and no tap is attached. Layers that keep to operations of `ops` can be replayed; of
-    others, `fast` finds out that they cannot, and runs them as they are: a choice of experts, ReLU (t5encoder), and
+    others, `fast` finds out that they cannot, and runs them as they are: a choice of experts, a limit (mpt), and
     images' layers (qwen3vl) are NumPy's.
     """
     operations = partial(layers, w, hp, batch, ops, taps)
@@ -57,10 +67,12 @@ class Qkv:
     """Queries, keys and values of x (T, C), by one matrix or by three.
 
     Where a tap is attached, each of the three is computed when it is asked for, once: in llama.cpp's order.
+    flat  as build_qkv without `reshape` (olmo2): parts of one matrix are copied and named; a product has a name only
+          with its bias
     """
 
-    def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, tap: Tap) -> None:
-        self.x, self.blk, self.hp, self.ops, self.tap = x, blk, hp, ops, tap
+    def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, tap: Tap, *, flat: bool = False) -> None:
+        self.x, self.blk, self.hp, self.ops, self.tap, self.flat = x, blk, hp, ops, tap, flat
         self.parts: list[Float] = []  # of the one matrix
         if blk.attn_qkv is not None:
             name = "wqkv_b" if blk.attn_qkv.bias else "wqkv"
@@ -72,22 +84,40 @@ class Qkv:
 
     def queries(self) -> Float:
         """(T, H, D)."""
-        q = self.parts[0] if self.parts else self.project("Qcur", self.blk.attn_q)
+        q = self.part(0, "Qcur") if self.parts else self.project("Qcur", self.blk.attn_q)
         return q.reshape(len(q), self.hp.n_head, self.hp.n_embd_head)
 
     def keys(self) -> Float:
         """(T, K, D)."""
-        k = self.parts[1] if self.parts else self.project("Kcur", self.blk.attn_k)
+        k = self.part(1, "Kcur") if self.parts else self.project("Kcur", self.blk.attn_k)
         return k.reshape(len(k), self.hp.n_head_kv, self.hp.n_embd_head)
 
     def values(self) -> Float:
         """(T, K, D)."""
-        v = self.parts[2] if self.parts else self.project("Vcur", self.blk.attn_v)
+        v = self.part(2, "Vcur") if self.parts else self.project("Vcur", self.blk.attn_v)
         return v.reshape(len(v), self.hp.n_head_kv, self.hp.n_embd_head)
+
+    def part(self, i: int, name: str) -> Float:
+        """One of the three parts of one product."""
+        return self.tap(name, self.parts[i]) if self.flat else self.parts[i]
 
     def project(self, name: str, affine: Affine) -> Float:
         """One of the three products, and its sum with the bias, under one name."""
-        return self.tap(name, self.ops.linear(self.x, *affine, self.tap, name))
+        return self.tap(name, self.ops.linear(self.x, *affine, self.tap, "" if self.flat else name))
+
+
+def gelu_mlp(y: Float, up: Affine, down: Affine, ops: Ops, tap: Tap) -> Float:
+    """The feed-forward part of GPT-2 and its kin, every token on its own: gelu(y Wᵀ + b) W₂ᵀ + b₂, (T, C) -> (T, C)."""
+    h = tap("ffn_up_b" if up.bias else "ffn_up", ops.linear(y, *up, tap, "ffn_up"))  # (T, F)
+    h = tap("ffn_gelu", ops.gelu(h))  # (T, F)
+    return tap("ffn_out", ops.linear(h, *down, tap, "ffn_down"))
+
+
+def swiglu_mlp(y: Float, gate: Tensor, up: Tensor, down: Tensor, ops: Ops, tap: Tap) -> Float:
+    """SwiGLU (Shazeer 2020), every token on its own, without biases: (T, C) -> (T, C)."""
+    gated = tap("ffn_gate", ops.linear(y, gate))  # (T, F)
+    h = tap("ffn_swiglu", ops.swiglu(gated, tap("ffn_up", ops.linear(y, up))))  # (T, F)
+    return tap("ffn_out", ops.linear(h, down))
 
 
 def attention_spec(
@@ -97,7 +127,7 @@ def attention_spec(
 
     cached  llama.cpp keeps keys and values in a cache (`AttentionSpec.cached`); encoders and llama-embed do without
     """
-    mask = AttentionMask(causal=hp.causal, window=hp.n_swa if hp.swa_layers[il] else 0)
+    mask = AttentionMask(hp.causal, hp.n_swa if hp.swa_layers[il] else 0, max_bias=hp.max_alibi_bias)
     return AttentionSpec(hp.n_head, hp.n_head_kv, scale, mask, soft_cap, cached)
 
 
@@ -107,13 +137,14 @@ def attend(q: Float, k: Float, v: Float, spec: AttentionSpec, batch: Batch, ops:
     return tap("kqv_out", ops.attention(q, k, v, spec, batch.offsets, tap))
 
 
-def rope_of(hp: Hparams, il: int, factors: Tensor | None = None) -> Rope:
+def rope_of(hp: Hparams, il: int, factors: Tensor | None = None, *, alike: bool = False) -> Rope:
     """How layer il turns queries and keys: scaling is for layers that see all; those with a window have a base alone.
 
     factors  (n_rot/2) `rope_freqs.weight`, where the model has it
+    alike    all layers turn as those do that see all, whether they do or not
     Mirrors llama_model::get_rope_freq_base and _scale, and what llama-context.cpp makes of YaRN's keys.
     """
-    swa, factor = hp.swa_layers[il], hp.rope_factor if hp.rope_scaling != "none" else 1.0
+    swa, factor = hp.swa_layers[il] and not alike, hp.rope_factor if hp.rope_scaling != "none" else 1.0
     yarn = hp.rope_scaling == "yarn"
     return Rope(
         n_dims=hp.n_rot_of(il),

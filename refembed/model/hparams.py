@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
+from refembed.model.keys import LARGEST, Keys, positive
 from refembed.tokenizer.vocab import NO_VOCAB
 
 POOLING_NAMES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type; -1 is "unspecified"
 SCALINGS = ("none", "linear", "yarn", "longrope")  # enum llama_rope_scaling_type
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
-LARGEST = 1 << 20  # of heads and channels; far beyond any model
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Traits:
     window_dense_first: bool = False  # ... from the first of the first so many
     window_required: bool = False  # a file without a window is no model of this architecture
     window_default: int = 0  # the window of a file that names none; then one of 0 is an error too
+    window_n_layer: int = 0  # only models of so many layers have a window, whatever the others' files say; 0: all
     freq_base_swa: float | None = 10000.0  # RoPE's base in layers with a window; None: that of the others
     scaled_swa: bool = False  # layers with a window are scaled as the others are, not left alone
     turns_whole_heads: bool = True  # rope.dimension_count is the width of a head, or llama.cpp refuses the file
@@ -99,6 +101,9 @@ class Hparams:
     yarn_beta_slow: float = 1.0  # {arch}.rope.scaling.yarn_beta_slow
     yarn_log_mul: float = 0.0  # {arch}.rope.scaling.yarn_log_multiplier (mistral3)
     attn_temp_scale: float = 0.0  # {arch}.attention.temperature_scale (mistral3): how queries grow with the place
+    max_alibi_bias: float = 0.0  # ALiBi: 8 (bloom), {arch}.attention.max_alibi_bias (mpt); 0: none
+    clamp_kqv: float = 0.0  # {arch}.attention.clamp_kqv (mpt): largest magnitude of queries, keys, values; 0: any
+    parallel_residual: bool = False  # {arch}.use_parallel_residual (gptneox): feed-forward does not wait for attention
     rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen3vl): pairs of each of four streams
     n_deepstack_layers: int = 0  # {arch}.n_deepstack_layers (qwen3vl): layers that images are added behind
     n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): required; width of the convolution
@@ -138,7 +143,7 @@ class Hparams:
     def head_sizes(self, K: int, D: int) -> dict[str, int]:
         """Letter -> number, of those that depend on K and D."""
         HD, KD = self.n_head * D, K * D
-        return {"D": D, "HD": HD, "KD": KD, "HD+2KD": HD + 2 * KD, "C+2KD": self.n_embd + 2 * KD}
+        return {"K": K, "D": D, "HD": HD, "KD": KD, "HD+2KD": HD + 2 * KD, "C+2KD": self.n_embd + 2 * KD}
 
     def sizes_of(self, il: int) -> dict[str, int]:
         """Letter -> number, for the shapes of layer il."""
@@ -152,42 +157,13 @@ class Hparams:
         conv = frozenset(il for il in every if self.conv_layers[il])
         kinds = {"moe": moe, "dense": every - moe, "shared": moe if self.n_ff_shexp else frozenset()}
         longrope = every if self.rope_scaling == "longrope" else frozenset()
+        kinds |= {"of 64 or more": every if self.n_layer >= 64 else frozenset()}  # command-r
         return kinds | {"conv": conv, "attention": every - conv, "longrope": longrope, "not longrope": every - longrope}
 
 
-class Keys:
-    """The keys of one architecture in one file."""
-
-    def __init__(self, f: GGUFFile) -> None:
-        self.md, self.path = f.metadata, f.path
-        self.arch = f.metadata.string("general.architecture")
-
-    def uint(self, key: str, default: Any = None, least: int = 0, most: int = LARGEST) -> int:
-        """{arch}.key, required where there is no default: a number, or one a layer if all are the same."""
-        full = f"{self.arch}.{key}"
-        if full in self.md and self.md.type_name(full).startswith("ARRAY"):
-            values = sorted({int(n) for n in self.md.ints(full)})
-            if len(values) != 1:
-                raise ModelError(f"{self.path}: {full} is {values}: layers that differ are not computed yet")
-            value = values[0]
-        else:
-            value = self.md.uint(full) if default is None else self.md.uint(full, default)
-        if not least <= value <= most:
-            raise ModelError(f"{self.path}: {full} is {value}", hint=f"{least} to {most} make sense")
-        return value
-
-    def float(self, key: str, default: Any = None, sound: Callable[[Any], bool] = math.isfinite) -> Any:
-        """{arch}.key, a finite number, required where there is no default."""
-        full = f"{self.arch}.{key}"
-        value = self.md.float(full) if default is None else self.md.float(full, default)
-        if not sound(value):
-            raise ModelError(f"{self.path}: {full} is {value}")
-        return value
-
-
-def positive(x: float) -> bool:
-    """Whether x can be the base of a power or a divisor."""
-    return 0 < x < math.inf
+def not_negative(x: float) -> bool:
+    """Whether x is a number from 0 on."""
+    return 0 <= x < math.inf
 
 
 def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
@@ -200,8 +176,11 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     n_ctx = keys.uint("context_length", least=1, most=2**32 - 1)
     n_layer = keys.uint("block_count", least=1, most=MAX_LAYERS)
     norm = "layer_norm_rms_epsilon" if traits.norm == "rms" else "layer_norm_epsilon"
-    n_swa = read_window(keys, traits)
+    n_swa = read_window(keys, traits, n_layer)
     head_counts_kv, conv_layers = read_head_count_kv(keys, n_layer, n_head, traits)
+    n_expert, n_expert_used = keys.uint("expert_count", 0, most=MAX_EXPERTS), keys.uint("expert_used_count", 0)
+    if arch == "hunyuan-dense" and n_expert == 1:  # as converters write it for models without experts
+        n_expert = n_expert_used = 0
     n_embd_head = keys.uint("attention.key_length", n_embd // n_head, least=1)
     hp = Hparams(
         arch=arch,
@@ -220,8 +199,8 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         causal=not traits.encoder and md.flag(f"{arch}.attention.causal", True),
         n_swa=n_swa,
         swa_layers=read_pattern(keys, n_layer, traits) if n_swa and not traits.short_conv else (False,) * n_layer,
-        n_expert=keys.uint("expert_count", 0, most=MAX_EXPERTS),
-        n_expert_used=keys.uint("expert_used_count", 0),
+        n_expert=n_expert,
+        n_expert_used=n_expert_used,
         moe_layers=read_moe_layers(keys, n_layer, traits),
         soft_cap=keys.float("attn_logit_softcapping", 50.0, positive) if arch == "gemma2" else 0.0,
         n_buckets=read_buckets(keys) if arch == "t5encoder" else 0,
@@ -288,6 +267,8 @@ def read_heads_swa(keys: Keys, n_embd_head: int, head_counts_kv: tuple[int, ...]
 def read_rope(keys: Keys, n_ctx: int, n_embd_head: int, traits: Traits) -> dict[str, Any]:
     """What {arch}.rope.* says, by its name in `Hparams`."""
     freq_base = keys.float("rope.freq_base", 10000.0, positive)
+    if keys.arch == "hunyuan-dense" and (alpha := keys.float("rope.scaling.alpha", 0.0)) > 0:  # NTK-aware scaling
+        freq_base = float(np.float32(freq_base) * np.float32(alpha) ** np.float32(n_embd_head / (n_embd_head - 2)))
     factor = keys.float("rope.scaling.factor", keys.float("rope.scale_linear", 0.0)) or 1.0
     return {
         "n_rot": keys.uint("rope.dimension_count", n_embd_head) if traits.rope != "none" else 0,
@@ -326,6 +307,13 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         "rope_finetuned": md.flag(f"{arch}.rope.scaling.finetuned", True),
         "n_ff_shexp": keys.uint("expert_shared_feed_forward_length", 0),
         "attn_temp_scale": keys.float("attention.temperature_scale", 0.0),
+        "max_alibi_bias": 8.0
+        if arch == "bloom"
+        else keys.float("attention.max_alibi_bias", 0.0, not_negative)
+        if arch == "mpt"
+        else 0.0,
+        "clamp_kqv": keys.float("attention.clamp_kqv", 0.0) if arch == "mpt" else 0.0,
+        "parallel_residual": arch == "gptneox" and md.flag(f"{arch}.use_parallel_residual"),
         "rope_sections": sections,
         "n_deepstack_layers": keys.uint("n_deepstack_layers", 0),
         "n_shortconv_l_cache": keys.uint("shortconv.l_cache", least=2) if traits.short_conv else 0,
@@ -343,9 +331,9 @@ def read_pooling(keys: Keys, key: str = "pooling_type") -> str | None:
     return None if number is None else POOLING_NAMES.get(number)
 
 
-def read_window(keys: Keys, traits: Traits) -> int:
+def read_window(keys: Keys, traits: Traits, n_layer: int) -> int:
     """{arch}.attention.sliding_window; 0: none."""
-    if traits.window == "none":
+    if traits.window == "none" or traits.window_n_layer not in (0, n_layer):
         return 0
     if traits.window_default:
         return keys.uint("attention.sliding_window", traits.window_default, least=1, most=2**32 - 1)
@@ -469,5 +457,11 @@ def check_rare(hp: Hparams, keys: Keys) -> None:
         raise ModelError(f"{keys.path}: {hp.arch}.rope.dimension_sections is {list(hp.rope_sections)}", hint=hint)
     if (key := f"{hp.arch}.deepstack_mapping") in keys.md and (keys.md.ints(key) >= 0).any():
         raise ModelError(f"{keys.path}: {key}: pictures that enter behind several layers are not computed")
+    if hp.arch == "glm4" and sum(n > 0 for n in keys.md.ints(f"{hp.arch}.rope.dimension_sections", ())[:2]) == 2:
+        raise ModelError(f"{keys.path}: glm4.rope.dimension_sections: places of pictures (M-RoPE) are not computed")
+    if hp.arch in ("exaone4", "glm4") and keys.uint("nextn_predict_layers", 0):
+        raise ModelError(f"{keys.path}: {hp.arch}.nextn_predict_layers: layers for a token further on, not computed")
+    if hp.arch == "cohere2":
+        keys.float("logit_scale")  # of the next token alone; llama.cpp refuses a file without it
     if keys.uint("decision.block_count", 0):
         raise ModelError(f"{keys.path}: {hp.arch}: a decision model, whose last layers score answers; not computed")

@@ -45,9 +45,12 @@ class Published:
 
 PUBLISHED = {  # general.architecture -> Published; of the others no difference is known that the file could undo
     "bert": Published(erf=True, segments=True),
+    "falcon": Published(erf=True),
+    "gptneox": Published(erf=True),
     "jina-bert-v2": Published(erf=True, segments=True, up_first=True),
     "jina-bert-v3": Published(erf=True),
     "llama-embed": Published(sees_all=True),
+    "mpt": Published(erf=True),
     "minicpm": Published(factors_by_text=True),
     "neo-bert": Published(qkv_by_head=True),
     "nomic-bert-moe": Published(erf=True),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
@@ -47,20 +48,25 @@ class Weights:
     output: Affine | None = affine("V C", bias="optional", presence="optional")  # guesses the next token; not needed
 
 
-def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
-    """Token ids (T) -> hidden states (T, C). attn_out is unnamed in llama.cpp's graph."""
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, *, cached: bool = True) -> Float:
+    """Token ids (T) -> hidden states (T, C). attn_out is unnamed in llama.cpp's graph.
+
+    cached  with a cache of keys and values, which the diffusion models of this graph do without
+    """
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
-    return run_layers(layers, w, hp, batch, ops, taps, x)
+    return run_layers(layers if cached else uncached_layers, w, hp, batch, ops, taps, x)
 
 
-def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+def layers(
+    w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float, *, cached: bool = True
+) -> Float:  # fmt: skip
     """All layers, and the norm behind them: (T, C) -> (T, C)."""
     eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
 
     for il, blk in enumerate(w.blk):
         tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
         rope = rope_of(hp, il)
-        spec = attention_spec(hp, il, scale)
+        spec = attention_spec(hp, il, scale, cached=cached)
 
         # self-attention: every token looks back
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
@@ -81,3 +87,6 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
         x = tap("l_out", ops.add(h, x))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
+
+
+uncached_layers = partial(layers, cached=False)

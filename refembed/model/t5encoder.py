@@ -92,7 +92,7 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
             gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
             h = tap("ffn_geglu", ops.geglu(gate, tap("ffn_up", ops.linear(y, blk.ffn_up))))  # (T, F)
         else:
-            h = tap("ffn_relu", relu(tap("ffn_up", ops.linear(y, blk.ffn_up))))  # (T, F)
+            h = tap("ffn_relu", ops.relu(tap("ffn_up", ops.linear(y, blk.ffn_up))))  # (T, F)
         h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
         x = taps("result_embd" if il == last else f"l_out-{il}", ops.add(h, x))
 
@@ -120,8 +120,3 @@ def biases(attn_rel_b: Tensor | None, bucket: I64, ops: Ops) -> Float:
     assert attn_rel_b is not None  # layer 0 must have it
     table = ops.get_rows(attn_rel_b, range(attn_rel_b.shape[0]))  # (buckets, H)
     return np.ascontiguousarray(table.T)[:, bucket]
-
-
-def relu(x: Float) -> Float:
-    """x where it is positive, else 0."""
-    return np.where(x > 0, x, x.dtype.type(0))

@@ -50,13 +50,16 @@ def affine(
 
 
 def tensor(
-    shape: str, *, presence: Presence = "required", first: Presence | None = None, name: str = "", layers: str = ""
-) -> Any:
+    shape: str, *, presence: Presence = "required", first: Presence | None = None, name: str = "", layers: str = "",
+    unread_bias: bool = False,
+) -> Any:  # fmt: skip
     """Declare `<name>.weight` alone.
 
-    first  its presence in layer 0, where that is another than in the rest
+    first        its presence in layer 0, where that is another than in the rest
+    unread_bias  `<name>.bias` may be in a file: llama.cpp loads it, and its graph does not add it
     """
-    facts = {"kind": "tensor", "shape": shape, "bias": "absent", "presence": presence, "unless": "", "layers": layers}
+    bias = "optional" if unread_bias else "absent"
+    facts = {"kind": "tensor", "shape": shape, "bias": bias, "presence": presence, "unless": "", "layers": layers}
     return field(metadata=facts | {"first": first} | ({"name": name} if name else {}))
 
 

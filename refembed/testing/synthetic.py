@@ -116,11 +116,15 @@ def facts_of(arch: str, traits: Traits, dims: Mapping[str, int]) -> dict[str, tu
     if traits.rope != "none" or traits.heads == "own":
         facts |= {f"attention.{x}_length": (D, "UINT32") for x in ("key", "value")}
         facts |= {"attention.head_count_kv": (K, "UINT32"), "rope.dimension_count": (D, "UINT32")}
+    elif dims["H"] != K:
+        facts["attention.head_count_kv"] = (K, "UINT32")
     if traits.window != "none":
         facts["attention.sliding_window"] = (dims["window"], "UINT32")
     if arch == "t5encoder":
         facts["attention.relative_buckets_count"] = (dims["n_buckets"], "UINT32")
-    if arch in ("granite", "granitemoe"):
+    if arch == "gptneox":
+        facts["use_parallel_residual"] = (True, "BOOL")
+    if arch in ("cohere2", "granite", "granitemoe"):
         facts["logit_scale"] = (8.0, "FLOAT32")
     if traits.mrope:
         facts["rope.dimension_sections"] = ([-(-D // 6)] * 3 + [0], "ARRAY[INT32]")
@@ -138,7 +142,7 @@ def facts_of(arch: str, traits: Traits, dims: Mapping[str, int]) -> dict[str, tu
 def sizes_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], wide: bool) -> dict[str, int]:
     """Letter -> number, for the shapes that architectures declare, as `Hparams.sizes` has them for a file."""
     C, H, K, D, F = (dims[letter] for letter in "CHKDF")
-    sizes = {letter: dims[letter] for letter in ("V", "C", "P", "F", "D", "H", "X", "types", "conv", "E")}
+    sizes = {letter: dims[letter] for letter in ("V", "C", "P", "F", "D", "H", "K", "X", "types", "conv", "E")}
     sizes |= {"HD": H * D, "KD": K * D, "HD+2KD": (H + 2 * K) * D, "C+2KD": C + 2 * K * D, "3C": 3 * C, "2F": 2 * F}
     sizes |= {"LE": dims["n_layer"] * dims["E"]}
     sizes |= {"rot/2": D // 2, "buckets": dims["n_buckets"], "F|2F": F << wide, "1": 1}
@@ -171,6 +175,7 @@ def layers_of(traits: Traits, dims: Mapping[str, int], facts: Mapping[str, tuple
     conv = {il for il, count in enumerate(heads_kv) if not count} if isinstance(heads_kv, list) else set()
     shared = moe if facts.get("expert_shared_feed_forward_length", (0, ""))[0] else set()
     kinds = {"moe": moe, "dense": every - moe, "shared": shared, "conv": conv, "attention": every - conv}
+    kinds |= {"of 64 or more": every if len(every) >= 64 else set()}
     return kinds | {"longrope": {0}, "not longrope": {0}}  # what is asked for is written
 
 

@@ -89,6 +89,13 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("scale.*|soft-cap.*|embedding-scale.*|.*_embd-scale.*",
      "take that factor from the file, or from the architecture: `refembed explain` prints the formula with its value"),
     ("causal|bidirectional", "use the attention mask that the architecture has: {mask}"),
+    ("parallel-in-turn|in-turn-parallel", "let feed-forward read what the architecture's graph gives it: the layer's "
+     "normalized input where both halves are parallel, else the sum with attention"),
+    ("post-norms-in-front", "put the norms where the architecture has them: behind attention and feed-forward"),
+    ("qk-norm-(by-head|whole)", "normalize queries and keys over as many channels as the weights of their norms have"),
+    ("clamp-missing", "hold queries, keys and values within the file's attention.clamp_kqv"),
+    ("rope-everywhere", "turn queries and keys only in the layers in which the architecture does"),
+    ("rope-whole", "turn as many channels of a head as the file's rope.dimension_count says"),
     ("gelu.*|relu.*|silu|tanh-only|no-activation|gate-.*", "use the activation that the file's architecture has"),
     ("eps-.*", "take epsilon from the file (layer_norm_epsilon, layer_norm_rms_epsilon)"),
     ("rope-.*|position.*|alibi-.*", "take positions and RoPE's settings (base, scaling, pairs) from the file"),

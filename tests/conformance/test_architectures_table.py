@@ -52,6 +52,8 @@ def declared_names(declaration: type, prefix: str = "") -> Iterator[tuple[str, s
         if m["kind"] == "blocks":
             yield from declared_names(m["block"], f"{name}.")
             continue
+        if m["presence"] == "absent":
+            continue
         how = "optional" if m["presence"] == "optional" or m["unless"] else "somewhere" if m["layers"] else "always"
         yield f"{name}.weight", how
         if m["bias"] != "absent":

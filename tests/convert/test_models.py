@@ -20,7 +20,8 @@ RECORDS = json.loads((DATA / FILE).read_text(encoding="utf-8"))
 NAMES = [name for name in RECORDS if name != "provenance"]
 
 # Where the file is another one: a name for how words are cut, which the recorder took from the converter
-PRE = {"qwen2": "qwen2", "qwen3": "qwen2", "eurobert": "qwen2", "modern-bert": "modern-bert", "roberta": "roberta-bpe"}
+PRE = dict.fromkeys(("qwen2", "qwen3", "eurobert", "olmo2", "seed_oss", "command-r"), "qwen2")
+PRE |= {"modern-bert": "modern-bert", "roberta": "roberta-bpe"}
 # AutoTokenizer gives any folder of this architecture two tokens of Qwen's own
 OTHER_TOKENS = {"qwen2": {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}}
 # This tokenizer.json puts nothing around a text, and so says the file; llama.cpp's converter asks it only where it does

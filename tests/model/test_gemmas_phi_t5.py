@@ -282,7 +282,7 @@ FAULTS = [
     Fault("layer 0's bias for all", "t5encoder, a bias a layer",
           "biases(blk.attn_rel_b, bucket, ops) if il and blk.attn_rel_b else shared", "shared", "pos_bias[1]"),
     Fault("no bias", "t5encoder", ", bias=bias)", ")", "kq_soft_max-0[0]"),
-    Fault("GELU for ReLU", "t5encoder", "relu(tap(", "ops.gelu(tap(", "ffn_relu-0[0]"),
+    Fault("GELU for ReLU", "t5encoder", "ops.relu(tap(", "ops.gelu(tap(", "ffn_relu-0[0]"),
     Fault("the norm's epsilon is 0", "t5encoder", "eps, last = hp.norm_eps,", "eps, last = 0.0,", "norm-0[0]"),
 ]
 # fmt: on

@@ -36,6 +36,7 @@ OUTPUT = {"output.weight"}
 ONE: list[dict[str, Any]] = [{}]
 THREE = [{"seed": 0}, {"seed": 1, "rank": 3}, {"seed": 2, "alpha": None}]
 SCALES = (0.7, 1.3, -0.45)
+CACHED = ("qwen3", "gemma3", "gpt2", "gptneox", "llama", "olmo2")
 
 
 def typed(name: str) -> dict[str, Any]:
@@ -58,6 +59,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "gemma-embedding":              ("gemma-embedding", {"K": 2, "n_layer": 7}, ONE),
     "gemma-embedding2":             ("gemma-embedding2", {"K": 2, "n_layer": 7}, ONE),
     "llama, experts":               ("llama", {"K": 2, "X": 3, "optional": OUTPUT}, ONE),
+    "gpt2":                         ("gpt2", {"optional": OUTPUT}, ONE),
+    "gptneox":                      ("gptneox", {}, ONE),
+    "olmo2, fused":                 ("olmo2", {"window": 0, "optional": {"attn_qkv.weight"}}, ONE),
     "bert Q8_0, Q8_0":              ("bert", typed("Q8_0"), [{"type_name": "Q8_0", "rank": 32}]),
     "bert Q4_0, F16":               ("bert", typed("Q4_0"), [{"type_name": "F16", "rank": 8}]),
     "bert Q4_0, Q4_0":              ("bert", typed("Q4_0"), [{"type_name": "Q4_0", "rank": 32}]),
@@ -101,7 +105,7 @@ def test_adapted_models_are_llama_cpps(variant: str, files: Any) -> None:
     for numerics in ("exact", "fast"):
         for d in replace(here, numerics=numerics).local(theirs):
             bound = LOCAL_ROPE if d.op == "ROPE" else LOCAL_GELU if "GELU" in d.op or "GEGLU" in d.op else LOCAL
-            if VARIANTS[variant][0] in ("qwen3", "gemma3", "llama") and d.name.startswith("kq"):  # the cache's 16 bits
+            if VARIANTS[variant][0] in CACHED and d.name.startswith("kq"):  # the cache's 16 bits
                 bound = max(bound, LOCAL_GELU)
             assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] {d.op}, {numerics}: {d.difference}"
 

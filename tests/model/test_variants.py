@@ -17,7 +17,14 @@ import pytest
 
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
-from tests.model import test_decoders, test_encoders_post, test_encoders_pre, test_gemmas_phi_t5, test_granite_lfm2
+from tests.model import (
+    test_decoders,
+    test_dense_decoders,
+    test_encoders_post,
+    test_encoders_pre,
+    test_gemmas_phi_t5,
+    test_granite_lfm2,
+)
 from tests.model.bits import Bits, some_ids
 from tests.model.facts import (
     bits_do_not_depend_on_the_batch,
@@ -32,7 +39,14 @@ from tests.model.live import Both
 
 FAMILIES = tuple(
     module.FAMILY
-    for module in (test_decoders, test_encoders_pre, test_encoders_post, test_gemmas_phi_t5, test_granite_lfm2)
+    for module in (
+        test_decoders,
+        test_dense_decoders,
+        test_encoders_pre,
+        test_encoders_post,
+        test_gemmas_phi_t5,
+        test_granite_lfm2,
+    )
 )
 CASES = [
     pytest.param((family, variant), marks=pytest.mark.slow if variant in family.slow else (), id=variant)
@@ -170,8 +184,9 @@ def test_a_fault_is_found_where_it_is(family: Family, fault: Fault, planted_in: 
     architecture = bits.model.module
     if planted_in is None:
         module = broken(architecture, fault.right, fault.wrong)
-    else:  # a module that the architecture's imports by this name
+    else:  # a module that the architecture's imports, or its function of that name
         name = planted_in.__name__.rpartition(".")[2]
         module = broken(architecture, f"import {name}", f"import {name}")
-        module.__dict__[name] = getattr(broken(planted_in, fault.right, fault.wrong), name)
+        other = broken(planted_in, fault.right, fault.wrong)
+        module.__dict__[name] = getattr(other, name, other)
     assert first_wrong(bits, theirs, module) == fault.first

@@ -100,6 +100,22 @@ def llama(t: Any) -> Any:
     return t.LlamaModel(t.LlamaConfig(**SIZES, num_key_value_heads=3, max_position_embeddings=64))
 
 
+def olmo2(t: Any) -> Any:
+    return t.Olmo2ForCausalLM(t.Olmo2Config(**SIZES, num_key_value_heads=3, max_position_embeddings=64))
+
+
+def seed_oss(t: Any) -> Any:
+    return t.SeedOssForCausalLM(t.SeedOssConfig(**SIZES, **GROUPED))
+
+
+def cohere(t: Any) -> Any:
+    return t.CohereForCausalLM(t.CohereConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=64))
+
+
+def ernie(t: Any) -> Any:
+    return t.Ernie4_5ForCausalLM(t.Ernie4_5Config(**SIZES, **GROUPED))
+
+
 def gemma3(t: Any) -> Any:
     more = SIZES | GROUPED | {"num_hidden_layers": 7}
     config = t.Gemma3TextConfig(**more, sliding_window=8, query_pre_attn_scalar=10)
@@ -147,6 +163,10 @@ MODELS: dict[str, tuple[Callable[[Any], Any], Callable[[Path], None]]] = {
     "qwen2": (qwen2, bpe),
     "qwen3": (qwen3, bpe),
     "llama": (llama, spm),
+    "olmo2": (olmo2, bpe),
+    "seed_oss": (seed_oss, bpe),
+    "command-r": (cohere, bpe),
+    "ernie4_5": (ernie, spm),
     "gemma3": (gemma3, spm),
     "gemma-embedding": (gemma_embedding, spm),
     "modern-bert": (modern_bert, gpt2_cut),

@@ -34,6 +34,14 @@ def silu(x, out, begin, end):
 
 
 @njit()
+def relu(x, out, begin, end):
+    """max(x, 0). x, out (T, F); rows begin:end."""
+    for t in range(begin, end):
+        for j in range(x.shape[1]):
+            out[t, j] = x[t, j] if x[t, j] > f32(0) else f32(0)
+
+
+@njit()
 def swiglu(gate, up, out, begin, end):
     """silu(gate) up. gate, up, out (T, F); rows begin:end."""
     for t in range(begin, end):

@@ -237,7 +237,15 @@ class Fast(Ops):
 
     def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         """y = (x - E[x]) / sqrt(Var[x] + eps) w + b, in one pass where no tap is attached."""
-        return self.norm_of_sum(x, x[:0], w, b, eps, tap)
+        if x.ndim == 2:
+            return self.norm_of_sum(x, x[:0], w, b, eps, tap)
+        flat, ones = np.ascontiguousarray(x).reshape(-1, x.shape[-1]), np.ones(x.shape[-1], np.float32)
+        out = self.empty(flat.shape)
+        spinning_pool.parallel_for(
+            elementwise.layer_norm, flat, flat[:0], ones, NOTHING, eps, out, rows=len(flat), size=x.size
+        )
+        y = tap("norm", out.reshape(x.shape)) * self.weight(w)  # each head's own weights
+        return y if b is None else tap("norm_w", y) + self.weight(b)
 
     def add_layer_norm(
         self, x: Float, residual: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP
@@ -282,6 +290,12 @@ class Fast(Ops):
         """y = x / (1 + e^-x)."""
         out = self.empty(x.shape)
         spinning_pool.parallel_for(decoder.silu, x, out, rows=len(x), size=x.size)
+        return out
+
+    def relu(self, x: Float) -> Float:
+        """y = max(x, 0)."""
+        out = self.empty(x.shape)
+        spinning_pool.parallel_for(decoder.relu, x, out, rows=len(x), size=x.size)
         return out
 
     def geglu(self, gate: Float, up: Float) -> Float:

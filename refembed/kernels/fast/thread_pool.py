@@ -74,6 +74,7 @@ KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry 
     elementwise.gelu: Kernel(ONE),
     decoder.gelu_erf: Kernel(ONE),
     decoder.silu: Kernel(ONE),
+    decoder.relu: Kernel(ONE),
     decoder.geglu: Kernel(TWO),
     decoder.swiglu: Kernel(TWO),
     decoder.add: Kernel(TWO),

@@ -63,9 +63,10 @@ class Ggml(Ops):
 
     def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         """Norm, times w, plus b: three roundings."""
-        out = np.empty_like(x)
-        parallel_for(rows.layer_norm, x, np.float32(eps), self.profile.lanes, out, rows=len(x), size=x.size)
-        y = tap("norm", out) * self.weight(w)
+        flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+        out = np.empty_like(flat)
+        parallel_for(rows.layer_norm, flat, np.float32(eps), self.profile.lanes, out, rows=len(flat), size=flat.size)
+        y = tap("norm", out.reshape(x.shape)) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
     def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:

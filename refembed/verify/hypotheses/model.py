@@ -17,6 +17,7 @@ from refembed.kernels.exact.attention import slopes
 from refembed.kernels.ops import NO_TAP, AttentionMask, AttentionSpec, Ops, Rope, Tap
 from refembed.verify.hypotheses.changes import Row, hparams, named, remembering, replaced
 from refembed.verify.hypotheses.layers import half_rows, layer_rows, place_rows, rope_rows
+from refembed.verify.hypotheses.order import order_rows
 from refembed.verify.hypothesis import Change, Hypothesis
 from refembed.verify.reference import Reference, spy, tensor_names
 
@@ -26,7 +27,8 @@ def model_hypotheses(reference: Reference) -> list[Hypothesis]:
     used, names = spy(reference), {re.sub(r"^blk\.\d+\.", "", n) for n in tensor_names(reference)}
     rows = [
         *activation_rows(used), *norm_rows(reference, used, names), *bias_rows(names), *attention_rows(reference),
-        *rope_rows(reference, used), *place_rows(reference, names), *layer_rows(reference), *half_rows(),
+        *rope_rows(reference, used), *place_rows(reference, names), *order_rows(reference, used, names),
+        *layer_rows(reference), *half_rows(),
     ]  # fmt: skip
     return [Hypothesis(id, "model", says, change, family) for id, says, change, family in rows]
 
@@ -64,6 +66,11 @@ def activation_rows(used: frozenset[str]) -> Iterator[Row]:
                     replaced(**{op: f}),
                     "activation",
                 )
+    if "relu" in used and "multiply" in used:  # nemotron squares it
+        for other, (title, f) in ACTIVATIONS.items():
+            if other != "relu_squared":
+                says = f"has {title} where the reference has {title_of('relu_squared')}"
+                yield other.replace("_", "-"), says, replaced(relu=f, multiply=first_if_same), "activation"
     for op, own in GATED.items():
         if op not in used:
             continue
@@ -76,6 +83,11 @@ def activation_rows(used: frozenset[str]) -> Iterator[Row]:
         yield "gate-order", "takes gate for up and up for gate", replaced(**{op: swapped}), "gate"
         bare = lambda true, gate, up, own=own: getattr(true, own)(up)  # noqa: E731
         yield "gate-missing", "leaves the gate out", replaced(**{op: bare}), "gate"
+
+
+def first_if_same(true: Any, x: Float, y: Float) -> Float:
+    """x in place of its square."""
+    return x if x is y else cast(Float, true.multiply(x, y))
 
 
 def title_of(op: str) -> str:

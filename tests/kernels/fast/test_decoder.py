@@ -50,6 +50,7 @@ def test_activations_are_their_formulas_everywhere(ops: Ops) -> None:
     erf = np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in numbers])
     a, b = x.reshape(1, -1).astype(ops.dtype), up.astype(ops.dtype)
     close(ops.silu(a)[0], silu, ops)
+    assert ops.relu(a)[0].tolist() == [max(v, 0.0) for v in numbers]
     close(ops.gelu_erf(a)[0], erf, ops)
     close(ops.swiglu(a, b)[0], silu * up[0].astype(np.float64), ops)
     close(ops.geglu(a, b)[0], gelu * up[0].astype(np.float64), ops)

@@ -77,6 +77,7 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         elementwise.gelu: ((x, same), same, T),
         decoder.gelu_erf: ((x, same), same, T),
         decoder.silu: ((x, same), same, T),
+        decoder.relu: ((x, same), same, T),
         decoder.geglu: ((x, up, same), same, T),
         decoder.swiglu: ((x, up, same), same, T),
         decoder.add: ((x, up, same), same, T),

@@ -1,0 +1,85 @@
+"""Hunyuan dense models (Tencent): 0.5B to 7B.
+
+Tencent Hunyuan Team 2025, "Hunyuan-7B" (model card): Qwen 3 whose queries and keys are normalized after they have
+turned. rope.scaling.alpha stretches RoPE's base for long contexts ("NTK-aware" scaling). Mirrors llama.cpp's
+src/models/hunyuan-dense.cpp, whose graph is that of hunyuan-vl.cpp; taps carry its names.
+
+          ids ─► token_embd ─► x
+    n_layer ×    x ─► norm ─► attention ─► + x ─► y ─► norm ─► silu(gate) * up ─► down ─► + y ─► x
+          x ─► norm
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from refembed.arrays import Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Ops, Tap
+from refembed.model.batch import Batch
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, rope_of, run_layers, swiglu_mlp
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.trace import at_layer
+from refembed.model.weights import blocks, tensor
+
+TRAITS = Traits(norm="rms", rope="neox")
+
+
+@dataclass(frozen=True)
+class Block(QkvBlock):
+    """Tensors of one layer, `blk.{i}.*`."""
+
+    attn_norm: Tensor = tensor("C")
+    attn_q_norm: Tensor = tensor("D")
+    attn_k_norm: Tensor = tensor("D")
+    attn_output: Tensor = tensor("C HD")
+    ffn_norm: Tensor = tensor("C")
+    ffn_gate: Tensor = tensor("F C")
+    ffn_up: Tensor = tensor("F C")
+    ffn_down: Tensor = tensor("C F")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
+
+    token_embd: Tensor = tensor("V C")
+    blk: tuple[Block, ...] = blocks(Block)
+    output_norm: Tensor = tensor("C")
+    output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
+    """Token ids (T) -> hidden states (T, C)."""
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    return run_layers(layers, w, hp, batch, ops, taps, x)
+
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, and the norm behind them: (T, C) -> (T, C)."""
+    eps, scale = hp.norm_eps, 1 / math.sqrt(hp.n_embd_head)
+
+    for il, blk in enumerate(w.blk):
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
+        rope = rope_of(hp, il)
+        spec = attention_spec(hp, il, scale)
+
+        # self-attention: every token looks back
+        y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, tap)
+        q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
+        q = tap("Qcur_norm", ops.rms_norm(q, blk.attn_q_norm, eps, tap))
+        v = qkv.values()  # (T, K, D)
+        k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
+        k = tap("Kcur_norm", ops.rms_norm(k, blk.attn_k_norm, eps, tap))
+        a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
+        a = tap("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
+        x = tap("ffn_inp", ops.add(a, x))
+
+        # feed-forward: every token on its own
+        y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
+        h = swiglu_mlp(y, blk.ffn_gate, blk.ffn_up, blk.ffn_down, ops, tap)  # (T, C)
+        x = tap("l_out", ops.add(h, x))
+
+    return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))

@@ -1,0 +1,84 @@
+"""Phi-1, Phi-1.5 and Phi-2.
+
+Li et al. 2023, "Textbooks Are All You Need II: phi-1.5": attention and feed-forward stand side by side and read the
+same normalized input (GPT-J: Wang & Komatsuzaki 2021); RoPE turns a part of each head. Mirrors llama.cpp's
+src/models/phi2.cpp; taps carry that graph's names.
+
+          ids ─► token_embd ─► x
+    n_layer ×    x ─► norm ─► y;   attention(y) + down(gelu(up(y))) + x ─► x
+          x ─► norm
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from refembed.arrays import Float
+from refembed.gguf import Tensor
+from refembed.kernels.ops import Ops, Tap
+from refembed.model.batch import Batch
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, gelu_mlp, rope_of, run_layers
+from refembed.model.hparams import Hparams, Traits
+from refembed.model.trace import at_layer
+from refembed.model.weights import Affine, affine, blocks, tensor
+
+TRAITS = Traits(norm="layer", rope="neox", turns_whole_heads=False, heads="fill")
+
+
+@dataclass(frozen=True)
+class Block(QkvBlock):
+    """Tensors of one layer, `blk.{i}.*`."""
+
+    attn_norm: Affine = affine("C")
+    attn_output: Affine = affine("C C")
+    ffn_up: Affine = affine("F C")
+    ffn_down: Affine = affine("C F")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Every tensor of the architecture. A shape is rows first: GGUF's `ne` reversed."""
+
+    token_embd: Tensor = tensor("V C")
+    blk: tuple[Block, ...] = blocks(Block)
+    output_norm: Affine = affine("C")
+    output: Affine = affine("V C")  # guesses the next token; embedding needs it not
+
+
+def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
+    """Token ids (T) -> hidden states (T, C).
+
+    Unnamed in llama.cpp's graph: Qcur_scaled, attn_product, attn_out, parallel_out.
+    """
+    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    return run_layers(layers, w, hp, batch, ops, taps, x)
+
+
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, and the norm behind them: (T, C) -> (T, C)."""
+    eps = hp.norm_eps
+    scale = ops.dtype(1) / np.sqrt(ops.dtype(hp.n_embd_head))  # of queries; in float32 it takes two roundings
+
+    for il, blk in enumerate(w.blk):
+        tap = at_layer(taps, il)  # tap("kq", x) is taps("kq-3", x) in layer 3
+        rope = rope_of(hp, il)
+        spec = attention_spec(hp, il, 1.0)
+
+        # self-attention: every token looks back
+        y = tap("attn_norm", ops.layer_norm(x, *blk.attn_norm, eps, tap))  # (T, C)
+        qkv = Qkv(y, blk, hp, ops, tap)
+        q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
+        q = tap("Qcur_scaled", ops.scale(q, scale))
+        v = qkv.values()  # (T, K, D)
+        k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
+        a = attend(q, k, v, spec, batch, ops, tap)  # (T, C)
+        a = tap("attn_out", ops.linear(a, *blk.attn_output, tap, "attn_product"))  # (T, C)
+
+        # feed-forward of the same y, every token on its own
+        h = gelu_mlp(y, blk.ffn_up, blk.ffn_down, ops, tap)  # (T, C)
+        h = tap("parallel_out", ops.add(a, h))
+        x = tap("l_out", ops.add(h, x))
+
+    return taps("result_norm", ops.layer_norm(x, *w.output_norm, eps, taps))
