@@ -22,6 +22,9 @@ HE = "He et al. 2015, Deep Residual Learning"
 RAFFEL = "Raffel et al. 2019, T5"
 GEMMA2 = "Gemma Team 2024, Gemma 2"
 GEMMA3N = "Google 2025, Gemma 3n: per-layer embeddings"
+GEMMA4 = "Google DeepMind 2026, Gemma 4"
+GPT_OSS = "OpenAI 2025, gpt-oss-120b & gpt-oss-20b Model Card"
+QWEN2 = "Yang et al. 2024, Qwen2 Technical Report"
 LFM2 = "Liquid AI 2025, LFM2"
 HU = "Hu et al. 2024, MiniCPM"
 REIMERS = "Reimers & Gurevych 2019, Sentence-BERT"
@@ -124,12 +127,19 @@ TAPS: dict[str, Meaning] = {
     "ffn_moe_weights_sum": Meaning("Their sum", MOE),
     "ffn_moe_weights_sum_clamped": Meaning("Their sum, at least 2^-14", MOE),
     "ffn_moe_weights_norm": Meaning("Weights that add up to 1", MOE),
+    "ffn_moe_weights_softmax": Meaning("Weights of the chosen experts, which add up to 1", MOE),
     "ffn_moe_up": Meaning("To the feed-forward width, by each chosen expert", MOE),
     "ffn_moe_gate": Meaning("Each expert's gate", MOE),
     "ffn_moe_gelu": Meaning(
         "GELU: each number times Φ, the share of a standard normal distribution below it", HENDRYCKS
     ),
     "ffn_moe_silu": Meaning("SiLU: each number times its logistic function", SHAZEER),
+    "ffn_moe_gate_up": Meaning("Gate and feed-forward width by one matrix, of each chosen expert", MOE),
+    "ffn_moe_up_biased": Meaning("To the feed-forward width, with the expert's bias", MOE),
+    "ffn_moe_gate_biased": Meaning("Each expert's gate, with its bias", MOE),
+    "ffn_moe_down_biased": Meaning("Back to the model's width, with the expert's bias", MOE),
+    "ffn_moe_down_scaled": Meaning("Each expert's output times a number of its own", GEMMA4),
+    "ffn_moe_swiglu_oai": Meaning("SwiGLU, clamped, and 1 added to what is gated", GPT_OSS),
     "ffn_moe_swiglu": Meaning("SwiGLU: the gate through SiLU, times the other product", SHAZEER),
     "ffn_moe_down": Meaning("Back to the model's width, by each expert", MOE),
     "ffn_moe_weighted": Meaning("Each expert's output times its weight", MOE),
@@ -161,6 +171,21 @@ TAPS: dict[str, Meaning] = {
     "attn_out_norm": Meaning("The first of two norms after attention", BA),
     "ffn_moe_sum": Meaning("The first few experts' outputs added up", MOE),
     "ffn_shexp": Meaning("Output of the expert that every token takes", MOE),
+    "ffn_shexp_gate_inp": Meaning("How well the shared expert suits each token", QWEN2),
+    "ffn_shexp_silu": Meaning("That through SiLU", QWEN2),
+    "ffn_shexp_gate": Meaning("How much of the shared expert each token takes", QWEN2),
+    "ffn_shexp_out": Meaning("The shared expert's output, as far as its gate lets it in", QWEN2),
+    "router_norm": Meaning("The router's input, normalized", NORM),
+    "router_scaled": Meaning("The router's input, scaled", GEMMA4),
+    "router_weighted": Meaning("The router's input times its weight, channel by channel", GEMMA4),
+    "ffn_norm_1": Meaning("Normalized, before feed-forward", NORM),
+    "ffn_norm_2": Meaning("Normalized, before the experts", NORM),
+    "ffn_mlp": Meaning("Feed-forward's output, normalized", NORM),
+    "ffn_moe": Meaning("The experts' output, normalized", NORM),
+    "ffn_moe_combined": Meaning("Feed-forward's output and the experts', added up", GEMMA4),
+    "inp_per_layer_selected": Meaning("A row for each id, with a part for each layer", GEMMA3N),
+    "inp_per_layer_rows": Meaning("Per-layer inputs of the tokens, scaled", GEMMA3N),
+    "inp_per_layer_sum": Meaning("Per-layer inputs of tokens and embeddings, added up", GEMMA3N),
     "cls_soft_max": Meaning("The head's outputs as probabilities", ""),
     "ffn_reglu": Meaning("ReGLU: the gate through ReLU, times the other product", SHAZEER),
     "ffn_gate_b": Meaning("The gate, with its bias", SHAZEER),
@@ -218,6 +243,7 @@ def meaning(run: Run, i: int) -> Meaning:
     if call is None:
         if name == "l_out" and base_of(run.trace.tensors[i - 1].name) == "per_layer_added":
             return Meaning("That sum times a number of the layer: the layer's output")
+        line = Meaning(line.title, ZHANG) if line.source == NORM else line  # phimoe's norms, whose bias comes last
         return {"Qcur": TAPS["Qcur_scaled"], "attn_out": TAPS["sa_out"]}.get(name, line)
     if line.source == NORM:
         return Meaning(line.title, NORM_SOURCES.get(call.op, ""))

@@ -161,14 +161,18 @@ class Ops(ABC):
         return [self.linear(x, w, b) for w, b in matrices]
 
     @abstractmethod
-    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
+    def experts(
+        self, x: Float, w: Tensor, chosen: I64, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = ""
+    ) -> Float:
         """Mixture of experts (Shazeer et al. 2017): each token through the matrices chosen for it.
 
-            y[t, r] = W[chosen[t, r]] x[t]
+            y[t, r] = W[chosen[t, r]] x[t] + b[chosen[t, r]]
 
         x        (T, C), one row for all experts of a token; or (T, k, C), one for each
         w        (X, N, C)
         chosen   (T, k)  0 <= expert < X
+        b        (X, N)  or None
+        tap      is given the product before the bias, under the name `product`
         returns  (T, k, N)
 
         >>> from refembed.kernels.numerics import load_ops
@@ -346,6 +350,20 @@ class Ops(ABC):
         """
 
     @abstractmethod
+    def swiglu_oai(self, gate: Float, up: Float) -> Float:
+        """The gated linear unit of gpt-oss: both inputs clamped, a steeper sigmoid, and 1 added to what is gated.
+
+            g = min(gate, 7)
+            y = g / (1 + e^(-1.702 g)) (1 + max(-7, min(up, 7)))
+
+        gate, up  (T, F); so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").swiglu_oai(np.array([[0.0, 1.0]]), np.array([[5.0, 9.0]])).round(6)
+        array([[0.      , 6.766327]])
+        """
+
+    @abstractmethod
     def softmax(self, x: Float) -> Float:
         """Softmax over the last axis.
 
@@ -393,7 +411,7 @@ class Ops(ABC):
     @abstractmethod
     def attention(
         self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
-        bias: Float | None = None,
+        bias: Float | None = None, sinks: Tensor | None = None,
     ) -> Float:  # fmt: skip
         """Scaled dot-product attention (Vaswani et al. 2017, section 3.2), each text and each head on its own.
 
@@ -404,6 +422,7 @@ class Ops(ABC):
         spec                heads, scale, mask, soft cap
         offsets  (S+1)      text s is rows offsets[s]:offsets[s+1]
         bias     (H, L, L)  added to the score of query i and key j of each text, L the longest (T5); None for none
+        sinks    (H)        a score of each head that takes a share and has no value (gpt-oss); None for none
         tap                 is given v_cont, kq, kq_soft_max, kqv and what a soft cap and a bias add to them
         returns  (T, H D)
 

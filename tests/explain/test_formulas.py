@@ -22,11 +22,25 @@ from refembed.explain.operands import Operand, base_of
 from refembed.explain.watch import Run, watch
 from refembed.model import ARCHITECTURES
 from refembed.testing.synthetic import synthetic
-from tests.model import test_decoders, test_encoders_post, test_encoders_pre, test_gemmas_phi_t5, test_granite_lfm2
+from tests.model import (
+    test_decoders,
+    test_encoders_post,
+    test_encoders_pre,
+    test_gemmas_phi_t5,
+    test_granite_lfm2,
+    test_moe_decoders,
+)
 
 TEXT = "the cat sat on it, and the dog"
 EXPERTS = ("granitemoe", "nomic-bert-moe")
-TABLES = (test_decoders, test_encoders_post, test_encoders_pre, test_gemmas_phi_t5, test_granite_lfm2)
+TABLES = (
+    test_decoders,
+    test_encoders_post,
+    test_encoders_pre,
+    test_gemmas_phi_t5,
+    test_granite_lfm2,
+    test_moe_decoders,
+)
 EVERY = {f"{a}, plain": (a, {"X": 4 * (a in EXPERTS), "pooling": 1}) for a in ARCHITECTURES}
 VARIANTS = EVERY | {name: row for table in TABLES for name, row in table.VARIANTS.items() if "62 layers" not in name}
 BERT = {"bias": {f"{n}.bias" for n in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down")}}

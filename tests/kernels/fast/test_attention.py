@@ -150,12 +150,12 @@ def test_cores_may_share_heads_and_texts() -> None:
     H, D, offsets = 3, 7, np.array([0, 50, 53])
     q = random(16, 53, H * D)
     rest = (np.float32(0.4), True, 9, WINDOW_KINDS["standard"], np.float32(0), np.zeros(H, np.float32))
-    more = np.empty((0, 0, 0), np.float32)
+    more, none = np.empty((0, 0, 0), np.float32), np.empty(0, np.float32)
     whole, out = np.empty_like(q), np.full_like(q, np.nan)
-    fast_attention.attention(q, q, q, H, 1, offsets, *rest, more, whole, 0, 6)
+    fast_attention.attention(q, q, q, H, 1, offsets, *rest, more, none, whole, 0, 6)
     for unit in (4, 0, 5, 1, 3, 2):
         before = out.copy()
-        fast_attention.attention(q, q, q, H, 1, offsets, *rest, more, out, unit, unit + 1)
+        fast_attention.attention(q, q, q, H, 1, offsets, *rest, more, none, out, unit, unit + 1)
         s, h = divmod(unit, H)
         mine = np.zeros(q.shape, bool)
         mine[offsets[s] : offsets[s + 1], h * D : (h + 1) * D] = True

@@ -105,7 +105,7 @@ def test_softmax_is_ggml_soft_max_ext(masked):
         calls.append(("ggml_soft_max_ext", [x, mask if masked else None, 0.17, 0.0]))
         y = x.copy()
         for row, m in zip(y, mask, strict=True):
-            rows.soft_max(row, f32(0.17), m if masked else NOTHING, f32(1), 8)
+            rows.soft_max(row, f32(0.17), m if masked else NOTHING, f32(1), f32(-np.inf), 8)
         ours.append(y)
     assert [differ(y, t) for y, t in zip(ours, run(calls), strict=True)] == [0] * len(calls)
 
