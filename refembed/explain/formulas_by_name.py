@@ -231,6 +231,17 @@ def of_weight(text: str, python: str, weight: str) -> Callable[[Run, int], Formu
     return formula
 
 
+def half_of_both(text: str, python: str) -> Callable[[Run, int], Formula]:
+    """ffn_moe_gate and ffn_moe_up, where one matrix makes both."""
+
+    def formula(run: Run, i: int) -> Formula:
+        by = latest(run, i, "ffn_moe_gate_up")
+        F = run.trace.tensors[i].array.shape[-1]
+        return NO_FORMULA if by is None else made(text, python.format(F), x=tap_of(run, by))
+
+    return formula
+
+
 def with_bias(run: Run, i: int) -> Formula:
     """A norm of phimoe, whose bias no operation adds."""
     name, _, il = run.trace.tensors[i].name.rpartition("-")
@@ -280,7 +291,7 @@ BY_NAME: dict[str, Callable[[Run, int], Formula]] = {
         lambda run: run.embedder.model.hparams.n_embd_per_layer,
         "inp_per_layer_selected",
     ),
-    "inp_per_layer_sum": two("x + y", "x + y.reshape(x.shape)", "per_layer_proj", "inp_per_layer_rows"),
+    "inp_per_layer_sum": two("x + y, layer by layer", "x + y.reshape(x.shape)", "per_layer_proj", "inp_per_layer_rows"),
     "inp_per_layer": of_last("x / sqrt(2)", "x / np.sqrt(2)"),
     "attn_norm": with_bias,
     "ffn_norm": with_bias,
@@ -289,7 +300,11 @@ BY_NAME: dict[str, Callable[[Run, int], Formula]] = {
         "x / sqrt(C)", "x / np.sqrt(C)", "C", "embedding_length", lambda run: run.embedder.info.n_embd
     ),
     "router_weighted": of_weight("x · W", "x * W", "ffn_gate_inp.scale"),
-    "ffn_moe_down_scaled": of_weight("x[t, k] · W[e[t, k]]", "x * W[e.astype(int)][:, :, None]", "ffn_down_exps.scale"),
+    "ffn_moe_down_scaled": of_weight(
+        "x[t, k] · W[e[t, k]], each expert's own", "x * W[e.astype(int)][:, :, None]", "ffn_down_exps.scale"
+    ),
+    "ffn_moe_gate": half_of_both("the first half of x", "x[..., :{}]"),
+    "ffn_moe_up": half_of_both("the second half of x", "x[..., {}:]"),
     "ffn_moe_combined": two("x + y", "x + y", "ffn_mlp", "ffn_moe"),
     "ffn_shexp_gate": two("x / y, which is 1 / (1 + e^-y)", "x / y", "ffn_shexp_silu", "ffn_shexp_gate_inp"),
     "ffn_shexp_out": two("x · y", "x * y", "ffn_shexp", "ffn_shexp_gate"),

@@ -360,7 +360,7 @@ class Ops(ABC):
 
         >>> from refembed.kernels.numerics import load_ops
         >>> load_ops("exact").swiglu_oai(np.array([[0.0, 1.0]]), np.array([[5.0, 9.0]])).round(6)
-        array([[0.      , 6.766327]])
+        array([[0.      , 6.766366]])
         """
 
     @abstractmethod

@@ -91,20 +91,17 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
     Unnamed in llama.cpp's graph: inp_per_layer_proj, _scaled, _rows and _sum; attn_product; router_norm, _scaled and
     _weighted; ffn_down, ffn_moe_down; per_layer_gate, _gelu, _gated, _proj and _added.
     """
-    rows: list[Float] = []
+    selected: list[Float] = []
     if hp.n_embd_per_layer:
-        rows = [taps("inp_per_layer_selected", ops.get_rows(w.per_layer_token_embd, batch.ids))]  # (T, L E)
+        selected = [taps("inp_per_layer_selected", ops.get_rows(w.per_layer_token_embd, batch.ids))]  # (T, L E)
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
     x = taps("inp_scaled", x * math.sqrt(hp.n_embd))
-    if not rows:
-        return run_layers(layers, w, hp, batch, ops, taps, x)
-    return layers(w, hp, batch, ops, taps, x, rows[0])
+    return run_layers(layers, w, hp, batch, ops, taps, np.concatenate([x, *selected], axis=1))
 
 
-def layers(
-    w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float, selected: Float | None = None
-) -> Float:
-    """All layers, and the norm behind them: (T, C) -> (T, C). selected: (T, L E), the tokens' per-layer inputs."""
+def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
+    """All layers, and the norm behind them: (T, C), or with per-layer inputs of tokens (T, C + L E) -> (T, C)."""
+    x, *selected = ops.split(x, [hp.n_embd, x.shape[1] - hp.n_embd]) if hp.n_embd_per_layer else [x]
     eps, embeddings = hp.norm_eps, x
     per_layer: list[Float] = []  # L x (T, E)
     kept: list[tuple[Float, Float]] = []  # keys and values (T, K, D) of each layer that has some
@@ -139,11 +136,11 @@ def layers(
         x = ops.add(h, x)
 
         # the per-layer input, as far as a gate lets it in
-        if selected is not None:
+        if selected:
             x = tap("pe_in", x)
             gate = tap("per_layer_gate", ops.linear(x, blk.inp_gate))  # (T, E)
             gate = tap("per_layer_gelu", ops.gelu(gate))
-            per_layer = per_layer or per_layer_inputs(embeddings, selected, w, hp, ops, taps)  # where llama.cpp does
+            per_layer = per_layer or per_layer_inputs(embeddings, selected[0], w, hp, ops, taps)  # where llama.cpp does
             e = tap("per_layer_gated", ops.multiply(gate, per_layer[il]))  # (T, E)
             e = tap("per_layer_proj", ops.linear(e, blk.proj))  # (T, C)
             e = tap("per_layer_embd_out", ops.rms_norm(e, blk.post_norm, eps, tap))
@@ -219,7 +216,8 @@ def run_experts(y: Float, chosen: I64, blk: Block, ops: Ops, tap: Tap) -> Float:
     """y (T, C) through the experts chosen (T, k), each times a number of its own: (T, k, C)."""
     if blk.ffn_gate_up_exps is not None:
         both = tap("ffn_moe_gate_up", ops.experts(y, blk.ffn_gate_up_exps, chosen))  # (T, k, 2F)
-        gate, up = (np.ascontiguousarray(half) for half in np.split(both, 2, axis=2))
+        gate, up = (np.ascontiguousarray(half) for half in np.split(both, 2, axis=2))  # (T, k, F)
+        gate, up = tap("ffn_moe_gate", gate), tap("ffn_moe_up", up)
     else:
         up = tap("ffn_moe_up", ops.experts(y, blk.ffn_up_exps, chosen))  # (T, k, F)
         gate = tap("ffn_moe_gate", ops.experts(y, blk.ffn_gate_exps, chosen))

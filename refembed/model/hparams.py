@@ -313,7 +313,8 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         "yarn_beta_slow": keys.float("rope.scaling.yarn_beta_slow", 1.0, positive),
         "yarn_log_mul": keys.float("rope.scaling.yarn_log_multiplier", 0.0) if arch == "mistral3" else 0.0,
     }
-    shexp, sections = "expert_shared_feed_forward_length", ()
+    shexp = "expert_shared_feed_forward_length"
+    sections: tuple[int, ...] = ()
     if traits.mrope:
         sections = tuple(int(n) for n in md.ints(f"{arch}.rope.dimension_sections"))
         if len(sections) != 4 or min(sections) < 0 or not 0 < sum(sections[:3]) <= sum(sections) <= LARGEST:

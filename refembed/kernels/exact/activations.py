@@ -95,8 +95,8 @@ def swiglu_oai(gate: Float, up: Float) -> Float:
     gate, up  (T, F)
     returns   (T, F)
 
-    >>> swiglu_oai(np.array([[0.0, 1.0]]), np.array([[5.0, 9.0]])).round(6)  # 0 * 6, 0.845791 * (1 + 7)
-    array([[0.      , 6.766327]])
+    >>> swiglu_oai(np.array([[0.0, 1.0]]), np.array([[5.0, 9.0]])).round(6)  # 0 * 6, 0.845796 * (1 + 7)
+    array([[0.      , 6.766366]])
     """
     g, u = np.minimum(gate, OAI_LIMIT), np.clip(up, -OAI_LIMIT, OAI_LIMIT)
     with np.errstate(over="ignore"):
