@@ -186,8 +186,8 @@ def let_through(which: str) -> Callable[[Run, int], Formula]:
 
 
 def gated_inputs(run: Run, i: int) -> Formula:
-    """per_layer_gated (gemma-embedding2): the per-layer input of this layer times its gate."""
-    gate, inputs = latest(run, i, "per_layer_gelu"), latest(run, i, "inp_per_layer")
+    """per_layer_gated (gemma-embedding2), first_prediction_scaled (gemma3n): this layer's input times its gate."""
+    gate, inputs = latest(run, i, "per_layer_gelu", "first_prediction_gated"), latest(run, i, "inp_per_layer")
     if gate is None or inputs is None:
         return NO_FORMULA
     layer = f"the layer = {run.trace.tensors[i].name.rpartition('-')[2]}"
@@ -195,8 +195,11 @@ def gated_inputs(run: Run, i: int) -> Formula:
 
 
 def layer_output(run: Run, i: int) -> Formula:
-    """l_out: what the layer adds and what it was added to; of Gemma 4 that sum, times a number where there is one."""
+    """l_out: what the layer adds and what it was added to; of Gemma 4 that sum times a number; of gemma3n streams."""
     name, _, il = run.trace.tensors[i - 1].name.rpartition("-")
+    if name == "corrected_rest":
+        text, python = "the first stream of x, and behind it y", "np.concatenate([x[:1], y])"
+        return two(text, python, "corrected", "corrected_rest")(run, i)
     if name == "per_layer_embd_out":
         return residual("pe_in")(run, i)
     if name != "per_layer_added":
@@ -211,10 +214,10 @@ def between_norms(run: Run, i: int) -> Formula:
 
 
 def two(text: str, python: str, x: str, y: str) -> Callable[[Run, int], Formula]:
-    """Something of the latest tensors x and y of these names."""
+    """Something of the latest tensors x and y of these names, | between names that will do."""
 
     def formula(run: Run, i: int) -> Formula:
-        a, b = latest(run, i, x), latest(run, i, y)
+        a, b = latest(run, i, *x.split("|")), latest(run, i, *y.split("|"))
         return NO_FORMULA if a is None or b is None else made(text, python, x=tap_of(run, a), y=tap_of(run, b))
 
     return formula
@@ -291,7 +294,9 @@ BY_NAME: dict[str, Callable[[Run, int], Formula]] = {
         lambda run: run.embedder.model.hparams.n_embd_per_layer,
         "inp_per_layer_selected",
     ),
-    "inp_per_layer_sum": two("x + y, layer by layer", "x + y.reshape(x.shape)", "per_layer_proj", "inp_per_layer_rows"),
+    "inp_per_layer_sum": two(
+        "x + y, layer by layer", "x + y.reshape(x.shape)", "per_layer_proj", "inp_per_layer_rows|inp_per_layer_selected"
+    ),
     "inp_per_layer": of_last("x / sqrt(2)", "x / np.sqrt(2)"),
     "attn_norm": with_bias,
     "ffn_norm": with_bias,

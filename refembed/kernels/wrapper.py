@@ -91,6 +91,9 @@ class OpsWrapper(Ops):
     ) -> Float:  # fmt: skip
         return self.base.attention(q, k, v, spec, offsets, tap, bias=bias, sinks=sinks)
 
+    def mix_streams(self, x: Float, w: Float) -> Float:
+        return self.base.mix_streams(x, w)
+
     def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
         return self.base.short_conv(x, w, offsets, ahead)
 

@@ -44,6 +44,7 @@ ARCHITECTURES = Architectures(
         "gemma": "gemma",
         "gemma2": "gemma2",
         "gemma3": "gemma3",
+        "gemma3n": "gemma3n",
         "gemma4": "gemma4",
         "gemma-embedding": "gemma_embedding",
         "gemma-embedding2": "gemma_embedding2",

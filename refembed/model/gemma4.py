@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -140,7 +141,10 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
             x = tap("pe_in", x)
             gate = tap("per_layer_gate", ops.linear(x, blk.inp_gate))  # (T, E)
             gate = tap("per_layer_gelu", ops.gelu(gate))
-            per_layer = per_layer or per_layer_inputs(embeddings, selected[0], w, hp, ops, taps)  # where llama.cpp does
+            if not per_layer:  # where llama.cpp's graph does it
+                projected = project_embeddings(embeddings, w, hp, ops, taps)
+                rows = taps("inp_per_layer_rows", ops.scale(selected[0], math.sqrt(hp.n_embd_per_layer)))
+                per_layer = per_layer_inputs(projected, rows, ops, taps)
             e = tap("per_layer_gated", ops.multiply(gate, per_layer[il]))  # (T, E)
             e = tap("per_layer_proj", ops.linear(e, blk.proj))  # (T, C)
             e = tap("per_layer_embd_out", ops.rms_norm(e, blk.post_norm, eps, tap))
@@ -229,16 +233,31 @@ def run_experts(y: Float, chosen: I64, blk: Block, ops: Ops, tap: Tap) -> Float:
     return tap("ffn_moe_down_scaled", h * scale[:, :, None])
 
 
-def per_layer_inputs(x: Float, selected: Float, w: Weights, hp: Hparams, ops: Ops, taps: Tap) -> list[Float]:
-    """What each layer gets besides its own input: of the embeddings x (T, C), and of the tokens (T, L E).
+class PerLayer(Protocol):
+    """Weights of a model with per-layer inputs."""
 
-    returns  L x (T, E)
-    """
-    E, one = hp.n_embd_per_layer, ops.dtype(1)
+    @property
+    def per_layer_model_proj(self) -> Tensor:
+        """(L E, C)."""
+        ...
+
+    @property
+    def per_layer_proj_norm(self) -> Tensor:
+        """(E)."""
+        ...
+
+
+def project_embeddings(x: Float, w: PerLayer, hp: Hparams, ops: Ops, taps: Tap) -> Float:
+    """Per-layer inputs that come of the embeddings: (T, C) -> (T, L, E)."""
+    scale = ops.dtype(1) / np.sqrt(ops.dtype(hp.n_embd))  # in float32 it takes two roundings
     e = taps("inp_per_layer_proj", ops.linear(x, w.per_layer_model_proj))  # (T, L E)
-    e = taps("inp_per_layer_scaled", ops.scale(e, one / np.sqrt(ops.dtype(hp.n_embd))))  # in float32 two roundings
-    e = taps("per_layer_proj", ops.rms_norm(e.reshape(len(x), -1, E), w.per_layer_proj_norm, hp.norm_eps, taps))
-    rows = taps("inp_per_layer_rows", ops.scale(selected, math.sqrt(E)))
-    e = taps("inp_per_layer_sum", ops.add(e, rows.reshape(e.shape)))
-    e = taps("inp_per_layer", ops.scale(e, one / np.sqrt(ops.dtype(2))))
-    return ops.split(e.reshape(len(x), -1), [E] * e.shape[1])
+    e = taps("inp_per_layer_scaled", ops.scale(e, scale)).reshape(len(x), -1, hp.n_embd_per_layer)
+    return taps("per_layer_proj", ops.rms_norm(e, w.per_layer_proj_norm, hp.norm_eps, taps))
+
+
+def per_layer_inputs(projected: Float, rows: Float, ops: Ops, taps: Tap) -> list[Float]:
+    """What each layer gets besides its own input, of embeddings (T, L, E) and tokens (T, L E): L x (T, E)."""
+    T, L, E = projected.shape
+    e = taps("inp_per_layer_sum", ops.add(projected, rows.reshape(T, L, E)))
+    e = taps("inp_per_layer", ops.scale(e, ops.dtype(1) / np.sqrt(ops.dtype(2))))
+    return ops.split(e.reshape(T, L * E), [E] * L)

@@ -14,6 +14,8 @@ POOLING_NAMES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum l
 SCALINGS = ("none", "linear", "yarn", "longrope")  # enum llama_rope_scaling_type
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+STREAMS = {"S": 4, "S-1": 3, "SS": 16, "rank": 64}  # gemma3n: llama_hparams' n_altup, laurel_rank
+WIDTH_PER_LAYER = 256  # ... and n_embd_altup
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Traits:
     heads_by_layer: bool = False  # K may differ by layer, D and n_rot by whether the layer has a window
     per_layer_inputs: bool = False  # {arch}.embedding_length_per_layer_input must be there (gemma-embedding2)
     shares_kv: bool = False  # the last layers may have the keys and values of earlier ones, and F may differ (gemma4)
+    streams: bool = False  # four streams of hidden states; their sizes are llama.cpp's constants (gemma3n)
     mrope: bool = False  # {arch}.rope.dimension_sections must be there (qwen2vl, qwen3vl)
     runs_alone: bool = False  # llama.cpp runs each text of a batch by itself (split_seq of a hybrid memory)
     projected: bool = False  # a last product makes hidden states as wide as a vector, {arch}.embedding_length_out
@@ -140,6 +143,7 @@ class Hparams:
         sizes |= {"E": self.n_embd_per_layer, "LE": self.n_layer * self.n_embd_per_layer}
         sizes |= {"dense_2": self.dense_2_feat_out, "dense_3": self.dense_3_feat_in}
         sizes |= {"shexp": self.n_ff_shexp, "conv": self.n_shortconv_l_cache, "out": self.n_embd_out}
+        sizes |= STREAMS if self.arch == "gemma3n" else {}
         sizes |= {"exp": self.n_ff_exp, "2exp": 2 * self.n_ff_exp}
         return sizes | {"types": self.n_token_types, "R": self.n_cls_out, "X": self.n_expert, "1": 1}
 
@@ -337,7 +341,9 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
 
 
 def read_per_layer(keys: Keys, traits: Traits) -> int:
-    """{arch}.embedding_length_per_layer_input; gemma4 may have none, which is 0."""
+    """{arch}.embedding_length_per_layer_input; gemma4 may have none, which is 0; gemma3n's is fixed."""
+    if traits.streams:
+        return WIDTH_PER_LAYER
     key = "embedding_length_per_layer_input"
     return keys.uint(key, least=0 if traits.shares_kv else 1) if traits.per_layer_inputs else 0
 

@@ -22,7 +22,7 @@ from refembed.gguf import GGUFWriter
 from refembed.gguf.quants import quant_type
 from refembed.kernels.quant.quantize import quantize
 from refembed.model import ARCHITECTURES
-from refembed.model.hparams import Traits
+from refembed.model.hparams import STREAMS, WIDTH_PER_LAYER, Traits
 from refembed.model.weights import Layers, declared
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -90,6 +90,7 @@ def synthetic(
         D = C // H
     dims = {"C": C, "H": H, "K": K, "D": D, "F": F, "P": P, "V": V, "X": X, "types": types}
     dims |= {"n_layer": n_layer, "n_used": n_used, "n_buckets": n_buckets, "conv": conv, "window": window, "E": E}
+    dims |= {"E": WIDTH_PER_LAYER} if module.TRAITS.streams else {}
     facts = facts_of(arch, module.TRAITS, dims) | ({} if pooling is None else {"pooling_type": (pooling, "UINT32")})
     facts |= dict(keys or {})
     w = GGUFWriter(arch)
@@ -148,6 +149,7 @@ def sizes_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], wide
     sizes = {letter: dims[letter] for letter in ("V", "C", "P", "F", "D", "H", "X", "types", "conv", "E")}
     sizes |= {"HD": H * D, "KD": K * D, "HD+2KD": (H + 2 * K) * D, "C+2KD": C + 2 * K * D, "3C": 3 * C, "2F": 2 * F}
     sizes |= {"LE": dims["n_layer"] * facts.get("embedding_length_per_layer_input", (dims["E"], ""))[0], "D/2": D // 2}
+    sizes |= STREAMS
     exp = facts.get("expert_feed_forward_length", (F // dims["n_used"], ""))[0]
     sizes |= {"exp": exp, "2exp": 2 * exp}
     sizes |= {"rot/2": D // 2, "buckets": dims["n_buckets"], "F|2F": F << wide, "1": 1}

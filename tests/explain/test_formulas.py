@@ -102,6 +102,8 @@ class Page:
             return self.value(found[1]).reshape(ast.literal_eval(found[2]))
         if found := re.fullmatch(r"(.+)\[:, (\d+):(\d+)\]", what):
             return self.value(found[1])[:, int(found[2]) : int(found[3])]
+        if what.endswith("[0]"):
+            return self.value(what.removesuffix("[0]"))[0]
         if " = " in what:
             return ast.literal_eval(what.rpartition(" = ")[2].replace("inf", "1e999"))
         found = re.fullmatch(r"(.+) \((\d+)\w\w of (\d+)\)", what)

@@ -423,6 +423,10 @@ class Fast(Ops):
         y = experts.experts(x, w, chosen, self.product)
         return y if b is None else tap(product, y) + self.weight(b)[chosen]
 
+    def mix_streams(self, x: Float, w: Float) -> Float:
+        """y[a, t] = sum over j of w[t, a, j] x[j, t]."""
+        return sums.mix_streams(x, w)
+
     def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
         """y_t = sum w_i x_(t-n+1+ahead+i)."""
         return conv.short_conv(x, self.weight(w), offsets, ahead)

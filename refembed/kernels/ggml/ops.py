@@ -141,6 +141,11 @@ class Ggml(Ops):
         y = experts.mul_mat_id(x, w, chosen, self.profile, self.kept)
         return y if b is None else tap(product, y) + self.weight(b)[chosen]
 
+    def mix_streams(self, x: Float, w: Float) -> Float:
+        """A product of two tensors of activations for each token (ggml_mul_mat in three dimensions)."""
+        y = [floats.mul_mat(w[t], np.ascontiguousarray(x[:, t].T), "F32", self.profile) for t in range(len(w))]
+        return np.ascontiguousarray(np.stack(y, axis=1))
+
     def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
         """One sum after the other; llama.cpp runs such models one text a micro-batch."""
         out = np.empty_like(x)
