@@ -213,7 +213,7 @@ FAULTS = [
     Fault("factors of RoPE in every layer", "gemma4", "None if swa else w.rope_freqs", "w.rope_freqs", "Qcur_pos-0[0]"),
     Fault("layers are not scaled", "gemma4", "x = ops.scale(x, blk.layer_output_scale.dequantize()[0])", "pass",
           "l_out-0[0]"),
-    Fault("per-layer inputs of the embeddings alone", "gemma4", "ops.add(e, rows.reshape(e.shape))", "e",
+    Fault("per-layer inputs of the embeddings alone", "gemma4", "ops.add(projected, rows.reshape(T, L, E))", "projected",
           "inp_per_layer_sum[0]"),
     Fault("the per-layer input of the first layer", "gemma4", "per_layer[il]", "per_layer[0]", "per_layer_gated-1[0]"),
     Fault("values are keys with their norm", "gemma4, experts", "        return k, k\n",
