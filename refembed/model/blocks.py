@@ -67,8 +67,8 @@ class Qkv:
     """Queries, keys and values of x (T, C), by one matrix or by three.
 
     Where a tap is attached, each of the three is computed when it is asked for, once: in llama.cpp's order.
-    flat  as build_qkv without `reshape` (olmo2): parts of one matrix are copied and named; a product has a name only
-          with its bias
+    flat  as build_qkv without `reshape` (olmo2, olmoe): parts of one matrix are copied and named; a product has a
+          name only with its bias
     """
 
     def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, tap: Tap, *, flat: bool = False) -> None:
@@ -131,10 +131,12 @@ def attention_spec(
     return AttentionSpec(hp.n_head, hp.n_head_kv, scale, mask, soft_cap, cached)
 
 
-def attend(q: Float, k: Float, v: Float, spec: AttentionSpec, batch: Batch, ops: Ops, tap: Tap) -> Float:
+def attend(
+    q: Float, k: Float, v: Float, spec: AttentionSpec, batch: Batch, ops: Ops, tap: Tap, sinks: Tensor | None = None
+) -> Float:
     """Attention of queries (T, H, D), keys and values (T, K, D), or (T, H D), (T, K D) -> (T, H D), side by side."""
     q, k, v = (x.reshape(len(x), -1) for x in (q, k, v))
-    return tap("kqv_out", ops.attention(q, k, v, spec, batch.offsets, tap))
+    return tap("kqv_out", ops.attention(q, k, v, spec, batch.offsets, tap, sinks=sinks))
 
 
 def rope_of(hp: Hparams, il: int, factors: Tensor | None = None, *, alike: bool = False) -> Rope:

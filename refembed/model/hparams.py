@@ -11,40 +11,15 @@ import numpy as np
 from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
 from refembed.model.keys import LARGEST, Keys, positive
+from refembed.model.traits import Traits as Traits
 from refembed.tokenizer.vocab import NO_VOCAB
 
 POOLING_NAMES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type; -1 is "unspecified"
 SCALINGS = ("none", "linear", "yarn", "longrope")  # enum llama_rope_scaling_type
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What an architecture fixes, or assumes where a file is silent: llama.cpp's load_arch_hparams."""
-
-    norm: Literal["layer", "rms"]  # whose epsilon the file must have
-    rope: Literal["none", "norm", "neox"] = "none"  # which channels turn together (llama_model_rope_type)
-    window: Literal["none", "standard", "symmetric"] = "none"  # what {arch}.attention.sliding_window means
-    window_pattern: int = 1  # every so-manyth layer, from the last of the first so many, sees past the window
-    window_dense_first: bool = False  # ... from the first of the first so many
-    window_required: bool = False  # a file without a window is no model of this architecture
-    window_default: int = 0  # the window of a file that names none; then one of 0 is an error too
-    window_n_layer: int = 0  # only models of so many layers have a window, whatever the others' files say; 0: all
-    freq_base_swa: float | None = 10000.0  # RoPE's base in layers with a window; None: that of the others
-    scaled_swa: bool = False  # layers with a window are scaled as the others are, not left alone
-    turns_whole_heads: bool = True  # rope.dimension_count is the width of a head, or llama.cpp refuses the file
-    heads: Literal["free", "fill", "equal", "own"] = "free"  # fill: H D is C; own: K is H; equal: both
-    experts: Literal["none", "all", "every n"] = "none"  # in which layers, if any; every n: {arch}.moe_every_n_layers
-    needs_token_types: bool = False  # tokenizer.ggml.token_type_count must be there and not 0
-    short_conv: bool = False  # layers without heads of keys are convolutions (lfm2)
-    heads_by_layer: bool = False  # K may differ by layer, D and n_rot by whether the layer has a window
-    per_layer_inputs: bool = False  # {arch}.embedding_length_per_layer_input must be there (gemma-embedding2)
-    mrope: bool = False  # {arch}.rope.dimension_sections must be there (qwen3vl)
-    runs_alone: bool = False  # llama.cpp runs each text of a batch by itself (split_seq of a hybrid memory)
-    projected: bool = False  # a last product makes hidden states as wide as a vector, {arch}.embedding_length_out
-    encoder: bool = False  # without a cache: every token sees all, whatever {arch}.attention.causal says
-    output: str = "result_norm"  # llama.cpp's name for the hidden states
+STREAMS = {"S": 4, "S-1": 3, "SS": 16, "rank": 64}  # gemma3n: llama_hparams' n_altup, laurel_rank
+WIDTH_PER_LAYER = 256  # ... and n_embd_altup
 
 
 @dataclass(frozen=True)
@@ -82,6 +57,7 @@ class Hparams:
     n_expert: int = 0  # (X) {arch}.expert_count, else 0: no mixture of experts
     n_expert_used: int = 0  # {arch}.expert_used_count: experts of a token
     moe_layers: tuple[bool, ...] = ()  # which layers are mixtures of experts
+    n_ff_exp: int = 0  # {arch}.expert_feed_forward_length: of one expert, where it is not F
 
     soft_cap: float = 0.0  # {arch}.attn_logit_softcapping, else 50 (gemma2): c tanh(score / c)
     n_buckets: int = 0  # {arch}.attention.relative_buckets_count (t5encoder)
@@ -104,17 +80,19 @@ class Hparams:
     max_alibi_bias: float = 0.0  # ALiBi: 8 (bloom), {arch}.attention.max_alibi_bias (mpt); 0: none
     clamp_kqv: float = 0.0  # {arch}.attention.clamp_kqv (mpt): largest magnitude of queries, keys, values; 0: any
     parallel_residual: bool = False  # {arch}.use_parallel_residual (gptneox): feed-forward does not wait for attention
-    rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen3vl): pairs of each of four streams
+    rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen2vl, qwen3vl): pairs of each stream
     n_deepstack_layers: int = 0  # {arch}.n_deepstack_layers (qwen3vl): layers that images are added behind
     n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): required; width of the convolution
     conv_layers: tuple[bool, ...] = ()  # which layers are convolutions
     n_embd_out: int = 0  # {arch}.embedding_length_out, else C: length of a vector
-    n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input (gemma-embedding2): required
+    n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input (gemma-embedding2, gemma4): required
+    n_layer_shared_kv: int = 0  # {arch}.attention.shared_kv_layers (gemma4), else 0: so many last layers have no keys
 
-    # Of layers that are not like the others (gemma-embedding2). Empty or 0: all are alike
+    # Of layers that are not like the others (gemma-embedding2, gemma4). Empty or 0: all are alike
     head_counts_kv: tuple[int, ...] = ()  # K of each layer
-    n_embd_head_swa: int = 0  # {arch}.attention.key_length_swa (gemma-embedding2), else D: where the window is
-    n_rot_swa: int = 0  # {arch}.rope.dimension_count_swa (gemma-embedding2), else rot: where the window is
+    n_ffs: tuple[int, ...] = ()  # F of each layer (gemma4)
+    n_embd_head_swa: int = 0  # {arch}.attention.key_length_swa (gemma-embedding2, gemma4), else D: with the window
+    n_rot_swa: int = 0  # {arch}.rope.dimension_count_swa (gemma-embedding2, gemma4), else rot: where the window is
 
     def n_head_kv_of(self, il: int) -> int:
         """K, the heads of keys, of layer il."""
@@ -138,16 +116,20 @@ class Hparams:
         sizes |= {"E": self.n_embd_per_layer, "LE": self.n_layer * self.n_embd_per_layer}
         sizes |= {"dense_2": self.dense_2_feat_out, "dense_3": self.dense_3_feat_in}
         sizes |= {"shexp": self.n_ff_shexp, "conv": self.n_shortconv_l_cache, "out": self.n_embd_out}
+        sizes |= STREAMS if self.arch == "gemma3n" else {}
+        sizes |= {"exp": self.n_ff_exp, "2exp": 2 * self.n_ff_exp}
         return sizes | {"types": self.n_token_types, "R": self.n_cls_out, "X": self.n_expert, "1": 1}
 
     def head_sizes(self, K: int, D: int) -> dict[str, int]:
         """Letter -> number, of those that depend on K and D."""
         HD, KD = self.n_head * D, K * D
-        return {"K": K, "D": D, "HD": HD, "KD": KD, "HD+2KD": HD + 2 * KD, "C+2KD": self.n_embd + 2 * KD}
+        sizes = {"K": K, "D": D, "D/2": D // 2, "HD": HD, "KD": KD}
+        return sizes | {"HD+2KD": HD + 2 * KD, "C+2KD": self.n_embd + 2 * KD}
 
     def sizes_of(self, il: int) -> dict[str, int]:
         """Letter -> number, for the shapes of layer il."""
-        return self.sizes | self.head_sizes(self.n_head_kv_of(il), self.n_embd_head_of(il))
+        own = {"F": self.n_ffs[il]} if self.n_ffs else {}
+        return self.sizes | own | self.head_sizes(self.n_head_kv_of(il), self.n_embd_head_of(il))
 
     @property
     def layers(self) -> dict[str, frozenset[int]]:
@@ -156,6 +138,9 @@ class Hparams:
         every = frozenset(range(self.n_layer))
         conv = frozenset(il for il in every if self.conv_layers[il])
         kinds = {"moe": moe, "dense": every - moe, "shared": moe if self.n_ff_shexp else frozenset()}
+        kinds["keys"] = frozenset(range(self.n_layer - self.n_layer_shared_kv))
+        kinds["sees all"] = frozenset(il for il in every if not self.swa_layers[il])
+        kinds["per layer"] = every if self.n_embd_per_layer else frozenset()
         longrope = every if self.rope_scaling == "longrope" else frozenset()
         kinds |= {"of 64 or more": every if self.n_layer >= 64 else frozenset()}  # command-r
         return kinds | {"conv": conv, "attention": every - conv, "longrope": longrope, "not longrope": every - longrope}
@@ -182,6 +167,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     if arch == "hunyuan-dense" and n_expert == 1:  # as converters write it for models without experts
         n_expert = n_expert_used = 0
     n_embd_head = keys.uint("attention.key_length", n_embd // n_head, least=1)
+    n_ffs = read_n_ffs(keys, n_layer, traits)
     hp = Hparams(
         arch=arch,
         n_vocab=read_n_vocab(keys),
@@ -191,10 +177,10 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         n_head=n_head,
         n_head_kv=max(head_counts_kv),
         n_embd_head=n_embd_head,
-        n_ff=keys.uint("feed_forward_length"),
+        n_ff=max(n_ffs),
         n_token_types=md.uint("tokenizer.ggml.token_type_count", 0),
         n_cls_out=len(md.strings(f"{arch}.classifier.output_labels", ())) or 1,
-        norm_eps=keys.float(f"attention.{norm}"),
+        norm_eps=keys.float(f"attention.{norm}") if traits.epsilon else 0.0,
         pooling=read_pooling(keys),
         causal=not traits.encoder and md.flag(f"{arch}.attention.causal", True),
         n_swa=n_swa,
@@ -211,6 +197,8 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         pooling_cls=read_pooling(keys, "classifier.pooling_type"),
         conv_layers=conv_layers,
         **read_rope(keys, n_ctx, n_embd_head, traits),
+        n_ff_exp=read_expert_width(keys, max(n_ffs), traits),
+        n_ffs=n_ffs if traits.shares_kv else (),
         **read_rare(keys, n_embd, traits),
         **(read_heads_swa(keys, n_embd_head, head_counts_kv) if traits.heads_by_layer else {}),
     )
@@ -227,6 +215,26 @@ def read_n_vocab(keys: Keys) -> int:
     if keys.md.of_type("tokenizer.ggml.model", str) in NO_VOCAB:
         return keys.uint("vocab_size", 0, most=2**31 - 1)
     return len(keys.md.strings("tokenizer.ggml.tokens"))
+
+
+def read_n_ffs(keys: Keys, n_layer: int, traits: Traits) -> tuple[int, ...]:
+    """{arch}.feed_forward_length of each layer; but for gemma4 all have as much."""
+    key = f"{keys.arch}.feed_forward_length"
+    if not (traits.shares_kv and key in keys.md and keys.md.type_name(key).startswith("ARRAY")):
+        return (keys.uint("feed_forward_length"),) * n_layer
+    widths = tuple(int(n) for n in keys.md.ints(key))
+    if len(widths) != n_layer or not 0 < min(widths) <= max(widths) <= LARGEST:
+        raise ModelError(f"{keys.path}: {key} is {list(widths)}", hint=f"a number for each of {n_layer} layers")
+    return widths
+
+
+def read_expert_width(keys: Keys, n_ff: int, traits: Traits) -> int:
+    """Feed-forward width of one expert, where the architecture has one of its own; 0 elsewhere."""
+    if traits.expert_width == "F" or not (traits.experts == "required" or keys.uint("expert_count", 0)):
+        return 0
+    if traits.expert_width == "own":
+        return keys.uint("expert_feed_forward_length", least=1)
+    return keys.uint("expert_feed_forward_length", 0) or n_ff // max(keys.uint("expert_used_count", 0), 1)
 
 
 def read_head_count_kv(
@@ -294,6 +302,7 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         "yarn_beta_slow": keys.float("rope.scaling.yarn_beta_slow", 1.0, positive),
         "yarn_log_mul": keys.float("rope.scaling.yarn_log_multiplier", 0.0) if arch == "mistral3" else 0.0,
     }
+    shexp = "expert_shared_feed_forward_length"
     sections: tuple[int, ...] = ()
     if traits.mrope:
         sections = tuple(int(n) for n in md.ints(f"{arch}.rope.dimension_sections"))
@@ -305,7 +314,7 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         **yarn,
         "attention_scale": keys.float("attention.scale", 0.0),
         "rope_finetuned": md.flag(f"{arch}.rope.scaling.finetuned", True),
-        "n_ff_shexp": keys.uint("expert_shared_feed_forward_length", 0),
+        "n_ff_shexp": keys.uint(shexp, keys.uint("feed_forward_length") if traits.shared_as_wide else 0),
         "attn_temp_scale": keys.float("attention.temperature_scale", 0.0),
         "max_alibi_bias": 8.0
         if arch == "bloom"
@@ -318,8 +327,17 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         "n_deepstack_layers": keys.uint("n_deepstack_layers", 0),
         "n_shortconv_l_cache": keys.uint("shortconv.l_cache", least=2) if traits.short_conv else 0,
         "n_embd_out": keys.uint("embedding_length_out", 0) or n_embd,
-        "n_embd_per_layer": keys.uint("embedding_length_per_layer_input", least=1) if traits.per_layer_inputs else 0,
+        "n_embd_per_layer": read_per_layer(keys, traits),
+        "n_layer_shared_kv": keys.uint("attention.shared_kv_layers", 0) if traits.shares_kv else 0,
     }
+
+
+def read_per_layer(keys: Keys, traits: Traits) -> int:
+    """{arch}.embedding_length_per_layer_input; gemma4 may have none, which is 0; gemma3n's is fixed."""
+    if traits.streams:
+        return WIDTH_PER_LAYER
+    key = "embedding_length_per_layer_input"
+    return keys.uint(key, least=0 if traits.shares_kv else 1) if traits.per_layer_inputs else 0
 
 
 def read_pooling(keys: Keys, key: str = "pooling_type") -> str | None:
@@ -361,6 +379,8 @@ def read_pattern(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:
         if len(flags) != n_layer:
             raise ModelError(f"{keys.path}: {key} has {len(flags)} flags for {n_layer} layers")
         return flags
+    if not traits.window_pattern:
+        raise ModelError(f"{keys.path}: {key} must have a flag for each of {n_layer} layers")
     period = keys.uint("attention.sliding_window_pattern", traits.window_pattern)
     dense = 0 if traits.window_dense_first else period - 1
     return tuple(period == 0 or il % period != dense for il in range(n_layer))
@@ -368,7 +388,7 @@ def read_pattern(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:
 
 def read_moe_layers(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:
     """Which layers are mixtures of experts: with n = {arch}.moe_every_n_layers, layers 1, n + 1, 2n + 1 ..."""
-    if traits.experts == "all":
+    if traits.experts in ("all", "required"):
         return (keys.uint("expert_count", 0) > 0,) * n_layer
     n = keys.uint("moe_every_n_layers", 0, most=2**32 - 1) if traits.experts == "every n" else 0
     return tuple(n > 0 and il % n == 1 for il in range(n_layer))
@@ -394,7 +414,7 @@ def check_experts(hp: Hparams, keys: Keys, traits: Traits) -> None:
     where, n, used = f"{keys.path}: {hp.arch}", hp.n_expert, hp.n_expert_used
     if n and traits.experts == "none":
         raise ModelError(f"{where}: a mixture of experts; that is not computed yet")
-    if used > n or (n and not used) or (any(hp.moe_layers) and not n):
+    if used > n or (n and not used) or (any(hp.moe_layers) and not n) or (traits.experts == "required" and not n):
         raise ModelError(f"{where}: {used} experts of {n} for a token", hint="see expert_count and expert_used_count")
     if keys.uint("expert_group_count", 0) > 1:
         raise ModelError(f"{where}: experts in groups are not computed")
@@ -432,6 +452,11 @@ def check_heads_swa(hp: Hparams, keys: Keys) -> None:
     if not 0 < rot <= D or rot % 2:
         hint = f"an even number, at most the {D} of a head"
         raise ModelError(f"{where}.rope.dimension_count_swa is {rot}", hint=hint)
+    first = hp.n_layer - hp.n_layer_shared_kv  # of those that read the keys of the last or the last but one before
+    shared = set(hp.swa_layers[max(first, 0) :])
+    if hp.n_layer_shared_kv and (first < 2 or any(hp.swa_layers[first - 1 - swa] != swa for swa in shared)):
+        hint = "llama.cpp aborts on it: of the two layers before, the first must have a window and the second none"
+        raise ModelError(f"{where}.attention.shared_kv_layers is {hp.n_layer_shared_kv}", hint=hint)
 
 
 def check_rope(hp: Hparams, keys: Keys, traits: Traits) -> None:

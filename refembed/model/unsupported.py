@@ -17,18 +17,18 @@ UNSUPPORTED = {
     "its layers keep a state from token to token": """
         arwkv7 bailingmoe3 deepseek4 falcon-h1 glm5-next granitehybrid jamba kimi-k3 kimi-linear lfm2moe mamba mamba2
         minimax-01 nemotron_h nemotron_h_moe plamo2 qwen35 qwen35moe qwen3next qwen4exp rwkv6 rwkv6qwen2 rwkv7""",
-    "it is a diffusion model with experts": "llada-moe rnd1",
+    "it is a diffusion model with experts": "rnd1",
     "it drafts for another model, whose states it needs": "dflash eagle3 gemma4-assistant",
     "it is a model of pictures or of sound": "clip pockettts qwen3tts wavtokenizer-dec",
     "it is an encoder with a decoder; its encoder alone, t5encoder, is computed": "t5",
     "it decides between answers": "clef",
     "its layers or experts are of a kind that is not computed": """
-        afmoe apertus arcee arctic baichuan bailingmoe bailingmoe2 bitnet chameleon codeshell cogvlm cohere2moe dbrx
-        deci deepseek deepseek2 deepseek2-ocr deepseek32 dots1 dots3note ernie4_5-moe exaone-moe gemma3n gemma4 glm-dsa
-        glm4moe gpt-oss gptj granite_swa graniteswitch grok grovemoe hrm_text hunyuan-moe hunyuan_vl hy_v3 hy_v4 jais
-        jais2 k2-horizon laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4 muse-glimmer
-        nanbeige olmo olmoe openelm orion paddleocr pangu-embedded phimoe plamo plamo3 plm qwen qwen2moe qwen2vl
-        qwen3moe qwen3vlmoe refact smallthinker spark2_5 starcoder step35 talkie xverse""",
+        afmoe apertus arcee arctic baichuan bailingmoe bailingmoe2 bitnet chameleon codeshell cogvlm cohere2moe
+        dbrx deci deepseek deepseek2 deepseek2-ocr deepseek32 dots1 dots3note ernie4_5-moe exaone-moe glm-dsa
+        glm4moe gptj granite_swa graniteswitch grok grovemoe hrm_text hunyuan-moe hunyuan_vl hy_v3 hy_v4 jais
+        jais2 k2-horizon laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4
+        muse-glimmer nanbeige olmo openelm orion paddleocr pangu-embedded plamo plamo3 plm qwen qwen3vlmoe
+        refact smallthinker spark2_5 starcoder step35 talkie xverse""",
 }
 
 

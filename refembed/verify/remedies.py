@@ -96,6 +96,12 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("clamp-missing", "hold queries, keys and values within the file's attention.clamp_kqv"),
     ("rope-everywhere", "turn queries and keys only in the layers in which the architecture does"),
     ("rope-whole", "turn as many channels of a head as the file's rope.dimension_count says"),
+    ("experts.*|router-.*|expert-.*|shared-expert-.*", "choose, weigh and run experts as the architecture does, with "
+     "every tensor of the file: `refembed explain` prints each step"),
+    ("sinks-.*", "give each head its attention sink: one more score in the softmax, whose share is dropped"),
+    ("swiglu-.*", "compute the experts' gated unit as gpt-oss has it: clamped at 7, slope 1.702, and 1 added"),
+    ("layer-kinds-.*|shared-keys-.*|per-layer-.*", "give each layer what is its own: its kind, its keys, its per-layer "
+     "input (attention.sliding_window_pattern, attention.shared_kv_layers)"),
     ("gelu.*|relu.*|silu|tanh-only|no-activation|gate-.*", "use the activation that the file's architecture has"),
     ("eps-.*", "take epsilon from the file (layer_norm_epsilon, layer_norm_rms_epsilon)"),
     ("rope-.*|position.*|alibi-.*", "take positions and RoPE's settings (base, scaling, pairs) from the file"),

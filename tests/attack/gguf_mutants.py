@@ -27,6 +27,8 @@ ARCHS = (
     "gemma-embedding", "t5encoder", "llama", "qwen3", "qwen3vl", "gemma2", "gemma3", "phi3", "granitemoe", "minicpm",
     "mistral3", "smollm3", "lfm2", "llama-embed", "gemma-embedding2", "gpt2", "gptneox", "falcon", "stablelm",
     "command-r", "cohere2", "exaone4", "olmo2", "mpt", "nemotron", "glm4",
+    "mistral3", "smollm3", "lfm2", "llama-embed", "gemma-embedding2", "gemma3n", "gemma4", "gpt-oss", "qwen2moe",
+    "qwen2vl", "phimoe",
 )  # fmt: skip
 
 

@@ -1,0 +1,41 @@
+"""What llama.cpp fixes for an architecture, or assumes where a file is silent: one record in each file of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What an architecture fixes, or assumes where a file is silent: llama.cpp's load_arch_hparams."""
+
+    norm: Literal["layer", "rms"]  # whose epsilon the file must have
+    epsilon: bool = True  # false: llama.cpp does not read it, and norms have none (qwen2vl)
+    rope: Literal["none", "norm", "neox"] = "none"  # which channels turn together (llama_model_rope_type)
+    window: Literal["none", "standard", "symmetric"] = "none"  # what {arch}.attention.sliding_window means
+    window_pattern: int = 1  # every so-manyth layer, from the last of the first so many, sees past the window; 0: the
+    # file has a flag for each layer
+    window_dense_first: bool = False  # ... from the first of the first so many
+    window_required: bool = False  # a file without a window is no model of this architecture
+    window_default: int = 0  # the window of a file that names none; then one of 0 is an error too
+    window_n_layer: int = 0  # only models of so many layers have a window, whatever the others' files say; 0: all
+    freq_base_swa: float | None = 10000.0  # RoPE's base in layers with a window; None: that of the others
+    scaled_swa: bool = False  # layers with a window are scaled as the others are, not left alone
+    turns_whole_heads: bool = True  # rope.dimension_count is the width of a head, or llama.cpp refuses the file
+    heads: Literal["free", "fill", "equal", "own"] = "free"  # fill: H D is C; own: K is H; equal: both
+    # in which layers, if any; required: in all, and a file without experts is none; every n: {arch}.moe_every_n_layers
+    experts: Literal["none", "all", "required", "every n"] = "none"
+    expert_width: Literal["F", "F/k", "own"] = "F"  # own: {arch}.expert_feed_forward_length; F/k: that, if it is there
+    shared_as_wide: bool = False  # the expert that all tokens take is as wide as F, unless the file says otherwise
+    needs_token_types: bool = False  # tokenizer.ggml.token_type_count must be there and not 0
+    short_conv: bool = False  # layers without heads of keys are convolutions (lfm2)
+    heads_by_layer: bool = False  # K may differ by layer, D and n_rot by whether the layer has a window
+    per_layer_inputs: bool = False  # {arch}.embedding_length_per_layer_input must be there (gemma-embedding2)
+    shares_kv: bool = False  # the last layers may have the keys and values of earlier ones, and F may differ (gemma4)
+    streams: bool = False  # four streams of hidden states; their sizes are llama.cpp's constants (gemma3n)
+    mrope: bool = False  # {arch}.rope.dimension_sections must be there (qwen2vl, qwen3vl)
+    runs_alone: bool = False  # llama.cpp runs each text of a batch by itself (split_seq of a hybrid memory)
+    projected: bool = False  # a last product makes hidden states as wide as a vector, {arch}.embedding_length_out
+    encoder: bool = False  # without a cache: every token sees all, whatever {arch}.attention.causal says
+    output: str = "result_norm"  # llama.cpp's name for the hidden states
