@@ -107,7 +107,7 @@ class Qkv:
 
 
 def gelu_mlp(y: Float, up: Affine, down: Affine, ops: Ops, tap: Tap) -> Float:
-    """The feed-forward part of GPT-2 and its kin, every token on its own: gelu(y Wᵀ + b) W₂ᵀ + b₂, (T, C) -> (T, C)."""
+    """Feed-forward of GPT-2 and similar models, each token on its own: gelu(y Wᵀ + b) W₂ᵀ + b₂, (T, C) -> (T, C)."""
     h = tap("ffn_up_b" if up.bias else "ffn_up", ops.linear(y, *up, tap, "ffn_up"))  # (T, F)
     h = tap("ffn_gelu", ops.gelu(h))  # (T, F)
     return tap("ffn_out", ops.linear(h, *down, tap, "ffn_down"))

@@ -1,7 +1,7 @@
 """StableLM 2 (1.6B, 3B, 12B) and StableLM Zephyr.
 
 Bellagente et al. 2024, "Stable LM 2 1.6B Technical Report": Llama with LayerNorm, in which RoPE turns a part of each
-head. The 12B model has no norm in front of feed-forward, which then stands beside attention and reads the same
+head. The 12B model has no norm in front of feed-forward, which is then parallel to attention and reads the same
 normalized input; it also normalizes queries and keys, with weights for each head. Mirrors llama.cpp's
 src/models/stablelm.cpp; taps carry that graph's names.
 

@@ -22,13 +22,14 @@ INTO_FEED_FORWARD = ("ffn_gate", "ffn_up")
 def order_rows(reference: Reference, used: frozenset[str], names: set[str]) -> Iterator[Row]:
     """Every change of this file that this model could notice."""
     hp, blk = reference.model.hparams, reference.model.weights.blk
-    in_turn, aside = "computes feed-forward behind attention, not beside it", "computes feed-forward beside attention"
+    in_turn = "computes feed-forward behind attention, not in parallel to it"
+    aside = "computes feed-forward in parallel to attention, not behind it"
     if hp.parallel_residual:
         yield "parallel-in-turn", in_turn, hparams(parallel_residual=False), "order"
     elif "attn_norm.weight" in names and not names & {"ffn_norm.weight", "post_attention_norm.weight"}:
         yield "parallel-in-turn", in_turn, remembering(lambda: Behind(blk).functions()), "order"
     elif {"attn_norm.weight", "ffn_norm.weight"} <= names:
-        yield "in-turn-parallel", f"{aside}, not behind it", remembering(lambda: Beside().functions()), "order"
+        yield "in-turn-parallel", aside, remembering(lambda: Parallel().functions()), "order"
     if "attn_norm.weight" not in names and {"post_attention_norm.weight", "post_ffw_norm.weight"} <= names:
         change = replaced(linear=NormedInput(blk, hp.norm_eps), rms_norm=NoNormBehind())
         yield (
@@ -91,7 +92,7 @@ class Behind(Remembering):
         return cast(Float, true.linear(x, w, *rest))
 
 
-class Beside(Remembering):
+class Parallel(Remembering):
     """Feed-forward of the layer's own input."""
 
     def __init__(self) -> None:
