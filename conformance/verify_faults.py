@@ -251,4 +251,6 @@ SAMPLE = (  # what the fast tier runs: every stage once, most of them on small m
     "qwen3-gate",
     "gemma3-one-plus",
     "gemma3-window",
+    "gpt-oss-sinks",
+    "gemma-embedding2-values",
 )  # fmt: skip
