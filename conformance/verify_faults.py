@@ -261,4 +261,6 @@ SAMPLE = (  # what the fast tier runs: every stage once, most of them on small m
     "olmo2-norm-by-head",
     "olmo2-norms-in-front",
     "nemotron-relu",
+    "gpt-oss-sinks",
+    "gemma-embedding2-values",
 )  # fmt: skip

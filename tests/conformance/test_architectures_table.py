@@ -78,7 +78,7 @@ def test_every_optional_tensor_is_in_one_variant_and_not_in_another(arch: str, t
 
 def test_a_pattern_that_fits_nothing_is_an_error() -> None:
     assert [v.id for v in select(["bert/reranker"])] == ["bert/reranker"]
-    gemmas = {"gemma", "gemma2", "gemma3", "gemma4", "gemma-embedding", "gemma-embedding2"}
+    gemmas = {"gemma", "gemma2", "gemma3", "gemma3n", "gemma4", "gemma-embedding", "gemma-embedding2"}
     assert {v.arch for v in select(["gemma*"])} == gemmas
     with pytest.raises(RequestError, match="no variant fits 'brt'"):
         select(["brt"])
