@@ -1,8 +1,9 @@
-"""The `fast` numerics: float32, products by tiles, fused Numba for the rest.
+"""The `fast` and `int8` numerics: float32, products by tiles, fused Numba for the rest.
 
 Weights are packed for the tiles once, and kept while the memory budget lasts (quant/row_blocks.py); for few rows also
-as F16 or as codes, where they are such in the file. Every kernel works row by row (attention: sequence by sequence), so
-the cores can share the rows without changing a bit.
+as F16 or as codes, where they are such in the file. Quantized weights are multiplied as whole numbers, with activations
+rounded to codes (fast/integer.py): of 8 bits in `int8`, of 16 in `fast` where the CPU has the instruction. Every kernel
+works row by row (attention: sequence by sequence), so the cores can share the rows without changing a bit.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise
 from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.graph import GraphCache
+from refembed.kernels.fast.integer import IntegerProducts
 from refembed.kernels.fast.thread_pool import spinning_pool
-from refembed.kernels.llvm import gemm, jit
+from refembed.kernels.llvm import gemm, integer_tile, jit
 from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store, row_blocks
@@ -76,6 +78,7 @@ class Fast(Ops):
 
     name = "fast"
     dtype: type[np.floating[Any]] = np.float32
+    bits = 16 if integer_tile.QUICK else 0  # of the codes that activations are rounded to for quantized weights; 0: none
 
     def __init__(self, *, memory_budget: int | str | None = None) -> None:
         """As `load_ops` takes it."""
@@ -87,6 +90,7 @@ class Fast(Ops):
         self.scratch = Scratch()
         self.graphs = GraphCache()
         self.turned: dict[Rope, F32] = {}
+        self.integer = IntegerProducts(self.bits, self.store, self.empty) if self.bits else None
 
     def empty(self, shape: tuple[int, ...]) -> F32:
         """An array of float32 with anything in it."""
@@ -106,6 +110,8 @@ class Fast(Ops):
 
     def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
         """x Wᵀ + bias (T, N), every row on its own."""
+        if self.integer is not None and self.integer.takes(w):
+            return self.integer.multiply(self.integer.codes(x), w, bias)
         x, out = np.ascontiguousarray(x), self.empty((len(x), w.shape[0]))
         if len(x) <= FEW_ROWS and (small := self.small(w)):
             kernel, panels = small[0], small[1:]
@@ -206,7 +212,12 @@ class Fast(Ops):
         parallel_map([partial(some, begin) for begin in range(0, len(packed), step)])
 
     def linears(self, x: Float, matrices: Sequence[tuple[Tensor, Tensor | None]]) -> list[Float]:
-        """`linear` of each (w, b). Three that few rows meet are one operation, so that cores meet once."""
+        """`linear` of each (w, b), x being rounded once for all.
+
+        Three that few rows meet are one operation, so that cores meet once.
+        """
+        if self.integer is not None and all(self.integer.takes(w) for w, _ in matrices):
+            return self.integer_linears(self.integer, x, matrices)
         ways = [self.kept(w) for w, _ in matrices] if len(matrices) == 3 and len(x) <= FEW_ROWS else [None]
         kernels = {way and way[0] for way in ways}
         kernel = THREE.get(kernels.pop()) if len(kernels) == 1 else None
@@ -220,6 +231,17 @@ class Fast(Ops):
             kernel, x, *itertools.chain(*zip(*arrays, strict=True)), *biases, *outs, rows=panels, size=size
         )
         return outs
+
+    def integer_linears(
+        self, integer: IntegerProducts, x: Float, matrices: Sequence[tuple[Tensor, Tensor | None]]
+    ) -> list[Float]:
+        """`linears` of quantized matrices."""
+        codes, ws = integer.codes(x), [w for w, _ in matrices]
+        biases = [NOTHING if b is None else self.weight(b) for _, b in matrices]
+        three = len(ws) == 3 and len(x) <= FEW_ROWS
+        if three and (outs := integer.multiply_three(codes, ws, biases)) is not None:
+            return list(outs)
+        return [integer.multiply(codes, w, bias) for w, bias in zip(ws, biases, strict=True)]
 
     def kept(self, w: Tensor) -> tuple[Any, ...] | None:
         """How few rows are multiplied with a matrix: a product, and W as it reads it, if that is kept."""
@@ -415,3 +437,10 @@ class Fast(Ops):
     def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
         """y_t = sum w_i x_(t-n+1+ahead+i)."""
         return conv.short_conv(x, self.weight(w), offsets, ahead)
+
+
+class Int8(Fast):
+    """`fast` with activations rounded to codes of 8 bits wherever weights are quantized, as llama.cpp rounds them."""
+
+    name = "int8"
+    bits = 8

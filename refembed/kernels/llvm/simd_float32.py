@@ -118,3 +118,48 @@ def quotient(typing_context, a, b):
         return builder.fdiv(*args)
 
     return REALS(REALS, REALS), generate
+
+
+# Whole numbers
+
+
+@intrinsic
+def larger_integer(typing_context, a, b):
+    """The larger of two integers, lane by lane."""
+
+    def generate(context, builder, sig, args):
+        return builder.select(builder.icmp_signed("<", *args), args[1], args[0])
+
+    return INTS(INTS, INTS), generate
+
+
+@intrinsic
+def highest_integer(typing_context, x):
+    """The largest lane."""
+
+    def generate(context, builder, sig, args):
+        return halves(builder, args[0], lambda a, b: builder.select(builder.icmp_signed("<", a, b), b, a))
+
+    return types.int32(INTS), generate
+
+
+@intrinsic
+def total_integer(typing_context, x):
+    """The sum of the lanes."""
+
+    def generate(context, builder, sig, args):
+        return halves(builder, args[0], builder.add)
+
+    return types.int32(INTS), generate
+
+
+@intrinsic
+def put_bytes(typing_context, out, at, x):
+    """The lowest byte of each lane, from element `at` of an array on, whatever its elements are."""
+
+    def generate(context, builder, sig, args):
+        bytes_ = ir.VectorType(ir.IntType(8), N)
+        builder.store(builder.trunc(args[2], bytes_), pointer(context, builder, sig, args, 1, bytes_), align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, at, x), generate
