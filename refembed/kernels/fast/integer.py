@@ -64,7 +64,17 @@ class IntegerProducts:
             rows, grain = (len(codes), ROWS) if by_rows else (len(panels), 1)
             size = len(codes) * panels.size * self.bits // (8 * MACS)
             spinning_pool.parallel_for(
-                self.kernels.product, codes, panels, *kind, bias, out, first, int(by_rows), rows=rows, size=size, grain=grain
+                self.kernels.product,
+                codes,
+                panels,
+                *kind,
+                bias,
+                out,
+                first,
+                int(by_rows),
+                rows=rows,
+                size=size,
+                grain=grain,
             )
         return out
 

@@ -78,7 +78,9 @@ class Fast(Ops):
 
     name = "fast"
     dtype: type[np.floating[Any]] = np.float32
-    bits = 16 if integer_tile.QUICK else 0  # of the codes that activations are rounded to for quantized weights; 0: none
+    bits = (
+        16 if integer_tile.QUICK else 0
+    )  # of the codes that activations are rounded to for quantized weights; 0: none
 
     def __init__(self, *, memory_budget: int | str | None = None) -> None:
         """As `load_ops` takes it."""

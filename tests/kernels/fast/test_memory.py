@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from refembed.errors import RequestError
 from refembed.gguf import BY_NAME, Tensor
 from refembed.kernels.exact import attention_chunked
-from refembed.kernels.exact.ops import Exact
 from refembed.kernels.exact.integer import multiply_codes, quantize_rows
+from refembed.kernels.exact.ops import Exact
 from refembed.kernels.fast.ops import FEW_ROWS, Fast, Int8
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm
@@ -80,7 +80,9 @@ def test_the_budget_changes_no_bits(kind: str, numerics: str, own: bool, monkeyp
     want = x.astype(np.float64) @ w.dequantize().T.astype(np.float64)
     results = []
     rounds = kind[0] == "Q" and numerics != "exact" and load_ops(numerics).bits  # type: ignore[attr-defined]
-    near = NEAR["codes of 16 bits" if rounds == 16 else "int8" if rounds == 8 else "exact" if numerics == "exact" else "fast"]
+    near = NEAR[
+        "codes of 16 bits" if rounds == 16 else "int8" if rounds == 8 else "exact" if numerics == "exact" else "fast"
+    ]
     for budget in (0, 1 << 30):
         ops = load_ops(numerics, memory_budget=budget)
         results += [ops.linear(x.astype(ops.dtype), w) for _ in range(2)]
@@ -229,7 +231,10 @@ def test_activations_are_rounded_once_for_several_matrices(monkeypatch: pytest.M
     ops, called = Int8(), list[str]()
     run = spinning_pool.parallel_for
     monkeypatch.setattr(spinning_pool, "parallel_for", lambda f, *a, **k: (called.append(f.__name__), run(f, *a, **k)))
-    ops.linears(random(0, 5, 96), [(quantized(random(i, 50, 96), kind, f"w{i}"), None) for i, kind in enumerate(("Q8_0", "Q4_1"))])
+    ops.linears(
+        random(0, 5, 96),
+        [(quantized(random(i, 50, 96), kind, f"w{i}"), None) for i, kind in enumerate(("Q8_0", "Q4_1"))],
+    )
     assert called == ["quantize8", "product8", "product8"]
 
 
@@ -240,7 +245,9 @@ def test_three_quantized_matrices_are_one_job_where_few_rows_meet_them(
     """Whatever their types."""
     monkeypatch.setattr(Fast, "bits", bits)
     called, ops = list[str](), Fast()
-    matrices = [(quantized(random(i, 50 + i, 256), kind, kind), None) for i, kind in enumerate(("Q8_0", "Q4_K", "Q6_K"))]
+    matrices = [
+        (quantized(random(i, 50 + i, 256), kind, kind), None) for i, kind in enumerate(("Q8_0", "Q4_K", "Q6_K"))
+    ]
     xs = [random(T, T, 256) for T in (FEW_ROWS, FEW_ROWS + 1)]
     want = [[ops.linear(x, w) for w, _ in matrices] for x in xs]
     run = spinning_pool.parallel_for

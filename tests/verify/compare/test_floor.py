@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from refembed import Embedder
+from refembed.testing.synthetic import synthetic
 from refembed.verify.compare.floor import BUILDS, LEAST, Floor, distance, floor_of
 from refembed.verify.compare.length import length_of
 from refembed.verify.reference import reference_of
@@ -74,3 +76,20 @@ def test_default_texts_fit_the_window_and_climb():
     assert long == sorted(long)  # the last two are of one length, in other words
     assert {n for n in LADDER if n < 124} <= {round(n) for n in long}
     assert long[-1] == 126
+
+
+def test_where_weights_are_quantized_an_engine_may_be_near_to_int8(tmp_path):
+    """The floor itself is measured without it: bounds stay what they are."""
+    texts = [[1, 5, 9, 12], [3, 4], list(range(2, 30))]
+    for type_name, there in (("Q8_0", True), ("F32", False)):
+        path = synthetic(tmp_path / f"{type_name}.gguf", "bert", type_name=type_name, C=192, F=96, D=32)
+        r = reference_of(Embedder.load(path), "mean")
+        floor = floor_of(r, texts)
+        assert ("int8" in floor.by_numerics) == there
+        three = [floor.by_numerics[w] for w in ("ggml", "ggml, plain", "fast")]
+        apart = [max(distance(a[i], b[i]) for a, b in combinations(three, 2)) for i in range(3)]
+        assert floor.spread == pytest.approx(apart)
+    with pytest.warns(
+        UserWarning, match=r"F32.gguf: no weight is quantized, so that numerics int8 is the same as fast"
+    ):
+        Embedder.load(path, numerics="int8")
