@@ -101,8 +101,8 @@ class Rope:
 class Ops(ABC):
     """The operations of a forward pass, in one numerics. x is (T, C), row-major: the tokens of all texts, end to end.
 
-    In all numerics but `ggml` every operation treats a row (attention: a text) in the same way whatever stands next to it,
-    so the bits of a text's embedding do not depend on its batch. In `ggml` they depend on it as in llama.cpp.
+    In all numerics but `ggml` every operation treats a row (attention: a text) in the same way whatever stands next to
+    it, so the bits of a text's embedding do not depend on its batch. In `ggml` they depend on it as in llama.cpp.
 
     `tap` is given the steps inside an operation that llama.cpp's graph names; where none is attached (`NO_TAP`), they
     may be fused. A new operation needs: a method here, with its formula and an example; one in `Exact`, and in `Ggml`

@@ -101,7 +101,7 @@ class IntegerProducts:
             spinning_pool.own.graph.invalidate()
         for begin, end in row_blocks(n, k):
             shape = self.shape(end - begin, w)
-            some = self.store.workspace("codes", int(np.prod(shape)), np.int32).reshape(shape)
+            some: Any = self.store.workspace("codes", int(np.prod(shape)), np.int32).reshape(shape)
             self.pack(w, begin, some)
             yield begin, some
 

@@ -23,9 +23,9 @@ import numpy.typing as npt
 from refembed.arrays import F32, I32
 from refembed.kernels.llvm.gemm import part
 from refembed.kernels.llvm.integer_tile import ROWS, STEPS, P, tile8, tile16, words_of
-from refembed.kernels.llvm.jit import float_of_bits, njit, out_of_line
+from refembed.kernels.llvm.jit import njit, out_of_line
 from refembed.kernels.llvm.microkernel import Q8_BLOCK as BLOCK
-from refembed.kernels.llvm.simd import bits_of, broadcast
+from refembed.kernels.llvm.simd import bits_of, broadcast, float_of_bits
 from refembed.kernels.llvm.simd_float32 import highest_integer, larger_integer, load, put_bytes, total_integer
 from refembed.kernels.llvm.simd_math import bits_of as bits_of_one
 
@@ -205,7 +205,7 @@ def pack_codes(w, s, m, panels, begin, end):
             for j in range(rows):
                 for k in range(STEPS):
                     g = b * halves + k * halves // STEPS
-                    scale, least, word = s[at + j, g], m[at + j, g] if minima else f32(0), 0
+                    scale, least, word = s[at + j, g], m[at + j, g] if minima else f32(0), np.int64(0)
                     for i in range(4):
                         c = b * BLOCK + 4 * k + i
                         code = np.rint((w[at + j, c] - least) / scale) + middle if scale != 0 else middle

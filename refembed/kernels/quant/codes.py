@@ -65,8 +65,8 @@ SCALES: dict[str, Callable[[Any], Scales]] = {
     "Q3_K": lambda b: Scales(column(b["d"]) * (real(q3_k_scales(b["scales"])) - 32)),
     **dict.fromkeys(("Q4_K", "Q5_K"), lambda b: lowered(*scales_and_minima(b))),
     "Q6_K": lambda b: Scales(column(b["d"]) * real(b["scales"])),
-    "IQ1_S": lambda b: Scales(iq1_s_scales(b) / 8),  # grid + delta is a number of eighths
-    "IQ1_M": lambda b: Scales(iq1_m_scales(b) / 8),
+    "IQ1_S": lambda b: Scales(iq1_s_scales(b) * np.float32(0.125)),  # grid + delta is a number of eighths
+    "IQ1_M": lambda b: Scales(iq1_m_scales(b) * np.float32(0.125)),
     "IQ2_XXS": lambda b: Scales(iq2_xxs_scales(b)),
     **dict.fromkeys(("IQ2_XS", "IQ2_S"), lambda b: Scales(quarters(b))),
     "IQ3_XXS": lambda b: Scales(iq3_xxs_scales(b)),
@@ -117,8 +117,8 @@ def codes_of(w: Tensor) -> tuple[U8, Scales]:
     >>> u[0, :4], scales.s  # 128 more than the stored codes
     (array([255, 108, 129, 128], dtype=uint8), array([[0.5]], dtype=float32))
     """
-    scales = scales_of(w, 0, w.shape[0])
-    s, m = (None if a is None else np.repeat(a, group_of(w.type), axis=1) for a in scales)
-    above = w.dequantize() - (0 if m is None else m)
-    u = np.rint(np.divide(above, s, out=np.zeros_like(above), where=s != 0)) + (MIDDLE if m is None else 0)
+    scales, group = scales_of(w, 0, w.shape[0]), group_of(w.type)
+    s = np.repeat(scales.s, group, axis=1)
+    above = w.dequantize() if scales.m is None else w.dequantize() - np.repeat(scales.m, group, axis=1)
+    u = np.rint(np.divide(above, s, out=np.zeros_like(above), where=s != 0)) + (MIDDLE if scales.m is None else 0)
     return u.clip(0, 255).astype(np.uint8), scales
