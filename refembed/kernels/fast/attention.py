@@ -14,6 +14,8 @@ from refembed.kernels.fast.elementwise import ROOM, softmax
 from refembed.kernels.llvm.gemm import LANES4, row_loop
 from refembed.kernels.llvm.jit import njit, tanh
 from refembed.kernels.llvm.microkernel import ROWS, VECTORS
+from refembed.kernels.llvm.simd import N, put
+from refembed.kernels.llvm.simd_float32 import load, transpose
 
 f32 = np.float32
 SUMMED = 128  # terms of a sum that are added one after the other
@@ -64,26 +66,35 @@ def shares(p, at, n, i, begin, scale, soft_cap, slope, bias):
 @njit()
 def pack_keys(k, begin, n, channel, panels):
     """Keys begin:begin+n of k (T, C), channels from `channel` on: panels (n/P, D, P), the rest zeros."""
-    D = panels.shape[1]
+    C, D = k.shape[1], panels.shape[1]
+    source, to = k.reshape(-1), panels.reshape(-1)
     for p in range(panels.shape[0]):
         m = min(P, n - p * P)
         if m < P:
             panels[p] = 0
+        full, deep = m // N * N, D // N * N
+        for j in range(0, full, N):
+            for d in range(0, deep, N):
+                transpose(source, (begin + p * P + j) * C + channel + d, C, to, (p * D + d) * P + j, P)
         for j in range(m):
-            for d in range(D):
+            for d in range(deep if j < full else 0, D):
                 panels[p, d, j] = k[begin + p * P + j, channel + d]
 
 
 @njit()
 def pack_values(v, begin, n, channel, D, panels):
     """Values begin:begin+n of v (T, C), D channels from `channel` on: panels (D/W, n, W), the rest zeros."""
-    W = panels.shape[2]
+    C, W = v.shape[1], panels.shape[2]
+    source, to = v.reshape(-1), panels.reshape(-1)
     for p in range(panels.shape[0]):
         m = min(W, D - p * W)
         if m < W:
             panels[p] = 0
+        full = m // N * N
         for j in range(n):
-            for d in range(m):
+            for d in range(0, full, N):
+                put(to, (p * n + j) * W + d, load(source, (begin + j) * C + channel + p * W + d))
+            for d in range(full, m):
                 panels[p, j, d] = v[begin + j, channel + p * W + d]
 
 

@@ -120,6 +120,35 @@ def quotient(typing_context, a, b):
     return REALS(REALS, REALS), generate
 
 
+@intrinsic
+def transpose(typing_context, x, at, step, out, to, out_step):
+    """Sixteen rows of sixteen float32, `step` apart from x[at] on, as columns: rows `out_step` apart from out[to] on.
+
+    Four times, every two rows that are 8, 4, 2, 1 apart exchange halves, quarters and so on of what they have.
+    """
+
+    def generate(context, builder, sig, args):
+        source, target = (context.make_array(sig.args[k])(context, builder, args[k]).data for k in (0, 3))
+
+        def row(base, start, apart, i):
+            place = builder.add(start, builder.mul(apart, ir.Constant(apart.type, i)))
+            return builder.bitcast(builder.gep(base, [place]), VECTOR[REALS].as_pointer())
+
+        rows = [builder.load(row(source, args[1], args[2], i), align=4) for i in range(N)]
+        for far in (8, 4, 2, 1):
+            low = vector(k if not k & far else N + k - far for k in range(N))
+            high = vector(k + far if not k & far else N + k for k in range(N))
+            for i in (i for i in range(N) if not i & far):
+                a, b = rows[i], rows[i + far]
+                rows[i], rows[i + far] = (builder.shuffle_vector(a, b, order) for order in (low, high))
+        for i in range(N):
+            builder.store(rows[i], row(target, args[4], args[5], i), align=4)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(x, i, i, out, i, i), generate
+
+
 # Whole numbers
 
 
