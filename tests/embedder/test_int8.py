@@ -1,4 +1,4 @@
-"""Quantized weights multiplied as whole numbers, on the default model: as exact as stated, and no text changes another."""
+"""Quantized weights multiplied as whole numbers, on the default model: as exact as stated, and texts stand alone."""
 
 from __future__ import annotations
 

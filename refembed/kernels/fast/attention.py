@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from refembed.kernels.fast.elementwise import ROOM, softmax
-from refembed.kernels.llvm.gemm import LANES4, row_loop
+from refembed.kernels.llvm.gemm import LANES4, LINE, row_loop
 from refembed.kernels.llvm.jit import njit, tanh
 from refembed.kernels.llvm.microkernel import ROWS, VECTORS
 from refembed.kernels.llvm.simd import N, put
@@ -63,6 +63,14 @@ def shares(p, at, n, i, begin, scale, soft_cap, slope, bias):
     softmax(p, at, n, scale)
 
 
+@njit(inline="always")
+def aligned(size):
+    """Numbers with anything in them that begin with a cache line."""
+    raw = np.empty(size + LINE // 4, np.float32)
+    start = -raw.ctypes.data % LINE // 4
+    return raw[start : start + size]
+
+
 @njit()
 def pack_keys(k, begin, n, channel, panels):
     """Keys begin:begin+n of k (T, C), channels from `channel` on: panels (n/P, D, P), the rest zeros."""
@@ -103,7 +111,7 @@ def value_panels(D, n):
     """Room for the values of a head: as few panels as will do, of equal width."""
     count = (D + P - 1) // P
     width = (D + count * LANES4 - 1) // (count * LANES4) * LANES4
-    return np.empty((count, n, width), np.float32)
+    return aligned(count * n * width).reshape(count, n, width)
 
 
 @njit()
@@ -143,11 +151,12 @@ def attention(q, k, v, n_head, group, offsets, scale, causal, window, kind, soft
         s, h = unit // n_head, unit % n_head
         first, n, theirs = offsets[s], offsets[s + 1] - offsets[s], h // group * D
         plain = soft_cap == 0 and slopes[h] == 0 and len(bias) == 0
-        keys, values = np.empty(((n + P - 1) // P, D, P), np.float32), value_panels(D, n)
+        count = (n + P - 1) // P
+        keys, values = aligned(count * D * P).reshape(count, D, P), value_panels(D, n)
         pack_keys(k, first, n, theirs, keys)
         pack_values(v, first, n, theirs, D, values)
         step = n + ROOM
-        p = np.empty(min(QUERIES, n) * step, np.float32)
+        p = aligned(min(QUERIES, n) * step)
         for t in range(0, n, QUERIES):
             rows = min(QUERIES, n - t)
             low, high = reach(t, n, causal, window, kind)[0], reach(t + rows - 1, n, causal, window, kind)[1]

@@ -16,7 +16,7 @@ import numpy as np
 from refembed.arrays import F32, I32
 from refembed.gguf import Tensor
 from refembed.kernels.fast.thread_pool import spinning_pool
-from refembed.kernels.llvm import integer
+from refembed.kernels.llvm import gemm, integer
 from refembed.kernels.llvm.integer_tile import ROWS, P, words_of
 from refembed.kernels.quant.codes import BLOCK, HALVES, MINIMA, has_codes, scales_of
 from refembed.kernels.quant.row_blocks import Store, row_blocks
@@ -111,7 +111,7 @@ class IntegerProducts:
             whole = self.kept.get(w.name)
             shape = self.shape(w.shape[0], w)
             if whole is None and self.store.reserve(4 * int(np.prod(shape))):
-                whole = integer.aligned(shape, np.int32)
+                whole = gemm.aligned(shape, np.int32)
                 self.pack(w, 0, whole)
                 self.kept[w.name] = whole
         return whole

@@ -154,7 +154,7 @@ class Fast(Ops):
         with self.packing:  # texts may run side by side
             whole = self.packed.get(w.name)
             if whole is None and self.store.reserve(4 * -(-n // P) * k * P):
-                whole = np.empty((-(-n // P), k, P), np.float32)
+                whole = gemm.aligned((-(-n // P), k, P), np.float32)
                 self.pack(w, 0, whole)
                 self.packed[w.name] = whole
         return whole
@@ -175,7 +175,7 @@ class Fast(Ops):
         """F16 as it is: panels (n/P, C, P) of int16."""
         if not CONVERTS_F16 or w.byteorder != NATIVE or not self.store.reserve(2 * count * k * P):
             return None
-        halves = np.empty((count, k, P), np.int16)
+        halves = gemm.aligned((count, k, P), np.int16)
         gemm.pack_rows(np.frombuffer(w.raw, np.int16).reshape(w.shape), halves, 0, count)
         return gemm.by_f16, halves
 
@@ -184,7 +184,7 @@ class Fast(Ops):
         names, nbytes = w.type.block.names or (), count * k * P * 9 // 8
         if w.type.weights != Q8_BLOCK or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
             return None
-        codes, scales = np.empty((count, k, P), np.int8), np.empty((count, k // Q8_BLOCK, P), np.float32)
+        codes, scales = gemm.aligned((count, k, P), np.int8), gemm.aligned((count, k // Q8_BLOCK, P), np.float32)
         if self.pack_codes(w, codes, scales):
             return gemm.by_q8, codes, scales
         self.store.reserve(-nbytes)

@@ -18,10 +18,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from refembed.arrays import F32, I32
-from refembed.kernels.llvm.gemm import part
+from refembed.kernels.llvm.gemm import aligned, part
 from refembed.kernels.llvm.integer_tile import ROWS, STEPS, P, tile8, tile16, words_of
 from refembed.kernels.llvm.jit import njit, out_of_line
 from refembed.kernels.llvm.microkernel import Q8_BLOCK as BLOCK
@@ -220,14 +219,6 @@ def pack_codes(w, s, m, panels, begin, end):
 def height_of(groups: int, minima: bool) -> int:
     """Rows of a block in a panel, where it has so many groups with scales of their own."""
     return STEPS + groups * (1 + minima)
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
-    """An array with anything in it that begins with a cache line, so that no vector of a panel lies in two."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def pack_whole(w: F32, s: F32, m: F32 | None) -> I32:

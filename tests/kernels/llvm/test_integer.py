@@ -157,12 +157,6 @@ def test_cores_may_share_rows_or_panels(bits: int, T: int) -> None:
     assert same_bits(out, want)
 
 
-def test_panels_begin_with_a_cache_line() -> None:
-    for n in (1, 7, 100):
-        assert integer.aligned((n, 3), np.int32).ctypes.data % 64 == 0
-        assert integer.aligned((n, 3), np.float32).shape == (n, 3)
-
-
 def test_blocks_are_of_one_length_everywhere() -> None:
     assert microkernel.Q8_BLOCK == weight_codes.BLOCK == integer.BLOCK == 32
 
