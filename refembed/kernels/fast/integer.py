@@ -107,6 +107,8 @@ class IntegerProducts:
 
     def all_panels(self, w: Tensor) -> I32 | None:
         """W in panels, kept; None where there is no room."""
+        if (kept := self.kept.get(w.name)) is not None:
+            return kept
         with self.packing:
             whole = self.kept.get(w.name)
             shape = self.shape(w.shape[0], w)
