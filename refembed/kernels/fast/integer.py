@@ -7,7 +7,7 @@ part of captured graphs; the kernels read its bits.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -77,19 +77,6 @@ class IntegerProducts:
                 grain=grain,
             )
         return out
-
-    def multiply_three(self, codes: F32, ws: Sequence[Tensor], biases: Sequence[F32]) -> list[F32] | None:
-        """`multiply` with three matrices in one operation, so that cores meet once; None where not all are kept."""
-        kept = [panels for w in ws if (panels := self.all_panels(w)) is not None]
-        if len(kept) < len(ws):
-            return None
-        outs = [self.empty((len(codes), w.shape[0])) for w in ws]
-        halves, minima = zip(*map(kind_of, ws), strict=True)
-        size = len(codes) * sum(panels.size for panels in kept) * self.bits // (8 * MACS)
-        spinning_pool.parallel_for(
-            self.kernels.three, codes, *kept, *halves, *minima, *biases, *outs, rows=sum(map(len, kept)), size=size
-        )
-        return outs
 
     def panels(self, w: Tensor) -> Iterator[tuple[int, I32]]:
         """The first of W's rows and panels from there on: all where they are kept; else some, valid until the next."""

@@ -219,7 +219,8 @@ class Fast(Ops):
         Three that few rows meet are one operation, so that cores meet once.
         """
         if self.integer is not None and all(self.integer.takes(w) for w, _ in matrices):
-            return self.integer_linears(self.integer, x, matrices)
+            codes = self.integer.codes(x)
+            return [self.integer.multiply(codes, w, NOTHING if b is None else self.weight(b)) for w, b in matrices]
         ways = [self.kept(w) for w, _ in matrices] if len(matrices) == 3 and len(x) <= FEW_ROWS else [None]
         kernels = {way and way[0] for way in ways}
         kernel = THREE.get(kernels.pop()) if len(kernels) == 1 else None
@@ -233,17 +234,6 @@ class Fast(Ops):
             kernel, x, *itertools.chain(*zip(*arrays, strict=True)), *biases, *outs, rows=panels, size=size
         )
         return outs
-
-    def integer_linears(
-        self, integer: IntegerProducts, x: Float, matrices: Sequence[tuple[Tensor, Tensor | None]]
-    ) -> list[Float]:
-        """`linears` of quantized matrices."""
-        codes, ws = integer.codes(x), [w for w, _ in matrices]
-        biases = [NOTHING if b is None else self.weight(b) for _, b in matrices]
-        three = len(ws) == 3 and len(x) <= FEW_ROWS
-        if three and (outs := integer.multiply_three(codes, ws, biases)) is not None:
-            return list(outs)
-        return [integer.multiply(codes, w, bias) for w, bias in zip(ws, biases, strict=True)]
 
     def kept(self, w: Tensor) -> tuple[Any, ...] | None:
         """How few rows are multiplied with a matrix: a product, and W as it reads it, if that is kept."""

@@ -59,7 +59,6 @@ class Kernel(NamedTuple):
 
 PRODUCT = types.Tuple((f2, f3, f1, f2, i))
 CODES = types.Tuple((f2, words, i, i, f1, f2, i, i))
-THREE_CODES = types.Tuple((f2, *[words] * 3, *[i] * 6, *[f1] * 3, *[f2] * 3))
 ONE, TWO = types.Tuple((f2, f2)), types.Tuple((f2, f2, f2))
 KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry is all that a new one needs
     gemm.by_rows: Kernel(PRODUCT),
@@ -73,8 +72,6 @@ KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry 
     integer.quantize16: Kernel(ONE),
     integer.product8: Kernel(CODES),
     integer.product16: Kernel(CODES),
-    integer.three8: Kernel(THREE_CODES, results=3),
-    integer.three16: Kernel(THREE_CODES, results=3),
     fast_attention.attention: Kernel(
         types.Tuple((f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f2))
     ),

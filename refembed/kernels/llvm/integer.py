@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refembed.arrays import F32, I32
-from refembed.kernels.llvm.gemm import aligned, part
+from refembed.kernels.llvm.gemm import aligned
 from refembed.kernels.llvm.integer_tile import ROWS, STEPS, P, tile8, tile16, words_of
-from refembed.kernels.llvm.jit import njit, out_of_line
+from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.microkernel import Q8_BLOCK as BLOCK
 from refembed.kernels.llvm.simd import bits_of, broadcast, float_of_bits
 from refembed.kernels.llvm.simd_float32 import highest_integer, larger_integer, load, put_bytes, total_integer
@@ -149,36 +149,14 @@ def product16(x, panels, halves, minima, bias, out, first, by_rows, begin, end):
                 )  # fmt: skip
 
 
-times8, times16 = out_of_line(product8), out_of_line(product16)
-
-
-@njit()
-def three8(x, a, b, c, half_a, half_b, half_c, least_a, least_b, least_c, bias_a, bias_b, bias_c, out_a, out_b, out_c,
-           begin, end):  # fmt: skip
-    """`product8` of three matrices, whose panels are counted through."""
-    times8((x, a, half_a, least_a, bias_a, out_a, 0, 0), *part(begin, end, 0, a))
-    times8((x, b, half_b, least_b, bias_b, out_b, 0, 0), *part(begin, end, len(a), b))
-    times8((x, c, half_c, least_c, bias_c, out_c, 0, 0), *part(begin, end, len(a) + len(b), c))
-
-
-@njit()
-def three16(x, a, b, c, half_a, half_b, half_c, least_a, least_b, least_c, bias_a, bias_b, bias_c, out_a, out_b, out_c,
-            begin, end):  # fmt: skip
-    """`product16` of three matrices, likewise."""
-    times16((x, a, half_a, least_a, bias_a, out_a, 0, 0), *part(begin, end, 0, a))
-    times16((x, b, half_b, least_b, bias_b, out_b, 0, 0), *part(begin, end, len(a), b))
-    times16((x, c, half_c, least_c, bias_c, out_c, 0, 0), *part(begin, end, len(a) + len(b), c))
-
-
 class Kernels(NamedTuple):
     """Of codes of one length."""
 
     quantize: Callable[..., Any]
     product: Callable[..., Any]
-    three: Callable[..., Any]
 
 
-KERNELS = {8: Kernels(quantize8, product8, three8), 16: Kernels(quantize16, product16, three16)}
+KERNELS = {8: Kernels(quantize8, product8), 16: Kernels(quantize16, product16)}
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------

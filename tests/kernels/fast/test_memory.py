@@ -238,26 +238,6 @@ def test_activations_are_rounded_once_for_several_matrices(monkeypatch: pytest.M
     assert called == ["quantize8", "product8", "product8"]
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_three_quantized_matrices_are_one_job_where_few_rows_meet_them(
-    bits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever their types."""
-    monkeypatch.setattr(Fast, "bits", bits)
-    called, ops = list[str](), Fast()
-    matrices = [
-        (quantized(random(i, 50 + i, 256), kind, kind), None) for i, kind in enumerate(("Q8_0", "Q4_K", "Q6_K"))
-    ]
-    xs = [random(T, T, 256) for T in (FEW_ROWS, FEW_ROWS + 1)]
-    want = [[ops.linear(x, w) for w, _ in matrices] for x in xs]
-    run = spinning_pool.parallel_for
-    monkeypatch.setattr(spinning_pool, "parallel_for", lambda f, *a, **k: (called.append(f.__name__), run(f, *a, **k)))
-    for x, ys in zip(xs, want, strict=True):
-        for got, y in zip(ops.linears(x, matrices), ys, strict=True):
-            assert got.tobytes() == y.tobytes()
-    assert called == [f"quantize{bits}", f"three{bits}", f"quantize{bits}", *[f"product{bits}"] * 3]
-
-
 def test_the_workspace_is_one_panel_of_the_largest_matrix() -> None:
     """64 MB of float32 weights pass through 16 MB."""
     raw = np.zeros(8192 * 2048 // 32 * 34, np.uint8)

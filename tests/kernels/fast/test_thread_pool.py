@@ -86,15 +86,12 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         decoder.columns: ((up, 0, same), same, T),
         decoder.rope: ((x, np.arange(T)[::-1].copy(), random(seed + 7, 2, T, 5), 6, 1, 5, same), same, T),
     }
-    for bits, (quantize, product, three) in integer.KERNELS.items():
+    for bits, (quantize, product) in integer.KERNELS.items():
         rounded = np.full((T, 3 * integer_tile.words_of(bits)), np.nan, np.float32)
         given[quantize] = (x, rounded), rounded, T
-        xs, s = rounded.copy(), random(seed + 5, 250, 3)
+        xs, panels = rounded.copy(), integer.pack_whole(w, random(seed + 5, 250, 3), None)
         quantize(x, xs, 0, T)
-        whole, some, more = (integer.pack_whole(w[:n], s[:n], s[:n] if n == 96 else None) for n in (250, 96, 104))
-        given[product] = (xs, whole, 0, 0, bias, out, 0, 0), out, len(whole)
-        kinds, panels = (0, 0, 0, 0, 1, 0), (whole, some, more)
-        given[three] = (xs, *panels, *kinds, *biases, *outs), all_out, sum(map(len, panels))
+        given[product] = (xs, panels, 0, 0, bias, out, 0, 0), out, len(panels)
     if microkernel.CONVERTS_F16:
         given[gemm.by_f16] = (x, halves, bias, out), out, len(packed)
         given[gemm.three_by_f16] = (x, halves, *two_halves, *biases, *outs), all_out, 6 + 2 + 3

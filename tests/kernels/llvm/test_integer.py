@@ -50,7 +50,7 @@ def weights(N: int, K: int, halves: int, minima: int) -> tuple[Any, Any, Scales]
 
 def run(x: Any, w: Any, scales: Scales, bits: int, halves: int, bias: Any = NONE) -> tuple[Any, Any]:
     """The compiled kernels, in one part: codes and products."""
-    quantize, product, _ = integer.KERNELS[bits]
+    quantize, product = integer.KERNELS[bits]
     codes = np.empty((len(x), x.shape[1] // 32 * integer_tile.words_of(bits)), np.float32)
     out = np.full((len(x), len(w)), 7, np.float32)
     quantize(x, codes, 0, len(x))
@@ -137,7 +137,7 @@ def test_what_is_no_number_makes_its_whole_row_nan_and_no_other(bits: int) -> No
 def test_cores_may_share_rows_or_panels(bits: int, T: int) -> None:
     """Each part writes its own piece of out, to the bit."""
     x, (w, _, scales), bias = activations(T, 96), weights(210, 96, 1, 0), random(3, 210)
-    quantize, product, _ = integer.KERNELS[bits]
+    quantize, product = integer.KERNELS[bits]
     codes, want = run(x, w, scales, bits, 1, bias)
     panels, P = integer.pack_whole(w, *scales), integer_tile.P
     parts = np.empty_like(codes)
