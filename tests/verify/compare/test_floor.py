@@ -10,7 +10,7 @@ import pytest
 
 from refembed import Embedder
 from refembed.testing.synthetic import synthetic
-from refembed.verify.compare.floor import BUILDS, LEAST, Floor, distance, floor_of
+from refembed.verify.compare.floor import BUILDS, EVERYWHERE, LEAST, Floor, distance, floor_of, shared_spread
 from refembed.verify.compare.length import length_of
 from refembed.verify.reference import reference_of
 from refembed.verify.texts import LADDER, TEXTS, default_texts
@@ -44,6 +44,14 @@ def test_a_bound_is_never_below_the_builds_or_the_least():
     floor = Floor({"a": []}, np.array([0.0, 1e-4]), 1e-6, 0.0)
     assert floor.bound == pytest.approx([2e-7, 2e-4])
     assert Floor({"a": []}, np.array([0.0]), 0.0, 0.0).bound == pytest.approx([LEAST])
+
+
+@pytest.mark.parametrize("numbers", [1, 2])
+def test_few_numbers_that_agree_by_luck_have_the_floor_of_others(numbers: int) -> None:
+    """Four texts whose vectors move by 0, 0.001, 0.002 and 0.1, at a right angle where they can."""
+    sizes, moves = np.array([0.5, 1.0, 2.0, 4.0]), np.array([0, 0.001, 0.002, 0.1])
+    vectors = [np.array([s, 0.0][:numbers]) for s in sizes]
+    assert shared_spread((moves / sizes) ** 2 / 2, vectors) == pytest.approx(0.1**2 / sizes**2 / 2)
 
 
 def test_the_floor_of_a_model_is_small_and_not_zero(tiny):
@@ -86,10 +94,19 @@ def test_where_weights_are_quantized_an_engine_may_be_near_to_int8(tmp_path):
         r = reference_of(Embedder.load(path), "mean")
         floor = floor_of(r, texts)
         assert ("int8" in floor.by_numerics) == there
-        three = [floor.by_numerics[w] for w in ("ggml", "ggml, plain", "fast")]
+        three = [floor.by_numerics[w] for w in EVERYWHERE]
         apart = [max(distance(a[i], b[i]) for a, b in combinations(three, 2)) for i in range(3)]
         assert floor.spread == pytest.approx(apart)
     with pytest.warns(
         UserWarning, match=r"F32.gguf: no weight is quantized, so that numerics int8 is the same as fast"
     ):
         Embedder.load(path, numerics="int8")
+
+
+def test_a_text_whose_token_may_go_to_another_expert_has_the_floor_of_the_text_that_moves_most(tmp_path):
+    """One text of twenty of a small Q8_0 model moved by 1e-4 in llama.cpp's batch, the others by 1e-7."""
+    path = synthetic(tmp_path / "m.gguf", "nomic-bert-moe", type_name="Q8_0", C=64, H=2, F=64, X=4)
+    floor = floor_of(reference_of(Embedder.load(path, numerics="fast")), list(TEXTS[:4]))
+    rows = [floor.by_numerics[w] for w in EVERYWHERE]
+    moved = [distance(a, b) for xs in rows for ys in rows for a, b in zip(xs, ys, strict=True)]
+    assert floor.spread == pytest.approx([max(moved)] * 4)
