@@ -8,6 +8,7 @@ import sys
 OTHERS = {
     "cache": "what keeping vectors saves",
     "ggml": "the ggml numerics, compared with the llama.cpp whose bits they have",
+    "integers": "quantized weights multiplied as whole numbers: speed and error",
     "gguf_open": "opening a file, compared with gguf-py",
     "mixed": "small requests while a giant one is computed",
     "memory": "peak memory of each engine",

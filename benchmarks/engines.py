@@ -64,12 +64,20 @@ def in_order(groups: list[list[int]], found: list[Any]) -> list[Any]:
 
 
 class Refembed:
-    """refembed, through `Embedder.embed`; packing texts and normalizing vectors are timed with the rest."""
+    """refembed, through `Embedder.embed`; packing texts and normalizing vectors are timed with the rest.
 
-    def __init__(self, model: str, threads: int, numerics: str = "fast", pooling: str = "native") -> None:
+    bits: of the activations of `fast` where weights are quantized, 0 for float32; None: as the CPU has it.
+    """
+
+    def __init__(
+        self, model: str, threads: int, numerics: str = "fast", pooling: str = "native", bits: int | None = None
+    ) -> None:
         from refembed import Embedder
         from refembed.kernels import threads as pool
+        from refembed.kernels.fast.ops import Fast
 
+        if bits is not None:
+            Fast.bits = bits
         pool.use(threads)
         self.model, self.pooling = model, pooling
         self.embedder = Embedder.load(model, numerics=numerics)

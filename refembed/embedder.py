@@ -5,6 +5,7 @@ text ─► tokenize ─► truncate ─► pack ─► forward ─► hidden (T
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from refembed.arrays import F32, Float
 from refembed.errors import RequestError, TooLongError
 from refembed.gguf import GGUFFile
 from refembed.hub.opening import open_gguf
-from refembed.kernels.numerics import load_ops
+from refembed.kernels.numerics import load_ops, remark_on
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.kernels.threads import cores, parallel_map
 from refembed.model import Model, load_model
@@ -112,12 +113,13 @@ class Embedder:
 
         model            a GGUF file; a folder as Hugging Face publishes them; or a name that `refembed.hub` knows, such
                          as "minilm" or "organization/model" (fetched and converted once)
-        numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "auto" is fast
+        numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "int8" the
+                         same, with activations rounded to 8 bits where weights are quantized; "auto" is fast
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
                          (`refembed.model.published`, docs/differences.md)
-        memory_budget    bytes of decoded matrices that `fast` and `exact` keep; None: a quarter of the machine's
+        memory_budget    bytes of decoded matrices that all numerics but `ggml` keep; None: a quarter of the machine's
                          memory; 0 or "mapped": none. Others are decoded as they are used, a panel at a time. Changes
                          memory and speed, no bits (`kernels/quant/row_blocks.py`)
         mmap             the weights stay in the file, mapped into memory, and must not change there; False copies the
@@ -129,6 +131,7 @@ class Embedder:
         repack      with weights interleaved at load time, likewise (`--no-repack` turns it off there)
         n_ubatch    texts that fit into so many tokens run together, as llama.cpp runs those that one call brings;
                     there a text's bits depend on its batch. 0: every text alone
+        Warns where `int8` changes nothing, since no weight is quantized.
         Raises GGUFError for a file that is damaged or no GGUF, ModelError where there is no such model or none that
         refembed can run, DownloadError where it cannot be fetched, RequestError for an option that is not there.
         """
@@ -138,13 +141,15 @@ class Embedder:
         }  # fmt: skip
         ops = load_ops(numerics, **switches)
         f = open_gguf(model, mmap)
+        if remark := remark_on(ops, f.tensors.values()):
+            warnings.warn(f"{f.path}: {remark}", stacklevel=2)
         loaded = load_model(f)
         check_dense(loaded, str(f.path))
         adapters = load_adapters(lora, f)
         if adapters:
             ops = adapted(ops, load_ops(numerics, **switches | {"flash_attn": True, "repack": False}), adapters)
         together = 0 if loaded.runs_alone else n_ubatch
-        batch_tokens = {"ggml": together, "fast": FORWARD_TOKENS}.get(ops.name, BATCH_TOKENS)
+        batch_tokens = {"ggml": together, "fast": FORWARD_TOKENS, "int8": FORWARD_TOKENS}.get(ops.name, BATCH_TOKENS)
         tokenizer = load_tokenizer(f)
         if semantics == "original":
             loaded = original(loaded, f, tokenizer.vocab.sep)
@@ -228,7 +233,7 @@ class Embedder:
                 vectors[i] = cut_and_normalize(row, normalize, dimensions)
 
         lengths = [len(text) for text in ids]
-        if self.ops.name == "fast" and (batches := spread_batches(lengths, self.batch_tokens, cores())):
+        if self.ops.name in ("fast", "int8") and (batches := spread_batches(lengths, self.batch_tokens, cores())):
             parallel_map([partial(compute, batch) for batch in batches])
         else:
             for batch in pack_batches(lengths, self.batch_tokens):

@@ -37,6 +37,7 @@ VERIFY = (  # `refembed.verify` has no names of its own: what a program needs fr
 )  # fmt: skip
 FORMULAS = {  # what the operations in kernels/exact are made of
     "attention": ("slopes", "reach", "mask_scores"),
+    "integer": ("quantize_rows", "multiply_codes", "fused"),
     "matmul": ("matmul",),
     "rope": ("pairs", "turns", "angles", "ramp", "pair_that_turns", "magnitude"),
     "sums": ("ordered_sum", "means"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,12 @@ def open_embedder(model: str, numerics: dict[str, Any], lora: Sequence[str] = ()
     """Everything that embedding needs; `numerics`, `lora` and `mmap` as Embedder.load takes them."""
     from refembed.embedder import Embedder
 
-    return Embedder.load(model, **numerics, lora=lora, mmap=mmap)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        embedder = Embedder.load(model, **numerics, lora=lora, mmap=mmap)
+    for warning in found:
+        note(f"warning: {warning.message}")
+    return embedder
 
 
 def note_adapters(embedder: Embedder, quiet: bool) -> None:

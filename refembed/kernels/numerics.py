@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 from refembed.errors import RequestError
+from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops
 
-NUMERICS = ("exact", "ggml", "fast")  # `auto` is fast; `cupy` is not there yet
+NUMERICS = ("exact", "ggml", "fast", "int8")  # `auto` is fast; `cupy` is not there yet
 
 
 def load_ops(
@@ -20,7 +22,7 @@ def load_ops(
 ) -> Ops:
     """Operations of the numerics of that name; `auto` is `fast`.
 
-    memory_budget  bytes of decoded matrices that `exact` and `fast` keep (quant/row_blocks.py); None: a quarter of
+    memory_budget  bytes of decoded matrices that all but `ggml` keep (quant/row_blocks.py); None: a quarter of
                    memory; 0 or "mapped": none. A matrix beyond it is decoded each time it is used. Bits stay the same
     profile, flash_attn, repack  which llama.cpp to equal (`ggml` only): its build, and its own two switches, which are
                    both on unless its user says otherwise
@@ -38,10 +40,23 @@ def load_ops(
         from refembed.kernels.ggml.profile import load_profile
 
         return Ggml(load_profile(profile, flash_attn=flash_attn, repack=repack))
-    if numerics in ("fast", "auto"):
-        from refembed.kernels.fast.ops import Fast  # imports Numba: 0.3 s that only this numerics pays
+    if numerics in ("fast", "auto", "int8"):
+        from refembed.kernels.fast.ops import Fast, Int8  # imports Numba: 0.3 s that only these numerics pay
 
-        return Fast(memory_budget=memory_budget)
+        return (Int8 if numerics == "int8" else Fast)(memory_budget=memory_budget)
     near = difflib.get_close_matches(str(numerics).lower(), ("auto", *NUMERICS), 1)
     hint = f"did you mean {near[0]!r}?" if near else f"one of auto, {', '.join(NUMERICS)}"
     raise RequestError(f"numerics {numerics!r}: there is no such numerics", hint=hint)
+
+
+def remark_on(ops: Ops, tensors: Iterable[Tensor]) -> str:
+    """What is to be said of a model's weights in these numerics; "" for nothing.
+
+    >>> remark_on(load_ops("int8"), [Tensor.of([[1, 2]])])
+    'no weight is quantized, so that numerics int8 is the same as fast'
+    """
+    if ops.name != "int8":
+        return ""
+    from refembed.kernels.quant.codes import has_codes
+
+    return "" if any(map(has_codes, tensors)) else "no weight is quantized, so that numerics int8 is the same as fast"

@@ -1,8 +1,8 @@
 """What a forward pass may ask for: `Ops`, one method an operation. Start reading here.
 
-Architectures (refembed/model/) are written against `Ops` and know no arithmetic. Three classes compute it: exact/ops.py
-(float64, the textbook), ggml/ops.py (llama.cpp's own roundings), fast/ops.py (float32, compiled); `numerics.load_ops`
-picks one by name. wrapper.py has what changes operations or looks on.
+Architectures (refembed/model/) are written against `Ops` and know no arithmetic. Three files compute it: exact/ops.py
+(float64, the textbook), ggml/ops.py (llama.cpp's own roundings), fast/ops.py (`fast`, float32, compiled, and `int8`,
+which rounds more); `numerics.load_ops` picks one by name. wrapper.py has what changes operations or looks on.
 
 The examples below are in `exact` and small enough to check by hand:
 
@@ -57,8 +57,8 @@ NO_TAP = NoTap()
 class Ops(ABC):
     """The operations of a forward pass, in one numerics. x is (T, C), row-major: the tokens of all texts, end to end.
 
-    In `exact` and `fast` every operation treats a row (attention: a text) in the same way whatever stands next to it,
-    so the bits of a text's embedding do not depend on its batch. In `ggml` they depend on it as in llama.cpp.
+    In all numerics but `ggml` every operation treats a row (attention: a text) in the same way whatever stands next to
+    it, so the bits of a text's embedding do not depend on its batch. In `ggml` they depend on it as in llama.cpp.
 
     `tap` is given the steps inside an operation that llama.cpp's graph names; where none is attached (`NO_TAP`), they
     may be fused. A new operation needs: a method here, with its formula and an example; one in `Exact`, and in `Ggml`

@@ -39,6 +39,7 @@ NUMERICS: dict[str, dict[str, Any]] = {  # arithmetic -> how `load_ops` makes it
     "exact": {"numerics": "exact"},
     "ggml": {"numerics": "ggml", "flash_attn": True},
     "ggml, plain": {"numerics": "ggml", "flash_attn": False, "repack": False},
+    "int8": {"numerics": "int8"},
 }
 TOGETHER = 2048  # tokens of one forward pass where a text's bits do not depend on its batch
 

@@ -36,6 +36,12 @@ def test_one_text_prints_its_whole_vector(embed: Cli, e: Embedder) -> None:
     np.testing.assert_allclose(np.array(r.out.split(), np.float64), e.embed("hello world"), rtol=1e-6)
 
 
+def test_int8_says_that_it_changes_nothing_where_no_weight_is_quantized(cli: Cli, tiny: Path) -> None:
+    r = cli("embed", "-q", "-m", tiny, "--numerics", "int8", "hello")
+    assert r.err == f"warning: {tiny}: no weight is quantized, so that numerics int8 is the same as fast\n"
+    assert r.out == cli("embed", "-q", "-m", tiny, "--numerics", "fast", "hello").out
+
+
 def test_stderr_says_model_pooling_and_norm(cli: Cli, tiny: Path) -> None:
     lines = cli("embed", "-m", tiny, "--numerics", "exact", "hello").err.splitlines()
     assert lines == [

@@ -11,9 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from refembed.kernels.fast.elementwise import ROOM, softmax
-from refembed.kernels.llvm.gemm import LANES4, row_loop
+from refembed.kernels.llvm.gemm import LANES4, LINE, row_loop
 from refembed.kernels.llvm.jit import njit, tanh
 from refembed.kernels.llvm.microkernel import ROWS, VECTORS
+from refembed.kernels.llvm.simd import N, put
+from refembed.kernels.llvm.simd_float32 import load, transpose
 
 f32 = np.float32
 SUMMED = 128  # terms of a sum that are added one after the other
@@ -64,29 +66,46 @@ def shares(p, at, n, i, begin, scale, soft_cap, slope, bias, sink):
     softmax(p, at, n + len(sink), scale)
 
 
+@njit(inline="always")
+def aligned(size):
+    """Numbers with anything in them that begin with a cache line."""
+    raw = np.empty(size + LINE // 4, np.float32)
+    start = -raw.ctypes.data % LINE // 4
+    return raw[start : start + size]
+
+
 @njit()
 def pack_keys(k, begin, n, channel, panels):
     """Keys begin:begin+n of k (T, C), channels from `channel` on: panels (n/P, D, P), the rest zeros."""
-    D = panels.shape[1]
+    C, D = k.shape[1], panels.shape[1]
+    source, to = k.reshape(-1), panels.reshape(-1)
     for p in range(panels.shape[0]):
         m = min(P, n - p * P)
         if m < P:
             panels[p] = 0
+        full, deep = m // N * N, D // N * N
+        for j in range(0, full, N):
+            for d in range(0, deep, N):
+                transpose(source, (begin + p * P + j) * C + channel + d, C, to, (p * D + d) * P + j, P)
         for j in range(m):
-            for d in range(D):
+            for d in range(deep if j < full else 0, D):
                 panels[p, d, j] = k[begin + p * P + j, channel + d]
 
 
 @njit()
 def pack_values(v, begin, n, channel, D, panels):
     """Values begin:begin+n of v (T, C), D channels from `channel` on: panels (D/W, n, W), the rest zeros."""
-    W = panels.shape[2]
+    C, W = v.shape[1], panels.shape[2]
+    source, to = v.reshape(-1), panels.reshape(-1)
     for p in range(panels.shape[0]):
         m = min(W, D - p * W)
         if m < W:
             panels[p] = 0
+        full = m // N * N
         for j in range(n):
-            for d in range(m):
+            for d in range(0, full, N):
+                put(to, (p * n + j) * W + d, load(source, (begin + j) * C + channel + p * W + d))
+            for d in range(full, m):
                 panels[p, j, d] = v[begin + j, channel + p * W + d]
 
 
@@ -95,7 +114,7 @@ def value_panels(D, n):
     """Room for the values of a head: as few panels as will do, of equal width."""
     count = (D + P - 1) // P
     width = (D + count * LANES4 - 1) // (count * LANES4) * LANES4
-    return np.empty((count, n, width), np.float32)
+    return aligned(count * n * width).reshape(count, n, width)
 
 
 @njit()
@@ -137,11 +156,12 @@ def attention(
         s, h = unit // n_head, unit % n_head
         first, n, theirs = offsets[s], offsets[s + 1] - offsets[s], h // group * D
         plain = soft_cap == 0 and slopes[h] == 0 and len(bias) == 0 and len(sinks) == 0
-        keys, values = np.empty(((n + P - 1) // P, D, P), np.float32), value_panels(D, n)
+        count = (n + P - 1) // P
+        keys, values = aligned(count * D * P).reshape(count, D, P), value_panels(D, n)
         pack_keys(k, first, n, theirs, keys)
         pack_values(v, first, n, theirs, D, values)
         step = n + ROOM
-        p = np.empty(min(QUERIES, n) * step, np.float32)
+        p = aligned(min(QUERIES, n) * step)
         for t in range(0, n, QUERIES):
             rows = min(QUERIES, n - t)
             low, high = reach(t, n, causal, window, kind)[0], reach(t + rows - 1, n, causal, window, kind)[1]

@@ -1,8 +1,9 @@
-"""The `fast` numerics: float32, products by tiles, fused Numba for the rest.
+"""The `fast` and `int8` numerics: float32, products by tiles, fused Numba for the rest.
 
 Weights are packed for the tiles once, and kept while the memory budget lasts (quant/row_blocks.py); for few rows also
-as F16 or as codes, where they are such in the file. Every kernel works row by row (attention: sequence by sequence), so
-the cores can share the rows without changing a bit.
+as F16 or as codes, where they are such in the file. Quantized weights are multiplied as whole numbers, with activations
+rounded to codes (fast/integer.py): of 8 bits in `int8`, of 16 in `fast` where the CPU has the instruction. Every kernel
+works row by row (attention: sequence by sequence), so the cores can share the rows without changing a bit.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise
 from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.graph import GraphCache
+from refembed.kernels.fast.integer import IntegerProducts
 from refembed.kernels.fast.thread_pool import spinning_pool
-from refembed.kernels.llvm import gemm, jit
+from refembed.kernels.llvm import gemm, integer_tile, jit
 from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store, row_blocks
@@ -76,6 +78,9 @@ class Fast(Ops):
 
     name = "fast"
     dtype: type[np.floating[Any]] = np.float32
+    bits = (
+        16 if integer_tile.QUICK else 0
+    )  # of the codes that activations are rounded to for quantized weights; 0: none
 
     def __init__(self, *, memory_budget: int | str | None = None) -> None:
         """As `load_ops` takes it."""
@@ -87,6 +92,7 @@ class Fast(Ops):
         self.scratch = Scratch()
         self.graphs = GraphCache()
         self.turned: dict[Rope, F32] = {}
+        self.integer = IntegerProducts(self.bits, self.store, self.empty) if self.bits else None
 
     def empty(self, shape: tuple[int, ...]) -> F32:
         """An array of float32 with anything in it."""
@@ -106,6 +112,8 @@ class Fast(Ops):
 
     def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
         """x Wᵀ + bias (T, N), every row on its own."""
+        if self.integer is not None and self.integer.takes(w):
+            return self.integer.multiply(self.integer.codes(x), w, bias)
         x, out = np.ascontiguousarray(x), self.empty((len(x), w.shape[0]))
         if len(x) <= FEW_ROWS and (small := self.small(w)):
             kernel, panels = small[0], small[1:]
@@ -146,7 +154,7 @@ class Fast(Ops):
         with self.packing:  # texts may run side by side
             whole = self.packed.get(w.name)
             if whole is None and self.store.reserve(4 * -(-n // P) * k * P):
-                whole = np.empty((-(-n // P), k, P), np.float32)
+                whole = gemm.aligned((-(-n // P), k, P), np.float32)
                 self.pack(w, 0, whole)
                 self.packed[w.name] = whole
         return whole
@@ -167,7 +175,7 @@ class Fast(Ops):
         """F16 as it is: panels (n/P, C, P) of int16."""
         if not CONVERTS_F16 or w.byteorder != NATIVE or not self.store.reserve(2 * count * k * P):
             return None
-        halves = np.empty((count, k, P), np.int16)
+        halves = gemm.aligned((count, k, P), np.int16)
         gemm.pack_rows(np.frombuffer(w.raw, np.int16).reshape(w.shape), halves, 0, count)
         return gemm.by_f16, halves
 
@@ -176,7 +184,7 @@ class Fast(Ops):
         names, nbytes = w.type.block.names or (), count * k * P * 9 // 8
         if w.type.weights != Q8_BLOCK or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
             return None
-        codes, scales = np.empty((count, k, P), np.int8), np.empty((count, k // Q8_BLOCK, P), np.float32)
+        codes, scales = gemm.aligned((count, k, P), np.int8), gemm.aligned((count, k // Q8_BLOCK, P), np.float32)
         if self.pack_codes(w, codes, scales):
             return gemm.by_q8, codes, scales
         self.store.reserve(-nbytes)
@@ -206,7 +214,13 @@ class Fast(Ops):
         parallel_map([partial(some, begin) for begin in range(0, len(packed), step)])
 
     def linears(self, x: Float, matrices: Sequence[tuple[Tensor, Tensor | None]]) -> list[Float]:
-        """`linear` of each (w, b). Three that few rows meet are one operation, so that cores meet once."""
+        """`linear` of each (w, b), x being rounded once for all.
+
+        Three that few rows meet are one operation, so that cores meet once.
+        """
+        if self.integer is not None and all(self.integer.takes(w) for w, _ in matrices):
+            codes = self.integer.codes(x)
+            return [self.integer.multiply(codes, w, NOTHING if b is None else self.weight(b)) for w, b in matrices]
         ways = [self.kept(w) for w, _ in matrices] if len(matrices) == 3 and len(x) <= FEW_ROWS else [None]
         kernels = {way and way[0] for way in ways}
         kernel = THREE.get(kernels.pop()) if len(kernels) == 1 else None
@@ -444,3 +458,10 @@ class Fast(Ops):
     def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
         """y_t = sum w_i x_(t-n+1+ahead+i)."""
         return conv.short_conv(x, self.weight(w), offsets, ahead)
+
+
+class Int8(Fast):
+    """`fast` with activations rounded to codes of 8 bits wherever weights are quantized, as llama.cpp rounds them."""
+
+    name = "int8"
+    bits = 8

@@ -28,7 +28,7 @@ from refembed.arrays import F32, I64
 from refembed.kernels import threads
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise
-from refembed.kernels.llvm import gemm
+from refembed.kernels.llvm import gemm, integer
 from refembed.kernels.llvm.atomics import add, getter, pause, publish, put, replace, seen
 from refembed.kernels.llvm.jit import njit, out_of_line
 
@@ -46,6 +46,7 @@ EMPTY = np.empty((0, WORDS), np.int64)
 i = types.int64
 f1, f2, f3 = (types.Array(types.float32, n, "C") for n in (1, 2, 3))
 codes, halves = types.Array(types.int8, 3, "C"), types.Array(types.int16, 3, "C")
+words = types.Array(types.int32, 3, "C")
 places = types.Array(types.int64, 1, "C")
 
 
@@ -57,6 +58,7 @@ class Kernel(NamedTuple):
 
 
 PRODUCT = types.Tuple((f2, f3, f1, f2, i))
+CODES = types.Tuple((f2, words, i, i, f1, f2, i, i))
 ONE, TWO = types.Tuple((f2, f2)), types.Tuple((f2, f2, f2))
 KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry is all that a new one needs
     gemm.by_rows: Kernel(PRODUCT),
@@ -66,6 +68,10 @@ KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry 
     gemm.three_by_panels: Kernel(types.Tuple((f2, *[f3] * 3, *[f1] * 3, *[f2] * 3)), results=3),
     gemm.three_by_f16: Kernel(types.Tuple((f2, *[halves] * 3, *[f1] * 3, *[f2] * 3)), results=3),
     gemm.three_by_q8: Kernel(types.Tuple((f2, *[codes] * 3, *[f3] * 3, *[f1] * 3, *[f2] * 3)), results=3),
+    integer.quantize8: Kernel(ONE),
+    integer.quantize16: Kernel(ONE),
+    integer.product8: Kernel(CODES),
+    integer.product16: Kernel(CODES),
     fast_attention.attention: Kernel(
         types.Tuple((f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f1, f2))
     ),

@@ -7,7 +7,10 @@ products of one output are added in order of k, in blocks of BLOCK whose sums ar
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from refembed.arrays import Float
 from refembed.kernels.llvm.jit import njit
@@ -184,10 +187,18 @@ def pack_q8(w, d, codes, scales, begin, end):
     return True
 
 
+def aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+    """An array with anything in it that begins with a cache line, so that no vector of a panel lies in two."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
 def pack(w: Float) -> Float:
     """w (n, k) as `product` reads it: (n/P, k, P), n rounded up, the rest zeros."""
     P = panel(w.itemsize)
-    panels = np.empty((-(-len(w) // P), w.shape[1], P), w.dtype)
+    panels = aligned((-(-len(w) // P), w.shape[1], P), w.dtype)
     pack_rows(w, panels, 0, len(panels))
     return panels
 

@@ -118,3 +118,77 @@ def quotient(typing_context, a, b):
         return builder.fdiv(*args)
 
     return REALS(REALS, REALS), generate
+
+
+@intrinsic
+def transpose(typing_context, x, at, step, out, to, out_step):
+    """Sixteen rows of sixteen float32, `step` apart from x[at] on, as columns: rows `out_step` apart from out[to] on.
+
+    Four times, every two rows that are 8, 4, 2, 1 apart exchange halves, quarters and so on of what they have.
+    """
+
+    def generate(context, builder, sig, args):
+        source, target = (context.make_array(sig.args[k])(context, builder, args[k]).data for k in (0, 3))
+
+        def row(base, start, apart, i):
+            place = builder.add(start, builder.mul(apart, ir.Constant(apart.type, i)))
+            return builder.bitcast(builder.gep(base, [place]), VECTOR[REALS].as_pointer())
+
+        rows = [builder.load(row(source, args[1], args[2], i), align=4) for i in range(N)]
+        for far in (8, 4, 2, 1):
+            low = vector(k if not k & far else N + k - far for k in range(N))
+            high = vector(k + far if not k & far else N + k for k in range(N))
+            for i in (i for i in range(N) if not i & far):
+                a, b = rows[i], rows[i + far]
+                rows[i], rows[i + far] = (builder.shuffle_vector(a, b, order) for order in (low, high))
+        for i in range(N):
+            builder.store(rows[i], row(target, args[4], args[5], i), align=4)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(x, i, i, out, i, i), generate
+
+
+# Whole numbers
+
+
+@intrinsic
+def larger_integer(typing_context, a, b):
+    """The larger of two integers, lane by lane."""
+
+    def generate(context, builder, sig, args):
+        return builder.select(builder.icmp_signed("<", *args), args[1], args[0])
+
+    return INTS(INTS, INTS), generate
+
+
+@intrinsic
+def highest_integer(typing_context, x):
+    """The largest lane."""
+
+    def generate(context, builder, sig, args):
+        return halves(builder, args[0], lambda a, b: builder.select(builder.icmp_signed("<", a, b), b, a))
+
+    return types.int32(INTS), generate
+
+
+@intrinsic
+def total_integer(typing_context, x):
+    """The sum of the lanes."""
+
+    def generate(context, builder, sig, args):
+        return halves(builder, args[0], builder.add)
+
+    return types.int32(INTS), generate
+
+
+@intrinsic
+def put_bytes(typing_context, out, at, x):
+    """The lowest byte of each lane, from element `at` of an array on, whatever its elements are."""
+
+    def generate(context, builder, sig, args):
+        bytes_ = ir.VectorType(ir.IntType(8), N)
+        builder.store(builder.trunc(args[2], bytes_), pointer(context, builder, sig, args, 1, bytes_), align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, at, x), generate

@@ -65,9 +65,14 @@ def iq2_xxs(b: Any) -> Float:
     n = len(b)
     pairs = words(b["qs"].astype("<u2").view(np.uint8)).reshape(n, 8, 2)
     places = pairs[:, :, :1] >> np.array([0, 8, 16, 24], np.uint32) & 255  # (n, 8, 4)
-    scale = column(b["d"]) * (real(pairs[:, :, 1] >> 28) + np.float32(0.5)) * np.float32(0.25)  # (n, 8)
-    w = scale[:, :, None, None] * real(codebook("IQ2_XXS")[places])  # (n, 8, 4, 8)
+    w = iq2_xxs_scales(b)[:, :, None, None] * real(codebook("IQ2_XXS")[places])  # (n, 8, 4, 8)
     return (w * plus_minus(seven_bits(pairs[:, :, 1]))).reshape(n, 256)
+
+
+def iq2_xxs_scales(b: Any) -> F32:
+    """d (1/2 + s) / 4: (n, 8)."""
+    word = words(b["qs"].astype("<u2").view(np.uint8)).reshape(len(b), 8, 2)[:, :, 1]
+    return column(b["d"]) * (real(word >> 28) + np.float32(0.5)) * np.float32(0.25)
 
 
 def iq2_xs(b: Any) -> Float:
@@ -117,9 +122,13 @@ def iq3_xxs(b: Any) -> Float:
     """
     n = len(b)
     word = words(b["qs"][:, 64:])  # (n, 8)
-    scale = column(b["d"]) * (real(word >> 28) + np.float32(0.5)) * np.float32(0.5)
-    w = scale[:, :, None] * real(codebook("IQ3_XXS")[b["qs"][:, :64]]).reshape(n, 8, 32)
+    w = iq3_xxs_scales(b)[:, :, None] * real(codebook("IQ3_XXS")[b["qs"][:, :64]]).reshape(n, 8, 32)
     return w.reshape(n, 256) * plus_minus(seven_bits(word)).reshape(n, 256)
+
+
+def iq3_xxs_scales(b: Any) -> F32:
+    """d (1/2 + s) / 2: (n, 8)."""
+    return column(b["d"]) * (real(words(b["qs"][:, 64:]) >> 28) + np.float32(0.5)) * np.float32(0.5)
 
 
 def iq3_s(b: Any) -> Float:
@@ -133,10 +142,14 @@ def iq3_s(b: Any) -> Float:
     """
     n = len(b)
     places = b["qs"] | bits(b["qh"]).astype(np.uint16) << 8
-    s = np.stack([b["scales"] & 15, b["scales"] >> 4], axis=-1).reshape(n, 8)
-    scale = column(b["d"]) * (1 + 2 * real(s))
-    w = scale[:, :, None] * real(codebook("IQ3_S")[places]).reshape(n, 8, 32)
+    w = iq3_s_scales(b)[:, :, None] * real(codebook("IQ3_S")[places]).reshape(n, 8, 32)
     return w.reshape(n, 256) * plus_minus(b["signs"]).reshape(n, 256)
+
+
+def iq3_s_scales(b: Any) -> F32:
+    """d (1 + 2 s): (n, 8)."""
+    s = np.stack([b["scales"] & 15, b["scales"] >> 4], axis=-1).reshape(len(b), 8)
+    return column(b["d"]) * (1 + 2 * real(s))
 
 
 def iq1_s(b: Any) -> Float:
@@ -151,10 +164,14 @@ def iq1_s(b: Any) -> Float:
     n = len(b)
     high = b["qh"][:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7  # (n, 8, 4)
     places = b["qs"].reshape(n, 8, 4) | high << 8
-    scale = column(b["d"]) * (2 * real(b["qh"] >> 12 & 7) + 1)  # (n, 8)
     delta = np.where(b["qh"] >> 15, -DELTA, DELTA)
-    w = scale[:, :, None, None] * (real(codebook("IQ1_S")[places]) + delta[:, :, None, None])
+    w = iq1_s_scales(b)[:, :, None, None] * (real(codebook("IQ1_S")[places]) + delta[:, :, None, None])
     return w.reshape(n, 256)
+
+
+def iq1_s_scales(b: Any) -> F32:
+    """d (2 s + 1): (n, 8)."""
+    return column(b["d"]) * (2 * real(b["qh"] >> 12 & 7) + 1)
 
 
 def iq1_m(b: Any) -> Float:
@@ -170,16 +187,20 @@ def iq1_m(b: Any) -> Float:
     array([ 9., -7., -9.], dtype=float32)
     """
     n = len(b)
-    word = np.ascontiguousarray(b["scales"]).view("<u2")  # (n, 4)
-    top = word >> 12
-    d = (top[:, 0] | top[:, 1] << 4 | top[:, 2] << 8 | top[:, 3] << 12).astype(np.uint16).view(np.float16)
-    s = (word[:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7).reshape(n, 16)
     high = np.stack([b["qh"] & 15, b["qh"] >> 4], axis=-1).reshape(n, 32).astype(np.uint16)
     places = b["qs"] | (high & 7) << 8
     delta = np.where(high >> 3, -DELTA, DELTA)
-    scale = column(d) * (2 * real(s) + 1)  # (n, 16)
     shifted = real(codebook("IQ1_M")[places]) + delta[:, :, None]  # (n, 32, 8)
-    return (scale[:, :, None] * shifted.reshape(n, 16, 16)).reshape(n, 256)
+    return (iq1_m_scales(b)[:, :, None] * shifted.reshape(n, 16, 16)).reshape(n, 256)
+
+
+def iq1_m_scales(b: Any) -> F32:
+    """d (2 s + 1): (n, 16)."""
+    word = np.ascontiguousarray(b["scales"]).view("<u2")  # (n, 4)
+    top = word >> 12
+    d = (top[:, 0] | top[:, 1] << 4 | top[:, 2] << 8 | top[:, 3] << 12).astype(np.uint16).view(np.float16)
+    s = (word[:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7).reshape(len(b), 16)
+    return column(d) * (2 * real(s) + 1)
 
 
 def iq4_xs(b: Any) -> Float:
@@ -193,8 +214,12 @@ def iq4_xs(b: Any) -> Float:
     array([-127., -104.,  113.], dtype=float32)
     """
     n = len(b)
-    low = np.stack([b["scales_l"] & 15, b["scales_l"] >> 4], axis=-1).reshape(n, 8)
-    high = b["scales_h"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16) & 3
-    scale = column(b["d"]) * (real(low | high << 4) - 32)  # (n, 8)
     q = nibbles(b["qs"].reshape(n, 8, 16))
-    return (scale[:, :, None] * real(NL[q])).reshape(n, 256)
+    return (iq4_xs_scales(b)[:, :, None] * real(NL[q])).reshape(n, 256)
+
+
+def iq4_xs_scales(b: Any) -> F32:
+    """d (s - 32): (n, 8)."""
+    low = np.stack([b["scales_l"] & 15, b["scales_l"] >> 4], axis=-1).reshape(len(b), 8)
+    high = b["scales_h"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16) & 3
+    return column(b["d"]) * (real(low | high << 4) - 32)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refembed.arrays import U8, Float
+from refembed.arrays import F32, U8, Float
 from refembed.kernels.quant.dequant_legacy import column, nibbles, real, two_bit_fields
 
 
@@ -27,9 +27,13 @@ def q2_k(b: Any) -> Float:
     """
     n = len(b)
     q = two_bit_fields(b["qs"].reshape(n, 2, 32)).reshape(n, 16, 16)
-    scale = column(b["d"]) * real(b["scales"] & 15)  # (n, 16)
-    least = column(b["dmin"]) * real(b["scales"] >> 4)
+    scale, least = q2_k_scales(b)
     return (scale[:, :, None] * real(q) - least[:, :, None]).reshape(n, 256)
+
+
+def q2_k_scales(b: Any) -> tuple[F32, F32]:
+    """d sc and dmin m: (n, 16) each."""
+    return column(b["d"]) * real(b["scales"] & 15), column(b["dmin"]) * real(b["scales"] >> 4)
 
 
 def q3_k(b: Any) -> Float:
@@ -95,9 +99,14 @@ def q5_k(b: Any) -> Float:
 
 def scaled(b: Any, q: npt.NDArray[np.uint8]) -> Float:
     """q (n, 8, 32) -> (d sc) q - dmin m (n, 256)."""
-    sc, m = q4_k_scales(b["scales"])  # (n, 8)
-    scale, least = column(b["d"]) * real(sc), column(b["dmin"]) * real(m)
+    scale, least = scales_and_minima(b)
     return (scale[:, :, None] * real(q) - least[:, :, None]).reshape(len(b), 256)
+
+
+def scales_and_minima(b: Any) -> tuple[F32, F32]:
+    """d sc and dmin m of Q4_K and Q5_K: (n, 8) each."""
+    sc, m = q4_k_scales(b["scales"])
+    return column(b["d"]) * real(sc), column(b["dmin"]) * real(m)
 
 
 def q4_k_scales(packed: U8) -> tuple[U8, U8]:

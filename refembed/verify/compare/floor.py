@@ -4,6 +4,10 @@ A text is embedded in every arithmetic of `reference.NUMERICS`: float64 by the t
 rounds, with and without flash attention, alone and together with others. Their largest distance is what rounding alone
 can do to that text. An engine that is nearer to one of them than BOUND times the floor differs by rounding.
 
+Engines that round activations to 8 bits in another way than llama.cpp are as far from it as it is from float32, or half
+as far again. So where weights are quantized, `int8` is one more arithmetic that an engine may be near to; the floor
+itself is measured without it, and bounds stay what they are.
+
 Distances are of directions, 1 - cos; length is looked at apart (`front`), for it says nothing about similarity.
 
 BUILDS is what llama.cpp differs from itself between builds and settings, by weight type (spread of AVX2, AVX-512 and
@@ -20,6 +24,7 @@ from itertools import combinations
 import numpy as np
 
 from refembed.arrays import F64
+from refembed.kernels.quant.codes import has_codes
 from refembed.verify.compare.arrays import cosine_distance
 from refembed.verify.reference import Item, Reference, Vectors
 
@@ -33,6 +38,7 @@ FEW = 8  # numbers of a vector whose errors may cancel by luck: scores and label
 OTHER_TYPES = 4.5e-4  # types without a row: activations are rounded to 8 bits as for Q4_K
 SCREEN = "fast"  # the arithmetic that hypotheses are tried in first
 EVERYWHERE = ("ggml", "ggml, plain", "fast")
+ROUNDED = "int8"  # one more, where weights are quantized
 SAMPLE = (
     4  # texts that float64 and batches are measured on too: float32 is 2e-12 away from float64, a batch from alone 8e-9
 )
@@ -88,6 +94,8 @@ def floor_of(
         more = apart(alone["fast"], reference.vectors(texts, "exact"))
         more += apart(alone["ggml"], replace(reference, together=list).vectors(texts, "ggml"))
     spread = [max(s, *more) for s in spread]
+    if tuple(several_numerics) == EVERYWHERE and any(map(has_codes, reference.file.tensors.values())):
+        found[ROUNDED] = reference.vectors(items, ROUNDED)
     return Floor(found, np.array(spread, np.float64), build_spread(reference), max(lengths, default=0.0))
 
 

@@ -21,6 +21,7 @@ from refembed import Embedder
 from refembed.kernels import threads
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise, thread_pool
+from refembed.kernels.fast.ops import Fast
 from refembed.kernels.fast.thread_pool import (
     ALL,
     DONE,
@@ -34,7 +35,7 @@ from refembed.kernels.fast.thread_pool import (
     SpinningPool,
     spinning_pool,
 )
-from refembed.kernels.llvm import gemm, microkernel
+from refembed.kernels.llvm import gemm, integer, integer_tile, microkernel
 from refembed.model import ARCHITECTURES
 from refembed.testing.synthetic import synthetic
 from tests.kernels.longhand import random
@@ -87,6 +88,12 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         decoder.columns: ((up, 0, same), same, T),
         decoder.rope: ((x, np.arange(T)[::-1].copy(), random(seed + 7, 2, T, 5), 6, 1, 5, same), same, T),
     }
+    for bits, (quantize, product) in integer.KERNELS.items():
+        rounded = np.full((T, 3 * integer_tile.words_of(bits)), np.nan, np.float32)
+        given[quantize] = (x, rounded), rounded, T
+        xs, panels = rounded.copy(), integer.pack_whole(w, random(seed + 5, 250, 3), None)
+        quantize(x, xs, 0, T)
+        given[product] = (xs, panels, 0, 0, bias, out, 0, 0), out, len(panels)
     if microkernel.CONVERTS_F16:
         given[gemm.by_f16] = (x, halves, bias, out), out, len(packed)
         given[gemm.three_by_f16] = (x, halves, *two_halves, *biases, *outs), all_out, 6 + 2 + 3
@@ -113,11 +120,12 @@ def test_arguments_have_the_types_they_are_read_as() -> None:
         assert numba.typeof(arguments) == KERNELS[kernel].arguments, kernel.__name__
 
 
-@pytest.mark.parametrize("type_name", ["F32", "F16", "Q8_0"])
+@pytest.mark.parametrize(("type_name", "bits"), [("F32", 0), ("F16", 0), ("Q8_0", 0), ("Q8_0", 8), ("Q8_0", 16)])
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 def test_so_have_those_of_forward_passes(
-    arch: str, type_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arch: str, type_name: str, bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Fast, "bits", bits)
     called = set()
 
     def share(kernel: Any, *arguments: Any, rows: int, size: int, grain: int = 1) -> None:
@@ -130,8 +138,9 @@ def test_so_have_those_of_forward_passes(
     e = Embedder.load(synthetic(tmp_path / "m.gguf", arch, type_name=type_name, **wide))
     e.embed([[1, 2, 3]], pooling="mean")
     e.embed([[1, 2, 3], [4, 5], list(range(2, 40))], pooling="mean")
-    assert {gemm.by_panels, fast_attention.attention} <= called
-    few = {"F32": "by_panels", "F16": "by_f16", "Q8_0": "by_q8"}[type_name]
+    many = integer.KERNELS[bits].product if bits else gemm.by_panels
+    assert {many, fast_attention.attention} <= called
+    few = f"product{bits}" if bits else {"F32": "by_panels", "F16": "by_f16", "Q8_0": "by_q8"}[type_name]
     assert {few, f"three_{few}"} & {kernel.__name__ for kernel in called} or (
         type_name == "F16" and not microkernel.CONVERTS_F16
     )

@@ -93,6 +93,12 @@ def test_a_panel_has_all_outputs_of_a_step_side_by_side(n: int, k: int, dtype: A
         assert packed[p, c, j] == (w[p * P + j, c] if p * P + j < n else 0)
 
 
+def test_panels_begin_with_a_cache_line() -> None:
+    for n in (1, 7, 100):
+        assert gemm.aligned((n, 3), np.int8).ctypes.data % 64 == 0
+        assert gemm.aligned((n, 3), np.float32).shape == (n, 3)
+
+
 @pytest.mark.parametrize("dtype", BOTH)
 def test_packing_a_range_of_panels_leaves_the_others(dtype: Any) -> None:
     P, w = gemm.panel(np.dtype(dtype).itemsize), random(3, 200, 21).astype(dtype)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from refembed import Embedder
 from refembed.testing.synthetic import synthetic
-from refembed.verify.compare.floor import BUILDS, LEAST, Floor, distance, floor_of, shared_spread
+from refembed.verify.compare.floor import BUILDS, EVERYWHERE, LEAST, Floor, distance, floor_of, shared_spread
 from refembed.verify.compare.length import length_of
 from refembed.verify.reference import reference_of
 from refembed.verify.texts import LADDER, TEXTS, default_texts
@@ -85,10 +86,27 @@ def test_default_texts_fit_the_window_and_climb():
     assert long[-1] == 126
 
 
+def test_where_weights_are_quantized_an_engine_may_be_near_to_int8(tmp_path):
+    """The floor itself is measured without it: bounds stay what they are."""
+    texts = [[1, 5, 9, 12], [3, 4], list(range(2, 30))]
+    for type_name, there in (("Q8_0", True), ("F32", False)):
+        path = synthetic(tmp_path / f"{type_name}.gguf", "bert", type_name=type_name, C=192, F=96, D=32)
+        r = reference_of(Embedder.load(path), "mean")
+        floor = floor_of(r, texts)
+        assert ("int8" in floor.by_numerics) == there
+        three = [floor.by_numerics[w] for w in EVERYWHERE]
+        apart = [max(distance(a[i], b[i]) for a, b in combinations(three, 2)) for i in range(3)]
+        assert floor.spread == pytest.approx(apart)
+    with pytest.warns(
+        UserWarning, match=r"F32.gguf: no weight is quantized, so that numerics int8 is the same as fast"
+    ):
+        Embedder.load(path, numerics="int8")
+
+
 def test_a_text_whose_token_may_go_to_another_expert_has_the_floor_of_the_text_that_moves_most(tmp_path):
     """One text of twenty of a small Q8_0 model moved by 1e-4 in llama.cpp's batch, the others by 1e-7."""
     path = synthetic(tmp_path / "m.gguf", "nomic-bert-moe", type_name="Q8_0", C=64, H=2, F=64, X=4)
     floor = floor_of(reference_of(Embedder.load(path, numerics="fast")), list(TEXTS[:4]))
-    rows = list(floor.by_numerics.values())
+    rows = [floor.by_numerics[w] for w in EVERYWHERE]
     moved = [distance(a, b) for xs in rows for ys in rows for a, b in zip(xs, ys, strict=True)]
     assert floor.spread == pytest.approx([max(moved)] * 4)
