@@ -283,7 +283,7 @@ def layer(which: slice) -> Broken:
 
     def change(m: Any) -> Any:
         blk = m.weights.blk[which]
-        lists = {n: getattr(m.hparams, n)[which] for n in ("swa_layers", "moe_layers", "conv_layers")}
+        lists = {n: getattr(m.hparams, n)[which] for n in ("swa_layers", "moe_layers", "recurrent_layers")}
         return replace(m, hparams=replace(m.hparams, n_layer=len(blk), **lists), weights=replace(m.weights, blk=blk))
 
     return model(change)

@@ -9,6 +9,15 @@ from typing import Any, Literal
 
 from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
+from refembed.model.hparams_recurrent import (
+    Ssm,
+    Wkv,
+    read_block_count,
+    read_head_count,
+    read_recurrent_layers,
+    read_ssm,
+    read_wkv,
+)
 from refembed.tokenizer.vocab import NO_VOCAB
 
 POOLING_NAMES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type; -1 is "unspecified"
@@ -35,7 +44,14 @@ class Traits:
     heads: Literal["free", "fill", "equal", "own"] = "free"  # fill: H D is C; own: K is H; equal: both
     experts: Literal["none", "all", "every n"] = "none"  # in which layers, if any; every n: {arch}.moe_every_n_layers
     needs_token_types: bool = False  # tokenizer.ggml.token_type_count must be there and not 0
-    short_conv: bool = False  # layers without heads of keys are convolutions (lfm2)
+    short_conv: bool = False  # {arch}.shortconv.l_cache must be there (lfm2)
+    recurrent: Literal["none", "heads", "interval", "all"] = "none"  # layers with a state in place of attention: those
+    # without heads of keys; all but every so-manyth; all
+    ssm: Literal["none", "delta", "mamba", "mamba2", "granite"] = (
+        "none"  # whether {arch}.ssm.* must be there, and for what
+    )
+    wkv: bool = False  # {arch}.wkv.* must be there (rwkv7)
+    nextn: bool = False  # {arch}.nextn_predict_layers at the end draft further tokens: they are not read
     heads_by_layer: bool = False  # K may differ by layer, D and n_rot by whether the layer has a window
     per_layer_inputs: bool = False  # {arch}.embedding_length_per_layer_input must be there (gemma-embedding2)
     mrope: bool = False  # {arch}.rope.dimension_sections must be there (qwen3vl)
@@ -102,7 +118,9 @@ class Hparams:
     rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen3vl): pairs of each of four streams
     n_deepstack_layers: int = 0  # {arch}.n_deepstack_layers (qwen3vl): layers that images are added behind
     n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): required; width of the convolution
-    conv_layers: tuple[bool, ...] = ()  # which layers are convolutions
+    recurrent_layers: tuple[bool, ...] = ()  # which layers keep a state in place of attention
+    ssm: Ssm | None = None  # {arch}.ssm.* (mamba, qwen35 ...): required
+    wkv: Wkv | None = None  # {arch}.wkv.* (rwkv7): required
     n_embd_out: int = 0  # {arch}.embedding_length_out, else C: length of a vector
     n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input (gemma-embedding2): required
 
@@ -133,12 +151,22 @@ class Hparams:
         sizes |= {"E": self.n_embd_per_layer, "LE": self.n_layer * self.n_embd_per_layer}
         sizes |= {"dense_2": self.dense_2_feat_out, "dense_3": self.dense_3_feat_in}
         sizes |= {"shexp": self.n_ff_shexp, "conv": self.n_shortconv_l_cache, "out": self.n_embd_out}
+        for of_states in (self.ssm, self.wkv):
+            sizes |= of_states.sizes if of_states else {}
         return sizes | {"types": self.n_token_types, "R": self.n_cls_out, "X": self.n_expert, "1": 1}
 
     def head_sizes(self, K: int, D: int) -> dict[str, int]:
         """Letter -> number, of those that depend on K and D."""
         HD, KD = self.n_head * D, K * D
-        return {"D": D, "HD": HD, "KD": KD, "HD+2KD": HD + 2 * KD, "C+2KD": self.n_embd + 2 * KD}
+        return {
+            "D": D,
+            "HD": HD,
+            "2HD": 2 * HD,
+            "KD": KD,
+            "2HD+2KD": 2 * (HD + KD),
+            "HD+2KD": HD + 2 * KD,
+            "C+2KD": self.n_embd + 2 * KD,
+        }
 
     def sizes_of(self, il: int) -> dict[str, int]:
         """Letter -> number, for the shapes of layer il."""
@@ -149,10 +177,11 @@ class Hparams:
         """Kind of layer -> their numbers, for declarations that are for some layers only."""
         moe = frozenset(il for il in range(self.n_layer) if self.moe_layers[il])
         every = frozenset(range(self.n_layer))
-        conv = frozenset(il for il in every if self.conv_layers[il])
+        recurrent = frozenset(il for il in every if self.recurrent_layers[il])
         kinds = {"moe": moe, "dense": every - moe, "shared": moe if self.n_ff_shexp else frozenset()}
         longrope = every if self.rope_scaling == "longrope" else frozenset()
-        return kinds | {"conv": conv, "attention": every - conv, "longrope": longrope, "not longrope": every - longrope}
+        kinds |= {"recurrent": recurrent, "attention": every - recurrent}
+        return kinds | {"longrope": longrope, "not longrope": every - longrope}
 
 
 class Keys:
@@ -194,14 +223,14 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     """Read and check the record. A missing or mistyped key is a GGUFError, an impossible value a ModelError."""
     keys, md = Keys(f), f.metadata
     arch = keys.arch
-    n_embd, n_head = keys.uint("embedding_length", least=1), keys.uint("attention.head_count", least=1)
+    n_embd, n_head = keys.uint("embedding_length", least=1), read_head_count(keys, traits)
     if n_embd % n_head and f"{arch}.attention.key_length" not in md:
         raise ModelError(f"{f.path}: {n_embd} channels do not divide into {n_head} heads")
     n_ctx = keys.uint("context_length", least=1, most=2**32 - 1)
-    n_layer = keys.uint("block_count", least=1, most=MAX_LAYERS)
+    n_layer = read_block_count(keys, traits)
     norm = "layer_norm_rms_epsilon" if traits.norm == "rms" else "layer_norm_epsilon"
     n_swa = read_window(keys, traits)
-    head_counts_kv, conv_layers = read_head_count_kv(keys, n_layer, n_head, traits)
+    head_counts_kv, recurrent_layers = read_head_count_kv(keys, n_layer, n_head, traits)
     n_embd_head = keys.uint("attention.key_length", n_embd // n_head, least=1)
     hp = Hparams(
         arch=arch,
@@ -219,7 +248,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         pooling=read_pooling(keys),
         causal=not traits.encoder and md.flag(f"{arch}.attention.causal", True),
         n_swa=n_swa,
-        swa_layers=read_pattern(keys, n_layer, traits) if n_swa and not traits.short_conv else (False,) * n_layer,
+        swa_layers=read_pattern(keys, n_layer, traits) if n_swa and traits.recurrent == "none" else (False,) * n_layer,
         n_expert=keys.uint("expert_count", 0, most=MAX_EXPERTS),
         n_expert_used=keys.uint("expert_used_count", 0),
         moe_layers=read_moe_layers(keys, n_layer, traits),
@@ -230,7 +259,9 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         dense_3_feat_in=keys.uint("dense_3_feat_in", 0),
         labels=tuple(md.strings(f"{arch}.classifier.output_labels", ())),
         pooling_cls=read_pooling(keys, "classifier.pooling_type"),
-        conv_layers=conv_layers,
+        recurrent_layers=recurrent_layers,
+        ssm=read_ssm(keys, traits),
+        wkv=read_wkv(keys, traits),
         **read_rope(keys, n_ctx, n_embd_head, traits),
         **read_rare(keys, n_embd, traits),
         **(read_heads_swa(keys, n_embd_head, head_counts_kv) if traits.heads_by_layer else {}),
@@ -253,25 +284,27 @@ def read_n_vocab(keys: Keys) -> int:
 def read_head_count_kv(
     keys: Keys, n_layer: int, n_head: int, traits: Traits
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """{arch}.attention.head_count_kv of each layer, else H; and which layers are convolutions: those that have 0.
+    """{arch}.attention.head_count_kv of each layer, else H; and which layers keep a state: those that have 0.
 
-    Where the architecture says nothing else, layers must have as many heads each; with convolutions those with
-    attention, and llama.cpp aborts where there are none of either kind.
+    Where the architecture says nothing else, layers must have as many heads each; else those with attention, and
+    llama.cpp aborts where there are none of either kind.
     """
-    key, no_conv = f"{keys.arch}.attention.head_count_kv", (False,) * n_layer
+    key, recurrent = f"{keys.arch}.attention.head_count_kv", read_recurrent_layers(keys, n_layer, traits)
     listed = key in keys.md and keys.md.type_name(key).startswith("ARRAY")
-    if not traits.short_conv and not (traits.heads_by_layer and listed):
-        return (keys.uint("attention.head_count_kv", n_head, least=1),) * n_layer, no_conv
+    if traits.recurrent == "all":
+        return (n_head,) * n_layer, recurrent
+    if traits.recurrent != "heads" and not (traits.heads_by_layer and listed):
+        return (keys.uint("attention.head_count_kv", n_head, least=1),) * n_layer, recurrent
     counts = [int(n) for n in keys.md.ints(key)]
     if len(counts) != n_layer:
         raise ModelError(f"{keys.path}: {key} has {len(counts)} numbers for {n_layer} layers")
     if traits.heads_by_layer:
         if not 0 < min(counts) <= max(counts) <= LARGEST:
             raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=f"1 to {LARGEST} make sense")
-        return tuple(counts), no_conv
+        return tuple(counts), recurrent
     heads = sorted(set(counts) - {0})
     if len(heads) != 1 or not 0 < heads[0] <= LARGEST or 0 not in counts:
-        hint = "0 for a convolution, and one other number for all layers with attention; both must be there"
+        hint = "0 for a layer with a state, and one other number for all layers with attention; both must be there"
         raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=hint)
     return tuple(counts), tuple(n == 0 for n in counts)
 
@@ -461,7 +494,7 @@ def check_rare(hp: Hparams, keys: Keys) -> None:
     for key in ("dense_2_feat_in", "dense_3_feat_out"):
         if (width := keys.uint(key, 0)) not in (0, hp.n_embd):
             raise ModelError(f"{keys.path}: {hp.arch}.{key} is {width}, but the model has {hp.n_embd} channels")
-    if not hp.causal and any(hp.conv_layers) and hp.n_shortconv_l_cache % 2 == 0:
+    if not hp.causal and hp.n_shortconv_l_cache and hp.n_shortconv_l_cache % 2 == 0:
         hint = "llama.cpp aborts on it; an odd one has as many tokens on either side"
         raise ModelError(f"{keys.path}: {hp.arch}.shortconv.l_cache is {hp.n_shortconv_l_cache}", hint=hint)
     if sum(hp.rope_sections) > hp.n_embd_head:

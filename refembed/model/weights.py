@@ -50,13 +50,17 @@ def affine(
 
 
 def tensor(
-    shape: str, *, presence: Presence = "required", first: Presence | None = None, name: str = "", layers: str = ""
-) -> Any:
+    shape: str, *, presence: Presence = "required", first: Presence | None = None, name: str = "", layers: str = "",
+    unless: str = "", suffix: str = ".weight",
+) -> Any:  # fmt: skip
     """Declare `<name>.weight` alone.
 
-    first  its presence in layer 0, where that is another than in the rest
+    first   its presence in layer 0, where that is another than in the rest
+    unless  where the tensor of that name is there, this one must not be; where it is not, this one must
+    suffix  what stands in place of .weight: .bias, or nothing
     """
-    facts = {"kind": "tensor", "shape": shape, "bias": "absent", "presence": presence, "unless": "", "layers": layers}
+    facts = {"kind": "tensor", "shape": shape, "bias": "absent", "presence": presence, "unless": unless}
+    facts |= {"layers": layers, "suffix": suffix}
     return field(metadata=facts | {"first": first} | ({"name": name} if name else {}))
 
 
@@ -119,7 +123,7 @@ class Binder:
                 continue
             replaced = m["unless"] and f"{prefix}{m['unless']}.weight" in self.tensors
             presence = "absent" if replaced else presence_of(m, prefix, self.layers)
-            weight = self.take(f"{name}.weight", m["shape"], presence)
+            weight = self.take(name + m.get("suffix", ".weight"), m["shape"], presence)
             bias = self.take(f"{name}.bias", self.rows(m["shape"], weight), m["bias"] if weight else "absent")
             values[f.name] = weight if m["kind"] == "tensor" else Affine(weight, bias) if weight else None
         return declaration(**values)
@@ -178,6 +182,6 @@ def declared(
         presence = presence_of(m, prefix, layers)
         if presence == "absent":
             continue
-        yield f"{name}.weight", m["shape"], presence
+        yield name + m.get("suffix", ".weight"), m["shape"], presence
         if m["bias"] != "absent":
             yield f"{name}.bias", m["shape"].split()[0], "optional" if m["presence"] == "optional" else m["bias"]

@@ -2,7 +2,7 @@
 
 A variant is an architecture with some of its options; tables of variants and faults, and bounds with the numbers that
 were measured, are in the files of their families: test_decoders.py, test_encoders_pre.py, test_encoders_post.py,
-test_gemmas_phi_t5.py and test_granite_lfm2.py. What holds of one architecture alone is tested there.
+test_gemmas_phi_t5.py, test_granite_lfm2.py and test_recurrent.py. What holds of one architecture alone is tested there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ import pytest
 
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
-from tests.model import test_decoders, test_encoders_post, test_encoders_pre, test_gemmas_phi_t5, test_granite_lfm2
+from tests.model import (
+    test_decoders,
+    test_encoders_post,
+    test_encoders_pre,
+    test_gemmas_phi_t5,
+    test_granite_lfm2,
+    test_recurrent,
+)
 from tests.model.bits import Bits, some_ids
 from tests.model.facts import (
     bits_do_not_depend_on_the_batch,
@@ -32,7 +39,14 @@ from tests.model.live import Both
 
 FAMILIES = tuple(
     module.FAMILY
-    for module in (test_decoders, test_encoders_pre, test_encoders_post, test_gemmas_phi_t5, test_granite_lfm2)
+    for module in (
+        test_decoders,
+        test_encoders_pre,
+        test_encoders_post,
+        test_gemmas_phi_t5,
+        test_granite_lfm2,
+        test_recurrent,
+    )
 )
 CASES = [
     pytest.param((family, variant), marks=pytest.mark.slow if variant in family.slow else (), id=variant)

@@ -75,7 +75,9 @@ def layers_of(model: Model, order: list[int]) -> Model:
     """Layers chosen by number."""
     hp, blk = model.hparams, tuple(model.weights.blk[i] for i in order)
     names = [
-        n for n in ("swa_layers", "moe_layers", "conv_layers", "head_counts_kv") if len(getattr(hp, n)) == hp.n_layer
+        n
+        for n in ("swa_layers", "moe_layers", "recurrent_layers", "head_counts_kv")
+        if len(getattr(hp, n)) == hp.n_layer
     ]
     lists: dict[str, Any] = {n: tuple(getattr(hp, n)[i] for i in order) for n in names}
     return replace(model, hparams=replace(hp, n_layer=len(blk), **lists), weights=replace(model.weights, blk=blk))
