@@ -1,6 +1,6 @@
 # make demo          the newcomer's first minute: a virtual environment, refembed, one embedding
 # make test          lint, types, import contract, all tests (fast and oracle tiers)
-# make test-fast     the tests that need no llama.cpp, the inner loop
+# make test-fast     the tests of parts, which need no llama.cpp: the inner loop
 # make check         lint, types, import contract, no test that cannot fail
 # make conformance   the suite against live llama.cpp, with its report
 # make bench         speed beside the native engines
@@ -32,7 +32,7 @@ check: $(VENV)/.test
 	$(BIN)/python -m tools.check_tests
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not oracle and not slow and not peers and not attack"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not oracle and not system and not slow and not peers and not attack"
 
 conformance: $(VENV)/.test
 	$(BIN)/python -m conformance run

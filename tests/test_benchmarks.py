@@ -24,6 +24,8 @@ from benchmarks.texts import ROWS, Row, natural_lengths, token_ids
 from benchmarks.worker import timed
 from refembed import Embedder
 
+pytestmark = pytest.mark.system
+
 IDS = [[5, 9, 3], [6, 11, 12, 13, 9], [4, 8], [7] * 20]
 
 

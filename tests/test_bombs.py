@@ -21,6 +21,8 @@ from refembed.errors import EngineError, ModelError, RequestError
 from refembed.model.trace import Trace
 from refembed.verify.engines.recorded import from_numpy
 
+pytestmark = pytest.mark.system
+
 LARGE = 192 << 20  # bytes of zeros
 MEMORY = 128 << 20  # bytes that reading may add
 

@@ -33,6 +33,8 @@ from tests.llama_embedding_cases import WITH_EOS
 from tests.pooling.test_rerank import HEAD
 from tests.server.servers import refembed
 
+pytestmark = pytest.mark.system
+
 __all__ = ["cli"]  # a fixture
 
 ROOT = Path(__file__).parents[1]

@@ -18,6 +18,8 @@ from tests.cli.conftest import Cli, program
 from tests.llama_embedding_cases import CASES, FOUR, prepare
 from tests.record_llama_embedding import FILE
 
+pytestmark = pytest.mark.system
+
 NUMBER = rb"-?\d+\.\d+"
 RECORDED: dict[str, Any] = json.loads(gzip.decompress(FILE.read_bytes()))
 

@@ -20,6 +20,8 @@ from refembed.cli import options as shared
 from refembed.kernels.numerics import NUMERICS
 from tests.cli.conftest import ENVIRONMENT, Cli, program
 
+pytestmark = pytest.mark.system
+
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and /dev are POSIX's")
 
 

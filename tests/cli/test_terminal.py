@@ -15,6 +15,8 @@ import pytest
 from refembed.pipeline.progress import Bar
 from tests.cli.conftest import ENVIRONMENT
 
+pytestmark = pytest.mark.system
+
 pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX's")
 
 COLOR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")

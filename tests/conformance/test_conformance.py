@@ -24,6 +24,8 @@ from conformance.session import Session
 from refembed import Embedder
 from refembed.errors import RequestError
 
+pytestmark = pytest.mark.system
+
 MODAL = re.compile(
     r"\b(should|must|shall|ought|would|will|could|might|check that|checks that|test that|tests that)\b", re.I
 )

@@ -34,6 +34,8 @@ from refembed.kernels.exact.activations import gelu
 from refembed.model.trace import TracedTensor
 from tests import machine
 
+pytestmark = pytest.mark.system
+
 REQUIRED = {"gelu-erf", "eps-1e-5", "variance-unbiased"}  # cosine > 0.99999 passes all three
 
 # -- judging ----------------------------------------------------------------------------------------------------------

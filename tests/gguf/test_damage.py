@@ -17,6 +17,8 @@ from tests.gguf import files
 from tests.gguf.files import ARRAY, INT32, STRING, UINT8, keys
 from tests.gguf.shards import samples, shard_name, write_samples
 
+pytestmark = pytest.mark.system
+
 SAMPLES = [(order, nested) for order in "<>" for nested in (False, True)]
 LOOK_UPS = ("uint", "float", "flag", "string", "raw_string", "strings", "ints", "floats")
 

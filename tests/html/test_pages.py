@@ -32,6 +32,8 @@ from refembed.verify.report.data import (
 )
 from refembed.verify.report.html import report_page, write_report
 
+pytestmark = pytest.mark.system
+
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here to draw the page with")
 FLAGS = (

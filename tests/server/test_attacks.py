@@ -23,6 +23,8 @@ from refembed.cli import run
 from tests.server.health import watched
 from tests.server.servers import Client, refembed
 
+pytestmark = pytest.mark.system
+
 USUAL_ANSWER = 0.1  # seconds, the median
 SLOW_ANSWER = 1.0  # the slowest: some milliseconds on a quiet machine, and two cores may be busy with other tests
 

@@ -24,6 +24,8 @@ from tests.server.health import watched
 from tests.server.large_bodies import MIB, large_bodies
 from tests.server.servers import Client, refembed
 
+pytestmark = pytest.mark.system
+
 PADDING = b" " * (1 << 17)  # white space behind a body makes it a large one
 ENDPOINTS: list[tuple[str, Any]] = [
     ("/embedding", {"content": ["a b", [5, 6]], "embd_normalize": 1}),

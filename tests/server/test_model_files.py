@@ -12,6 +12,8 @@ import pytest
 
 from tests.server.servers import Client, refembed
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def path(tiny: Path, tmp_path: Path) -> Path:

@@ -21,6 +21,8 @@ import pytest
 from refembed.cli import run
 from tests.server.servers import Client, refembed
 
+pytestmark = pytest.mark.system
+
 TEXTS = ["hello world", "", "the cat sat on the mat " * 8, "Größe, café!", "a", "b c d e f", "x " * 100, "東京"]
 
 

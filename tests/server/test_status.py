@@ -17,6 +17,8 @@ from tests.pooling.test_rerank import HEAD
 from tests.server.browser import Tab, browser, needs_chromium
 from tests.server.servers import Client, refembed
 
+pytestmark = pytest.mark.system
+
 KEY = "a secret"
 HOSTILE = "</script><img src=x onerror=alert(1)> 'quotes' \" 漢字 🦊"
 

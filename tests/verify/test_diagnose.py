@@ -16,6 +16,8 @@ from refembed.verify.trials import EARNED, Case, Trial, earned, gain, joined
 from tests.tiny import tiny_bert
 from tests.verify.engine import Stub
 
+pytestmark = pytest.mark.system
+
 TEXTS = ["hello world", "Hello, world!", "the cat sat on the mat", "a [SEP] b", "world hello hello", "mat", "café"]
 
 

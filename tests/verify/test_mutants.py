@@ -9,6 +9,8 @@ from conformance.verify_mutants import good, line, models, run_all, run_fault, s
 from refembed import Embedder
 from refembed.testing.synthetic import synthetic
 
+pytestmark = pytest.mark.system
+
 BIASES = {f"{part}.bias" for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down")}
 ON_A_SMALL_BERT = ("sep-missing", "key-bias-missing", "scaled", "reversed", "batch-padding")  # a tenth of MiniLM's time
 

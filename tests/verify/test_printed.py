@@ -26,6 +26,8 @@ from tests.copies import copied
 from tests.tiny import tiny_bert
 from tests.verify.printed import printed
 
+pytestmark = pytest.mark.system
+
 TEXT = "hello world, the cat sat on a mat"
 RECORDED = Path(__file__).parents[1] / "data" / "eval-callback-tiny.txt.gz"
 

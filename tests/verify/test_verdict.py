@@ -13,6 +13,8 @@ from refembed.verify.run import verify
 from refembed.verify.verdict import EXIT, plain
 from tests.verify.engine import Shown, Stub
 
+pytestmark = pytest.mark.system
+
 TEXTS = ["hello world", "Hello, world!", "the cat sat on the mat", "a [SEP] b", "world hello hello", "mat"]
 
 

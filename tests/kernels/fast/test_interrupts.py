@@ -15,6 +15,8 @@ import pytest
 
 from tests.tiny import tiny_bert
 
+pytestmark = pytest.mark.system
+
 PAUSES = (0.0002, 0.0005, 0.001, 0.003)  # seconds between two signals: a text takes some of them
 
 

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.system
+
 # AFTER is 0: a single small kernel is worth the line here
 CODE = """
 import sys

@@ -16,6 +16,8 @@ from refembed.verify.run import verify
 from refembed.verify.verdict import Verdict
 from tests.verify.engine import Stub
 
+pytestmark = pytest.mark.system
+
 TEXTS = ["hello world", "the cat sat", "Hello, mat!"]
 SCALES = (0.7, 1.3, -0.45)
 Adapters = list[tuple[Path, float]]

@@ -21,6 +21,8 @@ from refembed.verify.texts import default_texts
 from refembed.verify.trials import Case
 from tests.verify.engine import Stub
 
+pytestmark = pytest.mark.system
+
 LISTED = [
     Hypothesis(id, "vector", id, lambda r: r)
     for id in ("vector-binary", "vector-bits", "vector-int8", "vector-int8-unit", "vector-3-decimals")

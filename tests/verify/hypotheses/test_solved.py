@@ -26,6 +26,8 @@ from refembed.verify.texts import default_texts
 from tests.tiny import tiny_bert
 from tests.verify.engine import Stub
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def e(tmp_path_factory):
