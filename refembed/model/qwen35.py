@@ -141,7 +141,7 @@ def gated_attention(y: Float, blk: MixingBlock, rope: Rope, hp: Hparams, batch: 
     k = tap("Kcur_normed", ops.rms_norm(k.reshape(T, K, D), blk.attn_k_norm, eps, tap))  # (T, K, D)
     k = tap("Kcur", ops.rope(k, batch.pos, rope))
 
-    spec = AttentionSpec(H, K, hp.attention_scale or 1 / math.sqrt(D), AttentionMask(causal=hp.causal), cached=True)
+    spec = AttentionSpec(H, K, 1 / math.sqrt(D), AttentionMask(causal=hp.causal), cached=True)
     q, k = (x.reshape(T, -1) for x in (q, k))
     a = tap("attn_pregate", ops.attention(q, k, v, spec, batch.offsets, tap))  # (T, H D)
     gate = tap("gate_sigmoid", ops.sigmoid(gate.reshape(T, H * D)))

@@ -27,6 +27,7 @@ from refembed.model.weights import Layers, declared
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "and", "it", "was", "in", "of", "to", "is"]
+ALWAYS_F32 = (".ssm_a", ".ssm_d", ".ssm_conv1d.weight", "norm.weight", "lerp_fused.weight", "lerp_k.weight")
 LIKE_NORMS = ("layer_output_scale.weight", "ffn_norm", "attn_norm_2.weight", "time_mix_ln.weight", "ssm_d")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
 
@@ -63,8 +64,8 @@ def synthetic(
     """Write a model of that architecture and return its path.
 
     seed       of the weights
-    C H K D F  channels, heads, heads of keys (None: H), width of a head (BERT and similar models: C/H), feed-forward
-               width
+    C H K D F  channels (rwkv7: at least so many, in heads of 32), heads, heads of keys (None: H), width of a head (BERT
+               and similar models: C/H), feed-forward width
     P V        longest text, words: at least those of `vocabulary`
     X n_used   experts, and how many of them a token takes; in all layers or, nomic-bert-moe, in every second
     n_buckets  of distances (t5encoder)
@@ -92,6 +93,8 @@ def synthetic(
     module, K = ARCHITECTURES[arch], K or H
     if arch == "bert" or module.TRAITS.heads in ("fill", "equal"):
         D = C // H
+    if module.TRAITS.wkv:
+        C = -(-C // 32) * 32
     dims = {"C": C, "H": H, "K": K, "D": D, "F": F, "P": P, "V": V, "X": X, "types": types}
     dims |= {"n_layer": n_layer, "n_used": n_used, "n_buckets": n_buckets, "conv": conv, "window": window, "E": E}
     dims |= {"N": N, "G": G, "dt": dt, "I": dt * N if module.TRAITS.ssm == "delta" else 2 * C}
@@ -281,7 +284,7 @@ def weights(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> F32:
 
 def add_tensor(w: GGUFWriter, name: str, x: F32, type_name: str) -> None:
     """Store x as that type where it is a matrix of whole blocks, as F32 otherwise; what ggml reads as F32 always is."""
-    always = name == "token_types.weight" or name.endswith((".ssm_a", ".ssm_d", ".ssm_conv1d.weight"))
+    always = name == "token_types.weight" or name.endswith(ALWAYS_F32)
     whole = x.ndim >= 2 and x.shape[-1] % quant_type(type_name).weights == 0
     if type_name == "F32" or not whole or always:
         w.add_tensor(name, x, x.shape, "F32")

@@ -28,6 +28,13 @@ NEXT = ("gemma-embedding3", "qwen4", "llama-embed2", "bert-moe", "nomic-ber", "s
 NARROW = {"feed_forward_length": (40, "UINT32")}
 WIDER_HEADS = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")}
 BOTH_GATES = {"wide": True, "optional": GATE}
+
+
+def recurrent(*flags: bool) -> dict[str, Any]:
+    """Which layers keep a state."""
+    return {"attention.recurrent_layers": (list(flags), "ARRAY[BOOL]")}
+
+
 FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
 
 
@@ -73,6 +80,16 @@ FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
         ("mistral3", "blk.0.attn_k.weight"),
         ("qwen3vl", "blk.2.attn_k_norm.weight"),
         ("smollm3", "blk.1.ffn_gate.weight"),
+        ("qwen35", "blk.0.ssm_a"),
+        ("qwen35", "blk.1.ssm_dt.bias"),
+        ("qwen35", "blk.2.attn_q_norm.weight"),
+        ("mamba", "blk.0.ssm_d"),
+        ("mamba2", "blk.1.ssm_norm.weight"),
+        ("falcon-h1", "blk.0.ffn_norm"),
+        ("granitehybrid", "blk.1.attn_k.weight"),
+        ("granitehybrid", "blk.2.ssm_in.weight"),
+        ("rwkv7", "blk.0.time_mix_v1.weight"),
+        ("rwkv7", "output.weight"),
     ],
 )
 def test_neither_engine_loads_a_file_with_a_tensor_too_few(arch: str, name: str, tmp_path: Path) -> None:
@@ -131,6 +148,16 @@ def test_neither_engine_loads_a_file_with_a_tensor_too_few(arch: str, name: str,
         ("lfm2", {"keys": heads_kv(0, 0, 0)}, r"head_count_kv is \[0\]\n  hint: 0 for a layer with a state"),
         ("lfm2", {"K": 3, "keys": heads_kv(3, 3, 3)}, r"head_count_kv is \[3\]\n  hint: 0 for a layer with a state"),
         ("llama", {"X": 2, "n_used": 3}, "3 experts of 2 for a token"),
+        ("qwen35", {"odd": {"ssm.inner_size": (30, "UINT32")}}, "30 channels, 4 heads, 2 groups"),
+        ("qwen35", {"odd": {"ssm.inner_size": (32, "UINT32")}}, "32 channels, but 4 heads of 10"),
+        ("qwen35", {"G": 3, "dt": 4}, "40 channels, 4 heads, 3 groups"),
+        ("qwen35", {"odd": recurrent(False, True)}, "recurrent_layers has 2 flags for 3 layers"),
+        ("qwen35", {"keys": {"nextn_predict_layers": (3, "UINT32")}}, "nextn_predict_layers is 3 of 3 layers"),
+        ("mamba", {"odd": {"ssm.inner_size": (70, "UINT32")}}, "inner_size is 70\n  hint: llama.cpp refuses it too"),
+        ("mamba2", {"G": 5, "dt": 6}, "72 channels, 6 heads, 5 groups"),
+        ("granitehybrid", {"keys": heads_kv(0, 0, 0)}, r"head_count_kv is \[0\]\n  hint: 0 for a layer with a state"),
+        ("granitehybrid", {"K": 3, "keys": heads_kv(3, 3, 3)}, r"is \[3\]\n  hint: 0 for a layer with a state"),
+        ("rwkv7", {"keys": {"token_shift_count": (1, "UINT32")}}, "token_shift_count is 1\n  hint: llama.cpp wants 2"),
         ("llama", {"D": 6, "keys": IN_PART}, "llama.rope.dimension_count is 4\n  hint: this architecture turns whole"),
         ("qwen2", {"D": 6, "keys": IN_PART}, "qwen2.rope.dimension_count is 4\n  hint: this architecture turns whole"),
         ("qwen3", {"D": 6, "keys": IN_PART}, "qwen3.rope.dimension_count is 4\n  hint: this architecture turns whole"),
@@ -267,7 +294,7 @@ def test_every_architecture_is_computed_or_refused_by_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("mamba", "does not compute architecture 'mamba'\n  hint: llama.cpp knows it: its layers keep a state"),
+        ("rwkv6", "does not compute architecture 'rwkv6'\n  hint: llama.cpp knows it: its layers keep a state"),
         ("t5", "its encoder alone, t5encoder, is computed"),
         ("clip", "a model of pictures or of sound"),
         ("smolm3", "does not compute architecture 'smolm3'\n  hint: it computes bert, .*; is it 'smollm3'?"),

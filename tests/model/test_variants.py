@@ -184,8 +184,9 @@ def test_a_fault_is_found_where_it_is(family: Family, fault: Fault, planted_in: 
     architecture = bits.model.module
     if planted_in is None:
         module = broken(architecture, fault.right, fault.wrong)
-    else:  # a module that the architecture's imports by this name
+    else:  # a module that the architecture's imports, or a function in it of the same name
         name = planted_in.__name__.rpartition(".")[2]
         module = broken(architecture, f"import {name}", f"import {name}")
-        module.__dict__[name] = getattr(broken(planted_in, fault.right, fault.wrong), name)
+        planted = broken(planted_in, fault.right, fault.wrong)
+        module.__dict__[name] = getattr(planted, name, planted)
     assert first_wrong(bits, theirs, module) == fault.first
