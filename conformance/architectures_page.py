@@ -28,8 +28,10 @@ COMMON_KEYS = (  # every architecture reads these
 )  # fmt: skip
 KINDS = {
     "moe": "layers with experts", "dense": "layers without experts", "shared": "layers with a shared expert",
-    "recurrent": "layers with a state", "attention": "layers with attention", "longrope": "where RoPE's scaling is longrope",
-    "not longrope": "where it is not",
+    "recurrent": "layers with a state", "attention": "layers with attention",
+    "longrope": "where RoPE's scaling is longrope", "not longrope": "where it is not",
+    "keys": "layers with keys of their own", "sees all": "where a layer has no window",
+    "per layer": "where there are per-layer inputs",
 }  # fmt: skip
 COMMENT = re.compile(r"^    (\w+): .*?  # (.*)$", re.MULTILINE)
 
@@ -51,7 +53,8 @@ optional tensor is there once and once not:
 
 Shapes are rows first, GGUF's `ne` reversed. V words, C channels, P places, H heads, K heads of keys, D width of a head,
 HD = H D, KD = K D, F width of feed-forward, X experts, R labels, rot channels of a head that turn, E width of a
-per-layer input, LE = layers times E, out length of a vector.
+per-layer input, LE = layers times E, exp width of an expert, shexp of the one that all tokens take, out length of a
+vector.
 Keys that every architecture reads: {common}. Where a tensor's shape does not fit its keys, where
 one is missing, or is there and means nothing, the file is refused with one message, as llama.cpp refuses it.
 """
@@ -165,6 +168,7 @@ def tensors(declaration: type, prefix: str = "") -> Iterator[str]:
             yield from tensors(m["block"], f"{name}.i.")
             continue
         bias = {"required": "yes", "optional": "optional", "absent": ""}[m["bias"]]
+        name += f".{end}" if (end := m.get("end", "weight")) != "weight" else ""
         yield f"| `{name}` | {m['shape'].replace('|', ' or ')} | {bias} | {presence(m)} |"
 
 
@@ -174,6 +178,7 @@ def presence(m: Mapping[str, Any]) -> str:
     words = [{"required": "", "optional": "optional", "absent": "never"}[m["presence"]]]
     words += [f"where there is no `{m['unless']}`"] if m["unless"] else []
     words += [KINDS[m["layers"]]] if m["layers"] else []
+    words += [f"required in {KINDS[m['needed']]}"] if m.get("needed") else []
     words += [f"{'required' if first == 'required' else first} in layer 0"] if first else []
     return ", ".join(filter(None, words)) or "always"
 

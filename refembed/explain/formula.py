@@ -23,6 +23,10 @@ GATED = {
         "g Φ(g) · u ≈ ½ g (1 + tanh(sqrt(2/π) (g + 0.044715 g³))) · u",
         GELU[1].replace("x", "g").replace("egp", "exp") + " * u",
     ),
+    "swiglu_oai": (
+        "h / (1 + e^(-1.702 h)) · (1 + v), h = min(g, 7), v = u between -7 and 7",
+        "np.minimum(g, 7) / (1 + np.exp(-1.702 * np.minimum(g, 7))) * (1 + np.clip(u, -7, 7))",
+    ),
     "gelu_erf": ("g Φ(g) · u = ½ g (1 + erf(g / sqrt(2))) · u", "g / 2 * (1 + erf(g / np.sqrt(2))) * u"),
     "relu": ("max(g, 0) · u", "np.maximum(g, 0) * u"),
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 from refembed.explain.formula import NO_FORMULA, Formula
 from refembed.explain.formulas_by_name import ALWAYS_BY_NAME, BY_NAME
 from refembed.explain.formulas_of_operations import BY_OPERATION
+from refembed.explain.formulas_of_streams import BY_NAME as OF_STREAMS
 from refembed.explain.operands import base_of
 from refembed.explain.watch import Run
 
@@ -23,6 +24,7 @@ __all__ = ["NO_FORMULA", "Formula", "formula_of"]
 def formula_of(run: Run, i: int) -> Formula:
     """The formula of the i-th tensor of a run."""
     shown, name = run.shown[i], base_of(run.trace.tensors[i].name)
-    if name in BY_NAME and (shown.call is None or name in ALWAYS_BY_NAME):
-        return BY_NAME[name](run, i)
+    by_name = BY_NAME | (OF_STREAMS if run.embedder.model.module.TRAITS.streams else {})
+    if name in by_name and (shown.call is None or name in ALWAYS_BY_NAME):
+        return by_name[name](run, i)
     return NO_FORMULA if shown.call is None else BY_OPERATION[shown.call.op](run, i, shown.call)

@@ -42,12 +42,15 @@ def embedded(run: Run, i: int) -> Formula:
 
 
 def scaled(
-    text: str, python: str, letter: str, name: str, value: Callable[[Run], Any]
+    text: str, python: str, letter: str, name: str, value: Callable[[Run], Any], of: str = ""
 ) -> Callable[[Run, int], Formula]:
-    """A product with one number."""
+    """A product of the tensor before, or of the latest of a name, with one number."""
 
     def formula(run: Run, i: int) -> Formula:
-        return made(text, python, x=tap_of(run, i - 1), **{letter: number(run, name, value(run))})
+        by = latest(run, i, of) if of else i - 1
+        return NO_FORMULA if by is None else made(
+            text, python, x=tap_of(run, by), **{letter: number(run, name, value(run))}
+        )  # fmt: skip
 
     return formula
 
@@ -149,7 +152,7 @@ def over_sum(run: Run, i: int) -> Formula:
 
 def weighted(run: Run, i: int) -> Formula:
     """ffn_moe_weighted."""
-    by = latest(run, i, "ffn_moe_weights_norm", "ffn_moe_weights")
+    by = latest(run, i, "ffn_moe_weights_norm", "ffn_moe_weights", "ffn_moe_weights_softmax")
     return (
         NO_FORMULA
         if by is None
@@ -183,8 +186,8 @@ def let_through(which: str) -> Callable[[Run, int], Formula]:
 
 
 def gated_inputs(run: Run, i: int) -> Formula:
-    """per_layer_gated (gemma-embedding2): the per-layer input of this layer times its gate."""
-    gate, inputs = latest(run, i, "per_layer_gelu"), latest(run, i, "inp_per_layer")
+    """per_layer_gated (gemma-embedding2), first_prediction_scaled (gemma3n): this layer's input times its gate."""
+    gate, inputs = latest(run, i, "per_layer_gelu", "first_prediction_gated"), latest(run, i, "inp_per_layer")
     if gate is None or inputs is None:
         return NO_FORMULA
     layer = f"the layer = {run.trace.tensors[i].name.rpartition('-')[2]}"
@@ -192,11 +195,61 @@ def gated_inputs(run: Run, i: int) -> Formula:
 
 
 def layer_output(run: Run, i: int) -> Formula:
-    """l_out: what the layer adds and what it was added to; of gemma-embedding2 that sum, times a number."""
+    """l_out: what the layer adds and what it was added to; of Gemma 4 that sum times a number; of gemma3n streams."""
     name, _, il = run.trace.tensors[i - 1].name.rpartition("-")
+    if name == "corrected_rest":
+        text, python = "the first stream of x, and behind it y", "np.concatenate([x[:1], y])"
+        return two(text, python, "corrected", "corrected_rest")(run, i)
+    if name == "per_layer_embd_out":
+        return residual("pe_in")(run, i)
     if name != "per_layer_added":
-        return residual(*BETWEEN)(run, i)
+        return residual(*BETWEEN, "attn_out")(run, i)
     return made("x · W", "x * W", x=tap_of(run, i - 1), W=f"blk.{il}.layer_output_scale.weight")
+
+
+def between_norms(run: Run, i: int) -> Formula:
+    """per_layer_added: what is multiplied by a number of the layer next."""
+    by_gate = base_of(run.trace.tensors[i - 1].name) == "per_layer_embd_out"
+    return residual("pe_in" if by_gate else "attn_out")(run, i)
+
+
+def two(text: str, python: str, x: str, y: str) -> Callable[[Run, int], Formula]:
+    """Something of the latest tensors x and y of these names, | between names that will do."""
+
+    def formula(run: Run, i: int) -> Formula:
+        a, b = latest(run, i, *x.split("|")), latest(run, i, *y.split("|"))
+        return NO_FORMULA if a is None or b is None else made(text, python, x=tap_of(run, a), y=tap_of(run, b))
+
+    return formula
+
+
+def of_weight(text: str, python: str, weight: str) -> Callable[[Run, int], Formula]:
+    """Something of the tensor before and a weight of the layer."""
+
+    def formula(run: Run, i: int) -> Formula:
+        name = f"blk.{run.trace.tensors[i].name.rpartition('-')[2]}.{weight}"
+        more = {"e": chosen_experts(run, i)} if "e" in python else {}
+        return made(text, python, x=tap_of(run, i - 1), W=name, **more)
+
+    return formula
+
+
+def half_of_both(text: str, python: str) -> Callable[[Run, int], Formula]:
+    """ffn_moe_gate and ffn_moe_up, where one matrix makes both."""
+
+    def formula(run: Run, i: int) -> Formula:
+        by = latest(run, i, "ffn_moe_gate_up")
+        F = run.trace.tensors[i].array.shape[-1]
+        return NO_FORMULA if by is None else made(text, python.format(F), x=tap_of(run, by))
+
+    return formula
+
+
+def with_bias(run: Run, i: int) -> Formula:
+    """A norm of phimoe, whose bias no operation adds."""
+    name, _, il = run.trace.tensors[i].name.rpartition("-")
+    b = f"blk.{il}.{name}.bias" if il != "result_norm" else "output_norm.bias"
+    return made("y + b", "y + b", y=tap_of(run, i - 1), b=b)
 
 
 def pooled_row(run: Run, i: int) -> Formula:
@@ -232,7 +285,34 @@ BY_NAME: dict[str, Callable[[Run, int], Formula]] = {
         "x / sqrt(C)", "x / np.sqrt(C)", "C", "embedding_length", lambda run: run.embedder.info.n_embd
     ),
     "per_layer_gated": gated_inputs,
-    "per_layer_added": residual("pe_in"),
+    "per_layer_added": between_norms,
+    "inp_per_layer_rows": scaled(
+        "x · sqrt(E)",
+        "x * np.sqrt(E)",
+        "E",
+        "embedding_length_per_layer_input",
+        lambda run: run.embedder.model.hparams.n_embd_per_layer,
+        "inp_per_layer_selected",
+    ),
+    "inp_per_layer_sum": two(
+        "x + y, layer by layer", "x + y.reshape(x.shape)", "per_layer_proj", "inp_per_layer_rows|inp_per_layer_selected"
+    ),
+    "inp_per_layer": of_last("x / sqrt(2)", "x / np.sqrt(2)"),
+    "attn_norm": with_bias,
+    "ffn_norm": with_bias,
+    "result_norm": with_bias,
+    "router_scaled": scaled(
+        "x / sqrt(C)", "x / np.sqrt(C)", "C", "embedding_length", lambda run: run.embedder.info.n_embd
+    ),
+    "router_weighted": of_weight("x · W", "x * W", "ffn_gate_inp.scale"),
+    "ffn_moe_down_scaled": of_weight(
+        "x[t, k] · W[e[t, k]], each expert's own", "x * W[e.astype(int)][:, :, None]", "ffn_down_exps.scale"
+    ),
+    "ffn_moe_gate": half_of_both("the first half of x", "x[..., :{}]"),
+    "ffn_moe_up": half_of_both("the second half of x", "x[..., {}:]"),
+    "ffn_moe_combined": two("x + y", "x + y", "ffn_mlp", "ffn_moe"),
+    "ffn_shexp_gate": two("x / y, which is 1 / (1 + e^-y)", "x / y", "ffn_shexp_silu", "ffn_shexp_gate_inp"),
+    "ffn_shexp_out": two("x · y", "x * y", "ffn_shexp", "ffn_shexp_gate"),
     "l_out": layer_output,
     "result_embd": residual(*BETWEEN),
     "deepstack_out": of_last("x + 0: a picture would be added here", "x"),

@@ -192,6 +192,10 @@ def shares(run: Run, i: int, call: Call) -> Formula:
     if max_bias := call["spec"].mask.max_bias:
         text, python = f"{text} - m[h] |i - j|", f"{python} - np.array(m)[:, None, None] * abs(i - j)"
         more["m"] = f"ALiBi's slopes of the heads = {slopes(call['spec'].n_head, max_bias).tolist()}"
+    if (sinks := call["sinks"]) is not None:
+        text = f"A = softmax({text} and s[h], which has no value), row by row"
+        python = f"softmax(np.concatenate([{python}, s[:, None, None] + 0 * S[..., :1]], -1))[..., :-1]"
+        return made(text, python, S=tap_of(run, by), s=sinks.name, **more)
     return made(f"A = softmax({text}), row by row", f"softmax({python})", S=tap_of(run, by), **more)
 
 
@@ -257,6 +261,8 @@ def experts(run: Run, i: int, call: Call) -> Formula:
     python = f"np.einsum('{'tkc' if own else 'tc'},tknc->tkn', x, W[e.astype(int)])"
     text = f"y[t, k] = {'x[t, k]' if own else 'x[t]'} W[e[t, k]]ᵀ"
     text, python, more = with_expert_adapters(run, call["w"].name, own, text, python)
+    if call["b"] is not None and not run.shown[i].inner:
+        text, python, more = f"{text} + b[e[t, k]]", f"{python} + b[e.astype(int)]", {**more, "b": call["b"].name}
     return made(text, python, x=array_of(run, call["x"], i), W=call["w"].name, e=chosen_experts(run, i), **more)
 
 
@@ -294,6 +300,7 @@ BY_OPERATION: dict[str, Callable[[Run, int, Call], Formula]] = {
     **dict.fromkeys(PLAIN, plain),
     "geglu": gated,
     "swiglu": gated,
+    "swiglu_oai": gated,
     "rope": rotation,
     "attention": attention,
     "experts": experts,

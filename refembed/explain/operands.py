@@ -3,6 +3,7 @@
 inp_norm-0                        a tensor of the run
 Qcur-0 (1st of 2)                 of a name that occurs more than once
 wqkv-0[:, 0:36]                   some of its columns
+l_out-0[0]                        the first of its streams
 blk.0.attn_q.weight               a tensor of the file
 bert.attention.head_count = 12    a key of the file and its value; behind the last "=" stands what is used
 """
@@ -63,11 +64,14 @@ def found_in(run: Run, x: Float, before: int) -> tuple[int, str]:
     flat = x.reshape(len(x), -1)
     for i in range(before - 1, -1, -1):
         whole = run.trace.tensors[i].array
+        if whole.ndim == 3 and x.ndim == 2 and whole.shape[1:] == x.shape and same_numbers(whole[0], x):
+            return i, f"{tap_of(run, i)}[0]"
         if whole.ndim == 2 and len(whole) == len(flat):
             if same_numbers(whole, flat):
                 return i, tap_of(run, i)
-            if base_of(run.trace.tensors[i].name).removesuffix("_b") in MIXED:
-                return i, part_of(whole, flat, tap_of(run, i))
+            mixed = base_of(run.trace.tensors[i].name).removesuffix("_b") in MIXED
+            if mixed and (part := part_of(whole, flat, tap_of(run, i))):
+                return i, part
     return -1, ""
 
 

@@ -22,10 +22,67 @@ HE = "He et al. 2015, Deep Residual Learning"
 RAFFEL = "Raffel et al. 2019, T5"
 GEMMA2 = "Gemma Team 2024, Gemma 2"
 GEMMA3N = "Google 2025, Gemma 3n: per-layer embeddings"
+GEMMA4 = "Google DeepMind 2026, Gemma 4"
+GPT_OSS = "OpenAI 2025, gpt-oss-120b & gpt-oss-20b Model Card"
+QWEN2 = "Yang et al. 2024, Qwen2 Technical Report"
 LFM2 = "Liquid AI 2025, LFM2"
 HU = "Hu et al. 2024, MiniCPM"
 REIMERS = "Reimers & Gurevych 2019, Sentence-BERT"
 
+
+STREAMS = {  # gemma3n: AltUp, LAuReL and sparse gates
+    "altup_repeated": "The input, once for each further stream",
+    "altup_products": "Further streams: products of the first",
+    "squares": "Each number times itself",
+    "squares_sum": "Their sum",
+    "length": "The length of the vector",
+    "altup_added_scaled": "Further streams, times the length of the first",
+    "altup_added": "Further streams, as long as the first",
+    "inp_stacked": "All streams",
+    "router_weighted": "The router's input, normalized",
+    "router_scaled": "The router's input, scaled",
+    "router": "How well each stream suits each token",
+    "modalities": "That, between -1 and 1",
+    "all_coefs": "What each stream is multiplied by",
+    "predictions_mixed": "Streams mixed, token by token",
+    "predictions": "What the layer would leave in each stream",
+    "active_prediction": "The stream that the layer computes",
+    "laurel_l": "To a low rank",
+    "laurel_r": "Back to the model's width",
+    "laurel_normed": "The product of low rank, normalized",
+    "laurel_out": "The product of low rank and its input, added up",
+    "attn_gated": "Attention's output added to the layer's input",
+    "attn_laurel_sum": "Both, added up",
+    "attn_laurel": "Their sum, scaled",
+    "gate_mean": "The mean of each row of the gate",
+    "gate_centered": "The gate less its mean",
+    "gate_squares": "Each number times itself",
+    "gate_squares_sum": "Their sum",
+    "gate_variance": "The variance of each row of the gate",
+    "gate_deviation": "Its deviation",
+    "gate_above": "How far above the mean a gate must be",
+    "gate_cutoff": "From where on a gate is let through",
+    "gate_less": "The gate less that",
+    "gate_top": "What of the gate is let through",
+    "ffn_gated": "The gate through GELU, times the other product",
+    "attn_ffw_laurel_gated": "Feed-forward's output added to its input",
+    "innovation": "How far the first stream was off",
+    "innovation_repeated": "That, once for each stream",
+    "innovation_weighted": "That, as each stream takes it",
+    "corrected": "Streams, corrected",
+    "first_prediction_weighted": "The first stream, channel by channel",
+    "first_prediction_gate": "The gate of this layer's per-layer input",
+    "first_prediction_gated": "The gate through GELU",
+    "first_prediction_scaled": "The gate times this layer's per-layer input",
+    "first_prediction_proj": "The per-layer input, at the model's width",
+    "first_prediction_out": "The per-layer input, normalized",
+    "corrected_rest": "Further streams, plus the per-layer input",
+    "unembd_products": "Further streams, through a matrix each",
+    "altup_unembd_scaled": "These, times the length of the first stream",
+    "altup_unembd": "These, as long as the first stream",
+    "unembd_sum": "Streams added up, one after the other",
+    "unembd_merged": "The mean of all streams",
+}
 
 NORM = "the norm's own"  # BA or ZHANG, by the operation
 NORM_SOURCES = {"layer_norm": BA, "add_layer_norm": BA, "rms_norm": ZHANG}
@@ -117,6 +174,8 @@ TAPS: dict[str, Meaning] = {
     "per_layer_proj": Meaning("The per-layer input, at the model's width", GEMMA3N),
     "per_layer_embd_out": Meaning("The per-layer input, normalized", NORM),
     "per_layer_added": Meaning("The per-layer input added", HE),
+    "per_layer_rows": Meaning("A row for each id, with a part for each layer", GEMMA3N),
+    **{name: Meaning(title, GEMMA3N) for name, title in STREAMS.items()},
     "ffn_moe_logits": Meaning("The router: how well each expert suits each token", MOE),
     "ffn_moe_probs": Meaning("The router's scores as probabilities", MOE),
     "ffn_moe_argsort": Meaning("Experts in order of probability", MOE),
@@ -124,12 +183,19 @@ TAPS: dict[str, Meaning] = {
     "ffn_moe_weights_sum": Meaning("Their sum", MOE),
     "ffn_moe_weights_sum_clamped": Meaning("Their sum, at least 2^-14", MOE),
     "ffn_moe_weights_norm": Meaning("Weights that add up to 1", MOE),
+    "ffn_moe_weights_softmax": Meaning("Weights of the chosen experts, which add up to 1", MOE),
     "ffn_moe_up": Meaning("To the feed-forward width, by each chosen expert", MOE),
     "ffn_moe_gate": Meaning("Each expert's gate", MOE),
     "ffn_moe_gelu": Meaning(
         "GELU: each number times Φ, the share of a standard normal distribution below it", HENDRYCKS
     ),
     "ffn_moe_silu": Meaning("SiLU: each number times its logistic function", SHAZEER),
+    "ffn_moe_gate_up": Meaning("Gate and feed-forward width by one matrix, of each chosen expert", MOE),
+    "ffn_moe_up_biased": Meaning("To the feed-forward width, with the expert's bias", MOE),
+    "ffn_moe_gate_biased": Meaning("Each expert's gate, with its bias", MOE),
+    "ffn_moe_down_biased": Meaning("Back to the model's width, with the expert's bias", MOE),
+    "ffn_moe_down_scaled": Meaning("Each expert's output times a number of its own", GEMMA4),
+    "ffn_moe_swiglu_oai": Meaning("SwiGLU, clamped, and 1 added to what is gated", GPT_OSS),
     "ffn_moe_swiglu": Meaning("SwiGLU: the gate through SiLU, times the other product", SHAZEER),
     "ffn_moe_down": Meaning("Back to the model's width, by each expert", MOE),
     "ffn_moe_weighted": Meaning("Each expert's output times its weight", MOE),
@@ -161,6 +227,21 @@ TAPS: dict[str, Meaning] = {
     "attn_out_norm": Meaning("The first of two norms after attention", BA),
     "ffn_moe_sum": Meaning("The first few experts' outputs added up", MOE),
     "ffn_shexp": Meaning("Output of the expert that every token takes", MOE),
+    "ffn_shexp_gate_inp": Meaning("How well the shared expert suits each token", QWEN2),
+    "ffn_shexp_silu": Meaning("That through SiLU", QWEN2),
+    "ffn_shexp_gate": Meaning("How much of the shared expert each token takes", QWEN2),
+    "ffn_shexp_out": Meaning("The shared expert's output, as far as its gate lets it in", QWEN2),
+    "router_norm": Meaning("The router's input, normalized", NORM),
+    "router_scaled": Meaning("The router's input, scaled", GEMMA4),
+    "router_weighted": Meaning("The router's input times its weight, channel by channel", GEMMA4),
+    "ffn_norm_1": Meaning("Normalized, before feed-forward", NORM),
+    "ffn_norm_2": Meaning("Normalized, before the experts", NORM),
+    "ffn_mlp": Meaning("Feed-forward's output, normalized", NORM),
+    "ffn_moe": Meaning("The experts' output, normalized", NORM),
+    "ffn_moe_combined": Meaning("Feed-forward's output and the experts', added up", GEMMA4),
+    "inp_per_layer_selected": Meaning("A row for each id, with a part for each layer", GEMMA3N),
+    "inp_per_layer_rows": Meaning("Per-layer inputs of the tokens, scaled", GEMMA3N),
+    "inp_per_layer_sum": Meaning("Per-layer inputs of tokens and embeddings, added up", GEMMA3N),
     "cls_soft_max": Meaning("The head's outputs as probabilities", ""),
     "ffn_reglu": Meaning("ReGLU: the gate through ReLU, times the other product", SHAZEER),
     "ffn_gate_b": Meaning("The gate, with its bias", SHAZEER),
@@ -218,6 +299,7 @@ def meaning(run: Run, i: int) -> Meaning:
     if call is None:
         if name == "l_out" and base_of(run.trace.tensors[i - 1].name) == "per_layer_added":
             return Meaning("That sum times a number of the layer: the layer's output")
+        line = Meaning(line.title, ZHANG) if line.source == NORM else line  # phimoe's norms, whose bias comes last
         return {"Qcur": TAPS["Qcur_scaled"], "attn_out": TAPS["sa_out"]}.get(name, line)
     if line.source == NORM:
         return Meaning(line.title, NORM_SOURCES.get(call.op, ""))

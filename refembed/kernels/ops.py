@@ -18,65 +18,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
+from refembed.kernels.specs import BIDIRECTIONAL, AttentionMask, AttentionSpec, Rope
 from refembed.kernels.state_ops import StateOps
 from refembed.kernels.taps import NO_TAP, NoTap, Tap
 
-__all__ = [
-    "BIDIRECTIONAL", "COMPOSED", "NO_TAP", "AttentionMask", "AttentionSpec", "NoTap", "Ops", "Rope", "Tap",
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class AttentionMask:
-    """Which keys of its own text a query sees, and what distance costs. Positions count from 0 in each text."""
-
-    causal: bool = False  # query i sees keys j <= i
-    window: int = 0  # 0: no window; else as `kind` says
-    kind: Literal["standard", "chunked", "symmetric"] = "standard"  # enum llama_swa_type
-    max_bias: float = 0.0  # ALiBi (Press et al. 2022): slope(head) * -|i - j| is added to a score; 0 for none
-
-
-BIDIRECTIONAL = AttentionMask()
-
-
-@dataclass(frozen=True)
-class AttentionSpec:
-    """How one layer attends: everything about its attention but the numbers. An architecture makes one per layer."""
-
-    n_head: int  # H heads of queries
-    n_head_kv: int  # K heads of keys and values, each shared by H/K heads of queries; H where none is shared
-    scale: float  # of the scores: 1/sqrt(D), or 1 where queries are scaled already
-    mask: AttentionMask = BIDIRECTIONAL
-    soft_cap: float = 0.0  # a score s becomes c tanh(s / c) (Gemma 2); 0 for none
-    cached: bool = False  # llama.cpp keeps keys and values in a KV cache, which rounds them: `ggml` does, others do not
-
-    @property
-    def group(self) -> int:
-        """Heads of queries that share a head of keys."""
-        return self.n_head // self.n_head_kv
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary position embedding (Su et al. 2021) with llama.cpp's extensions (ggml_rope_ext)."""
-
-    n_dims: int  # leading channels of a head that turn; the rest stay
-    pairs: Literal["norm", "neox"]  # channel 2i with 2i+1, or i with i + n_dims/2
-    freq_base: float  # theta_i = pos * freq_base^(-2i/n_dims)
-    freq_scale: float = 1.0  # linear scaling: 1 / factor
-    n_ctx_orig: int = 0  # context of the original training, for YaRN
-    ext_factor: float = 0.0  # YaRN (Peng et al. 2023): how far to mix; 0 is off
-    attn_factor: float = 1.0  # magnitude of the turned vector
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    factors: Tensor | None = None  # (n_dims/2) `rope_freqs.weight` and similar models: theta_i is divided by them
+__all__ = ["BIDIRECTIONAL", "COMPOSED", "NO_TAP", "AttentionMask", "AttentionSpec", "NoTap", "Ops", "Rope", "Tap"]
 
 
 class Ops(StateOps):
@@ -153,14 +105,18 @@ class Ops(StateOps):
         return [self.linear(x, w, b) for w, b in matrices]
 
     @abstractmethod
-    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
+    def experts(
+        self, x: Float, w: Tensor, chosen: I64, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = ""
+    ) -> Float:
         """Mixture of experts (Shazeer et al. 2017): each token through the matrices chosen for it.
 
-            y[t, r] = W[chosen[t, r]] x[t]
+            y[t, r] = W[chosen[t, r]] x[t] + b[chosen[t, r]]
 
         x        (T, C), one row for all experts of a token; or (T, k, C), one for each
         w        (X, N, C)
         chosen   (T, k)  0 <= expert < X
+        b        (X, N)  or None
+        tap      is given the product before the bias, under the name `product`
         returns  (T, k, N)
 
         >>> from refembed.kernels.numerics import load_ops
@@ -364,6 +320,20 @@ class Ops(StateOps):
         """
 
     @abstractmethod
+    def swiglu_oai(self, gate: Float, up: Float) -> Float:
+        """The gated linear unit of gpt-oss: both inputs clamped, a steeper sigmoid, and 1 added to what is gated.
+
+            g = min(gate, 7)
+            y = g / (1 + e^(-1.702 g)) (1 + max(-7, min(up, 7)))
+
+        gate, up  (T, F); so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").swiglu_oai(np.array([[0.0, 1.0]]), np.array([[5.0, 9.0]])).round(6)
+        array([[0.      , 6.766366]])
+        """
+
+    @abstractmethod
     def softmax(self, x: Float) -> Float:
         """Softmax over the last axis.
 
@@ -422,7 +392,7 @@ class Ops(StateOps):
     @abstractmethod
     def attention(
         self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
-        bias: Float | None = None,
+        bias: Float | None = None, sinks: Tensor | None = None,
     ) -> Float:  # fmt: skip
         """Scaled dot-product attention (Vaswani et al. 2017, section 3.2), each text and each head on its own.
 
@@ -433,6 +403,7 @@ class Ops(StateOps):
         spec                heads, scale, mask, soft cap
         offsets  (S+1)      text s is rows offsets[s]:offsets[s+1]
         bias     (H, L, L)  added to the score of query i and key j of each text, L the longest (T5); None for none
+        sinks    (H)        a score of each head that takes a share and has no value (gpt-oss); None for none
         tap                 is given v_cont, kq, kq_soft_max, kqv and what a soft cap and a bias add to them
         returns  (T, H D)
 
@@ -444,6 +415,24 @@ class Ops(StateOps):
         >>> load_ops("exact").attention(q, k, np.array([[10.0], [20.0]]), spec, np.array([0, 2]))
         array([[10.],
                [15.]])
+        """
+
+    @abstractmethod
+    def mix_streams(self, x: Float, w: Float) -> Float:
+        """Each token's streams of hidden states mixed by a matrix of its own (AltUp: Baykal et al. 2023).
+
+            y[a, t] = w[t, a, 0] x[0, t] + ... + w[t, a, S-1] x[S-1, t]
+
+        x        (S, T, C)
+        w        (T, S, S)
+        returns  (S, T, C)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> x, w = np.array([[[1.0]], [[2.0]]]), np.array([[[1.0, 1.0], [0.0, 10.0]]])  # one token, two streams
+        >>> load_ops("exact").mix_streams(x, w)
+        array([[[ 3.]],
+        <BLANKLINE>
+               [[20.]]])
         """
 
     @abstractmethod

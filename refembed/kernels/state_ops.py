@@ -65,7 +65,7 @@ class StateOps(ABC):
 
     @abstractmethod
     def gated_delta_rule(self, q: Float, k: Float, v: Float, g: Float, beta: Float, offsets: I64) -> Float:
-        """Linear attention that forgets, and replaces what its state holds under a key (Yang, Kautz & Hatamizadeh 2024).
+        """Linear attention that forgets, and replaces what it holds under a key (Yang, Kautz & Hatamizadeh 2024).
 
             S_t = e^g_t S_(t-1) (I - beta_t k_t k_tᵀ) + beta_t v_t k_tᵀ
             y_t = S_t q_t / sqrt(D)

@@ -38,8 +38,10 @@ class OpsWrapper(Ops):
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
         return self.base.linear(x, w, b, tap, product)
 
-    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
-        return self.base.experts(x, w, chosen)
+    def experts(
+        self, x: Float, w: Tensor, chosen: I64, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = ""
+    ) -> Float:
+        return self.base.experts(x, w, chosen, b, tap, product)
 
     def layer_norm(self, x: Float, w: Tensor | None, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         return self.base.layer_norm(x, w, b, eps, tap)
@@ -80,6 +82,9 @@ class OpsWrapper(Ops):
     def swiglu(self, gate: Float, up: Float) -> Float:
         return self.base.swiglu(gate, up)
 
+    def swiglu_oai(self, gate: Float, up: Float) -> Float:
+        return self.base.swiglu_oai(gate, up)
+
     def softmax(self, x: Float) -> Float:
         return self.base.softmax(x)
 
@@ -94,9 +99,12 @@ class OpsWrapper(Ops):
 
     def attention(
         self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
-        bias: Float | None = None,
+        bias: Float | None = None, sinks: Tensor | None = None,
     ) -> Float:  # fmt: skip
-        return self.base.attention(q, k, v, spec, offsets, tap, bias=bias)
+        return self.base.attention(q, k, v, spec, offsets, tap, bias=bias, sinks=sinks)
+
+    def mix_streams(self, x: Float, w: Float) -> Float:
+        return self.base.mix_streams(x, w)
 
     def short_conv(
         self, x: Float, w: Tensor, offsets: I64, ahead: int = 0, bias: Tensor | None = None, tap: Tap = NO_TAP,

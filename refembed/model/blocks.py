@@ -57,10 +57,11 @@ class Qkv:
     """Queries, keys and values of x (T, C), by one matrix or by three.
 
     Where a tap is attached, each of the three is computed when it is asked for, once: in llama.cpp's order.
+    product: what is added to the name of a product before its bias, where llama.cpp's graph leaves it unnamed (olmoe).
     """
 
-    def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, tap: Tap) -> None:
-        self.x, self.blk, self.hp, self.ops, self.tap = x, blk, hp, ops, tap
+    def __init__(self, x: Float, blk: QkvBlock, hp: Hparams, ops: Ops, tap: Tap, *, product: str = "") -> None:
+        self.x, self.blk, self.hp, self.ops, self.tap, self.product = x, blk, hp, ops, tap, product
         self.parts: list[Float] = []  # of the one matrix
         if blk.attn_qkv is not None:
             name = "wqkv_b" if blk.attn_qkv.bias else "wqkv"
@@ -87,7 +88,7 @@ class Qkv:
 
     def project(self, name: str, affine: Affine) -> Float:
         """One of the three products, and its sum with the bias, under one name."""
-        return self.tap(name, self.ops.linear(self.x, *affine, self.tap, name))
+        return self.tap(name, self.ops.linear(self.x, *affine, self.tap, name + self.product))
 
 
 def attention_spec(
@@ -101,10 +102,12 @@ def attention_spec(
     return AttentionSpec(hp.n_head, hp.n_head_kv, scale, mask, soft_cap, cached)
 
 
-def attend(q: Float, k: Float, v: Float, spec: AttentionSpec, batch: Batch, ops: Ops, tap: Tap) -> Float:
+def attend(
+    q: Float, k: Float, v: Float, spec: AttentionSpec, batch: Batch, ops: Ops, tap: Tap, sinks: Tensor | None = None
+) -> Float:
     """Attention of queries (T, H, D), keys and values (T, K, D), or (T, H D), (T, K D) -> (T, H D), side by side."""
     q, k, v = (x.reshape(len(x), -1) for x in (q, k, v))
-    return tap("kqv_out", ops.attention(q, k, v, spec, batch.offsets, tap))
+    return tap("kqv_out", ops.attention(q, k, v, spec, batch.offsets, tap, sinks=sinks))
 
 
 def rope_of(hp: Hparams, il: int, factors: Tensor | None = None) -> Rope:

@@ -24,7 +24,7 @@ from refembed.model.blocks import Qkv, attend, attention_spec, rope_of, run_laye
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.llama import feed_forward
 from refembed.model.trace import at_layer
-from refembed.model.weights import Affine, affine, blocks, tensor
+from refembed.model.weights import blocks, tensor
 
 TRAITS = Traits(norm="rms", rope="neox", turns_whole_heads=False, ssm="mamba2", runs_alone=True)
 
@@ -33,7 +33,7 @@ TRAITS = Traits(norm="rms", rope="neox", turns_whole_heads=False, ssm="mamba2", 
 class Block(llama.Block, mamba2.Block):
     """Tensors of one layer, `blk.{i}.*`: Llama's, and a mixer's."""
 
-    ffn_norm: Tensor = tensor("C", suffix="")
+    ffn_norm: Tensor = tensor("C", end="")
     ssm_norm: Tensor | None = tensor("G I/G", presence="optional")
 
 

@@ -22,6 +22,7 @@ from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, attend, attention_spec, factors_of, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.llama import feed_forward
+from refembed.model.moe import shared_expert
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
@@ -87,11 +88,3 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
         x = tap("l_out", ops.add(h, x))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
-
-
-def shared_expert(y: Float, blk: Block, ops: Ops, tap: Tap) -> Float:
-    """The expert that every token takes: (T, C) -> (T, C)."""
-    gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate_shexp))  # (T, shexp)
-    up = tap("ffn_up", ops.linear(y, blk.ffn_up_shexp))  # (T, shexp)
-    h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, shexp)
-    return tap("ffn_shexp", ops.linear(h, blk.ffn_down_shexp))

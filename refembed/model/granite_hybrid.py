@@ -5,7 +5,8 @@ IBM Granite Team 2025, "Granite 4.0 Language Models": Granite with its scales (`
 graph's names.
 
           ids ─► token_embd ─► * embedding_scale ─► x
-    n_layer ×    x ─► norm ─► mixer or attention ─► * r ─► + x ─► y ─► norm ─► silu(gate) * up ─► down ─► * r ─► + y ─► x
+    n_layer ×    x ─► norm ─► mixer or attention ─► * r ─► + x ─► y
+                 y ─► norm ─► silu(gate) * up ─► down ─► * r ─► + y ─► x
           x ─► norm                                                                     r: residual_scale
 """
 
@@ -20,9 +21,9 @@ from refembed.kernels.ops import Ops, Tap
 from refembed.model import granite, mamba2
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, attend, attention_spec, rope_of, run_layers
-from refembed.model.granite import shared_expert
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.llama import feed_forward
+from refembed.model.moe import shared_expert
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
@@ -43,9 +44,9 @@ class Block(granite.Block, mamba2.Block):
     attn_output: Affine = affine("C HD", bias="optional", layers="attention")
     ssm_in: Tensor = tensor("2I+2GN+dt C", layers="recurrent")
     ssm_conv1d: Affine = affine("I+2GN conv", layers="recurrent")
-    ssm_dt: Tensor = tensor("dt", suffix=".bias", layers="recurrent")
-    ssm_a: Tensor = tensor("dt 1", suffix="", layers="recurrent")
-    ssm_d: Tensor = tensor("dt 1", suffix="", layers="recurrent")
+    ssm_dt: Tensor = tensor("dt", end="bias", layers="recurrent")
+    ssm_a: Tensor = tensor("dt 1", end="", layers="recurrent")
+    ssm_d: Tensor = tensor("dt 1", end="", layers="recurrent")
     ssm_norm: Tensor | None = tensor("G I/G", layers="recurrent")
     ssm_out: Tensor = tensor("C I", layers="recurrent")
 

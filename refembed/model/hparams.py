@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,17 +12,19 @@ from refembed.model.hparams_recurrent import (
     Wkv,
     read_block_count,
     read_head_count,
-    read_recurrent_layers,
+    read_head_count_kv,
     read_ssm,
     read_wkv,
 )
+from refembed.model.keys import LARGEST, Keys, positive
 from refembed.tokenizer.vocab import NO_VOCAB
 
 POOLING_NAMES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type; -1 is "unspecified"
 SCALINGS = ("none", "linear", "yarn", "longrope")  # enum llama_rope_scaling_type
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
-LARGEST = 1 << 20  # of heads and channels; far beyond any model
+STREAMS = {"S": 4, "S-1": 3, "SS": 16, "rank": 64}  # gemma3n: llama_hparams' n_altup, laurel_rank
+WIDTH_PER_LAYER = 256  # ... and n_embd_altup
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class Traits:
     """What an architecture fixes, or assumes where a file is silent: llama.cpp's load_arch_hparams."""
 
     norm: Literal["layer", "rms"]  # whose epsilon the file must have
+    epsilon: bool = True  # false: llama.cpp does not read it, and norms have none (qwen2vl)
     rope: Literal["none", "norm", "neox"] = "none"  # which channels turn together (llama_model_rope_type)
     window: Literal["none", "standard", "symmetric"] = "none"  # what {arch}.attention.sliding_window means
-    window_pattern: int = 1  # every so-manyth layer, from the last of the first so many, sees past the window
+    window_pattern: int = 1  # every so-manyth layer, from the last of the first so many, sees past the window; 0: the
+    # file has a flag for each layer
     window_dense_first: bool = False  # ... from the first of the first so many
     window_required: bool = False  # a file without a window is no model of this architecture
     window_default: int = 0  # the window of a file that names none; then one of 0 is an error too
@@ -42,7 +44,10 @@ class Traits:
     scaled_swa: bool = False  # layers with a window are scaled as the others are, not left alone
     turns_whole_heads: bool = True  # rope.dimension_count is the width of a head, or llama.cpp refuses the file
     heads: Literal["free", "fill", "equal", "own"] = "free"  # fill: H D is C; own: K is H; equal: both
-    experts: Literal["none", "all", "every n"] = "none"  # in which layers, if any; every n: {arch}.moe_every_n_layers
+    # in which layers, if any; required: in all, and a file without experts is none; every n: {arch}.moe_every_n_layers
+    experts: Literal["none", "all", "required", "every n"] = "none"
+    expert_width: Literal["F", "F/k", "own"] = "F"  # own: {arch}.expert_feed_forward_length; F/k: that, if it is there
+    shared_as_wide: bool = False  # the expert that all tokens take is as wide as F, unless the file says otherwise
     needs_token_types: bool = False  # tokenizer.ggml.token_type_count must be there and not 0
     short_conv: bool = False  # {arch}.shortconv.l_cache must be there (lfm2)
     recurrent: Literal["none", "heads", "interval", "all"] = "none"  # layers with a state in place of attention: those
@@ -54,7 +59,9 @@ class Traits:
     nextn: bool = False  # {arch}.nextn_predict_layers at the end draft further tokens: they are not read
     heads_by_layer: bool = False  # K may differ by layer, D and n_rot by whether the layer has a window
     per_layer_inputs: bool = False  # {arch}.embedding_length_per_layer_input must be there (gemma-embedding2)
-    mrope: bool = False  # {arch}.rope.dimension_sections must be there (qwen3vl)
+    shares_kv: bool = False  # the last layers may have the keys and values of earlier ones, and F may differ (gemma4)
+    streams: bool = False  # four streams of hidden states; their sizes are llama.cpp's constants (gemma3n)
+    mrope: bool = False  # {arch}.rope.dimension_sections must be there (qwen2vl, qwen3vl)
     runs_alone: bool = False  # llama.cpp runs each text of a batch by itself (split_seq of a hybrid memory)
     projected: bool = False  # a last product makes hidden states as wide as a vector, {arch}.embedding_length_out
     encoder: bool = False  # without a cache: every token sees all, whatever {arch}.attention.causal says
@@ -96,6 +103,7 @@ class Hparams:
     n_expert: int = 0  # (X) {arch}.expert_count, else 0: no mixture of experts
     n_expert_used: int = 0  # {arch}.expert_used_count: experts of a token
     moe_layers: tuple[bool, ...] = ()  # which layers are mixtures of experts
+    n_ff_exp: int = 0  # {arch}.expert_feed_forward_length: of one expert, where it is not F
 
     soft_cap: float = 0.0  # {arch}.attn_logit_softcapping, else 50 (gemma2): c tanh(score / c)
     n_buckets: int = 0  # {arch}.attention.relative_buckets_count (t5encoder)
@@ -115,19 +123,21 @@ class Hparams:
     yarn_beta_slow: float = 1.0  # {arch}.rope.scaling.yarn_beta_slow
     yarn_log_mul: float = 0.0  # {arch}.rope.scaling.yarn_log_multiplier (mistral3)
     attn_temp_scale: float = 0.0  # {arch}.attention.temperature_scale (mistral3): how queries grow with the place
-    rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen3vl): pairs of each of four streams
+    rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen2vl, qwen3vl): pairs of each stream
     n_deepstack_layers: int = 0  # {arch}.n_deepstack_layers (qwen3vl): layers that images are added behind
     n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): required; width of the convolution
     recurrent_layers: tuple[bool, ...] = ()  # which layers keep a state in place of attention
     ssm: Ssm | None = None  # {arch}.ssm.* (mamba, qwen35 ...): required
     wkv: Wkv | None = None  # {arch}.wkv.* (rwkv7): required
     n_embd_out: int = 0  # {arch}.embedding_length_out, else C: length of a vector
-    n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input (gemma-embedding2): required
+    n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input (gemma-embedding2, gemma4): required
+    n_layer_shared_kv: int = 0  # {arch}.attention.shared_kv_layers (gemma4), else 0: so many last layers have no keys
 
-    # Of layers that are not like the others (gemma-embedding2). Empty or 0: all are alike
+    # Of layers that are not like the others (gemma-embedding2, gemma4). Empty or 0: all are alike
     head_counts_kv: tuple[int, ...] = ()  # K of each layer
-    n_embd_head_swa: int = 0  # {arch}.attention.key_length_swa (gemma-embedding2), else D: where the window is
-    n_rot_swa: int = 0  # {arch}.rope.dimension_count_swa (gemma-embedding2), else rot: where the window is
+    n_ffs: tuple[int, ...] = ()  # F of each layer (gemma4)
+    n_embd_head_swa: int = 0  # {arch}.attention.key_length_swa (gemma-embedding2, gemma4), else D: with the window
+    n_rot_swa: int = 0  # {arch}.rope.dimension_count_swa (gemma-embedding2, gemma4), else rot: where the window is
 
     def n_head_kv_of(self, il: int) -> int:
         """K, the heads of keys, of layer il."""
@@ -153,24 +163,20 @@ class Hparams:
         sizes |= {"shexp": self.n_ff_shexp, "conv": self.n_shortconv_l_cache, "out": self.n_embd_out}
         for of_states in (self.ssm, self.wkv):
             sizes |= of_states.sizes if of_states else {}
+        sizes |= STREAMS if self.arch == "gemma3n" else {}
+        sizes |= {"exp": self.n_ff_exp, "2exp": 2 * self.n_ff_exp}
         return sizes | {"types": self.n_token_types, "R": self.n_cls_out, "X": self.n_expert, "1": 1}
 
     def head_sizes(self, K: int, D: int) -> dict[str, int]:
         """Letter -> number, of those that depend on K and D."""
         HD, KD = self.n_head * D, K * D
-        return {
-            "D": D,
-            "HD": HD,
-            "2HD": 2 * HD,
-            "KD": KD,
-            "2HD+2KD": 2 * (HD + KD),
-            "HD+2KD": HD + 2 * KD,
-            "C+2KD": self.n_embd + 2 * KD,
-        }
+        sizes = {"D": D, "D/2": D // 2, "HD": HD, "2HD": 2 * HD, "KD": KD, "HD+2KD": HD + 2 * KD}
+        return sizes | {"2HD+2KD": 2 * (HD + KD), "C+2KD": self.n_embd + 2 * KD}
 
     def sizes_of(self, il: int) -> dict[str, int]:
         """Letter -> number, for the shapes of layer il."""
-        return self.sizes | self.head_sizes(self.n_head_kv_of(il), self.n_embd_head_of(il))
+        own = {"F": self.n_ffs[il]} if self.n_ffs else {}
+        return self.sizes | own | self.head_sizes(self.n_head_kv_of(il), self.n_embd_head_of(il))
 
     @property
     def layers(self) -> dict[str, frozenset[int]]:
@@ -179,44 +185,12 @@ class Hparams:
         every = frozenset(range(self.n_layer))
         recurrent = frozenset(il for il in every if self.recurrent_layers[il])
         kinds = {"moe": moe, "dense": every - moe, "shared": moe if self.n_ff_shexp else frozenset()}
+        kinds["keys"] = frozenset(range(self.n_layer - self.n_layer_shared_kv))
+        kinds["sees all"] = frozenset(il for il in every if not self.swa_layers[il])
+        kinds["per layer"] = every if self.n_embd_per_layer else frozenset()
         longrope = every if self.rope_scaling == "longrope" else frozenset()
         kinds |= {"recurrent": recurrent, "attention": every - recurrent}
         return kinds | {"longrope": longrope, "not longrope": every - longrope}
-
-
-class Keys:
-    """The keys of one architecture in one file."""
-
-    def __init__(self, f: GGUFFile) -> None:
-        self.md, self.path = f.metadata, f.path
-        self.arch = f.metadata.string("general.architecture")
-
-    def uint(self, key: str, default: Any = None, least: int = 0, most: int = LARGEST) -> int:
-        """{arch}.key, required where there is no default: a number, or one a layer if all are the same."""
-        full = f"{self.arch}.{key}"
-        if full in self.md and self.md.type_name(full).startswith("ARRAY"):
-            values = sorted({int(n) for n in self.md.ints(full)})
-            if len(values) != 1:
-                raise ModelError(f"{self.path}: {full} is {values}: layers that differ are not computed yet")
-            value = values[0]
-        else:
-            value = self.md.uint(full) if default is None else self.md.uint(full, default)
-        if not least <= value <= most:
-            raise ModelError(f"{self.path}: {full} is {value}", hint=f"{least} to {most} make sense")
-        return value
-
-    def float(self, key: str, default: Any = None, sound: Callable[[Any], bool] = math.isfinite) -> Any:
-        """{arch}.key, a finite number, required where there is no default."""
-        full = f"{self.arch}.{key}"
-        value = self.md.float(full) if default is None else self.md.float(full, default)
-        if not sound(value):
-            raise ModelError(f"{self.path}: {full} is {value}")
-        return value
-
-
-def positive(x: float) -> bool:
-    """Whether x can be the base of a power or a divisor."""
-    return 0 < x < math.inf
 
 
 def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
@@ -232,6 +206,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     n_swa = read_window(keys, traits)
     head_counts_kv, recurrent_layers = read_head_count_kv(keys, n_layer, n_head, traits)
     n_embd_head = keys.uint("attention.key_length", n_embd // n_head, least=1)
+    n_ffs = read_n_ffs(keys, n_layer, traits)
     hp = Hparams(
         arch=arch,
         n_vocab=read_n_vocab(keys),
@@ -241,10 +216,10 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         n_head=n_head,
         n_head_kv=max(head_counts_kv),
         n_embd_head=n_embd_head,
-        n_ff=keys.uint("feed_forward_length"),
+        n_ff=max(n_ffs),
         n_token_types=md.uint("tokenizer.ggml.token_type_count", 0),
         n_cls_out=len(md.strings(f"{arch}.classifier.output_labels", ())) or 1,
-        norm_eps=keys.float(f"attention.{norm}"),
+        norm_eps=keys.float(f"attention.{norm}") if traits.epsilon else 0.0,
         pooling=read_pooling(keys),
         causal=not traits.encoder and md.flag(f"{arch}.attention.causal", True),
         n_swa=n_swa,
@@ -263,6 +238,8 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         ssm=read_ssm(keys, traits),
         wkv=read_wkv(keys, traits),
         **read_rope(keys, n_ctx, n_embd_head, traits),
+        n_ff_exp=read_expert_width(keys, max(n_ffs), traits),
+        n_ffs=n_ffs if traits.shares_kv else (),
         **read_rare(keys, n_embd, traits),
         **(read_heads_swa(keys, n_embd_head, head_counts_kv) if traits.heads_by_layer else {}),
     )
@@ -281,32 +258,24 @@ def read_n_vocab(keys: Keys) -> int:
     return len(keys.md.strings("tokenizer.ggml.tokens"))
 
 
-def read_head_count_kv(
-    keys: Keys, n_layer: int, n_head: int, traits: Traits
-) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """{arch}.attention.head_count_kv of each layer, else H; and which layers keep a state: those that have 0.
+def read_n_ffs(keys: Keys, n_layer: int, traits: Traits) -> tuple[int, ...]:
+    """{arch}.feed_forward_length of each layer; but for gemma4 all have as much."""
+    key = f"{keys.arch}.feed_forward_length"
+    if not (traits.shares_kv and key in keys.md and keys.md.type_name(key).startswith("ARRAY")):
+        return (keys.uint("feed_forward_length"),) * n_layer
+    widths = tuple(int(n) for n in keys.md.ints(key))
+    if len(widths) != n_layer or not 0 < min(widths) <= max(widths) <= LARGEST:
+        raise ModelError(f"{keys.path}: {key} is {list(widths)}", hint=f"a number for each of {n_layer} layers")
+    return widths
 
-    Where the architecture says nothing else, layers must have as many heads each; else those with attention, and
-    llama.cpp aborts where there are none of either kind.
-    """
-    key, recurrent = f"{keys.arch}.attention.head_count_kv", read_recurrent_layers(keys, n_layer, traits)
-    listed = key in keys.md and keys.md.type_name(key).startswith("ARRAY")
-    if traits.recurrent == "all":
-        return (n_head,) * n_layer, recurrent
-    if traits.recurrent != "heads" and not (traits.heads_by_layer and listed):
-        return (keys.uint("attention.head_count_kv", n_head, least=1),) * n_layer, recurrent
-    counts = [int(n) for n in keys.md.ints(key)]
-    if len(counts) != n_layer:
-        raise ModelError(f"{keys.path}: {key} has {len(counts)} numbers for {n_layer} layers")
-    if traits.heads_by_layer:
-        if not 0 < min(counts) <= max(counts) <= LARGEST:
-            raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=f"1 to {LARGEST} make sense")
-        return tuple(counts), recurrent
-    heads = sorted(set(counts) - {0})
-    if len(heads) != 1 or not 0 < heads[0] <= LARGEST or 0 not in counts:
-        hint = "0 for a layer with a state, and one other number for all layers with attention; both must be there"
-        raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=hint)
-    return tuple(counts), tuple(n == 0 for n in counts)
+
+def read_expert_width(keys: Keys, n_ff: int, traits: Traits) -> int:
+    """Feed-forward width of one expert, where the architecture has one of its own; 0 elsewhere."""
+    if traits.expert_width == "F" or not (traits.experts == "required" or keys.uint("expert_count", 0)):
+        return 0
+    if traits.expert_width == "own":
+        return keys.uint("expert_feed_forward_length", least=1)
+    return keys.uint("expert_feed_forward_length", 0) or n_ff // max(keys.uint("expert_used_count", 0), 1)
 
 
 def read_heads_swa(keys: Keys, n_embd_head: int, head_counts_kv: tuple[int, ...]) -> dict[str, Any]:
@@ -346,6 +315,7 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         "yarn_beta_slow": keys.float("rope.scaling.yarn_beta_slow", 1.0, positive),
         "yarn_log_mul": keys.float("rope.scaling.yarn_log_multiplier", 0.0) if arch == "mistral3" else 0.0,
     }
+    shexp = "expert_shared_feed_forward_length"
     sections: tuple[int, ...] = ()
     if traits.mrope:
         sections = tuple(int(n) for n in md.ints(f"{arch}.rope.dimension_sections"))
@@ -357,14 +327,23 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         **yarn,
         "attention_scale": keys.float("attention.scale", 0.0),
         "rope_finetuned": md.flag(f"{arch}.rope.scaling.finetuned", True),
-        "n_ff_shexp": keys.uint("expert_shared_feed_forward_length", 0),
+        "n_ff_shexp": keys.uint(shexp, keys.uint("feed_forward_length") if traits.shared_as_wide else 0),
         "attn_temp_scale": keys.float("attention.temperature_scale", 0.0),
         "rope_sections": sections,
         "n_deepstack_layers": keys.uint("n_deepstack_layers", 0),
         "n_shortconv_l_cache": keys.uint("shortconv.l_cache", least=2) if traits.short_conv else 0,
         "n_embd_out": keys.uint("embedding_length_out", 0) or n_embd,
-        "n_embd_per_layer": keys.uint("embedding_length_per_layer_input", least=1) if traits.per_layer_inputs else 0,
+        "n_embd_per_layer": read_per_layer(keys, traits),
+        "n_layer_shared_kv": keys.uint("attention.shared_kv_layers", 0) if traits.shares_kv else 0,
     }
+
+
+def read_per_layer(keys: Keys, traits: Traits) -> int:
+    """{arch}.embedding_length_per_layer_input; gemma4 may have none, which is 0; gemma3n's is fixed."""
+    if traits.streams:
+        return WIDTH_PER_LAYER
+    key = "embedding_length_per_layer_input"
+    return keys.uint(key, least=0 if traits.shares_kv else 1) if traits.per_layer_inputs else 0
 
 
 def read_pooling(keys: Keys, key: str = "pooling_type") -> str | None:
@@ -406,6 +385,8 @@ def read_pattern(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:
         if len(flags) != n_layer:
             raise ModelError(f"{keys.path}: {key} has {len(flags)} flags for {n_layer} layers")
         return flags
+    if not traits.window_pattern:
+        raise ModelError(f"{keys.path}: {key} must have a flag for each of {n_layer} layers")
     period = keys.uint("attention.sliding_window_pattern", traits.window_pattern)
     dense = 0 if traits.window_dense_first else period - 1
     return tuple(period == 0 or il % period != dense for il in range(n_layer))
@@ -413,7 +394,7 @@ def read_pattern(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:
 
 def read_moe_layers(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:
     """Which layers are mixtures of experts: with n = {arch}.moe_every_n_layers, layers 1, n + 1, 2n + 1 ..."""
-    if traits.experts == "all":
+    if traits.experts in ("all", "required"):
         return (keys.uint("expert_count", 0) > 0,) * n_layer
     n = keys.uint("moe_every_n_layers", 0, most=2**32 - 1) if traits.experts == "every n" else 0
     return tuple(n > 0 and il % n == 1 for il in range(n_layer))
@@ -439,7 +420,7 @@ def check_experts(hp: Hparams, keys: Keys, traits: Traits) -> None:
     where, n, used = f"{keys.path}: {hp.arch}", hp.n_expert, hp.n_expert_used
     if n and traits.experts == "none":
         raise ModelError(f"{where}: a mixture of experts; that is not computed yet")
-    if used > n or (n and not used) or (any(hp.moe_layers) and not n):
+    if used > n or (n and not used) or (any(hp.moe_layers) and not n) or (traits.experts == "required" and not n):
         raise ModelError(f"{where}: {used} experts of {n} for a token", hint="see expert_count and expert_used_count")
     if keys.uint("expert_group_count", 0) > 1:
         raise ModelError(f"{where}: experts in groups are not computed")
@@ -477,6 +458,11 @@ def check_heads_swa(hp: Hparams, keys: Keys) -> None:
     if not 0 < rot <= D or rot % 2:
         hint = f"an even number, at most the {D} of a head"
         raise ModelError(f"{where}.rope.dimension_count_swa is {rot}", hint=hint)
+    first = hp.n_layer - hp.n_layer_shared_kv  # of those that read the keys of the last or the last but one before
+    shared = set(hp.swa_layers[max(first, 0) :])
+    if hp.n_layer_shared_kv and (first < 2 or any(hp.swa_layers[first - 1 - swa] != swa for swa in shared)):
+        hint = "llama.cpp aborts on it: of the two layers before, the first must have a window and the second none"
+        raise ModelError(f"{where}.attention.shared_kv_layers is {hp.n_layer_shared_kv}", hint=hint)
 
 
 def check_rope(hp: Hparams, keys: Keys, traits: Traits) -> None:

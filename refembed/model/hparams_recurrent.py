@@ -1,4 +1,5 @@
-"""Sizes of layers that keep a state from token to token: keys `{arch}.ssm.*` and `{arch}.wkv.*`, and which layers do."""
+"""Sizes of layers that keep a state from token to token: keys `{arch}.ssm.*` and `{arch}.wkv.*`, and which layers do;
+and heads of keys, whose numbers may say so."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from refembed.errors import ModelError
+from refembed.model.keys import LARGEST, Keys
 
 if TYPE_CHECKING:
-    from refembed.model.hparams import Keys, Traits
+    from refembed.model.hparams import Traits
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Ssm:
     n_state: int  # (N) {arch}.ssm.state_size: of each channel; of a delta rule, the width of a head
     dt_rank: int  # (dt) {arch}.ssm.time_step_rank: heads; of Mamba 1, what the step is projected from
     n_group: int  # (G) {arch}.ssm.group_count: of heads that share B and C; of a delta rule, heads of keys
-    dt_b_c_rms: bool  # {arch}.ssm.dt_b_c_rms: step, B and C are normed (Falcon Mamba)
+    dt_b_c_rms: bool = False  # {arch}.ssm.dt_b_c_rms: step, B and C are normed (Falcon Mamba)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -106,6 +108,34 @@ def read_block_count(keys: Keys, traits: Traits) -> int:
     if drafting >= n:
         raise ModelError(f"{keys.path}: {keys.arch}.nextn_predict_layers is {drafting} of {n} layers")
     return n - drafting
+
+
+def read_head_count_kv(
+    keys: Keys, n_layer: int, n_head: int, traits: Traits
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """{arch}.attention.head_count_kv of each layer, else H; and which layers keep a state: those that have 0.
+
+    Where the architecture says nothing else, layers must have as many heads each; else those with attention, and
+    llama.cpp aborts where there are none of either kind.
+    """
+    key, recurrent = f"{keys.arch}.attention.head_count_kv", read_recurrent_layers(keys, n_layer, traits)
+    listed = key in keys.md and keys.md.type_name(key).startswith("ARRAY")
+    if traits.recurrent == "all":
+        return (n_head,) * n_layer, recurrent
+    if traits.recurrent != "heads" and not (traits.heads_by_layer and listed):
+        return (keys.uint("attention.head_count_kv", n_head, least=1),) * n_layer, recurrent
+    counts = [int(n) for n in keys.md.ints(key)]
+    if len(counts) != n_layer:
+        raise ModelError(f"{keys.path}: {key} has {len(counts)} numbers for {n_layer} layers")
+    if traits.heads_by_layer:
+        if not 0 < min(counts) <= max(counts) <= LARGEST:
+            raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=f"1 to {LARGEST} make sense")
+        return tuple(counts), recurrent
+    heads = sorted(set(counts) - {0})
+    if len(heads) != 1 or not 0 < heads[0] <= LARGEST or 0 not in counts:
+        hint = "0 for a layer with a state, and one other number for all layers with attention; both must be there"
+        raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=hint)
+    return tuple(counts), tuple(n == 0 for n in counts)
 
 
 def read_recurrent_layers(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:

@@ -208,12 +208,16 @@ class AdaptedOps(OpsWrapper):
             y = y + self.side.linear(self.side.linear(x, pair.a), pair.b) * scale
         return y if b is None else tap(product, y) + self.bias(b)
 
-    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
-        """y = x W_eᵀ + scale (x A_eᵀ) B_eᵀ for each chosen e."""
+    def experts(
+        self, x: Float, w: Tensor, chosen: I64, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = ""
+    ) -> Float:
+        """y = x W_eᵀ + scale (x A_eᵀ) B_eᵀ + b_e for each chosen e."""
+        if w.name not in self.pairs:
+            return self.base.experts(x, w, chosen, b, tap, product)
         y = self.base.experts(x, w, chosen)
-        for scale, pair in self.pairs.get(w.name, ()):
+        for scale, pair in self.pairs[w.name]:
             y = y + self.side.experts(self.side.experts(x, pair.a, chosen), pair.b, chosen) * scale
-        return y
+        return y if b is None else tap(product, y) + self.bias(b)[chosen]
 
     def add_layer_norm(
         self, x: Float, residual: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP

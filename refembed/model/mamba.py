@@ -37,8 +37,8 @@ class Block:
     ssm_conv1d: Affine = affine("I conv")
     ssm_x: Tensor = tensor("dt+2N I")
     ssm_dt: Affine = affine("I dt")
-    ssm_a: Tensor = tensor("I N", suffix="")
-    ssm_d: Tensor = tensor("I", suffix="")
+    ssm_a: Tensor = tensor("I N", end="")
+    ssm_d: Tensor = tensor("I", end="")
     ssm_out: Tensor = tensor("C I")
 
 

@@ -6,7 +6,8 @@ Mirrors llama.cpp's src/models/mamba2.cpp and build_mamba2_layer of mamba-base.c
           ids ─► token_embd ─► x
     n_layer ×    x ─► norm ─► mixer ─► + x ─► x
           x ─► norm
-    mixer        y ─► ssm_in = z, xBC, dt;  xBC ─► convolution ─► silu ─► x, B, C ─► scan ─► * silu(z) ─► norm ─► ssm_out
+    mixer        y ─► ssm_in = z, xBC, dt;  xBC ─► convolution ─► silu = x, B, C
+                 x, dt, B, C ─► scan ─► + d x ─► * silu(z) ─► norm ─► ssm_out
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class Block:
     attn_norm: Tensor = tensor("C")
     ssm_in: Tensor = tensor("2I+2GN+dt C")
     ssm_conv1d: Affine = affine("I+2GN conv")
-    ssm_dt: Tensor = tensor("dt", suffix=".bias")
-    ssm_a: Tensor = tensor("dt 1", suffix="")
-    ssm_d: Tensor = tensor("dt 1", suffix="")
+    ssm_dt: Tensor = tensor("dt", end="bias")
+    ssm_a: Tensor = tensor("dt 1", end="")
+    ssm_d: Tensor = tensor("dt 1", end="")
     ssm_norm: Tensor | None = tensor("G I/G")
     ssm_out: Tensor = tensor("C I")
 

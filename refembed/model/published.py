@@ -40,6 +40,7 @@ class Published:
     qkv_by_head: bool = False  # rows of attn_qkv are q, k, v of head 0, then of head 1 ..., not all of q first
     up_first: bool = False  # of a model with attn_norm_2: ffn_up's second half is the gate, not the first
     window: bool = False  # {arch}.attention.sliding_window holds
+    epsilon: bool = False  # norms have the file's epsilon, not 0
     factors_by_text: bool = False  # long RoPE factors for long texts only, whatever the context
 
 
@@ -52,6 +53,7 @@ PUBLISHED = {  # general.architecture -> Published; of the others no difference 
     "neo-bert": Published(qkv_by_head=True),
     "nomic-bert-moe": Published(erf=True),
     "phi3": Published(window=True, factors_by_text=True),
+    "qwen2vl": Published(epsilon=True),
     "t5encoder": Published(sees_all=True),
 }
 NO_DIFFERENCE = Published()
@@ -151,6 +153,8 @@ def original(model: Model, f: GGUFFile, sep: int | None) -> OriginalModel:
         hp = replace(hp, n_swa=window, swa_layers=(True,) * hp.n_layer, **alike)
     if published.sees_all and f"{hp.arch}.attention.causal" not in md:
         hp = replace(hp, causal=False)
+    if published.epsilon:
+        hp = replace(hp, norm_eps=md.float(f"{hp.arch}.attention.layer_norm_rms_epsilon"))
     ranks = getattr(w, "cls", None) or getattr(w, "cls_output", None)
     types = getattr(w, "token_types", None)
     pairs = published.segments and ranks and types and types.shape[0] > 1

@@ -1,8 +1,8 @@
 """Qwen 3.5, dense.
 
 Qwen Team 2026, "Qwen3.5"; its layers are those of Qwen3-Next (Qwen Team 2025): three of four are a gated delta net, the
-fourth is attention whose output a gate lets through, head by head. Mirrors llama.cpp's src/models/qwen35.cpp; taps carry
-that graph's names.
+fourth is attention whose output a gate lets through, head by head. Mirrors llama.cpp's src/models/qwen35.cpp; taps
+carry that graph's names.
 
           ids ─► token_embd ─► x
     n_layer ×    x ─► norm ─► delta net or attention ─► + x ─► y ─► norm ─► silu(gate) * up ─► down ─► + y ─► x
@@ -47,8 +47,8 @@ class MixingBlock:
     linear_qkv: Tensor = tensor("I+2GN C", name="attn_qkv", layers="recurrent")
     attn_gate: Tensor = tensor("I C", layers="recurrent")
     ssm_conv1d: Tensor = tensor("I+2GN conv", layers="recurrent")
-    ssm_dt: Tensor = tensor("dt", suffix=".bias", layers="recurrent")
-    ssm_a: Tensor = tensor("dt", suffix="", layers="recurrent")
+    ssm_dt: Tensor = tensor("dt", end="bias", layers="recurrent")
+    ssm_a: Tensor = tensor("dt", end="", layers="recurrent")
     ssm_beta: Tensor = tensor("dt C", layers="recurrent")
     ssm_alpha: Tensor = tensor("dt C", layers="recurrent")
     ssm_norm: Tensor = tensor("N", layers="recurrent")

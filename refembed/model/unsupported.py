@@ -17,7 +17,7 @@ UNSUPPORTED = {
     "its layers keep a state from token to token": """
         arwkv7 bailingmoe3 deepseek4 glm5-next jamba kimi-k3 kimi-linear lfm2moe minimax-01 nemotron_h
         nemotron_h_moe plamo2 qwen35moe qwen3next qwen4exp rwkv6 rwkv6qwen2""",
-    "it is a diffusion model, which writes a text in any order": "dream llada llada-moe rnd1",
+    "it is a diffusion model, which writes a text in any order": "dream llada rnd1",
     "it drafts for another model, whose states it needs": "dflash eagle3 gemma4-assistant",
     "it is a model of pictures or of sound": "clip pockettts qwen3tts wavtokenizer-dec",
     "it is an encoder with a decoder; its encoder alone, t5encoder, is computed": "t5",
@@ -25,11 +25,11 @@ UNSUPPORTED = {
     "its layers or experts are of a kind that is not computed": """
         afmoe apertus arcee arctic baichuan bailingmoe bailingmoe2 bitnet bloom chameleon chatglm codeshell cogvlm
         cohere2 cohere2moe command-r dbrx deci deepseek deepseek2 deepseek2-ocr deepseek32 dots1 dots3note ernie4_5
-        ernie4_5-moe exaone exaone-moe exaone4 falcon gemma3n gemma4 glm-dsa glm4 glm4moe gpt-oss gpt2 gptj gptneox
+        ernie4_5-moe exaone exaone-moe exaone4 falcon glm-dsa glm4 glm4moe gpt2 gptj gptneox
         granite_swa graniteswitch grok grovemoe hrm_text hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 hy_v4 internlm2
         jais jais2 k2-horizon laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4 mpt
-        muse-glimmer nanbeige nemotron olmo olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phimoe plamo plamo3
-        plm qwen qwen2moe qwen2vl qwen3moe qwen3vlmoe refact seed_oss smallthinker spark2_5 stablelm starcoder
+        muse-glimmer nanbeige nemotron olmo olmo2 openelm orion paddleocr pangu-embedded phi2 plamo plamo3
+        plm qwen qwen3vlmoe refact seed_oss smallthinker spark2_5 stablelm starcoder
         starcoder2 step35 talkie xverse""",
 }
 

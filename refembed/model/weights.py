@@ -38,7 +38,7 @@ def affine(
     shape: str, *, bias: Presence = "required", presence: Presence = "required", unless: str = "", name: str = "",
     layers: str = "",
 ) -> Any:  # fmt: skip
-    """Declare `<name>.weight` of that shape, rows first ("F C" is (F, C)), and `<name>.bias` (its first letter).
+    """Declare `<name>.weight` of that shape, rows first ("F C" is (F, C)), and `<name>.bias` (see `bias_shape`).
 
     A shape may leave a choice: "F|2F C" is (F, C) or (2F, C).
     unless  where the tensor of that name is there, this one must not be; where it is not, this one must
@@ -51,22 +51,33 @@ def affine(
 
 def tensor(
     shape: str, *, presence: Presence = "required", first: Presence | None = None, name: str = "", layers: str = "",
-    unless: str = "", suffix: str = ".weight",
+    needed: str = "", unless: str = "", end: str = "weight",
 ) -> Any:  # fmt: skip
-    """Declare `<name>.weight` alone.
+    """Declare `<name>.weight` alone, or `<name>.<end>`; where the end is empty, `<name>`.
 
     first   its presence in layer 0, where that is another than in the rest
-    unless  where the tensor of that name is there, this one must not be; where it is not, this one must
-    suffix  what stands in place of .weight: .bias, or nothing
+    unless  where the tensor of that name is there, this one must not be
+    needed  the kind of layers where it must be there, though it is optional in others
     """
-    facts = {"kind": "tensor", "shape": shape, "bias": "absent", "presence": presence, "unless": unless}
-    facts |= {"layers": layers, "suffix": suffix}
-    return field(metadata=facts | {"first": first} | ({"name": name} if name else {}))
+    facts = {"kind": "tensor", "shape": shape, "bias": "absent", "presence": presence, "layers": layers}
+    facts |= {"unless": unless, "first": first or "", "end": end, "needed": needed}
+    return field(metadata=facts | ({"name": name} if name else {}))
+
+
+def full_name(name: str, facts: Mapping[str, Any]) -> str:
+    """The GGUF name of a declared tensor, with its end."""
+    end = facts.get("end", "weight")
+    return f"{name}.{end}" if end else name
 
 
 def blocks(block: type, *, name: str = "") -> Any:
     """Declare `blk.0` ... `blk.{n_layer - 1}`, each a `block`. name: the GGUF name, where it is not the field's."""
     return field(metadata={"kind": "blocks", "block": block} | ({"name": name} if name else {}))
+
+
+def bias_shape(shape: str) -> str:
+    """Of a matrix its rows; of experts' matrices "X F C" an expert's rows each, "X F"; of a norm's weights theirs."""
+    return shape.rpartition(" ")[0] or shape
 
 
 def four_dimensions(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -109,9 +120,11 @@ class Binder:
         return found
 
     def rows(self, shape: str, weight: Tensor | None) -> str:
-        """The letter of a weight's rows, which are its bias's too; of several the one that the weight has."""
-        letters = shape.split()[0].split("|")
-        return next((c for c in letters if weight and weight.shape[:1] == (self.sizes[c],)), letters[0])
+        """The shape of a weight's bias; where its rows leave a choice, that of the weight."""
+        first, _, more = bias_shape(shape).partition(" ")
+        letters = first.split("|")
+        own = next((c for c in letters if weight and weight.shape[:1] == (self.sizes[c],)), letters[0])
+        return f"{own} {more}".strip()
 
     def fill(self, declaration: type[Declaration], prefix: str, n_layer: int) -> Declaration:
         """An instance of the declaration, filled with the tensors below `prefix`."""
@@ -123,7 +136,7 @@ class Binder:
                 continue
             replaced = m["unless"] and f"{prefix}{m['unless']}.weight" in self.tensors
             presence = "absent" if replaced else presence_of(m, prefix, self.layers)
-            weight = self.take(name + m.get("suffix", ".weight"), m["shape"], presence)
+            weight = self.take(full_name(name, m), m["shape"], presence)
             bias = self.take(f"{name}.bias", self.rows(m["shape"], weight), m["bias"] if weight else "absent")
             values[f.name] = weight if m["kind"] == "tensor" else Affine(weight, bias) if weight else None
         return declaration(**values)
@@ -142,6 +155,8 @@ def presence_of(facts: Mapping[str, Any], prefix: str, layers: Layers) -> Presen
         il = int(prefix.split(".")[-2]) if prefix else min(layers[kind], default=-1)
         if il not in layers[kind]:
             return "absent"
+    if (needed := facts.get("needed")) and int(prefix.split(".")[-2]) in layers[needed]:
+        return "required"
     first: Presence | None = facts.get("first") if prefix.endswith("blk.0.") else None
     presence: Presence = facts["presence"]
     return first or presence
@@ -182,6 +197,6 @@ def declared(
         presence = presence_of(m, prefix, layers)
         if presence == "absent":
             continue
-        yield name + m.get("suffix", ".weight"), m["shape"], presence
+        yield full_name(name, m), m["shape"], presence
         if m["bias"] != "absent":
-            yield f"{name}.bias", m["shape"].split()[0], "optional" if m["presence"] == "optional" else m["bias"]
+            yield f"{name}.bias", bias_shape(m["shape"]), "optional" if m["presence"] == "optional" else m["bias"]

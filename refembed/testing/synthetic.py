@@ -9,6 +9,7 @@ two can be compared tensor by tensor; with float32 weights what differs is round
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from refembed.gguf import GGUFWriter
 from refembed.gguf.quants import quant_type
 from refembed.kernels.quant.quantize import quantize
 from refembed.model import ARCHITECTURES
-from refembed.model.hparams import Traits
+from refembed.model.hparams import STREAMS, WIDTH_PER_LAYER, Traits
 from refembed.model.hparams_recurrent import Ssm
 from refembed.model.weights import Layers, declared
 
@@ -67,7 +68,8 @@ def synthetic(
     C H K D F  channels (rwkv7: at least so many, in heads of 32), heads, heads of keys (None: H), width of a head (BERT
                and similar models: C/H), feed-forward width
     P V        longest text, words: at least those of `vocabulary`
-    X n_used   experts, and how many of them a token takes; in all layers or, nomic-bert-moe, in every second
+    X n_used   experts, and how many of them a token takes; in all layers or, nomic-bert-moe, in every second; 4
+               experts where an architecture has none without them
     n_buckets  of distances (t5encoder)
     conv       width of a convolution (lfm2, mamba, qwen35 ...); in lfm2 layers 1, 4, 7 ... have attention, in qwen35
                layers 2, 5, 8 ..., unless a key says otherwise
@@ -91,6 +93,7 @@ def synthetic(
     if arch not in ARCHITECTURES:
         raise RequestError(f"there is no architecture {arch!r}", hint=f"one of {', '.join(sorted(ARCHITECTURES))}")
     module, K = ARCHITECTURES[arch], K or H
+    X = X or 4 * (module.TRAITS.experts == "required")
     if arch == "bert" or module.TRAITS.heads in ("fill", "equal"):
         D = C // H
     if module.TRAITS.wkv:
@@ -98,6 +101,7 @@ def synthetic(
     dims = {"C": C, "H": H, "K": K, "D": D, "F": F, "P": P, "V": V, "X": X, "types": types}
     dims |= {"n_layer": n_layer, "n_used": n_used, "n_buckets": n_buckets, "conv": conv, "window": window, "E": E}
     dims |= {"N": N, "G": G, "dt": dt, "I": dt * N if module.TRAITS.ssm == "delta" else 2 * C}
+    dims |= {"E": WIDTH_PER_LAYER} if module.TRAITS.streams else {}
     facts = facts_of(arch, module.TRAITS, dims) | ({} if pooling is None else {"pooling_type": (pooling, "UINT32")})
     facts |= dict(keys or {})
     w = GGUFWriter(arch)
@@ -143,6 +147,10 @@ def facts_of(arch: str, traits: Traits, dims: Mapping[str, int]) -> dict[str, tu
     if dims["X"]:
         facts |= {"expert_count": (dims["X"], "UINT32"), "expert_used_count": (dims["n_used"], "UINT32")}
         facts |= {"moe_every_n_layers": (2, "UINT32")} if traits.experts == "every n" else {}
+        facts |= {"expert_feed_forward_length": (dims["F"] - 6, "UINT32")} if traits.expert_width == "own" else {}
+    if not traits.window_pattern:
+        facts["attention.sliding_window_pattern"] = ([il % 3 != 2 for il in range(n_layer)], "ARRAY[BOOL]")
+        facts |= {f"attention.{x}_length_swa": (D, "UINT32") for x in ("key", "value")}
     return facts
 
 
@@ -173,7 +181,8 @@ def ssm_sizes(facts: Mapping[str, tuple[Any, str]]) -> dict[str, int]:
     if "ssm.state_size" not in facts:
         return {}
     keys = ("conv_kernel", "inner_size", "state_size", "time_step_rank", "group_count")
-    return Ssm(*(facts.get(f"ssm.{key}", (1, ""))[0] for key in keys), dt_b_c_rms=False).sizes
+    n_conv, n_inner, n_state, dt_rank, n_group = (int(facts.get(f"ssm.{key}", (1, ""))[0]) for key in keys)
+    return Ssm(n_conv, n_inner, n_state, dt_rank, n_group).sizes
 
 
 def sizes_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], wide: bool) -> dict[str, int]:
@@ -181,13 +190,16 @@ def sizes_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], wide
     C, H, K, D, F = (dims[letter] for letter in "CHKDF")
     sizes = {letter: dims[letter] for letter in ("V", "C", "P", "F", "D", "H", "X", "types", "conv", "E")}
     sizes |= {"HD": H * D, "KD": K * D, "HD+2KD": (H + 2 * K) * D, "C+2KD": C + 2 * K * D, "3C": 3 * C, "2F": 2 * F}
-    sizes |= {"LE": dims["n_layer"] * dims["E"], "2HD": 2 * H * D, "2HD+2KD": 2 * (H + K) * D} | ssm_sizes(facts)
+    sizes |= {"LE": dims["n_layer"] * facts.get("embedding_length_per_layer_input", (dims["E"], ""))[0], "D/2": D // 2}
+    sizes |= {"2HD": 2 * H * D, "2HD+2KD": 2 * (H + K) * D} | STREAMS | ssm_sizes(facts)
+    exp = facts.get("expert_feed_forward_length", (F // dims["n_used"], ""))[0]
+    sizes |= {"exp": exp, "2exp": 2 * exp}
     sizes |= {"rot/2": D // 2, "buckets": dims["n_buckets"], "F|2F": F << wide, "1": 1}
     sizes |= {f"dense_{i}": facts.get(f"dense_{i}_feat_{end}", (0, ""))[0] for i, end in ((2, "out"), (3, "in"))}
     sizes |= {"R": len(facts.get("classifier.output_labels", ([""], ""))[0])}
     sizes |= {"out": facts.get("embedding_length_out", (C, ""))[0]}
     sizes |= {rank: facts.get(f"attention.{rank}_lora_rank", (0, ""))[0] for rank in ("decay", "iclr", "gate")}
-    return sizes | {"6": 6, "shexp": facts.get("expert_shared_feed_forward_length", (0, ""))[0]}
+    return sizes | {"6": 6, "shexp": facts.get("expert_shared_feed_forward_length", (F, ""))[0]}
 
 
 def head_sizes(
@@ -199,19 +211,21 @@ def head_sizes(
         return {"value|iclr": facts[f"attention.{name}_lora_rank"][0]}
     if not traits.heads_by_layer:
         return {}
+    F = facts["feed_forward_length"][0]
     pattern = facts.get("attention.sliding_window_pattern", (traits.window_pattern, ""))[0]
     window = pattern[il] if isinstance(pattern, list) else pattern == 0 or il % pattern != pattern - 1
     counts = facts["attention.head_count_kv"][0]
     K = counts[il] if isinstance(counts, list) else counts
     D = facts.get("attention.key_length_swa", facts["attention.key_length"])[0] if window else dims["D"]
-    return {"D": D, "HD": dims["H"] * D, "KD": K * D}
+    own = {"F": F[il]} if isinstance(F, list) else {}
+    return own | {"D": D, "HD": dims["H"] * D, "KD": K * D, "HD+2KD": (dims["H"] + 2 * K) * D}
 
 
 def layers_of(traits: Traits, dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]]) -> Layers:
     """Kind of layer -> their numbers, as `Hparams.layers` has them for a file."""
     every = set(range(dims["n_layer"]))
     n = facts.get("moe_every_n_layers", (1, ""))[0]
-    moe = {il for il in every if dims["X"] and (traits.experts == "all" or il % n == 1)}
+    moe = {il for il in every if dims["X"] and (traits.experts in ("all", "required") or il % n == 1)}
     heads_kv = facts.get("attention.head_count_kv", (dims["K"], ""))[0]
     recurrent = {il for il, count in enumerate(heads_kv) if not count} if isinstance(heads_kv, list) else set()
     if "full_attention_interval" in facts:
@@ -220,8 +234,11 @@ def layers_of(traits: Traits, dims: Mapping[str, int], facts: Mapping[str, tuple
         recurrent = {il for il in every if flags[il]}
     recurrent = every if traits.recurrent == "all" else recurrent
     shared = moe if facts.get("expert_shared_feed_forward_length", (0, ""))[0] else set()
-    kinds = {"moe": moe, "dense": every - moe, "shared": shared, "recurrent": recurrent}
-    kinds["attention"] = every - recurrent
+    kinds = {"moe": moe, "dense": every - moe, "shared": shared, "recurrent": recurrent, "attention": every - recurrent}
+    kinds["keys"] = set(range(len(every) - facts.get("attention.shared_kv_layers", (0, ""))[0]))
+    kinds["per layer"] = every if facts.get("embedding_length_per_layer_input", (1, ""))[0] else set()
+    flags = facts.get("attention.sliding_window_pattern", (1, ""))[0]
+    kinds["sees all"] = {il for il in every if not flags[il]} if isinstance(flags, list) else every
     return kinds | {"longrope": {0}, "not longrope": {0}}  # what is asked for is written
 
 
@@ -262,6 +279,7 @@ def add_tensors(
     for name, letters, presence in declared(declaration, n_layer, "", layers):
         il, end = name.split("blk.")[-1].split(".", 1) if "blk." in name else ("", name)
         replaced = fused and end.split(".")[0] in ("attn_q", "attn_k", "attn_v")
+        replaced |= end.split(".")[0] in ("ffn_gate_exps", "ffn_up_exps") and "ffn_gate_up_exps.weight" in optional
         if replaced or (presence == "optional" and end not in optional):
             continue
         shape = tuple((by_layer[int(il)] if il else sizes)[letter] for letter in letters.split())
@@ -273,7 +291,7 @@ def weights(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> F32:
     x = rng.standard_normal(shape)
     if name.startswith("rope_f"):
         return np.asarray(1 + 7 * rng.random(shape), np.float32)  # RoPE divides by them
-    if "norm.weight" in name or name in LIKE_NORMS:
+    if re.search(r"norm(_[12])?\.weight|scale", name) or name in LIKE_NORMS:
         return np.asarray(1 + 0.3 * x, np.float32)
     if name == "ssm_a":
         return np.asarray(-np.exp(x), np.float32)  # a state fades
@@ -283,7 +301,7 @@ def weights(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> F32:
 
 
 def add_tensor(w: GGUFWriter, name: str, x: F32, type_name: str) -> None:
-    """Store x as that type where it is a matrix of whole blocks, as F32 otherwise; what ggml reads as F32 always is."""
+    """Store x as that type where it is a matrix of whole blocks; else, and what ggml reads as F32, as F32."""
     always = name == "token_types.weight" or name.endswith(ALWAYS_F32)
     whole = x.ndim >= 2 and x.shape[-1] % quant_type(type_name).weights == 0
     if type_name == "F32" or not whole or always:

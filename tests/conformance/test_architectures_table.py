@@ -53,7 +53,7 @@ def declared_names(declaration: type, prefix: str = "") -> Iterator[tuple[str, s
             yield from declared_names(m["block"], f"{name}.")
             continue
         how = "optional" if m["presence"] == "optional" or m["unless"] else "somewhere" if m["layers"] else "always"
-        yield f"{name}.weight", how
+        yield f"{name}.{m.get('end', 'weight')}", "somewhere" if m.get("needed") else how
         if m["bias"] != "absent":
             yield f"{name}.bias", how if m["bias"] == "required" else "optional"
 
@@ -76,7 +76,8 @@ def test_every_optional_tensor_is_in_one_variant_and_not_in_another(arch: str, t
 
 def test_a_pattern_that_fits_nothing_is_an_error() -> None:
     assert [v.id for v in select(["bert/reranker"])] == ["bert/reranker"]
-    assert {v.arch for v in select(["gemma*"])} == {"gemma", "gemma2", "gemma3", "gemma-embedding", "gemma-embedding2"}
+    gemmas = {"gemma", "gemma2", "gemma3", "gemma4", "gemma-embedding", "gemma-embedding2"}
+    assert {v.arch for v in select(["gemma*"])} == gemmas
     with pytest.raises(RequestError, match="no variant fits 'brt'"):
         select(["brt"])
 

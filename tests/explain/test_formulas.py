@@ -22,11 +22,25 @@ from refembed.explain.operands import Operand, base_of
 from refembed.explain.watch import Run, watch
 from refembed.model import ARCHITECTURES
 from refembed.testing.synthetic import synthetic
-from tests.model import test_decoders, test_encoders_post, test_encoders_pre, test_gemmas_phi_t5, test_granite_lfm2
+from tests.model import (
+    test_decoders,
+    test_encoders_post,
+    test_encoders_pre,
+    test_gemmas_phi_t5,
+    test_granite_lfm2,
+    test_moe_decoders,
+)
 
 TEXT = "the cat sat on it, and the dog"
 EXPERTS = ("granitemoe", "nomic-bert-moe")
-TABLES = (test_decoders, test_encoders_post, test_encoders_pre, test_gemmas_phi_t5, test_granite_lfm2)
+TABLES = (
+    test_decoders,
+    test_encoders_post,
+    test_encoders_pre,
+    test_gemmas_phi_t5,
+    test_granite_lfm2,
+    test_moe_decoders,
+)
 EVERY = {f"{a}, plain": (a, {"X": 4 * (a in EXPERTS), "pooling": 1}) for a in ARCHITECTURES}
 VARIANTS = EVERY | {name: row for table in TABLES for name, row in table.VARIANTS.items() if "62 layers" not in name}
 BERT = {"bias": {f"{n}.bias" for n in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down")}}
@@ -88,6 +102,8 @@ class Page:
             return self.value(found[1]).reshape(ast.literal_eval(found[2]))
         if found := re.fullmatch(r"(.+)\[:, (\d+):(\d+)\]", what):
             return self.value(found[1])[:, int(found[2]) : int(found[3])]
+        if what.endswith("[0]"):
+            return self.value(what.removesuffix("[0]"))[0]
         if " = " in what:
             return ast.literal_eval(what.rpartition(" = ")[2].replace("inf", "1e999"))
         found = re.fullmatch(r"(.+) \((\d+)\w\w of (\d+)\)", what)

@@ -72,8 +72,8 @@ def test_a_fault_shows_in_the_operation_that_has_it_and_nowhere_else(minilm, the
     """Attention without its scale: every softmax is off, everything behind it is right on its own inputs."""
 
     class Unscaled(Exact):
-        def attention(self, q, k, v, spec, offsets, tap, *, bias=None):
-            return super().attention(q, k, v, replace(spec, scale=1.0), offsets, tap, bias=bias)
+        def attention(self, q, k, v, spec, offsets, tap, **more):
+            return super().attention(q, k, v, replace(spec, scale=1.0), offsets, tap, **more)
 
     e = Embedder.load(minilm, numerics="exact")
     e.ops = Unscaled()

@@ -9,6 +9,7 @@ import numpy as np
 from refembed.arrays import Float
 
 SQRT_2_OVER_PI = 0.79788456080286535587989211986876
+OAI_SLOPE, OAI_LIMIT = 1.702, 7.0  # swiglu_oai's
 
 
 def gelu(x: Float) -> Float:
@@ -84,3 +85,19 @@ def swiglu(gate: Float, up: Float) -> Float:
     array([[0.      , 3.295837]])
     """
     return silu(gate) * up
+
+
+def swiglu_oai(gate: Float, up: Float) -> Float:
+    """The gated linear unit of gpt-oss: g = min(gate, 7), u = up between -7 and 7.
+
+        y = g / (1 + e^(-1.702 g)) (1 + u)      OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card"; ggml_swiglu_oai
+
+    gate, up  (T, F)
+    returns   (T, F)
+
+    >>> swiglu_oai(np.array([[0.0, 1.0]]), np.array([[5.0, 9.0]])).round(6)  # 0 * 6, 0.845796 * (1 + 7)
+    array([[0.      , 6.766366]])
+    """
+    g, u = np.minimum(gate, OAI_LIMIT), np.clip(up, -OAI_LIMIT, OAI_LIMIT)
+    with np.errstate(over="ignore"):
+        return g / (1 + np.exp(-OAI_SLOPE * g)) * (1 + u)

@@ -21,14 +21,16 @@ from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionMask, Attention
 
 
 def attention(
-    q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *, bias: Float | None = None
-) -> Float:
+    q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *, bias: Float | None = None,
+    sinks: Float | None = None,
+) -> Float:  # fmt: skip
     """Let every token look at those tokens of its own sequence that the mask leaves.
 
     q         (T, H D)   T tokens of all sequences, end to end
     k, v      (T, K D)
     offsets   (S+1)      sequence s is rows offsets[s]:offsets[s+1]
     bias      (H, L, L)  added to the scores, from the first L' rows and columns for a text of L' tokens (T5)
+    sinks     (H)        scores that take shares and have no values (gpt-oss)
     tap                  is given v_cont, kq, kq_soft_max and kqv of each sequence
     returns   (T, H D)
 
@@ -46,12 +48,14 @@ def attention(
     out = np.empty_like(q)
     for begin, end in itertools.pairwise(offsets):
         qh, kh, vh = split_heads(q[begin:end], k[begin:end], v[begin:end], spec, tap)
-        by_head(out[begin:end], spec.n_head)[:] = attend(qh, kh, vh, spec, tap, bias)
+        by_head(out[begin:end], spec.n_head)[:] = attend(qh, kh, vh, spec, tap, bias, sinks)
     return out
 
 
-def attend(q: Float, k: Float, v: Float, spec: AttentionSpec, tap: Tap, bias: Float | None) -> Float:
-    """Attention of one sequence: q, k, v (H, T, D), bias (H, L, L) or None -> (H, T, D)."""
+def attend(
+    q: Float, k: Float, v: Float, spec: AttentionSpec, tap: Tap, bias: Float | None, sinks: Float | None
+) -> Float:
+    """Attention of one sequence: q, k, v (H, T, D), bias (H, L, L) or None, sinks (H) or None -> (H, T, D)."""
     H, T, _ = q.shape
     scores = tap("kq", q @ k.transpose(0, 2, 1)) * spec.scale  # (H, T, T): row i has the scores of query i
     if spec.soft_cap:  # c tanh(scores / c), a step at a time as llama.cpp shows it
@@ -62,18 +66,24 @@ def attend(q: Float, k: Float, v: Float, spec: AttentionSpec, tap: Tap, bias: Fl
         scores = tap("kq_plus_kq_b", scores + bias[:, :T, :T])
     if spec.mask != BIDIRECTIONAL:
         scores = scores + mask_scores(H, T, spec.mask)
-    p = tap("kq_soft_max", softmax(scores))  # (H, T, T): row i adds up to 1
+    p = tap("kq_soft_max", softmax(scores, sinks))  # (H, T, T): row i adds up to 1, with a sink to less
     return tap("kqv", p @ v)
 
 
-def softmax(x: Float) -> Float:
+def softmax(x: Float, sinks: Float | None = None) -> Float:
     """exp(x) / sum(exp(x)) over the last axis; the largest x is taken off first, so exp cannot overflow.
+
+    sinks  (H) for x (H, n, m): one more term of head h's sums, exp(sinks[h]), whose share is not returned
 
     >>> softmax(np.log([[1.0, 2.0, 3.0]])).round(6)  # 1/6, 2/6, 3/6
     array([[0.166667, 0.333333, 0.5     ]])
+    >>> softmax(np.log([[[1.0, 2.0, 3.0]]]), np.log([4.0])).round(6)  # 1/10, 2/10, 3/10
+    array([[[0.1, 0.2, 0.3]]])
     """
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    sink = np.full(1, -np.inf, x.dtype) if sinks is None else sinks[:, None, None]
+    high = np.maximum(x.max(axis=-1, keepdims=True), sink)
+    e = np.exp(x - high)
+    return e / (e.sum(axis=-1, keepdims=True) + np.exp(sink - high))
 
 
 def by_head(x: Float, n_head: int) -> Float:

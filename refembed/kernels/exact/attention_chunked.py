@@ -26,8 +26,9 @@ def is_long(spec: AttentionSpec, offsets: I64) -> bool:
 
 
 def attention(
-    q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *, bias: Float | None = None
-) -> Float:
+    q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *, bias: Float | None = None,
+    sinks: Float | None = None,
+) -> Float:  # fmt: skip
     """`attention.attention`: same arguments, same result.
 
     >>> x, spec = np.log([[1.0], [2.0]]), AttentionSpec(1, 1, scale=1.0)
@@ -40,7 +41,9 @@ def attention(
         qh, kh, vh = split_heads(q[begin:end], k[begin:end], v[begin:end], spec, tap)
         chunks, result = chunks_of(spec.n_head, int(end - begin)), by_head(out[begin:end], spec.n_head)  # a view of out
         for some in [chunks] if tap.active else [[chunk] for chunk in chunks]:
-            result[:, some[0].start : some[-1].stop] = attend(qh, kh, vh, spec, some, tap, bias)
+            result[:, some[0].start : some[-1].stop] = attend(
+                qh, kh, vh, spec, some, tap, bias, sinks
+            )  # fmt: skip
     return out
 
 
@@ -51,8 +54,9 @@ def chunks_of(n_head: int, n: int) -> list[slice]:
 
 
 def attend(
-    q: Float, k: Float, v: Float, spec: AttentionSpec, chunks: list[slice], tap: Tap, bias: Float | None
-) -> Float:
+    q: Float, k: Float, v: Float, spec: AttentionSpec, chunks: list[slice], tap: Tap, bias: Float | None,
+    sinks: Float | None,
+) -> Float:  # fmt: skip
     """`attention.attend` for the queries of these chunks: q, k, v (H, T, D) -> (H, chunks, D)."""
     H, n, _ = q.shape
     keys, first = k.transpose(0, 2, 1), chunks[0].start
@@ -72,5 +76,5 @@ def attend(
         scores = tap("kq_plus_kq_b", each(lambda s, x: x + bias[:, s, :n], scores))
     if spec.mask != BIDIRECTIONAL:
         scores = each(lambda s, x: x + mask_scores(H, n, spec.mask, s), scores)
-    p = tap("kq_soft_max", each(lambda s, x: softmax(x), scores))
+    p = tap("kq_soft_max", each(lambda s, x: softmax(x, sinks), scores))
     return tap("kqv", each(lambda s, x: x @ v, p))  # (H, chunks, D)

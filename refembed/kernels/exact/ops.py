@@ -84,17 +84,22 @@ class Exact(Ops):
         """y = silu(gate) up."""
         return activations.swiglu(gate, up)
 
+    def swiglu_oai(self, gate: Float, up: Float) -> Float:
+        """y = g sigmoid(1.702 g) (1 + u), both clamped."""
+        return activations.swiglu_oai(gate, up)
+
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
         """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
         return rotary.rope(x, pos, rope)
 
     def attention(
         self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
-        bias: Float | None = None,
+        bias: Float | None = None, sinks: Tensor | None = None,
     ) -> Float:  # fmt: skip
         """y = softmax(scale q kᵀ + bias + mask) v, each sequence and head on its own."""
         how = attention_chunked if attention_chunked.is_long(spec, offsets) else attention
-        return how.attention(q, k, v, spec, offsets, tap, bias=bias)
+        own = None if sinks is None else self.weight(sinks)
+        return how.attention(q, k, v, spec, offsets, tap, bias=bias, sinks=own)
 
     def softmax(self, x: Float) -> Float:
         """y = e^x / sum(e^x)."""
@@ -108,9 +113,16 @@ class Exact(Ops):
         """y = e^x."""
         return np.exp(x)
 
-    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
-        """y = x W_eᵀ for each chosen e."""
-        return experts.experts(x, w, chosen, self.linear)
+    def experts(
+        self, x: Float, w: Tensor, chosen: I64, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = ""
+    ) -> Float:
+        """y = x W_eᵀ + b_e for each chosen e."""
+        y = experts.experts(x, w, chosen, self.linear)
+        return y if b is None else tap(product, y) + self.weight(b)[chosen]
+
+    def mix_streams(self, x: Float, w: Float) -> Float:
+        """y[a, t] = sum over j of w[t, a, j] x[j, t]."""
+        return sums.mix_streams(x, w)
 
     def short_conv(
         self, x: Float, w: Tensor, offsets: I64, ahead: int = 0, bias: Tensor | None = None, tap: Tap = NO_TAP,
@@ -149,8 +161,8 @@ class Exact(Ops):
         self, r: Float, w: Float, k: Float, v: Float, a: Float, b: Float, n_head: int, offsets: I64, tap: Tap = NO_TAP
     ) -> Float:
         """S_t = S_(t-1) (diag(w_t) + a_t b_tᵀ) + v_t k_tᵀ; y_t = S_t r_t."""
-        heads = [part.reshape(len(v), n_head, -1) for part in (r, w, k, v, a, b)]  # 6 x (T, H, D)
-        y, state = recurrent.wkv7(*heads, offsets)
+        r, w, k, values, a, b = (part.reshape(len(v), n_head, -1) for part in (r, w, k, v, a, b))  # (T, H, D)
+        y, state = recurrent.wkv7(r, w, k, values, a, b, offsets)
         return with_state("wkv", y, state, tap, v.shape[1]).reshape(v.shape)
 
     def mean(self, x: Float, offsets: I64) -> Float:

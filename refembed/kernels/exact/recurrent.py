@@ -58,7 +58,7 @@ def gated_delta_rule(q: Float, k: Float, v: Float, g: Float, beta: Float, offset
     >>> gated_delta_rule(one, one, v, g, beta, np.array([0, 2])).ravel()  # 2, 1 - 0.5 + 4
     array([2. , 4.5])
     """
-    T, H, D = v.shape
+    _, H, D = v.shape
     own = np.arange(H) % k.shape[1]  # head of keys of each head of values
     out = np.empty_like(v)
     for begin, end in itertools.pairwise(offsets):
@@ -93,7 +93,7 @@ def selective_scan(x: Float, dt: Float, a: Float, b: Float, c: Float, offsets: I
     >>> y.ravel(), state.ravel()  # 4, then 4/2 + 1; each times c = 10
     (array([40., 30.]), array([3.]))
     """
-    T, H, P = x.shape
+    _, H, P = x.shape
     N, group = b.shape[2], H // b.shape[1]
     y, states = np.empty_like(x), np.zeros((len(offsets) - 1, H, P, N), x.dtype)
     for h, (begin, end) in zip(states, itertools.pairwise(offsets), strict=True):  # (H, P, N)
@@ -121,7 +121,7 @@ def wkv7(r: Float, w: Float, k: Float, v: Float, a: Float, b: Float, offsets: I6
     >>> wkv7(one, one / 2, one, v, -one, one / 4, np.array([0, 2]))[0].ravel()
     array([2. , 3.5])
     """
-    T, H, D = v.shape
+    _, H, D = v.shape
     y, states = np.empty_like(v), np.zeros((len(offsets) - 1, H, D, D), v.dtype)
     for S, (begin, end) in zip(states, itertools.pairwise(offsets), strict=True):  # (H, D, D)
         for t in range(begin, end):

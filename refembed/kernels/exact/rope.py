@@ -88,7 +88,7 @@ def angles(pos: I64, rope: Rope) -> F64:
     i = np.arange(rope.n_dims // 2)
     theta = pos[:, None] * rope.freq_base ** (-2.0 * i / rope.n_dims)  # (T, n_dims/2)
     if rope.factors is not None:
-        theta = theta / rope.factors.dequantize().astype(np.float64)
+        theta = theta / rope.factors.dequantize()[: len(i)].astype(np.float64)
     stretched = theta * rope.freq_scale
     if rope.ext_factor == 0:
         return stretched

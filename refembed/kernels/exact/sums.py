@@ -42,3 +42,17 @@ def means(x: Float, offsets: I64) -> Float:
     for s, (begin, end) in enumerate(itertools.pairwise(offsets)):
         out[s] = ordered_sum(x[begin:end]) / (end - begin)
     return out
+
+
+def mix_streams(x: Float, w: Float) -> Float:
+    """Streams x (S, T, C) of hidden states mixed token by token: y[a, t] = sum over j of w[t, a, j] x[j, t].
+
+    w  (T, S, S); the terms are added one after the other
+
+    >>> mix_streams(np.array([[[1.0]], [[2.0]]]), np.array([[[1.0, 1.0], [0.0, 10.0]]])).ravel()  # 1 + 2, 0 + 10 * 2
+    array([ 3., 20.])
+    """
+    y = w[:, :, 0].T[:, :, None] * x[0]  # (S, T, C)
+    for j in range(1, len(x)):
+        y = y + w[:, :, j].T[:, :, None] * x[j]
+    return y

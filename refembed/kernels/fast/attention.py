@@ -36,11 +36,12 @@ def reach(i, n, causal, window, kind):
 
 
 @njit()
-def shares(p, at, n, i, begin, scale, soft_cap, slope, bias):
+def shares(p, at, n, i, begin, scale, soft_cap, slope, bias, sink):
     """Scores p[at : at + n] of query i and the keys from `begin` on to what each key gets, in place.
 
     slope  ALiBi's, or 0
     bias   (n) added to the scores, or (0)
+    sink   (1) a score behind them that takes a share, or (0)
     """
     x = p[at : at + n]
     if soft_cap > 0:
@@ -58,7 +59,9 @@ def shares(p, at, n, i, begin, scale, soft_cap, slope, bias):
         for j in range(n):
             x[j] = x[j] * scale - slope * f32(abs(i - begin - j))
         scale = f32(1)
-    softmax(p, at, n, scale)
+    if len(sink) > 0:
+        p[at + n] = sink[0] / scale
+    softmax(p, at, n + len(sink), scale)
 
 
 @njit()
@@ -121,17 +124,19 @@ def mix(p, p_step, rows, low, high, values, D, out, out_at, out_step):
 
 
 @njit()
-def attention(q, k, v, n_head, group, offsets, scale, causal, window, kind, soft_cap, slopes, bias, out, begin, end):
+def attention(
+    q, k, v, n_head, group, offsets, scale, causal, window, kind, soft_cap, slopes, bias, sinks, out, begin, end
+):  # fmt: skip
     """Scaled dot-product attention: head h of sequence s, for s H + h in begin:end.
 
-    q, out (T, H D); k, v (T, H/group D); slopes (H), 0 for none; bias (H, L, L), or (0, 0, 0)
+    q, out (T, H D); k, v (T, H/group D); slopes (H), 0 for none; bias (H, L, L), or (0, 0, 0); sinks (H), or (0)
     """
     none, C = np.empty(0, np.float32), q.shape[1]
     D = C // n_head
     for unit in range(begin, end):
         s, h = unit // n_head, unit % n_head
         first, n, theirs = offsets[s], offsets[s + 1] - offsets[s], h // group * D
-        plain = soft_cap == 0 and slopes[h] == 0 and len(bias) == 0
+        plain = soft_cap == 0 and slopes[h] == 0 and len(bias) == 0 and len(sinks) == 0
         keys, values = np.empty(((n + P - 1) // P, D, P), np.float32), value_panels(D, n)
         pack_keys(k, first, n, theirs, keys)
         pack_values(v, first, n, theirs, D, values)
@@ -148,7 +153,7 @@ def attention(q, k, v, n_head, group, offsets, scale, causal, window, kind, soft
                     softmax(p, i * step + a, b - a, scale)
                 else:
                     more = bias[h, t + i, a:b] if len(bias) > 0 else none
-                    shares(p, i * step + a, b - a, t + i, a, scale, soft_cap, slopes[h], more)
+                    shares(p, i * step + a, b - a, t + i, a, scale, soft_cap, slopes[h], more, sinks[h : h + 1])
                 if b - a < high - low:
                     p[i * step + low : i * step + a] = f32(0)
                     p[i * step + b : i * step + high] = f32(0)
@@ -165,14 +170,14 @@ def scores_of(q, keys, out):
 
 
 @njit()
-def shares_of(x, scale, causal, window, kind, soft_cap, slope):
+def shares_of(x, scale, causal, window, kind, soft_cap, slope, sink):
     """`shares` for every row of x (n, n), in place; 0 for keys that a query does not see."""
     n, none = x.shape[1], np.empty(0, np.float32)
     row = np.empty(n + ROOM, np.float32)
     for i in range(len(x)):
         low, high = reach(i, n, causal, window, kind)
         row[: high - low] = x[i, low:high]
-        shares(row, 0, high - low, i, low, scale, soft_cap, slope, none)
+        shares(row, 0, high - low, i, low, scale, soft_cap, slope, none, sink)
         x[i] = f32(0)
         x[i, low:high] = row[: high - low]
 

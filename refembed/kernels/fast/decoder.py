@@ -43,6 +43,15 @@ def swiglu(gate, up, out, begin, end):
 
 
 @njit()
+def swiglu_oai(gate, up, out, begin, end):
+    """gpt-oss's: g sigmoid(1.702 g) (1 + u), g at most 7, u between -7 and 7. gate, up, out (T, F); rows begin:end."""
+    for t in range(begin, end):
+        for j in range(gate.shape[1]):
+            a, b = min(gate[t, j], f32(7)), max(f32(-7), min(up[t, j], f32(7)))
+            out[t, j] = a / (f32(1) + expf(f32(-1.702) * a)) * (f32(1) + b)
+
+
+@njit()
 def geglu(gate, up, out, begin, end):
     """gelu(gate) up, the tanh form as in `jit.gelu`. gate, up, out (T, F); rows begin:end."""
     for t in range(begin, end):

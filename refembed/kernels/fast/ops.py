@@ -27,7 +27,7 @@ from refembed.kernels.fast.state_ops import FastStateOps
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, jit
 from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
-from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
+from refembed.kernels.ops import NO_TAP, AttentionSpec, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store, row_blocks
 from refembed.kernels.threads import cores, parallel_for, parallel_map, workers
 
@@ -298,6 +298,12 @@ class Fast(FastStateOps):
         spinning_pool.parallel_for(decoder.swiglu, gate, up, out, rows=len(gate), size=gate.size)
         return out
 
+    def swiglu_oai(self, gate: Float, up: Float) -> Float:
+        """y = g sigmoid(1.702 g) (1 + u), both clamped."""
+        out = self.empty(gate.shape)
+        spinning_pool.parallel_for(decoder.swiglu_oai, gate, up, out, rows=len(gate), size=gate.size)
+        return out
+
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
         """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
         step, apart = (2, 1) if rope.pairs == "norm" else (1, rope.n_dims // 2)
@@ -357,27 +363,29 @@ class Fast(FastStateOps):
 
     def attention(
         self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
-        bias: Float | None = None,
+        bias: Float | None = None, sinks: Tensor | None = None,
     ) -> Float:  # fmt: skip
         """y = softmax(scale q kᵀ + bias + mask) v, each sequence and head on its own."""
         out, how, slopes = self.empty(q.shape), args_of(spec), slopes_of(spec.n_head, spec.mask.max_bias)
         more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
+        sink = NOTHING if sinks is None else self.weight(sinks)
         if tap.active:
             for begin, end in itertools.pairwise(offsets):
                 text = slice(begin, end)
-                self.traced_attention(q[text], k[text], v[text], spec, how, slopes, more, out[text], tap)
+                self.traced_attention(q[text], k[text], v[text], spec, how, slopes, more, sink, out[text], tap)
             return out
         texts = len(offsets) - 1
         packed = (np.ascontiguousarray(x) for x in (q, k, v))
         spinning_pool.parallel_for(
-            fast_attention.attention, *packed, spec.n_head, spec.group, offsets, *how, slopes, more, out,
+            fast_attention.attention, *packed, spec.n_head, spec.group, offsets, *how, slopes, more, sink,
+            out,
             rows=texts * spec.n_head, size=1000 * texts * spec.n_head + q.size * (len(q) // texts) // 32,
         )  # fmt: skip
         return out
 
     def traced_attention(
-        self, q: Float, k: Float, v: Float, spec: AttentionSpec, how: AttentionArgs, slopes: F32, bias: F32, out: Float,
-        tap: Tap,
+        self, q: Float, k: Float, v: Float, spec: AttentionSpec, how: AttentionArgs, slopes: F32, bias: F32, sinks: F32,
+        out: Float, tap: Tap,
     ) -> None:  # fmt: skip
         """Attention of one text with its inner tensors shown: the same arithmetic, one step at a time."""
         q = np.ascontiguousarray(attention.by_head(q, spec.n_head))  # (H, n, D)
@@ -399,7 +407,7 @@ class Fast(FastStateOps):
             p = tap("kq_plus_kq_b", p * how.scale + bias[:, :n, :n]).copy()
             how = how._replace(scale=np.float32(1))
         for h in range(H):
-            fast_attention.shares_of(p[h], *how, slopes[h])
+            fast_attention.shares_of(p[h], *how, slopes[h], sinks[h : h + 1])
         p = tap("kq_soft_max", p)
         kqv = np.empty((H, n, D), q.dtype)
         for h in range(H):
@@ -426,6 +434,13 @@ class Fast(FastStateOps):
         """y = e^x."""
         return np.exp(x)
 
-    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
-        """y = x W_eᵀ for each chosen e."""
-        return experts.experts(x, w, chosen, self.product)
+    def experts(
+        self, x: Float, w: Tensor, chosen: I64, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = ""
+    ) -> Float:
+        """y = x W_eᵀ + b_e for each chosen e."""
+        y = experts.experts(x, w, chosen, self.product)
+        return y if b is None else tap(product, y) + self.weight(b)[chosen]
+
+    def mix_streams(self, x: Float, w: Float) -> Float:
+        """y[a, t] = sum over j of w[t, a, j] x[j, t]."""
+        return sums.mix_streams(x, w)

@@ -67,7 +67,7 @@ KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry 
     gemm.three_by_f16: Kernel(types.Tuple((f2, *[halves] * 3, *[f1] * 3, *[f2] * 3)), results=3),
     gemm.three_by_q8: Kernel(types.Tuple((f2, *[codes] * 3, *[f3] * 3, *[f1] * 3, *[f2] * 3)), results=3),
     fast_attention.attention: Kernel(
-        types.Tuple((f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f2))
+        types.Tuple((f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f1, f2))
     ),
     elementwise.layer_norm: Kernel(types.Tuple((f2, f2, f1, f1, types.float64, f2))),
     elementwise.rms_norm: Kernel(types.Tuple((f2, f1, types.float64, f2))),
@@ -76,6 +76,7 @@ KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry 
     decoder.silu: Kernel(ONE),
     decoder.geglu: Kernel(TWO),
     decoder.swiglu: Kernel(TWO),
+    decoder.swiglu_oai: Kernel(TWO),
     decoder.add: Kernel(TWO),
     decoder.multiply: Kernel(TWO),
     decoder.scale: Kernel(types.Tuple((f2, types.float32, f2))),

@@ -28,7 +28,7 @@ CELLS = 256  # the cache is read in multiples of so many cells (llama_kv_cache::
 
 def attention(
     q: F32, k: F32, v: F32, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *, profile: Profile,
-    bias: F32 | None = None, first: int = 0,
+    bias: F32 | None = None, sinks: F32 | None = None, first: int = 0,
 ) -> F32:  # fmt: skip
     """Scaled dot-product attention of one ubatch: q (T, H D), k, v (T, K D), offsets (S+1) -> (T, H D).
 
@@ -37,6 +37,7 @@ def attention(
                where there is no cache, kqv (H, T, D), and kq_scaled_1, kq_tanh, kq_scaled_2 with a soft cap; with
                flash attention, which is one node, nothing. N is T; with a cache the cells that are read
     bias       (H, L, L) added to the scores after the soft cap, by the places of query and key in their texts
+    sinks      (H) scores without keys and values
     first      cell of the cache where the ubatch begins: behind the texts that came before it in the same call
     """
     T, fused = len(q), profile.flash_attn and bias is None
@@ -54,7 +55,7 @@ def attention(
         hidden = rounded(hidden, "F16")  # which ALiBi's distances above 2048 notice
     slopes = slopes_of(spec.n_head, mask.max_bias)
     more = None if bias is None else pad_bias(np.asarray(bias, np.float32), offsets, N)
-    scoring = Scoring(kq_scale(spec.scale, qh.shape[2]), np.float32(spec.soft_cap), hidden, slopes, more)
+    scoring = Scoring(kq_scale(spec.scale, qh.shape[2]), np.float32(spec.soft_cap), hidden, slopes, more, sinks)
     if fused:
         return flash(qh, kh, vh, scoring, profile)
     return classic(qh, kh, vh, scoring, "F16" if cached else "F32", profile, tap)

@@ -38,7 +38,7 @@ def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profil
     for g in range(0, K, part):
         hs = slice(g * H // K, (g + part) * H // K)
         bias = None if scoring.bias is None else scoring.bias[hs]
-        some = replace(scoring, slopes=scoring.slopes[hs], bias=bias)
+        some = replace(scoring, slopes=scoring.slopes[hs], bias=bias, sinks=scoring.sink_of[hs])
         kqv = some_heads(q[hs], k[g : g + part], v[g : g + part], some, kind, H == 1, profile, tap)
         out[:, hs] = kqv.transpose(1, 0, 2)
     return out.reshape(T, -1)
@@ -73,7 +73,7 @@ def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: b
     if scoring.bias is not None:
         kq = tap("kq_plus_kq_b", kq + scoring.bias)
     shares = np.array(kq, np.float32, order="C")
-    args = (shares, scoring.scale, scoring.mask, scoring.slopes, profile.lanes)
+    args = (shares, scoring.scale, scoring.mask, scoring.slopes, scoring.sink_of, profile.lanes)
     parallel_for(soft_max_rows, *args, rows=len(kq), size=kq.size * 8)
     shares = tap("kq_soft_max", shares)  # (h, T, N)
     return shown("kqv", product(shares, vt, kind, profile))  # (h, T, D)
@@ -92,11 +92,11 @@ def product(x: F32, w: F32, kind: str, profile: Profile, contiguous: bool = True
 
 
 @njit()
-def soft_max_rows(x, scale, mask, slopes, lanes, begin, end):
+def soft_max_rows(x, scale, mask, slopes, sinks, lanes, begin, end):
     """softmax of every row of heads begin:end of x (h, T, N), in place."""
     for h in range(begin, end):
         for t in range(x.shape[1]):
-            soft_max(x[h, t], scale, mask[t], slopes[h], lanes)
+            soft_max(x[h, t], scale, mask[t], slopes[h], sinks[h], lanes)
 
 
 @njit()

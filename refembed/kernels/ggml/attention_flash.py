@@ -51,13 +51,23 @@ def keys(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: P
         for h in range(g * H // K, (g + 1) * H // K):
             kq[h] = multiply(rounded(q[h], "F16"), packed, order, N)
     out = np.empty((T, H, D), np.float32)
-    args = (kq, v, scoring.mask, scoring.slopes, scale, scoring.soft_cap, profile.fa_sum_fma, out)
+    args = (kq, v, scoring.mask, scoring.slopes, scoring.sink_of, scale, scoring.soft_cap, profile.fa_sum_fma, out)
     parallel_for(key_by_key, *args, rows=H, size=H * T * N * D)
     return out
 
 
 @njit()
-def key_by_key(kq, v, mask, slopes, scale, soft_cap, sum_fma, out, begin, end):
+def with_sink(sink, M):
+    """What a score without a value does at the end: the factors of A and S, and what S grows by; 1 and 0 for -inf."""
+    if sink == f32(-np.inf):
+        return f32(1), f32(0)
+    if sink > M:
+        return expf(M - sink), f32(1)
+    return f32(1), expf(sink - M)
+
+
+@njit()
+def key_by_key(kq, v, mask, slopes, sinks, scale, soft_cap, sum_fma, out, begin, end):
     """Heads begin:end of out (T, H, D) from products kq (H, T, N) and values v (K, N, D)."""
     H, T, N = kq.shape
     K, _, D = v.shape
@@ -86,6 +96,10 @@ def key_by_key(kq, v, mask, slopes, scale, soft_cap, sum_fma, out, begin, end):
                 for d in range(D):
                     A[d] = half(fma(values[j, d], weight, A[d]))
                 S = fma(S, shrink, weight) if sum_fma else S * shrink + weight
+            shrink, weight = with_sink(sinks[h], M)
+            for d in range(D):
+                A[d] *= shrink
+            S = fma(S, shrink, weight) if sum_fma else S * shrink + weight
             inverse = f32(1) / S if S else f32(0)
             for d in range(D):
                 out[t, h, d] = A[d] * inverse
@@ -105,13 +119,13 @@ def tiles(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: 
     mask = np.full((rows, tiled * TILE), -np.inf, np.float32)
     mask[:T, :N] = scoring.mask
     out = np.empty((rows, H, D), np.float32)
-    args = (queries, kt, vt, mask, scoring.slopes, scale, scoring.soft_cap, profile.lanes, out)
+    args = (queries, kt, vt, mask, scoring.slopes, scoring.sink_of, scale, scoring.soft_cap, profile.lanes, out)
     parallel_for(tile_by_tile, *args, rows=H, size=H * T * N * D)
     return out[:T]
 
 
 @njit()
-def tile_by_tile(q, k, v, mask, slopes, scale, soft_cap, lanes, out, begin, end):
+def tile_by_tile(q, k, v, mask, slopes, sinks, scale, soft_cap, lanes, out, begin, end):
     """Heads begin:end of out (T, H, D). q (H, T, D), T a multiple of ROWS; k (K, C, D, TILE), v (K, C, TILE, D)."""
     H, T, D = q.shape
     K, C = k.shape[:2]
@@ -134,6 +148,10 @@ def tile_by_tile(q, k, v, mask, slopes, scale, soft_cap, lanes, out, begin, end)
                         absorb(kq[r], bias[t + r], slopes[h], scale, soft_cap, lanes, M, S, A, t + r)
                     chain(kq, v[g, c], A[t : t + QUERIES_TOGETHER])
             for t in range(n):
+                shrink, weight = with_sink(sinks[h], M[t])
+                for d in range(D):
+                    A[t, d] *= shrink
+                S[t] = fma(S[t], shrink, weight)
                 inverse = f32(1) / S[t] if S[t] else f32(0)
                 for d in range(D):
                     out[first + t, h, d] = A[t, d] * inverse

@@ -13,6 +13,7 @@ from refembed.kernels.llvm.jit import njit
 from refembed.kernels.ops import AttentionMask
 
 f32 = np.float32
+NO_SINK = np.full(1, -np.inf, np.float32)  # for a single head
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,12 @@ class Scoring:
     mask: F32  # (T, N)
     slopes: F32  # (H)
     bias: F32 | None = None  # (H, T, N), added before the scale (T5, whose scale is 1)
+    sinks: F32 | None = None  # (H), a score more in each softmax, which has no key and no value (gpt-oss)
+
+    @property
+    def sink_of(self) -> F32:
+        """(H): -inf, whose share is 0, of heads without a sink."""
+        return np.full(len(self.slopes), -np.inf, np.float32) if self.sinks is None else self.sinks
 
 
 def kq_scale(scale: float, D: int) -> np.float32:

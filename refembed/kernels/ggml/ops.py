@@ -17,6 +17,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.ggml import attention, conv, experts, floats, quantized, recurrent, rows
 from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
+from refembed.kernels.ggml.attention_scores import NO_SINK
 from refembed.kernels.ggml.profile import Profile, load_profile
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
 from refembed.kernels.taps import with_state
@@ -109,22 +110,31 @@ class Ggml(Ops):
         """silu(gate) * up."""
         return self.silu(gate) * up
 
+    def swiglu_oai(self, gate: Float, up: Float) -> Float:
+        """gpt-oss's gated linear unit, with libm's expf."""
+        out = np.empty(gate.shape, np.float32)
+        rows.swiglu_oai(*(np.ascontiguousarray(x).reshape(-1) for x in (gate, up)), out.reshape(-1))
+        return out
+
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
         """Turn every head of x (T, H, D) by its token's position."""
         return rotary.rope(np.ascontiguousarray(x, np.float32), pos, rope)
 
     def attention(
         self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
-        bias: Float | None = None,
+        bias: Float | None = None, sinks: Tensor | None = None,
     ) -> Float:  # fmt: skip
         """One score matrix over the whole micro-batch, or flash attention, as the profile says."""
-        return attention.attention(q, k, v, spec, offsets, tap, bias=bias, profile=self.profile, first=self.first)
+        own = None if sinks is None else self.weight(sinks)
+        return attention.attention(
+            q, k, v, spec, offsets, tap, bias=bias, sinks=own, profile=self.profile, first=self.first
+        )
 
     def softmax(self, x: Float) -> Float:
         """e^x / sum(e^x), as attention has it: the last few of a row by libm, their sum in double."""
         y, none = np.array(x, np.float32, order="C"), np.empty((len(x), 0), np.float32)
         none.flags.writeable = False  # as masks are, for which the kernel is compiled
-        soft_max_rows(y[None], np.float32(1), none, np.ones(1, np.float32), self.profile.lanes, 0, 1)
+        soft_max_rows(y[None], np.float32(1), none, np.ones(1, np.float32), NO_SINK, self.profile.lanes, 0, 1)
         return y
 
     def tanh(self, x: Float) -> Float:
@@ -135,9 +145,17 @@ class Ggml(Ops):
         """libm's expf."""
         return elementwise(recurrent.exp, x)
 
-    def experts(self, x: Float, w: Tensor, chosen: I64) -> Float:
-        """Each token through the experts chosen for it, row by row."""
-        return experts.mul_mat_id(x, w, chosen, self.profile, self.kept)
+    def experts(
+        self, x: Float, w: Tensor, chosen: I64, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = ""
+    ) -> Float:
+        """Each token through the experts chosen for it, row by row; then the bias (ggml_add_id)."""
+        y = experts.mul_mat_id(x, w, chosen, self.profile, self.kept)
+        return y if b is None else tap(product, y) + self.weight(b)[chosen]
+
+    def mix_streams(self, x: Float, w: Float) -> Float:
+        """A product of two tensors of activations for each token (ggml_mul_mat in three dimensions)."""
+        y = [floats.mul_mat(w[t], np.ascontiguousarray(x[:, t].T), "F32", self.profile) for t in range(len(w))]
+        return np.ascontiguousarray(np.stack(y, axis=1))
 
     def short_conv(
         self, x: Float, w: Tensor, offsets: I64, ahead: int = 0, bias: Tensor | None = None, tap: Tap = NO_TAP,

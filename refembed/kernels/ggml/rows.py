@@ -114,8 +114,11 @@ def rms_norm(x, eps, out, begin, end):
 
 
 @njit()
-def soft_max(x, scale, mask, slope, lanes):
-    """softmax(scale x + slope mask) of one row (n), in place; a mask of length 0 is none."""
+def soft_max(x, scale, mask, slope, sink, lanes):
+    """softmax(scale x + slope mask) of one row (n), in place; a mask of length 0 is none.
+
+    sink  a score more, whose share is not wanted; -inf for none
+    """
     n = len(x)
     if len(mask):
         for j in range(n):
@@ -126,6 +129,7 @@ def soft_max(x, scale, mask, slope, lanes):
     high = f32(-np.inf)
     for j in range(n):
         high = max(high, x[j])
+    high = max(high, sink)
     whole = n // lanes * lanes
     total = 0.0
     for j in range(whole):
@@ -135,6 +139,8 @@ def soft_max(x, scale, mask, slope, lanes):
     for j in range(whole, n):
         x[j] = expf(x[j] - high)
         total += np.float64(x[j])
+    if sink > f32(-np.inf):
+        total += np.float64(expf(sink - high))
     share = f32(1.0 / total)
     for j in range(n):
         x[j] *= share
@@ -192,6 +198,14 @@ def gelu_erf(x, out):
     """x/2 (1 + erf(x / sqrt 2)), flat."""
     for i in range(len(x)):
         out[i] = f32(0.5) * x[i] * (f32(1) + erff(x[i] * f32(0.70710678118654752440084436210484)))
+
+
+@njit()
+def swiglu_oai(gate, up, out):
+    """min(g, 7) / (1 + e^(-1.702 min(g, 7))) times 1 + max(-7, min(u, 7)), flat."""
+    for i in range(len(gate)):
+        x, y = min(gate[i], f32(7)), max(f32(-7), min(up[i], f32(7)))
+        out[i] = x / (f32(1) + expf(f32(1.702) * -x)) * (y + f32(1))
 
 
 @njit()

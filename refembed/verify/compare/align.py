@@ -38,7 +38,7 @@ UNNAMED = re.compile(r"node_\d+$")
 DERIVED = re.compile(r" \((view|reshaped|permuted|transposed|cont|copy.*)\)$")  # what ggml appends to a source's name
 SCORES = re.compile(r"kq(_\w+)?-\d+$")  # kq, kq_soft_max ...: (H, T, cells)
 BLOCK = 256  # cells of a KV cache that are read at a time (llama_kv_cache::get_n_kv)
-LOGITS = "result_output"
+LOGITS = ("result_output", "result_output_no_bias")
 FACTOR = re.compile(r"lora (\d+): .*\.lora_b$")
 
 
@@ -171,7 +171,7 @@ def side(trace: Trace) -> Side:
         if UNNAMED.match(tap.name):
             if i in alive and tap.op not in VIEWS | COPIES and not all_rows(trace, i):
                 unnamed.append(i)
-        elif not DERIVED.search(tap.name) and tap.name != LOGITS:
+        elif not DERIVED.search(tap.name) and tap.name not in LOGITS:
             named.setdefault(tap.name, []).append(i)
     return Side(trace.tensors, {name: without_repeated_views(trace, places) for name, places in named.items()}, unnamed)
 

@@ -144,6 +144,17 @@ def test_a_traced_long_attention_gives_the_bits_of_a_silent_one(ops: Ops, n: int
     assert np.array_equal(ops.attention(x, x, x, spec, offsets), ops.attention(x, x, x, spec, offsets, tap))
 
 
+def test_a_sink_is_a_key_whose_value_is_nothing(ops: Ops) -> None:
+    """The same attention with one more key in each text, of that score for each head, and with a value of 0."""
+    H, n, D, sinks = 3, 5, 4, random(19, 3, scale=2)
+    q, k, v = (random(20 + i, n, H * D).astype(ops.dtype) for i in range(3))
+    wider = [np.concatenate([x, np.zeros((1, H * D), ops.dtype)]) for x in (q, k, v)]
+    bias = np.zeros((H, n + 1, n + 1), ops.dtype)
+    bias[:, :, n] = sinks[:, None]  # the score of the last key, whose channels are 0
+    got = ops.attention(q, k, v, AttentionSpec(H, H, 0.5), np.array([0, n]), sinks=stored(sinks, "attn_sinks"))
+    close(got, ops.attention(*wider, AttentionSpec(H, H, 0.5), np.array([0, n + 1]), bias=bias)[:n], ops)
+
+
 def test_attention_survives_scores_of_any_size(ops: Ops) -> None:
     """The largest score is taken off before exp, so thousands do not overflow; the winner takes all."""
     q = np.array([[4e3], [-4e3]], ops.dtype)

@@ -16,7 +16,7 @@ from refembed.kernels.fast.ops import WINDOW_KINDS, Fast
 from refembed.kernels.llvm import microkernel
 from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, AttentionSpec
 from refembed.model.trace import Recorder, at_layer
-from tests.kernels.longhand import chain, close, random, sees, slope
+from tests.kernels.longhand import chain, close, random, sees, slope, stored
 
 MASKS = [
     BIDIRECTIONAL,
@@ -35,8 +35,9 @@ MASKS = [
 
 
 def formula(
-    q: Any, k: Any, v: Any, H: int, K: int, offsets: Any, scale: float, mask: AttentionMask, cap: float, bias: Any
-) -> Any:
+    q: Any, k: Any, v: Any, H: int, K: int, offsets: Any, scale: float, mask: AttentionMask, cap: float, bias: Any,
+    sinks: Any = None,
+) -> Any:  # fmt: skip
     """softmax(scale q kᵀ + what the mask says) v in float64."""
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
     D, out = q.shape[1] // H, np.empty(q.shape)
@@ -50,8 +51,9 @@ def formula(
             s = cap * np.tanh(s / cap) if cap else s
             s = s if bias is None else s + bias[h, :n, :n]
             s = s - slope(h, H, mask.max_bias) * apart if mask.max_bias else s
-            e = np.where(seen, np.exp(s - np.where(seen, s, -np.inf).max(1, keepdims=True)), 0)
-            out[begin:end, mine] = (e / e.sum(1, keepdims=True)) @ v[begin:end, theirs]
+            e = np.where(seen, np.exp(s), 0)
+            total = e.sum(1, keepdims=True) + (0 if sinks is None else np.exp(np.float64(sinks[h])))
+            out[begin:end, mine] = (e / total) @ v[begin:end, theirs]
     return out
 
 
@@ -59,10 +61,12 @@ def compare(ops: Fast, n: int, D: int, masks: Any = tuple(MASKS), H: int = 4, K:
     """Texts of n and a few tokens, with each mask, with and without a cap and a bias."""
     offsets = np.array([0, 3, 3 + n])
     q, k, v = random(1, n + 3, H * D), random(2, n + 3, K * D), random(3, n + 3, K * D)
-    table = random(4, H, n + 3, n + 3)
-    for mask, (cap, bias) in itertools.product(masks, ((0.0, None), (5.0, None), (0.0, table))):
-        got = ops.attention(q, k, v, AttentionSpec(H, K, D**-0.5, mask, cap), offsets, bias=bias)
-        close(got, formula(q, k, v, H, K, offsets, D**-0.5, mask, cap, bias), ops, times=2)
+    table, sinks = random(4, H, n + 3, n + 3), random(5, H, scale=2)
+    ways = ((0.0, None, None), (5.0, None, None), (0.0, table, None), (0.0, None, sinks), (5.0, table, sinks))
+    for mask, (cap, bias, sink) in itertools.product(masks, ways):
+        stored_sinks = None if sink is None else stored(sink, "attn_sinks")
+        got = ops.attention(q, k, v, AttentionSpec(H, K, D**-0.5, mask, cap), offsets, bias=bias, sinks=stored_sinks)
+        close(got, formula(q, k, v, H, K, offsets, D**-0.5, mask, cap, bias, sink), ops, times=2)
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)
@@ -140,9 +144,10 @@ def test_a_trace_changes_no_bits(mask: AttentionMask, cap: float) -> None:
     """It computes every score and takes one step at a time."""
     n = SUMMED + 70
     x, y, tap = random(13, n, 48), random(14, n, 24), at_layer(Recorder(), 0)
-    for bias in (None, random(15, 4, n, n)):
-        silent = attend(x, y, [0, n], mask, soft_cap=cap, bias=bias)
-        assert silent.tobytes() == attend(x, y, [0, n], mask, soft_cap=cap, bias=bias, tap=tap).tobytes()
+    for bias, sinks in ((None, None), (random(15, 4, n, n), None), (None, stored(random(16, 4), "sinks"))):
+        silent = attend(x, y, [0, n], mask, soft_cap=cap, bias=bias, sinks=sinks)
+        traced = attend(x, y, [0, n], mask, soft_cap=cap, bias=bias, sinks=sinks, tap=tap)
+        assert silent.tobytes() == traced.tobytes()
 
 
 def test_cores_may_share_heads_and_texts() -> None:
@@ -150,12 +155,12 @@ def test_cores_may_share_heads_and_texts() -> None:
     H, D, offsets = 3, 7, np.array([0, 50, 53])
     q = random(16, 53, H * D)
     rest = (np.float32(0.4), True, 9, WINDOW_KINDS["standard"], np.float32(0), np.zeros(H, np.float32))
-    more = np.empty((0, 0, 0), np.float32)
+    more, none = np.empty((0, 0, 0), np.float32), np.empty(0, np.float32)
     whole, out = np.empty_like(q), np.full_like(q, np.nan)
-    fast_attention.attention(q, q, q, H, 1, offsets, *rest, more, whole, 0, 6)
+    fast_attention.attention(q, q, q, H, 1, offsets, *rest, more, none, whole, 0, 6)
     for unit in (4, 0, 5, 1, 3, 2):
         before = out.copy()
-        fast_attention.attention(q, q, q, H, 1, offsets, *rest, more, out, unit, unit + 1)
+        fast_attention.attention(q, q, q, H, 1, offsets, *rest, more, none, out, unit, unit + 1)
         s, h = divmod(unit, H)
         mine = np.zeros(q.shape, bool)
         mine[offsets[s] : offsets[s + 1], h * D : (h + 1) * D] = True

@@ -53,6 +53,9 @@ def test_activations_are_their_formulas_everywhere(ops: Ops) -> None:
     close(ops.gelu_erf(a)[0], erf, ops)
     close(ops.swiglu(a, b)[0], silu * up[0].astype(np.float64), ops)
     close(ops.geglu(a, b)[0], gelu * up[0].astype(np.float64), ops)
+    clamped = [min(v, 7.0) for v in numbers]
+    gate = np.array([v / (1 + math.exp(-1.702 * v)) for v in clamped])
+    close(ops.swiglu_oai(a, 9 * b)[0], gate * (1 + np.array([max(-7.0, min(9 * float(v), 7.0)) for v in up[0]])), ops)
     tail = (x < -1e-20) & (x > -12)  # each number by itself: the left tails do not cancel
     assert np.abs(ops.gelu_erf(a)[0][tail] / erf[tail] - 1).max() < 2e-6
     assert np.abs(ops.silu(a)[0][tail] / silu[tail] - 1).max() < 2e-6
@@ -174,6 +177,9 @@ def test_experts_multiply_each_token_by_its_own_matrices(ops: Ops) -> None:
     want = [[w[e].astype(np.float64) @ x[t].astype(np.float64) for e in chosen[t]] for t in range(9)]
     got = ops.experts(x.astype(ops.dtype), tensor, chosen)
     close(got, want, ops)
+    bias = random(35, 5, 7)
+    want = np.array(want) + bias.astype(np.float64)[chosen]
+    close(ops.experts(x.astype(ops.dtype), tensor, chosen, stored(bias, "ffn_up_exps_b")), want, ops)
     rows = random(33, 9, 2, 10)  # one row for each expert of a token, as their second matrices get
     want = [
         [w[e].astype(np.float64) @ rows[t, i].astype(np.float64) for i, e in enumerate(chosen[t])] for t in range(9)

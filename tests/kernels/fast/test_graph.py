@@ -98,7 +98,8 @@ def test_replay_runs_the_captured_tasks(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 CAPTURED = {
-    *("bert", "eurobert", "gemma", "gemma2", "gemma3", "gemma-embedding", "gemma-embedding2", "granite", "granitemoe"),
+    *("bert", "eurobert", "gemma", "gemma2", "gemma3", "gemma4", "gemma-embedding", "gemma-embedding2", "granite"),
+    "granitemoe",
     *(
         "jina-bert-v2",
         "jina-bert-v3",
@@ -111,6 +112,7 @@ CAPTURED = {
         "nomic-bert",
         "phi3",
         "qwen2",
+        "qwen2vl",
         "qwen3",
     ),
     *("qwen3vl", "smollm3", "falcon-h1", "granitehybrid", "mamba", "mamba2", "qwen35"),

@@ -208,21 +208,23 @@ def test_a_negative_budget_is_refused(numerics: str) -> None:
     [AttentionMask(), AttentionMask(causal=True), AttentionMask(causal=True, window=7), AttentionMask(max_bias=8.0)],
 )
 @pytest.mark.parametrize("soft_cap", [0.0, 3.0])
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("biased", [False, True], ids=["", "bias and sinks"])
 def test_a_long_text_is_attended_to_in_parts_with_the_bits_of_a_trace(
     mask: AttentionMask, soft_cap: float, biased: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     H, n, ops = 4, 37, Exact()
     q, k, v = (random(i, n, width).astype(np.float64) for i, width in ((1, H * 6), (2, 2 * 6), (3, 2 * 6)))
     bias = random(4, H, n, n).astype(np.float64) if biased else None
+    sinks = random(5, H) if biased else None
 
     def run(ops: Ops, *tap: Any) -> Any:
         spec = AttentionSpec(H, 2, 0.4, mask, soft_cap)
-        return ops.attention(q, k, v, spec, np.array([0, 30, n]), *tap, bias=bias)
+        stored = None if sinks is None else Tensor.of(sinks, "attn_sinks")
+        return ops.attention(q, k, v, spec, np.array([0, 30, n]), *tap, bias=bias, sinks=stored)
 
     whole = run(ops)
     spec = AttentionSpec(H, 2, 0.4, mask, soft_cap)
-    chunked = attention_chunked.attention(q, k, v, spec, np.array([0, 30, n]), bias=bias)
+    chunked = attention_chunked.attention(q, k, v, spec, np.array([0, 30, n]), bias=bias, sinks=sinks)
     assert np.array_equal(chunked, whole)  # where one chunk has all
     monkeypatch.setattr(attention_chunked, "SCORES", 5 * H * 30)
     parts, recorder = run(ops), Recorder()

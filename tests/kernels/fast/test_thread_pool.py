@@ -59,7 +59,7 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
     offsets = np.array([0, T // 3, T // 2, T])
     how = np.float32(0.2), False, 0, 0, np.float32(0)
     none = np.empty((0, 0, 0), np.float32)
-    attention = (x, up, random(seed + 6, T, 96), 6, 1, offsets, *how, np.zeros(6, np.float32), none, same)
+    attention = (x, up, random(seed + 6, T, 96), 6, 1, offsets, *how, np.zeros(6, np.float32), none, bias[:6], same)
     all_out = np.full(T * 450, np.nan, np.float32)
     outs = tuple(all_out[T * a : T * b].reshape(T, b - a) for a, b in ((0, 250), (250, 346), (346, 450)))
     biases, two = (bias, bias[:0], bias[50:154]), (gemm.pack(w[:96]), gemm.pack(w[96:200]))
@@ -79,6 +79,7 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         decoder.silu: ((x, same), same, T),
         decoder.geglu: ((x, up, same), same, T),
         decoder.swiglu: ((x, up, same), same, T),
+        decoder.swiglu_oai: ((x, up, same), same, T),
         decoder.add: ((x, up, same), same, T),
         decoder.multiply: ((x, up, same), same, T),
         decoder.scale: ((x, np.float32(0.3), same), same, T),

@@ -1,10 +1,12 @@
-"""What T5 asks of attention, and tanh, against ggml's own operations, bit for bit."""
+"""What T5 and gpt-oss ask of attention, and tanh, against ggml's own operations, bit for bit."""
 
 import itertools
 
 import numpy as np
 import pytest
 
+from refembed.kernels.ggml.attention_flash import flash
+from refembed.kernels.ggml.attention_scores import Scoring
 from refembed.kernels.ggml.ops import Ggml
 from refembed.kernels.ggml.profile import load_profile
 from refembed.kernels.ops import AttentionMask, AttentionSpec
@@ -56,6 +58,24 @@ def test_a_bias_is_added_to_the_scores_in_a_step_of_its_own(mask, flash_attn):
     (kqv,) = run([("ggml_mul_mat", [np.ascontiguousarray(heads(v, H).transpose(0, 2, 1)), shares])])
     assert differ(ours["kqv"], kqv) == 0
     assert differ(out, np.ascontiguousarray(kqv.transpose(1, 0, 2)).reshape(T, -1)) == 0
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("T", [1, 33, 63, 64, 130])  # from 64 queries on by tiles
+def test_flash_attention_has_ggmls_bits_where_heads_have_sinks(T):
+    """Sinks below and above the largest score of most queries."""
+    H, K, D = 4, 2, 24
+    rng = np.random.default_rng(T)
+    q, k, v = (rng.standard_normal((n, T, D)).astype(np.float32) for n in (H, K, K))
+    k, v = (x.astype(np.float16) for x in (k, v))
+    hidden = np.where(np.tri(T, dtype=bool), 0, -np.inf).astype(np.float32)
+    sinks = np.array([-3, 0.1, 0.8, 4], np.float32)
+    arguments = [q, k, v, hidden.astype(np.float16), 0.2, 0.0, 0.0, sinks]
+    (want,) = run([("ggml_flash_attn_ext, ggml_flash_attn_ext_add_sinks", arguments)])
+    hidden.flags.writeable = False
+    scoring = Scoring(np.float32(0.2), np.float32(0), hidden, np.ones(H, np.float32), None, sinks)
+    got = flash(q, k.astype(np.float32), v.astype(np.float32), scoring, load_profile(flash_attn=True))
+    assert differ(got.reshape(T, H, D), want.reshape(T, H, D)) == 0
 
 
 def heads(x, n_head):

@@ -83,6 +83,16 @@ def test_activations_are_ggml_s(name, ours):
 
 
 @pytest.mark.oracle
+def test_swiglu_of_gpt_oss_is_ggml_s():
+    """Beyond its limits, too."""
+    xs = [x * f32(4) for x in inputs()]
+    gates = [np.roll(-x, 1, axis=-1) for x in xs]
+    theirs = run([("ggml_swiglu_oai", [g, x, 1.702, 7.0]) for g, x in zip(gates, xs, strict=True)])
+    ours = [Ggml().swiglu_oai(g, x) for g, x in zip(gates, xs, strict=True)]
+    assert [differ(o, t) for o, t in zip(ours, theirs, strict=True)] == [0] * len(xs)
+
+
+@pytest.mark.oracle
 @pytest.mark.parametrize("name", ["geglu", "swiglu"])
 def test_gated_activations_are_ggml_s(name):
     """Also where the gate is closed and the sign of zero is left."""
@@ -105,7 +115,23 @@ def test_softmax_is_ggml_soft_max_ext(masked):
         calls.append(("ggml_soft_max_ext", [x, mask if masked else None, 0.17, 0.0]))
         y = x.copy()
         for row, m in zip(y, mask, strict=True):
-            rows.soft_max(row, f32(0.17), m if masked else NOTHING, f32(1), 8)
+            rows.soft_max(row, f32(0.17), m if masked else NOTHING, f32(1), f32(-np.inf), 8)
+        ours.append(y)
+    assert [differ(y, t) for y, t in zip(ours, run(calls), strict=True)] == [0] * len(calls)
+
+
+@pytest.mark.oracle
+def test_a_sink_takes_its_share_of_the_softmax_as_in_ggml():
+    """One below all scores, one among them, one above."""
+    rng = np.random.default_rng(6)
+    calls, ours, sinks = [], [], np.array([-9, 0.3, 9], np.float32)
+    for n in (1, 7, 16, 37, 256):
+        x = rng.standard_normal((3, 5, n)).astype(np.float32)
+        calls.append(("ggml_soft_max_ext, ggml_soft_max_add_sinks", [x, None, 0.17, 0.0, sinks]))
+        y = x.copy()
+        for head, sink in zip(y, sinks, strict=True):
+            for row in head:
+                rows.soft_max(row, f32(0.17), NOTHING, f32(1), sink, 8)
         ours.append(y)
     assert [differ(y, t) for y, t in zip(ours, run(calls), strict=True)] == [0] * len(calls)
 
