@@ -44,8 +44,9 @@ class Traits:
     scaled_swa: bool = False  # layers with a window are scaled as the others are, not left alone
     turns_whole_heads: bool = True  # rope.dimension_count is the width of a head, or llama.cpp refuses the file
     heads: Literal["free", "fill", "equal", "own"] = "free"  # fill: H D is C; own: K is H; equal: both
-    # in which layers, if any; required: in all, and a file without experts is none; every n: {arch}.moe_every_n_layers
-    experts: Literal["none", "all", "required", "every n"] = "none"
+    # in which layers, if any; required: in all, and a file without experts is none; every n: {arch}.moe_every_n_layers;
+    # after dense: behind the first {arch}.leading_dense_block_count
+    experts: Literal["none", "all", "required", "every n", "after dense"] = "none"
     expert_width: Literal["F", "F/k", "own"] = "F"  # own: {arch}.expert_feed_forward_length; F/k: that, if it is there
     shared_as_wide: bool = False  # the expert that all tokens take is as wide as F, unless the file says otherwise
     needs_token_types: bool = False  # tokenizer.ggml.token_type_count must be there and not 0
@@ -103,6 +104,7 @@ class Hparams:
     n_expert: int = 0  # (X) {arch}.expert_count, else 0: no mixture of experts
     n_expert_used: int = 0  # {arch}.expert_used_count: experts of a token
     moe_layers: tuple[bool, ...] = ()  # which layers are mixtures of experts
+    expert_gating_func: int = 0  # {arch}.expert_gating_func (lfm2moe): required; 1 softmax, 2 sigmoid
     n_ff_exp: int = 0  # {arch}.expert_feed_forward_length: of one expert, where it is not F
 
     soft_cap: float = 0.0  # {arch}.attn_logit_softcapping, else 50 (gemma2): c tanh(score / c)
@@ -227,6 +229,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         n_expert=keys.uint("expert_count", 0, most=MAX_EXPERTS),
         n_expert_used=keys.uint("expert_used_count", 0),
         moe_layers=read_moe_layers(keys, n_layer, traits),
+        expert_gating_func=keys.uint("expert_gating_func", least=1, most=2) if traits.experts == "after dense" else 0,
         soft_cap=keys.float("attn_logit_softcapping", 50.0, positive) if arch == "gemma2" else 0.0,
         n_buckets=read_buckets(keys) if arch == "t5encoder" else 0,
         hidden_activation=md.string(f"{arch}.hidden_activation", ""),
@@ -396,6 +399,9 @@ def read_moe_layers(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...
     """Which layers are mixtures of experts: with n = {arch}.moe_every_n_layers, layers 1, n + 1, 2n + 1 ..."""
     if traits.experts in ("all", "required"):
         return (keys.uint("expert_count", 0) > 0,) * n_layer
+    if traits.experts == "after dense":
+        n_dense = keys.uint("leading_dense_block_count", 0)
+        return tuple(il >= n_dense for il in range(n_layer))
     n = keys.uint("moe_every_n_layers", 0, most=2**32 - 1) if traits.experts == "every n" else 0
     return tuple(n > 0 and il % n == 1 for il in range(n_layer))
 

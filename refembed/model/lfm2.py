@@ -79,13 +79,17 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
 
         # feed-forward: every token on its own
         y = tap("model.layers.{}.ffn_out", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
-        gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
-        up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
-        h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
-        h = tap("ffn_down", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = tap("l_out", ops.add(h, x))
+        x = tap("l_out", ops.add(feed_forward(y, blk, ops, tap), x))
 
     return taps("result_norm", ops.rms_norm(x, w.token_embd_norm, eps, taps))
+
+
+def feed_forward(y: Float, blk: Block, ops: Ops, tap: Tap) -> Float:
+    """SwiGLU (Shazeer 2020): (T, C) -> (T, C)."""
+    gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+    up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+    h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+    return tap("ffn_down", ops.linear(h, blk.ffn_down))
 
 
 def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: Tap) -> Float:

@@ -33,8 +33,8 @@ TRAITS = Traits(
 
 
 @dataclass(frozen=True)
-class MixingBlock:
-    """What mixes tokens in a layer, `blk.{i}.*`: tensors of attention or of a delta net."""
+class AttentionBlock:
+    """Tensors of a layer with attention, `blk.{i}.*`, and norms of every layer."""
 
     attn_norm: Tensor = tensor("C")
     attn_qkv: Affine | None = affine("2HD+2KD C", bias="optional", presence="optional", layers="attention")
@@ -44,6 +44,13 @@ class MixingBlock:
     attn_q_norm: Tensor = tensor("D", layers="attention")
     attn_k_norm: Tensor = tensor("D", layers="attention")
     attn_output: Tensor = tensor("C HD", layers="attention")
+    post_attention_norm: Tensor = tensor("C")
+
+
+@dataclass(frozen=True)
+class MixingBlock(AttentionBlock):
+    """What mixes tokens in a layer, `blk.{i}.*`: tensors of attention or of a delta net."""
+
     linear_qkv: Tensor = tensor("I+2GN C", name="attn_qkv", layers="recurrent")
     attn_gate: Tensor = tensor("I C", layers="recurrent")
     ssm_conv1d: Tensor = tensor("I+2GN conv", layers="recurrent")
@@ -53,7 +60,6 @@ class MixingBlock:
     ssm_alpha: Tensor = tensor("dt C", layers="recurrent")
     ssm_norm: Tensor = tensor("N", layers="recurrent")
     ssm_out: Tensor = tensor("C I", layers="recurrent")
-    post_attention_norm: Tensor = tensor("C")
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def linear_attention(y: Float, blk: MixingBlock, hp: Hparams, batch: Batch, ops:
     return tap("linear_attn_out", ops.linear(delta_net.let_through(o, z, ops, tap), blk.ssm_out))
 
 
-def gated_attention(y: Float, blk: MixingBlock, rope: Rope, hp: Hparams, batch: Batch, ops: Ops, tap: Tap) -> Float:
+def gated_attention(y: Float, blk: AttentionBlock, rope: Rope, hp: Hparams, batch: Batch, ops: Ops, tap: Tap) -> Float:
     """A layer with attention, whose heads a gate lets through: y (T, C) -> (T, C)."""
     T, H, K, D, eps = len(y), hp.n_head, hp.n_head_kv, hp.n_embd_head, hp.norm_eps
     parts: list[Float] = []

@@ -93,7 +93,7 @@ def synthetic(
     if arch not in ARCHITECTURES:
         raise RequestError(f"there is no architecture {arch!r}", hint=f"one of {', '.join(sorted(ARCHITECTURES))}")
     module, K = ARCHITECTURES[arch], K or H
-    X = X or 4 * (module.TRAITS.experts == "required")
+    X = X or 4 * (module.TRAITS.experts in ("required", "after dense"))
     if arch == "bert" or module.TRAITS.heads in ("fill", "equal"):
         D = C // H
     if module.TRAITS.wkv:
@@ -148,6 +148,8 @@ def facts_of(arch: str, traits: Traits, dims: Mapping[str, int]) -> dict[str, tu
         facts |= {"expert_count": (dims["X"], "UINT32"), "expert_used_count": (dims["n_used"], "UINT32")}
         facts |= {"moe_every_n_layers": (2, "UINT32")} if traits.experts == "every n" else {}
         facts |= {"expert_feed_forward_length": (dims["F"] - 6, "UINT32")} if traits.expert_width == "own" else {}
+        if traits.experts == "after dense":
+            facts |= {"leading_dense_block_count": (1, "UINT32"), "expert_gating_func": (2, "UINT32")}
     if not traits.window_pattern:
         facts["attention.sliding_window_pattern"] = ([il % 3 != 2 for il in range(n_layer)], "ARRAY[BOOL]")
         facts |= {f"attention.{x}_length_swa": (D, "UINT32") for x in ("key", "value")}
@@ -226,6 +228,8 @@ def layers_of(traits: Traits, dims: Mapping[str, int], facts: Mapping[str, tuple
     every = set(range(dims["n_layer"]))
     n = facts.get("moe_every_n_layers", (1, ""))[0]
     moe = {il for il in every if dims["X"] and (traits.experts in ("all", "required") or il % n == 1)}
+    if traits.experts == "after dense":
+        moe = {il for il in every if il >= facts["leading_dense_block_count"][0]}
     heads_kv = facts.get("attention.head_count_kv", (dims["K"], ""))[0]
     recurrent = {il for il, count in enumerate(heads_kv) if not count} if isinstance(heads_kv, list) else set()
     if "full_attention_interval" in facts:
@@ -275,11 +279,12 @@ def add_tensors(
     by_layer  the sizes of each layer, where they differ from the others'
     """
     rng = np.random.default_rng(seed)
-    fused = "attn_qkv.weight" in optional
+    fused, older = "attn_qkv.weight" in optional, "ssm_in.weight" in optional
     for name, letters, presence in declared(declaration, n_layer, "", layers):
         il, end = name.split("blk.")[-1].split(".", 1) if "blk." in name else ("", name)
         replaced = fused and end.split(".")[0] in ("attn_q", "attn_k", "attn_v")
         replaced |= end.split(".")[0] in ("ffn_gate_exps", "ffn_up_exps") and "ffn_gate_up_exps.weight" in optional
+        replaced |= end in ("attn_qkv.weight", "attn_gate.weight") and presence == "required" and older
         if replaced or (presence == "optional" and end not in optional):
             continue
         shape = tuple((by_layer[int(il)] if il else sizes)[letter] for letter in letters.split())

@@ -26,7 +26,7 @@ ARCHS = (
     "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
     "gemma-embedding", "t5encoder", "llama", "qwen3", "qwen3vl", "gemma2", "gemma3", "phi3", "granitemoe", "minicpm",
     "mistral3", "smollm3", "lfm2", "llama-embed", "gemma-embedding2", "qwen35", "mamba", "mamba2", "falcon-h1",
-    "granitehybrid", "rwkv7",
+    "granitehybrid", "rwkv7", "qwen35moe", "qwen3next", "lfm2moe",
 )  # fmt: skip
 
 

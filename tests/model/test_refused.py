@@ -90,6 +90,9 @@ FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
         ("granitehybrid", "blk.2.ssm_in.weight"),
         ("rwkv7", "blk.0.time_mix_v1.weight"),
         ("rwkv7", "output.weight"),
+        ("qwen35moe", "blk.1.ffn_gate_inp_shexp.weight"),
+        ("qwen3next", "blk.0.ssm_ba.weight"),
+        ("lfm2moe", "blk.1.exp_probs_b.bias"),
     ],
 )
 def test_neither_engine_loads_a_file_with_a_tensor_too_few(arch: str, name: str, tmp_path: Path) -> None:
@@ -153,6 +156,7 @@ def test_neither_engine_loads_a_file_with_a_tensor_too_few(arch: str, name: str,
         ("qwen35", {"G": 3, "dt": 4}, "40 channels, 4 heads, 3 groups"),
         ("qwen35", {"odd": recurrent(False, True)}, "recurrent_layers has 2 flags for 3 layers"),
         ("qwen35", {"keys": {"nextn_predict_layers": (3, "UINT32")}}, "nextn_predict_layers is 3 of 3 layers"),
+        ("lfm2moe", {"odd": {"expert_gating_func": (0, "UINT32")}}, "expert_gating_func is 0\n  hint: 1 to 2"),
         ("mamba", {"odd": {"ssm.inner_size": (70, "UINT32")}}, "inner_size is 70\n  hint: llama.cpp refuses it too"),
         ("mamba2", {"G": 5, "dt": 6}, "72 channels, 6 heads, 5 groups"),
         ("granitehybrid", {"keys": heads_kv(0, 0, 0)}, r"head_count_kv is \[0\]\n  hint: 0 for a layer with a state"),
