@@ -138,12 +138,12 @@ def gated_attention(y: Float, blk: AttentionBlock, rope: Rope, hp: Hparams, batc
         fused = tap(name, ops.linear(y, *blk.attn_qkv, tap, "wqkv"))  # (T, 2 H D + 2 K D)
         parts = ops.split(fused, [2 * H * D, K * D, K * D])
 
-    both = tap("Qcur_full", parts[0] if parts else ops.linear(y, *blk.attn_q, tap, ""))  # (T, 2 H D)
+    both = parts[0] if parts else tap("Qcur_full", ops.linear(y, *blk.attn_q, tap, ""))  # (T, 2 H D)
     q, gate = ops.split(both.reshape(T * H, 2 * D), [D, D])  # of each head first the query, then its gate
     q = tap("Qcur_normed", ops.rms_norm(q.reshape(T, H, D), blk.attn_q_norm, eps, tap))  # (T, H, D)
     q = tap("Qcur", ops.rope(q, batch.pos, rope))
-    v = tap("Vcur", parts[2] if parts else ops.linear(y, *blk.attn_v, tap, ""))  # (T, K D)
-    k = tap("Kcur", parts[1] if parts else ops.linear(y, *blk.attn_k, tap, ""))  # (T, K D)
+    v = parts[2] if parts else tap("Vcur", ops.linear(y, *blk.attn_v, tap, ""))  # (T, K D)
+    k = parts[1] if parts else tap("Kcur", ops.linear(y, *blk.attn_k, tap, ""))  # (T, K D)
     k = tap("Kcur_normed", ops.rms_norm(k.reshape(T, K, D), blk.attn_k_norm, eps, tap))  # (T, K, D)
     k = tap("Kcur", ops.rope(k, batch.pos, rope))
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
@@ -107,5 +109,6 @@ def own_experts(y: Float, blk: ExpertBlock, hp: Hparams, ops: Ops, tap: Tap) -> 
     weights = normed(weights, tap)
     both = tap("ffn_moe_gate_up", ops.experts(y, blk.ffn_gate_up_exps, chosen))  # (T, k, 2 F)
     F = both.shape[2] // 2
-    h = gated(both[..., :F], both[..., F:], "silu", ops, tap)  # (T, k, F)
+    gate, up = (np.ascontiguousarray(x) for x in (both[..., :F], both[..., F:]))
+    h = gated(tap("ffn_moe_gate", gate), tap("ffn_moe_up", up), "silu", ops, tap)  # (T, k, F)
     return mixed(tap("ffn_moe_down", ops.experts(h, blk.ffn_down_exps, chosen)), weights, tap)

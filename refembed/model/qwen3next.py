@@ -104,16 +104,15 @@ def linear_attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, 
     o = tap("attn_output", o)  # (T, dt, N)
 
     o = tap("attn_normed", ops.rms_norm(o, blk.ssm_norm, hp.norm_eps, tap))  # unnamed in llama.cpp's graph
-    if z is None:
-        z = tap("z", ops.linear(y, blk.attn_gate))  # (T, I)
+    z = tap("z", ops.linear(y, blk.attn_gate) if z is None else z).reshape(len(y), -1)  # (T, I)
     return tap("linear_attn_out", ops.linear(delta_net.let_through(o, z, ops, tap), blk.ssm_out))
 
 
 def unmixed(mixed: Float, hp: Hparams, tap: Tap) -> tuple[Float, Float]:
-    """q, k and v side by side (T, I + 2 G N), and z (T, I), of one product (T, 2 I + 2 G N): group by group in it."""
+    """q, k and v side by side (T, I + 2 G N), and z (T, G, I/G), of one product, which has them group by group."""
     ssm = hp.ssm
     assert ssm is not None
     G, N, T = ssm.n_group, ssm.n_state, len(mixed)
     R = ssm.n_inner // G  # channels of a group's values
     q, k, v, z = np.split(mixed.reshape(T, G, -1), [N, 2 * N, 2 * N + R], axis=2)
-    return tap("qkv_mixed", np.concatenate([x.reshape(T, -1) for x in (q, k, v)], axis=1)), z.reshape(T, -1)
+    return tap("qkv_mixed", np.concatenate([x.reshape(T, -1) for x in (q, k, v)], axis=1)), np.ascontiguousarray(z)

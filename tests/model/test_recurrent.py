@@ -2,7 +2,8 @@
 
 `ggml` gives llama.cpp's bits. With float32 weights and a float32 cache `exact` and `fast` differ by rounding alone.
 Largest error of one operation on llama.cpp's own inputs, over the largest value: measured 5.2e-7 (xllamacpp
-2026.10.11549, AVX-512 CPU), of RoPE 2.5e-7; of a whole run 2.1e-5, in norms of small rows behind a delta net.
+2026.10.11549, AVX-512 CPU), of RoPE 2.5e-7; of a whole run 1.1e-5, and 1.2e-4 behind a delta net, whose outputs are
+normalized however small they are.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests.model.family import Family
 from tests.model.faults import Fault
 from tests.model.keys import BASE, EVERY_BIAS, FUSED, FUSED_BIAS, LINEAR, QKV_BIAS, SEES_ALL, YARN, floats, heads_kv
 
-LOCAL, LOCAL_ROPE, WHOLE = 1e-6, 3e-6, 6e-5
+LOCAL, LOCAL_ROPE, WHOLE, WHOLE_DELTA = 1e-6, 3e-6, 4e-5, 3e-4
 
 ARCHS = (*("falcon-h1", "granitehybrid", "lfm2moe", "mamba", "mamba2", "qwen35", "qwen35moe", "qwen3next", "rwkv7"),)
 
@@ -71,7 +72,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba2, Q8_0":                  ("mamba2", {**BLOCKS, "dt": 6, "G": 3, "type_name": "Q8_0"}),
     "falcon-h1":                     ("falcon-h1", {"K": 2, "conv": 4, "optional": {"ssm_norm.weight"} | EVERY_BIAS}),
     "falcon-h1, no norm, fused":     ("falcon-h1", {"H": 5, "K": 1, "G": 1, "N": 32, "conv": 3,
-                                                    "keys": LINEAR | SCALES, "optional": FUSED | {"rope_freqs.weight"}}),
+                                                    "keys": LINEAR | SCALES,
+                                                    "optional": FUSED | {"rope_freqs.weight"}}),
     "falcon-h1, in part, yarn":      ("falcon-h1", {"D": 16, "H": 3, "keys": YARN | IN_PART | SEES_ALL,
                                                     "optional": {"output.weight"}}),
     "falcon-h1, Q8_0":               ("falcon-h1", {**BLOCKS, "dt": 6, "G": 3, "K": 1, "type_name": "Q8_0"}),
@@ -194,7 +196,7 @@ FAULTS: list[tuple[Fault, ModuleType | None]] = [
             "qwen35moe, one tensor, widths",
             "both[..., :F], both[..., F:]",
             "both[..., F:], both[..., :F]",
-            "ffn_moe_swiglu-0[0]",
+            "ffn_moe_gate-0[0]",
         ),
         None,
     ),
@@ -460,7 +462,7 @@ FAMILY = Family(
     ARCHS,
     VARIANTS,
     lambda variant, d: LOCAL_ROPE if d.op == "ROPE" else LOCAL,
-    lambda variant: WHOLE,
+    lambda variant: WHOLE_DELTA if variant.startswith("qwen") else WHOLE,
     FAULTS,
     slow=SLOW,
     traced="last",
