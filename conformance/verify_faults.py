@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from conformance import mutants as old
-from conformance.mutants import batch, blocks, hparams, ops, weights
+from conformance.mutants import batch, blocks, hparams, model, ops, weights
 from conformance.verify_mutants import (
     Fault,
     answers,
@@ -41,7 +41,10 @@ from conformance.verify_mutants import (
     texts,
     unscaled,
     with_mean,
+    written,
+    zeros,
 )  # fmt: skip
+from refembed.gguf import Tensor
 
 PROMPT = "Represent this sentence for searching relevant passages: "
 SEP = 102
@@ -181,6 +184,53 @@ FAULTS: tuple[Fault, ...] = (
           broken=table("token_embd", lambda x: (x / math.sqrt(x.shape[1])).astype(x.dtype))),
     Fault("gemma3-silu", "SiLU on the gate", ("silu",), model="gemma3", tensor="ffn_geglu-0",
           broken=ops(geglu=lambda true, gate, up: true.swiglu(gate, up))),
+    # decoders with experts
+    Fault("gpt-oss-sinks", "no attention sinks", ("sinks-missing",), model="gpt-oss", tensor="kq_soft_max-0",
+          broken=blocks(lambda b: replace(b, attn_sinks=Tensor.of(np.full(b.attn_sinks.shape, -1e30), "attn_sinks")))),
+    Fault("gpt-oss-swiglu", "SwiGLU in the experts", ("swiglu-plain",), model="gpt-oss", tensor="ffn_moe_swiglu_oai-0",
+          broken=ops(swiglu_oai=lambda true, g, u: true.geglu(g, u) * 0 + g / (1 + np.exp(-g)) * u)),
+    Fault("gpt-oss-biases", "experts without biases", ("expert-biases-missing",), model="gpt-oss",
+          tensor="ffn_moe_up_biased-0", broken=blocks(lambda b: replace(b, **{
+              n: getattr(b, n)._replace(bias=zeros(getattr(b, n).bias))
+              for n in ("ffn_up_exps", "ffn_gate_exps", "ffn_down_exps")}))),
+    Fault("gpt-oss-router-bias", "a router without a bias", ("ffn_gate_inp-bias-missing",), model="gpt-oss",
+          tensor="ffn_moe_probs-0", broken=blocks(
+              lambda b: replace(b, ffn_gate_inp=b.ffn_gate_inp._replace(bias=zeros(b.ffn_gate_inp.bias))))),
+    Fault("gpt-oss-router", "softmax over all experts", ("router-softmax-first",), model="gpt-oss", tensor="",
+          broken=written("gpt-oss", "scores, hp.n_expert_used, ops, tap)", "scores, hp.n_expert_used, ops, tap)\n"
+                         "        weights = __import__('numpy').take_along_axis(ops.softmax(scores), chosen, axis=1)")),
+    Fault("qwen3moe-router", "weights of experts not normalized", ("router-not-normalized",), model="qwen3moe",
+          tensor="ffn_moe_weighted-0", broken=written("qwen3moe", "norm_weights=norm_weights", "norm_weights=False")),
+    Fault("qwen3moe-experts", "one expert fewer", ("experts-1",), model="qwen3moe", tensor="ffn_moe_weights_sum-0",
+          broken=model(lambda m: replace(m, hparams=replace(m.hparams, n_expert_used=2)))),
+    Fault("qwen2moe-router", "weights of experts normalized", ("router-normalized",), model="qwen2moe",
+          tensor="ffn_moe_weighted-0",
+          broken=written("qwen2moe", "gate=blk.ffn_gate_exps)", "gate=blk.ffn_gate_exps, norm_weights=True)")),
+    Fault("qwen2moe-shared", "no shared expert", ("shared-expert-missing",), model="qwen2moe", tensor="ffn_out-0",
+          broken=written("qwen2moe", "h + s)", "h)")),
+    Fault("qwen2moe-shared-gate", "the shared expert without its gate", ("shared-expert-gate-missing",),
+          model="qwen2moe", tensor="ffn_shexp_out-0",
+          broken=written("qwen2moe", "s * shared_gate(y, blk, ops, tap)", "s + 0 * shared_gate(y, blk, ops, tap)")),
+    # layers of two kinds, per-layer inputs
+    Fault("gemma-embedding2-values", "values not normalized", ("value-norm-missing",), model="gemma-embedding2",
+          tensor="Vcur_normed-0", broken=written("gemma-embedding2", "ops.rms_norm(v, None, eps)", "v")),
+    Fault("gemma-embedding2-scale", "layers not scaled", ("layer-scale-missing",), model="gemma-embedding2",
+          tensor="l_out-0", broken=written("gemma-embedding2", "ops.scale(x, blk.layer_output_scale.dequantize()[0])", "x")),
+    Fault("gemma-embedding2-inputs", "no per-layer inputs", ("per-layer-inputs-missing",), model="gemma-embedding2",
+          tensor="per_layer_added-0", broken=written("gemma-embedding2", "ops.add(x, e)", "x")),
+    Fault("gemma-embedding2-first", "the first layer's input in all", ("per-layer-first",), model="gemma-embedding2",
+          tensor="per_layer_gated-1", broken=written("gemma-embedding2", "per_layer[il]", "per_layer[0]")),
+    Fault("gemma-embedding2-kinds", "windows in the other layers", ("layer-kinds-swapped",), model="gemma-embedding2",
+          tensor="Qcur_pos-0", broken=model(lambda m: replace(m, hparams=replace(
+              m.hparams, swa_layers=tuple(not swa for swa in m.hparams.swa_layers))))),
+    Fault("gemma-embedding2-bases", "bases of RoPE exchanged", ("rope-bases-swapped",), model="gemma-embedding2",
+          tensor="Qcur_pos-0", broken=written("gemma-embedding2", "rope_of(hp, il)", "rope_of(hp, il + 1 - 2 * (il % 2))")),
+    Fault("gemma4-keys", "keys of the other kind of layer", ("shared-keys-kind",), model="gemma4", tensor="kq-3",
+          broken=written("gemma4", "len(kept) - 1 - swa", "len(kept) - 2 + swa")),
+    Fault("gemma4-rows", "per-layer inputs of the embeddings alone", ("per-layer-rows-missing",), model="gemma4",
+          tensor="inp_per_layer_selected", broken=table("per_layer_token_embd", lambda x: x * 0)),
+    Fault("gemma3n-laurel", "no product of low rank", ("laurel-missing",), model="gemma3n", tensor="laurel_out-0",
+          broken=written("gemma3n", "ops.add(z, y)", "y")),
     # what no hypothesis is about: the right answer is `unexplained`, at the right tensor
     Fault("unlisted-bias-swap", "biases of Q and K exchanged", ("unexplained",), broken=blocks(swap_bias), tensor="Qcur-0[1]",
           unlisted=True),

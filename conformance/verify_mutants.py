@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from conformance import architectures_faults
 from conformance import mutants as old
 from conformance.mutants import blocks, model, ops
 from refembed import Embedder
@@ -31,6 +32,9 @@ from refembed.verify.engines.base import Item
 from refembed.verify.run import verify
 from refembed.verify.texts import default_texts
 from refembed.verify.verdict import Verdict
+
+EVERY_OTHER = {"attention.sliding_window_pattern": (2, "UINT32"), "rope.freq_base": (1e6, "FLOAT32")}
+SHARED_KV = {"attention.shared_kv_layers": (3, "UINT32"), "rope.freq_base": (1e6, "FLOAT32")}
 
 Broken = Callable[[Embedder], Embedder]
 Wire = Callable[["Wired", Sequence[Any]], list[F32]]
@@ -302,6 +306,17 @@ def table(name: str, change: Callable[[Float], Float]) -> Broken:
     )
 
 
+def written(arch: str, right: str, wrong: str) -> Broken:
+    """One piece of the architecture's file written wrongly."""
+    fault = architectures_faults.Fault(arch, "", "", right, wrong, "")
+    return model(lambda m: replace(m, module=architectures_faults.broken(m.module, fault)))
+
+
+def zeros(w: Tensor) -> Tensor:
+    """A tensor of zeros in the place of another."""
+    return Tensor.of(np.zeros(w.shape), f"{w.name} of zeros")  # operations keep decoded weights by name
+
+
 def swap_bias(b: Any) -> Any:
     """Biases of two matrices exchanged."""
     return replace(b, attn_q=old.bias(b.attn_q, b.attn_k), attn_k=old.bias(b.attn_k, b.attn_q))
@@ -354,7 +369,22 @@ def models(folder: Path) -> dict[str, Embedder]:
     qwen3 = cased(synthetic(folder / "qwen3.gguf", "qwen3", K=2, **size), folder / "qwen3-cased.gguf")
     gemma3 = synthetic(folder / "gemma3.gguf", "gemma3", K=2, n_layer=6, window=8, **size)
     minilm = Embedder.load("minilm", numerics="fast")
-    decoders = {n: Embedder.load(p, numerics="fast") for n, p in (("qwen3", qwen3), ("gemma3", gemma3))}
+    rare: dict[str, dict[str, Any]] = {
+        "gpt-oss": {
+            "K": 2,
+            "X": 5,
+            "window": 8,
+            "n_layer": 4,
+            "optional": ("attn_q.bias", "attn_k.bias", "attn_v.bias"),
+        },
+        "qwen3moe": {"K": 2, "X": 6, "n_used": 3},
+        "qwen2moe": {"K": 2, "X": 5},
+        "gemma-embedding2": {"K": 2, "n_layer": 4, "window": 8, "keys": EVERY_OTHER},
+        "gemma3n": {"K": 2, "n_layer": 2},
+        "gemma4": {"K": 2, "n_layer": 6, "window": 8, "optional": ("attn_v.weight",), "keys": SHARED_KV},
+    }
+    paths = {arch: synthetic(folder / f"{arch}.gguf", arch, **size | more) for arch, more in rare.items()}
+    decoders = {n: Embedder.load(p, numerics="fast") for n, p in ({"qwen3": qwen3, "gemma3": gemma3} | paths).items()}
     return {"minilm": minilm, "minilm-512": minilm, **decoders}
 
 

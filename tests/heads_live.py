@@ -67,7 +67,7 @@ class Headed(Bits):
         nodes = [
             (i, t)
             for i, t in enumerate(theirs.tensors)
-            if i > begin and t.op not in VIEWS | COPIES and t.name != LOGITS
+            if i > begin and t.op not in VIEWS | COPIES and t.name not in LOGITS
         ]
         head = [f"{t.name} {t.op}" for i, t in nodes if i not in paired]
         named = [theirs.tensors[i].name for i in found.theirs_only if i <= begin]

@@ -45,6 +45,7 @@ STREAMS = {  # gemma3n: AltUp, LAuReL and sparse gates
     "router": "How well each stream suits each token",
     "modalities": "That, between -1 and 1",
     "all_coefs": "What each stream is multiplied by",
+    "correct_coefs": "How much of what the first stream was off each stream takes",
     "predictions_mixed": "Streams mixed, token by token",
     "predictions": "What the layer would leave in each stream",
     "active_prediction": "The stream that the layer computes",

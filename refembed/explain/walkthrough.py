@@ -64,6 +64,7 @@ class Step:
     def reads(self) -> str:
         """GGUF tensors and keys among them: "blk.0.attn_q.weight, bert.attention.head_count = 12"."""
         found = [o.what for o in self.how.operands if o.what.endswith((".weight", ".bias")) or " = " in o.what]
+        found += [o.what for o in self.how.operands if o.what.startswith("blk.") and o.what not in found]
         return ", ".join(dict.fromkeys(found))
 
 
@@ -331,13 +332,14 @@ def filled(line: Pooling, embedder: Embedder) -> Pooling:
 
 
 def hidden_states(trace: Trace, n_layer: int) -> list[F64]:
-    """What goes into the first layer, and what comes out of each: (T, C)."""
+    """What goes into the first layer, and what comes out of each: (T, C); of several streams (gemma3n) the first."""
     start = next((name for name in START if name in trace), trace.tensors[0].name)
     found = [np.asarray(trace[start], np.float64)]
     for il in range(n_layer):
         name = f"l_out-{il}"
         if name in trace:
-            found.append(np.asarray(trace[name], np.float64))
+            x = np.asarray(trace[name], np.float64)
+            found.append(x[0] if x.ndim == 3 else x)
         elif il == n_layer - 1 and "result_embd" in trace:
             found.append(np.asarray(trace["result_embd"], np.float64))
     return found

@@ -39,7 +39,7 @@ from refembed.kernels.wrapper import OpsWrapper
 A, B = ".lora_a", ".lora_b"
 EMBEDDING = "token_embd.weight"
 PROJECTION = ("gemma-embedding2", "output.weight")  # there the last product makes the vector
-NEVER = ("attn_rel_b.weight", "shortconv.conv.weight")  # of layers
+NEVER = ("attn_rel_b.weight", "shortconv.conv.weight", "altup_router.weight")  # of layers
 
 
 class Pair(NamedTuple):
@@ -165,7 +165,7 @@ def is_applied(name: str, model: GGUFFile) -> bool:
 
     Kinds of token, positions, heads and dense layers are loaded, and left alone.
     """
-    matrix = "blk." in name and len(model.tensors[name].shape) > 1
+    matrix = "blk." in name and (len(model.tensors[name].shape) > 1 or name.endswith("ffn_gate_inp_shexp.weight"))
     projection = name == PROJECTION[1] and model.metadata.string("general.architecture") == PROJECTION[0]
     return name == EMBEDDING or projection or (matrix and not name.endswith(NEVER))
 

@@ -89,6 +89,12 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("scale.*|soft-cap.*|embedding-scale.*|.*_embd-scale.*",
      "take that factor from the file, or from the architecture: `refembed explain` prints the formula with its value"),
     ("causal|bidirectional", "use the attention mask that the architecture has: {mask}"),
+    ("experts.*|router-.*|expert-.*|shared-expert-.*", "choose, weigh and run experts as the architecture does, with "
+     "every tensor of the file: `refembed explain` prints each step"),
+    ("sinks-.*", "give each head its attention sink: one more score in the softmax, whose share is dropped"),
+    ("swiglu-.*", "compute the experts' gated unit as gpt-oss has it: clamped at 7, slope 1.702, and 1 added"),
+    ("layer-kinds-.*|shared-keys-.*|per-layer-.*", "give each layer what is its own: its kind, its keys, its per-layer "
+     "input (attention.sliding_window_pattern, attention.shared_kv_layers)"),
     ("gelu.*|relu.*|silu|tanh-only|no-activation|gate-.*", "use the activation that the file's architecture has"),
     ("eps-.*", "take epsilon from the file (layer_norm_epsilon, layer_norm_rms_epsilon)"),
     ("rope-.*|position.*|alibi-.*", "take positions and RoPE's settings (base, scaling, pairs) from the file"),

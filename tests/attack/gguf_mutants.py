@@ -25,8 +25,9 @@ STRING, ARRAY, FLOAT32, FLOAT64 = 8, 9, 6, 12
 ARCHS = (
     "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
     "gemma-embedding", "t5encoder", "llama", "qwen3", "qwen3vl", "gemma2", "gemma3", "phi3", "granitemoe", "minicpm",
-    "mistral3", "smollm3", "lfm2", "llama-embed", "gemma-embedding2", "qwen35", "mamba", "mamba2", "falcon-h1",
-    "granitehybrid", "rwkv7", "qwen35moe", "qwen3next", "lfm2moe",
+    "mistral3", "smollm3", "lfm2", "llama-embed", "gemma-embedding2", "gemma3n", "gemma4", "gpt-oss", "qwen2moe",
+    "qwen2vl", "phimoe", "qwen35", "mamba", "mamba2", "falcon-h1", "granitehybrid", "rwkv7", "qwen35moe", "qwen3next",
+    "lfm2moe",
 )  # fmt: skip
 
 

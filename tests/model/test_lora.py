@@ -33,6 +33,8 @@ WIDE = {"C": 64, "F": 96, "H": 4}
 BIASES = {"attn_q.bias", "attn_v.bias", "ffn_up.bias", "attn_output.bias"}
 HEAD = {"cls.weight", "cls.bias", "cls.output.weight"}
 OUTPUT = {"output.weight"}
+CAPPED = ("gemma3n", "gemma4")  # logits, which are capped in nodes without names behind the hidden states
+CACHED = ("qwen3", "gemma3", "gemma3n", "gemma4", "gpt-oss", "llama", "qwen2moe")
 ONE: list[dict[str, Any]] = [{}]
 THREE = [{"seed": 0}, {"seed": 1, "rank": 3}, {"seed": 2, "alpha": None}]
 SCALES = (0.7, 1.3, -0.45)
@@ -56,6 +58,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "qwen3":                        ("qwen3", {"K": 2, "optional": OUTPUT}, [{"rank": 7}]),
     "gemma3":                       ("gemma3", {"K": 2, "optional": OUTPUT}, ONE),
     "gemma-embedding":              ("gemma-embedding", {"K": 2, "n_layer": 7}, ONE),
+    "gemma3n":                      ("gemma3n", {"K": 2, "n_layer": 2, "optional": OUTPUT}, ONE),
+    "gemma4, experts":              ("gemma4", {"K": 2, "X": 3, "optional": OUTPUT | {"ffn_gate_up_exps.weight"}}, ONE),
+    "gpt-oss, two":                 ("gpt-oss", {"K": 2, "X": 3, "optional": BIASES}, THREE[:2]),
+    "qwen2moe":                     ("qwen2moe", {"K": 2, "X": 3}, ONE),
     "gemma-embedding2":             ("gemma-embedding2", {"K": 2, "n_layer": 7}, ONE),
     "llama, experts":               ("llama", {"K": 2, "X": 3, "optional": OUTPUT}, ONE),
     "bert Q8_0, Q8_0":              ("bert", typed("Q8_0"), [{"type_name": "Q8_0", "rank": 32}]),
@@ -94,14 +100,15 @@ def test_adapted_models_are_llama_cpps(variant: str, files: Any) -> None:
             assert here.differing(engine) == {}
             if not switched:
                 theirs = engine.trace(some_ids(19))
-                assert here.unpaired(theirs) == []
+                if VARIANTS[variant][0] not in CAPPED:
+                    assert here.unpaired(theirs) == []
                 assert here.wrong(theirs) == []
     if "type_name" in VARIANTS[variant][1]:
         return
     for numerics in ("exact", "fast"):
         for d in replace(here, numerics=numerics).local(theirs):
             bound = LOCAL_ROPE if d.op == "ROPE" else LOCAL_GELU if "GELU" in d.op or "GEGLU" in d.op else LOCAL
-            if VARIANTS[variant][0] in ("qwen3", "gemma3", "llama") and d.name.startswith("kq"):  # the cache's 16 bits
+            if VARIANTS[variant][0] in CACHED and d.name.startswith("kq"):  # the cache's 16 bits
                 bound = max(bound, LOCAL_GELU)
             assert d.difference.rel_peak <= bound, f"{d.name}[{d.k}] {d.op}, {numerics}: {d.difference}"
 

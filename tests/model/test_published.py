@@ -57,6 +57,14 @@ def test_gelu_is_gelu_itself(arch: str, tmp_path: Path, monkeypatch: Any) -> Non
     assert 1e-5 < np.abs(published - tanh).max() < 1e-1
 
 
+def test_qwen2vls_norms_have_the_files_epsilon(tmp_path: Path) -> None:
+    """Where all pairs of channels turn, its text part as published is Qwen 2, to the bit."""
+    sizes: dict[str, Any] = {"C": 40, "H": 4, "K": 2, "D": 10, "pooling": 1}
+    qwen2vl, qwen2 = (synthetic(tmp_path / f"{arch}.gguf", arch, **sizes) for arch in ("qwen2vl", "qwen2"))
+    assert vector(qwen2vl, "original").tobytes() == vector(qwen2).tobytes()
+    assert 1e-9 < np.abs(vector(qwen2vl) - vector(qwen2)).max() < 1e-4
+
+
 def test_neo_berts_matrix_is_cut_head_by_head(tmp_path: Path) -> None:
     """A file whose rows stand q, k, v for each head in turn is, as published, the file with all of q first."""
     H, D, C = 6, 6, 36

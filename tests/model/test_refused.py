@@ -17,9 +17,23 @@ from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.copies import copied, with_keys, without
 from tests.model.facts import neither_loads_it_without, neither_runs_it
-from tests.model.keys import FUSED, HEADS_OF_8, IN_PART, SEES_ALL, activation, every, floats, heads_kv, kv, sections
+from tests.model.keys import (
+    FUSED,
+    HEADS_OF_8,
+    IN_PART,
+    PATTERN,
+    SEES_ALL,
+    activation,
+    every,
+    floats,
+    heads_kv,
+    kv,
+    sections,
+)
 
 WINDOW, DENSE = "attention.sliding_window", "dense_2_feat_in"
+NO_EXPERTS = {f"expert_{count}": (0, "UINT32") for count in ("count", "used_count")}
+SHARED_KV = "attention.shared_kv_layers"
 LONGROPE = {"rope.scaling.type": ("longrope", "STRING"), "rope.scaling.original_context_length": (32, "UINT32")}
 GATE = {"ffn_gate.weight"}
 QK_NORM = {f"attn_{x}_norm.{part}" for x in "qk" for part in ("weight", "bias")}
@@ -80,6 +94,21 @@ FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
         ("mistral3", "blk.0.attn_k.weight"),
         ("qwen3vl", "blk.2.attn_k_norm.weight"),
         ("smollm3", "blk.1.ffn_gate.weight"),
+        ("gemma3n", "blk.1.altup_router.weight"),
+        ("gemma3n", "per_layer_token_embd.weight"),
+        ("gemma4", "blk.0.attn_k.weight"),
+        ("gemma4", "rope_freqs.weight"),
+        ("gemma4", "per_layer_token_embd.weight"),
+        ("gpt-oss", "blk.1.attn_sinks.weight"),
+        ("gpt-oss", "blk.2.ffn_gate_inp.bias"),
+        ("gpt-oss", "blk.0.ffn_down_exps.bias"),
+        ("gpt-oss", "blk.0.attn_output.bias"),
+        ("llada-moe", "output.weight"),
+        ("olmoe", "blk.1.attn_q_norm.weight"),
+        ("phimoe", "blk.1.attn_norm.bias"),
+        ("qwen2moe", "blk.2.ffn_gate_inp_shexp.weight"),
+        ("qwen2vl", "blk.0.attn_v.weight"),
+        ("qwen3moe", "blk.1.ffn_gate_exps.weight"),
         ("qwen35", "blk.0.ssm_a"),
         ("qwen35", "blk.1.ssm_dt.bias"),
         ("qwen35", "blk.2.attn_q_norm.weight"),
@@ -126,6 +155,16 @@ def test_neither_engine_loads_a_file_with_a_tensor_too_few(arch: str, name: str,
         ("nomic-bert-moe", {"X": 4, "n_used": 0}, "0 experts of 4 for a token"),
         ("nomic-bert-moe", {"X": 4, "odd": every(1)}, "missing    blk.1.ffn_up.weight"),
         ("nomic-bert-moe", {"keys": every(2)}, "0 experts of 0 for a token"),
+        ("qwen3moe", {"odd": NO_EXPERTS}, "0 experts of 0 for a token"),
+        ("qwen2moe", {"odd": {"expert_used_count": (0, "UINT32")}}, "0 experts of 4 for a token"),
+        ("olmoe", {"odd": kv(3)}, "3 heads of keys for 6 query heads"),
+        ("gemma4", {"odd": {SHARED_KV: (2, "UINT32")}}, "shared_kv_layers is 2\n  hint: llama.cpp aborts"),
+        ("gemma4", {"odd": {PATTERN: (2, "UINT32")}}, "sliding_window_pattern must have a flag for each of 3 layers"),
+        (
+            "gemma4",
+            {"n_layer": 4, "odd": {"feed_forward_length": ([50, 50], "ARRAY[UINT32]")}},
+            "a number for each of 4",
+        ),
         ("jina-bert-v2", BOTH_GATES, "blk.0.ffn_up.weight holds a gate, and blk.0.ffn_gate.weight is one"),
         ("jina-bert-v2", FEW_KEYS, "blk.0.attn_k_norm.weight is for as many heads of keys as there are of queries"),
         ("jina-bert-v2", {"optional": FUSED | QK_NORM}, "blk.0.attn_q_norm.weight cannot norm a part"),
@@ -230,6 +269,7 @@ def test_neither_engine_runs_a_file_of_impossible_sizes(
         ("phi3", {"expert_count": (8, "UINT32")}, "a mixture of experts"),
         ("t5encoder", {"attention.value_length": (12, "UINT32")}, "heads of keys and of values that differ in width"),
         ("t5encoder", {"attention.relative_buckets_count": (512, "UINT32")}, "relative_buckets_count is 512"),
+        ("gpt-oss", {WINDOW: (0, "UINT32")}, "sliding_window is 0"),
         ("lfm2", heads_kv(3, 0, 6), r"head_count_kv is \[0, 3, 6\]\n  hint: 0 for a layer with a state"),
         ("smollm3", heads_kv(3, 0, 3), r"head_count_kv is \[0, 3\]: layers that differ"),
         ("granite", {"deepstack_mapping": ([0, -1, 1], "ARRAY[INT32]")}, "pictures that enter behind several layers"),

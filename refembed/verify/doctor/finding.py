@@ -14,7 +14,7 @@ from refembed.tokenizer import Tokenizer, load_tokenizer
 
 ENCODERS = (
     "bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "modern-bert", "neo-bert", "eurobert",
-    "t5encoder", "gemma-embedding", "gemma-embedding2", "llama-embed",
+    "t5encoder", "gemma-embedding", "gemma-embedding2", "llama-embed", "llada-moe",
 )  # fmt: skip
 
 

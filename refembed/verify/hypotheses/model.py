@@ -16,6 +16,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.exact.attention import slopes
 from refembed.kernels.ops import NO_TAP, AttentionMask, AttentionSpec, Ops, Rope, Tap
 from refembed.verify.hypotheses.changes import Row, hparams, named, remembering, replaced
+from refembed.verify.hypotheses.experts import expert_rows, layer_kind_rows
 from refembed.verify.hypotheses.layers import half_rows, layer_rows, place_rows, rope_rows
 from refembed.verify.hypothesis import Change, Hypothesis
 from refembed.verify.reference import Reference, spy, tensor_names
@@ -27,6 +28,7 @@ def model_hypotheses(reference: Reference) -> list[Hypothesis]:
     rows = [
         *activation_rows(used), *norm_rows(reference, used, names), *bias_rows(names), *attention_rows(reference),
         *rope_rows(reference, used), *place_rows(reference, names), *layer_rows(reference), *half_rows(),
+        *expert_rows(reference, used, names), *layer_kind_rows(reference, names),
     ]  # fmt: skip
     return [Hypothesis(id, "model", says, change, family) for id, says, change, family in rows]
 
@@ -207,7 +209,7 @@ def norm_behind_rope() -> dict[str, Callable[..., Any]]:
 def bias_rows(names: set[str]) -> Iterator[Row]:
     """Each kind of bias left out, and all of them."""
     have = sorted(n.removesuffix(".bias") for n in names if n.endswith(".bias"))
-    linear = [n for n in have if "norm" not in n]
+    linear = [n for n in have if "norm" not in n and not n.endswith("_exps")]
     for name in linear:
         yield f"{name}-bias-missing", f"leaves out the bias of {name}", replaced(linear=without_bias(name)), "bias"
     if len(linear) > 1:
