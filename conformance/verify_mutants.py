@@ -312,6 +312,20 @@ def written(arch: str, right: str, wrong: str) -> Broken:
     return model(lambda m: replace(m, module=architectures_faults.broken(m.module, fault)))
 
 
+def a_token_late(true: Any, x: Float, w: Tensor, offsets: Any, ahead: int = 0, *rest: Any) -> Float:
+    """A convolution whose window ends a token further on."""
+    return cast(Float, true.short_conv(x, w, offsets, ahead + 1, *rest))
+
+
+def never_reset(name: str, place: int) -> Callable[..., Float]:
+    """An operation whose state is never set to zeros again: offsets, its argument at that place, are of one text."""
+
+    def operation(true: Any, *given: Any) -> Float:
+        return cast(Float, getattr(true, name)(*given[:place], given[place][[0, -1]], *given[place + 1 :]))
+
+    return operation
+
+
 def zeros(w: Tensor) -> Tensor:
     """A tensor of zeros in the place of another."""
     return Tensor.of(np.zeros(w.shape), f"{w.name} of zeros")  # operations keep decoded weights by name
@@ -382,6 +396,9 @@ def models(folder: Path) -> dict[str, Embedder]:
         "gemma-embedding2": {"K": 2, "n_layer": 4, "window": 8, "keys": EVERY_OTHER},
         "gemma3n": {"K": 2, "n_layer": 2},
         "gemma4": {"K": 2, "n_layer": 6, "window": 8, "optional": ("attn_v.weight",), "keys": SHARED_KV},
+        "qwen35": {"K": 2, "n_layer": 4, "conv": 4},
+        "mamba2": {"n_layer": 2, "conv": 4},
+        "rwkv7": {"C": 64, "n_layer": 2},
     }
     paths = {arch: synthetic(folder / f"{arch}.gguf", arch, **size | more) for arch, more in rare.items()}
     decoders = {n: Embedder.load(p, numerics="fast") for n, p in ({"qwen3": qwen3, "gemma3": gemma3} | paths).items()}

@@ -89,6 +89,10 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("scale.*|soft-cap.*|embedding-scale.*|.*_embd-scale.*",
      "take that factor from the file, or from the architecture: `refembed explain` prints the formula with its value"),
     ("causal|bidirectional", "use the attention mask that the architecture has: {mask}"),
+    ("states-carried", "begin each text with a state of zeros: of a convolution, and of every layer that keeps one"),
+    ("(decay|beta|delta|key-norm|output-gate|token-gate|step|skip|b-c|ssm|mixer|conv)-.*|values-not-scaled",
+     "compute layers that keep a state as the architecture has them, with every tensor of the file: `refembed explain` "
+     "prints each step"),
     ("experts.*|router-.*|expert-.*|shared-expert-.*", "choose, weigh and run experts as the architecture does, with "
      "every tensor of the file: `refembed explain` prints each step"),
     ("sinks-.*", "give each head its attention sink: one more score in the softmax, whose share is dropped"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, cast
@@ -11,8 +12,7 @@ import numpy as np
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import NO_TAP, Tap
-from refembed.model.batch import Batch
-from refembed.verify.hypotheses.changes import Row, hparams, replaced
+from refembed.verify.hypotheses.changes import Row, replaced
 from refembed.verify.hypotheses.experts import nothing_of, of_layers, ones
 from refembed.verify.reference import Reference
 
@@ -30,8 +30,6 @@ def state_rows(reference: Reference, used: frozenset[str], names: set[str]) -> I
         yield from scan_rows(names)
     if "wkv7" in used:
         yield from wkv_rows()
-    if any(hp.recurrent_layers) and not all(hp.recurrent_layers) and hp.n_expert == 0:
-        yield "all-layers-causal", "lets tokens of layers with attention see all", hparams(causal=False), "mask"
 
 
 # -- convolutions ----------------------------------------------------------------------------------------------------
@@ -60,7 +58,7 @@ def convolution_rows() -> Iterator[Row]:
 
     yield "conv-ahead", "has the window of the convolution a token too late: it sees the next one", replaced(
         short_conv=moved(1)), "convolution"  # fmt: skip
-    yield "conv-behind", "has the window of the convolution a token too early: it does not see the token itself", replaced(
+    yield "conv-behind", "has the window of the convolution a token too early: not on the token itself", replaced(
         short_conv=moved(-1)), "convolution"  # fmt: skip
     yield "conv-backwards", "has the weights of the convolution in reverse order", replaced(
         short_conv=backwards), "convolution"  # fmt: skip
@@ -85,10 +83,18 @@ def delta_rows() -> Iterator[Row]:
 
     yield row("decay-missing", "does not let the state fade", lambda q, k, v, g, b: (q, k, v, g * 0, b))
     yield row("beta-missing", "replaces the value under a key entirely", lambda q, k, v, g, b: (q, k, v, g, b * 0 + 1))
-    yield row("delta-plain", "adds to the state what a token brings, and takes nothing out", lambda q, k, v, g, b: (
-        q, k, v, g, b))  # fmt: skip
+    yield row("values-not-scaled", "does not divide what the state gives by the root of a head's width",
+              lambda q, k, v, g, b: (q * np.sqrt(q.dtype.type(v.shape[1] // g.shape[1])), k, v, g, b))  # fmt: skip
+    yield "key-norm-missing", "does not make queries and keys of a delta net short", replaced(
+        rms_norm=lambda true, x, w, *rest: x if w is None else true.rms_norm(x, w, *rest)), "norm"  # fmt: skip
+    yield "decay-bias-missing", "leaves out the bias of the decay", replaced(log_decay=unbiased_decay), "state"
     yield "delta-plain", "adds to the state what a token brings, and takes nothing out", replaced(
         gated_delta_rule=linear_attention), "state"  # fmt: skip
+
+
+def unbiased_decay(true: Any, x: Float, bias: Tensor, a: Tensor, tap: Tap = NO_TAP) -> Float:
+    """a softplus(x)."""
+    return cast(Float, true.log_decay(x, Tensor.of(np.zeros(bias.shape), f"{bias.name} of zeros"), a, tap))
 
 
 def linear_attention(true: Any, q: Float, k: Float, v: Float, g: Float, beta: Float, offsets: I64) -> Float:
@@ -98,10 +104,81 @@ def linear_attention(true: Any, q: Float, k: Float, v: Float, g: Float, beta: Fl
     own = np.arange(H) % (k.shape[1] // D)
     q, k, values = (x.reshape(T, -1, D).astype(np.float64) for x in (q, k, v))
     y = np.empty((T, H, D))
-    for begin, end in zip(offsets, offsets[1:], strict=False):
+    for begin, end in itertools.pairwise(offsets):
         state = np.zeros((H, D, D))
         for t in range(begin, end):
             state *= np.exp(g[t])[:, None, None]
             state += (beta[t][:, None] * values[t])[:, :, None] * k[t, own][:, None]
             y[t] = (state * q[t, own][:, None]).sum(axis=2)
     return cast(Float, (y / np.sqrt(D)).reshape(v.shape).astype(v.dtype))
+
+
+def open_gates(n_head: int) -> Callable[..., Float]:
+    """Gates of attention's channels are 1; those of a delta net, which are as many as its heads, stay."""
+
+    def sigmoid(true: Any, x: Float) -> Float:
+        y = true.sigmoid(x)
+        return cast(Float, y * 0 + 1 if x.shape[1] % n_head == 0 and x.shape[1] > 4 * n_head else y)
+
+    return sigmoid
+
+
+# -- state space models ----------------------------------------------------------------------------------------------
+
+
+def scan_rows(names: set[str]) -> Iterator[Row]:
+    """A selective scan, or what stands around it, otherwise."""
+
+    def no_decay(true: Any, x: Float, dt: Float, a: Tensor, *rest: Any) -> Float:
+        return cast(Float, true.selective_scan(x, dt, Tensor.of(np.zeros(a.shape), f"{a.name} of zeros"), *rest))
+
+    def plain_step(true: Any, x: Float, dt: Float, *rest: Any) -> Float:
+        step = np.log(np.expm1(np.maximum(dt, 1e-3).astype(np.float64))).astype(dt.dtype)  # of which softplus is dt
+        return cast(Float, true.selective_scan(x, step, *rest))
+
+    def exchanged(true: Any, x: Float, dt: Float, a: Tensor, b: Float, c: Float, *rest: Any) -> Float:
+        return cast(Float, true.selective_scan(x, dt, a, c, b, *rest))
+
+    yield "decay-missing", "does not let the state fade", replaced(selective_scan=no_decay), "state"
+    yield "step-not-softplus", "takes the step as it is, not its softplus", replaced(selective_scan=plain_step), "state"
+    yield "b-c-exchanged", "takes B for C and C for B", replaced(selective_scan=exchanged), "state"
+    yield "skip-missing", "leaves out what passes the state by (ssm_d)", replaced(
+        add_scaled=lambda true, y, x, *rest: y), "state"  # fmt: skip
+    yield "step-bias-missing", "leaves out the bias of the step", replaced(
+        add_bias=lambda true, x, b: x if "ssm_dt" in b.name else true.add_bias(x, b)), "state"  # fmt: skip
+    if "ssm_norm.weight" in names:
+        yield "ssm-norm-weight-missing", "leaves out the weight of the norm behind the state", of_layers(
+            lambda b: replace(b, ssm_norm=ones(b.ssm_norm))), "norm"  # fmt: skip
+    if "attn_q.weight" in names and "ssm_out.weight" in names:
+        yield "mixer-missing", "leaves out the state space mixers", replaced(linear=nothing_of("ssm_out")), "layer"
+
+
+# -- RWKV ------------------------------------------------------------------------------------------------------------
+
+
+def wkv_rows() -> Iterator[Row]:
+    """RWKV-7's state otherwise."""
+
+    def wkv(change: Callable[..., tuple[Any, ...]]) -> Callable[..., Float]:
+        def wkv7(true: Any, r: Float, w: Float, k: Float, v: Float, a: Float, b: Float, *rest: Any) -> Float:
+            return cast(Float, true.wkv7(*change(r, w, k, v, a, b), *rest))
+
+        return wkv7
+
+    yield "decay-missing", "does not let the state fade", replaced(
+        wkv7=wkv(lambda r, w, k, v, a, b: (r, w * 0 + 1, k, v, a, b))), "state"  # fmt: skip
+    yield "delta-plain", "adds to the state what a token brings, and takes nothing out", replaced(
+        wkv7=wkv(lambda r, w, k, v, a, b: (r, w, k, v, a * 0, b))), "state"  # fmt: skip
+    yield "delta-sign", "puts into the state what it should take out", replaced(
+        wkv7=wkv(lambda r, w, k, v, a, b: (r, w, k, v, -a, b))), "state"  # fmt: skip
+    yield "token-gate-missing", "leaves out the gate of time mixing", replaced(linear=no_gate()), "gate"
+
+
+def no_gate() -> Callable[..., Float]:
+    """A gate of 1."""
+
+    def linear(true: Any, x: Float, w: Tensor, *rest: Any) -> Float:
+        y = true.linear(x, w, *rest)
+        return cast(Float, y * 0 + 1 if w.name.endswith("time_mix_g2.weight") else y)
+
+    return linear
