@@ -16,7 +16,14 @@ from typing import NamedTuple
 from conformance.architectures import Variant, load_variants
 from refembed.kernels.ops import AttentionMask
 
-ELSEWHERE = ("encoders_post", "encoders_pre", "gemmas_phi_t5", "granite_lfm2", "moe_decoders")  # tests/model/test_*.py
+ELSEWHERE = (  # tests/model/test_*.py
+    "encoders_post",
+    "encoders_pre",
+    "gemmas_phi_t5",
+    "granite_lfm2",
+    "moe_decoders",
+    "recurrent",
+)  # fmt: skip
 
 
 class Fault(NamedTuple):
@@ -115,5 +122,5 @@ def planted() -> Iterator[tuple[str, str, str]]:
         yield f.arch, f.name, f.first
     for name in ELSEWHERE:
         module = import_module(f"tests.model.test_{name}")
-        for f in [*module.FAULTS, *getattr(module, "MOE_FAULTS", [])]:
+        for f, _ in module.FAMILY.faults:
             yield module.VARIANTS[f.variant][0], f.name, f.first
