@@ -19,6 +19,12 @@ def test_no_file_is_longer_than_500_lines() -> None:
     assert {name: n for name, n in lengths.items() if n > 500} == {}
 
 
+def test_json_of_others_is_parsed_in_one_place() -> None:
+    """What json.loads raises for deep nesting is no ValueError; bodies of requests are orjson's."""
+    parsers = {p.name for p in (ROOT / "refembed").rglob("*.py") if "json.loads(" in p.read_text(encoding="utf-8")}
+    assert parsers == {"parse_json.py", "json_text.py"}
+
+
 def test_public_names_exist_and_are_sorted() -> None:
     assert refembed.__all__ == sorted(refembed.__all__)
     for name in refembed.__all__:

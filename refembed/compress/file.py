@@ -25,6 +25,7 @@ from refembed.atomic_write import opened_zip, reading_arrays, replacing
 from refembed.compress.codec import VECTORS_AT_A_TIME, Codec, Codes
 from refembed.compress.schemes import load
 from refembed.errors import RequestError
+from refembed.parse_json import parse_json
 
 FORMAT = "refembed-compress-1"
 DAMAGE = (
@@ -89,7 +90,7 @@ def read(path: str | Path) -> Compressed:
     try:
         with opened_zip(path) as z:
             with reading_arrays():
-                meta = json.loads(z.read("meta.json"))
+                meta = parse_json(z.read("meta.json"))
             if not isinstance(meta, dict) or meta.get("format") != FORMAT:
                 raise RequestError(f"{path}: not a file of {FORMAT}", hint=hint)
             arrays = {}

@@ -8,7 +8,6 @@ Nothing in the file is trusted, nothing of it is executed, and values stay in th
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from refembed.arrays import U8
 from refembed.errors import ModelError
 from refembed.gguf.cursor import DAMAGED, TRUNCATED, quote
+from refembed.parse_json import parse_json
 
 MAX_HEADER = 100_000_000  # bytes; tensor.rs refuses longer ones
 LENGTH = 8  # bytes before the header
@@ -108,8 +108,8 @@ class SafetensorsFile(Mapping[str, Entry]):
     def _header(self, raw: bytes) -> dict[str, Any]:
         """The header as JSON, without what the format forbids: keys given twice, NaN, negative numbers."""
         try:
-            return dict(json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=no_number, parse_int=natural))
-        except (ValueError, RecursionError) as e:  # bad UTF-8 and bad JSON are ValueErrors
+            return dict(parse_json(raw.decode(), object_pairs_hook=unique, parse_constant=no_number, parse_int=natural))
+        except ValueError as e:
             self._fail("the header", f"not the JSON that belongs there: {e}", DAMAGED)
 
     def _metadata(self, value: Any) -> dict[str, str]:

@@ -11,7 +11,6 @@ BertTokenizer are looked up in the vocabulary and written.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from refembed.convert.rules import (
 )
 from refembed.errors import ModelError
 from refembed.gguf.cursor import quote
+from refembed.parse_json import parse_json
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # tokenizer.ggml.token_type: enum llama_token_type
 
@@ -309,10 +309,10 @@ def warn_lowered(folder: Path) -> None:
 def load_json(path: Path) -> Any:
     """What a JSON file holds; None where there is no such file. ModelError where it holds no JSON."""
     try:
-        return json.loads(check_listed(path).read_bytes())
+        return parse_json(check_listed(path).read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as e:  # bad UTF-8 and bad JSON are ValueErrors
+    except (OSError, ValueError) as e:
         raise ModelError(f"{path} cannot be read: {e}", hint="is the file whole?") from None
 
 

@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -32,6 +33,7 @@ from refembed.errors import RequestError
 from refembed.gguf.digest import sha256_of
 from refembed.hub.cache import cache_folder
 from refembed.model.published import OriginalModel
+from refembed.parse_json import parse_object
 
 BITS = 2  # to be raised when a change of refembed between two releases gives some vector other bits
 SETTLED = 2.0  # seconds after which a file's time of change differs from that of a later change
@@ -53,17 +55,22 @@ def digests_of(paths: Iterable[Path]) -> list[str]:
         try:
             identity = identity_of(path)
             note = notes.get(place)
-            if not (isinstance(note, list) and note[:1] == [identity] and isinstance(note[-1], str)):
+            if not (isinstance(note, list) and note[:1] == [identity] and is_sha256(note[-1])):
                 note = [identity, sha256_of([path])]
                 if time.time() - max(identity[1:3]) / 1e9 > SETTLED and identity_of(path) == identity:
                     notes.pop(place, None)
                     notes[place], changed = note, True
         except OSError as e:
             raise RequestError(f"{path}: {e.strerror or e}") from None
-        digests.append(note[1])
+        digests.append(note[-1])
     if changed:
         write_notes(dict(list(notes.items())[-MAX_FILES_CACHED:]))
     return digests
+
+
+def is_sha256(value: Any) -> bool:
+    """Whether this is a hash as `sha256_of` writes it."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def identity_of(path: Path) -> list[int]:
@@ -80,10 +87,9 @@ def notes_path() -> Path:
 def read_notes() -> dict[str, Any]:
     """Path -> [identity, SHA-256]; nothing where the notes are absent or damaged."""
     try:
-        notes = json.loads(notes_path().read_bytes())
+        return parse_object(notes_path().read_bytes())
     except (OSError, ValueError):
         return {}
-    return notes if isinstance(notes, dict) else {}
 
 
 def write_notes(notes: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from refembed.arrays import F32
 from refembed.corpus.fingerprint import Record, differences
 from refembed.errors import RequestError
 from refembed.hub.cache import try_lock
+from refembed.parse_json import parse_object
 
 MAGIC = b"rfembed1"
 HEAD = struct.Struct("<II")  # length, CRC-32
@@ -155,12 +156,9 @@ class Journal:
     def read_run(self, payload: bytes) -> Record:
         """The first record. RequestError where it is not a run's."""
         try:
-            then = json.loads(payload)
-        except ValueError:  # UnicodeDecodeError is one
-            then = None
-        if not isinstance(then, dict):
-            raise self.damaged("its first record does not say which run it is of")
-        return then
+            return parse_object(payload)
+        except ValueError:
+            raise self.damaged("its first record does not say which run it is of") from None
 
     def damaged(self, what: str) -> RequestError:
         """The error for a file whose records are whole and still not this project's."""

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from refembed.gguf.digest import sha256_of
 from refembed.hub.progress import WAITING
 from refembed.hub.sources import File, Progress, cannot_write, problem
+from refembed.parse_json import parse_object
 
 
 def cache_folder() -> Path:
@@ -107,7 +108,7 @@ def is_cached(path: Path, made_of: list[Any]) -> bool:
     """Whether the file is there, whole and made of this. One with another time of change than noted is read, once."""
     try:
         state = path.stat()
-        note = json.loads(note_path(path).read_bytes())
+        note = parse_object(note_path(path).read_bytes())
         if note["size"] != state.st_size or note["made_of"] != made_of:
             return False
         if note["mtime_ns"] == state.st_mtime_ns:

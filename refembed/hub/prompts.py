@@ -10,7 +10,6 @@ name counts as well; its authors know whether the prompts still hold.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from refembed.errors import RequestError
 from refembed.gguf import GGUFFile
+from refembed.parse_json import parse_json
 
 CARD = "https://huggingface.co/"
 CONFIG = "config_sentence_transformers.json"  # of sentence-transformers: prompts, default_prompt_name
@@ -187,7 +187,7 @@ def bare(name: str) -> str:
 def read_config(path: Path) -> Prompts | None:
     """What CONFIG says; None where no prompt in it has any text. RequestError where it is damaged."""
     try:
-        content: Any = json.loads(path.read_bytes())
+        content: Any = parse_json(path.read_bytes())
     except (OSError, ValueError) as e:
         raise RequestError(f"{path}: {e}", hint="mend the file, or move it away") from None
     listed = content.get("prompts") if isinstance(content, dict) else None
@@ -196,7 +196,8 @@ def read_config(path: Path) -> Prompts | None:
     if not all(isinstance(text, str) for text in listed.values()):
         raise RequestError(f"{path}: prompts: each must be a string", hint="mend the file, or move it away")
     default = content.get("default_prompt_name")
-    return Prompts(path.parent.name or str(path.parent), listed, str(path), default if default in listed else None)
+    known = isinstance(default, str) and default in listed
+    return Prompts(path.parent.name or str(path.parent), listed, str(path), default if known else None)
 
 
 def prefix_for(found: Prompts | None, name: str | None, prefix: str | None, model: str) -> str:

@@ -26,6 +26,7 @@ from refembed.arrays import Float
 from refembed.atomic_write import opened_zip, reading_arrays, replacing
 from refembed.errors import RequestError
 from refembed.kernels.ops import Tap
+from refembed.parse_json import parse_json
 
 
 class TracedTensor(NamedTuple):
@@ -87,7 +88,7 @@ class Trace:
         """Read what `save` wrote. Anything else is a RequestError."""
         try:
             with reading_arrays(), opened_zip(path) as z:
-                about = check_about(json.loads(z.read("meta.json")))
+                about = check_about(parse_json(z.read("meta.json")))
                 names = sorted(n for n in z.namelist() if n.endswith(".npy"))
                 taps = []
                 for n, op in zip(names, about["ops"], strict=True):

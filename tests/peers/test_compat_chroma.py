@@ -46,7 +46,10 @@ def test_a_collection_is_filled_asked_and_reopened_elsewhere(client: Any, minilm
     docs.add(ids=["pasta", "rust", "moon"], documents=DOCUMENTS)
     e = Embedder.load(minilm)
     stored = np.array(docs.get(ids=["pasta"], include=["embeddings"])["embeddings"][0], np.float32)
-    assert np.array_equal(stored, e.embed(DOCUMENTS[0]))
+    assert np.array_equal(function(DOCUMENTS)[0], e.embed(DOCUMENTS[0]))
+    assert np.allclose(
+        stored, e.embed(DOCUMENTS[0]), rtol=2.4e-7, atol=0
+    )  # Chroma 1.5.9 changes last bits of any vector
     found = docs.query(query_texts=["How do I boil pasta?"], n_results=2)
     assert found["ids"][0][0] == "pasta"
     wanted = 1 - float(e.embed("query: How do I boil pasta?") @ stored)

@@ -27,6 +27,7 @@ from typing import Any
 
 from refembed.convert.folder import convert
 from refembed.convert.models import RECIPES
+from refembed.convert.recipes import ALWAYS
 from refembed.errors import RefembedError
 from refembed.tokenizer import load_tokenizer
 from tests.hf_folders import bert_config, bert_shapes, write_json, write_weights
@@ -167,10 +168,14 @@ def build(draw: Draw, folder: Path) -> Path:
         name = CLASSES[draw.family]
         recipe, sizes_of = RECIPES[name], SIZES | {"V": draw.size}
         shapes = {}
-        for _, letters, theirs, optional in recipe.rows:
+        for ours, letters, theirs, optional in recipe.rows:
             stem = theirs.split("|")[0].replace("{}", recipe.layers + "0")
+            if ours.startswith("cls") or (name == "T5Encoder" and "ffn_gate" in ours):
+                continue  # of classifiers; of gated feed-forward layers
             if "?" not in optional or "relative" in stem:
                 shapes[f"{stem}.weight"] = tuple(sizes_of[x] for x in letters.split())
+                if recipe.biases.get(ours.rsplit(".", 1)[-1]) == ALWAYS:
+                    shapes[f"{stem}.bias"] = shapes[f"{stem}.weight"][:1]
         write_json(folder / "config.json", config(name, draw))
         write_weights(folder, shapes, "F32")
     for file, content in draw.files.items():
@@ -183,17 +188,20 @@ def build(draw: Draw, folder: Path) -> Path:
 
 def config(name: str, draw: Draw) -> Json:
     """config.json of a tiny model of this architecture."""
+    import transformers
+
     sizes = {
         "vocab_size": draw.size, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4, "max_position_embeddings": 16,
         "type_vocab_size": 1, "layer_norm_eps": 1e-5, "rms_norm_eps": 1e-6, "sliding_window": 8, "local_attention": 8,
         "layer_types": ["sliding_attention"] if name == "Gemma3Text" else ["full_attention"],
-        "global_attn_every_n_layers": 3,
+        "global_attn_every_n_layers": 3, "use_bidirectional_attention": True,
     }  # fmt: skip
     if name == "T5Encoder":
         sizes = {"vocab_size": draw.size, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2,
                  "relative_attention_num_buckets": 4, "feed_forward_proj": "relu"}  # fmt: skip
-    return {"architectures": [f"{name}Model"], "model_type": name.lower()} | sizes | draw.config
+    kind: str = getattr(transformers, f"{name.removesuffix('Encoder')}Config").model_type
+    return {"architectures": [f"{name}Model"], "model_type": kind} | sizes | draw.config
 
 
 @dataclass

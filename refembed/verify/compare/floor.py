@@ -29,6 +29,7 @@ BUILDS = {  # 1 - cos, worst text
     "F32": 1.3e-7, "F16": 2.6e-7, "BF16": 1e-5, "Q8_0": 1.7e-4, "Q4_0": 2.4e-4, "Q4_1": 2.4e-4, "Q5_0": 2.4e-4,
     "Q5_1": 2.4e-4, "Q4_K": 4.5e-4, "Q6_K": 4e-4,
 }  # fmt: skip
+FEW = 8  # numbers of a vector whose errors may cancel by luck: scores and labels of rerankers
 OTHER_TYPES = 4.5e-4  # types without a row: activations are rounded to 8 bits as for Q4_K
 SCREEN = "fast"  # the arithmetic that hypotheses are tried in first
 EVERYWHERE = ("ggml", "ggml, plain", "fast")
@@ -74,6 +75,10 @@ def floor_of(
     found = {w: reference.vectors(items, w) for w in several_numerics}
     pairs = list(combinations(found.values(), 2))
     spread = [max((distance(a[i], b[i]) for a, b in pairs), default=0.0) for i in range(len(items))]
+    if items and all(v.ndim == 1 and len(v) <= FEW for v in found[several_numerics[0]]):
+        spread = shared_spread(spread, found[several_numerics[0]])
+    if items and reference.model.hparams.n_expert:
+        spread = [max(spread)] * len(items)  # rounding may send a token of any text to another expert: a leap
     lengths = [max((relative_length(a[i], b[i]) for a, b in pairs), default=0.0) for i in range(len(items))]
     more = [0.0]
     if sample:
@@ -84,6 +89,19 @@ def floor_of(
         more += apart(alone["ggml"], replace(reference, together=list).vectors(texts, "ggml"))
     spread = [max(s, *more) for s in spread]
     return Floor(found, np.array(spread, np.float64), build_spread(reference), max(lengths, default=0.0))
+
+
+def shared_spread(spread: Sequence[float], vectors: Vectors) -> list[float]:
+    """The spread of N texts whose vectors have few numbers: what moves one by most may move any as far.
+
+    A vector has hundreds of numbers whose errors are averaged; those of a reranker's score may cancel by luck: of
+    twenty texts of a small one, one score moved by 2.4e-5 between arithmetics, the median by 4.2e-4, the most 1.3e-3.
+    A vector x moves by |x| sqrt(2 spread), since 1 - cos is half the square of a small angle.
+    """
+    sizes = np.array([np.linalg.norm(v) for v in vectors])
+    most = np.max(sizes * np.sqrt(2 * np.array(spread)))
+    angles = np.divide(most, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    return [float(angle**2 / 2) for angle in angles]
 
 
 def apart(xs: Vectors, ys: Vectors) -> list[float]:

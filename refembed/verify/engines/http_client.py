@@ -27,6 +27,7 @@ from typing import Any
 
 from refembed._version import __version__
 from refembed.errors import EngineError, RequestError
+from refembed.parse_json import parse_json
 from refembed.verify.engines.http_port import HANDSHAKE, check_scheme, speaks_tls
 
 LIMIT = 1 << 30  # bytes of one answer; a vector of 4096 numbers takes about 90 KB
@@ -188,8 +189,8 @@ def refusal(url: str, e: urllib.error.HTTPError, deadline: float, timeout: float
 def parsed(url: str, kind: str, data: bytes) -> Any:
     """The body as JSON, or an error that says what it is instead."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as e:
+        return parse_json(data)
+    except ValueError as e:
         if not data.strip():
             raise NotJsonError(f"{url} answered with an empty body, not with JSON") from None
         if is_html(kind, data):
@@ -209,8 +210,8 @@ def error_message(kind: str, data: bytes) -> str:
         title = re.search(rb"<title[^>]*>(.*?)</title", data[:20000], re.IGNORECASE | re.DOTALL)
         return "an HTML page" + (f" {one_line(title[1].decode(errors='replace'))!r}" if title else "")
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
+        found = parse_json(data)
+    except ValueError:
         return one_line(data.decode(errors="replace"))
     for key in ("error", "message", "detail", "msg"):  # llama-server, OpenAI; TEI, Ollama; FastAPI, vLLM
         if isinstance(found, dict) and found.get(key):

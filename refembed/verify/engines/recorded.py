@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from refembed.arrays import F32
 from refembed.atomic_write import opened_zip, reading_arrays
 from refembed.errors import EngineError, RequestError
 from refembed.model.trace import Trace
+from refembed.parse_json import parse_json
 from refembed.tokenizer import load_tokenizer
 from refembed.verify.engines.base import Item, Plain, checked
 from refembed.verify.engines.dump import is_dump, read_dump
@@ -228,7 +228,7 @@ def from_numpy(path: Path) -> Read:
 def about_of(meta: Any) -> dict[str, Any]:
     """The array `meta`: JSON in a string."""
     try:
-        found = json.loads(str(meta)) if meta is not None else {}
+        found = parse_json(str(meta)) if meta is not None else {}
     except ValueError:
         return {"meta": str(meta)}
     return found if isinstance(found, dict) else {"meta": found}
@@ -240,7 +240,7 @@ def from_jsonl(content: str, path: Path) -> Read:
     for number, line in enumerate(content.splitlines(), 1):
         if line.strip():
             try:
-                entries.append(json.loads(line))
+                entries.append(parse_json(line))
             except ValueError as e:
                 raise EngineError(f"{path}, line {number}: not JSON: {e}") from None
     return from_entries(entries, path)
@@ -249,8 +249,8 @@ def from_jsonl(content: str, path: Path) -> Read:
 def from_json(content: str, path: Path) -> Read:
     """One JSON value: a server's answer, or a list of texts with vectors."""
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as e:
+        found = parse_json(content)
+    except ValueError as e:
         raise EngineError(f"{path}: not JSON: {e}") from None
     if isinstance(found, list) and found and all(isinstance(e, dict) and one_of(e, TEXTS + IDS) for e in found):
         return from_entries(found, path)

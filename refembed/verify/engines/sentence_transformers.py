@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from refembed.arrays import F32
 from refembed.errors import EngineError, RequestError
 from refembed.model.trace import Trace, TracedTensor
+from refembed.parse_json import parse_object
 from refembed.verify.engines.base import POOLINGS, Item, Plain, checked, need, pool
 from refembed.verify.engines.hooks import watched
 
@@ -263,8 +263,8 @@ def class_of(path: Path, library: Any) -> Any:
     AutoModel opens a folder of T5EncoderModel as T5Model, which wants a text to decode as well.
     """
     try:
-        names = json.loads((path / "config.json").read_bytes()).get("architectures")
-    except (OSError, ValueError, AttributeError):
+        names = parse_object((path / "config.json").read_bytes()).get("architectures")
+    except (OSError, ValueError):
         names = None
     name = str(names[0]) if isinstance(names, list) and names else ""
     return getattr(library, name, library.AutoModel) if name.endswith("Model") else library.AutoModel

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from refembed.errors import EngineError, ModelError, RequestError
+from refembed.parse_json import parse_json
 from refembed.tokenizer import load_tokenizer
 from refembed.tokenizer.base import WORD_START, Tokenizer
 from refembed.tokenizer.explain import stages
@@ -183,7 +184,7 @@ class Server:
         try:
             request = Request(self.url, body, {"Content-Type": "application/json"})
             with opener.open(request, timeout=TIMEOUT) as response:
-                return json.loads(response.read(MOST))
+                return parse_json(response.read(MOST))
         except HTTPError as e:
             said = " ".join(e.read(500).decode(errors="replace").split())
             raise EngineError(f"{self.url} answers {e.code}: {said[:200]}", hint="llama-server has /tokenize") from None

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
-from refembed.verify.compare.floor import BUILDS, LEAST, Floor, distance, floor_of
+from refembed.testing.synthetic import synthetic
+from refembed.verify.compare.floor import BUILDS, LEAST, Floor, distance, floor_of, shared_spread
 from refembed.verify.compare.length import length_of
 from refembed.verify.reference import reference_of
 from refembed.verify.texts import LADDER, TEXTS, default_texts
@@ -44,6 +45,14 @@ def test_a_bound_is_never_below_the_builds_or_the_least():
     assert Floor({"a": []}, np.array([0.0]), 0.0, 0.0).bound == pytest.approx([LEAST])
 
 
+@pytest.mark.parametrize("numbers", [1, 2])
+def test_few_numbers_that_agree_by_luck_have_the_floor_of_others(numbers: int) -> None:
+    """Four texts whose vectors move by 0, 0.001, 0.002 and 0.1, at a right angle where they can."""
+    sizes, moves = np.array([0.5, 1.0, 2.0, 4.0]), np.array([0, 0.001, 0.002, 0.1])
+    vectors = [np.array([s, 0.0][:numbers]) for s in sizes]
+    assert shared_spread((moves / sizes) ** 2 / 2, vectors) == pytest.approx(0.1**2 / sizes**2 / 2)
+
+
 def test_the_floor_of_a_model_is_small_and_not_zero(tiny):
     r = reference_of(Embedder.load(tiny))
     floor = floor_of(r, ["hello world", "cat"], sample=True)
@@ -74,3 +83,12 @@ def test_default_texts_fit_the_window_and_climb():
     assert long == sorted(long)  # the last two are of one length, in other words
     assert {n for n in LADDER if n < 124} <= {round(n) for n in long}
     assert long[-1] == 126
+
+
+def test_a_text_whose_token_may_go_to_another_expert_has_the_floor_of_the_text_that_moves_most(tmp_path):
+    """One text of twenty of a small Q8_0 model moved by 1e-4 in llama.cpp's batch, the others by 1e-7."""
+    path = synthetic(tmp_path / "m.gguf", "nomic-bert-moe", type_name="Q8_0", C=64, H=2, F=64, X=4)
+    floor = floor_of(reference_of(Embedder.load(path, numerics="fast")), list(TEXTS[:4]))
+    rows = list(floor.by_numerics.values())
+    moved = [distance(a, b) for xs in rows for ys in rows for a, b in zip(xs, ys, strict=True)]
+    assert floor.spread == pytest.approx([max(moved)] * 4)
