@@ -42,7 +42,7 @@ SPARSITY = (
 
 @dataclass(frozen=True)
 class Block(QkvBlock):
-    """Tensors of one layer, `blk.{i}.*`. S streams, R the rank of LAuReL."""
+    """Tensors of one layer, `blk.{i}.*`. S streams, SS their number squared, rank that of LAuReL."""
 
     attn_norm: Tensor = tensor("C")
     attn_q_norm: Tensor = tensor("D")
@@ -83,7 +83,11 @@ class Weights:
 
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
-    """Token ids (T) -> hidden states (T, C). Taps of this file that llama.cpp's graph has no names for end in _."""
+    """Token ids (T) -> hidden states (T, C).
+
+    llama.cpp's graph has no names for many of the tensors shown here: lengths and their squares, the router's input,
+    mixtures, the steps of a gate's cutoff, products before a norm. They pair by place.
+    """
     eps, one = hp.norm_eps, ops.dtype(1)
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
     embeddings = x = taps("inp_scaled", x * math.sqrt(hp.n_embd))

@@ -25,12 +25,11 @@ UNSUPPORTED = {
     "its layers or experts are of a kind that is not computed": """
         afmoe apertus arcee arctic baichuan bailingmoe bailingmoe2 bitnet bloom chameleon chatglm codeshell cogvlm
         cohere2 cohere2moe command-r dbrx deci deepseek deepseek2 deepseek2-ocr deepseek32 dots1 dots3note ernie4_5
-        ernie4_5-moe exaone exaone-moe exaone4 falcon glm-dsa glm4 glm4moe gpt2 gptj gptneox
-        granite_swa graniteswitch grok grovemoe hrm_text hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 hy_v4 internlm2
-        jais jais2 k2-horizon laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4 mpt
-        muse-glimmer nanbeige nemotron olmo olmo2 openelm orion paddleocr pangu-embedded phi2 plamo plamo3
-        plm qwen qwen3vlmoe refact seed_oss smallthinker spark2_5 stablelm starcoder
-        starcoder2 step35 talkie xverse""",
+        ernie4_5-moe exaone exaone-moe exaone4 falcon glm-dsa glm4 glm4moe gpt2 gptj gptneox granite_swa graniteswitch
+        grok grovemoe hrm_text hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 hy_v4 internlm2 jais jais2 k2-horizon laguna
+        llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4 mpt muse-glimmer nanbeige nemotron
+        olmo olmo2 openelm orion paddleocr pangu-embedded phi2 plamo plamo3 plm qwen qwen3vlmoe refact seed_oss
+        smallthinker spark2_5 stablelm starcoder starcoder2 step35 talkie xverse""",
 }
 
 

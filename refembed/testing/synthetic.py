@@ -194,7 +194,7 @@ def sizes_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], wide
     sizes |= {"HD": H * D, "KD": K * D, "HD+2KD": (H + 2 * K) * D, "C+2KD": C + 2 * K * D, "3C": 3 * C, "2F": 2 * F}
     sizes |= {"LE": dims["n_layer"] * facts.get("embedding_length_per_layer_input", (dims["E"], ""))[0], "D/2": D // 2}
     sizes |= {"2HD": 2 * H * D, "2HD+2KD": 2 * (H + K) * D} | STREAMS | ssm_sizes(facts)
-    exp = facts.get("expert_feed_forward_length", (F // dims["n_used"], ""))[0]
+    exp = facts.get("expert_feed_forward_length", (F // max(dims["n_used"], 1), ""))[0]
     sizes |= {"exp": exp, "2exp": 2 * exp}
     sizes |= {"rot/2": D // 2, "buckets": dims["n_buckets"], "F|2F": F << wide, "1": 1}
     sizes |= {f"dense_{i}": facts.get(f"dense_{i}_feat_{end}", (0, ""))[0] for i, end in ((2, "out"), (3, "in"))}

@@ -188,10 +188,12 @@ FAULTS = [
 
 MOE_FAULTS = [  # in moe.py
     Fault("the least likely experts", "moe", "np.argsort(-p,", "np.argsort(p,", "ffn_moe_argsort-1[0]"),
-    Fault("probabilities before the softmax", "moe", "np.take_along_axis(p,", "np.take_along_axis(logits,",
+    Fault("logarithms of probabilities", "moe", "np.take_along_axis(p,", "np.take_along_axis(np.log(p),",
           "ffn_moe_weights-1[0]"),
     Fault("no softmax", "moe", "ops.softmax(logits)", "logits", "ffn_moe_probs-1[0]"),
-    Fault("weights before down", "moe", "ops.experts(h, down", "ops.experts(h * weights[:, :, None], down",
+    Fault("experts weighed twice", "moe", "y * weights[:, :, None]", "y * weights[:, :, None] ** 2",
+          "ffn_moe_weighted-1[0]"),
+    Fault("down takes the experts backwards", "moe", "project(h, down, chosen,", "project(h, down, chosen[:, ::-1],",
           "ffn_moe_down-1[0]"),
     Fault("added from the other end", "moe, four of nineteen", "y[:, rank]", "y[:, -rank]", "ffn_moe_sum-1[0]"),
     Fault("the first expert alone", "moe", "out + y", "out + 0 * y", "ffn_moe_out-1[0]"),

@@ -53,6 +53,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen35, Q8_0":                  ("qwen35", {**BLOCKS, "K": 1, "type_name": "Q8_0", "dt": 3, "G": 3, "conv": 4}),
     "qwen35moe":                     ("qwen35moe", {"K": 2, "conv": 4, "X": 5, "n_used": 3}),
     "qwen35moe, one tensor, widths": ("qwen35moe", {"X": 6, "keys": WIDTHS_EXP, "optional": GATE_UP | OUTPUT}),
+    "qwen35moe, biases":             ("qwen35moe", {"K": 1, "keys": SHARED, "optional": QKV_BIAS}),
     "qwen35moe, Q8_0":               ("qwen35moe", {**BLOCKS, "K": 1, "type_name": "Q8_0", "dt": 6, "G": 3}),
     "qwen3next":                     ("qwen3next", {"K": 2, "conv": 4, "X": 5, "n_used": 3}),
     "qwen3next, an older file":      ("qwen3next", {"N": 7, "dt": 6, "G": 2, "optional": {"ssm_in.weight"} | QKV_BIAS,
@@ -62,6 +63,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3next, Q8_0":               ("qwen3next", {**BLOCKS, "K": 1, "type_name": "Q8_0", "dt": 6, "G": 3}),
     "lfm2moe":                       ("lfm2moe", {"K": 2, "X": 5, "n_used": 3, "n_layer": 4}),
     "lfm2moe, softmax, all experts": ("lfm2moe", {"conv": 5, "optional": FUSED_BIAS, "keys": SEES_ALL | GATING}),
+    "lfm2moe, biases, dense":        ("lfm2moe", {"n_layer": 2, "optional": QKV_BIAS | LFM2_HEAD, "keys": DENSE_2}),
     "lfm2moe, Q8_0":                 ("lfm2moe", {**BLOCKS, "K": 1, "type_name": "Q8_0", "keys":
                                                   {"expert_feed_forward_length": (64, "UINT32")}}),
     "mamba":                         ("mamba", {"conv": 4}),

@@ -140,9 +140,9 @@ def layer_kind_rows(reference: Reference, names: set[str]) -> Iterator[Row]:
     if hp.n_layer_shared_kv:
         first = hp.n_layer - hp.n_layer_shared_kv
         yield "shared-keys-kind", "reads the keys of a layer of the other kind in layers that have none", remembering(
-            other_keys(first, 3)), "shared keys"  # fmt: skip
+            other_keys(first, of_first=False)), "shared keys"  # fmt: skip
         yield "shared-keys-first", "reads the first layer's keys in layers that have none", remembering(
-            other_keys(first, 0)), "shared keys"  # fmt: skip
+            other_keys(first, of_first=True)), "shared keys"  # fmt: skip
 
 
 # -- experts ---------------------------------------------------------------------------------------------------------
@@ -300,8 +300,8 @@ def no_rows(true: Any, w: Tensor, ids: Any) -> Float:
     return cast(Float, x * 0 if named(w, "per_layer_token_embd") else x)
 
 
-def other_keys(first: int, back: int) -> Callable[[], dict[str, Callable[..., Any]]]:
-    """Keys and values of another layer in layers `first` and on; back: 0 for the first layer, else the other kind's."""
+def other_keys(first: int, *, of_first: bool) -> Callable[[], dict[str, Callable[..., Any]]]:
+    """Keys and values of another layer in layers `first` and on: of the first one, or of one of the other kind."""
 
     def make() -> dict[str, Callable[..., Any]]:
         seen: list[tuple[Float, Float]] = []
@@ -309,8 +309,8 @@ def other_keys(first: int, back: int) -> Callable[[], dict[str, Callable[..., An
         def attention(true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any) -> Float:
             seen.append((k, v))
             if len(seen) > first:
-                of_last = k is seen[first - 1][0] or np.array_equal(k, seen[first - 1][0])
-                k, v = seen[0] if back == 0 else seen[first - 2 if of_last else first - 1]
+                of_last = k.shape == seen[first - 1][0].shape and np.array_equal(k, seen[first - 1][0])
+                k, v = seen[0] if of_first else seen[first - 2 if of_last else first - 1]
             return true.attention(q, k, v, spec, *rest, **more)
 
         return {"attention": attention}
