@@ -18,22 +18,25 @@ from dataclasses import dataclass
 from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
-from refembed.model import llama, mamba2
+from refembed.model import mamba2
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, attend, attention_spec, rope_of, run_layers
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
-from refembed.model.llama import feed_forward
 from refembed.model.trace import at_layer
-from refembed.model.weights import blocks, tensor
+from refembed.model.weights import Affine, affine, blocks, tensor
 
 TRAITS = Traits(norm="rms", rope="neox", turns_whole_heads=False, ssm="mamba2", runs_alone=True)
 
 
 @dataclass(frozen=True)
-class Block(llama.Block, mamba2.Block):
-    """Tensors of one layer, `blk.{i}.*`: Llama's, and a mixer's."""
+class Block(QkvBlock, mamba2.Block):
+    """Tensors of one layer, `blk.{i}.*`: of attention, a mixer and feed-forward."""
 
+    attn_output: Affine = affine("C HD", bias="optional")
     ffn_norm: Tensor = tensor("C", end="")
+    ffn_gate: Affine = affine("F C", bias="optional")
+    ffn_up: Affine = affine("F C", bias="optional")
+    ffn_down: Affine = affine("C F", bias="optional")
     ssm_norm: Tensor | None = tensor("G I/G", presence="optional")
 
 
@@ -81,7 +84,10 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
-        h = feed_forward(y, blk, il, hp, ops, tap)  # (T, C)
+        gate = tap("ffn_gate_b" if blk.ffn_gate.bias else "ffn_gate", ops.linear(y, *blk.ffn_gate, tap, "ffn_gate"))
+        up = tap("ffn_up_b" if blk.ffn_up.bias else "ffn_up", ops.linear(y, *blk.ffn_up, tap, "ffn_up"))  # (T, F)
+        h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+        h = tap("ffn_out", ops.linear(h, *blk.ffn_down, tap, "ffn_down"))  # (T, C)
         x = tap("l_out", ops.add(h, x))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))

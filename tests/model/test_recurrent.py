@@ -24,7 +24,7 @@ from tests.model.bits import Apart, some_ids, unequal
 from tests.model.facts import places_changed_by_token_20
 from tests.model.family import Family
 from tests.model.faults import Fault
-from tests.model.keys import BASE, EVERY_BIAS, FUSED, FUSED_BIAS, LINEAR, QKV_BIAS, SEES_ALL, YARN, floats, heads_kv
+from tests.model.keys import BASE, EVERY_BIAS, FUSED_BIAS, LINEAR, QKV_BIAS, SEES_ALL, YARN, floats, heads_kv
 
 LOCAL, LOCAL_ROPE, WHOLE, WHOLE_DELTA = 1e-6, 3e-6, 4e-5, 3e-4
 
@@ -52,8 +52,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
                                                  "keys": SEES_ALL | YARN | IN_PART | INTERVAL_2, "D": 16}),
     "qwen35, Q8_0":                  ("qwen35", {**BLOCKS, "K": 1, "type_name": "Q8_0", "dt": 3, "G": 3, "conv": 4}),
     "qwen35moe":                     ("qwen35moe", {"K": 2, "conv": 4, "X": 5, "n_used": 3}),
-    "qwen35moe, one tensor, widths": ("qwen35moe", {"X": 6, "keys": WIDTHS_EXP, "optional": GATE_UP | OUTPUT}),
-    "qwen35moe, biases":             ("qwen35moe", {"K": 1, "keys": SHARED, "optional": QKV_BIAS}),
+    "qwen35moe, one tensor, widths": ("qwen35moe", {"X": 6, "keys": WIDTHS_EXP, "optional": GATE_UP | FUSED_BIAS}),
+    "qwen35moe, biases":             ("qwen35moe", {"K": 1, "keys": SHARED, "optional": QKV_BIAS | OUTPUT}),
     "qwen35moe, Q8_0":               ("qwen35moe", {**BLOCKS, "K": 1, "type_name": "Q8_0", "dt": 6, "G": 3}),
     "qwen3next":                     ("qwen3next", {"K": 2, "conv": 4, "X": 5, "n_used": 3}),
     "qwen3next, an older file":      ("qwen3next", {"N": 7, "dt": 6, "G": 2, "optional": {"ssm_in.weight"} | QKV_BIAS,
@@ -63,7 +63,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3next, Q8_0":               ("qwen3next", {**BLOCKS, "K": 1, "type_name": "Q8_0", "dt": 6, "G": 3}),
     "lfm2moe":                       ("lfm2moe", {"K": 2, "X": 5, "n_used": 3, "n_layer": 4}),
     "lfm2moe, softmax, all experts": ("lfm2moe", {"conv": 5, "optional": FUSED_BIAS, "keys": SEES_ALL | GATING}),
-    "lfm2moe, biases, dense":        ("lfm2moe", {"n_layer": 2, "optional": QKV_BIAS | LFM2_HEAD, "keys": DENSE_2}),
+    "lfm2moe, biases":               ("lfm2moe", {"K": 1, "optional": QKV_BIAS | OUTPUT}),
     "lfm2moe, Q8_0":                 ("lfm2moe", {**BLOCKS, "K": 1, "type_name": "Q8_0", "keys":
                                                   {"expert_feed_forward_length": (64, "UINT32")}}),
     "mamba":                         ("mamba", {"conv": 4}),
@@ -75,7 +75,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon-h1":                     ("falcon-h1", {"K": 2, "conv": 4, "optional": {"ssm_norm.weight"} | EVERY_BIAS}),
     "falcon-h1, no norm, fused":     ("falcon-h1", {"H": 5, "K": 1, "G": 1, "N": 32, "conv": 3,
                                                     "keys": LINEAR | SCALES,
-                                                    "optional": FUSED | {"rope_freqs.weight"}}),
+                                                    "optional": FUSED_BIAS | {"rope_freqs.weight"}}),
     "falcon-h1, in part, yarn":      ("falcon-h1", {"D": 16, "H": 3, "keys": YARN | IN_PART | SEES_ALL,
                                                     "optional": {"output.weight"}}),
     "falcon-h1, Q8_0":               ("falcon-h1", {**BLOCKS, "dt": 6, "G": 3, "K": 1, "type_name": "Q8_0"}),

@@ -121,7 +121,7 @@ CAPTURED = {
 
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 def test_every_architecture_is_replayed_whose_operations_can_be_captured(arch: str, tmp_path: Path) -> None:
-    """The others' layers go through NumPy: ReLU (t5encoder), gates (lfm2), streams (gemma3n), experts, mixtures (rwkv7)."""
+    """The others' layers go through NumPy: ReLU (t5encoder), gates (lfm2), streams (gemma3n), mixtures (rwkv7), experts."""
     e = embedder(tmp_path, arch=arch)
     for seed in range(3):
         for n in (5, 9):
