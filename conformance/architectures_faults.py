@@ -18,6 +18,7 @@ from refembed.kernels.ops import AttentionMask
 
 ELSEWHERE = (  # tests/model/test_*.py
     "dense_decoders", "encoders_post", "encoders_pre", "gemmas_phi_t5", "granite_lfm2", "moe_decoders",
+    "recurrent",
 )  # fmt: skip
 
 
@@ -117,6 +118,5 @@ def planted() -> Iterator[tuple[str, str, str]]:
         yield f.arch, f.name, f.first
     for name in ELSEWHERE:
         module = import_module(f"tests.model.test_{name}")
-        shared = [f for f, _ in getattr(module, "SHARED_FAULTS", [])]
-        for f in [*module.FAULTS, *getattr(module, "MOE_FAULTS", []), *shared]:
+        for f, _ in module.FAMILY.faults:
             yield module.VARIANTS[f.variant][0], f.name, f.first

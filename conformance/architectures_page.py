@@ -28,8 +28,8 @@ COMMON_KEYS = (  # every architecture reads these
 )  # fmt: skip
 KINDS = {
     "moe": "layers with experts", "dense": "layers without experts", "shared": "layers with a shared expert",
-    "conv": "convolutions", "attention": "layers with attention", "longrope": "where RoPE's scaling is longrope",
-    "not longrope": "where it is not", "of 64 or more": "models of 64 layers or more",
+    "recurrent": "layers with a state", "attention": "layers with attention",
+    "longrope": "where RoPE's scaling is longrope", "not longrope": "where it is not", "of 64 or more": "models of 64 layers or more",
     "keys": "layers with keys of their own", "sees all": "where a layer has no window",
     "per layer": "where there are per-layer inputs",
 }  # fmt: skip
@@ -208,7 +208,7 @@ def concerns(arch: str, name: str, words: str) -> bool:
     others = [a for a in re.findall(r"\(([\w-]+)\)", words) if a in ARCHITECTURES]
     traits = ARCHITECTURES[arch].TRAITS
     if name == "swa_layers":
-        return bool(traits.window != "none" and not traits.short_conv)
+        return bool(traits.window != "none" and traits.recurrent == "none")
     return not others or arch in others or name in ("rope_finetuned", "residual_scale")
 
 

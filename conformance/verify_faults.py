@@ -13,6 +13,7 @@ from conformance.mutants import batch, blocks, hparams, model, ops, weights
 from conformance.verify_faults_dense import FAULTS_DENSE
 from conformance.verify_mutants import (
     Fault,
+    a_token_late,
     answers,
     drifting,
     half,
@@ -20,6 +21,7 @@ from conformance.verify_mutants import (
     keep_capitals,
     layer,
     mask,
+    never_reset,
     no_bias,
     no_mean,
     noisy,
@@ -234,6 +236,32 @@ FAULTS: tuple[Fault, ...] = (
           tensor="inp_per_layer_selected", broken=table("per_layer_token_embd", lambda x: x * 0)),
     Fault("gemma3n-laurel", "no product of low rank", ("laurel-missing",), model="gemma3n", tensor="laurel_out-0",
           broken=written("gemma3n", "ops.add(z, y)", "y")),
+    # layers that keep a state
+    Fault("qwen35-decay", "a state that does not fade", ("decay-missing",), model="qwen35", tensor="attn_output-0",
+          broken=written("qwen35", "q, k, v, g, beta", "q, k, v, g * 0, beta")),
+    Fault("qwen35-beta", "all of a value replaced", ("beta-missing",), model="qwen35", tensor="attn_output-0",
+          broken=written("qwen35", "q, k, v, g, beta", "q, k, v, g, beta * 0 + 1")),
+    Fault("qwen35-lengths", "queries and keys as long as they are", ("key-norm-missing",), model="qwen35",
+          tensor="q_normed-0", broken=ops(
+              rms_norm=lambda true, x, w, *rest: true.rms_norm(x, w, *rest) if w is not None else x)),
+    Fault("qwen35-gate", "attention without its gate", ("output-gate-missing",), model="qwen35", tensor="attn_gated-2",
+          broken=written("qwen35", "ops.multiply(a, gate)", "a")),
+    Fault("qwen35-window", "a convolution that sees the next token", ("conv-ahead",), model="qwen35",
+          tensor="conv_output_raw-0", broken=ops(short_conv=a_token_late)),
+    Fault("mamba2-states", "states not reset between texts", ("states-carried",), model="mamba2", broken=ops(
+        short_conv=never_reset("short_conv", 2), selective_scan=never_reset("selective_scan", 6))),
+    Fault("mamba2-skip", "nothing passes the state by", ("skip-missing",), model="mamba2", tensor="mamba2_y_add_d-0",
+          broken=written("mamba2", "ops.add_scaled(y, x, blk.ssm_d, tap)", "y")),
+    Fault("mamba2-exchanged", "B and C in the other order", ("b-c-exchanged",), model="mamba2", tensor="ssm_scan-0",
+          broken=written("mamba2", "blk.ssm_a, b, c, ", "blk.ssm_a, c, b, ")),
+    Fault("mamba2-step", "the step without its bias", ("step-bias-missing",), model="mamba2", tensor="dt_b-0",
+          broken=written("mamba2", "ops.add_bias(dt, blk.ssm_dt)", "dt")),
+    Fault("rwkv7-decay", "a state that does not fade", ("decay-missing",), model="rwkv7", tensor="wkv-0",
+          broken=written("rwkv7", "ops.wkv7(r, w, kept", "ops.wkv7(r, w * 0 + 1, kept")),
+    Fault("rwkv7-sign", "what is under a key is added, not taken out", ("delta-sign",), model="rwkv7", tensor="kk_neg-0",
+          broken=written("rwkv7", "-kk)", "kk)")),
+    Fault("rwkv7-gate", "time mixing without its gate", ("token-gate-missing",), model="rwkv7", tensor="y_gated-0",
+          broken=written("rwkv7", 'y * tap("g2", ops', 'y + 0 * tap("g2", ops')),
     # what no hypothesis is about: the right answer is `unexplained`, at the right tensor
     Fault("unlisted-bias-swap", "biases of Q and K exchanged", ("unexplained",), broken=blocks(swap_bias), tensor="Qcur-0[1]",
           unlisted=True),

@@ -299,7 +299,7 @@ def layer(which: slice) -> Broken:
 
     def change(m: Any) -> Any:
         blk = m.weights.blk[which]
-        lists = {n: getattr(m.hparams, n)[which] for n in ("swa_layers", "moe_layers", "conv_layers")}
+        lists = {n: getattr(m.hparams, n)[which] for n in ("swa_layers", "moe_layers", "recurrent_layers")}
         return replace(m, hparams=replace(m.hparams, n_layer=len(blk), **lists), weights=replace(m.weights, blk=blk))
 
     return model(change)
@@ -322,6 +322,20 @@ def written(arch: str, right: str, wrong: str) -> Broken:
     """One piece of the architecture's file written wrongly."""
     fault = architectures_faults.Fault(arch, "", "", right, wrong, "")
     return model(lambda m: replace(m, module=architectures_faults.broken(m.module, fault)))
+
+
+def a_token_late(true: Any, x: Float, w: Tensor, offsets: Any, ahead: int = 0, *rest: Any) -> Float:
+    """A convolution whose window ends a token further on."""
+    return cast(Float, true.short_conv(x, w, offsets, ahead + 1, *rest))
+
+
+def never_reset(name: str, place: int) -> Callable[..., Float]:
+    """An operation whose state is never set to zeros again: offsets, its argument at that place, are of one text."""
+
+    def operation(true: Any, *given: Any) -> Float:
+        return cast(Float, getattr(true, name)(*given[:place], given[place][[0, -1]], *given[place + 1 :]))
+
+    return operation
 
 
 def zeros(w: Tensor) -> Tensor:
@@ -394,6 +408,9 @@ def models(folder: Path) -> dict[str, Embedder]:
         "gemma-embedding2": {"K": 2, "n_layer": 4, "window": 8, "keys": EVERY_OTHER},
         "gemma3n": {"K": 2, "n_layer": 2},
         "gemma4": {"K": 2, "n_layer": 6, "window": 8, "optional": ("attn_v.weight",), "keys": SHARED_KV},
+        "qwen35": {"K": 2, "n_layer": 4, "conv": 4},
+        "mamba2": {"n_layer": 2, "conv": 4},
+        "rwkv7": {"C": 64, "n_layer": 2},
     }
     rare |= DENSE
     paths = {arch: synthetic(folder / f"{arch}.gguf", arch, **size | more) for arch, more in rare.items()}

@@ -22,6 +22,7 @@ import pytest
 import refembed
 from refembed.kernels.ops import Ops
 from refembed.kernels.quant import dequant, quantize
+from refembed.kernels.state_ops import StateOps
 from refembed.testing.contract import Property
 
 PACKAGES = (
@@ -55,7 +56,7 @@ INTERNAL = {  # methods without underscore that other rooms of refembed call, an
 
 def exact_functions() -> Iterator[str]:
     """The operations of `Ops` that have a function of their own in kernels/exact, and the formulas."""
-    operations = [name for name, value in vars(Ops).items() if isinstance(value, FunctionType)]
+    operations = [n for c in (Ops, StateOps) for n, value in vars(c).items() if isinstance(value, FunctionType)]
     for path in sorted(Path(refembed.__file__).parent.glob("kernels/exact/*.py")):
         module = importlib.import_module(f"refembed.kernels.exact.{path.stem}".removesuffix(".__init__"))
         for name in (*operations, *FORMULAS.get(path.stem, ())):

@@ -13,8 +13,9 @@ from refembed.explain.watch import Run, same_numbers
 
 HIDDEN = (  # names of hidden states (T, C) between layers
     "l_out", "deepstack_out", "result_embd", "inp_norm", "inpL", "inp_scaled", "inp_embd", "embd", "model.embed_tokens",
+    "model.input_embed",
 )  # fmt: skip
-BETWEEN = ("ffn_inp", "sa_out")  # ... and between the two halves of a layer
+BETWEEN = ("ffn_inp", "sa_out", "attn_residual")  # ... and between the two halves of a layer
 SUMMED = (*HIDDEN, "ffn_inp", "attn_out", "ffn_out", "ffn_added", "parallel_out")  # terms of parallel layers' sums
 
 
@@ -220,6 +221,8 @@ def layer_output(run: Run, i: int) -> Formula:
     if name == "corrected_rest":
         text, python = "the first stream of x, and behind it y", "np.concatenate([x[:1], y])"
         return two(text, python, "corrected", "corrected_rest")(run, i)
+    if name == "mamba_out" and run.embedder.model.module.TRAITS.recurrent == "all":
+        return residual(*HIDDEN)(run, i)
     if name == "per_layer_embd_out":
         return residual("pe_in")(run, i)
     if name != "per_layer_added":
@@ -311,6 +314,7 @@ BY_NAME: dict[str, Callable[[Run, int], Formula]] = {
     "ffn_inp": residual(*HIDDEN),
     "sa_out": residual(*HIDDEN),
     "attn_out": residual(*HIDDEN),
+    "attn_residual": residual(*HIDDEN),
     "pe_in": residual("attn_out"),
     "inp_per_layer_scaled": scaled(
         "x / sqrt(C)", "x / np.sqrt(C)", "C", "embedding_length", lambda run: run.embedder.info.n_embd

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from refembed.explain.formula import GATED, PLAIN, POOLED, POOLED_TEXT, Formula, made
-from refembed.explain.operands import array_of, base_of, columns, latest, number, tap_of
+from refembed.explain.formulas_of_states import half_of_heads
+from refembed.explain.operands import array_of, base_of, columns, latest, number, rows_of, tap_of
 from refembed.explain.watch import Call, Run
 from refembed.kernels.exact.attention import slopes
 from refembed.kernels.exact.rope import angles, magnitude
@@ -35,7 +36,7 @@ def linear(run: Run, i: int, call: Call) -> Formula:
     text, python, more = with_adapters(run, call["w"].name, "x Wᵀ", "x @ W.T", "", "")
     if call["b"] is not None and not run.shown[i].inner:
         text, python, more = f"{text} + b", f"{python} + b", {**more, "b": call["b"].name}
-    return made(text, python, x=array_of(run, call["x"], i), W=call["w"].name, **more)
+    return made(text, python, x=rows_of(run, call["x"], i), W=call["w"].name, **more)
 
 
 def with_adapters(
@@ -69,7 +70,7 @@ def norm(run: Run, i: int, call: Call) -> Formula:
 
 def added_up(run: Run, i: int, call: Call) -> str:
     """What is normalized: x, or the sum of x and the residual."""
-    x = array_of(run, call["x"], i)
+    x = rows_of(run, call["x"], i) or half_of_heads(run, i, 0)
     if call.op != "add_layer_norm":
         return x
     y = array_of(run, call["residual"], i)
@@ -279,6 +280,8 @@ def convolution(run: Run, i: int, call: Call) -> Formula:
     n, ahead = call["w"].shape[1], call["ahead"]
     text = f"y[t] = Σ W[k] x[t - {n - 1 - ahead} + k], k from 0 to {n - 1}; 0 outside the text"
     python = f"sum(W[:, k] * np.pad(x, (({n - 1 - ahead}, {ahead}), (0, 0)))[k:k + len(x)] for k in range({n}))"
+    if call["bias"] is not None and not run.shown[i].inner:
+        return made("y + b", "y + b", y=tap_of(run, i - 1), b=call["bias"].name)
     return made(text, python, x=array_of(run, call["x"], i), W=call["w"].name)
 
 

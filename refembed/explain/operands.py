@@ -19,7 +19,10 @@ from refembed.arrays import Float
 from refembed.explain.watch import Run, key, same_numbers
 
 ORDINALS = {1: "1st", 2: "2nd", 3: "3rd"}
-MIXED = ("wqkv", "wqkv_clamped", "ffn_up", "model.layers.{}.conv.in_proj")  # matrices whose product is cut into parts
+MIXED = (  # tensors that are cut into parts
+    "wqkv", "wqkv_clamped", "ffn_up", "model.layers.{}.conv.in_proj", "ssm_xz", "ssm_zxbcdt", "ssm_dbc", "conv_silu",
+    "conv_output_silu",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ def array_of(run: Run, x: Float, before: int) -> str:
     return f"{name}, as {x.shape}" if by_heads else name
 
 
+def rows_of(run: Run, x: Float, before: int) -> str:
+    """`array_of`, in the shape that the operation was given where the tensor has another."""
+    i, name = found_in(run, x, before)
+    there = run.trace.tensors[i].array
+    other = name and there.size == x.size and there.shape != x.shape
+    return f"{name}, as {x.shape}" if other else array_of(run, x, before)
+
+
 def found_in(run: Run, x: Float, before: int) -> tuple[int, str]:
     """The tap that x is, or is a part of, and how that is printed; "" where there is none."""
     place = run.places.get(key(x))
@@ -64,8 +75,10 @@ def found_in(run: Run, x: Float, before: int) -> tuple[int, str]:
     flat = x.reshape(len(x), -1)
     for i in range(before - 1, -1, -1):
         whole = run.trace.tensors[i].array
-        if whole.ndim == 3 and x.ndim == 2 and whole.shape[1:] == x.shape and same_numbers(whole[0], x):
-            return i, f"{tap_of(run, i)}[0]"
+        if whole.ndim == 3 and x.ndim == 2 and whole.shape[1:] == x.shape:
+            same = [n for n, one in enumerate(whole) if same_numbers(one, x)]
+            if same:
+                return i, f"{tap_of(run, i)}[{same[0]}]"
         if whole.ndim == 2 and len(whole) == len(flat):
             if same_numbers(whole, flat):
                 return i, tap_of(run, i)

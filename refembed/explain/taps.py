@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from refembed.explain.operands import base_of
+from refembed.explain.taps_of_states import TITLES
 from refembed.explain.watch import Run
 
 VASWANI = "Vaswani et al. 2017, Attention Is All You Need"
@@ -111,7 +112,7 @@ class Pooling:
     reads: str = ""  # GGUF tensors and keys, comma between
 
 
-TAPS: dict[str, Meaning] = {
+TAPS: dict[str, Meaning] = {name: Meaning(*line) for name, line in TITLES.items()} | {
     "embd": Meaning("A row of the table for each id", "Bengio et al. 2003, A Neural Probabilistic Language Model"),
     "model.embed_tokens": Meaning("A row of the table for each id", LFM2),
     "inp_rows": Meaning("A row of the table for each id", HU),

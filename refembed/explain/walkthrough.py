@@ -64,6 +64,7 @@ class Step:
     def reads(self) -> str:
         """GGUF tensors and keys among them: "blk.0.attn_q.weight, bert.attention.head_count = 12"."""
         found = [o.what for o in self.how.operands if o.what.endswith((".weight", ".bias")) or " = " in o.what]
+        found += [o.what for o in self.how.operands if o.what.startswith("blk.") and o.what not in found]
         return ", ".join(dict.fromkeys(found))
 
 

@@ -25,6 +25,7 @@ Key: TypeAlias = tuple[int, int]  # an array's address and size: the same for an
 OPERATIONS = (
     "get_rows", "linear", "layer_norm", "add_layer_norm", "rms_norm", "gelu", "gelu_erf", "silu", "relu", "geglu",
     "swiglu", "swiglu_oai", "rope", "attention", "softmax", "tanh", "experts", "short_conv", "mean",
+    "sigmoid", "exp", "log_decay", "gated_delta_rule", "selective_scan", "add_scaled", "wkv7",
 )  # fmt: skip
 
 

@@ -16,45 +16,22 @@ Shapes: T tokens of all texts of a batch, end to end, C channels, H heads of D c
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.specs import BIDIRECTIONAL, AttentionMask, AttentionSpec, Rope
+from refembed.kernels.state_ops import StateOps
+from refembed.kernels.taps import NO_TAP, NoTap, Tap
 
 __all__ = ["BIDIRECTIONAL", "COMPOSED", "NO_TAP", "AttentionMask", "AttentionSpec", "NoTap", "Ops", "Rope", "Tap"]
 
 
-class Tap(Protocol):
-    """A tap: `x = tap("kq", x)` records x, in layer 3 as `kq-3`, and returns what to go on with
-    (docs/decisions/003).
-    """
-
-    active: bool  # False: an operation may skip its inner tensors and fuse
-
-    def __call__(self, name: str, x: Float) -> Float:
-        """Show x under llama.cpp's name for it, less the layer number."""
-        ...
-
-
-class NoTap:
-    """The tap of a run that is not traced: nothing is recorded."""
-
-    active = False
-
-    def __call__(self, name: str, x: Float) -> Float:
-        """Return x."""
-        return x
-
-
-NO_TAP = NoTap()
-
-
-class Ops(ABC):
+class Ops(StateOps):
     """The operations of a forward pass, in one numerics. x is (T, C), row-major: the tokens of all texts, end to end.
 
     In all numerics but `ggml` every operation treats a row (attention: a text) in the same way whatever stands next to
@@ -67,6 +44,17 @@ class Ops(ABC):
 
     name: str  # one of NUMERICS
     dtype: type[np.floating[Any]]  # of every activation
+
+    @abstractmethod
+    def weight(self, w: Tensor) -> Float:
+        """A small tensor, decoded: a bias, a norm's weights.
+
+        w        any shape; so is the result
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").weight(Tensor.of([1, 2]))
+        array([1., 2.])
+        """
 
     # -- matrices ----------------------------------------------------------------------------------------------------
 
@@ -141,13 +129,13 @@ class Ops(ABC):
     # -- norms -------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+    def layer_norm(self, x: Float, w: Tensor | None, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         """Layer normalization (Ba, Kiros & Hinton 2016): mean 0, variance 1, then an affine map.
 
             y = (x - E[x]) / sqrt(Var[x] + eps) w + b      over the C channels of each token; Var divides by C
 
         x        (T, C); or (T, H, C), the heads of queries or of keys
-        w, b     (C), or of heads (H, C); b may be None
+        w, b     (C), or of heads (H, C); b may be None, and so may both
         eps      GGUF `{arch}.attention.layer_norm_epsilon`
         tap      is given `norm`, before w, and `norm_w`, before b
         returns  x's shape
@@ -181,7 +169,7 @@ class Ops(ABC):
             y = x / sqrt(E[x²] + eps) w
 
         x        (..., C)  the last axis is normalized: channels of a token, or of each head
-        w        (C), or None
+        w        (C); or (G, C) where x is (T, G, C); or None
         eps      GGUF `{arch}.attention.layer_norm_rms_epsilon`
         tap      is given `norm`, before w
         returns  (..., C)
@@ -203,6 +191,19 @@ class Ops(ABC):
         array([[11., 22.]])
         """
         return x + y
+
+    def add_bias(self, x: Float, b: Tensor) -> Float:
+        """x plus a number for each channel.
+
+        x        (T, C)
+        b        (C)
+        returns  (T, C)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").add_bias(np.array([[1.0, 2.0]]), Tensor.of([10, 20]))
+        array([[11., 22.]])
+        """
+        return x + self.weight(b)
 
     def multiply(self, x: Float, y: Float) -> Float:
         """A gate: element by element.
@@ -293,6 +294,19 @@ class Ops(ABC):
         return np.where(x > 0, x, x.dtype.type(0))
 
     @abstractmethod
+    def sigmoid(self, x: Float) -> Float:
+        """The logistic function: a gate between 0 and 1.
+
+            y = 1 / (1 + e^-x)
+
+        x  (T, C); so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").sigmoid(np.log([[1.0, 3.0]]))
+        array([[0.5 , 0.75]])
+        """
+
+    @abstractmethod
     def geglu(self, gate: Float, up: Float) -> Float:
         """A gated linear unit with GELU, the tanh form (Shazeer 2020).
 
@@ -354,6 +368,17 @@ class Ops(ABC):
         >>> from refembed.kernels.numerics import load_ops
         >>> load_ops("exact").tanh(np.array([[0.0, 1.0]])).round(6)
         array([[0.      , 0.761594]])
+        """
+
+    @abstractmethod
+    def exp(self, x: Float) -> Float:
+        """The exponential function.
+
+        x  any shape; so is y
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").exp(np.array([[0.0, 1.0]])).round(6)
+        array([[1.      , 2.718282]])
         """
 
     # -- mixing tokens -----------------------------------------------------------------------------------------------
@@ -421,25 +446,6 @@ class Ops(ABC):
         array([[[ 3.]],
         <BLANKLINE>
                [[20.]]])
-        """
-
-    @abstractmethod
-    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
-        """Convolution of each channel along each text (LFM2).
-
-            y_t = w_0 x_(t-n+1+ahead) + ... + w_(n-1) x_(t+ahead)      what lies outside the text is 0
-
-        x        (T, C)
-        w        (C, n)
-        offsets  (S+1)   text s is rows offsets[s]:offsets[s+1]
-        ahead            how many of the n tokens come after t; 0 looks back only
-        returns  (T, C)
-
-        >>> from refembed.kernels.numerics import load_ops
-        >>> load_ops("exact").short_conv(np.array([[1.0], [2.0], [3.0]]), Tensor.of([[10, 1]]), np.array([0, 3]))
-        array([[ 1.],
-               [12.],
-               [23.]])
         """
 
     @abstractmethod

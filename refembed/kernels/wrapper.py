@@ -29,6 +29,9 @@ class OpsWrapper(Ops):
     def __init__(self, base: Ops) -> None:
         self.base, self.name, self.dtype = base, base.name, base.dtype
 
+    def weight(self, w: Tensor) -> Float:
+        return self.base.weight(w)
+
     def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
         return self.base.get_rows(w, ids)
 
@@ -40,7 +43,7 @@ class OpsWrapper(Ops):
     ) -> Float:
         return self.base.experts(x, w, chosen, b, tap, product)
 
-    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+    def layer_norm(self, x: Float, w: Tensor | None, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         return self.base.layer_norm(x, w, b, eps, tap)
 
     def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
@@ -48,6 +51,9 @@ class OpsWrapper(Ops):
 
     def add(self, x: Float, y: Float) -> Float:
         return self.base.add(x, y)
+
+    def add_bias(self, x: Float, b: Tensor) -> Float:
+        return self.base.add_bias(x, b)
 
     def multiply(self, x: Float, y: Float) -> Float:
         return self.base.multiply(x, y)
@@ -70,6 +76,9 @@ class OpsWrapper(Ops):
     def relu(self, x: Float) -> Float:
         return self.base.relu(x)
 
+    def sigmoid(self, x: Float) -> Float:
+        return self.base.sigmoid(x)
+
     def geglu(self, gate: Float, up: Float) -> Float:
         return self.base.geglu(gate, up)
 
@@ -85,6 +94,9 @@ class OpsWrapper(Ops):
     def tanh(self, x: Float) -> Float:
         return self.base.tanh(x)
 
+    def exp(self, x: Float) -> Float:
+        return self.base.exp(x)
+
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
         return self.base.rope(x, pos, rope)
 
@@ -97,8 +109,30 @@ class OpsWrapper(Ops):
     def mix_streams(self, x: Float, w: Float) -> Float:
         return self.base.mix_streams(x, w)
 
-    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
-        return self.base.short_conv(x, w, offsets, ahead)
+    def short_conv(
+        self, x: Float, w: Tensor, offsets: I64, ahead: int = 0, bias: Tensor | None = None, tap: Tap = NO_TAP,
+        product: str = "",
+    ) -> Float:  # fmt: skip
+        return self.base.short_conv(x, w, offsets, ahead, bias, tap, product)
+
+    def log_decay(self, x: Float, bias: Tensor, a: Tensor, tap: Tap = NO_TAP) -> Float:
+        return self.base.log_decay(x, bias, a, tap)
+
+    def gated_delta_rule(self, q: Float, k: Float, v: Float, g: Float, beta: Float, offsets: I64) -> Float:
+        return self.base.gated_delta_rule(q, k, v, g, beta, offsets)
+
+    def selective_scan(
+        self, x: Float, dt: Float, a: Tensor, b: Float, c: Float, n_group: int, offsets: I64, tap: Tap = NO_TAP
+    ) -> Float:
+        return self.base.selective_scan(x, dt, a, b, c, n_group, offsets, tap)
+
+    def add_scaled(self, y: Float, x: Float, d: Tensor, tap: Tap = NO_TAP) -> Float:
+        return self.base.add_scaled(y, x, d, tap)
+
+    def wkv7(
+        self, r: Float, w: Float, k: Float, v: Float, a: Float, b: Float, n_head: int, offsets: I64, tap: Tap = NO_TAP
+    ) -> Float:
+        return self.base.wkv7(r, w, k, v, a, b, n_head, offsets, tap)
 
     def mean(self, x: Float, offsets: I64) -> Float:
         return self.base.mean(x, offsets)

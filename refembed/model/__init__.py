@@ -10,10 +10,10 @@ from typing import Any
 
 from refembed.arrays import Float
 from refembed.errors import ModelError
-from refembed.gguf import GGUFFile
+from refembed.gguf import GGUFFile, Tensor
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.hparams import Hparams, read_hparams
+from refembed.model.hparams import MAX_LAYERS, Hparams, read_hparams
 from refembed.model.unsupported import refusal
 from refembed.model.weights import bind
 
@@ -50,6 +50,7 @@ ARCHITECTURES = Architectures(
         "exaone": "exaone",
         "exaone4": "exaone4",
         "falcon": "falcon",
+        "falcon-h1": "falcon_h1",
         "gemma": "gemma",
         "gemma2": "gemma2",
         "gemma3": "gemma3",
@@ -62,6 +63,7 @@ ARCHITECTURES = Architectures(
         "gptneox": "gptneox",
         "gpt-oss": "gpt_oss",
         "granite": "granite",
+        "granitehybrid": "granite_hybrid",
         "granitemoe": "granite_moe",
         "hunyuan-dense": "hunyuan_dense",
         "internlm2": "internlm2",
@@ -69,9 +71,12 @@ ARCHITECTURES = Architectures(
         "jina-bert-v3": "jina_bert_v3",
         "lfm2": "lfm2",
         "llada": "llada",
+        "lfm2moe": "lfm2moe",
         "llada-moe": "llada_moe",
         "llama": "llama",
         "llama-embed": "llama_embed",
+        "mamba": "mamba",
+        "mamba2": "mamba2",
         "minicpm": "minicpm",
         "mistral3": "mistral3",
         "modern-bert": "modern_bert",
@@ -89,9 +94,13 @@ ARCHITECTURES = Architectures(
         "qwen2moe": "qwen2moe",
         "qwen2vl": "qwen2vl",
         "qwen3": "qwen3",
+        "qwen35": "qwen35",
+        "qwen35moe": "qwen35moe",
+        "qwen3next": "qwen3next",
         "qwen3moe": "qwen3moe",
         "qwen3vl": "qwen3vl",
         "seed_oss": "seed_oss",
+        "rwkv7": "rwkv7",
         "smollm3": "smollm3",
         "stablelm": "stablelm",
         "starcoder2": "starcoder2",
@@ -141,5 +150,12 @@ def load_model(f: GGUFFile) -> Model:
         raise ModelError(f"{f.path}: no tensors in it", hint="was the conversion interrupted? convert the model again")
     module = ARCHITECTURES[arch]
     hp = read_hparams(f, module.TRAITS)
-    weights = bind(module.Weights, f.tensors, hp.sizes, hp.n_layer, str(f.path), hp.layers, hp.sizes_of)
+    tensors = f.tensors if not module.TRAITS.nextn else without_drafts(f.tensors, hp.n_layer)
+    weights = bind(module.Weights, tensors, hp.sizes, hp.n_layer, str(f.path), hp.layers, hp.sizes_of)
     return Model(hp, weights, module)
+
+
+def without_drafts(tensors: Mapping[str, Tensor], n_layer: int) -> dict[str, Tensor]:
+    """Without layers behind the last: they draft further tokens, and llama.cpp does not read them either."""
+    drafts = tuple(f"blk.{il}." for il in range(n_layer, MAX_LAYERS))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(drafts)}

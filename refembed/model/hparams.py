@@ -10,6 +10,15 @@ import numpy as np
 
 from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
+from refembed.model.hparams_recurrent import (
+    Ssm,
+    Wkv,
+    read_block_count,
+    read_head_count,
+    read_head_count_kv,
+    read_ssm,
+    read_wkv,
+)
 from refembed.model.keys import LARGEST, Keys, positive
 from refembed.model.traits import Traits as Traits
 from refembed.tokenizer.vocab import NO_VOCAB
@@ -57,6 +66,7 @@ class Hparams:
     n_expert: int = 0  # (X) {arch}.expert_count, else 0: no mixture of experts
     n_expert_used: int = 0  # {arch}.expert_used_count: experts of a token
     moe_layers: tuple[bool, ...] = ()  # which layers are mixtures of experts
+    expert_gating_func: int = 0  # {arch}.expert_gating_func (lfm2moe): required; 1 softmax, 2 sigmoid
     n_ff_exp: int = 0  # {arch}.expert_feed_forward_length: of one expert, where it is not F
 
     soft_cap: float = 0.0  # {arch}.attn_logit_softcapping, else 50 (gemma2): c tanh(score / c)
@@ -83,7 +93,9 @@ class Hparams:
     rope_sections: tuple[int, ...] = ()  # {arch}.rope.dimension_sections (qwen2vl, qwen3vl): pairs of each stream
     n_deepstack_layers: int = 0  # {arch}.n_deepstack_layers (qwen3vl): layers that images are added behind
     n_shortconv_l_cache: int = 0  # {arch}.shortconv.l_cache (lfm2): required; width of the convolution
-    conv_layers: tuple[bool, ...] = ()  # which layers are convolutions
+    recurrent_layers: tuple[bool, ...] = ()  # which layers keep a state in place of attention
+    ssm: Ssm | None = None  # {arch}.ssm.* (mamba, qwen35 ...): required
+    wkv: Wkv | None = None  # {arch}.wkv.* (rwkv7): required
     n_embd_out: int = 0  # {arch}.embedding_length_out, else C: length of a vector
     n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input (gemma-embedding2, gemma4): required
     n_layer_shared_kv: int = 0  # {arch}.attention.shared_kv_layers (gemma4), else 0: so many last layers have no keys
@@ -116,6 +128,8 @@ class Hparams:
         sizes |= {"E": self.n_embd_per_layer, "LE": self.n_layer * self.n_embd_per_layer}
         sizes |= {"dense_2": self.dense_2_feat_out, "dense_3": self.dense_3_feat_in}
         sizes |= {"shexp": self.n_ff_shexp, "conv": self.n_shortconv_l_cache, "out": self.n_embd_out}
+        for of_states in (self.ssm, self.wkv):
+            sizes |= of_states.sizes if of_states else {}
         sizes |= STREAMS if self.arch == "gemma3n" else {}
         sizes |= {"exp": self.n_ff_exp, "2exp": 2 * self.n_ff_exp}
         return sizes | {"types": self.n_token_types, "R": self.n_cls_out, "X": self.n_expert, "1": 1}
@@ -123,8 +137,8 @@ class Hparams:
     def head_sizes(self, K: int, D: int) -> dict[str, int]:
         """Letter -> number, of those that depend on K and D."""
         HD, KD = self.n_head * D, K * D
-        sizes = {"K": K, "D": D, "D/2": D // 2, "HD": HD, "KD": KD}
-        return sizes | {"HD+2KD": HD + 2 * KD, "C+2KD": self.n_embd + 2 * KD}
+        sizes = {"K": K, "D": D, "D/2": D // 2, "HD": HD, "2HD": 2 * HD, "KD": KD, "HD+2KD": HD + 2 * KD}
+        return sizes | {"2HD+2KD": 2 * (HD + KD), "C+2KD": self.n_embd + 2 * KD}
 
     def sizes_of(self, il: int) -> dict[str, int]:
         """Letter -> number, for the shapes of layer il."""
@@ -136,14 +150,15 @@ class Hparams:
         """Kind of layer -> their numbers, for declarations that are for some layers only."""
         moe = frozenset(il for il in range(self.n_layer) if self.moe_layers[il])
         every = frozenset(range(self.n_layer))
-        conv = frozenset(il for il in every if self.conv_layers[il])
+        recurrent = frozenset(il for il in every if self.recurrent_layers[il])
         kinds = {"moe": moe, "dense": every - moe, "shared": moe if self.n_ff_shexp else frozenset()}
         kinds["keys"] = frozenset(range(self.n_layer - self.n_layer_shared_kv))
         kinds["sees all"] = frozenset(il for il in every if not self.swa_layers[il])
         kinds["per layer"] = every if self.n_embd_per_layer else frozenset()
         longrope = every if self.rope_scaling == "longrope" else frozenset()
         kinds |= {"of 64 or more": every if self.n_layer >= 64 else frozenset()}  # command-r
-        return kinds | {"conv": conv, "attention": every - conv, "longrope": longrope, "not longrope": every - longrope}
+        kinds |= {"recurrent": recurrent, "attention": every - recurrent}
+        return kinds | {"longrope": longrope, "not longrope": every - longrope}
 
 
 def not_negative(x: float) -> bool:
@@ -155,14 +170,14 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     """Read and check the record. A missing or mistyped key is a GGUFError, an impossible value a ModelError."""
     keys, md = Keys(f), f.metadata
     arch = keys.arch
-    n_embd, n_head = keys.uint("embedding_length", least=1), keys.uint("attention.head_count", least=1)
+    n_embd, n_head = keys.uint("embedding_length", least=1), read_head_count(keys, traits)
     if n_embd % n_head and f"{arch}.attention.key_length" not in md:
         raise ModelError(f"{f.path}: {n_embd} channels do not divide into {n_head} heads")
     n_ctx = keys.uint("context_length", least=1, most=2**32 - 1)
-    n_layer = keys.uint("block_count", least=1, most=MAX_LAYERS)
+    n_layer = read_block_count(keys, traits)
     norm = "layer_norm_rms_epsilon" if traits.norm == "rms" else "layer_norm_epsilon"
     n_swa = read_window(keys, traits, n_layer)
-    head_counts_kv, conv_layers = read_head_count_kv(keys, n_layer, n_head, traits)
+    head_counts_kv, recurrent_layers = read_head_count_kv(keys, n_layer, n_head, traits)
     n_expert, n_expert_used = keys.uint("expert_count", 0, most=MAX_EXPERTS), keys.uint("expert_used_count", 0)
     if arch == "hunyuan-dense" and n_expert == 1:  # as converters write it for models without experts
         n_expert = n_expert_used = 0
@@ -184,10 +199,11 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         pooling=read_pooling(keys),
         causal=not traits.encoder and md.flag(f"{arch}.attention.causal", True),
         n_swa=n_swa,
-        swa_layers=read_pattern(keys, n_layer, traits) if n_swa and not traits.short_conv else (False,) * n_layer,
+        swa_layers=read_pattern(keys, n_layer, traits) if n_swa and traits.recurrent == "none" else (False,) * n_layer,
         n_expert=n_expert,
         n_expert_used=n_expert_used,
         moe_layers=read_moe_layers(keys, n_layer, traits),
+        expert_gating_func=keys.uint("expert_gating_func", least=1, most=2) if traits.experts == "after dense" else 0,
         soft_cap=keys.float("attn_logit_softcapping", 50.0, positive) if arch == "gemma2" else 0.0,
         n_buckets=read_buckets(keys) if arch == "t5encoder" else 0,
         hidden_activation=md.string(f"{arch}.hidden_activation", ""),
@@ -195,7 +211,9 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         dense_3_feat_in=keys.uint("dense_3_feat_in", 0),
         labels=tuple(md.strings(f"{arch}.classifier.output_labels", ())),
         pooling_cls=read_pooling(keys, "classifier.pooling_type"),
-        conv_layers=conv_layers,
+        recurrent_layers=recurrent_layers,
+        ssm=read_ssm(keys, traits),
+        wkv=read_wkv(keys, traits),
         **read_rope(keys, n_ctx, n_embd_head, traits),
         n_ff_exp=read_expert_width(keys, max(n_ffs), traits),
         n_ffs=n_ffs if traits.shares_kv else (),
@@ -235,32 +253,6 @@ def read_expert_width(keys: Keys, n_ff: int, traits: Traits) -> int:
     if traits.expert_width == "own":
         return keys.uint("expert_feed_forward_length", least=1)
     return keys.uint("expert_feed_forward_length", 0) or n_ff // max(keys.uint("expert_used_count", 0), 1)
-
-
-def read_head_count_kv(
-    keys: Keys, n_layer: int, n_head: int, traits: Traits
-) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """{arch}.attention.head_count_kv of each layer, else H; and which layers are convolutions: those that have 0.
-
-    Where the architecture says nothing else, layers must have as many heads each; with convolutions those with
-    attention, and llama.cpp aborts where there are none of either kind.
-    """
-    key, no_conv = f"{keys.arch}.attention.head_count_kv", (False,) * n_layer
-    listed = key in keys.md and keys.md.type_name(key).startswith("ARRAY")
-    if not traits.short_conv and not (traits.heads_by_layer and listed):
-        return (keys.uint("attention.head_count_kv", n_head, least=1),) * n_layer, no_conv
-    counts = [int(n) for n in keys.md.ints(key)]
-    if len(counts) != n_layer:
-        raise ModelError(f"{keys.path}: {key} has {len(counts)} numbers for {n_layer} layers")
-    if traits.heads_by_layer:
-        if not 0 < min(counts) <= max(counts) <= LARGEST:
-            raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=f"1 to {LARGEST} make sense")
-        return tuple(counts), no_conv
-    heads = sorted(set(counts) - {0})
-    if len(heads) != 1 or not 0 < heads[0] <= LARGEST or 0 not in counts:
-        hint = "0 for a convolution, and one other number for all layers with attention; both must be there"
-        raise ModelError(f"{keys.path}: {key} is {sorted(set(counts))}", hint=hint)
-    return tuple(counts), tuple(n == 0 for n in counts)
 
 
 def read_heads_swa(keys: Keys, n_embd_head: int, head_counts_kv: tuple[int, ...]) -> dict[str, Any]:
@@ -390,6 +382,9 @@ def read_moe_layers(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...
     """Which layers are mixtures of experts: with n = {arch}.moe_every_n_layers, layers 1, n + 1, 2n + 1 ..."""
     if traits.experts in ("all", "required"):
         return (keys.uint("expert_count", 0) > 0,) * n_layer
+    if traits.experts == "after dense":
+        n_dense = keys.uint("leading_dense_block_count", 0)
+        return tuple(il >= n_dense for il in range(n_layer))
     n = keys.uint("moe_every_n_layers", 0, most=2**32 - 1) if traits.experts == "every n" else 0
     return tuple(n > 0 and il % n == 1 for il in range(n_layer))
 
@@ -474,7 +469,7 @@ def check_rare(hp: Hparams, keys: Keys) -> None:
     for key in ("dense_2_feat_in", "dense_3_feat_out"):
         if (width := keys.uint(key, 0)) not in (0, hp.n_embd):
             raise ModelError(f"{keys.path}: {hp.arch}.{key} is {width}, but the model has {hp.n_embd} channels")
-    if not hp.causal and any(hp.conv_layers) and hp.n_shortconv_l_cache % 2 == 0:
+    if not hp.causal and hp.n_shortconv_l_cache and hp.n_shortconv_l_cache % 2 == 0:
         hint = "llama.cpp aborts on it; an odd one has as many tokens on either side"
         raise ModelError(f"{keys.path}: {hp.arch}.shortconv.l_cache is {hp.n_shortconv_l_cache}", hint=hint)
     if sum(hp.rope_sections) > hp.n_embd_head:

@@ -27,7 +27,8 @@ from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
 TRAITS = Traits(
-    norm="rms", rope="neox", window="standard", turns_whole_heads=False, heads="fill", short_conv=True, runs_alone=True
+    norm="rms", rope="neox", window="standard", turns_whole_heads=False, heads="fill", short_conv=True,
+    recurrent="heads", runs_alone=True,
 )  # fmt: skip
 
 
@@ -42,9 +43,9 @@ class Block(QkvBlock):
     attn_q_norm: Tensor = tensor("D", layers="attention")
     attn_k_norm: Tensor = tensor("D", layers="attention")
     attn_output: Tensor = tensor("C C", layers="attention")
-    shortconv_in_proj: Tensor = tensor("3C C", name="shortconv.in_proj", layers="conv")
-    shortconv_conv: Tensor = tensor("C conv", name="shortconv.conv", layers="conv")
-    shortconv_out_proj: Tensor = tensor("C C", name="shortconv.out_proj", layers="conv")
+    shortconv_in_proj: Tensor = tensor("3C C", name="shortconv.in_proj", layers="recurrent")
+    shortconv_conv: Tensor = tensor("C conv", name="shortconv.conv", layers="recurrent")
+    shortconv_out_proj: Tensor = tensor("C C", name="shortconv.out_proj", layers="recurrent")
     attn_norm: Tensor = tensor("C")
     ffn_norm: Tensor = tensor("C")
     ffn_gate: Tensor = tensor("F C")
@@ -73,18 +74,22 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
 
         # every token looks at its neighbors: a few of them, or all before it
         y = tap("model.layers.{}.operator_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
-        mix = short_conv if hp.conv_layers[il] else attention
+        mix = short_conv if hp.recurrent_layers[il] else attention
         x = tap("ffn_inp", mix(y, blk, hp, batch, ops, tap) + x)  # (T, C)
 
         # feed-forward: every token on its own
         y = tap("model.layers.{}.ffn_out", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
-        gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
-        up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
-        h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
-        h = tap("ffn_down", ops.linear(h, blk.ffn_down))  # (T, C)
-        x = tap("l_out", ops.add(h, x))
+        x = tap("l_out", ops.add(feed_forward(y, blk, ops, tap), x))
 
     return taps("result_norm", ops.rms_norm(x, w.token_embd_norm, eps, taps))
+
+
+def feed_forward(y: Float, blk: Block, ops: Ops, tap: Tap) -> Float:
+    """SwiGLU (Shazeer 2020): (T, C) -> (T, C)."""
+    gate = tap("ffn_gate", ops.linear(y, blk.ffn_gate))  # (T, F)
+    up = tap("ffn_up", ops.linear(y, blk.ffn_up))  # (T, F)
+    h = tap("ffn_swiglu", ops.swiglu(gate, up))  # (T, F)
+    return tap("ffn_down", ops.linear(h, blk.ffn_down))
 
 
 def attention(y: Float, blk: Block, hp: Hparams, batch: Batch, ops: Ops, tap: Tap) -> Float:

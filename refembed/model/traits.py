@@ -24,12 +24,18 @@ class Traits:
     scaled_swa: bool = False  # layers with a window are scaled as the others are, not left alone
     turns_whole_heads: bool = True  # rope.dimension_count is the width of a head, or llama.cpp refuses the file
     heads: Literal["free", "fill", "equal", "own"] = "free"  # fill: H D is C; own: K is H; equal: both
-    # in which layers, if any; required: in all, and a file without experts is none; every n: {arch}.moe_every_n_layers
-    experts: Literal["none", "all", "required", "every n"] = "none"
+    # in which layers, if any; required: in all, and a file without experts is none; every n: {arch}.moe_every_n_layers;
+    # after dense: behind the first {arch}.leading_dense_block_count
+    experts: Literal["none", "all", "required", "every n", "after dense"] = "none"
     expert_width: Literal["F", "F/k", "own"] = "F"  # own: {arch}.expert_feed_forward_length; F/k: that, if it is there
     shared_as_wide: bool = False  # the expert that all tokens take is as wide as F, unless the file says otherwise
     needs_token_types: bool = False  # tokenizer.ggml.token_type_count must be there and not 0
-    short_conv: bool = False  # layers without heads of keys are convolutions (lfm2)
+    short_conv: bool = False  # {arch}.shortconv.l_cache must be there (lfm2)
+    # layers with a state in place of attention: those without heads of keys; all but every so-manyth; all
+    recurrent: Literal["none", "heads", "interval", "all"] = "none"
+    ssm: Literal["none", "delta", "mamba", "mamba2", "granite"] = "none"  # {arch}.ssm.* must be there, and for what
+    wkv: bool = False  # {arch}.wkv.* must be there (rwkv7)
+    nextn: bool = False  # {arch}.nextn_predict_layers at the end draft further tokens: they are not read
     heads_by_layer: bool = False  # K may differ by layer, D and n_rot by whether the layer has a window
     per_layer_inputs: bool = False  # {arch}.embedding_length_per_layer_input must be there (gemma-embedding2)
     shares_kv: bool = False  # the last layers may have the keys and values of earlier ones, and F may differ (gemma4)

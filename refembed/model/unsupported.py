@@ -15,8 +15,8 @@ from refembed.errors import ModelError
 # why not -> which
 UNSUPPORTED = {
     "its layers keep a state from token to token": """
-        arwkv7 bailingmoe3 deepseek4 falcon-h1 glm5-next granitehybrid jamba kimi-k3 kimi-linear lfm2moe mamba mamba2
-        minimax-01 nemotron_h nemotron_h_moe plamo2 qwen35 qwen35moe qwen3next qwen4exp rwkv6 rwkv6qwen2 rwkv7""",
+        arwkv7 bailingmoe3 deepseek4 glm5-next jamba kimi-k3 kimi-linear minimax-01 nemotron_h nemotron_h_moe
+        plamo2 qwen4exp rwkv6 rwkv6qwen2""",
     "it is a diffusion model with experts": "rnd1",
     "it drafts for another model, whose states it needs": "dflash eagle3 gemma4-assistant",
     "it is a model of pictures or of sound": "clip pockettts qwen3tts wavtokenizer-dec",

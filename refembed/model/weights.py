@@ -53,7 +53,7 @@ def tensor(
     shape: str, *, presence: Presence = "required", first: Presence | None = None, name: str = "", layers: str = "",
     needed: str = "", unless: str = "", end: str = "weight", unread_bias: bool = False,
 ) -> Any:  # fmt: skip
-    """Declare `<name>.weight` alone, or `<name>.<end>`.
+    """Declare `<name>.weight` alone, or `<name>.<end>`; where the end is empty, `<name>`.
 
     first        its presence in layer 0, where that is another than in the rest
     unless       where the tensor of that name is there, this one must not be
@@ -64,6 +64,12 @@ def tensor(
     facts = {"kind": "tensor", "shape": shape, "bias": bias, "presence": presence, "layers": layers}
     facts |= {"unless": unless, "first": first or "", "end": end, "needed": needed}
     return field(metadata=facts | ({"name": name} if name else {}))
+
+
+def full_name(name: str, facts: Mapping[str, Any]) -> str:
+    """The GGUF name of a declared tensor, with its end."""
+    end = facts.get("end", "weight")
+    return f"{name}.{end}" if end else name
 
 
 def blocks(block: type, *, name: str = "") -> Any:
@@ -132,7 +138,7 @@ class Binder:
                 continue
             replaced = m["unless"] and f"{prefix}{m['unless']}.weight" in self.tensors
             presence = "absent" if replaced else presence_of(m, prefix, self.layers)
-            weight = self.take(f"{name}.{m.get('end', 'weight')}", m["shape"], presence)
+            weight = self.take(full_name(name, m), m["shape"], presence)
             bias = self.take(f"{name}.bias", self.rows(m["shape"], weight), m["bias"] if weight else "absent")
             values[f.name] = weight if m["kind"] == "tensor" else Affine(weight, bias) if weight else None
         return declaration(**values)
@@ -193,6 +199,6 @@ def declared(
         presence = presence_of(m, prefix, layers)
         if presence == "absent":
             continue
-        yield f"{name}.{m.get('end', 'weight')}", m["shape"], presence
+        yield full_name(name, m), m["shape"], presence
         if m["bias"] != "absent":
             yield f"{name}.bias", bias_shape(m["shape"]), "optional" if m["presence"] == "optional" else m["bias"]

@@ -23,10 +23,13 @@ from refembed.gguf.quants import quant_type
 from refembed.kernels.quant.quantize import quantize
 from refembed.model import ARCHITECTURES
 from refembed.model.hparams import STREAMS, WIDTH_PER_LAYER, Traits
+from refembed.model.hparams_recurrent import Ssm
 from refembed.model.weights import Layers, declared
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "and", "it", "was", "in", "of", "to", "is"]
+ALWAYS_F32 = (".ssm_a", ".ssm_d", ".ssm_conv1d.weight", "norm.weight", "lerp_fused.weight", "lerp_k.weight")
+LIKE_NORMS = ("layer_output_scale.weight", "ffn_norm", "attn_norm_2.weight", "time_mix_ln.weight", "ssm_d")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
 
 
@@ -48,6 +51,9 @@ def synthetic(
     n_buckets: int = 32,
     conv: int = 3,
     E: int = 12,
+    N: int = 10,
+    G: int = 2,
+    dt: int = 4,
     wide: bool = False,
     types: int = 2,
     window: int = 8,
@@ -59,14 +65,16 @@ def synthetic(
     """Write a model of that architecture and return its path.
 
     seed       of the weights
-    C H K D F  channels, heads, heads of keys (None: H), width of a head (BERT and similar models: C/H), feed-forward
-               width
+    C H K D F  channels (rwkv7: at least so many, in heads of 32), heads, heads of keys (None: H), width of a head (BERT
+               and similar models: C/H), feed-forward width
     P V        longest text, words: at least those of `vocabulary`
     X n_used   experts, and how many of them a token takes; in all layers or, nomic-bert-moe, in every second; 4
                experts where an architecture has none without them
     n_buckets  of distances (t5encoder)
-    conv       width of a convolution (lfm2); there layers 1, 4, 7 ... have attention, unless a key says otherwise
+    conv       width of a convolution (lfm2, mamba, qwen35 ...); in lfm2 layers 1, 4, 7 ... have attention, in qwen35
+               layers 2, 5, 8 ..., unless a key says otherwise
     E          width of a per-layer input (gemma-embedding2)
+    N G dt     numbers of a state, groups that share them, and heads (mamba2, qwen35); in mamba the rank of the step
     wide       where feed-forward's up may hold the gate as well (jina-bert-v2), it does
     types      kinds of token; XLM-RoBERTa has one
     window     {arch}.attention.sliding_window, where the architecture has one
@@ -85,11 +93,14 @@ def synthetic(
     if arch not in ARCHITECTURES:
         raise RequestError(f"there is no architecture {arch!r}", hint=f"one of {', '.join(sorted(ARCHITECTURES))}")
     module, K = ARCHITECTURES[arch], K or H
-    X = X or 4 * (module.TRAITS.experts == "required")
+    X = X or 4 * (module.TRAITS.experts in ("required", "after dense"))
     if arch == "bert" or module.TRAITS.heads in ("fill", "equal"):
         D = C // H
+    if module.TRAITS.wkv:
+        C = -(-C // 32) * 32
     dims = {"C": C, "H": H, "K": K, "D": D, "F": F, "P": P, "V": V, "X": X, "types": types}
     dims |= {"n_layer": n_layer, "n_used": n_used, "n_buckets": n_buckets, "conv": conv, "window": window, "E": E}
+    dims |= {"N": N, "G": G, "dt": dt, "I": dt * N if module.TRAITS.ssm == "delta" else 2 * C}
     dims |= {"E": WIDTH_PER_LAYER} if module.TRAITS.streams else {}
     facts = facts_of(arch, module.TRAITS, dims) | ({} if pooling is None else {"pooling_type": (pooling, "UINT32")})
     facts |= dict(keys or {})
@@ -134,17 +145,50 @@ def facts_of(arch: str, traits: Traits, dims: Mapping[str, int]) -> dict[str, tu
         facts["rope.dimension_sections"] = ([-(-D // 6)] * 3 + [0], "ARRAY[INT32]")
     if traits.short_conv:
         facts["shortconv.l_cache"] = (dims["conv"], "UINT32")
-        facts["attention.head_count_kv"] = ([K if il % 3 == 1 else 0 for il in range(n_layer)], "ARRAY[UINT32]")
+    facts |= facts_of_states(traits, dims)
     if traits.per_layer_inputs:
         facts["embedding_length_per_layer_input"] = (dims["E"], "UINT32")
     if dims["X"]:
         facts |= {"expert_count": (dims["X"], "UINT32"), "expert_used_count": (dims["n_used"], "UINT32")}
         facts |= {"moe_every_n_layers": (2, "UINT32")} if traits.experts == "every n" else {}
         facts |= {"expert_feed_forward_length": (dims["F"] - 6, "UINT32")} if traits.expert_width == "own" else {}
+        if traits.experts == "after dense":
+            facts |= {"leading_dense_block_count": (1, "UINT32"), "expert_gating_func": (2, "UINT32")}
     if not traits.window_pattern:
         facts["attention.sliding_window_pattern"] = ([il % 3 != 2 for il in range(n_layer)], "ARRAY[BOOL]")
         facts |= {f"attention.{x}_length_swa": (D, "UINT32") for x in ("key", "value")}
     return facts
+
+
+def facts_of_states(traits: Traits, dims: Mapping[str, int]) -> dict[str, tuple[Any, str]]:
+    """Keys of an architecture whose layers keep a state, without its name."""
+    facts: dict[str, tuple[Any, str]] = {}
+    if traits.ssm != "none":
+        keys = {"conv_kernel": "conv", "inner_size": "I", "state_size": "N", "time_step_rank": "dt", "group_count": "G"}
+        facts |= {f"ssm.{key}": (dims[letter], "UINT32") for key, letter in keys.items()}
+        if traits.ssm == "mamba":
+            del facts["ssm.group_count"]
+    if traits.wkv:
+        ranks = {"decay": 7, "iclr": 5, "value_residual_mix": 6, "gate": 9}
+        facts |= {f"attention.{name}_lora_rank": (rank, "UINT32") for name, rank in ranks.items()}
+        facts |= {"wkv.head_size": (32, "UINT32"), "token_shift_count": (2, "UINT32")}
+    if traits.recurrent == "interval":
+        facts["full_attention_interval"] = (3, "UINT32")
+    if traits.recurrent == "heads":
+        counts = [dims["K"] if il % 3 == 1 else 0 for il in range(dims["n_layer"])]
+        facts["attention.head_count_kv"] = (counts, "ARRAY[UINT32]")
+    if traits.recurrent == "all":
+        facts |= {"attention.head_count": (0, "UINT32")}
+    return facts
+
+
+def ssm_sizes(facts: Mapping[str, tuple[Any, str]]) -> dict[str, int]:
+    """Letter -> number, of those that {arch}.ssm.* decides."""
+    if "ssm.state_size" not in facts:
+        return {}
+    keys = ("conv_kernel", "inner_size", "state_size", "time_step_rank", "group_count")
+    n_conv, n_inner, n_state, dt_rank, n_group = (int(facts.get(f"ssm.{key}", (1, ""))[0]) for key in keys)
+    return Ssm(n_conv, n_inner, n_state, dt_rank, n_group).sizes
 
 
 def sizes_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], wide: bool) -> dict[str, int]:
@@ -153,20 +197,24 @@ def sizes_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], wide
     sizes = {letter: dims[letter] for letter in ("V", "C", "P", "F", "D", "H", "K", "X", "types", "conv", "E")}
     sizes |= {"HD": H * D, "KD": K * D, "HD+2KD": (H + 2 * K) * D, "C+2KD": C + 2 * K * D, "3C": 3 * C, "2F": 2 * F}
     sizes |= {"LE": dims["n_layer"] * facts.get("embedding_length_per_layer_input", (dims["E"], ""))[0], "D/2": D // 2}
-    sizes |= STREAMS
+    sizes |= {"2HD": 2 * H * D, "2HD+2KD": 2 * (H + K) * D} | STREAMS | ssm_sizes(facts)
     exp = facts.get("expert_feed_forward_length", (F // max(dims["n_used"], 1), ""))[0]
     sizes |= {"exp": exp, "2exp": 2 * exp}
     sizes |= {"rot/2": D // 2, "buckets": dims["n_buckets"], "F|2F": F << wide, "1": 1}
     sizes |= {f"dense_{i}": facts.get(f"dense_{i}_feat_{end}", (0, ""))[0] for i, end in ((2, "out"), (3, "in"))}
     sizes |= {"R": len(facts.get("classifier.output_labels", ([""], ""))[0])}
     sizes |= {"out": facts.get("embedding_length_out", (C, ""))[0]}
-    return sizes | {"shexp": facts.get("expert_shared_feed_forward_length", (F, ""))[0]}
+    sizes |= {rank: facts.get(f"attention.{rank}_lora_rank", (0, ""))[0] for rank in ("decay", "iclr", "gate")}
+    return sizes | {"6": 6, "shexp": facts.get("expert_shared_feed_forward_length", (F, ""))[0]}
 
 
 def head_sizes(
     dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], traits: Traits, il: int
 ) -> dict[str, int]:
     """Letter -> number, of those that may differ in layer il, as `Hparams.sizes_of` has them for a file."""
+    if traits.wkv:  # the first layer has the tensors of a mixture that it does not make, in a size of their own
+        name = "value_residual_mix" if il else "iclr"
+        return {"value|iclr": facts[f"attention.{name}_lora_rank"][0]}
     if not traits.heads_by_layer:
         return {}
     F = facts["feed_forward_length"][0]
@@ -184,10 +232,17 @@ def layers_of(traits: Traits, dims: Mapping[str, int], facts: Mapping[str, tuple
     every = set(range(dims["n_layer"]))
     n = facts.get("moe_every_n_layers", (1, ""))[0]
     moe = {il for il in every if dims["X"] and (traits.experts in ("all", "required") or il % n == 1)}
+    if traits.experts == "after dense":
+        moe = {il for il in every if il >= facts["leading_dense_block_count"][0]}
     heads_kv = facts.get("attention.head_count_kv", (dims["K"], ""))[0]
-    conv = {il for il, count in enumerate(heads_kv) if not count} if isinstance(heads_kv, list) else set()
+    recurrent = {il for il, count in enumerate(heads_kv) if not count} if isinstance(heads_kv, list) else set()
+    if "full_attention_interval" in facts:
+        interval = facts["full_attention_interval"][0]
+        flags = facts.get("attention.recurrent_layers", ([(il + 1) % interval for il in sorted(every)], ""))[0]
+        recurrent = {il for il in every if flags[il]}
+    recurrent = every if traits.recurrent == "all" else recurrent
     shared = moe if facts.get("expert_shared_feed_forward_length", (0, ""))[0] else set()
-    kinds = {"moe": moe, "dense": every - moe, "shared": shared, "conv": conv, "attention": every - conv}
+    kinds = {"moe": moe, "dense": every - moe, "shared": shared, "recurrent": recurrent, "attention": every - recurrent}
     kinds |= {"of 64 or more": every if len(every) >= 64 else set()}
     kinds["keys"] = set(range(len(every) - facts.get("attention.shared_kv_layers", (0, ""))[0]))
     kinds["per layer"] = every if facts.get("embedding_length_per_layer_input", (1, ""))[0] else set()
@@ -229,11 +284,12 @@ def add_tensors(
     by_layer  the sizes of each layer, where they differ from the others'
     """
     rng = np.random.default_rng(seed)
-    fused = "attn_qkv.weight" in optional
+    fused, older = "attn_qkv.weight" in optional, "ssm_in.weight" in optional
     for name, letters, presence in declared(declaration, n_layer, "", layers):
         il, end = name.split("blk.")[-1].split(".", 1) if "blk." in name else ("", name)
         replaced = fused and end.split(".")[0] in ("attn_q", "attn_k", "attn_v")
         replaced |= end.split(".")[0] in ("ffn_gate_exps", "ffn_up_exps") and "ffn_gate_up_exps.weight" in optional
+        replaced |= end in ("attn_qkv.weight", "attn_gate.weight") and presence == "required" and older
         if replaced or (presence == "optional" and end not in optional):
             continue
         shape = tuple((by_layer[int(il)] if il else sizes)[letter] for letter in letters.split())
@@ -245,17 +301,20 @@ def weights(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> F32:
     x = rng.standard_normal(shape)
     if name.startswith("rope_f"):
         return np.asarray(1 + 7 * rng.random(shape), np.float32)  # RoPE divides by them
-    if re.search(r"norm(_[12])?\.weight|scale", name) and "attn_norm_2" not in name:
+    if re.search(r"norm(_[12])?\.weight|scale", name) or name in LIKE_NORMS:
         return np.asarray(1 + 0.3 * x, np.float32)
+    if name == "ssm_a":
+        return np.asarray(-np.exp(x), np.float32)  # a state fades
     if name.endswith(".bias"):
         return np.asarray(0.3 * x, np.float32)
     return np.asarray(x if "embd" in name or "token_types" in name else x * 1.5 / math.sqrt(shape[-1]), np.float32)
 
 
 def add_tensor(w: GGUFWriter, name: str, x: F32, type_name: str) -> None:
-    """Store x as that type where it is a matrix of whole blocks, and no token types or biases; else as F32."""
+    """Store x as that type where it is a matrix of whole blocks; else, and what ggml reads as F32, as F32."""
+    always = name == "token_types.weight" or name.endswith(ALWAYS_F32)
     whole = x.ndim >= 2 and x.shape[-1] % quant_type(type_name).weights == 0
-    if type_name == "F32" or not whole or name == "token_types.weight" or name.endswith(".bias"):
+    if type_name == "F32" or not whole or always:
         w.add_tensor(name, x, x.shape, "F32")
     else:
         w.add_tensor(name, quantize(x, type_name), x.shape, type_name)

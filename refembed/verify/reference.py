@@ -19,6 +19,7 @@ from refembed.embedder import Embedder
 from refembed.gguf import GGUFFile
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import COMPOSED, NO_TAP, Ops, Tap
+from refembed.kernels.state_ops import StateOps
 from refembed.kernels.wrapper import PatchedOps
 from refembed.model import Model
 from refembed.model.batch import Batch, pack
@@ -175,6 +176,9 @@ def reference_of(embedder: Embedder, pooling: str = "native") -> Reference:
     return Reference(e.info, e.file, e.tokenizer, e.model, OpsByNumerics(e.adapters), how, own_encode)
 
 
+OPERATIONS = (*vars(Ops), *vars(StateOps))
+
+
 def spy(reference: Reference) -> frozenset[str]:
     """Names of the operations that the model asks for."""
     used: set[str] = set()
@@ -186,7 +190,7 @@ def spy(reference: Reference) -> frozenset[str]:
 
         return operation
 
-    every = {name: noting(name) for name in vars(Ops) if name[0] != "_" and name not in COMPOSED}
+    every = {name: noting(name) for name in OPERATIONS if name[0] != "_" and name not in COMPOSED}
     reference.add(ops=lambda ops: PatchedOps(ops, every)).forward([[0, 1]], "fast")
     return frozenset(used)
 

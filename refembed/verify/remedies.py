@@ -96,6 +96,10 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("clamp-missing", "hold queries, keys and values within the file's attention.clamp_kqv"),
     ("rope-everywhere", "turn queries and keys only in the layers in which the architecture does"),
     ("rope-whole", "turn as many channels of a head as the file's rope.dimension_count says"),
+    ("states-carried", "begin each text with a state of zeros: of a convolution, and of every layer that keeps one"),
+    ("(decay|beta|delta|key-norm|output-gate|token-gate|step|skip|b-c|ssm|mixer|conv)-.*|values-not-scaled",
+     "compute layers that keep a state as the architecture has them, with every tensor of the file: `refembed explain` "
+     "prints each step"),
     ("experts.*|router-.*|expert-.*|shared-expert-.*", "choose, weigh and run experts as the architecture does, with "
      "every tensor of the file: `refembed explain` prints each step"),
     ("sinks-.*", "give each head its attention sink: one more score in the softmax, whose share is dropped"),

@@ -55,7 +55,7 @@ def declared_names(declaration: type, prefix: str = "") -> Iterator[tuple[str, s
         if m["presence"] == "absent":
             continue
         how = "optional" if m["presence"] == "optional" or m["unless"] else "somewhere" if m["layers"] else "always"
-        yield f"{name}.{m.get('end', 'weight')}", "somewhere" if m.get("needed") else how
+        yield f"{name}.{m.get('end', 'weight')}".removesuffix("."), "somewhere" if m.get("needed") else how
         if m["bias"] != "absent":
             yield f"{name}.bias", how if m["bias"] == "required" else "optional"
 

@@ -30,6 +30,7 @@ from tests.model import (
     test_gemmas_phi_t5,
     test_granite_lfm2,
     test_moe_decoders,
+    test_recurrent,
 )
 
 TEXT = "the cat sat on it, and the dog"
@@ -42,6 +43,7 @@ TABLES = (
     test_gemmas_phi_t5,
     test_granite_lfm2,
     test_moe_decoders,
+    test_recurrent,
 )
 EVERY = {f"{a}, plain": (a, {"X": 4 * (a in EXPERTS), "pooling": 1}) for a in ARCHITECTURES}
 VARIANTS = EVERY | {name: row for table in TABLES for name, row in table.VARIANTS.items() if "62 layers" not in name}
@@ -77,6 +79,48 @@ def rope(x: Any, theta: Any, pairs: str, m: float = 1.0) -> Any:
     return y
 
 
+def delta_rule(q: Any, k: Any, v: Any, g: Any, beta: Any) -> Any:
+    """Yang, Kautz & Hatamizadeh 2024, equation 10, each head by itself."""
+    T, H = g.shape
+    D = v.size // (T * H)
+    q, k, v, beta = *(x.reshape(T, -1, D) for x in (q, k, v)), beta.reshape(T, H)
+    y = np.zeros((T, H, D))
+    for h in range(H):
+        state, own = np.zeros((D, D)), h % k.shape[1]
+        for t in range(T):
+            key = k[t, own][:, None]
+            state = (
+                np.exp(g[t, h]) * state @ (np.eye(D) - beta[t, h] * key @ key.T) + beta[t, h] * v[t, h][:, None] @ key.T
+            )
+            y[t, h] = state @ q[t, own] / np.sqrt(D)
+    return y
+
+
+def scan(x: Any, dt: Any, a: Any, b: Any, c: Any, G: int) -> Any:
+    """Gu & Dao 2023, algorithm 2: outputs, and behind them the last state."""
+    (T, H), N = dt.shape, b.shape[1] // G
+    x, b, c = x.reshape(T, H, -1), b.reshape(T, G, N), c.reshape(T, G, N)
+    y, state = np.zeros(x.shape), np.zeros((H, x.shape[2], N))
+    for t in range(T):
+        for h in range(H):
+            s, g = np.log1p(np.exp(dt[t, h])), h // (H // G)
+            state[h] = np.exp(s * a[h]) * state[h] + s * np.outer(x[t, h], b[t, g])
+            y[t, h] = state[h] @ c[t, g]
+    return np.concatenate([y.ravel(), state.ravel()])
+
+
+def wkv7(r: Any, w: Any, k: Any, v: Any, a: Any, b: Any, H: int) -> Any:
+    """Peng et al. 2025, equation 17: outputs, and behind them the last state."""
+    T = len(r)
+    r, w, k, v, a, b = (x.reshape(T, H, -1) for x in (r, w, k, v, a, b))
+    y, state = np.zeros(v.shape), np.zeros((H, v.shape[2], v.shape[2]))
+    for t in range(T):
+        for h in range(H):
+            state[h] = state[h] @ (np.diag(w[t, h]) + np.outer(a[t, h], b[t, h])) + np.outer(v[t, h], k[t, h])
+            y[t, h] = state[h] @ r[t, h]
+    return np.concatenate([y.ravel(), state.ravel()])
+
+
 def softmax(x: Any) -> Any:
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
@@ -102,10 +146,12 @@ class Page:
             return np.arange(len(self.run.trace.meta["tokens"]))
         if found := re.fullmatch(r"(.+), as (\(.*\))", what):
             return self.value(found[1]).reshape(ast.literal_eval(found[2]))
+        if found := re.fullmatch(r"(.+)\[:, :, (\d+):(\d+)\]", what):
+            return self.value(found[1])[:, :, int(found[2]) : int(found[3])]
         if found := re.fullmatch(r"(.+)\[:, (\d+):(\d+)\]", what):
             return self.value(found[1])[:, int(found[2]) : int(found[3])]
-        if what.endswith("[0]"):
-            return self.value(what.removesuffix("[0]"))[0]
+        if found := re.fullmatch(r"(.+)\[(\d)\]", what):
+            return self.value(found[1])[int(found[2])]
         if " = " in what:
             return ast.literal_eval(what.rpartition(" = ")[2].replace("inf", "1e999"))
         found = re.fullmatch(r"(.+) \((\d+)\w\w of (\d+)\)", what)
@@ -117,7 +163,12 @@ class Page:
     def names(self, formula: Formula) -> dict[str, Any]:
         T = len(self.run.trace.meta["tokens"])
         places = {"i": np.arange(T)[:, None], "j": np.arange(T)}
-        known = {"np": np, "softmax": softmax, "rope": rope, "bucket": bucket, "erf": np.vectorize(math.erf)}
+        known = {"np": np, "delta_rule": delta_rule, "scan": scan, "wkv7": wkv7} | {
+            "softmax": softmax,
+            "rope": rope,
+            "bucket": bucket,
+            "erf": np.vectorize(math.erf),
+        }
         return known | places | {o.letter: self.value(o.what) for o in formula.operands if o.letter != "mask"}
 
     def error(self, i: int, formula: Formula, code: str = "") -> float:

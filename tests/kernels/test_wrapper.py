@@ -14,10 +14,11 @@ from refembed.kernels import ops as ops_module
 from refembed.kernels import wrapper
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import COMPOSED, Ops
+from refembed.kernels.state_ops import StateOps
 from refembed.kernels.wrapper import OpsWrapper, PatchedOps
 from tests.kernels.longhand import random, stored
 
-OPERATIONS = [name for name, f in vars(Ops).items() if inspect.isfunction(f)]
+OPERATIONS = [name for c in (Ops, StateOps) for name, f in vars(c).items() if inspect.isfunction(f)]
 
 
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in COMPOSED])

@@ -68,6 +68,21 @@ class Bits:
         return [f"{d.name}[{d.k}] {d.op}" for d in found if not d.difference.identical]
 
 
+class Apart(Bits):
+    """Bits, with texts of one call run apart where llama.cpp does: each behind the last one's cells of the cache."""
+
+    def vectors(self, texts: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> list[Float]:
+        """Pooled vectors of texts that come in one call."""
+        if not self.model.runs_alone:
+            return super().vectors(texts, tap)
+        found, ops = [], self.ops
+        for text in texts:
+            found += super().vectors([text], tap)
+            ops.first += len(text)  # type: ignore[attr-defined]  # of `Ggml`
+        ops.first = 0  # type: ignore[attr-defined]
+        return found
+
+
 def unequal(x: Float, y: Float) -> int:
     """Numbers of two float32 arrays that differ in any bit."""
     assert x.dtype == y.dtype == np.float32

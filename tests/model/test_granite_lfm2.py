@@ -7,7 +7,6 @@ Largest error of one operation on llama.cpp's own inputs, over the largest value
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,14 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
-from refembed.arrays import Float
 from refembed.gguf import open_gguf
 from refembed.kernels.exact.rope import angles
-from refembed.kernels.ops import NO_TAP, Tap
 from refembed.model import load_model
 from refembed.model.blocks import rope_of
 from refembed.model.qwen3vl import still
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
-from tests.model.bits import Bits, some_ids, unequal
+from tests.model.bits import Apart, some_ids, unequal
 from tests.model.facts import (
     places_changed_by_token_20,
 )
@@ -137,21 +134,6 @@ SLOW = {  # what others show in part
     "llama, one expert",
     "llama-embed, gated experts",
 }  # fmt: skip
-
-
-class Apart(Bits):
-    """Bits, with texts of one call run apart where llama.cpp does: each behind the last one's cells of the cache."""
-
-    def vectors(self, texts: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> list[Float]:
-        """Pooled vectors of texts that come in one call."""
-        if not self.model.runs_alone:
-            return super().vectors(texts, tap)
-        found, ops = [], self.ops
-        for text in texts:
-            found += super().vectors([text], tap)
-            ops.first += len(text)  # type: ignore[attr-defined]  # of `Ggml`
-        ops.first = 0  # type: ignore[attr-defined]
-        return found
 
 
 @pytest.mark.oracle

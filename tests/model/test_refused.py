@@ -43,6 +43,13 @@ NEXT = ("gemma-embedding3", "qwen4", "llama-embed2", "bert-moe", "nomic-ber", "s
 NARROW = {"feed_forward_length": (40, "UINT32")}
 WIDER_HEADS = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")}
 BOTH_GATES = {"wide": True, "optional": GATE}
+
+
+def recurrent(*flags: bool) -> dict[str, Any]:
+    """Which layers keep a state."""
+    return {"attention.recurrent_layers": (list(flags), "ARRAY[BOOL]")}
+
+
 FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
 
 
@@ -104,6 +111,19 @@ FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
         ("qwen2moe", "blk.2.ffn_gate_inp_shexp.weight"),
         ("qwen2vl", "blk.0.attn_v.weight"),
         ("qwen3moe", "blk.1.ffn_gate_exps.weight"),
+        ("qwen35", "blk.0.ssm_a"),
+        ("qwen35", "blk.1.ssm_dt.bias"),
+        ("qwen35", "blk.2.attn_q_norm.weight"),
+        ("mamba", "blk.0.ssm_d"),
+        ("mamba2", "blk.1.ssm_norm.weight"),
+        ("falcon-h1", "blk.0.ffn_norm"),
+        ("granitehybrid", "blk.1.attn_k.weight"),
+        ("granitehybrid", "blk.2.ssm_in.weight"),
+        ("rwkv7", "blk.0.time_mix_v1.weight"),
+        ("rwkv7", "output.weight"),
+        ("qwen35moe", "blk.1.ffn_gate_inp_shexp.weight"),
+        ("qwen3next", "blk.0.ssm_ba.weight"),
+        ("lfm2moe", "blk.1.exp_probs_b.bias"),
     ],
 )
 def test_neither_engine_loads_a_file_with_a_tensor_too_few(arch: str, name: str, tmp_path: Path) -> None:
@@ -169,9 +189,20 @@ def test_neither_engine_loads_a_file_with_a_tensor_too_few(arch: str, name: str,
         ("lfm2", {"conv": 4, "keys": SEES_ALL}, "shortconv.l_cache is 4\n  hint: llama.cpp aborts"),
         ("lfm2", {"conv": 1}, "shortconv.l_cache is 1\n  hint: 2 to"),
         ("lfm2", {"keys": heads_kv(0, 3)}, "head_count_kv has 2 numbers for 3 layers"),
-        ("lfm2", {"keys": heads_kv(0, 0, 0)}, r"head_count_kv is \[0\]\n  hint: 0 for a convolution"),
-        ("lfm2", {"K": 3, "keys": heads_kv(3, 3, 3)}, r"head_count_kv is \[3\]\n  hint: 0 for a convolution"),
+        ("lfm2", {"keys": heads_kv(0, 0, 0)}, r"head_count_kv is \[0\]\n  hint: 0 for a layer with a state"),
+        ("lfm2", {"K": 3, "keys": heads_kv(3, 3, 3)}, r"head_count_kv is \[3\]\n  hint: 0 for a layer with a state"),
         ("llama", {"X": 2, "n_used": 3}, "3 experts of 2 for a token"),
+        ("qwen35", {"odd": {"ssm.inner_size": (30, "UINT32")}}, "30 channels, 4 heads, 2 groups"),
+        ("qwen35", {"odd": {"ssm.inner_size": (32, "UINT32")}}, "32 channels, but 4 heads of 10"),
+        ("qwen35", {"G": 3, "dt": 4}, "40 channels, 4 heads, 3 groups"),
+        ("qwen35", {"odd": recurrent(False, True)}, "recurrent_layers has 2 flags for 3 layers"),
+        ("qwen35", {"keys": {"nextn_predict_layers": (3, "UINT32")}}, "nextn_predict_layers is 3 of 3 layers"),
+        ("lfm2moe", {"odd": {"expert_gating_func": (0, "UINT32")}}, "expert_gating_func is 0\n  hint: 1 to 2"),
+        ("mamba", {"odd": {"ssm.inner_size": (70, "UINT32")}}, "inner_size is 70\n  hint: llama.cpp refuses it too"),
+        ("mamba2", {"G": 5, "dt": 6}, "72 channels, 6 heads, 5 groups"),
+        ("granitehybrid", {"keys": heads_kv(0, 0, 0)}, r"head_count_kv is \[0\]\n  hint: 0 for a layer with a state"),
+        ("granitehybrid", {"K": 3, "keys": heads_kv(3, 3, 3)}, r"is \[3\]\n  hint: 0 for a layer with a state"),
+        ("rwkv7", {"keys": {"token_shift_count": (1, "UINT32")}}, "token_shift_count is 1\n  hint: llama.cpp wants 2"),
         ("llama", {"D": 6, "keys": IN_PART}, "llama.rope.dimension_count is 4\n  hint: this architecture turns whole"),
         ("qwen2", {"D": 6, "keys": IN_PART}, "qwen2.rope.dimension_count is 4\n  hint: this architecture turns whole"),
         ("qwen3", {"D": 6, "keys": IN_PART}, "qwen3.rope.dimension_count is 4\n  hint: this architecture turns whole"),
@@ -242,7 +273,7 @@ def test_neither_engine_runs_a_file_of_impossible_sizes(
         ("t5encoder", {"attention.value_length": (12, "UINT32")}, "heads of keys and of values that differ in width"),
         ("t5encoder", {"attention.relative_buckets_count": (512, "UINT32")}, "relative_buckets_count is 512"),
         ("gpt-oss", {WINDOW: (0, "UINT32")}, "sliding_window is 0"),
-        ("lfm2", heads_kv(3, 0, 6), r"head_count_kv is \[0, 3, 6\]\n  hint: 0 for a convolution"),
+        ("lfm2", heads_kv(3, 0, 6), r"head_count_kv is \[0, 3, 6\]\n  hint: 0 for a layer with a state"),
         ("smollm3", heads_kv(3, 0, 3), r"head_count_kv is \[0, 3\]: layers that differ"),
         ("granite", {"deepstack_mapping": ([0, -1, 1], "ARRAY[INT32]")}, "pictures that enter behind several layers"),
         ("granite", floats(residual_scale=float("nan")), "residual_scale is nan"),
@@ -317,7 +348,7 @@ def test_every_architecture_is_computed_or_refused_by_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("mamba", "does not compute architecture 'mamba'\n  hint: llama.cpp knows it: its layers keep a state"),
+        ("rwkv6", "does not compute architecture 'rwkv6'\n  hint: llama.cpp knows it: its layers keep a state"),
         ("t5", "its encoder alone, t5encoder, is computed"),
         ("clip", "a model of pictures or of sound"),
         ("smolm3", "does not compute architecture 'smolm3'\n  hint: it computes bert, .*; is it 'smollm3'?"),

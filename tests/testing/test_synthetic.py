@@ -43,8 +43,8 @@ def test_optional_tensors_are_written_where_they_are_asked_for(tmp_path: Path) -
 
 
 def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="there is no architecture 'mamba'"):
-        synthetic(tmp_path / "m.gguf", "mamba")
+    with pytest.raises(RequestError, match="there is no architecture 'rwkv6'"):
+        synthetic(tmp_path / "m.gguf", "rwkv6")
     assert not list(tmp_path.iterdir())
 
 

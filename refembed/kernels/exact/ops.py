@@ -12,11 +12,12 @@ import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.exact import activations, attention, attention_chunked, conv, experts, norms, sums
+from refembed.kernels.exact import activations, attention, attention_chunked, conv, experts, norms, recurrent, sums
 from refembed.kernels.exact import rope as rotary
 from refembed.kernels.exact.matmul import matmul
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
 from refembed.kernels.quant.row_blocks import Store
+from refembed.kernels.taps import with_state
 
 
 class Exact(Ops):
@@ -47,8 +48,10 @@ class Exact(Ops):
             matmul(x, part, y[:, begin:end])
         return y if b is None else tap(product, y) + self.weight(b)
 
-    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+    def layer_norm(self, x: Float, w: Tensor | None, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         """y = (x - E[x]) / sqrt(Var[x] + eps) w + b."""
+        if w is None:
+            return norms.layer_norm(x, eps)
         y = tap("norm", norms.layer_norm(x, eps)) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
@@ -68,6 +71,10 @@ class Exact(Ops):
     def silu(self, x: Float) -> Float:
         """y = x / (1 + e^-x)."""
         return activations.silu(x)
+
+    def sigmoid(self, x: Float) -> Float:
+        """y = 1 / (1 + e^-x)."""
+        return recurrent.sigmoid(x)
 
     def geglu(self, gate: Float, up: Float) -> Float:
         """y = gelu(gate) up."""
@@ -102,6 +109,10 @@ class Exact(Ops):
         """y = tanh(x)."""
         return np.tanh(x)
 
+    def exp(self, x: Float) -> Float:
+        """y = e^x."""
+        return np.exp(x)
+
     def experts(
         self, x: Float, w: Tensor, chosen: I64, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = ""
     ) -> Float:
@@ -113,9 +124,46 @@ class Exact(Ops):
         """y[a, t] = sum over j of w[t, a, j] x[j, t]."""
         return sums.mix_streams(x, w)
 
-    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
-        """y_t = sum w_i x_(t-n+1+ahead+i)."""
-        return conv.short_conv(x, self.weight(w), offsets, ahead)
+    def short_conv(
+        self, x: Float, w: Tensor, offsets: I64, ahead: int = 0, bias: Tensor | None = None, tap: Tap = NO_TAP,
+        product: str = "",
+    ) -> Float:  # fmt: skip
+        """y_t = sum w_i x_(t-n+1+ahead+i) + bias."""
+        y = conv.short_conv(x, self.weight(w), offsets, ahead)
+        return y if bias is None else tap(product, y) + self.weight(bias)
+
+    def log_decay(self, x: Float, bias: Tensor, a: Tensor, tap: Tap = NO_TAP) -> Float:
+        """g = a softplus(x + bias)."""
+        biased = tap("alpha_biased", x + self.weight(bias))
+        return tap("a_softplus", recurrent.softplus(biased)) * self.weight(a)
+
+    def gated_delta_rule(self, q: Float, k: Float, v: Float, g: Float, beta: Float, offsets: I64) -> Float:
+        """S_t = e^g_t S_(t-1) (I - beta_t k_t k_tᵀ) + beta_t v_t k_tᵀ; y_t = S_t q_t / sqrt(D)."""
+        D = v.shape[1] // g.shape[1]
+        q, k, values = (part.reshape(len(part), -1, D) for part in (q, k, v))
+        return recurrent.gated_delta_rule(q, k, values, g, beta, offsets).reshape(v.shape)
+
+    def selective_scan(
+        self, x: Float, dt: Float, a: Tensor, b: Float, c: Float, n_group: int, offsets: I64, tap: Tap = NO_TAP
+    ) -> Float:
+        """h_t = e^(s a) h_(t-1) + s x_t b_tᵀ; y_t = h_t c_t."""
+        heads = x.reshape(len(x), dt.shape[1], -1)  # (T, H, P)
+        b, c = (part.reshape(len(x), n_group, -1) for part in (b, c))  # (T, G, N)
+        y, state = recurrent.selective_scan(heads, dt, self.weight(a), b, c, offsets)
+        return with_state("ssm_scan", y, state, tap).reshape(x.shape)
+
+    def add_scaled(self, y: Float, x: Float, d: Tensor, tap: Tap = NO_TAP) -> Float:
+        """y + d x."""
+        scale = self.weight(d).reshape(-1, 1)  # (H, 1)
+        return y + tap("ssm_skip", x.reshape(len(x), len(scale), -1) * scale).reshape(x.shape)
+
+    def wkv7(
+        self, r: Float, w: Float, k: Float, v: Float, a: Float, b: Float, n_head: int, offsets: I64, tap: Tap = NO_TAP
+    ) -> Float:
+        """S_t = S_(t-1) (diag(w_t) + a_t b_tᵀ) + v_t k_tᵀ; y_t = S_t r_t."""
+        r, w, k, values, a, b = (part.reshape(len(v), n_head, -1) for part in (r, w, k, v, a, b))  # (T, H, D)
+        y, state = recurrent.wkv7(r, w, k, values, a, b, offsets)
+        return with_state("wkv", y, state, tap, v.shape[1]).reshape(v.shape)
 
     def mean(self, x: Float, offsets: I64) -> Float:
         """The mean of each sequence's rows."""

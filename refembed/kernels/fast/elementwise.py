@@ -149,12 +149,12 @@ def layer_norm(x, plus, weight, bias, eps, out, begin, end):
 
 @njit()
 def rms_norm(x, weight, eps, out, begin, end):
-    """RMS norm with its weight. x, out (N, C); weight (C); rows begin:end."""
-    C = x.shape[1]
+    """RMS norm with its weight. x, out (N, C); weight (C), or (G C), of which rows take C in turn; rows begin:end."""
+    C, turns = x.shape[1], len(weight) // x.shape[1]
     source, to = x.reshape(-1), out.reshape(-1)
     for t in range(begin, end):
-        scale = scale_of(source, t * C, C, f32(0), eps)
+        scale, own = scale_of(source, t * C, C, f32(0), eps), t % turns * C
         for c in range(0, C // N * N, N):
-            put(to, t * C + c, load(source, t * C + c) * scale * load(weight, c))
+            put(to, t * C + c, load(source, t * C + c) * scale * load(weight, own + c))
         for c in range(C // N * N, C):
-            to[t * C + c] = source[t * C + c] * scale * weight[c]
+            to[t * C + c] = source[t * C + c] * scale * weight[own + c]

@@ -18,17 +18,18 @@ import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.exact import attention, conv, experts, sums
+from refembed.kernels.exact import attention, experts, sums
 from refembed.kernels.exact import rope as rotary
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import decoder, elementwise
+from refembed.kernels.fast import decoder, elementwise, recurrent
 from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.graph import GraphCache
 from refembed.kernels.fast.integer import IntegerProducts
+from refembed.kernels.fast.state_ops import FastStateOps
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, integer_tile, jit
 from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
-from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
+from refembed.kernels.ops import NO_TAP, AttentionSpec, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store, row_blocks
 from refembed.kernels.threads import cores, parallel_for, parallel_map, workers
 
@@ -73,7 +74,7 @@ def slopes_of(n_head: int, max_bias: float) -> F32:
     return attention.slopes(n_head, max_bias).astype(np.float32)
 
 
-class Fast(Ops):
+class Fast(FastStateOps):
     """`Ops` in float32."""
 
     name = "fast"
@@ -249,7 +250,7 @@ class Fast(Ops):
             return y if b is None else tap(product, y) + self.weight(b)
         return self.product(x, w, self.weight(b))
 
-    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+    def layer_norm(self, x: Float, w: Tensor | None, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         """y = (x - E[x]) / sqrt(Var[x] + eps) w + b, in one pass where no tap is attached."""
         if x.ndim == 2:
             return self.norm_of_sum(x, x[:0], w, b, eps, tap)
@@ -258,6 +259,8 @@ class Fast(Ops):
         spinning_pool.parallel_for(
             elementwise.layer_norm, flat, flat[:0], ones, NOTHING, eps, out, rows=len(flat), size=x.size
         )
+        if w is None:
+            return out.reshape(x.shape)
         y = tap("norm", out.reshape(x.shape)) * self.weight(w)  # each head's own weights
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
@@ -267,14 +270,15 @@ class Fast(Ops):
         """y = layer_norm(x + residual), in the same pass."""
         return self.norm_of_sum(x, residual, w, b, eps, tap)
 
-    def norm_of_sum(self, x: Float, more: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap) -> Float:
+    def norm_of_sum(self, x: Float, more: Float, w: Tensor | None, b: Tensor | None, eps: float, tap: Tap) -> Float:
         """`layer_norm` of x + more, or of x where `more` has no rows."""
-        weight, out = self.weight(w), self.empty(x.shape)
+        weight = np.ones(x.shape[-1], np.float32) if w is None else self.weight(w)
+        out = self.empty(x.shape)
         scale, bias = (
             (np.ones_like(weight), NOTHING) if tap.active else (weight, NOTHING if b is None else self.weight(b))
         )
         spinning_pool.parallel_for(elementwise.layer_norm, x, more, scale, bias, eps, out, rows=len(x), size=x.size)
-        if not tap.active:
+        if not tap.active or w is None:
             return out
         y = tap("norm", out) * weight
         return y if b is None else tap("norm_w", y) + self.weight(b)
@@ -285,7 +289,7 @@ class Fast(Ops):
         weight, out = ones if w is None else self.weight(w), self.empty(x.shape)
         rows, done = (a.reshape(-1, x.shape[-1]) for a in (x, out))
         scale = ones if tap.active else weight
-        spinning_pool.parallel_for(elementwise.rms_norm, rows, scale, eps, done, rows=len(rows), size=x.size)
+        spinning_pool.parallel_for(elementwise.rms_norm, rows, scale.ravel(), eps, done, rows=len(rows), size=x.size)
         return tap("norm", out) * weight if tap.active and w is not None else out
 
     def gelu(self, x: Float) -> Float:
@@ -347,6 +351,18 @@ class Fast(Ops):
             both = rotary.turns(np.arange(1 << (n - 1).bit_length()), rope)
             self.turned[rope] = known = np.stack(both).astype(np.float32)
         return known
+
+    def sigmoid(self, x: Float) -> Float:
+        """y = 1 / (1 + e^-x)."""
+        out = self.empty(x.shape)
+        spinning_pool.parallel_for(recurrent.sigmoid, x, out, rows=len(x), size=x.size)
+        return out
+
+    def add_bias(self, x: Float, b: Tensor) -> Float:
+        """x + b."""
+        out = self.empty(x.shape)
+        spinning_pool.parallel_for(recurrent.add_bias, x, self.weight(b), out, rows=len(x), size=x.size)
+        return out
 
     def add(self, x: Float, y: Float) -> Float:
         """x + y."""
@@ -444,6 +460,10 @@ class Fast(Ops):
         jit.tanh(y)
         return y.reshape(x.shape)
 
+    def exp(self, x: Float) -> Float:
+        """y = e^x."""
+        return np.exp(x)
+
     def experts(
         self, x: Float, w: Tensor, chosen: I64, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = ""
     ) -> Float:
@@ -454,10 +474,6 @@ class Fast(Ops):
     def mix_streams(self, x: Float, w: Float) -> Float:
         """y[a, t] = sum over j of w[t, a, j] x[j, t]."""
         return sums.mix_streams(x, w)
-
-    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
-        """y_t = sum w_i x_(t-n+1+ahead+i)."""
-        return conv.short_conv(x, self.weight(w), offsets, ahead)
 
 
 class Int8(Fast):

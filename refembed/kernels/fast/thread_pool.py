@@ -27,7 +27,7 @@ from numba import types
 from refembed.arrays import F32, I64
 from refembed.kernels import threads
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import decoder, elementwise
+from refembed.kernels.fast import decoder, elementwise, recurrent
 from refembed.kernels.llvm import gemm, integer
 from refembed.kernels.llvm.atomics import add, getter, pause, publish, put, replace, seen
 from refembed.kernels.llvm.jit import njit, out_of_line
@@ -89,6 +89,15 @@ KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry 
     decoder.scale: Kernel(types.Tuple((f2, types.float32, f2))),
     decoder.columns: Kernel(types.Tuple((f2, i, f2))),
     decoder.rope: Kernel(types.Tuple((f2, places, f3, i, i, i, f2))),
+    recurrent.sigmoid: Kernel(ONE),
+    recurrent.add_bias: Kernel(types.Tuple((f2, f1, f2))),
+    recurrent.add_scaled: Kernel(types.Tuple((f2, f2, f1, f2))),
+    recurrent.log_decay: Kernel(types.Tuple((f2, f1, f1, f2))),
+    recurrent.short_conv: Kernel(types.Tuple((f2, f3, f1, i, places, f2))),
+    recurrent.gated_delta_rule: Kernel(types.Tuple((*[f2] * 5, i, places, f2))),
+    recurrent.scan_of_heads: Kernel(types.Tuple((f2, f2, f1, f2, f2, i, places, f2, f2)), results=2),
+    recurrent.scan_of_states: Kernel(types.Tuple((f2, f2, f3, f2, f2, i, places, f2, f2)), results=2),
+    recurrent.wkv7: Kernel(types.Tuple((*[f2] * 6, i, places, f2, f2)), results=2),
 }
 KERNEL_NUMBERS = {kernel: number for number, kernel in enumerate(KERNELS)}
 RESULTS = [kernel.results for kernel in KERNELS.values()]  # by number

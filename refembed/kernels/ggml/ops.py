@@ -7,19 +7,20 @@ rows there are, so a text's bits depend on its batch exactly as they do there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.ggml import attention, conv, experts, floats, quantized, rows
+from refembed.kernels.ggml import attention, conv, experts, floats, quantized, recurrent, rows
 from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
 from refembed.kernels.ggml.attention_scores import NO_SINK
 from refembed.kernels.ggml.profile import Profile, load_profile
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
+from refembed.kernels.taps import with_state
 from refembed.kernels.threads import parallel_for
 
 FLOATS = ("F32", "F16", "BF16")
@@ -62,11 +63,13 @@ class Ggml(Ops):
         y = self.product(np.ascontiguousarray(x, np.float32), w)
         return y if b is None else tap(product, y) + self.weight(b)
 
-    def layer_norm(self, x: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
+    def layer_norm(self, x: Float, w: Tensor | None, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         """Norm, times w, plus b: three roundings."""
         flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
         out = np.empty_like(flat)
         parallel_for(rows.layer_norm, flat, np.float32(eps), self.profile.lanes, out, rows=len(flat), size=flat.size)
+        if w is None:
+            return out.reshape(x.shape)
         y = tap("norm", out.reshape(x.shape)) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
@@ -95,6 +98,10 @@ class Ggml(Ops):
         out = np.empty_like(flat)
         parallel_for(rows.silu, flat, self.profile.lanes, out, rows=len(flat), size=flat.size)
         return out.reshape(x.shape)
+
+    def sigmoid(self, x: Float) -> Float:
+        """1 / (1 + e^-x) with libm's expf."""
+        return elementwise(recurrent.sigmoid, x)
 
     def geglu(self, gate: Float, up: Float) -> Float:
         """gelu(gate) * up; 0 where gate is at most -10, whatever up is."""
@@ -135,6 +142,10 @@ class Ggml(Ops):
         """libm's tanhf."""
         return tanh(np.ascontiguousarray(x, np.float32))
 
+    def exp(self, x: Float) -> Float:
+        """libm's expf."""
+        return elementwise(recurrent.exp, x)
+
     def experts(
         self, x: Float, w: Tensor, chosen: I64, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = ""
     ) -> Float:
@@ -147,12 +158,67 @@ class Ggml(Ops):
         y = [floats.mul_mat(w[t], np.ascontiguousarray(x[:, t].T), "F32", self.profile) for t in range(len(w))]
         return np.ascontiguousarray(np.stack(y, axis=1))
 
-    def short_conv(self, x: Float, w: Tensor, offsets: I64, ahead: int = 0) -> Float:
+    def short_conv(
+        self, x: Float, w: Tensor, offsets: I64, ahead: int = 0, bias: Tensor | None = None, tap: Tap = NO_TAP,
+        product: str = "",
+    ) -> Float:  # fmt: skip
         """One sum after the other; llama.cpp runs such models one text a micro-batch."""
         out = np.empty_like(x)
         for begin, end in itertools.pairwise(offsets.tolist()):
             conv.short_conv(np.ascontiguousarray(x, np.float32), self.weight(w), begin, end, ahead, out)
-        return out
+        return out if bias is None else tap(product, out) + self.weight(bias)
+
+    def log_decay(self, x: Float, bias: Tensor, a: Tensor, tap: Tap = NO_TAP) -> Float:
+        """Sum, softplus by libm, product: three roundings and libm's."""
+        biased = tap("alpha_biased", x + self.weight(bias))
+        return tap("a_softplus", elementwise(recurrent.softplus_of, biased)) * self.weight(a)
+
+    def gated_delta_rule(self, q: Float, k: Float, v: Float, g: Float, beta: Float, offsets: I64) -> Float:
+        """Head by head, as ggml_gated_delta_net has it."""
+        (T, H), lanes, tail = g.shape, self.profile.lanes, self.profile.tail
+        q, k, values = (np.ascontiguousarray(part).reshape(T, -1, v.shape[1] // H) for part in (q, k, v))
+        out = np.empty_like(values)
+        for begin, end in itertools.pairwise(offsets.tolist()):
+            text = slice(begin, end)
+            given = (q[text], k[text], values[text], g[text], beta[text], lanes, tail, out[text])
+            parallel_for(recurrent.gated_delta_rule, *given, rows=H, size=(end - begin) * values[0].size * out.shape[2])
+        return out.reshape(v.shape)
+
+    def selective_scan(
+        self, x: Float, dt: Float, a: Tensor, b: Float, c: Float, n_group: int, offsets: I64, tap: Tap = NO_TAP
+    ) -> Float:
+        """Head by head, as ggml_ssm_scan has it."""
+        heads, rates = np.ascontiguousarray(x).reshape(len(x), dt.shape[1], -1), self.weight(a)  # (T, H, P), (H, N)
+        b, c = (np.ascontiguousarray(part).reshape(len(x), n_group, -1) for part in (b, c))  # (T, G, N)
+        y, states = np.empty_like(heads), np.zeros((len(offsets) - 1, *heads.shape[1:], b.shape[2]), np.float32)
+        for state, (begin, end) in zip(states, itertools.pairwise(offsets.tolist()), strict=True):
+            text = slice(begin, end)
+            given = (heads[text], dt[text], rates, b[text], c[text])
+            size = (end - begin) * state.size
+            if rates.shape[1] == 1:
+                lanes = self.profile.lanes
+                parallel_for(recurrent.scan_of_heads, *given, lanes, state, y[text], rows=len(state), size=size)
+            else:
+                parallel_for(recurrent.scan_of_states, *given, state, y[text], rows=len(state), size=size)
+        return with_state("ssm_scan", y, states, tap).reshape(x.shape)
+
+    def add_scaled(self, y: Float, x: Float, d: Tensor, tap: Tap = NO_TAP) -> Float:
+        """y + d x, rounded twice."""
+        scale = self.weight(d).reshape(-1, 1)  # (H, 1)
+        return y + tap("ssm_skip", x.reshape(len(x), len(scale), -1) * scale).reshape(x.shape)
+
+    def wkv7(
+        self, r: Float, w: Float, k: Float, v: Float, a: Float, b: Float, n_head: int, offsets: I64, tap: Tap = NO_TAP
+    ) -> Float:
+        """Head by head, as ggml_rwkv_wkv7 has it."""
+        parts = [np.ascontiguousarray(part).reshape(len(v), n_head, -1) for part in (r, w, k, v, a, b)]  # (T, H, D)
+        D, y = parts[0].shape[2], np.empty_like(parts[0])
+        states = np.zeros((len(offsets) - 1, n_head, D, D), np.float32)
+        for state, (begin, end) in zip(states, itertools.pairwise(offsets.tolist()), strict=True):
+            text = slice(begin, end)
+            given = (*(part[text] for part in parts), self.profile.lanes, state, y[text])
+            parallel_for(recurrent.wkv7, *given, rows=n_head, size=(end - begin) * state.size)
+        return with_state("wkv", y, states, tap, v.shape[1]).reshape(v.shape)
 
     def mean(self, x: Float, offsets: I64) -> Float:
         """The product of the states with a matrix of shares: 1/n where a token is the text's, 0 elsewhere."""
@@ -160,3 +226,11 @@ class Ggml(Ops):
         for s, (begin, end) in enumerate(itertools.pairwise(offsets)):
             shares[s, begin:end] = np.float32(1) / np.float32(end - begin)
         return floats.mul_mat(shares, np.ascontiguousarray(x.T), "F32", self.profile)
+
+
+def elementwise(kernel: Callable[..., None], x: Float) -> Float:
+    """A kernel from one flat array into another, on an array of any shape."""
+    flat = np.ascontiguousarray(x, np.float32).reshape(-1)
+    out = np.empty_like(flat)
+    kernel(flat, out)
+    return out.reshape(x.shape)

@@ -88,6 +88,12 @@ def expf(x):
 
 
 @njit(inline="always")
+def logf(x):
+    """libm's logf."""
+    return math.log(f32(x))
+
+
+@njit(inline="always")
 def tanhf(x):
     """libm's tanhf."""
     return math.tanh(f32(x))

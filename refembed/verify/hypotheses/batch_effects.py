@@ -7,10 +7,11 @@ hypotheses about batches are tried on them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,8 +23,9 @@ from refembed.model.batch import Batch
 from refembed.verify.compare.floor import LEAST, Floor, distance
 from refembed.verify.engines.base import Engine
 from refembed.verify.hypothesis import Hypothesis
-from refembed.verify.reference import Item, Reference, Vectors
+from refembed.verify.reference import Item, Reference, Vectors, tensor_names
 
+KEEPS_STATE = re.compile(r"(^|\.)(shortconv|ssm|time_mix)_")  # tensors of layers that keep a state
 SHORT = 4  # texts that are asked for in a batch and alone
 SAME = 1e-9  # 1 - cos of two answers that are the same but for the order of sums
 
@@ -180,6 +182,9 @@ def batch_hypotheses(reference: Reference) -> list[Hypothesis]:
         ("padding-zeros", "attends to zeros where a batch is padded", lambda r: zeros_attended(r)),
         ("batch-cut", "cuts all texts of a batch to its shortest", lambda r: replace(r, together=cut_to_shortest)),
     ]  # fmt: skip
+    if any(KEEPS_STATE.search(name) for name in tensor_names(reference)):
+        says = "lets a text begin with the state that the one before it in a batch ended with"
+        rows.append(("states-carried", says, states_carried))
     return [Hypothesis(id, "batch", says, change, "batch") for id, says, change in rows]
 
 
@@ -201,6 +206,22 @@ def all_as_one(reference: Reference) -> Reference:
         return true.attention(q, k, v, spec, offsets[[0, -1]], *rest, **more)
 
     return attention_over(reference, attention)
+
+
+def states_carried(reference: Reference) -> Reference:
+    """Layers that keep a state do not begin anew with each text; attention does."""
+    one_text = {name: partial(carried, name) for name in ("short_conv", "gated_delta_rule", "selective_scan", "wkv7")}
+
+    def change(ops: Ops) -> Ops:
+        return PatchedOps(ops, one_text)
+
+    return replace(reference.add(ops=change), together=list)
+
+
+def carried(name: str, true: Ops, *given: Any) -> Float:
+    """An operation along texts, all of them as one: offsets are its only array of whole numbers."""
+    whole = [x[[0, -1]] if isinstance(x, np.ndarray) and x.dtype.kind == "i" else x for x in given]
+    return cast(Float, getattr(true, name)(*whole))
 
 
 def zeros_attended(reference: Reference) -> Reference:

@@ -49,7 +49,8 @@ def expert_rows(reference: Reference, used: frozenset[str], names: set[str]) -> 
             linear=nothing_of("ffn_down_shexp")), "shared expert"  # fmt: skip
     if "ffn_gate_inp_shexp.weight" in names:
         yield "shared-expert-gate-missing", "takes all of the shared expert, whatever its gate says", replaced(
-            silu=lambda true, x: x if x.shape[-1] == 1 else true.silu(x)), "shared expert"  # fmt: skip
+            silu=lambda true, x: x if x.shape[-1] == 1 else true.silu(x),
+            sigmoid=lambda true, x: x * 0 + 1 if x.shape[-1] == 1 else true.sigmoid(x)), "shared expert"  # fmt: skip
     if "ffn_down_exps.scale" in names:
         yield "expert-scale-missing", "leaves out the number that each expert's output is multiplied by", of_layers(
             lambda b: replace(b, experts_scale=None)), "experts"  # fmt: skip

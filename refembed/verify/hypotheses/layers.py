@@ -148,7 +148,9 @@ def without_layer(model: Model, which: int) -> Model:
     """The model less one layer, first or last."""
     keep = slice(1, None) if which == 0 else slice(None, -1)
     hp, blk = model.hparams, model.weights.blk[keep]
-    lists = {n: getattr(hp, n)[keep] for n in ("swa_layers", "moe_layers", "conv_layers", "head_counts_kv", "n_ffs")}
+    lists = {
+        n: getattr(hp, n)[keep] for n in ("swa_layers", "moe_layers", "recurrent_layers", "head_counts_kv", "n_ffs")
+    }
     return replace(model, hparams=replace(hp, n_layer=len(blk), **lists), weights=replace(model.weights, blk=blk))
 
 

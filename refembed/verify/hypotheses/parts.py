@@ -76,7 +76,7 @@ def layers_of(model: Model, order: list[int]) -> Model:
     hp, blk = model.hparams, tuple(model.weights.blk[i] for i in order)
     names = [
         n
-        for n in ("swa_layers", "moe_layers", "conv_layers", "head_counts_kv", "n_ffs")
+        for n in ("swa_layers", "moe_layers", "recurrent_layers", "head_counts_kv", "n_ffs")
         if len(getattr(hp, n)) == hp.n_layer
     ]
     lists: dict[str, Any] = {n: tuple(getattr(hp, n)[i] for i in order) for n in names}

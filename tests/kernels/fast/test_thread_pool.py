@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from refembed import Embedder
 from refembed.kernels import threads
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import decoder, elementwise, thread_pool
+from refembed.kernels.fast import decoder, elementwise, recurrent, thread_pool
 from refembed.kernels.fast.ops import Fast
 from refembed.kernels.fast.thread_pool import (
     ALL,
@@ -94,10 +94,31 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         xs, panels = rounded.copy(), integer.pack_whole(w, random(seed + 5, 250, 3), None)
         quantize(x, xs, 0, T)
         given[product] = (xs, panels, 0, 0, bias, out, 0, 0), out, len(panels)
+    given |= of_states(seed, T)
     if microkernel.CONVERTS_F16:
         given[gemm.by_f16] = (x, halves, bias, out), out, len(packed)
         given[gemm.three_by_f16] = (x, halves, *two_halves, *biases, *outs), all_out, 6 + 2 + 3
     return given
+
+
+def of_states(seed: int, T: int) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
+    """`jobs` of layers that keep a state: two texts, 3 heads of 10 channels, 1 head of keys."""
+    x, y, z = (random(seed + s, T, 30) for s in (1, 2, 3))
+    one, few, bias, out = random(seed + 4, T, 10), random(seed + 5, T, 3), random(seed + 6, 30), np.empty_like(x)
+    a, offsets, states = -np.abs(random(seed + 7, 3)), np.array([0, 2, T]), np.empty((6, 100), np.float32)
+    same, step = np.empty_like(few), np.abs(few)
+    by_channel = x, y, -np.abs(random(seed + 8, 1, 30, 10)), one, one, 1, offsets, np.empty((60, 10), np.float32), out
+    return {
+        recurrent.sigmoid: ((x, out), out, T),
+        recurrent.add_bias: ((x, bias, out), out, T),
+        recurrent.add_scaled: ((x, y, bias, out), out, T),
+        recurrent.log_decay: ((few, a, a, same), same, T),
+        recurrent.short_conv: ((x, random(seed + 9, 1, 4, 30), bias, 0, offsets, out), out, T),
+        recurrent.gated_delta_rule: ((one, one / 4, x, -step, 1 / (1 + step), 1, offsets, out), out, 6),
+        recurrent.scan_of_heads: ((x, few, a, one, one, 1, offsets, states, out), out, 6),
+        recurrent.scan_of_states: (by_channel, out, 60),
+        recurrent.wkv7: ((x, 1 / (1 + y * y), y, z, x / 40, y / 40, 3, offsets, states, out), out, 6),
+    }
 
 
 @pytest.mark.parametrize("cores", [2, 3, 7])
@@ -139,7 +160,8 @@ def test_so_have_those_of_forward_passes(
     e.embed([[1, 2, 3]], pooling="mean")
     e.embed([[1, 2, 3], [4, 5], list(range(2, 40))], pooling="mean")
     many = integer.KERNELS[bits].product if bits else gemm.by_panels
-    assert {many, fast_attention.attention} <= called
+    attends = ARCHITECTURES[arch].TRAITS.recurrent != "all"
+    assert {many, *[fast_attention.attention] * attends} <= called
     few = f"product{bits}" if bits else {"F32": "by_panels", "F16": "by_f16", "Q8_0": "by_q8"}[type_name]
     assert {few, f"three_{few}"} & {kernel.__name__ for kernel in called} or (
         type_name == "F16" and not microkernel.CONVERTS_F16

@@ -3,8 +3,8 @@
     run([("ggml_norm", [x, 1e-5]), ("ggml_mul_mat", [Typed("Q8_0", raw, (m, k)), x])])   ->   one float32 array a call
 
 Arguments in the order of ggml.h, less the context: arrays (float32, float16, int32; last axis contiguous) become
-tensors, None a null pointer, int and float stay what they are. "ggml_soft_max_ext, ggml_soft_max_add_sinks" hands the
-last argument to a second function, which alters the node of the first.
+tensors, None a null pointer, int, np.int64 and float stay what they are. "ggml_soft_max_ext, ggml_soft_max_add_sinks"
+hands the last argument to a second function, which alters the node of the first.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def tensor(lib, ctx, x):
 def call(lib, name, arguments):
     """One graph of one node."""
     ctx = ct.c_void_p(lib.ggml_init(Init(256 << 20, None, False)))
-    convert = {int: ct.c_int, float: ct.c_float, bool: ct.c_bool, type(None): ct.c_void_p}
+    convert = {int: ct.c_int, np.int64: ct.c_int64, float: ct.c_float, bool: ct.c_bool, type(None): ct.c_void_p}
     args = [tensor(lib, ctx, a) if isinstance(a, (np.ndarray, Typed)) else convert[type(a)](a) for a in arguments]
     name, _, setter = name.partition(", ")
     function = getattr(lib, name)

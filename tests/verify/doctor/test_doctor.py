@@ -110,7 +110,7 @@ BERT_FAULTS: list[tuple[Keys, tuple[str, str]]] = [
     ({"tokenizer.ggml.bos_token_id": None}, ("error", "special tokens")),
     ({"general.file_type": (7, U32)}, ("warning", "file type")),
     ({"general.file_type": None}, ("note", "file type")),
-    ({"general.architecture": ("mamba", TEXT)}, ("warning", "architecture")),
+    ({"general.architecture": ("rwkv6", TEXT)}, ("warning", "architecture")),
     ({"general.architecture": ("nosuch", TEXT)}, ("error", "architecture")),
     ({"bert.attention.head_count": (7, U32)}, ("error", "loading")),
 ]
