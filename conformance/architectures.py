@@ -307,7 +307,8 @@ def kind_of(d: LocalDifference, v: Variant) -> str:
     """llama.cpp's operation; of a product with weights that are not of float32, and of sums, their type as well.
 
     `MUL_MAT Q8_0`. A sum's product may have no name of its own. A score is one number, of which sums may leave little:
-    `MUL_MAT of a head`; and so is a shared expert's gate. What a delta net gives is a view of more: `VIEW of a state`.
+    `MUL_MAT of a head`; and so is a shared expert's gate. What a delta net gives is a view of more, `VIEW of a state`;
+    Falcon-H1's last sum has no name, but the rows that are taken of it: `GET_ROWS of a sum`.
     """
     if d.op == "MUL_MAT" and d.name.startswith("cls"):
         return f"{d.op} of a head"
@@ -315,6 +316,8 @@ def kind_of(d: LocalDifference, v: Variant) -> str:
         return f"{d.op} {v.type_name} of a shared expert's gate"
     if d.op == "VIEW" and d.name.startswith("attn_output-"):
         return f"{d.op} of a state"
+    if d.op == "GET_ROWS" and d.name.startswith("ffn_inp-"):
+        return f"{d.op} of a sum"
     weights = d.op.startswith(("MUL_MAT", "ADD")) and d.name.split("-")[0] not in ("kq", "kqv")
     return f"{d.op} {v.type_name}" if weights and v.type_name != "F32" else d.op
 

@@ -77,10 +77,7 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
         scanned = mamba2.scanned(y, blk, hp, batch, ops, tap)
         a = tap("attn_out", ops.linear(a, blk.attn_output.weight))  # (T, C); its bias is not read
         s = tap("ssm_out", mamba2.gated(*scanned, blk, hp, ops, tap))  # (T, C)
-        x = ops.add(tap("layer_out", ops.add(a, s)), x)
-        if il == hp.n_layer - 1:
-            x = tap("residual", x)  # llama.cpp gives the name of the sum to the rows that it takes of it
-        x = tap("ffn_inp", x)
+        x = tap("ffn_inp", ops.add(tap("layer_out", ops.add(a, s)), x))
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)

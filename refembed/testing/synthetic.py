@@ -28,7 +28,7 @@ from refembed.model.weights import Layers, declared
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "and", "it", "was", "in", "of", "to", "is"]
-ALWAYS_F32 = (".ssm_a", ".ssm_d", ".ssm_conv1d.weight", "norm.weight", "lerp_fused.weight", "lerp_k.weight")
+ALWAYS_F32 = (".bias", ".ssm_a", ".ssm_d", ".ssm_conv1d.weight", "norm.weight", "lerp_fused.weight", "lerp_k.weight")
 LIKE_NORMS = ("layer_output_scale.weight", "ffn_norm", "attn_norm_2.weight", "time_mix_ln.weight", "ssm_d")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
 

@@ -11,7 +11,7 @@ import pytest
 
 from refembed.gguf import Tensor
 from refembed.kernels import ops as ops_module
-from refembed.kernels import wrapper
+from refembed.kernels import state_ops, wrapper
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import COMPOSED, Ops
 from refembed.kernels.state_ops import StateOps
@@ -82,11 +82,12 @@ def test_a_numerics_must_have_every_operation() -> None:
         Half()  # type: ignore[abstract]
 
 
-@pytest.mark.parametrize("module", [ops_module, wrapper])
+@pytest.mark.parametrize("module", [ops_module, state_ops, wrapper])
 def test_every_operation_has_an_example_that_holds(module: Any) -> None:
     found = doctest.testmod(module)
     assert found.failed == 0
-    examples = {t.name.split(".")[-1] for t in doctest.DocTestFinder().find(ops_module) if t.examples}
+    tests = [t for home in (ops_module, state_ops) for t in doctest.DocTestFinder().find(home)]
+    examples = {t.name.split(".")[-1] for t in tests if t.examples}
     assert set(OPERATIONS) <= examples
 
 
