@@ -29,7 +29,8 @@ COMMON_KEYS = (  # every architecture reads these
 KINDS = {
     "moe": "layers with experts", "dense": "layers without experts", "shared": "layers with a shared expert",
     "recurrent": "layers with a state", "attention": "layers with attention",
-    "longrope": "where RoPE's scaling is longrope", "not longrope": "where it is not", "of 64 or more": "models of 64 layers or more",
+    "longrope": "where RoPE's scaling is longrope", "not longrope": "where it is not",
+    "of 64 or more": "models of 64 layers or more",
     "keys": "layers with keys of their own", "sees all": "where a layer has no window",
     "per layer": "where there are per-layer inputs",
 }  # fmt: skip
