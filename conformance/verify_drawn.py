@@ -222,7 +222,7 @@ class Outcome:
 
 def targets(folder: Path) -> dict[str, tuple[Embedder, Target]]:
     """Models to break: MiniLM where it is there, and small ones with random weights."""
-    from conformance.verify_mutants import cased
+    from conformance.verify_models import cased
     from refembed.errors import RefembedError
 
     biases = {f"{n}.bias" for n in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down")}

@@ -19,7 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from conformance import false_alarms
-from conformance.verify_mutants import LONGEST, Outcome, Wired, models
+from conformance.verify_models import models
+from conformance.verify_mutants import LONGEST, Outcome, Wired
 from refembed import Embedder
 from refembed.verify import diagnose, run, trials
 from refembed.verify.compare import floor, local

@@ -22,31 +22,17 @@ import numpy as np
 from conformance import architectures_faults
 from conformance import mutants as old
 from conformance.mutants import blocks, model, ops
+from conformance.verify_models import models
 from refembed import Embedder
 from refembed.arrays import F32, Float
 from refembed.convert.quantize import quantize_file
-from refembed.gguf import GGUFWriter, Tensor
+from refembed.gguf import Tensor
 from refembed.kernels.ops import NO_TAP, AttentionMask, AttentionSpec, Ops, Rope, Tap
 from refembed.model.trace import Trace
 from refembed.verify.engines.base import Item
 from refembed.verify.run import verify
 from refembed.verify.texts import default_texts
 from refembed.verify.verdict import Verdict
-
-IN_PART = {"rope.dimension_count": (4, "UINT32")}
-DENSE: dict[str, dict[str, Any]] = {  # decoders whose layers are built otherwise -> arguments of `synthetic`
-    "bloom": {},
-    "cohere2": {"K": 2, "n_layer": 4},
-    "exaone4": {"K": 2},
-    "gpt2": {},
-    "gptneox": {"keys": IN_PART},
-    "mpt": {"keys": {"attention.clamp_kqv": (0.7, "FLOAT32"), "attention.max_alibi_bias": (8.0, "FLOAT32")}},
-    "nemotron": {"K": 2, "keys": IN_PART},
-    "olmo2": {"K": 2, "window": 0},
-    "phi2": {"keys": IN_PART},
-}
-EVERY_OTHER = {"attention.sliding_window_pattern": (2, "UINT32"), "rope.freq_base": (1e6, "FLOAT32")}
-SHARED_KV = {"attention.shared_kv_layers": (3, "UINT32"), "rope.freq_base": (1e6, "FLOAT32")}
 
 Broken = Callable[[Embedder], Embedder]
 Wire = Callable[["Wired", Sequence[Any]], list[F32]]
@@ -385,51 +371,6 @@ class Outcome:
     def tensor_named(self) -> bool:
         """Whether the first wrong tensor is the one it should be."""
         return not self.fault.tensor or self.verdict.first_wrong_tensor == self.fault.tensor
-
-
-def models(folder: Path) -> dict[str, Embedder]:
-    """What is broken: MiniLM, and small decoders with random weights."""
-    from refembed.testing.synthetic import synthetic
-
-    size: dict[str, Any] = {"P": 256, "pooling": 3, "V": 300}
-    qwen3 = cased(synthetic(folder / "qwen3.gguf", "qwen3", K=2, **size), folder / "qwen3-cased.gguf")
-    gemma3 = synthetic(folder / "gemma3.gguf", "gemma3", K=2, n_layer=6, window=8, **size)
-    minilm = Embedder.load("minilm", numerics="fast")
-    rare: dict[str, dict[str, Any]] = {
-        "gpt-oss": {
-            "K": 2,
-            "X": 5,
-            "window": 8,
-            "n_layer": 4,
-            "optional": ("attn_q.bias", "attn_k.bias", "attn_v.bias"),
-        },
-        "qwen3moe": {"K": 2, "X": 6, "n_used": 3},
-        "qwen2moe": {"K": 2, "X": 5},
-        "gemma-embedding2": {"K": 2, "n_layer": 4, "window": 8, "keys": EVERY_OTHER},
-        "gemma3n": {"K": 2, "n_layer": 2},
-        "gemma4": {"K": 2, "n_layer": 6, "window": 8, "optional": ("attn_v.weight",), "keys": SHARED_KV},
-        "qwen35": {"K": 2, "n_layer": 4, "conv": 4},
-        "mamba2": {"n_layer": 2, "conv": 4},
-        "rwkv7": {"C": 64, "n_layer": 2},
-    }
-    rare |= DENSE
-    paths = {arch: synthetic(folder / f"{arch}.gguf", arch, **size | more) for arch, more in rare.items()}
-    decoders = {n: Embedder.load(p, numerics="fast") for n, p in ({"qwen3": qwen3, "gemma3": gemma3} | paths).items()}
-    return {"minilm": minilm, "minilm-512": minilm, **decoders}
-
-
-def cased(path: Path, target: Path) -> Path:
-    """The file with a tokenizer that knows capitals from small letters."""
-    from refembed.gguf import open_gguf
-
-    f = open_gguf(path)
-    w = GGUFWriter(f.metadata.string("general.architecture"))
-    w.copy_keys(f.metadata)
-    w.add("tokenizer.ggml.normalizer.lowercase", False, "BOOL")
-    for t in f.tensors.values():
-        w.add_tensor(t.name, t.dequantize(), t.shape, "F32")
-    w.write(target)
-    return target
 
 
 def run_fault(fault: Fault, embedder: Embedder, longest: int = LONGEST) -> Outcome:

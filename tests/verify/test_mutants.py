@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from conformance.verify_faults import FAULTS, SAMPLE
-from conformance.verify_mutants import good, line, models, run_all, run_fault, summary
+from conformance.verify_models import models
+from conformance.verify_mutants import good, line, run_all, run_fault, summary
 from refembed import Embedder
 from refembed.testing.synthetic import synthetic
 
