@@ -306,9 +306,9 @@ def peak(x: Any, y: Any) -> float:
 def kind_of(d: LocalDifference, v: Variant) -> str:
     """llama.cpp's operation; of a product with weights that are not of float32, and of sums, their type as well.
 
-    `MUL_MAT Q8_0`. A sum's product may have no name of its own. A score is one number, of which sums may leave little:
-    `MUL_MAT of a head`; and so is a shared expert's gate. What a delta net gives is a view of more, `VIEW of a state`;
-    Falcon-H1's last sum has no name, but the rows that are taken of it: `GET_ROWS of a sum`.
+    `MUL_MAT Q8_0`. The product in a sum, or behind a reshaped tensor, may have no name of its own. A score is one
+    number, of which sums may leave little: `MUL_MAT of a head`; and so is a shared expert's gate. What a delta net
+    gives is a view of more, `VIEW of a state`; Falcon-H1's last sum has no name, but the rows that are taken of it: `GET_ROWS of a sum`.
     """
     if d.op == "MUL_MAT" and d.name.startswith("cls"):
         return f"{d.op} of a head"
@@ -318,7 +318,7 @@ def kind_of(d: LocalDifference, v: Variant) -> str:
         return f"{d.op} of a state"
     if d.op == "GET_ROWS" and d.name.startswith("ffn_inp-"):
         return f"{d.op} of a sum"
-    weights = d.op.startswith(("MUL_MAT", "ADD")) and d.name.split("-")[0] not in ("kq", "kqv")
+    weights = d.op.startswith(("MUL_MAT", "ADD", "RESHAPE")) and d.name.split("-")[0] not in ("kq", "kqv")
     return f"{d.op} {v.type_name}" if weights and v.type_name != "F32" else d.op
 
 
@@ -382,7 +382,11 @@ def with_new_rows(rows: Sequence[Row], bounds: Bounds, measured: dict[str, Any])
     for (table, name), errors in sorted(fresh.items()):
         worst, at = max(errors)
         tables.setdefault(table, {})[name] = Bound(bound_for(table, name, worst), worst, min(errors)[0], at)
-    return Bounds(bounds.measured or measured, {t: dict(sorted(found.items())) for t, found in sorted(tables.items())})
+    machine = dict(bounds.measured or measured)
+    if bounds.measured and fresh:
+        here = f"{len(fresh)} rows on {measured['date']}: {measured['cpu']}, {measured['blas']}"
+        machine["added"] = [*machine.get("added", []), here]
+    return Bounds(machine, {t: dict(sorted(found.items())) for t, found in sorted(tables.items())})
 
 
 def load_own_bounds() -> Bounds:
