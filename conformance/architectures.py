@@ -308,7 +308,8 @@ def kind_of(d: LocalDifference, v: Variant) -> str:
 
     `MUL_MAT Q8_0`. The product in a sum, or behind a reshaped tensor, may have no name of its own. A score is one
     number, of which sums may leave little: `MUL_MAT of a head`; and so is a shared expert's gate. What a delta net
-    gives is a view of more, `VIEW of a state`; Falcon-H1's last sum has no name, but the rows that are taken of it: `GET_ROWS of a sum`.
+    gives is a view of more, `VIEW of a state`; Falcon-H1's last sum has no name, but the rows that are taken of it:
+    `GET_ROWS of a sum`.
     """
     if d.op == "MUL_MAT" and d.name.startswith("cls"):
         return f"{d.op} of a head"
