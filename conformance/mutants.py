@@ -196,7 +196,7 @@ def interleaved_heads(
     return np.ascontiguousarray(true.attention(*dealt, spec, *rest, **more)[:, np.argsort(order)])
 
 
-def causal(true: Any, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, *_: Any) -> Float:
+def causal(true: Any, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, *_: Any, **__: Any) -> Float:
     """A token sees itself and those before it."""
     rows = []
     for begin, end in pairwise(offsets):
@@ -230,10 +230,10 @@ def stale_keys() -> Callable[..., Float]:
     """The keys of the last text of this length."""
     kept: dict[tuple[int, ...], list[Float]] = {}
 
-    def attention(true: Any, q: Float, k: Float, *rest: Any) -> Float:
+    def attention(true: Any, q: Float, k: Float, *rest: Any, **more: Any) -> Float:
         before = kept.setdefault(k.shape, [])
         before.append(k.copy())
-        return true.attention(q, before[-7] if len(before) > 6 else k, *rest)  # six layers ago: the text before
+        return true.attention(q, before[-7] if len(before) > 6 else k, *rest, **more)  # six layers ago: the text before
 
     return attention
 

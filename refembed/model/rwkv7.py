@@ -158,7 +158,7 @@ def channel_mixing(y: Float, blk: Block, offsets: I64, ops: Ops, tap: Tap) -> Fl
     """y (T, C) -> (T, C)."""
     change = tap("ffn_change", tap("ffn_before", before(y, offsets)) - y)  # (T, C)
     x = tap("ffn_mixture", tap("ffn_change_mul", change * ops.weight(blk.channel_mix_lerp_k).reshape(-1)) + y)
-    k = tap("ffn_relu", np.maximum(tap("ffn_key", ops.linear(x, blk.channel_mix_key)), 0))  # (T, F)
+    k = tap("ffn_relu", ops.relu(tap("ffn_key", ops.linear(x, blk.channel_mix_key))))  # (T, F)
     return tap("ffn_value", ops.linear(tap("ffn_relu_sqr", k * k), blk.channel_mix_value))
 
 

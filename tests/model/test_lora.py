@@ -34,11 +34,10 @@ BIASES = {"attn_q.bias", "attn_v.bias", "ffn_up.bias", "attn_output.bias"}
 HEAD = {"cls.weight", "cls.bias", "cls.output.weight"}
 OUTPUT = {"output.weight"}
 CAPPED = ("gemma3n", "gemma4")  # logits, which are capped in nodes without names behind the hidden states
-CACHED = ("qwen3", "gemma3", "gemma3n", "gemma4", "gpt-oss", "llama", "qwen2moe")
+CACHED = ("qwen3", "gemma3", "gemma3n", "gemma4", "gpt-oss", "gpt2", "gptneox", "llama", "olmo2", "qwen2moe")
 ONE: list[dict[str, Any]] = [{}]
 THREE = [{"seed": 0}, {"seed": 1, "rank": 3}, {"seed": 2, "alpha": None}]
 SCALES = (0.7, 1.3, -0.45)
-CACHED = ("qwen3", "gemma3", "gpt2", "gptneox", "llama", "olmo2")
 
 
 def typed(name: str) -> dict[str, Any]:

@@ -140,7 +140,10 @@ class NoNormBehind:
 
 def qk_norm_rows(reference: Reference) -> Iterator[Row]:
     """Queries and keys normalized head by head, or all heads at once."""
-    D, norm = reference.model.hparams.n_embd_head, reference.model.weights.blk[0].attn_q_norm
+    D, layers = reference.model.hparams.n_embd_head, reference.model.weights.blk
+    norm = next(
+        n for blk in layers if (n := getattr(blk, "attn_q_norm", None)) is not None
+    )  # some keep a state instead
     shape = norm.weight.shape if isinstance(norm, Affine) else norm.shape
     if len(shape) == 1 and shape != (D,):
         yield "qk-norm-by-head", "normalizes queries and keys head by head, not all heads at once", replaced(
