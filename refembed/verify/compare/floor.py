@@ -77,7 +77,10 @@ class Floor:
 def floor_of(
     reference: Reference, items: Sequence[Item], several_numerics: Sequence[str] = EVERYWHERE, sample: bool = False
 ) -> Floor:
-    """Embed N texts in these arithmetics; with `sample` the shortest also in float64, and together in `ggml`."""
+    """Embed N texts in these arithmetics; with `sample` the shortest also in float64, and together in `ggml`.
+
+    Of a model with experts all are embedded together: which token rounding sends to another expert cannot be sampled.
+    """
     found = {w: reference.vectors(items, w) for w in several_numerics}
     pairs = list(combinations(found.values(), 2))
     spread = [max((distance(a[i], b[i]) for a, b in pairs), default=0.0) for i in range(len(items))]
@@ -89,10 +92,10 @@ def floor_of(
     more = [0.0]
     if sample:
         few = sorted(range(len(items)), key=lambda i: len(str(items[i])))[:SAMPLE]
-        texts = [items[i] for i in few]
-        alone = {w: [found[w][i] for i in few] for w in several_numerics}
-        more = apart(alone["fast"], reference.vectors(texts, "exact"))
-        more += apart(alone["ggml"], replace(reference, together=list).vectors(texts, "ggml"))
+        more = apart([found["fast"][i] for i in few], reference.vectors([items[i] for i in few], "exact"))
+        batch = range(len(items)) if reference.model.hparams.n_expert else few
+        together = replace(reference, together=list).vectors([items[i] for i in batch], "ggml")
+        more += apart([found["ggml"][i] for i in batch], together)
     spread = [max(s, *more) for s in spread]
     if tuple(several_numerics) == EVERYWHERE and any(map(has_codes, reference.file.tensors.values())):
         found[ROUNDED] = reference.vectors(items, ROUNDED)
