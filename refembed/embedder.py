@@ -149,7 +149,7 @@ class Embedder:
         if adapters:
             ops = adapted(ops, load_ops(numerics, **switches | {"flash_attn": True, "repack": False}), adapters)
         together = 0 if loaded.runs_alone else n_ubatch
-        batch_tokens = {"ggml": together, "fast": FORWARD_TOKENS, "int8": FORWARD_TOKENS}.get(ops.name, BATCH_TOKENS)
+        batch_tokens = FORWARD_TOKENS if ops.one_text_a_core else together if ops.name == "ggml" else BATCH_TOKENS
         tokenizer = load_tokenizer(f)
         if semantics == "original":
             loaded = original(loaded, f, tokenizer.vocab.sep)
@@ -233,7 +233,7 @@ class Embedder:
                 vectors[i] = cut_and_normalize(row, normalize, dimensions)
 
         lengths = [len(text) for text in ids]
-        if self.ops.name in ("fast", "int8") and (batches := spread_batches(lengths, self.batch_tokens, cores())):
+        if self.ops.one_text_a_core and (batches := spread_batches(lengths, self.batch_tokens, cores())):
             parallel_map([partial(compute, batch) for batch in batches])
         else:
             for batch in pack_batches(lengths, self.batch_tokens):

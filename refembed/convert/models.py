@@ -84,6 +84,12 @@ class Config:
             raise ModelError(f"{self.path}: {names[0]} is {quote(str(value))}", hint="a number above zero")
         return value
 
+    def needed_number(self, name: str) -> float:
+        """`number`, which must be there."""
+        if (value := self.number(name)) is None:
+            raise ModelError(f"{self.path}: no {name}", hint="a number above zero")
+        return float(value)
+
     @property
     def classifies(self) -> bool:
         """Whether there is a head that scores."""
@@ -438,7 +444,7 @@ EXTRAS: dict[str, Callable[[GGUFWriter, Config], None]] = {
     "local-window": add_local_window,
     "gemma": add_default_width,
     "window": key("attention.sliding_window", "UINT32", lambda c: c.size("sliding_window")),
-    "logit-scale": key("logit_scale", "FLOAT32", lambda c: float(c.raw["logit_scale"])),
+    "logit-scale": key("logit_scale", "FLOAT32", lambda c: c.needed_number("logit_scale")),
     "unscaled": key("rope.scaling.type", "STRING", lambda c: "none"),
     "vocab": key("vocab_size", "UINT32", lambda c: c.size("vocab_size")),
     "rope-dims": key("rope.dimension_count", "UINT32", lambda c: c.sizes["D"]),

@@ -44,6 +44,7 @@ class Ops(StateOps):
 
     name: str  # one of NUMERICS
     dtype: type[np.floating[Any]]  # of every activation
+    one_text_a_core = False  # whether cores take texts of a batch each by itself, a few at a time (`Embedder`)
 
     @abstractmethod
     def weight(self, w: Tensor) -> Float:

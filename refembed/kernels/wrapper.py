@@ -27,7 +27,7 @@ class OpsWrapper(Ops):
     """The operations of `base`, one by one."""
 
     def __init__(self, base: Ops) -> None:
-        self.base, self.name, self.dtype = base, base.name, base.dtype
+        self.base, self.name, self.dtype, self.one_text_a_core = base, base.name, base.dtype, base.one_text_a_core
 
     def weight(self, w: Tensor) -> Float:
         return self.base.weight(w)

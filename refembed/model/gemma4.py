@@ -219,9 +219,7 @@ def route(x: Float, blk: Block, hp: Hparams, ops: Ops, tap: Tap) -> tuple[I64, F
 def run_experts(y: Float, chosen: I64, blk: Block, ops: Ops, tap: Tap) -> Float:
     """y (T, C) through the experts chosen (T, k), each times a number of its own: (T, k, C)."""
     if blk.ffn_gate_up_exps is not None:
-        both = tap("ffn_moe_gate_up", ops.experts(y, blk.ffn_gate_up_exps, chosen))  # (T, k, 2F)
-        gate, up = (np.ascontiguousarray(half) for half in np.split(both, 2, axis=2))  # (T, k, F)
-        gate, up = tap("ffn_moe_gate", gate), tap("ffn_moe_up", up)
+        gate, up = moe.gate_and_up(y, blk.ffn_gate_up_exps, chosen, ops, tap)  # (T, k, F)
     else:
         up = tap("ffn_moe_up", ops.experts(y, blk.ffn_up_exps, chosen))  # (T, k, F)
         gate = tap("ffn_moe_gate", ops.experts(y, blk.ffn_gate_exps, chosen))

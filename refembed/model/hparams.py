@@ -294,7 +294,9 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         "yarn_beta_slow": keys.float("rope.scaling.yarn_beta_slow", 1.0, positive),
         "yarn_log_mul": keys.float("rope.scaling.yarn_log_multiplier", 0.0) if arch == "mistral3" else 0.0,
     }
-    shexp = "expert_shared_feed_forward_length"
+    shexp, alibi = "expert_shared_feed_forward_length", 8.0 if arch == "bloom" else 0.0
+    if arch == "mpt":
+        alibi = keys.float("attention.max_alibi_bias", 0.0, not_negative)
     sections: tuple[int, ...] = ()
     if traits.mrope:
         sections = tuple(int(n) for n in md.ints(f"{arch}.rope.dimension_sections"))
@@ -308,11 +310,7 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         "rope_finetuned": md.flag(f"{arch}.rope.scaling.finetuned", True),
         "n_ff_shexp": keys.uint(shexp, keys.uint("feed_forward_length") if traits.shared_as_wide else 0),
         "attn_temp_scale": keys.float("attention.temperature_scale", 0.0),
-        "max_alibi_bias": 8.0
-        if arch == "bloom"
-        else keys.float("attention.max_alibi_bias", 0.0, not_negative)
-        if arch == "mpt"
-        else 0.0,
+        "max_alibi_bias": alibi,
         "clamp_kqv": keys.float("attention.clamp_kqv", 0.0) if arch == "mpt" else 0.0,
         "parallel_residual": arch == "gptneox" and md.flag(f"{arch}.use_parallel_residual"),
         "rope_sections": sections,

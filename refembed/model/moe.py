@@ -105,6 +105,13 @@ def project(x: Float, matrices: Affine, chosen: I64, name: str, ops: Ops, tap: T
     return tap(own, ops.experts(x, matrices.weight, chosen, matrices.bias, tap, name))
 
 
+def gate_and_up(x: Float, w: Tensor, chosen: I64, ops: Ops, tap: Tap) -> tuple[Float, Float]:
+    """Both products of a gated unit by experts' matrices that hold gate and up, `ffn_gate_up_exps`: twice (T, k, F)."""
+    both = tap("ffn_moe_gate_up", ops.experts(x, w, chosen))  # (T, k, 2 F)
+    gate, up = (np.ascontiguousarray(half) for half in np.split(both, 2, axis=2))
+    return tap("ffn_moe_gate", gate), tap("ffn_moe_up", up)
+
+
 def gated(gate: Float, up: Float, activation: Activation, ops: Ops, tap: Tap) -> Float:
     """A gated linear unit of each expert of a token: gate, up (T, k, F) -> (T, k, F)."""
     T, k, F = up.shape

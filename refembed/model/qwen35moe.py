@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
@@ -23,7 +21,7 @@ from refembed.model import qwen35
 from refembed.model.batch import Batch
 from refembed.model.blocks import rope_of, run_layers
 from refembed.model.hparams import Hparams
-from refembed.model.moe import gated, mixed, moe, normed, route, shared_expert
+from refembed.model.moe import gate_and_up, gated, mixed, moe, normed, route, shared_expert
 from refembed.model.qwen3vl import still
 from refembed.model.qwen35 import MixingBlock, gated_attention, linear_attention
 from refembed.model.trace import at_layer
@@ -107,8 +105,5 @@ def own_experts(y: Float, blk: ExpertBlock, hp: Hparams, ops: Ops, tap: Tap) -> 
     logits = tap("ffn_moe_logits", ops.linear(y, blk.ffn_gate_inp))  # (T, X)
     chosen, weights = route(logits, hp.n_expert_used, ops, tap)  # (T, k)
     weights = normed(weights, tap)
-    both = tap("ffn_moe_gate_up", ops.experts(y, blk.ffn_gate_up_exps, chosen))  # (T, k, 2 F)
-    F = both.shape[2] // 2
-    gate, up = (np.ascontiguousarray(x) for x in (both[..., :F], both[..., F:]))
-    h = gated(tap("ffn_moe_gate", gate), tap("ffn_moe_up", up), "silu", ops, tap)  # (T, k, F)
+    h = gated(*gate_and_up(y, blk.ffn_gate_up_exps, chosen, ops, tap), "silu", ops, tap)  # (T, k, F)
     return mixed(tap("ffn_moe_down", ops.experts(h, blk.ffn_down_exps, chosen)), weights, tap)

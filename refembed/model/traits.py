@@ -14,9 +14,9 @@ class Traits:
     epsilon: bool = True  # false: llama.cpp does not read it, and norms have none (qwen2vl)
     rope: Literal["none", "norm", "neox"] = "none"  # which channels turn together (llama_model_rope_type)
     window: Literal["none", "standard", "symmetric"] = "none"  # what {arch}.attention.sliding_window means
-    window_pattern: int = 1  # every so-manyth layer, from the last of the first so many, sees past the window; 0: the
-    # file has a flag for each layer
-    window_dense_first: bool = False  # ... from the first of the first so many
+    # n: every n-th layer, from layer n - 1 on, sees past the window; 0: the file has a flag for each layer
+    window_pattern: int = 1
+    window_dense_first: bool = False  # ... from layer 0 on
     window_required: bool = False  # a file without a window is no model of this architecture
     window_default: int = 0  # the window of a file that names none; then one of 0 is an error too
     window_n_layer: int = 0  # only models of so many layers have a window, whatever the others' files say; 0: all
@@ -31,7 +31,7 @@ class Traits:
     shared_as_wide: bool = False  # the expert that all tokens take is as wide as F, unless the file says otherwise
     needs_token_types: bool = False  # tokenizer.ggml.token_type_count must be there and not 0
     short_conv: bool = False  # {arch}.shortconv.l_cache must be there (lfm2)
-    # layers with a state in place of attention: those without heads of keys; all but every so-manyth; all
+    # layers with a state in place of attention: those without heads of keys; all but every n-th; all
     recurrent: Literal["none", "heads", "interval", "all"] = "none"
     ssm: Literal["none", "delta", "mamba", "mamba2", "granite"] = "none"  # {arch}.ssm.* must be there, and for what
     wkv: bool = False  # {arch}.wkv.* must be there (rwkv7)

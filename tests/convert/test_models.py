@@ -120,6 +120,11 @@ def test_a_folder_that_is_not_whole_is_one_clear_error(fault: str, tmp_path: Pat
         ("modern-bert", "layer_types", [], r"layer_types is \[\], not a list of names"),
         ("modern-bert", "layer_types", ["full_attention", 3], "not a list of names"),
         ("qwen2", "layer_types", "full_attention", "not a list of names"),
+        ("command-r", "logit_scale", "x", "logit_scale is x"),
+        ("command-r", "logit_scale", [1], r"logit_scale is \[1\]"),
+        ("command-r", "logit_scale", None, "no logit_scale"),
+        ("command-r", "model_max_length", "long", "max_position_embeddings is long, not a size"),
+        ("seed_oss", "attention_bias", "x", "attention_bias is x"),
     ],
 )
 def test_a_key_of_another_type_is_named(name: str, key: str, value: Any, message: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, integer
 from refembed.kernels.llvm.integer_tile import ROWS, P, words_of
-from refembed.kernels.quant.codes import BLOCK, HALVES, MINIMA, has_codes, scales_of
+from refembed.kernels.quant.codes import BLOCK, HALVES, MINIMA, scales_of
 from refembed.kernels.quant.row_blocks import Store, row_blocks
 from refembed.kernels.threads import parallel_map
 
@@ -44,10 +44,6 @@ class IntegerProducts:
         self.kernels = integer.KERNELS[bits]
         self.kept: dict[str, I32] = {}
         self.packing = threading.Lock()  # texts may run side by side
-
-    def takes(self, w: Tensor) -> bool:
-        """Whether a matrix is multiplied by its codes."""
-        return has_codes(w)
 
     def codes(self, x: F32) -> F32:
         """Activations (T, C) as codes and scales: (T, C/32 words)."""

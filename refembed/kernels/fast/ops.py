@@ -24,21 +24,20 @@ from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise, recurrent
 from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.graph import GraphCache
-from refembed.kernels.fast.integer import IntegerProducts
-from refembed.kernels.fast.state_ops import FastStateOps
+from refembed.kernels.fast.integer import DECODED, IntegerProducts
+from refembed.kernels.fast.state_ops import NOTHING, FastStateOps
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, integer_tile, jit
 from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Rope, Tap
+from refembed.kernels.quant.codes import has_codes
 from refembed.kernels.quant.row_blocks import NATIVE, Store, row_blocks
 from refembed.kernels.threads import cores, parallel_for, parallel_map, workers
 
 __all__ = ["WINDOW_KINDS", "Fast", "cores", "parallel_for", "workers"]
 
 WINDOW_KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # AttentionMask.kind, as fast_attention.reach counts them
-NOTHING = np.empty(0, np.float32)
 FEW_ROWS = 24  # rows of x that need not wait for W in float32, where there is something smaller
-DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
 THREE: dict[Any, Any] = {
     gemm.by_panels: gemm.three_by_panels,
     gemm.by_f16: gemm.three_by_f16,
@@ -79,9 +78,8 @@ class Fast(FastStateOps):
 
     name = "fast"
     dtype: type[np.floating[Any]] = np.float32
-    bits = (
-        16 if integer_tile.QUICK else 0
-    )  # of the codes that activations are rounded to for quantized weights; 0: none
+    one_text_a_core = True
+    bits = 16 if integer_tile.QUICK else 0  # of activations' codes where weights are quantized; 0: they have none
 
     def __init__(self, *, memory_budget: int | str | None = None) -> None:
         """As `load_ops` takes it."""
@@ -113,7 +111,7 @@ class Fast(FastStateOps):
 
     def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
         """x Wᵀ + bias (T, N), every row on its own."""
-        if self.integer is not None and self.integer.takes(w):
+        if self.integer is not None and has_codes(w):
             return self.integer.multiply(self.integer.codes(x), w, bias)
         x, out = np.ascontiguousarray(x), self.empty((len(x), w.shape[0]))
         if len(x) <= FEW_ROWS and (small := self.small(w)):
@@ -219,7 +217,7 @@ class Fast(FastStateOps):
 
         Three that few rows meet are one operation, so that cores meet once.
         """
-        if self.integer is not None and all(self.integer.takes(w) for w, _ in matrices):
+        if self.integer is not None and all(has_codes(w) for w, _ in matrices):
             codes = self.integer.codes(x)
             return [self.integer.multiply(codes, w, NOTHING if b is None else self.weight(b)) for w, b in matrices]
         ways = [self.kept(w) for w, _ in matrices] if len(matrices) == 3 and len(x) <= FEW_ROWS else [None]
@@ -252,17 +250,7 @@ class Fast(FastStateOps):
 
     def layer_norm(self, x: Float, w: Tensor | None, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         """y = (x - E[x]) / sqrt(Var[x] + eps) w + b, in one pass where no tap is attached."""
-        if x.ndim == 2:
-            return self.norm_of_sum(x, x[:0], w, b, eps, tap)
-        flat, ones = np.ascontiguousarray(x).reshape(-1, x.shape[-1]), np.ones(x.shape[-1], np.float32)
-        out = self.empty(flat.shape)
-        spinning_pool.parallel_for(
-            elementwise.layer_norm, flat, flat[:0], ones, NOTHING, eps, out, rows=len(flat), size=x.size
-        )
-        if w is None:
-            return out.reshape(x.shape)
-        y = tap("norm", out.reshape(x.shape)) * self.weight(w)  # each head's own weights
-        return y if b is None else tap("norm_w", y) + self.weight(b)
+        return self.norm_of_sum(x, x[:0], w, b, eps, tap)
 
     def add_layer_norm(
         self, x: Float, residual: Float, w: Tensor, b: Tensor | None, eps: float, tap: Tap = NO_TAP
@@ -272,15 +260,16 @@ class Fast(FastStateOps):
 
     def norm_of_sum(self, x: Float, more: Float, w: Tensor | None, b: Tensor | None, eps: float, tap: Tap) -> Float:
         """`layer_norm` of x + more, or of x where `more` has no rows."""
-        weight = np.ones(x.shape[-1], np.float32) if w is None else self.weight(w)
-        out = self.empty(x.shape)
-        scale, bias = (
-            (np.ones_like(weight), NOTHING) if tap.active else (weight, NOTHING if b is None else self.weight(b))
+        out, apart = self.empty(x.shape), tap.active or x.ndim == 3  # heads have weights of their own
+        scale = np.ones(x.shape[-1], np.float32) if w is None or apart else self.weight(w)
+        bias = NOTHING if b is None or apart else self.weight(b)
+        rows, more, done = (a.reshape(-1, x.shape[-1]) for a in (x, more, out))
+        spinning_pool.parallel_for(
+            elementwise.layer_norm, rows, more, scale, bias, eps, done, rows=len(rows), size=x.size
         )
-        spinning_pool.parallel_for(elementwise.layer_norm, x, more, scale, bias, eps, out, rows=len(x), size=x.size)
-        if not tap.active or w is None:
+        if not apart or w is None:
             return out
-        y = tap("norm", out) * weight
+        y = tap("norm", out) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
 
     def rms_norm(self, x: Float, w: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:

@@ -96,11 +96,8 @@ class FastStateOps(Ops):
         self, r: Float, w: Float, k: Float, v: Float, a: Float, b: Float, n_head: int, offsets: I64, tap: Tap = NO_TAP
     ) -> Float:
         """S_t = S_(t-1) (diag(w_t) + a_t b_tᵀ) + v_t k_tᵀ; y_t = S_t r_t."""
-        given, S, D = (
-            [np.ascontiguousarray(part) for part in (r, w, k, v, a, b)],
-            len(offsets) - 1,
-            v.shape[1] // n_head,
-        )
+        given = [np.ascontiguousarray(part) for part in (r, w, k, v, a, b)]
+        S, D = len(offsets) - 1, v.shape[1] // n_head
         states, out = self.empty((S * n_head, D * D)), self.empty(v.shape)
         spinning_pool.parallel_for(
             recurrent.wkv7, *given, n_head, offsets, states, out, rows=S * n_head, size=STEP * v.size * D

@@ -49,7 +49,9 @@ class Floor:
     """What rounding does to each of N texts."""
 
     by_numerics: dict[str, Vectors]  # arithmetic -> a vector for each text
-    spread: F64  # (N) 1 - cos between the two arithmetics that are furthest apart
+    # (N) 1 - cos between the two arithmetics that are furthest apart; where a text's own may be small by luck (few
+    # numbers, experts), that of the text that moves most
+    spread: F64
     builds: float  # the row of BUILDS of the most sensitive weight type
     length: float  # largest relative difference of lengths between arithmetics
 

@@ -16,6 +16,7 @@ from refembed.kernels.ops import Rope
 from refembed.model import Model
 from refembed.model.batch import Batch
 from refembed.verify.hypotheses.changes import Row, batch, named, replaced
+from refembed.verify.hypotheses.parts import layers_of
 from refembed.verify.hypothesis import Change
 from refembed.verify.reference import Reference
 
@@ -146,12 +147,8 @@ def layer_rows(reference: Reference) -> Iterator[Row]:
 
 def without_layer(model: Model, which: int) -> Model:
     """The model less one layer, first or last."""
-    keep = slice(1, None) if which == 0 else slice(None, -1)
-    hp, blk = model.hparams, model.weights.blk[keep]
-    lists = {
-        n: getattr(hp, n)[keep] for n in ("swa_layers", "moe_layers", "recurrent_layers", "head_counts_kv", "n_ffs")
-    }
-    return replace(model, hparams=replace(hp, n_layer=len(blk), **lists), weights=replace(model.weights, blk=blk))
+    order = list(range(model.hparams.n_layer))
+    return layers_of(model, order[1:] if which == 0 else order[:-1])
 
 
 def bfloat16(x: Float) -> Float:
