@@ -13,6 +13,8 @@ from refembed.verify.compare.replay import LocalDifference
 from tests.model.bits import Bits
 from tests.model.faults import Fault
 
+# the module that a fault is planted in, or the function that the architecture's imports; None: the architecture's
+Planted: TypeAlias = ModuleType | Callable[..., Any] | None
 Variants: TypeAlias = Mapping[str, "tuple[str, dict[str, Any]]"]  # name -> architecture, arguments of `synthetic`
 
 
@@ -29,7 +31,7 @@ class Family:
     variants: Variants
     bound_of: Callable[[str, LocalDifference], float]  # of one operation of a variant, on llama.cpp's own inputs
     whole_of: Callable[[str], float]  # of a variant's whole run
-    faults: Sequence[tuple[Fault, ModuleType | None]] = ()  # and the module it is planted in; None: the architecture's
+    faults: Sequence[tuple[Fault, Planted]] = ()
     slow: Collection[str] = ()  # variants whose options others show in part
     cached: bool = True
     quantized: bool = False  # whether `exact` and `fast` are compared with quantized weights, too

@@ -9,20 +9,19 @@ normalized however small they are.
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from refembed.gguf import open_gguf
-from refembed.model import delta_net
+from refembed.model import delta_net, moe
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.copies import copied, with_keys
 from tests.model.bits import Apart, some_ids, unequal
 from tests.model.facts import places_changed_by_token_20
-from tests.model.family import Family
+from tests.model.family import Family, Planted
 from tests.model.faults import Fault
 from tests.model.keys import BASE, EVERY_BIAS, FUSED_BIAS, LINEAR, QKV_BIAS, SEES_ALL, YARN, floats, heads_kv
 
@@ -117,7 +116,7 @@ SLOW = {  # what others show in part
 
 ROPE = "rope_of(hp, il, factors)"
 
-FAULTS: list[tuple[Fault, ModuleType | None]] = [
+FAULTS: list[tuple[Fault, Planted]] = [
     (
         Fault(
             "the delta net's convolution sees a token ahead",
@@ -196,11 +195,11 @@ FAULTS: list[tuple[Fault, ModuleType | None]] = [
         Fault(
             "the other half is the gate",
             "qwen35moe, one tensor, widths",
-            "both[..., :F], both[..., F:]",
-            "both[..., F:], both[..., :F]",
+            "gate, up = (np.ascontiguousarray",
+            "up, gate = (np.ascontiguousarray",
             "ffn_moe_gate-0[0]",
         ),
-        None,
+        moe.gate_and_up,
     ),
     (
         Fault(

@@ -8,10 +8,12 @@ alone is tested there.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -189,9 +191,10 @@ def test_a_fault_is_found_where_it_is(family: Family, fault: Fault, planted_in: 
     architecture = bits.model.module
     if planted_in is None:
         module = broken(architecture, fault.right, fault.wrong)
-    else:  # a module that the architecture's imports, or its function of that name
+    else:  # a module that the architecture's imports, or its function of that name; or another function
         name = planted_in.__name__.rpartition(".")[2]
         module = broken(architecture, f"import {name}", f"import {name}")
-        other = broken(planted_in, fault.right, fault.wrong)
+        home = planted_in if isinstance(planted_in, ModuleType) else sys.modules[planted_in.__module__]
+        other = broken(home, fault.right, fault.wrong)
         module.__dict__[name] = getattr(other, name, other)
     assert first_wrong(bits, theirs, module) == fault.first
