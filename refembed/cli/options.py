@@ -112,6 +112,11 @@ model_option: Decorator = click.option(
 )
 
 
+mmproj_option: Decorator = click.option(
+    "--mmproj", metavar="FILE", help="The model's vision tower, a GGUF file: images can be embedded then."
+)
+
+
 def model_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """MODEL as an argument, or with -m as elsewhere; the command gets it as `model`."""
 

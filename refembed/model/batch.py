@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refembed.arrays import I64
+from refembed.arrays import I64, Float
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """What a vision tower made of an image, in place of the tokens begin:end of a text."""
+
+    begin: int
+    end: int
+    rows: Float  # (end - begin, C)
 
 
 @dataclass(frozen=True)
@@ -17,6 +26,7 @@ class Batch:
     ids: I64  # (T)
     pos: I64  # (T) a token's place in its own sequence, from 0
     offsets: I64  # (S+1) sequence s is rows offsets[s]:offsets[s+1]
+    images: tuple[ImageRows, ...] = ()  # of the one text, where there are any
 
 
 def pack(sequences: Sequence[Sequence[int]]) -> Batch:

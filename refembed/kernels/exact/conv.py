@@ -1,15 +1,17 @@
-"""Short convolution along a text: the definition, which serves every numerics that sums in order.
+"""Convolutions: along a text, the definition, which serves every numerics that sums in order; and an image's patches.
 
-Mirrors ggml_ssm_conv on the padded input of llama.cpp's src/models/lfm2.cpp.
+`short_conv` mirrors ggml_ssm_conv on the padded input of llama.cpp's src/models/lfm2.cpp, `patches` ggml_im2col.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
 from refembed.arrays import I64, Float
+from refembed.gguf import Tensor
 
 
 def short_conv(x: Float, w: Float, offsets: I64, ahead: int = 0) -> Float:
@@ -38,3 +40,26 @@ def short_conv(x: Float, w: Float, offsets: I64, ahead: int = 0) -> Float:
             if first < last:
                 y[first:last] += w[:, i] * text[first - back : last - back]
     return out
+
+
+def patches(x: Float, size: int) -> Float:
+    """An image's patches as rows: planes (c, height, width) -> (N, c size²), a plane after the other.
+
+    N = height//size width//size patches, row by row; what is left at the right and below is cut off.
+
+    >>> patches(np.arange(10.0).reshape(1, 2, 5), 2)
+    array([[0., 1., 5., 6.],
+           [2., 3., 7., 8.]])
+    """
+    c, ny, nx = len(x), x.shape[1] // size, x.shape[2] // size
+    grid = x[:, : ny * size, : nx * size].reshape(c, ny, size, nx, size)
+    return np.ascontiguousarray(grid.transpose(1, 3, 0, 2, 4)).reshape(ny * nx, c * size * size)
+
+
+def as_matrix(w: Tensor) -> Tensor:
+    """A kernel (C, c, P, P) as the matrix (C, c P²) that patches are multiplied with.
+
+    >>> as_matrix(Tensor.of(np.zeros((4, 3, 2, 2)))).shape
+    (4, 12)
+    """
+    return replace(w, shape=(w.shape[0], int(np.prod(w.shape[1:]))))

@@ -1,0 +1,106 @@
+"""A text with images against live libmtmd and llama.cpp: tokens, vectors, and every tensor of the text model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refembed import Embedder
+from refembed.arrays import U8
+from refembed.errors import EngineError, ModelError, RequestError, TooLongError
+from refembed.model.trace import Recorder
+from refembed.pipeline.images import MARKER
+from refembed.pipeline.multimodal import token_ids
+from refembed.pipeline.vectors import forward_and_pool
+from refembed.testing.synthetic_mmproj import synthetic_mmproj
+from refembed.verify.compare.align import align
+from refembed.verify.engines.llamacpp import LlamaCpp
+from tests.model.bits import unequal
+from tests.model.vision.towers import picture, text_model
+
+TEXTS = [
+    (f"the cat {MARKER} sat on a mat", 1),
+    (MARKER, 1),
+    (f"{MARKER}{MARKER}", 2),
+    (f"a dog and {MARKER} the cat {MARKER}, it was in the mat", 2),
+]
+# architecture -> arguments of `synthetic`, and the pooling that llama-server makes one vector with
+MODELS: dict[str, tuple[dict[str, Any], str]] = {
+    "gemma-embedding": ({}, "mean"),
+    "gemma-embedding2": ({}, "mean"),
+    "gemma3": ({"window": 12}, "last"),
+}
+
+
+def some_images(n: int) -> list[U8]:
+    return [picture(30 + 9 * i, 25, seed=i) for i in range(n)]
+
+
+class Pair:
+    """A text model with a tower, in both engines."""
+
+    def __init__(self, folder: Path, arch: str) -> None:
+        sizes, self.pooling = MODELS[arch]
+        self.model, self.mmproj = text_model(folder, arch, **sizes), synthetic_mmproj(folder / "mmproj.gguf")
+
+    def embedder(self, numerics: str, flash_attn: bool = False) -> Embedder:
+        more: Any = {"flash_attn": flash_attn, "repack": False}
+        return Embedder.load(self.model, mmproj=self.mmproj, numerics=numerics, **more)
+
+    def engine(self, flash_attn: bool = False) -> LlamaCpp:
+        more: Any = {"pooling": self.pooling, "flash_attn": flash_attn, "n_ctx": 256}
+        return LlamaCpp(self.model, mmproj=self.mmproj, **more)
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    yield Pair(tmp_path_factory.mktemp("pair"), request.param)
+
+
+@pytest.mark.oracle
+def test_tokens_and_places_of_images_are_libmtmds(pair: Pair) -> None:
+    e = pair.embedder("exact")
+    assert e.tower is not None
+    with pair.engine() as engine:
+        for text, n in TEXTS:
+            images = some_images(n)
+            chunks = engine.image_chunks(text, images)
+            want: list[int] = []
+            places = []
+            for chunk in chunks:
+                if isinstance(chunk, list):
+                    want += chunk
+                else:
+                    places.append(len(want))
+                    want += [0] * len(chunk)
+            counts = [e.tower.n_tokens(image) for image in images]
+            assert token_ids(text, counts, e.tower, e.tokenizer) == (want, places)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_ggml_has_the_bits_of_vectors_of_text_and_images(pair: Pair, flash_attn: bool) -> None:
+    e = pair.embedder("ggml", flash_attn)
+    with pair.engine(flash_attn) as engine:
+        for text, n in TEXTS:
+            images = some_images(n)
+            want = engine.embed_images(text, images)
+            got = e.embed({"text": text, "image": images}, pooling=pair.pooling, normalize=-1)
+            assert unequal(got, want) == 0, text
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+def test_other_numerics_are_as_close_as_rounding_is(pair: Pair, numerics: str) -> None:
+    """A cache rounds to float16."""
+    e, bound = pair.embedder(numerics), 1e-2 if pair.pooling == "last" else 1e-4
+    with pair.engine() as engine:
+        for text, n in TEXTS:
+            images = some_images(n)
+            want = engine.embed_images(text, images)
+            got = e.embed({"text": text, "image": images}, pooling=pair.pooling, normalize=-1)
+            assert np.abs(got - want).max() <= bound * np.abs(want).max(), text
