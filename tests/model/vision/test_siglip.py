@@ -25,7 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "F16": {"type_name": "F16"},
     "no biases": {"optional": {"post_ln.weight"}},
     "no last norm": {"optional": EVERY_BIAS - {"v.post_ln.bias"}},
-    "no patch bias": {"optional": USUAL - {"v.patch_embd.bias"}},
+    "no patch bias": {"optional": USUAL["gemma3"] - {"v.patch_embd.bias"}},
     "wide": {"C": 64, "H": 2, "F": 96, "E": 48, "n_layer": 1, "type_name": "F16"},
     "many patches": {"image_size": 70, "P": 5, "n_merge": 7, "n_layer": 1},  # 196: flash attention works in tiles
     "one token": {"image_size": 28, "P": 7, "n_merge": 4, "n_layer": 1},
