@@ -99,8 +99,9 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
     x = np.ascontiguousarray(taps("patch_product", ops.conv_2d(x, w.patch_embd)).T)  # (N, C)
     x = taps("inp", x)
     both = replace(w.position_embd, shape=(2 * w.position_embd.shape[1], hp.n_embd))
-    x = taps("pos_embd_x", ops.add(x, ops.get_rows(both, column)))
-    x = taps("pos_embd", ops.add(x, ops.get_rows(both, row + w.position_embd.shape[1])))
+    x = taps("pos_embd_x", ops.add(x, taps("embd_x", ops.get_rows(both, column).astype(x.dtype))))
+    y = taps("embd_y", ops.get_rows(both, row + w.position_embd.shape[1]).astype(x.dtype))
+    x = taps("pos_embd", ops.add(x, y))
     x = layers(w, hp, x, column, row, ops, taps)
     if w.post_ln is not None:
         x = taps("norm_w", ops.rms_norm(x, w.post_ln, hp.norm_eps, taps))
@@ -114,7 +115,7 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
         x = taps("std_shifted", x - ops.weight(w.std_bias))
         x = taps("std_scaled", x * ops.weight(w.std_scale))
     x = taps("normed", ops.rms_norm(x, None, hp.norm_eps))
-    return taps("projected", limited(x, w.input_projection, hp, ops))
+    return limited(x, w.input_projection, hp, ops, taps, "projected")
 
 
 def layers(w: Weights, hp: VisionHparams, x: Float, column: I64, row: I64, ops: Ops, taps: Tap) -> Float:
@@ -127,26 +128,27 @@ def layers(w: Weights, hp: VisionHparams, x: Float, column: I64, row: I64, ops: 
 
         # self-attention: every patch looks at all patches
         y = tap("layer_inp_normed", ops.rms_norm(x, blk.ln1, eps, tap))  # (N, C)
-        q = tap("Qcur_product", limited(y, blk.attn_q, hp, ops)).reshape(len(y), hp.n_head, D)
+        q = limited(y, blk.attn_q, hp, ops, tap, "Qcur_product").reshape(len(y), hp.n_head, D)
         q = tap("Qcur", ops.rms_norm(q, blk.attn_q_norm, eps, tap))  # (N, H, D)
         q = tap("Qcur_pos", turned(q, column, row, ops, tap, "Qcur_pos_x"))
-        k = tap("Kcur_product", limited(y, blk.attn_k, hp, ops)).reshape(len(y), hp.n_head, D)
+        k = limited(y, blk.attn_k, hp, ops, tap, "Kcur_product").reshape(len(y), hp.n_head, D)
         k = tap("Kcur", ops.rms_norm(k, blk.attn_k_norm, eps, tap))
         k = tap("Kcur_pos", turned(k, column, row, ops, tap, "Kcur_pos_x"))
-        v = tap("Vcur", limited(y, blk.attn_v, hp, ops).reshape(len(y), hp.n_head, D))
+        v = limited(y, blk.attn_v, hp, ops, tap, "Vcur_product").reshape(len(y), hp.n_head, D)
+        v = tap("Vcur", v)
         v = tap("Vcur_normed", ops.rms_norm(v, None, eps))
         q, k, v = (part.reshape(len(y), -1) for part in (q, k, v))
         a = ops.attention(q, k, v, spec, whole, TapExcept(tap, "v_cont"))  # whose copy has no name in this graph
-        a = tap("attn_out", limited(tap("kqv_out", a), blk.attn_out, hp, ops))  # (N, C)
+        a = limited(tap("kqv_out", a), blk.attn_out, hp, ops, tap, "attn_out")  # (N, C)
         if blk.attn_post_norm is not None:
             a = tap("attn_post_normed", ops.rms_norm(a, blk.attn_post_norm, eps, tap))
         x = tap("ffn_inp", ops.add(a, x))
 
         # feed-forward: every patch on its own
         y = tap("ffn_inp_normed", ops.rms_norm(x, blk.ln2, eps, tap))  # (N, C)
-        gate = tap("ffn_gate", limited(y, blk.ffn_gate, hp, ops))  # (N, F)
-        h = gated(gate, tap("ffn_up", limited(y, blk.ffn_up, hp, ops)), hp, ops, tap)
-        h = tap("ffn_out", limited(h, blk.ffn_down, hp, ops))  # (N, C)
+        gate = limited(y, blk.ffn_gate, hp, ops, tap, "ffn_gate")  # (N, F)
+        h = gated(gate, limited(y, blk.ffn_up, hp, ops, tap, "ffn_up"), hp, ops, tap)
+        h = limited(h, blk.ffn_down, hp, ops, tap, "ffn_out")  # (N, C)
         if blk.ffn_post_norm is not None:
             h = tap("ffn_post_normed", ops.rms_norm(h, blk.ffn_post_norm, eps, tap))
         x = tap("layer_out", ops.add(x, h))
@@ -178,9 +180,10 @@ def gated(gate: Float, up: Float, hp: VisionHparams, ops: Ops, tap: Tap) -> Floa
     return tap("ffn_geglu_quick", ops.multiply(ops.gelu_quick(gate), up))
 
 
-def limited(x: Float, w: Tensor, hp: VisionHparams, ops: Ops) -> Float:
-    """x Wᵀ, with x and the product between the limits that the file has for this matrix, if any."""
+def limited(x: Float, w: Tensor, hp: VisionHparams, ops: Ops, tap: Tap, name: str) -> Float:
+    """x Wᵀ, with x and the product between the limits that the file has for this matrix, if any; shown by its name."""
     if (limits := hp.limits.get(w.name)) is None:
-        return ops.linear(x, w)
+        return tap(name, ops.linear(x, w))
     least, most, out_least, out_most = (x.dtype.type(limit) for limit in limits)
-    return np.clip(ops.linear(np.clip(x, least, most), w), out_least, out_most)
+    y = ops.linear(tap(f"{name}_clamped", np.clip(x, least, most)), w)
+    return tap(name, np.clip(tap(f"{name}_unclamped", y), out_least, out_most))

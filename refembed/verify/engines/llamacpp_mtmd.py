@@ -29,7 +29,7 @@ Chunk: TypeAlias = "list[int] | F32"  # tokens of a text, or the rows of an imag
 PTR, INT, STR, BOOL, SIZE = ct.c_void_p, ct.c_int32, ct.c_char_p, ct.c_bool, ct.c_size_t
 FLOATS = ct.POINTER(ct.c_float)
 IMAGE, DECODE = 1, 1  # enum mtmd_input_chunk_type; enum llama_process_type
-IS_INPUT = 1  # GGML_TENSOR_FLAG_INPUT
+IS_INPUT, F32_TYPE = 1, 0  # GGML_TENSOR_FLAG_INPUT; enum ggml_type
 
 PARAMS: list[abi.Field] = [
     *abi.rows(ct.c_uint8, use_gpu=1),
@@ -288,10 +288,10 @@ def with_inputs(graph: Graph) -> list[dict[str, Any]]:
     ]
 
 
-def keep_inputs(graph: Graph, sources: Sequence[int]) -> None:
-    """Copy those operands of a node that are inputs of the graph, such as an image's pixels."""
-    for address in sources:
+def keep_inputs(graph: Graph, node: int) -> None:
+    """Copy those operands of a node that are float inputs of the graph: an image's pixels."""
+    for address in filter(None, abi.tensor_at(node).src):
         t = abi.tensor_at(address)
         name = t.name.decode(errors="replace")
-        if graph.inputs is not None and t.flags & IS_INPUT and name not in graph.inputs:
+        if graph.inputs is not None and t.flags & IS_INPUT and t.type == F32_TYPE and name not in graph.inputs:
             graph.inputs[name] = read_tensor(graph.lib, address)

@@ -59,6 +59,8 @@ class Graph:
         try:
             if not ask:
                 self.keep(tensor)
+            elif self.inputs is not None:  # before the node runs: it may write where its input lies
+                keep_inputs(self, tensor)
             return not self.failure
         except Exception:
             self.failure = self.failure or traceback.format_exc()
@@ -75,8 +77,6 @@ class Graph:
             "sources": [self.reference(s) for s in t.src if s and s != address],
             "view_of": self.reference(t.view_src) if t.view_src else None,
         }
-        if self.inputs is not None:
-            keep_inputs(self, [s for s in t.src if s])
         self.places[address] = len(self.nodes)
         self.nodes.append(node)
 
