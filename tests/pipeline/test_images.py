@@ -24,7 +24,7 @@ GRAY = np.arange(6, dtype=np.uint8).reshape(2, 3)
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
     folder = tmp_path_factory.mktemp("images")
-    return Embedder.load(text_model(folder), mmproj=synthetic_mmproj(folder / "mmproj.gguf"), numerics="fast")
+    return Embedder.load(text_model(folder, pooling=1), mmproj=synthetic_mmproj(folder / "mmproj.gguf"), numerics="fast")
 
 
 def test_gray_pixels_are_three_equal_colors_and_transparency_is_dropped() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,15 @@ def drawn_sizes(n: int) -> list[tuple[int, int]]:
     return [(int(w), int(h)) for w, h in np.exp(rng.uniform(0, np.log(800), (n, 2))).astype(int)]
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Towers]:
-    with Towers(tmp_path_factory.mktemp("towers"), image_size=SIDE, n_layer=1, C=6, H=1, F=4) as towers:
+TOWERS: dict[str, dict[str, Any]] = {
+    "gemma3": {"image_size": SIDE},
+    "gemma4v": {"projector": "gemma4v", "P": 4, "n_merge": 3, "S": 3400},  # no image has more columns or rows
+}
+
+
+@pytest.fixture(scope="module", params=TOWERS)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Towers]:
+    with Towers(tmp_path_factory.mktemp("towers"), n_layer=0, C=6, H=1, F=4, **TOWERS[request.param]) as towers:
         yield towers
 
 
