@@ -267,8 +267,9 @@ class Embedder:
         return cut_and_normalize(row, options.normalize, options.dimensions)
 
     def image_batch(self, given: Mapping[str, Any], index: int = 0, tap: Tap = NO_TAP) -> Batch:
-        """A text with images, {"text": ..., "image": ...}, as the text model runs it. tap: is given the tower's tensors.
+        """A text with images, {"text": ..., "image": ...}, as the text model runs it.
 
+        tap  is given every tensor of the tower
         Raises RequestError for an image that cannot be taken, and where there is no tower.
         """
         what = f"input {index}"
@@ -279,7 +280,7 @@ class Embedder:
         return batch_of(image_input(given, index), self.tower, self.tokenizer, self.ops, limit, what, tap)
 
     def trace_image(self, image: Any) -> Trace:
-        """Every tensor of the vision tower on one image, under llama.cpp's names, from pixels to rows of the text model.
+        """Every tensor of the vision tower on one image, under llama.cpp's names, from pixels to the text model's rows.
 
         image  a path, a file's bytes, or pixels (height, width, 3) of uint8
         Raises RequestError for an image that cannot be taken, and where there is no tower.
@@ -381,13 +382,15 @@ class Embedder:
         self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: Tap | None = None,
         ops: Ops | None = None,
     ) -> Trace:  # fmt: skip
-        """Every tensor of one text's run, or of the text model's run on a text with images, under llama.cpp's names, up to `result_embd_pooled` (not normalized).
+        """Every tensor of one text's run, under llama.cpp's names, up to `result_embd_pooled` (not normalized).
 
+        text  may have images: the trace is of the text model then, `trace_image` of the tower
         tap  is given each tensor in place of a new Recorder; the Trace is then empty
         ops  computes in place of the embedder's own operations
         """
         how = self.resolve_options(pooling).pooling
-        batch = self.image_batch(text) if has_image(text) else pack([self.ids_of(text, 0, truncate)])
+        given: Any = text
+        batch = self.image_batch(given) if has_image(given) else pack([self.ids_of(given, 0, truncate)])
         meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
         recorder = Recorder(meta | {"tokens": batch.ids.tolist(), "pooling": how})
         forward_and_pool(self.model, ops or self.ops, batch, how, tap or recorder)

@@ -260,7 +260,9 @@ def check_request(request: Request) -> None:
     request.corpus.check(request.output, request.form, request.compare, flags.active)
     if request.texts and (flags.prompt is not None or flags.binary_file is not None):
         raise click.UsageError("Give texts as arguments, or --prompt or --binary-file, not both.")
-    if request.images and (len(request.texts) > 1 or request.file or flags.active or request.corpus.wanted(request.output)):
+    if request.images and (
+        len(request.texts) > 1 or request.file or flags.active or request.corpus.wanted(request.output)
+    ):
         raise click.UsageError("--image goes with one TEXT or none, given as an argument.")
     if request.images and not request.mmproj:
         raise click.UsageError("--image needs --mmproj FILE, the model's vision tower.")

@@ -17,7 +17,7 @@ class ImageOps(ABC):
     def conv_2d(self, x: Float, w: Tensor) -> Float:
         """Convolution whose stride is its kernel's size: each patch of an image through one matrix (ViT).
 
-            y[:, n] = W patch_n      patches of P x P pixels, row by row; what is left at the right and below is not read
+            y[:, n] = W patch_n      patches of P x P pixels, row by row; a rest at the right and below is not read
 
         Dosovitskiy et al. 2020, section 3.1. llama.cpp: ggml_conv_2d, which rounds pixels and weights to float16.
 

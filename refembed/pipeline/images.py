@@ -95,7 +95,7 @@ def read_file(path: Path, what: str) -> bytes:
             data = f.read(MAX_BYTES + 1)
     except (OSError, ValueError) as e:
         found = "no such file" if isinstance(e, FileNotFoundError) else getattr(e, "strerror", None) or str(e)
-        hint = "an image is named by its path; a text stands under \"text\""
+        hint = 'an image is named by its path; a text stands under "text"'
         raise RequestError(f"{what}: {os.fspath(path)[:200]!r}: {found}", hint=hint) from None
     if len(data) > MAX_BYTES:
         raise RequestError(f"{what}: {os.fspath(path)!r} has more than {MAX_BYTES >> 20} MiB")

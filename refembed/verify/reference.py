@@ -17,9 +17,9 @@ import numpy as np
 from refembed.arrays import F64, Float
 from refembed.embedder import Embedder
 from refembed.gguf import GGUFFile
+from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import COMPOSED, NO_TAP, Ops, Tap
-from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.state_ops import StateOps
 from refembed.kernels.wrapper import PatchedOps
 from refembed.model import Model

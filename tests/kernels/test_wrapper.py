@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from refembed.gguf import Tensor
-from refembed.kernels import ops as ops_module
 from refembed.kernels import image_ops, state_ops, wrapper
+from refembed.kernels import ops as ops_module
 from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import COMPOSED, Ops

@@ -128,5 +128,5 @@ def test_a_bomb_is_refused_by_its_head(tmp_path: Path) -> None:
     row = b"\0" + bytes(50_000 // 8)
     path = tmp_path / "bomb.png"
     path.write_bytes(png(50_000, 50_000, 1, 0, row * 100))
-    with pytest.raises(RequestError, match="50000 x 50000 pixels; at most 67,108,864 are taken|far too many pixels"):
+    with pytest.raises(RequestError, match="pixels; at most 67,108,864 are taken"):
         read_image(path)

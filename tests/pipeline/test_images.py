@@ -1,4 +1,4 @@
-"""Images as inputs: what is taken, what is refused, each with one sentence. Files are in tests/peers/test_image_files.py."""
+"""Images as inputs: what is taken, and what is refused with one sentence. Files: tests/peers/test_image_files.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ GRAY = np.arange(6, dtype=np.uint8).reshape(2, 3)
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
     folder = tmp_path_factory.mktemp("images")
-    return Embedder.load(text_model(folder, pooling=1), mmproj=synthetic_mmproj(folder / "mmproj.gguf"), numerics="fast")
+    return Embedder.load(
+        text_model(folder, pooling=1), mmproj=synthetic_mmproj(folder / "mmproj.gguf"), numerics="fast"
+    )
 
 
 def test_gray_pixels_are_three_equal_colors_and_transparency_is_dropped() -> None:
@@ -111,7 +113,7 @@ def test_more_tokens_than_the_model_reads_are_refused(embedder: Embedder) -> Non
 
 def test_a_tower_of_another_model_is_refused(tmp_path: Path) -> None:
     other = synthetic_mmproj(tmp_path / "mmproj.gguf", E=48)
-    with pytest.raises(ModelError, match="mmproj.gguf is for a text model of 48 channels; .* has 36"):
+    with pytest.raises(ModelError, match=r"mmproj.gguf is for a text model of 48 channels; .* has 36"):
         Embedder.load(text_model(tmp_path), mmproj=other)
 
 
@@ -142,8 +144,8 @@ def test_a_file_that_is_no_tower_is_refused(keys: dict[str, Any], message: str, 
 
 
 def test_a_text_model_is_no_tower_and_a_tensor_too_few_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="general.architecture is 'gemma-embedding', not 'clip'"):
+    with pytest.raises(ModelError, match=r"general.architecture is 'gemma-embedding', not 'clip'"):
         load_tower(open_gguf(text_model(tmp_path)))
     less = without(synthetic_mmproj(tmp_path / "a.gguf"), tmp_path / "b.gguf", "mm.soft_emb_norm.weight")
-    with pytest.raises(ModelError, match="missing    mm.soft_emb_norm.weight"):
+    with pytest.raises(ModelError, match=r"missing    mm.soft_emb_norm.weight"):
         load_tower(open_gguf(less))

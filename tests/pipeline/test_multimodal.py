@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,9 @@ import pytest
 
 from refembed import Embedder
 from refembed.arrays import U8
-from refembed.errors import EngineError, ModelError, RequestError, TooLongError
-from refembed.model.trace import Recorder
 from refembed.pipeline.images import MARKER
 from refembed.pipeline.multimodal import token_ids
-from refembed.pipeline.vectors import forward_and_pool
 from refembed.testing.synthetic_mmproj import synthetic_mmproj
-from refembed.verify.compare.align import align
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.model.bits import unequal
 from tests.model.vision.towers import picture, text_model
@@ -29,7 +24,7 @@ TEXTS = [
     (f"a dog and {MARKER} the cat {MARKER}, it was in the mat", 2),
 ]
 GEMMA4V: dict[str, Any] = {"projector": "gemma4v", "P": 4, "n_merge": 3, "n_layer": 1}
-# architecture -> arguments of `synthetic` and of `synthetic_mmproj`, and the pooling that llama-server has one vector by
+# architecture -> arguments of `synthetic` and of `synthetic_mmproj`, and a pooling by which llama-server has one vector
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "gemma-embedding": ({}, {}, "mean"),
     "gemma-embedding2": ({}, GEMMA4V, "mean"),
@@ -61,8 +56,8 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    yield Pair(tmp_path_factory.mktemp("pair"), request.param)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return Pair(tmp_path_factory.mktemp("pair"), request.param)
 
 
 @pytest.mark.oracle

@@ -52,11 +52,9 @@ def attention(
     kh, vh = (heads(x, spec.n_head_kv, N, first + T - len(x)) for x in (k, v))  # (K, N, D)
     if cached or fused:
         kh, vh = rounded(kh, "F16"), rounded(vh, "F16")
-    if past is not None:
-        hidden = mask_behind(first, T, mask, N)
-    else:
-        hidden = mask_of(tuple(offsets.tolist()), mask, N - first)
-    if first and past is None:
+    behind = past is not None
+    hidden = mask_behind(first, T, mask, N) if behind else mask_of(tuple(offsets.tolist()), mask, N - first)
+    if first and not behind:
         hidden = np.pad(hidden, ((0, 0), (first, 0)), constant_values=-np.inf)  # (T, N)
         hidden.flags.writeable = False
     if profile.flash_attn:

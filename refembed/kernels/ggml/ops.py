@@ -39,7 +39,9 @@ class Ggml(Ops):
         self.decoded: dict[str, F32] = {}
         self.packed: dict[tuple[str, floats.Order], tuple[F32, F32]] = {}
         self.kept: dict[Any, Any] = {}  # quantized weights, as their products read them
-        self.cells: attention.CacheCells | None = None  # of a text that comes in several micro-batches (`pipeline.multimodal`)
+        self.cells: attention.CacheCells | None = (
+            None  # of a text that comes in several micro-batches (`pipeline.multimodal`)
+        )
         self.first = 0  # cell of the KV cache where a micro-batch begins; not 0 behind others of the same call (lfm2)
 
     def weight(self, w: Tensor) -> F32:

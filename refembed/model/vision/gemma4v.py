@@ -1,8 +1,8 @@
 """The vision tower of Gemma 4 and EmbeddingGemma 2.
 
-Google DeepMind 2026, "EmbeddingGemma 2". A vision transformer (Dosovitskiy et al. 2020) for images of any shape: a patch
-has a learned embedding for its column and one for its row, and half of each head turns by the column, half by the row.
-Norms stand before and after attention and feed-forward, queries, keys and values are normalized head by head, and
+Google DeepMind 2026, "EmbeddingGemma 2". A vision transformer (Dosovitskiy et al. 2020) for images of any shape: a
+patch has a learned embedding for its column and one for its row, and half of each head turns by the column, half by the
+row. Norms stand before and after attention and feed-forward, queries, keys and values are normalized head by head, and
 matrices may limit what goes in and comes out. Squares of 3 x 3 patches are averaged. Mirrors llama.cpp's
 tools/mtmd/models/gemma4v.cpp and clip_graph::build_vit; taps carry that graph's names.
 
@@ -137,8 +137,8 @@ def layers(w: Weights, hp: VisionHparams, x: Float, column: I64, row: I64, ops: 
         v = limited(y, blk.attn_v, hp, ops, tap, "Vcur_product").reshape(len(y), hp.n_head, D)
         v = tap("Vcur", v)
         v = tap("Vcur_normed", ops.rms_norm(v, None, eps))
-        q, k, v = (part.reshape(len(y), -1) for part in (q, k, v))
-        a = ops.attention(q, k, v, spec, whole, TapExcept(tap, "v_cont"))  # whose copy has no name in this graph
+        sides = tuple(part.reshape(len(y), -1) for part in (q, k, v))  # 3 x (N, H D), heads side by side
+        a = ops.attention(sides[0], sides[1], sides[2], spec, whole, TapExcept(tap, "v_cont"))  # no name in this graph
         a = limited(tap("kqv_out", a), blk.attn_out, hp, ops, tap, "attn_out")  # (N, C)
         if blk.attn_post_norm is not None:
             a = tap("attn_post_normed", ops.rms_norm(a, blk.attn_post_norm, eps, tap))

@@ -13,14 +13,14 @@ from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
 from refembed.model.keys import Keys
 
-PAIRS = {"image_mean": lambda x: math.isfinite(x), "image_std": lambda x: math.isfinite(x) and x != 0}
+COLORS = ("image_mean", "image_std")
 FLT_MAX = float(np.finfo(np.float32).max)
 MAX_SIZE = 1 << 14  # pixels to a side of what the tower reads
 
 
 @dataclass(frozen=True)
 class TowerTraits:
-    """What llama.cpp fixes for a projector type, or assumes where a file is silent (clip_model_loader::load_hparams)."""
+    """What llama.cpp fixes for a projector type, or assumes where a file is silent (load_hparams of clip.cpp)."""
 
     n_merge: int  # patches to a side that become one token, where clip.vision.projector.scale_factor is absent
     marks: tuple[str, str]  # what stands before and behind the image's tokens in the text (mtmd_context::init_vision)
@@ -67,9 +67,10 @@ def read_vision_hparams(f: GGUFFile, projector: str, traits: TowerTraits) -> Vis
     """Read and check the keys of a tower. Raises ModelError for numbers that no tower can have."""
     keys, md = Keys(f), f.metadata
     colors = {}
-    for key, sound in PAIRS.items():
+    for key in COLORS:
         values = [float(x) for x in md.floats(f"clip.vision.{key}")]
-        if len(values) < 3 or not all(sound(x) for x in values[:3]):
+        sound = all(math.isfinite(x) and (x or key != "image_std") for x in values[:3])
+        if len(values) < 3 or not sound:
             raise ModelError(f"{f.path}: clip.vision.{key} is {values}", hint="a number each for red, green and blue")
         colors[key] = tuple(float(np.float32(x)) for x in values[:3])
     gelu, silu = (md.flag(f"clip.use_{name}", False) for name in ("gelu", "silu"))
@@ -117,7 +118,9 @@ def read_limits(f: GGUFFile) -> dict[str, tuple[float, float, float, float]]:
         given = {end: f.tensors.get(f"{name}.{end}") for end in LIMITS}
         if any(t is not None and t.shape != (1,) for t in given.values()):
             raise ModelError(f"{f.path}: limits of {name} that are not one number each")
-        numbers = [default if (t := given[end]) is None else float(t.dequantize()[0]) for end, default in LIMITS.items()]
+        numbers = [
+            default if (t := given[end]) is None else float(t.dequantize()[0]) for end, default in LIMITS.items()
+        ]
         found[f"{name}.weight"] = (numbers[0], numbers[1], numbers[2], numbers[3])
     return found
 

@@ -14,8 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from refembed.arrays import F32, U8
-
+from refembed.arrays import F32, F64, U8
 
 
 class Size(NamedTuple):
@@ -137,13 +136,15 @@ def filter_weights(n_in: int, n_out: int, how: Filter) -> tuple[npt.NDArray[np.i
     return first, fixed.astype(np.int32)  # toward zero
 
 
-def filter_at(x: npt.NDArray[np.float64], how: Filter) -> npt.NDArray[np.float64]:
+def filter_at(distance: F64, how: Filter) -> F64:
     """A filter's weight at a distance: a triangle, or Keys' cubic with a = -1/2.
 
-    >>> filter_at(np.array([0.0, 0.5, 1.0]), "bilinear").tolist(), filter_at(np.array([0.0, 1.0, 1.5]), "bicubic").tolist()
-    ([1.0, 0.5, 0.0], [1.0, 0.0, -0.0625])
+    >>> filter_at(np.array([0.0, 0.5, 1.0]), "bilinear").tolist()
+    [1.0, 0.5, 0.0]
+    >>> filter_at(np.array([0.0, 1.0, 1.5]), "bicubic").tolist()
+    [1.0, 0.0, -0.0625]
     """
-    x = np.abs(x)
+    x: F64 = np.abs(distance)
     if how == "bilinear":
         return np.where(x < 1, 1.0 - x, 0.0)
     a = -0.5

@@ -195,7 +195,7 @@ class LlamaCpp:
         return self.call("image", "chunks", utf8(text), list(images), about=f"encode {len(images)} images")
 
     def embed_images(self, text: str | bytes, images: Sequence[U8]) -> F32:
-        """The vector of a text with images, as llama-server has it, not normalized; (T, n_embd_out) for pooling none."""
+        """The vector of a text with images, as llama-server has it, not normalized; (T, n_embd_out) unpooled."""
         return self.call("image", "embed", utf8(text), list(images), about=f"embed a text with {len(images)} images")
 
     def trace_image(self, image: U8) -> Trace:

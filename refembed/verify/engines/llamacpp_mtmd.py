@@ -1,7 +1,7 @@
 """Images in llama.cpp: libmtmd's C API (tools/mtmd/mtmd.h), for `llamacpp_worker`. It runs in that process only.
 
-An image is raw RGB pixels; libmtmd resizes and normalizes them, runs the vision tower of an mmproj file, and gives a row
-of embeddings for each of the image's tokens. Those rows go to the text model among the tokens of the text, as
+An image is raw RGB pixels; libmtmd resizes and normalizes them, runs the vision tower of an mmproj file, and gives a
+row of embeddings for each of the image's tokens. Those rows go to the text model among the tokens of the text, as
 llama-server sends them (tools/server/server-context.cpp): with all else in one batch where the model has no KV cache or
 is not causal, otherwise chunk by chunk, an image without the causal mask where `mtmd_decode_use_non_causal` says so.
 """
@@ -44,7 +44,7 @@ PARAMS: list[abi.Field] = [
     *abi.rows(INT, batch_max_tokens=1024),
     *abi.rows(PTR, progress_callback=None, progress_callback_user_data=None),
 ]
-LAYOUTS = {"mtmd.h 2026-10": PARAMS}
+LAYOUTS: dict[str, Sequence[abi.Field]] = {"mtmd.h 2026-10": PARAMS}
 
 
 class InputText(ct.Structure):
@@ -227,7 +227,10 @@ class Images:
         context = self.context(watched)
         if status := self.call("mtmd_encode_chunk", context, chunk):
             raise EngineError(f"mtmd_encode_chunk answers {status}")
-        shape = self.call("mtmd_input_chunk_get_n_tokens", chunk), self.call("llama_model_n_embd_inp", self.session.model)
+        shape = (
+            self.call("mtmd_input_chunk_get_n_tokens", chunk),
+            self.call("llama_model_n_embd_inp", self.session.model),
+        )
         rows: F32 = np.ctypeslib.as_array(self.call("mtmd_get_output_embd", context), shape)
         return rows.copy()
 

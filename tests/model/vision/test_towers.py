@@ -115,8 +115,9 @@ def test_files_with_ffn_up_and_down_the_other_way_around_are_the_same_tower(tmp_
 
 
 FAULTS: list[tuple[ModuleType, Fault]] = [
-    (siglip, Fault("another filter", "gemma3", 'hp.image_size, "bilinear")', 'hp.image_size, "bicubic")', "inp_raw[0]")),
-    (siglip, Fault("blue for red", "gemma3", "normalized(fit(image,", "normalized(fit(image[..., ::-1],", "inp_raw[0]")),
+    (siglip, Fault("another filter", "gemma3", '_size, "bilinear")', '_size, "bicubic")', "inp_raw[0]")),
+    (siglip, Fault("blue for red", "gemma3", "normalized(fit(image,", "normalized(fit(image[..., ::-1],",
+                   "inp_raw[0]")),
     (siglip, Fault("places from the end", "gemma3", "weight(w.position_embd)", "weight(w.position_embd)[::-1]",
                    "pos_embed[0]")),
     (siglip, Fault("scale by all channels", "gemma3", "math.sqrt(hp.n_embd_head)", "math.sqrt(hp.n_embd)",

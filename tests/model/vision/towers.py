@@ -53,7 +53,9 @@ class Towers:
 
     def ops(self, numerics: str) -> Ops:
         """Operations as the engine runs."""
-        return load_ops(numerics, flash_attn=self.flash_attn, repack=False) if numerics == "ggml" else load_ops(numerics)
+        return (
+            load_ops(numerics, flash_attn=self.flash_attn, repack=False) if numerics == "ggml" else load_ops(numerics)
+        )
 
     def rows(self, image: U8, numerics: str) -> Float:
         """Ours."""
