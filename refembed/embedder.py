@@ -17,6 +17,7 @@ from refembed._version import __version__
 from refembed.arrays import F32, Float
 from refembed.errors import RequestError, TooLongError
 from refembed.gguf import GGUFFile
+from refembed.gguf import open_gguf as open_file
 from refembed.hub.opening import open_gguf
 from refembed.kernels.numerics import load_ops, remark_on
 from refembed.kernels.ops import NO_TAP, Ops, Tap
@@ -160,7 +161,7 @@ class Embedder:
         tokenizer = load_tokenizer(f)
         if semantics == "original":
             loaded = original(loaded, f, tokenizer.vocab.sep)
-        tower = None if mmproj is None else load_tower(open_gguf(mmproj, mmap))
+        tower = None if mmproj is None else load_tower(open_file(mmproj, mmap=mmap))
         if tower is not None:
             check_tower(loaded, tower, str(f.path))
         e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
@@ -256,13 +257,23 @@ class Embedder:
         return vectors
 
     def vector_of(self, given: Any, index: int, options: VectorOptions, truncate: bool = False) -> F32:
-        """The vector (D) of one input, (T, D) where nothing is pooled. One with images runs alone."""
+        """The vector (D) of one input, (T, D) where nothing is pooled. One with images runs alone.
+
+        >>> e = Embedder.load("minilm")
+        >>> e.vector_of("a cat", 0, e.resolve_options()).shape
+        (384,)
+        """
         if not has_image(given):
             return self.vectors([self.ids_of(given, index, truncate)], *options)[0]
         return self.vector_of_batch(self.image_batch(given, index), options)
 
     def vector_of_batch(self, batch: Batch, options: VectorOptions) -> F32:
-        """The vector (D) of a batch of one text, (T, D) where nothing is pooled."""
+        """The vector (D) of a batch of one text, (T, D) where nothing is pooled.
+
+        >>> e = Embedder.load("minilm")
+        >>> e.vector_of_batch(pack([[101, 4937, 102]]), e.resolve_options()).shape
+        (384,)
+        """
         (row,) = forward_and_pool(self.model, self.ops, batch, options.pooling)
         return cut_and_normalize(row, options.normalize, options.dimensions)
 
@@ -271,6 +282,14 @@ class Embedder:
 
         tap  is given every tensor of the tower
         Raises RequestError for an image that cannot be taken, and where there is no tower.
+
+        >>> from refembed.testing.synthetic import synthetic  # a model and a tower with random weights
+        >>> from refembed.testing.synthetic_mmproj import synthetic_mmproj
+        >>> model, mmproj = synthetic("model.gguf", "gemma-embedding"), synthetic_mmproj("mmproj.gguf")
+        >>> e = Embedder.load(model, mmproj=mmproj)
+        >>> (image,) = e.image_batch({"text": "the <__media__> cat", "image": np.zeros((9, 9, 3), np.uint8)}).images
+        >>> image.end - image.begin, image.rows.shape  # 6 x 6 patches, 2 x 2 of them a token
+        (9, (9, 36))
         """
         what = f"input {index}"
         if self.tower is None:
@@ -284,6 +303,12 @@ class Embedder:
 
         image  a path, a file's bytes, or pixels (height, width, 3) of uint8
         Raises RequestError for an image that cannot be taken, and where there is no tower.
+
+        >>> from refembed.testing.synthetic import synthetic
+        >>> from refembed.testing.synthetic_mmproj import synthetic_mmproj
+        >>> model, mmproj = synthetic("model.gguf", "gemma-embedding"), synthetic_mmproj("mmproj.gguf", image_size=42)
+        >>> Embedder.load(model, mmproj=mmproj).trace_image(np.zeros((9, 9, 3), np.uint8))["inp_raw"].shape
+        (3, 42, 42)
         """
         meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
         recorder = Recorder(meta)

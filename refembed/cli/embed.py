@@ -64,7 +64,13 @@ A command line with -p, -bf, --embd-output-format, --embd-separator, --cls-separ
 @numerics_options
 @lora_option
 @mmproj_option
-@click.option("--image", "images", multiple=True, metavar="FILE", help="An image that goes with TEXT; repeatable.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    help="An image that goes with TEXT, or pixels as .npy; repeatable.",
+)
 @click.option("--batch-tokens", type=click.IntRange(1), metavar="N", help="Tokens computed at a time.  [default: 8192]")
 @threads_option
 @llama_options

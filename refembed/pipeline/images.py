@@ -2,12 +2,13 @@
 
 Pixels are those that llama.cpp reads (stb_image, three channels): gray becomes three equal colors, transparency is
 dropped without blending, of 16 bits the upper 8 count, and EXIF's orientation is not read. Pillow decodes; of JPEG
-files its pixels differ from stb_image's by a few steps, as decoders of JPEG may (docs/images.md).
+files its pixels differ from stb_image's by up to 3 of 255, as decoders of JPEG may (docs/images.md).
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from refembed.arrays import U8
+from refembed.atomic_write import reading_arrays
 from refembed.errors import RequestError
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def image_input(item: Mapping[str, Any], index: int) -> ImageInput:
 def read_image(source: Any, what: str = "image") -> U8:
     """Pixels (height, width, 3) of an image: of a path, of a file's bytes, or of an array of uint8.
 
+    A path that ends in .npy names an array; any other, and bytes, are an image file.
+
     what  names it in errors
     Raises RequestError for a file that is absent, damaged, too large or no image, and for what is none of these.
 
@@ -79,7 +83,8 @@ def read_image(source: Any, what: str = "image") -> U8:
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        return decode(read_file(path, what), f"{what} {os.fspath(path)!r}")
+        name, data = f"{what} {os.fspath(path)!r}", read_file(path, what)
+        return of_array(load_pixels(data, name), name) if path.suffix.lower() == ".npy" else decode(data, name)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode(bytes(source), what)
     if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
@@ -100,6 +105,20 @@ def read_file(path: Path, what: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise RequestError(f"{what}: {os.fspath(path)!r} has more than {MAX_BYTES >> 20} MiB")
     return data
+
+
+def load_pixels(data: bytes, what: str) -> Any:
+    """The array of a .npy file. RequestError for a damaged one."""
+    try:
+        with reading_arrays():
+            stream = io.BytesIO(data)
+            read_head = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read_head[np.lib.format.read_magic(stream)](stream)
+            if math.prod(shape) * dtype.itemsize > len(data):
+                raise ValueError(f"an array of {shape} is not in {len(data):,} bytes")
+            return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, KeyError) as e:
+        raise RequestError(f"{what}: no array in it: {e}") from None
 
 
 def of_array(x: Any, what: str) -> U8:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from refembed.pipeline.images import read_image
 from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.model.vision.towers import picture, text_model
+from tests.pngs import png
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: the extra `images`")
 pytestmark = [pytest.mark.peers, pytest.mark.oracle]
@@ -43,16 +42,6 @@ def turned() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
     return file(Image.fromarray(RGB), exif=exif)
-
-
-def png(width: int, height: int, depth: int, kind: int, rows: bytes) -> bytes:
-    """A PNG file of these rows, each with its filter byte."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def deep(channels: int, kind: int) -> bytes:
@@ -103,11 +92,11 @@ def smooth() -> U8:
     return np.stack([x * 2.6, y * 4.1, 128 + 100 * np.sin(x / 9) * np.cos(y / 7)], axis=-1).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("options", "most"), [({"quality": 90}, 8), ({"quality": 75, "subsampling": 0}, 3)])
+@pytest.mark.parametrize(("options", "most"), [({"quality": 90}, 3), ({"quality": 75, "subsampling": 0}, 3)])
 def test_jpeg_files_have_stb_images_pixels_but_for_a_few_steps(
     engine: LlamaCpp, options: dict[str, Any], most: int
 ) -> None:
-    """Two decoders round differently, and double colors of half the width differently."""
+    """Two decoders round differently, and double colors of half the width differently; measured 2 with Pillow 13.0."""
     data = file(Image.fromarray(smooth()), "JPEG", **options)
     off = np.abs(read_image(data).astype(int) - engine.decode_image(data))
     assert off.max() <= most

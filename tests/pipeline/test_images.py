@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from refembed.testing.synthetic import synthetic
 from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from tests.copies import copied, without
 from tests.model.vision.towers import picture, text_model
+from tests.pngs import png
 
 GRAY = np.arange(6, dtype=np.uint8).reshape(2, 3)
 
@@ -55,6 +57,13 @@ def test_gray_pixels_are_three_equal_colors_and_transparency_is_dropped() -> Non
 def test_what_is_no_image_is_refused(source: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         read_image(source)
+
+
+def test_without_pillow_files_are_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    (tmp_path / "a.png").write_bytes(png(1, 1, 8, 2, bytes(4)))
+    with pytest.raises(RequestError, match=r"a.png': reading image files needs Pillow(.|\n)*refembed\[images\]"):
+        read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,6 @@ def normalized(image: U8, mean: tuple[float, float, float], std: tuple[float, fl
     >>> normalized(np.array([[[0, 255, 51]]], np.uint8), (0.5, 0.5, 0.0), (0.5, 0.5, 1.0)).reshape(-1).tolist()
     [-1.0, 1.0, 0.20000000298023224]
     """
-    x = image.astype(np.float32) / np.float32(255)
-    x = (x - np.array(mean, np.float32)) / np.array(std, np.float32)
+    x: F32 = np.divide(image, np.float32(255), dtype=np.float32)
+    x = np.divide(x - np.array(mean, np.float32), np.array(std, np.float32))
     return np.ascontiguousarray(x.transpose(2, 0, 1))
