@@ -33,6 +33,20 @@ class ImageOps(ABC):
         """
 
     @abstractmethod
+    def interpolate(self, x: Float, height: int, width: int) -> Float:
+        """Bilinear interpolation of planes, corners on corners (ggml_interpolate with GGML_SCALE_FLAG_ALIGN_CORNERS).
+
+            y = a (1 - dx) (1 - dy) + b dx (1 - dy) + c (1 - dx) dy + d dx dy      of the four numbers around
+
+        x        (C, h, w)
+        returns  (C, height, width)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> load_ops("exact").interpolate(np.array([[[0.0, 10.0]]]), 1, 3)
+        array([[[ 0.,  5., 10.]]])
+        """
+
+    @abstractmethod
     def gelu_quick(self, x: Float) -> Float:
         """GELU by a sigmoid (Hendrycks & Gimpel 2016, section 2).
 

@@ -118,6 +118,9 @@ class OpsWrapper(Ops):
     def conv_2d(self, x: Float, w: Tensor) -> Float:
         return self.base.conv_2d(x, w)
 
+    def interpolate(self, x: Float, height: int, width: int) -> Float:
+        return self.base.interpolate(x, height, width)
+
     def gelu_quick(self, x: Float) -> Float:
         return self.base.gelu_quick(x)
 

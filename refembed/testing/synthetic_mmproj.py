@@ -27,6 +27,8 @@ EVERY_BIAS = frozenset(f"{name}.bias" for name in ("ln1", "ln2", "attn_q", "attn
 USUAL = {  # optional tensors of published files
     "gemma3": EVERY_BIAS | {"v.post_ln.weight"},
     "gemma4v": {"attn_post_norm.weight", "ffn_post_norm.weight"},
+    "qwen3vl_merger": {"v.deepstack.0." + name for name in ("norm.weight", "norm.bias", "fc1.weight", "fc1.bias",
+                                                            "fc2.weight", "fc2.bias")},
 }
 FLOATS = {"F32": np.float32, "F16": np.float16}
 
@@ -57,7 +59,7 @@ def synthetic_mmproj(
     image_size  pixels to a side; P to a side of a patch; n_merge patches to a side become one token
     C H D F     channels, heads, width of a head (0: C/H; gemma4v: 8), feed-forward width
     E           channels of the text model that the file is for
-    S           columns and rows that have embeddings (gemma4v)
+    S           columns and rows that have embeddings (gemma4v), or places (qwen3vl_merger): a square number
     optional    which optional tensors to write, by the end of their names; None: those of published files
     limits      whether matrices of layers limit what they read and make (gemma4v)
     keys        more keys, or others: {"vision.image_mean": ([0.0] * 3, "ARRAY[FLOAT32]")}, without "clip."
@@ -89,8 +91,10 @@ def synthetic_mmproj(
         "vision.image_mean": ([0.5, 0.4, 0.45], "ARRAY[FLOAT32]"),
         "vision.image_std": ([0.5, 0.6, 0.55], "ARRAY[FLOAT32]"),
     }
-    if projector == "gemma3":
+    if projector != "gemma4v":
         facts["use_gelu"] = (True, "BOOL")
+    if projector == "qwen3vl_merger":
+        facts["vision.spatial_merge_size"] = facts.pop("vision.projector.scale_factor")
     if D * H != C:
         facts["vision.attention.head_dim"] = (D, "UINT32")
     w = GGUFWriter("clip")
@@ -98,7 +102,7 @@ def synthetic_mmproj(
     for key, (value, kind) in (facts | dict(keys or {})).items():
         w.add(f"clip.{key}", value, kind)
     sizes = {"C": C, "F": F, "E": E, "N": (image_size // P) ** 2, "P": P, "D": D, "HD": H * D, "S": S}
-    sizes |= {"1": 1, "2": 2, "3": 3}
+    sizes |= {"1": 1, "2": 2, "3": 3, "3C": 3 * C, "4C": 4 * C}
     rng = np.random.default_rng(seed)
     for name, letters, presence in declared(module.Weights, n_layer):
         if presence == "optional" and not name.endswith(tuple(optional)):
@@ -116,7 +120,7 @@ def scaled(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> F32:
     """Numbers of a size that keeps activations near 1."""
     if "patch_embd.weight" in name:
         return np.asarray(rng.standard_normal(shape) * 1.5 / math.sqrt(math.prod(shape[1:])), np.float32)
-    if ".ln" in name or "_ln" in name or name == "v.std_scale":
+    if ".ln" in name or "_ln" in name or ".norm." in name or name == "v.std_scale":
         norm = not name.endswith("bias")
         return np.asarray(norm + 0.3 * rng.standard_normal(shape), np.float32)
     return weights(rng, name, shape)

@@ -68,6 +68,10 @@ class Exact(Ops):
         """y = x/2 erfc(-x/sqrt(2))."""
         return activations.gelu_erf(x)
 
+    def interpolate(self, x: Float, height: int, width: int) -> Float:
+        """y = a (1 - dx) (1 - dy) + b dx (1 - dy) + c (1 - dx) dy + d dx dy."""
+        return conv.interpolate(x, height, width)
+
     def gelu_quick(self, x: Float) -> Float:
         """y = x / (1 + e^(-1.702 x))."""
         return activations.gelu_quick(x)

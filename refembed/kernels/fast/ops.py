@@ -293,6 +293,10 @@ class Fast(FastStateOps):
         spinning_pool.parallel_for(decoder.gelu_erf, x, out, rows=len(x), size=16 * x.size)
         return out
 
+    def interpolate(self, x: Float, height: int, width: int) -> Float:
+        """y = a (1 - dx) (1 - dy) + b dx (1 - dy) + c (1 - dx) dy + d dx dy."""
+        return conv.interpolate(x, height, width)
+
     def gelu_quick(self, x: Float) -> Float:
         """y = x / (1 + e^(-1.702 x))."""
         return activations.gelu_quick(x)

@@ -14,8 +14,7 @@ import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.exact.conv import as_matrix
-from refembed.kernels.exact.conv import patches as image_patches
+from refembed.kernels.exact import conv as planes
 from refembed.kernels.ggml import attention, conv, experts, floats, quantized, recurrent, rows
 from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
@@ -96,6 +95,13 @@ class Ggml(Ops):
         out = np.empty_like(flat)
         rows.gelu_erf(flat, out)
         return out.reshape(x.shape)
+
+    def interpolate(self, x: Float, height: int, width: int) -> Float:
+        """Four products of three factors, the last of each fused with the sum."""
+        (y0, y1, dy), (x0, x1, dx) = (planes.neighbors(n, m) for n, m in zip(x.shape[1:], (height, width), strict=True))
+        out = np.empty((len(x), height, width), np.float32)
+        conv.interpolate(np.ascontiguousarray(x, np.float32), y0, y1, dy, x0, x1, dx, out)
+        return out
 
     def gelu_quick(self, x: Float) -> Float:
         """Quick GELU, from the table of float16 numbers."""
@@ -180,8 +186,8 @@ class Ggml(Ops):
 
     def conv_2d(self, x: Float, w: Tensor) -> Float:
         """Patches and kernel in float16, the patches in the place of weights (ggml_conv_2d)."""
-        patches = floats.rounded(image_patches(np.asarray(x, np.float32), w.shape[-1]), "F16")
-        return floats.mul_mat(as_matrix(w).dequantize(), patches, "F16", self.profile)
+        patches = floats.rounded(planes.patches(np.asarray(x, np.float32), w.shape[-1]), "F16")
+        return floats.mul_mat(planes.as_matrix(w).dequantize(), patches, "F16", self.profile)
 
     def log_decay(self, x: Float, bias: Tensor, a: Tensor, tap: Tap = NO_TAP) -> Float:
         """Sum, softplus by libm, product: three roundings and libm's."""

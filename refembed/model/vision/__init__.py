@@ -26,10 +26,8 @@ from refembed.model.vision.preprocess import Size
 from refembed.model.vision.weights import with_ffn_in_order
 from refembed.model.weights import bind
 
-TOWERS = {
-    "gemma3": "siglip",
-    "gemma4v": "gemma4v",
-}  # clip.projector_type -> the file that computes it: TRAITS, Weights, size, forward ...
+# clip.projector_type -> the file that computes it: TRAITS, Weights, size, forward ...
+TOWERS = {"gemma3": "siglip", "gemma4v": "gemma4v", "qwen3vl_merger": "qwen3vl"}
 
 PARTS = ("v.", "mm.")  # what names of a vision tower's tensors begin with; a file may have an audio tower's too
 

@@ -24,6 +24,7 @@ class TowerTraits:
 
     n_merge: int  # patches to a side that become one token, where clip.vision.projector.scale_factor is absent
     marks: tuple[str, str]  # what stands before and behind the image's tokens in the text (mtmd_context::init_vision)
+    mrope: bool = False  # rows of an image have places of their own in the text model, by row and column
     takes_swapped: bool = False  # files of early converters call ffn_up ffn_down and the other way around
 
 
@@ -41,11 +42,11 @@ class VisionHparams:
     n_ff: int  # (F) clip.vision.feed_forward_length
     n_proj: int  # (E) width of the text model: columns of mm.input_projection.weight
     norm_eps: float  # clip.vision.attention.layer_norm_epsilon
-    n_merge: int  # clip.vision.projector.scale_factor
+    n_merge: int  # clip.vision.projector.scale_factor, or spatial_merge_size
     mean: tuple[float, float, float]  # clip.vision.image_mean: of red, green and blue, each from 0 to 1
     std: tuple[float, float, float]  # clip.vision.image_std
     activation: Literal["gelu", "silu", "gelu_quick"]  # clip.use_gelu, clip.use_silu; neither: gelu_quick
-    n_pos: int = 0  # (S) columns and rows that v.position_embd.weight has embeddings for (gemma4v)
+    n_pos: int = 0  # (S) columns and rows that v.position_embd.weight has embeddings for (gemma4v), or places (qwen3vl)
     # name of a matrix -> least and most of what it reads, then of what it makes: *.input_min ... (gemma4v)
     limits: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
 
@@ -60,6 +61,7 @@ class VisionHparams:
         return {
             "C": self.n_embd, "F": self.n_ff, "E": self.n_proj, "N": self.n_side**2, "P": self.patch_size,
             "D": self.n_embd_head, "HD": self.n_head * self.n_embd_head, "S": self.n_pos, "1": 1, "2": 2, "3": 3,
+            "3C": 3 * self.n_embd, "4C": 4 * self.n_embd,
         }  # fmt: skip
 
 
@@ -95,7 +97,9 @@ def read_vision_hparams(f: GGUFFile, projector: str, traits: TowerTraits) -> Vis
         n_ff=keys.uint("vision.feed_forward_length"),
         n_proj=keys.uint("vision.projection_dim", least=1),
         norm_eps=keys.float("vision.attention.layer_norm_epsilon", sound=lambda x: 0 <= x < math.inf),
-        n_merge=keys.uint("vision.projector.scale_factor", traits.n_merge, least=1),
+        n_merge=keys.uint(
+            "vision.spatial_merge_size" if traits.mrope else "vision.projector.scale_factor", traits.n_merge, least=1
+        ),
         mean=colors["image_mean"],  # type: ignore[arg-type]
         std=colors["image_std"],  # type: ignore[arg-type]
         activation="gelu" if gelu else "silu" if silu else "gelu_quick",

@@ -36,14 +36,22 @@ def text_model(folder: Path, arch: str = "gemma-embedding", C: int = 36, **more:
     return synthetic(folder / f"{arch}.gguf", arch, C=C, n_layer=2, P=256, **more)
 
 
+def qwen_text_model(folder: Path, C: int = 36, n_deepstack: int = 1, **more: Any) -> Path:
+    """A small Qwen3-VL, which has room for what DeepStack adds."""
+    keys = {"n_deepstack_layers": (n_deepstack, "UINT32")}
+    return synthetic(folder / "qwen3vl.gguf", "qwen3vl", C=C, n_layer=3, P=256, keys=keys, **more)
+
+
 class Towers:
     """A tower in both engines."""
 
     def __init__(self, folder: Path, flash_attn: bool = False, **sizes: Any) -> None:
+        qwen = sizes.get("projector") == "qwen3vl_merger"
         self.path = synthetic_mmproj(folder / "mmproj.gguf", **sizes)
         self.tower: Tower = load_tower(open_gguf(self.path))
         self.flash_attn = flash_attn
-        self.engine = LlamaCpp(text_model(folder, C=self.tower.width), mmproj=self.path, flash_attn=flash_attn)
+        model = qwen_text_model(folder, self.tower.width) if qwen else text_model(folder, C=self.tower.width)
+        self.engine = LlamaCpp(model, mmproj=self.path, flash_attn=flash_attn)
 
     def __enter__(self) -> Towers:
         return self
