@@ -58,7 +58,7 @@ def embedded(table: Tensor, batch: Batch, ops: Ops, taps: Tap, scale: float | No
     x, factors = np.array(x), np.ones((len(x), 1), x.dtype)
     factors *= 1 if scale is None else scale
     for image in batch.images:
-        x[image.begin : image.end], factors[image.begin : image.end] = image.rows, 1
+        x[image.begin : image.end], factors[image.begin : image.end] = image.rows[:, : x.shape[1]], 1
     x = taps("embd", x)
     return x if scale is None else taps("inp_scaled", x * factors)
 
@@ -150,10 +150,11 @@ def attend(
 ) -> Float:
     """Attention of queries (T, H, D), keys and values (T, K, D), or (T, H D), (T, K D) -> (T, H D), side by side.
 
-    Rows of an image see each other even where tokens look back only.
+    Rows of an image see each other even where tokens look back only, unless they are causal too.
     """
-    if batch.images and spec.mask.causal:
-        spec = replace(spec, mask=replace(spec.mask, spans=tuple((image.begin, image.end) for image in batch.images)))
+    spans = tuple((image.begin, image.end) for image in batch.images if not image.causal)
+    if spans and spec.mask.causal:
+        spec = replace(spec, mask=replace(spec.mask, spans=spans))
     q, k, v = (x.reshape(len(x), -1) for x in (q, k, v))
     return tap("kqv_out", ops.attention(q, k, v, spec, batch.offsets, tap, sinks=sinks))
 

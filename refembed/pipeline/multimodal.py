@@ -11,27 +11,33 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from refembed.arrays import Float
+from refembed.arrays import I64, Float
 from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.kernels.wrapper import OpsWrapper
 from refembed.model import Model
 from refembed.model.batch import Batch, ImageRows, pack
 from refembed.model.vision import Tower
+from refembed.model.vision.preprocess import Size
 from refembed.pipeline.images import MARKER, ImageInput
 from refembed.tokenizer import Tokenizer
 
+ONE_MODEL = "an mmproj file belongs to one model, and is published next to it"
 NO_TOKEN = 0  # stands for a row of an image among token ids; it is not looked up
 
 
 def check_tower(model: Model, tower: Tower, path: str) -> None:
     """ModelError for a tower that is another model's, or a text model that takes no images."""
     if not model.module.TRAITS.images:
-        hint = "images are computed for gemma3, gemma-embedding and gemma-embedding2"
+        hint = "images are computed for gemma3, gemma-embedding, gemma-embedding2 and qwen3vl"
         raise ModelError(f"{path}: architecture {model.hparams.arch} with images is not computed yet", hint=hint)
     if tower.width != model.hparams.n_embd:
         message = f"{tower.path} is for a text model of {tower.width} channels; {path} has {model.hparams.n_embd}"
-        raise ModelError(message, hint="an mmproj file belongs to one model, and is published next to it")
+        raise ModelError(message, hint=ONE_MODEL)
+    hp, traits = model.hparams, tower.module.TRAITS
+    if model.module.TRAITS.mrope != traits.mrope or hp.n_deepstack_layers != tower.n_further:
+        message = f"{tower.path}: the tower {tower.hparams.projector} with {tower.n_further} layers of DeepStack"
+        raise ModelError(f"{message} is not for {hp.arch} with {hp.n_deepstack_layers}: {path}", hint=ONE_MODEL)
 
 
 def batch_of(
@@ -51,11 +57,38 @@ def batch_of(
         hint = f"images are {sum(counts)} of them"
         raise TooLongError(f"{what}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
     batch = pack([ids])
-    images = [
-        ImageRows(begin, begin + n, tower.rows(image, ops, tap))
+    traits = tower.module.TRAITS
+    images = tuple(
+        ImageRows(begin, begin + n, tower.rows(image, ops, tap), traits.causal)
         for begin, n, image in zip(places, counts, given.images, strict=True)
-    ]
-    return Batch(batch.ids, batch.pos, batch.offsets, tuple(images))
+    )
+    if not traits.mrope:
+        return Batch(batch.ids, batch.pos, batch.offsets, images)
+    streams = places_of(len(ids), images, [tower.grid(image) for image in given.images])
+    return Batch(batch.ids, streams[0], batch.offsets, images, streams)
+
+
+def places_of(T: int, images: Sequence[ImageRows], grids: Sequence[Size]) -> I64:
+    """Places (3, T) of a text's rows: in time, by row, by column (mtmd_image_tokens_get_decoder_pos).
+
+    Tokens are one behind the other in all three. An image is at one place in time, its rows and columns count on from
+    there, and what follows is as far behind as its longer side is long.
+
+    >>> image = ImageRows(1, 7, np.zeros((6, 1)))
+    >>> places_of(9, [image], [Size(3, 2)]).tolist()  # a token, two rows of three, two tokens
+    [[0, 1, 1, 1, 1, 1, 1, 4, 5], [0, 1, 1, 1, 2, 2, 2, 4, 5], [0, 1, 2, 3, 1, 2, 3, 4, 5]]
+    """
+    steps = np.ones(T, np.int64)
+    for image, (nx, ny) in zip(images, grids, strict=True):
+        steps[image.begin : image.end] = 0
+        steps[image.end - 1] = max(nx, ny)
+    time = np.cumsum(steps) - steps
+    places = np.stack([time] * 3)
+    for image, (nx, _) in zip(images, grids, strict=True):
+        i = np.arange(image.end - image.begin)
+        places[1, image.begin : image.end] = time[image.begin] + i // nx
+        places[2, image.begin : image.end] = time[image.begin] + i % nx
+    return places
 
 
 def forward(model: Model, batch: Batch, ops: Ops, tap: Tap = NO_TAP) -> Float:
@@ -87,8 +120,11 @@ def chunks_of(batch: Batch) -> Iterator[Batch]:
     cuts = sorted({0, len(batch.ids), *(i for image in batch.images for i in (image.begin, image.end))})
     images = {image.begin: image for image in batch.images}
     for begin, end in itertools.pairwise(cuts):
-        own = (ImageRows(0, end - begin, images[begin].rows),) if begin in images else ()
-        yield Batch(batch.ids[begin:end], batch.pos[begin:end], np.array([0, end - begin]), own)
+        own: tuple[ImageRows, ...] = ()
+        if (image := images.get(begin)) is not None:
+            own = (ImageRows(0, end - begin, image.rows, image.causal),)
+        streams = None if batch.streams is None else batch.streams[:, begin:end]
+        yield Batch(batch.ids[begin:end], batch.pos[begin:end], np.array([0, end - begin]), own, streams)
 
 
 def token_ids(text: str, counts: Sequence[int], tower: Tower, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

@@ -27,8 +27,10 @@ EVERY_BIAS = frozenset(f"{name}.bias" for name in ("ln1", "ln2", "attn_q", "attn
 USUAL = {  # optional tensors of published files
     "gemma3": EVERY_BIAS | {"v.post_ln.weight"},
     "gemma4v": {"attn_post_norm.weight", "ffn_post_norm.weight"},
-    "qwen3vl_merger": {"v.deepstack.0." + name for name in ("norm.weight", "norm.bias", "fc1.weight", "fc1.bias",
-                                                            "fc2.weight", "fc2.bias")},
+    "qwen3vl_merger": {
+        "v.deepstack.0." + name
+        for name in ("norm.weight", "norm.bias", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+    },
 }
 FLOATS = {"F32": np.float32, "F16": np.float16}
 

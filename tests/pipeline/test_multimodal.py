@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from refembed.pipeline.multimodal import token_ids
 from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.model.bits import unequal
-from tests.model.vision.towers import picture, text_model
+from tests.model.vision.towers import picture, qwen_text_model, text_model
 
 TEXTS = [
     (f"the cat {MARKER} sat on a mat", 1),
@@ -24,14 +25,16 @@ TEXTS = [
     (f"a dog and {MARKER} the cat {MARKER}, it was in the mat", 2),
 ]
 GEMMA4V: dict[str, Any] = {"projector": "gemma4v", "P": 4, "n_merge": 3, "n_layer": 1}
+QWEN: dict[str, Any] = {"projector": "qwen3vl_merger", "P": 6, "C": 24, "S": 25}
 # architecture -> arguments of `synthetic` and of `synthetic_mmproj`, and a pooling by which llama-server has one vector
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "gemma-embedding": ({}, {}, "mean"),
     "gemma-embedding2": ({}, GEMMA4V, "mean"),
     "gemma3": ({"window": 12}, {}, "last"),
+    "qwen3vl": ({"D": 24}, QWEN, "last"),
 }
 # of `exact` and `fast`, the largest difference of a vector over its largest value; measured 5.0e-5, 3.2e-4 and 9.6e-5
-BOUNDS = {"gemma-embedding": 1.2e-4, "gemma-embedding2": 7e-4, "gemma3": 2.5e-4}
+BOUNDS = {"gemma-embedding": 1.2e-4, "gemma-embedding2": 7e-4, "gemma3": 2.5e-4, "qwen3vl": 1e-2}
 
 
 def some_images(n: int) -> list[U8]:
@@ -43,7 +46,8 @@ class Pair:
 
     def __init__(self, folder: Path, arch: str) -> None:
         sizes, tower, self.pooling = MODELS[arch]
-        self.arch, self.model = arch, text_model(folder, arch, **sizes)
+        write = qwen_text_model if arch == "qwen3vl" else partial(text_model, arch=arch)
+        self.arch, self.model = arch, write(folder, **sizes)
         self.mmproj = synthetic_mmproj(folder / "mmproj.gguf", **tower)
 
     def embedder(self, numerics: str, flash_attn: bool = False) -> Embedder:

@@ -52,11 +52,21 @@ class Tower:
         begin, end = self.module.TRAITS.marks
         return str(begin), str(end)
 
-    def n_tokens(self, image: U8) -> int:
-        """Tokens of an image (height, width, 3)."""
+    def grid(self, image: U8) -> Size:
+        """Columns and rows of an image's tokens; the image is (height, width, 3)."""
         side = self.hparams.patch_size * self.hparams.n_merge
         width, height = self.module.size(Size(image.shape[1], image.shape[0]), self.hparams)
-        return int(width // side) * int(height // side)
+        return Size(width // side, height // side)
+
+    def n_tokens(self, image: U8) -> int:
+        """Tokens of an image (height, width, 3)."""
+        nx, ny = self.grid(image)
+        return nx * ny
+
+    @property
+    def n_further(self) -> int:
+        """Layers of the text model that get columns of their own (DeepStack): a row has E (1 + n_further) numbers."""
+        return sum(layer.fc1 is not None for layer in getattr(self.weights, "deepstack", ()))
 
     def pixels(self, image: U8) -> F32:
         """What the tower reads of an image (height, width, 3): planes (3, h, w)."""

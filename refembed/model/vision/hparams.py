@@ -25,6 +25,7 @@ class TowerTraits:
     n_merge: int  # patches to a side that become one token, where clip.vision.projector.scale_factor is absent
     marks: tuple[str, str]  # what stands before and behind the image's tokens in the text (mtmd_context::init_vision)
     mrope: bool = False  # rows of an image have places of their own in the text model, by row and column
+    causal: bool = False  # rows of an image look back only (mtmd_decode_use_non_causal)
     takes_swapped: bool = False  # files of early converters call ffn_up ffn_down and the other way around
 
 

@@ -28,7 +28,7 @@ from refembed.model.vision.hparams import TowerTraits, VisionHparams
 from refembed.model.vision.preprocess import Size, fit, keep_ratio, normalized
 from refembed.model.weights import Affine, affine, blocks, tensor
 
-TRAITS = TowerTraits(n_merge=2, marks=("<|vision_start|>", "<|vision_end|>"), mrope=True)
+TRAITS = TowerTraits(n_merge=2, marks=("<|vision_start|>", "<|vision_end|>"), mrope=True, causal=True)
 TOKENS = (8, 4096)  # of an image, at least and at most (clip_hparams::set_limit_image_tokens)
 
 

@@ -50,7 +50,8 @@ class Towers:
         self.path = synthetic_mmproj(folder / "mmproj.gguf", **sizes)
         self.tower: Tower = load_tower(open_gguf(self.path))
         self.flash_attn = flash_attn
-        model = qwen_text_model(folder, self.tower.width) if qwen else text_model(folder, C=self.tower.width)
+        E, n = self.tower.width, self.tower.n_further
+        model = qwen_text_model(folder, E, n) if qwen else text_model(folder, C=E)
         self.engine = LlamaCpp(model, mmproj=self.path, flash_attn=flash_attn)
 
     def __enter__(self) -> Towers:
