@@ -2,8 +2,8 @@
 
 Bai et al. 2025, "Qwen3-VL Technical Report": Qwen 3 whose pairs of channels turn by several streams of positions. In
 text the first three are the same, in an image they are its place, the row and the column; the fourth is 0 in llama.cpp,
-so pairs that are left to it do not turn. What an image's tower left for them is added behind the first layers (DeepStack).
-Mirrors llama.cpp's src/models/qwen3vl.cpp; taps carry that graph's names.
+so pairs that are left to it do not turn. What an image's tower has for them is added behind the first layers
+(DeepStack). Mirrors llama.cpp's src/models/qwen3vl.cpp; taps carry that graph's names.
 
           ids ─► token_embd ─► x
     n_layer ×    x ─► norm ─► attention ─► + x ─► y ─► norm ─► silu(gate) * up ─► down ─► + y ─► x

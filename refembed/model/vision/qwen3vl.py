@@ -1,9 +1,9 @@
 """The vision tower of Qwen3-VL and Qwen3-VL-Embedding.
 
-Bai et al. 2025, "Qwen3-VL Technical Report". A vision transformer (Dosovitskiy et al. 2020) for images of any shape: its
-learned embeddings are those of a square, interpolated, and of each head's pairs of channels the first half turns by the
-row, the second by the column. Patches stand in squares of 2 x 2; a square becomes one token. DeepStack: what some layers
-leave is projected as well, and added behind the first layers of the text model. Mirrors llama.cpp's
+Bai et al. 2025, "Qwen3-VL Technical Report". A vision transformer (Dosovitskiy et al. 2020) for images of any shape:
+its learned embeddings are those of a square, interpolated, and of each head's pairs of channels the first half turns by
+the row, the second by the column. Patches stand in squares of 2 x 2; a square becomes one token. DeepStack: what some
+layers leave is projected as well, and added behind the first layers of the text model. Mirrors llama.cpp's
 tools/mtmd/models/qwen3vl.cpp; taps carry that graph's names.
 
      pixels ─► patches ─► patch_embd (both frames) + position_embd, interpolated ─► x
@@ -108,7 +108,7 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
     if (ny, nx) != (S, S):
         places = taps("interpolated", ops.interpolate(places, ny, nx))  # (C, ny, nx)
     x = taps("inp_pos_emb", ops.add(x, squares(places)))
-    row, column = (squares(i[None])[:, 0] for i in np.mgrid[0:ny, 0:nx])  # (N)
+    row, column = (squares(i[None].astype(x.dtype))[:, 0].astype(np.int64) for i in np.mgrid[0:ny, 0:nx])  # (N)
     x, left = layers(w, hp, x, row, column, ops, taps)
 
     x = norm(x, w.post_ln, hp, ops, at_layer(taps, hp.n_layer))
@@ -132,9 +132,10 @@ def layers(
         qkv = tap("qkv", ops.linear(y, *blk.attn_qkv, tap, "qkv_product"))  # (N, 3C)
         q, k, v = (part.reshape(len(x), hp.n_head, D) for part in ops.split(qkv, [C] * 3))  # 3 x (N, H, D)
         q, k, v = tap("Qcur", q), tap("Kcur", k), tap("Vcur", v)
-        q = tap("Qcur_rope", turned(q, row, column, ops)).reshape(len(x), C)
-        k = tap("Kcur_rope", turned(k, row, column, ops)).reshape(len(x), C)
-        a = ops.attention(q, k, v.reshape(len(x), C), spec, whole, TapExcept(tap, "v_cont"))  # no name in this graph
+        q = tap("Qcur_rope", turned(q, row, column, ops))
+        k = tap("Kcur_rope", turned(k, row, column, ops))
+        flat = tuple(part.reshape(len(x), C) for part in (q, k, v))  # heads side by side
+        a = ops.attention(flat[0], flat[1], flat[2], spec, whole, TapExcept(tap, "v_cont"))  # no name in this graph
         a = tap("attn_out", ops.linear(tap("kqv_out", a), *blk.attn_out, tap, "attn_out_product"))  # (N, C)
         x = tap("ffn_inp", ops.add(a, x))
 

@@ -28,12 +28,15 @@ def drawn_sizes(n: int) -> list[tuple[int, int]]:
 TOWERS: dict[str, dict[str, Any]] = {
     "gemma3": {"image_size": SIDE},
     "gemma4v": {"projector": "gemma4v", "P": 4, "n_merge": 3, "S": 3400},  # no image has more columns or rows
+    "qwen3vl_merger": {"projector": "qwen3vl_merger", "P": 6, "C": 8, "S": 25},
 }
 
 
 @pytest.fixture(scope="module", params=TOWERS)
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Towers]:
-    with Towers(tmp_path_factory.mktemp("towers"), n_layer=0, C=6, H=1, F=4, **TOWERS[request.param]) as towers:
+    with Towers(
+        tmp_path_factory.mktemp("towers"), n_layer=0, **({"C": 6, "H": 1, "F": 4} | TOWERS[request.param])
+    ) as towers:
         yield towers
 
 

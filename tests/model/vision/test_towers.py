@@ -14,7 +14,7 @@ from refembed.arrays import U8
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.kernels.numerics import load_ops
 from refembed.model.trace import Trace
-from refembed.model.vision import gemma4v, load_tower, siglip
+from refembed.model.vision import gemma4v, load_tower, qwen3vl, siglip
 from refembed.testing.synthetic_mmproj import EVERY_BIAS, USUAL, synthetic_mmproj
 from refembed.verify.compare.replay import LocalDifference
 from refembed.verify.engines.llamacpp import LlamaCpp
@@ -25,6 +25,8 @@ from tests.model.vision.towers import Towers, picture, text_model
 pytestmark = pytest.mark.oracle
 
 G4: dict[str, Any] = {"projector": "gemma4v", "P": 4, "n_merge": 3, "n_layer": 1}
+Q3: dict[str, Any] = {"projector": "qwen3vl_merger", "P": 6, "C": 24, "S": 25, "n_layer": 1}
+SECOND = {name.replace(".0.", ".2.") for name in USUAL["qwen3vl_merger"]}
 QUICK, SILU = ({f"use_{name}": (name == "silu", "BOOL") for name in ("gelu", "silu") if name in names}
                for names in (("gelu",), ("gelu", "silu")))  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -43,10 +45,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gemma4v, standardized": G4 | {"optional": USUAL["gemma4v"] | {"v.std_bias", "v.std_scale", "out_scale.weight"}},
     "gemma4v, fewest tensors, last norm": G4 | {"optional": {"post_ln.weight"}, "n_merge": 2},
     "gemma4v, tanh GELU": G4 | {"keys": {"use_gelu": (True, "BOOL")}},
+    "qwen3vl": Q3 | {"n_layer": 2},
+    "qwen3vl, F16": Q3 | {"type_name": "F16"},
+    "qwen3vl, no DeepStack": Q3 | {"optional": (), "H": 1},
+    "qwen3vl, DeepStack of two layers": Q3 | {"n_layer": 3, "optional": USUAL["qwen3vl_merger"] | SECOND},
     "gemma4v, SiLU": G4 | {"keys": {"use_silu": (True, "BOOL")}},
 }
-IMAGES = {"gemma3": [(30, 20), (42, 42), (1, 1)], "gemma4v": [(120, 70), (1, 1)]}
-FEW = ("gemma3", "gemma3, SiLU", "gemma4v", "gemma4v, limits", "gemma4v, tanh GELU")  # whose rounding is measured
+IMAGES = {
+    "gemma3": [(30, 20), (42, 42), (1, 1)],
+    "gemma4v": [(120, 70), (1, 1)],
+    "qwen3vl": [(60, 70), (60, 60), (300, 7)],
+}
+FEW = (
+    "gemma3",
+    "gemma3, SiLU",
+    "gemma4v",
+    "gemma4v, limits",
+    "gemma4v, tanh GELU",
+    "qwen3vl",
+)  # whose rounding is measured
 
 
 def images(variant: str) -> list[U8]:
@@ -72,6 +89,7 @@ def test_ggml_has_the_bits_of_every_tensor(variant: str, flash_attn: bool, tmp_p
 LOCAL = 6e-7  # 2.7e-7, a product
 LOCAL_BY_NAME = {
     "patch_product": 7e-4,  # 3.4e-4: pixels and the patch kernel in float16
+    "patch_product_1": 7e-4,
     "ffn_gelu": 1e-3,  # 3.7e-4: a table of float16, as the next two
     "ffn_geglu": 1e-3,  # 3.8e-4
     "ffn_geglu_quick": 1.5e-3,  # 7.3e-4
@@ -141,6 +159,19 @@ FAULTS: list[tuple[ModuleType, Fault]] = [
                     "Qcur_product_clamped-0[0]")),
     (gemma4v, Fault("not scaled behind the mean", "gemma4v", "ops.scale(x, np.sqrt(ops.dtype(hp.n_embd)))", "x",
                     "pooled[0]")),
+    (qwen3vl, Fault("the first frame twice", "qwen3vl", "ops.conv_2d(x, w.patch_embd_1)",
+                    "ops.conv_2d(x, w.patch_embd)", "patch_product_1[0]")),
+    (qwen3vl, Fault("patches row by row", "qwen3vl", "transpose(1, 3, 2, 4, 0)", "transpose(1, 2, 3, 4, 0)",
+                    "patch_bias[0]")),
+    (qwen3vl, Fault("rows for columns", "qwen3vl", "enumerate((row, column))", "enumerate((column, row))",
+                    "Qcur_rope-0[0]")),
+    (qwen3vl, Fault("neighbors turn together", "qwen3vl", 'pairs="neox"', 'pairs="norm"', "Qcur_rope-0[0]")),
+    (qwen3vl, Fault("embeddings in another grid", "qwen3vl", "ops.interpolate(places, ny, nx)",
+                    "ops.interpolate(places, ny, nx)[:, ::-1]", "interpolated[0]")),
+    (qwen3vl, Fault("DeepStack of the last layer", "qwen3vl", "zip(w.deepstack, left, strict=True)",
+                    "zip(w.deepstack, left[::-1], strict=True)", "norm-0[2]")),
+    (qwen3vl, Fault("no norm behind the layers", "qwen3vl", "norm(x, w.post_ln, hp, ops, at_layer(taps, hp.n_layer))",
+                    'taps("norm_b-2", x)', "norm_b-2[0]")),
 ]  # fmt: skip
 
 
