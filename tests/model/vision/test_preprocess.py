@@ -28,20 +28,22 @@ def drawn_sizes(n: int) -> list[tuple[int, int]]:
 TOWERS: dict[str, dict[str, Any]] = {
     "gemma3": {"image_size": SIDE},
     "gemma4v": {"projector": "gemma4v", "P": 4, "n_merge": 3, "S": 3400},  # no image has more columns or rows
-    "qwen3vl_merger": {"projector": "qwen3vl_merger", "P": 6, "C": 8, "S": 25},
+    "qwen3vl_merger": {"projector": "qwen3vl_merger", "P": 6, "C": 8, "S": 25, "n_layer": 1},  # aborts without a layer
 }
 
 
 @pytest.fixture(scope="module", params=TOWERS)
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Towers]:
-    with Towers(
-        tmp_path_factory.mktemp("towers"), n_layer=0, **({"C": 6, "H": 1, "F": 4} | TOWERS[request.param])
-    ) as towers:
+    sizes: dict[str, Any] = {"n_layer": 0, "C": 6, "H": 1, "F": 4} | TOWERS[request.param]
+    with Towers(tmp_path_factory.mktemp("towers"), **sizes) as towers:
         yield towers
 
 
 def differing(both: Towers, images: list[U8]) -> list[tuple[int, ...]]:
-    """Shapes of the images whose pixels are not libmtmd's, bit for bit."""
+    """Shapes of the images whose pixels are not libmtmd's, bit for bit. With a layer, large ones are left out."""
+    if both.tower.hparams.n_layer:
+        images = [image for image in images if both.tower.n_tokens(image) <= 250]
+        assert images
     traces = [both.engine.trace_image(image)["inp_raw"] for image in images]
     ours = [both.tower.pixels(image) for image in images]
     return [i.shape for i, x, y in zip(images, ours, traces, strict=True) if x.tobytes() != y.tobytes()]
