@@ -59,8 +59,7 @@ def embedded(table: Tensor, batch: Batch, ops: Ops, taps: Tap, scale: float | No
     factors *= 1 if scale is None else scale
     for image in batch.images:
         x[image.begin : image.end], factors[image.begin : image.end] = image.rows[:, : x.shape[1]], 1
-    x = taps("embd", x)
-    return x if scale is None else taps("inp_scaled", x * factors)
+    return taps("embd", x) if scale is None else taps("inp_scaled", x * factors)
 
 
 def run_layers(layers: Layers, w: Any, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:

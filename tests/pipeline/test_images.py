@@ -96,7 +96,7 @@ def test_an_input_alone_gives_one_vector_and_several_in_order(embedder: Embedder
     assert np.array_equal(both[1], alone)
     assert np.array_equal(both[[0, 2]], embedder.embed(["the cat", "a dog"]))
     rows = embedder.embed([given], pooling="none")
-    assert len(rows[0]) == embedder.trace(given)["embd"].shape[0]  # type: ignore[arg-type]
+    assert len(rows[0]) == embedder.trace(given)["inp_scaled"].shape[0]  # type: ignore[arg-type]
 
 
 def test_another_image_is_another_vector_and_so_is_another_place(embedder: Embedder) -> None:

@@ -11,9 +11,13 @@ import pytest
 
 from refembed import Embedder
 from refembed.arrays import U8
+from refembed.model.trace import Recorder
 from refembed.pipeline.images import MARKER
 from refembed.pipeline.multimodal import token_ids
+from refembed.pipeline.vectors import forward_and_pool
 from refembed.testing.synthetic_mmproj import synthetic_mmproj
+from refembed.verify.compare.align import align
+from refembed.verify.compare.replay import replay
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.model.bits import unequal
 from tests.model.vision.towers import picture, qwen_text_model, text_model
@@ -107,3 +111,22 @@ def test_other_numerics_are_as_close_as_rounding_is(pair: Pair, numerics: str) -
             want = engine.embed_images(text, images)
             got = e.embed({"text": text, "image": images}, pooling=pair.pooling, normalize=-1)
             assert np.abs(got - want).max() <= bound * np.abs(want).max(), text
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("arch", ["gemma-embedding", "gemma-embedding2"])
+def test_every_tensor_of_the_text_model_is_llama_cpps(arch: str, tmp_path: Path) -> None:
+    """Of models that take tokens and images in one batch: one graph, in which all tensors pair."""
+    pair = Pair(tmp_path, arch)
+    e, text, images = pair.embedder("ggml"), f"the cat {MARKER} sat", some_images(1)
+    batch = e.image_batch({"text": text, "image": images})
+    with pair.engine() as engine:
+        theirs = engine.trace_images(text, images)
+    recorder = Recorder()
+    forward_and_pool(e.model, e.ops, batch, pair.pooling, recorder)
+    found = align(recorder.trace, theirs)
+    assert [recorder.trace.tensors[i].name for i in found.ours_only] == []
+    assert [theirs.tensors[i].name for i in found.theirs_only] == []
+    assert len(found.pairs) == len(recorder.trace.tensors)
+    local = replay(lambda tap: forward_and_pool(e.model, e.ops, batch, pair.pooling, tap), theirs)
+    assert [f"{d.name}[{d.k}]" for d in local if not d.difference.identical] == []

@@ -4,8 +4,8 @@
     tower = load_tower(f)
     rows = tower.rows(image, ops)      # (n, E): as many as the image has tokens, as wide as the text model
 
-An mmproj file is a GGUF file of its own, made for one text model. `siglip.py` is written as the files of text
-architectures are; `preprocess.py` has what comes before it.
+An mmproj file is a GGUF file of its own, made for one text model. Towers are written as the files of text architectures
+are, `siglip.py` the plainest; `preprocess.py` has what comes before them.
 """
 
 from __future__ import annotations
