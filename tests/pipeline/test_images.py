@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,26 @@ def test_an_input_alone_gives_one_vector_and_several_in_order(embedder: Embedder
     assert np.array_equal(both[[0, 2]], embedder.embed(["the cat", "a dog"]))
     rows = embedder.embed([given], pooling="none")
     assert len(rows[0]) == embedder.trace(given)["inp_scaled"].shape[0]  # type: ignore[arg-type]
+
+
+def test_a_stream_may_have_images_among_its_texts(embedder: Embedder) -> None:
+    given: Any = {"text": f"the cat {MARKER}", "image": picture(20, 30)}
+    inputs = ["the cat", given, given, "a dog", "it sat"]
+    assert np.array_equal(np.stack(list(embedder.embed_iter(iter(inputs), batch_tokens=1))), embedder.embed(inputs))
+
+
+def test_a_copy_of_an_embedder_has_its_tower(embedder: Embedder) -> None:
+    given: Any = {"image": picture(20, 30)}
+    copy = pickle.loads(pickle.dumps(embedder))
+    assert np.array_equal(copy.embed([given]), embedder.embed([given]))
+
+
+def test_an_image_with_more_columns_than_the_tower_has_places_for_is_refused(tmp_path: Path) -> None:
+    tower = synthetic_mmproj(tmp_path / "mmproj.gguf", "gemma4v", P=4, n_merge=3, n_layer=1, S=40)
+    e = Embedder.load(text_model(tmp_path, P=2048), mmproj=tower)
+    with pytest.raises(RequestError, match="an image of 75 x 21 patches of 4 pixels; the tower has places for 40"):
+        e.embed([{"image": picture(300, 80)}])
+    assert len(e.embed([{"image": picture(120, 120)}])) == 1
 
 
 def test_another_image_is_another_vector_and_so_is_another_place(embedder: Embedder) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refembed.arrays import F32, I64, U8, Float
-from refembed.errors import ModelError
+from refembed.errors import ModelError, RequestError
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionSpec, Ops, Rope, Tap
 from refembed.model.trace import TapExcept, at_layer
@@ -93,14 +93,18 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
     and RoPE by columns alone.
     """
     nx, ny = x.shape[2] // hp.patch_size, x.shape[1] // hp.patch_size
+    S = w.position_embd.shape[1]
+    if max(nx, ny) > S:
+        message = f"an image of {nx} x {ny} patches of {hp.patch_size} pixels; the tower has places for {S}"
+        raise RequestError(message, hint="cut off or fill up its longer side")
     column, row = np.tile(np.arange(nx), ny), np.repeat(np.arange(ny), nx)  # (N)
     x = taps("inp_raw", x)
     x = taps("inp_raw_scaled", x * 2 - 1)
     x = np.ascontiguousarray(taps("patch_product", ops.conv_2d(x, w.patch_embd)).T)  # (N, C)
     x = taps("inp", x)
-    both = replace(w.position_embd, shape=(2 * w.position_embd.shape[1], hp.n_embd))
+    both = replace(w.position_embd, shape=(2 * S, hp.n_embd))
     x = taps("pos_embd_x", ops.add(x, taps("embd_x", ops.get_rows(both, column).astype(x.dtype))))
-    y = taps("embd_y", ops.get_rows(both, row + w.position_embd.shape[1]).astype(x.dtype))
+    y = taps("embd_y", ops.get_rows(both, row + S).astype(x.dtype))
     x = taps("pos_embd", ops.add(x, y))
     x = layers(w, hp, x, column, row, ops, taps)
     if w.post_ln is not None:

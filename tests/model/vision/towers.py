@@ -33,7 +33,7 @@ def picture(width: int, height: int, seed: int = 0) -> U8:
 def text_model(folder: Path, arch: str = "gemma-embedding", C: int = 36, **more: Any) -> Path:
     """A small text model to open a tower with."""
     more = {"keys": {"attention.sliding_window_pattern": (2, "UINT32")}} | more  # llama.cpp aborts where all have one
-    return synthetic(folder / f"{arch}.gguf", arch, C=C, n_layer=2, P=256, **more)
+    return synthetic(folder / f"{arch}.gguf", arch, **{"C": C, "n_layer": 2, "P": 256} | more)
 
 
 def qwen_text_model(folder: Path, C: int = 36, n_deepstack: int = 1, **more: Any) -> Path:
