@@ -11,6 +11,7 @@ from refembed.cli.llama_embedding import LlamaCommand, llama_options
 from refembed.cli.options import (
     FORMATS,
     file_option,
+    image_option,
     json_option,
     lora_option,
     mmproj_option,
@@ -64,13 +65,7 @@ A command line with -p, -bf, --embd-output-format, --embd-separator, --cls-separ
 @numerics_options
 @lora_option
 @mmproj_option
-@click.option(
-    "--image",
-    "images",
-    multiple=True,
-    metavar="FILE",
-    help="An image that goes with TEXT, or pixels as .npy; repeatable.",
-)
+@image_option
 @click.option("--batch-tokens", type=click.IntRange(1), metavar="N", help="Tokens computed at a time.  [default: 8192]")
 @threads_option
 @llama_options

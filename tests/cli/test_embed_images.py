@@ -1,4 +1,4 @@
-"""`refembed embed --image`: the vectors of `Embedder.embed`, in every format."""
+"""`refembed embed --image` and `refembed trace --image`: what `Embedder` computes, in every format."""
 
 from __future__ import annotations
 
@@ -53,3 +53,16 @@ def test_without_pooling_each_row_of_an_image_has_a_vector(cli: Cli, flags: list
 def test_texts_without_images_go_through_a_model_with_a_tower_as_ever(cli: Cli, flags: list[str]) -> None:
     want = json.loads(cli("embed", *flags[:2], "the cat", "--json").out)
     assert json.loads(cli("embed", *flags[:4], "the cat", "--json").out) == want
+
+
+def test_trace_shows_the_tower_or_the_text_model(cli: Cli, flags: list[str]) -> None:
+    e, given = embedder(flags), {"text": f"a {MARKER}", "image": picture(30, 20)}
+    for args, trace in ((), e.trace_image(picture(30, 20))), ((f"a {MARKER}",), e.trace(given)):
+        rows = [json.loads(line) for line in cli("trace", *flags, *args, "--json").out.splitlines()]
+        assert [row["name"] for row in rows] == [t.name for t in trace.tensors]
+        assert [row["mean"] for row in rows] == [float(t.array.astype(np.float64).mean()) for t in trace.tensors]
+
+
+def test_trace_without_a_tower_takes_no_image(cli: Cli, flags: list[str]) -> None:
+    r = cli("trace", "-m", flags[1], "--image", flags[5])
+    assert (r.code, "--image needs --mmproj FILE" in r.err) == (1, True)

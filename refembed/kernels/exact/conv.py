@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from refembed.arrays import F32, I64, Float
+from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 
 
@@ -65,14 +66,14 @@ def as_matrix(w: Tensor) -> Tensor:
     return replace(w, shape=(w.shape[0], int(np.prod(w.shape[1:]))))
 
 
-def neighbors(n_in: int, n_out: int) -> tuple[I64, I64, F32]:
+def neighbors(n_in: int, n_out: int, dtype: type[np.floating[Any]]) -> tuple[I64, I64, Float]:
     """Of n_out places between the first and the last of n_in, the one below, the one above, and how far from below.
 
-    >>> low, high, share = neighbors(2, 3)
+    >>> low, high, share = neighbors(2, 3, np.float64)
     >>> low.tolist(), high.tolist(), share.tolist()
     ([0, 0, 1], [1, 1, 1], [0.0, 0.5, 0.0])
     """
-    f = np.float32
+    f = dtype
     scale = f(n_out - 1) / f(n_in - 1) if n_out > 1 and n_in > 1 else f(n_out) / f(n_in)
     at = np.arange(n_out, dtype=f) / scale
     low = np.clip(np.floor(at).astype(np.int64), 0, n_in - 1)
@@ -88,9 +89,9 @@ def interpolate(x: Float, height: int, width: int) -> Float:
             [10., 20.],
             [20., 30.]]])
     """
-    y0, y1, shares_y = neighbors(x.shape[1], height)
-    x0, x1, shares_x = neighbors(x.shape[2], width)
-    dx, dy = shares_x.astype(x.dtype), shares_y.astype(x.dtype)[:, None]
+    y0, y1, shares = neighbors(x.shape[1], height, x.dtype.type)
+    x0, x1, dx = neighbors(x.shape[2], width, x.dtype.type)
+    dy = shares[:, None]
     above, below = x[:, y0], x[:, y1]  # (C, height, w)
     a, b, c, d = above[:, :, x0], above[:, :, x1], below[:, :, x0], below[:, :, x1]
     return a * (1 - dx) * (1 - dy) + b * dx * (1 - dy) + c * (1 - dx) * dy + d * dx * dy

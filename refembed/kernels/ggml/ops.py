@@ -98,7 +98,8 @@ class Ggml(Ops):
 
     def interpolate(self, x: Float, height: int, width: int) -> Float:
         """Four products of three factors, the last of each fused with the sum."""
-        (y0, y1, dy), (x0, x1, dx) = (planes.neighbors(n, m) for n, m in zip(x.shape[1:], (height, width), strict=True))
+        y0, y1, dy = planes.neighbors(x.shape[1], height, np.float32)
+        x0, x1, dx = planes.neighbors(x.shape[2], width, np.float32)
         out = np.empty((len(x), height, width), np.float32)
         conv.interpolate(np.ascontiguousarray(x, np.float32), y0, y1, dy, x0, x1, dx, out)
         return out
