@@ -5,7 +5,6 @@ text ─► tokenize ─► truncate ─► pack ─► forward ─► hidden (T
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -392,18 +391,18 @@ class Embedder:
             ordered(texts, "texts", "embed_iter([text]); a generator, a file's lines or a list will do")
         truncate = options.pop("truncate", False)
         resolved = self.resolve_options(**options)
+        stream: Iterator[Any] = (
+            text if has_image(text) else self.ids_of(text, i, truncate) for i, text in enumerate(texts)
+        )
         with Bar(None, wanted=progress) as bar:
-            for images, inputs in itertools.groupby(enumerate(texts), lambda numbered: has_image(numbered[1])):
-                if images:
-                    for i, given in inputs:
-                        yield self.vector_of(given, i, resolved)
-                        bar.advance(0)
-                    continue
-                stream = (self.ids_of(text, i, truncate) for i, text in inputs)
-                while ids := take_batch(stream, batch_tokens):
-                    for vector in self.vectors(ids, *resolved):
-                        yield vector
-                        bar.advance(0)
+            while inputs := take_batch(stream, batch_tokens):
+                if any(map(has_image, inputs)):
+                    vectors = [self.vector_of(given, i, resolved) for i, given in enumerate(inputs)]
+                else:
+                    vectors = self.vectors(inputs, *resolved)
+                for vector in vectors:
+                    yield vector
+                    bar.advance(0)
 
     def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
