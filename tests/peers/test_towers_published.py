@@ -103,7 +103,7 @@ QWEN = {
 def test_qwen3_vls_tower_is_the_published_one_but_for_gelu_in_its_projections(
     erf: bool, least: float, most: float, tmp_path: Path
 ) -> None:
-    """There the model has GELU itself, llama.cpp its tanh form. Measured 4.6e-8 without that difference, 1.8e-4 with it."""
+    """There the model has GELU itself, llama.cpp its tanh form. Measured 4.6e-8 without that, 1.8e-4 with it."""
     from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
     from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
