@@ -108,13 +108,16 @@ class Embedder:
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
         mmap: bool = True,
+        device: int | None = None,
     ) -> Embedder:
         """Open a model.
 
         model            a GGUF file; a folder as Hugging Face publishes them; or a name that `refembed.hub` knows, such
                          as "minilm" or "organization/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "int8" the
-                         same, with activations rounded to 8 bits where weights are quantized; "auto" is fast
+                         same, with activations rounded to 8 bits where weights are quantized; "cupy" float32 on an
+                         NVIDIA GPU; "auto" is fast
+        device           which GPU (`cupy` only), as CUDA counts them; None: the first
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
@@ -137,7 +140,8 @@ class Embedder:
         """
         check_semantics(semantics, numerics)
         switches: dict[str, Any] = {
-            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget
+            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget,
+            "device": device,
         }  # fmt: skip
         ops = load_ops(numerics, **switches)
         f = open_gguf(model, mmap)
@@ -326,7 +330,7 @@ class Embedder:
     def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
         with np.errstate(all="ignore"):  # what is not finite in the end is refused there (`cut_and_normalize`)
-            return self.model.forward(pack(ids), self.ops, tap)
+            return np.asarray(self.model.forward(pack(ids), self.ops, tap))
 
     def trace(
         self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: Tap | None = None,
