@@ -1,4 +1,4 @@
-"""The `cupy` numerics on a GPU: python -m benchmarks gpu [--device N] [--types f32 q8_0 ...] [--seconds S] [--json FILE]
+"""The `cupy` numerics on a GPU: python -m benchmarks gpu [--device N] [--types f32 q8_0] [--seconds S] [--json FILE]
 
 Correctness first, speed only if that holds: products to the bit of the chains that `fast` computes on the CPU; 1 - cos
 to `exact` for each type of weights; the bits of each text alone and in a batch. Then tokens a second from token ids,
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rounds import interleaved, median, ratio
-from benchmarks.speed import vocabulary
 from benchmarks.texts import ROWS, token_ids
 from conformance.cases import load_texts
 from refembed import Embedder, hub
@@ -61,7 +60,10 @@ def products(e: Embedder) -> str:
 def distances(e: Embedder, exact: Embedder, texts: list[Any]) -> list[float]:
     """1 - cos of each text's vector to that of `exact`."""
     pairs = zip(exact.embed(texts, truncate=True), e.embed(texts, truncate=True), strict=True)
-    return [1 - float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in ((np.float64(x), np.float64(y)) for x, y in pairs)]
+    return [
+        1 - float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        for a, b in ((np.float64(x), np.float64(y)) for x, y in pairs)
+    ]
 
 
 def unequal_alone(e: Embedder, texts: list[Any]) -> int:
@@ -85,10 +87,9 @@ def correctness(args: argparse.Namespace) -> dict[str, Any]:
         unequal = unequal_alone(e, texts)
         found[name] = {"median": statistics.median(far), "worst": max(far), "other bits alone": unequal}
         sound = max(far) <= BOUND and not unequal
-        print(
-            f"{name:<8} 1 - cos to exact {statistics.median(far):.1e} / {max(far):.1e}, {unequal} of {len(texts)} texts "
-            f"have other bits alone{'' if sound else '   WRONG'}", flush=True,
-        )  # fmt: skip
+        line = f"{name:<8} 1 - cos to exact {statistics.median(far):.1e} / {max(far):.1e}, "
+        line += f"{unequal} of {len(texts)} texts have other bits alone"
+        print(line + ("" if sound else "   WRONG"), flush=True)
         found["sound"] = found.get("sound", True) and sound
     return found
 
@@ -107,7 +108,11 @@ def sentence_transformer(args: argparse.Namespace) -> Any:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(str(hub.source_folder("minilm")), device=f"cuda:{args.device}") if torch.cuda.is_available() else None
+    return (
+        SentenceTransformer(str(hub.source_folder("minilm")), device=f"cuda:{args.device}")
+        if torch.cuda.is_available()
+        else None
+    )
 
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:
@@ -119,7 +124,10 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
         ids = token_ids(ROWS[row], e.info.n_vocab)
         texts = [e.tokenizer.decode(some[1:-1]) for some in ids]
         tokens = sum(len(e.tokenize(text)) for text in texts)
-        runs = {"ids": lambda ids=ids: timed(lambda: e.embed(ids)), "texts": lambda t=texts: timed(lambda: e.embed(t, truncate=True))}
+        runs = {
+            "ids": lambda ids=ids: timed(lambda: e.embed(ids)),
+            "texts": lambda t=texts: timed(lambda: e.embed(t, truncate=True)),
+        }
         if peer is not None:
             runs["peer"] = lambda t=texts: timed(lambda: peer.encode(t, batch_size=256, normalize_embeddings=True))
         for run in runs.values():

@@ -130,7 +130,7 @@ def with_device(args: list[str], own: Mapping[str, bool]) -> list[str]:
     options, rest = args[:end], args[end:]
     layers, main = (value_of(options, names) for names in (LAYERS, MAIN))
     numerics = value_of(options, ("--numerics",)) or "auto"
-    wanted = layers is not None and layers not in ("0", "") or (main is not None and numerics == "cupy")
+    wanted = (layers is not None and layers not in ("0", "")) or (main is not None and numerics == "cupy")
     if "--device" not in own or not wanted or numerics not in ("auto", "cupy"):
         return args
     if value_of(options, ("-dev", "--device")) is not None:

@@ -201,7 +201,8 @@ NUMERICS_OPTIONS: tuple[Decorator, ...] = (
         "fast. cupy is float32 on an NVIDIA GPU.",
     ),
     click.option(
-        "--device", "-dev",
+        "--device",
+        "-dev",
         callback=read_device,
         metavar="WHERE",
         help="cpu, or cuda, or cuda:N for GPU number N: --numerics cupy there.  [default: as --numerics says]",

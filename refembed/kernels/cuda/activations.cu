@@ -7,7 +7,12 @@ __device__ __forceinline__ float gelu_of(float x) {
 }
 
 // x/2 erfc(-x / sqrt(2))      Hendrycks & Gimpel 2016
-__device__ __forceinline__ float gelu_erf_of(float x) { return 0.5f * x * erfcf(x * -0.70710678118654752440f); }
+//
+// Far to the left the rounding of z = -x / sqrt(2) would be multiplied by 2 z, so it is put back by erfc's derivative.
+__device__ __forceinline__ float gelu_erf_of(float x) {
+    float z = x * -0.70710677f, off = fmaf(x, -0.70710677f, -z) + x * -1.2101617e-8f;  // the two add up to 1 / sqrt(2)
+    return 0.5f * x * (erfcf(z) - 1.1283792f * expf(-z * z) * off);
+}
 
 // x / (1 + e^-x)      Elfwing, Uchibe & Doya 2017
 __device__ __forceinline__ float silu_of(float x) { return x / (1.0f + expf(-x)); }

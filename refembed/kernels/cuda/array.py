@@ -93,11 +93,15 @@ def repeats(y: Any, shape: tuple[int, ...]) -> bool:
 
     >>> repeats(np.ones((1, 3)), (2, 3)), repeats(np.ones((2, 1)), (2, 3)), repeats(2.0, (2, 3))
     (True, False, True)
+    >>> repeats(np.ones((1, 3)), (3,))  # the result would have two axes
+    False
     """
     own = list(y.shape) if isinstance(y, DeviceArray) else list(np.shape(y))
+    if len(own) > len(shape):
+        return False
     while own and own[0] == 1:
         own.pop(0)
-    return own == list(shape)[len(shape) - len(own) :] and len(own) <= len(shape)
+    return own == list(shape)[len(shape) - len(own) :]
 
 
 def with_repeated(kernel: str, x: DeviceArray, y: Any) -> DeviceArray:

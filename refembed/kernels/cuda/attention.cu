@@ -98,7 +98,6 @@ __device__ __forceinline__ void attend(const float* q, const float* k, const flo
 #pragma unroll
             for (int c = 0; c < 2 * CHUNKS; c++) sums[r][c] = sums[r][c] * kept;
         }
-        __syncwarp();
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
             int deep = D - c * CHANNELS < CHANNELS ? D - c * CHANNELS : CHANNELS;

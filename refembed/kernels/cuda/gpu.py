@@ -15,7 +15,9 @@ from refembed.errors import RequestError
 from refembed.kernels.cuda.device import Device, Three
 from refembed.kernels.cuda.launch import Kernel, Memory, source_text
 
-INSTALL = "pip install 'refembed[cuda]', which is cupy-cuda13x; where NVIDIA's driver is older, pip install cupy-cuda12x"
+INSTALL = (
+    "pip install 'refembed[cuda]', which is cupy-cuda13x; where NVIDIA's driver is older, pip install cupy-cuda12x"
+)
 OPTIONS = ("--std=c++17", "--fmad=false")  # a product and a sum are one operation only where the source says fmaf
 
 

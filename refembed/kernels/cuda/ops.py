@@ -53,11 +53,11 @@ class Cupy(CudaStateOps):
 
     # -- arrays ------------------------------------------------------------------------------------------------------
 
-    def empty(self, shape: tuple[int, ...]) -> DeviceArray:
+    def empty(self, shape: tuple[int, ...]) -> Any:
         """An array with anything in it."""
         return DeviceArray(self.device, self.device.allocate(math.prod(shape), np.float32), shape)
 
-    def on_device(self, x: Any) -> DeviceArray:
+    def on_device(self, x: Any) -> Any:
         """x, or a copy of it, on the device."""
         if isinstance(x, DeviceArray):
             return x
@@ -131,7 +131,7 @@ class Cupy(CudaStateOps):
             return y
         return self.add(tap(product, y), self.gather(self.weights.whole(b), flat).reshape(y.shape))
 
-    def gather(self, x: DeviceArray, ids: I64) -> DeviceArray:
+    def gather(self, x: DeviceArray, ids: I64) -> Any:
         """Rows of x (., n) by their numbers."""
         n, out = x.shape[1], self.empty((len(ids), x.shape[1]))
         self.device.for_each("gather", out.size, x.memory, self.device.upload(ids), len(ids), n, out.memory)
@@ -159,9 +159,7 @@ class Cupy(CudaStateOps):
         scale, bias = (None, None) if tap.active else (self.optional(w), self.optional(b))
         groups = 1 if w is None else math.prod(w.shape) // n
         rows = given.size // n
-        self.device.for_each_row(
-            "layer_norm", rows, given.memory, more, scale, bias, eps, rows, n, groups, out.memory
-        )
+        self.device.for_each_row("layer_norm", rows, given.memory, more, scale, bias, eps, rows, n, groups, out.memory)
         if not tap.active or w is None:
             return out
         y = self.multiply(tap("norm", out), self.weight(w))
@@ -384,9 +382,7 @@ class Cupy(CudaStateOps):
         """The mean of each sequence's rows, added in double."""
         given, texts = self.on_device(x), len(offsets) - 1
         out = self.empty((texts, given.shape[1]))
-        self.device.for_each(
-            "mean", out.size, given.memory, self.numbers(offsets), texts, given.shape[1], out.memory
-        )
+        self.device.for_each("mean", out.size, given.memory, self.numbers(offsets), texts, given.shape[1], out.memory)
         return out
 
 
@@ -396,7 +392,7 @@ class ChangeTap:
     def __init__(self, tap: Tap) -> None:
         self.tap, self.changed = tap, False
 
-    def __call__(self, name: str, x: F32) -> F32:
+    def __call__(self, name: str, x: Any) -> F32:
         """Show x; what to go on with."""
         back = self.tap(name, x)
         self.changed = self.changed or back is not x
@@ -421,7 +417,7 @@ def kernel_for(D: int) -> str:
     >>> kernel_for(32), kernel_for(80)
     ('attention_64', 'attention_128')
     """
-    width = next((width for width in WIDTHS if D <= width), 0)
+    width = next((width for width in WIDTHS if width >= D), 0)
     if not width:
         hint = "numerics fast computes such a model on the CPU"
         raise RequestError(f"heads of {D} channels: the GPU's kernels take at most {WIDTHS[-1]}", hint=hint)

@@ -25,11 +25,11 @@ class CudaStateOps(Ops):
     device: Device
 
     @abstractmethod
-    def empty(self, shape: tuple[int, ...]) -> DeviceArray:
+    def empty(self, shape: tuple[int, ...]) -> Any:
         """An array with anything in it."""
 
     @abstractmethod
-    def on_device(self, x: Any) -> DeviceArray:
+    def on_device(self, x: Any) -> Any:
         """x, or a copy of it, on the device."""
 
     @abstractmethod
@@ -40,7 +40,7 @@ class CudaStateOps(Ops):
     def optional(self, w: Tensor | None) -> Memory | None:
         """A small tensor; None where there is none."""
 
-    def zeros(self, shape: tuple[int, ...]) -> DeviceArray:
+    def zeros(self, shape: tuple[int, ...]) -> Any:
         """An array of zeros."""
         return self.on_device(np.zeros(shape, np.float32))
 

@@ -25,7 +25,7 @@ from refembed.kernels.cuda.launch import Kernel, Memory, kernels_of, source_text
 COMPILER = shutil.which("g++")
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 FLAGS = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-w")
-GUARD = 64  # bytes on either side of what is allocated
+GUARD = 1024  # bytes on either side of what is allocated
 UNWRITTEN = 0xFF  # as floats they are NaN
 C_TYPES: dict[type[np.generic], str] = {
     np.float32: "float", np.int32: "int", np.int64: "long long", np.uint8: "unsigned char", np.int8: "signed char"

@@ -11,8 +11,8 @@ import pytest
 from refembed.kernels.cuda.launch import source_text
 from refembed.kernels.cuda.ops import Cupy
 from refembed.kernels.ops import AttentionMask, AttentionSpec
-from tests.kernels.longhand import random, stored
 from tests.kernels.cuda.on_cpu import OnCpu
+from tests.kernels.longhand import random, stored
 
 X, W = random(1, 70, 40), random(2, 70, 40)
 OFFSETS = np.array([0, 37, 70])
@@ -59,10 +59,13 @@ def test_the_order_of_threads_changes_no_bits(built: Path, operation: Any) -> No
     assert run(operation, built).tobytes() == run(operation, built, descending=True).tobytes()
 
 
+BARRIER = "__syncthreads();"
 RACES = [
-    ("matmul", "        __syncthreads();\n        int deep", "        int deep", 1),  # read before it is written
-    ("attention", "            __syncthreads();  // what was in the chunk has been read\n", "", 1),
-    ("attention", "        __syncwarp();\n", "", 1),
+    ("matmul", f"        {BARRIER}\n        int deep", "        int deep", 1),  # read before it is written
+    ("matmul", f"        {BARRIER}\n    }}\n#pragma", "    }\n#pragma", 1),  # written while it is read
+    ("attention", f"            {BARRIER}  // what was in the chunk has been read\n", "", 1),
+    ("attention", f"            {BARRIER}\n            for (int d = 0;", "            for (int d = 0;", 1),
+    ("attention", f"            {BARRIER}\n            for (int key = 0;", "            for (int key = 0;", 1),
 ]
 
 
@@ -86,7 +89,7 @@ def test_threads_that_do_not_meet_end_the_launch(built: Path) -> None:
 
 
 def test_writing_outside_of_an_array_is_noticed(built: Path) -> None:
-    changed = with_fault("matmul", "if (row < T && column < N)", "if (row <= T && column < N)")
+    changed = with_fault("matmul", "if (row < T && column < N)", "if (row < T && column <= N)")
     with pytest.raises(AssertionError, match="a kernel wrote outside of its arrays"):
         run(lambda ops: ops.linear(X[:, :39], stored(W[:, :39])), built, changed=changed)
 
@@ -99,8 +102,7 @@ def test_reading_what_nothing_wrote_is_noticed(built: Path) -> None:
 
 
 WRONG = [
-    ("norms", "warp_sum(squares) / n + (double)eps);\n    for (int i = lane_number(); i < n; i += WARP) {\n        float y = (to",
-     "warp_sum(squares) / (n - 1) + (double)eps);\n    for (int i = lane_number(); i < n; i += WARP) {\n        float y = (to", 1),
+    ("norms", "float mean = (float)(warp_sum(sum) / n);", "float mean = (float)(warp_sum(sum) / (n - 1));", 1),
     ("attention", "float kept = most[r] == larger ? 1.0f : expf(most[r] - larger);", "float kept = 1.0f;", 1),
     ("attention", "*end = causal ? i + 1 : n;", "*end = causal ? i : n;", 1),
     ("matmul", "fmaf(a[i], b[j], sums[i][j])", "a[i] * b[j] + sums[i][j]", 1),

@@ -3,6 +3,7 @@
 The tests are theirs; the fixture `ops` is this folder's (conftest.py).
 """
 
+# ruff: noqa: F401  # pytest collects what is imported
 from __future__ import annotations
 
 from tests.kernels.exact.test_operations import (
@@ -38,5 +39,3 @@ from tests.kernels.fast.test_recurrent import (
     test_the_delta_rule_is_its_formula,
     test_the_scan_is_its_formula,
 )
-
-__all__ = [name for name in globals() if name.startswith("test_")]
