@@ -38,7 +38,7 @@ def read_device(ctx: click.Context, param: click.Parameter, value: str | None) -
         return None
     if value.lower() in ("cpu", "none"):
         return CPU
-    if match := re.fullmatch(r"cuda:?([0-9]{1,3})?", value.lower()):
+    if match := re.fullmatch(r"cuda(?::?([0-9]{1,3}))?", value.lower()):
         return int(match[1] or 0)
     raise click.BadParameter(f"{value!r} is none of cpu, cuda, cuda:N.")
 

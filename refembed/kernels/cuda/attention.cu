@@ -64,7 +64,7 @@ __device__ __forceinline__ void attend(const float* q, const float* k, const flo
         float scores[OWN];
 #pragma unroll
         for (int r = 0; r < OWN; r++) scores[r] = 0.0f;
-#pragma unroll
+#pragma unroll 1
         for (int c = 0; c < CHUNKS; c++) {
             int deep = D - c * CHANNELS < CHANNELS ? D - c * CHANNELS : CHANNELS;
             __syncthreads();  // what was in the chunk has been read
@@ -73,6 +73,7 @@ __device__ __forceinline__ void attend(const float* q, const float* k, const flo
                 chunk[j][d] = j0 + j < n ? k[(start + j0 + j) * key_width + (long long)(h / group) * D + c * CHANNELS + d] : 0.0f;
             }
             __syncthreads();
+#pragma unroll 4
             for (int d = 0; d < deep; d++) {
                 float key = chunk[lane][d];
 #pragma unroll
@@ -107,6 +108,7 @@ __device__ __forceinline__ void attend(const float* q, const float* k, const flo
                 chunk[j][d] = j0 + j < n ? v[(start + j0 + j) * key_width + (long long)(h / group) * D + c * CHANNELS + d] : 0.0f;
             }
             __syncthreads();
+#pragma unroll 4
             for (int key = 0; key < KEYS; key++) {
                 float near = lane < deep ? chunk[key][lane] : 0.0f, far = lane + 32 < deep ? chunk[key][lane + 32] : 0.0f;
 #pragma unroll

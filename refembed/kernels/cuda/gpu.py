@@ -15,10 +15,8 @@ from refembed.errors import RequestError
 from refembed.kernels.cuda.device import Device, Three
 from refembed.kernels.cuda.launch import Kernel, Memory, source_text
 
-INSTALL = (
-    "pip install 'refembed[cuda]', which is cupy-cuda13x; where NVIDIA's driver is older, pip install cupy-cuda12x"
-)
-OPTIONS = ("--std=c++17", "--fmad=false")  # a product and a sum are one operation only where the source says fmaf
+INSTALL = "pip install 'refembed[cuda]' brings cupy-cuda13x[ctk]; for an older driver pip install 'cupy-cuda12x[ctk]'"
+OPTIONS = ("-std=c++17", "--fmad=false")  # a product and a sum are one operation only where the source says fmaf
 
 
 def import_cupy() -> Any:
@@ -39,7 +37,7 @@ def first_line(error: BaseException) -> str:
 class Gpu(Device):
     """GPU number `index`, as nvidia-smi and CUDA_VISIBLE_DEVICES count them.
 
-    Raises RequestError where there is no CuPy, no driver, or no such GPU.
+    Raises RequestError where there is no CuPy, no driver, no such GPU, or no compiler for it.
     """
 
     def __init__(self, index: int = 0) -> None:
@@ -53,6 +51,11 @@ class Gpu(Device):
         if not 0 <= index < count:
             there = "GPU 0 is the only one" if count == 1 else f"there are {count}, 0 to {count - 1}"
             raise RequestError(f"device {index}: there is no such GPU", hint=there)
+        try:
+            self.cupy.cuda.nvrtc.getVersion()
+        except Exception as e:  # of whatever kind CuPy's loader of libraries has
+            message = f"numerics 'cupy' needs NVRTC, NVIDIA's compiler, which cannot be loaded: {first_line(e)}"
+            raise RequestError(message, hint=INSTALL) from None
         self.name = f"GPU {index}"
         self.functions: dict[str, Any] = {}
         self.modules: dict[str, Any] = {}
@@ -99,8 +102,17 @@ class Gpu(Device):
                 if kernel.source not in self.modules:
                     code = source_text(kernel.source)
                     self.modules[kernel.source] = self.cupy.RawModule(code=code, options=OPTIONS, backend="nvrtc")
-                self.functions[kernel.name] = self.modules[kernel.source].get_function(kernel.name)
+                self.functions[kernel.name] = self.compiled(kernel)
         return self.functions[kernel.name]
+
+    def compiled(self, kernel: Kernel) -> Any:
+        """The kernel of a module. RequestError where its source does not compile for this GPU."""
+        try:
+            return self.modules[kernel.source].get_function(kernel.name)
+        except self.cupy.cuda.compiler.CompileException as e:
+            hint = "a GPU of compute capability 7.5 or later, and a CuPy for the driver's CUDA, are needed"
+            message = f"{self.name}: {kernel.source}.cu does not compile: {first_line(e)}"
+            raise RequestError(message, hint=hint) from None
 
     def free_bytes(self) -> int:
         """What the driver has free, and what CuPy's pool holds unused."""

@@ -6,6 +6,7 @@ GPU.
 
 from __future__ import annotations
 
+from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,10 @@ class OutOfMemoryError(MemoryError):
     """cupy.cuda.memory.OutOfMemoryError."""
 
 
+class CompileException(Exception):  # noqa: N818  # CuPy's name
+    """cupy.cuda.compiler.CompileException."""
+
+
 class FakeCupy:
     """The module `cupy`.
 
@@ -32,11 +37,14 @@ class FakeCupy:
 
     def __init__(self, device: OnCpu, gpus: int | str = 1, total: int = 1 << 30) -> None:
         self.device, self.gpus, self.total, self.allocated = device, gpus, total, 0
+        self.__spec__ = ModuleSpec("cupy", None)
         self.compiled: list[str] = []  # sources
         self.used: list[int] = []  # GPUs that threads were bound to
         self.cuda = SimpleNamespace(
             alloc=self.alloc, Device=lambda n: SimpleNamespace(use=lambda: self.used.append(n)),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+            compiler=SimpleNamespace(CompileException=CompileException),
+            nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError, getDeviceCount=self.count, memcpy=self.memcpy,
                 memGetInfo=lambda: (self.total - self.allocated, self.total),

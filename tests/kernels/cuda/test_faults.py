@@ -64,8 +64,8 @@ RACES = [
     ("matmul", f"        {BARRIER}\n        int deep", "        int deep", 1),  # read before it is written
     ("matmul", f"        {BARRIER}\n    }}\n#pragma", "    }\n#pragma", 1),  # written while it is read
     ("attention", f"            {BARRIER}  // what was in the chunk has been read\n", "", 1),
-    ("attention", f"            {BARRIER}\n            for (int d = 0;", "            for (int d = 0;", 1),
-    ("attention", f"            {BARRIER}\n            for (int key = 0;", "            for (int key = 0;", 1),
+    ("attention", f"            {BARRIER}\n#pragma unroll 4\n            for (int d", "            for (int d", 1),
+    ("attention", f"            {BARRIER}\n#pragma unroll 4\n            for (int key", "            for (int key", 1),
 ]
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from refembed.errors import RequestError
 from refembed.kernels.cuda.gpu import Gpu
 from refembed.kernels.cuda.ops import Cupy
 from refembed.kernels.numerics import load_ops
-from tests.kernels.cuda.fake_cupy import FakeCupy
+from tests.kernels.cuda.fake_cupy import CompileException, FakeCupy
 from tests.kernels.cuda.on_cpu import OnCpu
 from tests.kernels.longhand import random, stored
 
@@ -58,6 +59,26 @@ def test_without_a_driver_one_error_says_so(fake: FakeCupy) -> None:
         load_ops("cupy")
     assert error.value.message == f"numerics 'cupy': no NVIDIA GPU to be had: {fake.gpus}"
     assert "install NVIDIA's driver" in error.value.hint
+
+
+def test_without_nvrtc_one_error_says_what_to_install(fake: FakeCupy) -> None:
+    def missing() -> None:
+        raise RuntimeError('Failure finding "libnvrtc.so.13 or libnvrtc.so.12"\n  and where it was looked for')
+
+    fake.cuda.nvrtc.getVersion = missing
+    with pytest.raises(RequestError) as error:
+        load_ops("cupy")
+    assert error.value.message.endswith('which cannot be loaded: Failure finding "libnvrtc.so.13 or libnvrtc.so.12"')
+    assert "cupy-cuda13x[ctk]" in error.value.hint
+
+
+def test_a_source_that_does_not_compile_is_one_error(fake: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise CompileException("activations.cu(3): error: identifier is undefined\n\n1 error detected")
+
+    monkeypatch.setattr(fake, "RawModule", lambda **options: SimpleNamespace(get_function=broken))
+    with pytest.raises(RequestError, match=r"GPU 0: activations.cu does not compile: activations.cu\(3\): error"):
+        load_ops("cupy").gelu(np.zeros((1, 1), np.float32))
 
 
 @pytest.mark.parametrize(("gpus", "hint"), [(1, "GPU 0 is the only one"), (4, "there are 4, 0 to 3")])
@@ -119,5 +140,12 @@ def test_the_true_cupy_has_what_is_used_of_it() -> None:
     assert callable(cupy.cuda.runtime.memcpy)
     assert callable(cupy.cuda.runtime.memGetInfo)
     assert callable(cupy.RawModule)
+    assert callable(cupy.cuda.nvrtc.getVersion)
+    assert issubclass(cupy.cuda.compiler.CompileException, Exception)
     assert cupy.cuda.runtime.memcpyHostToDevice == 1
     assert cupy.cuda.runtime.memcpyDeviceToHost == 2
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        with pytest.raises(RequestError, match="no NVIDIA GPU to be had: cudaError"):
+            load_ops("cupy")
