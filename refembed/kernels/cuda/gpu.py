@@ -91,28 +91,24 @@ class Gpu(Device):
         self.cupy.cuda.runtime.memcpy(out.ctypes.data, memory.pointer, out.nbytes, DEVICE_TO_HOST)
 
     def run(self, kernel: Kernel, grid: Three, block: Three, values: list[np.generic]) -> None:
-        """Launch a kernel on the default stream."""
+        """Launch a kernel on the default stream. RequestError where its source does not compile for this GPU."""
         self.here()
-        self.function(kernel)(grid, block, tuple(values))
+        try:
+            self.function(kernel)(grid, block, tuple(values))
+        except self.cupy.cuda.compiler.CompileException as e:
+            hint = "a GPU of compute capability 7.5 or later, and a CuPy for the driver's CUDA, are needed"
+            message = f"{self.name}: {kernel.source}.cu does not compile: {first_line(e)}"
+            raise RequestError(message, hint=hint) from None
 
     def function(self, kernel: Kernel) -> Any:
-        """The compiled kernel. Its file is compiled when first needed; CuPy keeps the result on disk."""
+        """A kernel of a module. Its file is compiled when first needed; CuPy keeps the result on disk."""
         if kernel.name not in self.functions:
             with self.compiling:
                 if kernel.source not in self.modules:
                     code = source_text(kernel.source)
                     self.modules[kernel.source] = self.cupy.RawModule(code=code, options=OPTIONS, backend="nvrtc")
-                self.functions[kernel.name] = self.compiled(kernel)
+                self.functions[kernel.name] = self.modules[kernel.source].get_function(kernel.name)
         return self.functions[kernel.name]
-
-    def compiled(self, kernel: Kernel) -> Any:
-        """The kernel of a module. RequestError where its source does not compile for this GPU."""
-        try:
-            return self.modules[kernel.source].get_function(kernel.name)
-        except self.cupy.cuda.compiler.CompileException as e:
-            hint = "a GPU of compute capability 7.5 or later, and a CuPy for the driver's CUDA, are needed"
-            message = f"{self.name}: {kernel.source}.cu does not compile: {first_line(e)}"
-            raise RequestError(message, hint=hint) from None
 
     def free_bytes(self) -> int:
         """What the driver has free, and what CuPy's pool holds unused."""

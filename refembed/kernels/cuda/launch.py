@@ -25,7 +25,7 @@ SCALARS: dict[str, type[np.generic]] = {"int": np.int32, "long long": np.int64, 
 POINTERS: dict[str, type[np.generic]] = SCALARS | {"unsigned char": np.uint8, "signed char": np.int8}
 
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
-ENTRY = r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^()]*)\)'
+ENTRY = r'extern "C" __global__ void (?:__launch_bounds__\(\d+\)\s+)?(\w+)\(([^()]*)\)'
 KERNEL = re.compile(f"^{ENTRY}", re.MULTILINE)
 MACRO = re.compile(rf"^#define (\w+)\([^()]*\) {ENTRY}", re.MULTILINE)
 
