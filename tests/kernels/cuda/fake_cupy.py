@@ -15,6 +15,8 @@ import numpy as np
 from refembed.kernels.cuda.launch import SOURCES, Memory, kernel_of, source_text
 from tests.kernels.cuda.on_cpu import OnCpu
 
+PROPERTIES = {"name": b"no GPU", "totalGlobalMem": 1 << 30, "major": 0, "minor": 0}
+
 
 class CUDARuntimeError(RuntimeError):
     """cupy.cuda.runtime.CUDARuntimeError."""
@@ -37,7 +39,7 @@ class FakeCupy:
 
     def __init__(self, device: OnCpu, gpus: int | str = 1, total: int = 1 << 30) -> None:
         self.device, self.gpus, self.total, self.allocated = device, gpus, total, 0
-        self.__spec__ = ModuleSpec("cupy", None)
+        self.__spec__, self.__version__ = ModuleSpec("cupy", None), "0"
         self.compiled: list[str] = []  # sources
         self.used: list[int] = []  # GPUs that threads were bound to
         self.cuda = SimpleNamespace(
@@ -47,7 +49,8 @@ class FakeCupy:
             nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError, getDeviceCount=self.count, memcpy=self.memcpy,
-                memGetInfo=lambda: (self.total - self.allocated, self.total),
+                memGetInfo=lambda: (self.total - self.allocated, self.total), driverGetVersion=lambda: 0,
+                runtimeGetVersion=lambda: 0, getDeviceProperties=lambda index: PROPERTIES,
             ),
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import json
 import sys
 import threading
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import gpu as benchmark
 from refembed import Embedder
 from refembed.errors import RequestError
 from refembed.kernels.cuda.gpu import Gpu
+from refembed.kernels.cuda.launch import source_text
 from refembed.kernels.cuda.ops import Cupy
 from refembed.kernels.numerics import load_ops
 from tests.kernels.cuda.fake_cupy import CompileException, FakeCupy
@@ -127,6 +130,43 @@ def test_memory_that_is_in_use_is_not_given_away(fake: FakeCupy) -> None:
     w, x = stored(random(1, 30, 20)), random(2, 3, 20)
     assert np.allclose(ops.linear(x, w), x @ random(1, 30, 20).T, atol=1e-5)
     assert ops.weights.room == int(0.75 * fake.total) - 4 * 30 * 20
+
+
+def test_the_benchmark_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(SystemExit, match=r"which is not installed\n  hint: pip install .*\nNothing was measured."):
+        benchmark.main([])
+
+
+@pytest.mark.system
+def test_the_benchmark_is_ready_for_a_gpu(
+    fake: FakeCupy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it, on two texts; its figures mean nothing here."""
+    monkeypatch.setattr(benchmark, "TEXTS", 2)
+    monkeypatch.setattr(benchmark, "SHAPES", ((3, 40, 50), (70, 33, 65)))
+    results = tmp_path / "results.json"
+    benchmark.main(["--types", "f32", "q8_0", "--rows", "1x8", "--seconds", "0", "--json", str(results)])
+    printed = capsys.readouterr().out
+    assert "0 numbers differ from the CPU's chains of multiply-adds" in printed
+    assert printed.count("0 of 2 texts have other bits alone\n") == 2
+    assert "tokens/s" in printed
+    found = json.loads(results.read_text())
+    assert found["machine"]["gpu"] == "no GPU"
+    assert found["correctness"]["sound"] is True
+    assert found["correctness"]["q8_0"]["worst"] < benchmark.BOUND
+    assert found["speed"]["1x8"]["ids"] > 0
+
+
+@pytest.mark.system
+def test_the_benchmark_times_nothing_that_is_wrong(
+    fake: FakeCupy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.device.changed["activations"] = source_text("activations").replace("0.044715f", "0.04f")
+    monkeypatch.setattr(benchmark, "TEXTS", 2)
+    with pytest.raises(SystemExit, match="wrong results: nothing was timed"):
+        benchmark.main(["--types", "f32", "--rows", "1x8"])
+    assert "WRONG" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed (the extra cuda)")

@@ -18,6 +18,8 @@ from refembed.model.batch import pack
 from refembed.model.trace import Recorder
 from refembed.testing.synthetic import synthetic
 from refembed.verify.compare.arrays import cosine_distance
+from refembed.verify.engines.callables import CallableEngine
+from refembed.verify.run import verify
 from tests.kernels.cuda.on_cpu import OnCpu
 from tests.model.bits import some_ids
 
@@ -75,6 +77,15 @@ def test_every_architecture_is_near_the_definition_and_texts_stand_alone(
     arch: str, tmp_path: Path, built: Path
 ) -> None:
     check(synthetic(tmp_path / "m.gguf", arch), built)
+
+
+@pytest.mark.system
+def test_verify_takes_it_for_sound_and_names_what_is_wrong_with_it(minilm: Path, built: Path) -> None:
+    e = on_cpu(minilm, built)
+    sound = verify(minilm, CallableEngine(lambda texts: e.embed(list(texts))), TEXTS[:4])
+    assert sound.kind == "within rounding"
+    faulty = verify(minilm, CallableEngine(lambda texts: e.embed(list(texts), pooling="cls")), TEXTS[:4])
+    assert (faulty.kind, faulty.cause) == ("differs", "the engine pools the first token")
 
 
 @pytest.mark.parametrize("type_name", ["F16", "Q4_0", "Q8_0"])
