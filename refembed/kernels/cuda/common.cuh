@@ -1,4 +1,4 @@
-// What several kernels share. There is no #include here, so that NVRTC needs no headers.
+// What several kernels share. It needs no headers, as NVRTC has none.
 //
 // All kernels are compiled with --fmad=false: a product and a sum are fused where the source says fmaf, and nowhere
 // else. So an operation has the same bits on every GPU, and only expf, tanhf, erfcf and log1pf are the library's.

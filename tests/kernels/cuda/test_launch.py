@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from refembed.gguf import QUANT_TYPES
-from refembed.kernels.cuda import launch
+from refembed.kernels.cuda import array, launch
+from refembed.kernels.cuda import ops as ops_module
 from refembed.kernels.cuda.launch import HOME, SOURCES, kernel_of, kernels_of, packed
 from refembed.kernels.cuda.ops import Cupy
 from refembed.kernels.quant.dequant import FAMILIES, PLAIN
@@ -82,3 +85,9 @@ def test_an_empty_grid_launches_nothing(ops: Cupy) -> None:
 def test_a_signature_may_not_have_a_type_that_is_not_packed() -> None:
     with pytest.raises(KeyError, match="double"):
         launch.parameters_of("const float* x, double y")
+
+
+@pytest.mark.parametrize("module", [launch, ops_module, array])
+def test_examples_hold(module: Any) -> None:
+    found = doctest.testmod(module)
+    assert (found.failed, found.attempted > 0) == (0, True)
