@@ -58,7 +58,7 @@ class Device(ABC):
             return
         if any(n > most for n, most in zip(grid, MAX_GRID, strict=True)) or np.prod(block) > MAX_THREADS:
             raise ValueError(f"kernel {name}: {grid} blocks of {block} threads are more than CUDA launches")
-        self.run(kernel, grid, block, values)
+        self.run(kernel, (int(grid[0]), int(grid[1]), int(grid[2])), block, values)
 
     def for_each(self, name: str, n: int, *arguments: Any) -> None:
         """Launch a thread for each of n numbers."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from refembed.kernels.cuda.ops import Cupy
+from tests.kernels.cuda.fake_cupy import FakeCupy
 from tests.kernels.cuda.on_cpu import COMPILER, OnCpu
 
 
@@ -24,3 +26,11 @@ def built(request: pytest.FixtureRequest) -> Path:
 def ops(built: Path) -> Cupy:
     """The `cupy` numerics, on the CPU."""
     return Cupy(OnCpu(built))
+
+
+@pytest.fixture
+def fake(built: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
+    """`import cupy` gives it."""
+    module = FakeCupy(OnCpu(built))
+    monkeypatch.setitem(sys.modules, "cupy", module)  # type: ignore[arg-type]
+    return module

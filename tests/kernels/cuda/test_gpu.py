@@ -26,14 +26,6 @@ from tests.kernels.cuda.on_cpu import OnCpu
 from tests.kernels.longhand import random, stored
 
 
-@pytest.fixture
-def fake(built: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
-    """`import cupy` gives it."""
-    module = FakeCupy(OnCpu(built))
-    monkeypatch.setitem(sys.modules, "cupy", module)  # type: ignore[arg-type]
-    return module
-
-
 def test_without_cupy_one_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(RequestError) as error:

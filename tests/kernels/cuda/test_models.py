@@ -17,11 +17,14 @@ from refembed.model import ARCHITECTURES, load_model
 from refembed.model.batch import pack
 from refembed.model.trace import Recorder
 from refembed.testing.synthetic import synthetic
+from refembed.testing.synthetic_lora import synthetic_lora
 from refembed.verify.compare.arrays import cosine_distance
 from refembed.verify.engines.callables import CallableEngine
 from refembed.verify.run import verify
+from tests.kernels.cuda.fake_cupy import FakeCupy
 from tests.kernels.cuda.on_cpu import OnCpu
 from tests.model.bits import some_ids
+from tests.pooling.test_rerank import HEAD
 
 TEXTS = ["a cat sat on the mat", "x", "Der schnelle braune Fuchs.", "Hello, world!", ""]
 NEAR = 2e-12  # 1 - cos to `exact`; measured on these texts: 1.1e-12. The numerics promises 1e-6
@@ -86,6 +89,31 @@ def test_verify_takes_it_for_sound_and_names_what_is_wrong_with_it(minilm: Path,
     assert sound.kind == "within rounding"
     faulty = verify(minilm, CallableEngine(lambda texts: e.embed(list(texts), pooling="cls")), TEXTS[:4])
     assert (faulty.kind, faulty.cause) == ("differs", "the engine pools the first token")
+
+
+def test_heads_adapters_and_published_models_are_near_the_definition(fake: FakeCupy, tmp_path: Path) -> None:
+    """By `Embedder.load`, which finds a stand-in for CuPy."""
+    ranker = synthetic(tmp_path / "ranker.gguf", "modern-bert", pooling=4, optional=HEAD)
+    scores = [Embedder.load(ranker, numerics=n).rerank("the cat", ["a dog", "the mat"]) for n in ("cupy", "exact")]
+    assert np.abs(scores[0] - scores[1]).max() <= FAR * np.abs(scores[1]).max()
+    model = synthetic(tmp_path / "model.gguf", "jina-bert-v2")
+    adapter = synthetic_lora(tmp_path / "adapter.gguf", model)
+    for options in ({"lora": [adapter]}, {"semantics": "original"}):
+        near(model, **options)
+    for how in ("mean", "cls", "last", "max", "none"):
+        near(model, pooling=how)
+
+
+def near(path: Path, pooling: str = "mean", **options: Any) -> None:
+    """The vectors of two texts in `cupy` and in `exact`."""
+    texts = [some_ids(7), some_ids(20)]
+    got, want = (
+        Embedder.load(path, numerics=numerics, **options).embed(texts, pooling=pooling, normalize=-1)
+        for numerics in ("cupy", "exact")
+    )
+    for x, y in zip(got, want, strict=True):
+        assert isinstance(x, np.ndarray)
+        assert np.abs(x - y).max() <= FAR * np.abs(y).max()
 
 
 @pytest.mark.parametrize("type_name", ["F16", "Q4_0", "Q8_0"])
