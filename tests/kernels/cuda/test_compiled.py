@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -14,13 +15,26 @@ from refembed.kernels.cuda.gpu import OPTIONS
 from refembed.kernels.cuda.launch import HOME, SOURCES, Kernel, kernels_of, source_text
 
 NVCC = shutil.which("nvcc")
+
 TARGETS = ("sm_80", "sm_90", "sm_90a")
 SHARED = 48 << 10  # bytes of shared memory that a kernel may declare, on every GPU
 REGISTERS = 65_536  # of a multiprocessor
 
-pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc, which compiles for GPUs without one, is not installed")
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc, which compiles for GPUs without one, is not installed")
 
 PTX_TYPES = {"u64": 8, "u32": 4, "f32": 4, "s32": 4, "s64": 8}
+
+
+def nvrtc_is_there() -> bool:
+    """Whether CuPy finds NVIDIA's compiler."""
+    if importlib.util.find_spec("cupy") is None:
+        return False
+    from cupy.cuda import nvrtc
+
+    try:
+        return bool(nvrtc.getVersion())
+    except Exception:  # of whatever kind CuPy's loader of libraries has
+        return False
 
 
 def nvcc(folder: Path, source: str, *options: str) -> str:
@@ -49,11 +63,13 @@ def check_cubin(folder: Path, source: str, target: str) -> None:
         assert int(shared) <= SHARED
 
 
+@needs_nvcc
 @pytest.mark.parametrize("source", ["attention", "matmul"])
 def test_the_kernels_with_tiles_compile_without_spills(tmp_path: Path, source: str) -> None:
     check_cubin(tmp_path, source, "sm_90")
 
 
+@needs_nvcc
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("source", SOURCES)
@@ -78,11 +94,13 @@ def widths(kernel: Kernel) -> list[int]:
     return [8 if p.pointer else np.dtype(p.type).itemsize for p in kernel.parameters]
 
 
+@needs_nvcc
 @pytest.mark.parametrize("source", ["attention", "dequant_iquants", "norms"])
 def test_the_compiler_reads_the_arguments_that_a_launch_packs(tmp_path: Path, source: str) -> None:
     check_ptx(tmp_path, source)
 
 
+@needs_nvcc
 @pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_the_compiler_reads_the_arguments_that_any_launch_packs(tmp_path: Path, source: str) -> None:
@@ -93,3 +111,16 @@ def test_no_kernel_needs_a_header() -> None:
     """NVRTC has none."""
     for path in [*HOME.glob("*.cu"), *HOME.glob("*.cuh")]:
         assert not re.search(r"#\s*include\s*<", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(not nvrtc_is_there(), reason="CuPy or NVRTC is not installed (the extra cuda)")
+@pytest.mark.parametrize("source", SOURCES)
+def test_cupys_own_compiler_takes_every_kernel(source: str) -> None:
+    """NVRTC, by CuPy's binding, with the options of `Gpu`; measured with CuPy 14.2, NVRTC 13.5."""
+    from cupy.cuda import nvrtc
+
+    program = nvrtc.createProgram(source_text(source), f"{source}.cu", [], [])
+    nvrtc.compileProgram(program, [*OPTIONS, "--gpu-architecture=compute_80"])
+    ptx = nvrtc.getPTX(program)
+    found = re.findall(r"\.entry (\w+)\(", ptx.decode() if isinstance(ptx, bytes) else ptx)
+    assert sorted(found) == sorted(kernels_of(source))
