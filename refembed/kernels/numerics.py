@@ -24,7 +24,8 @@ def load_ops(
     """Operations of the numerics of that name; `auto` is `fast`.
 
     memory_budget  bytes of decoded matrices that all but `ggml` keep (quant/row_blocks.py); None: a quarter of
-                   memory; 0 or "mapped": none. A matrix beyond it is decoded each time it is used. Bits stay the same
+                   memory, of a GPU's three quarters; 0 or "mapped": none. A matrix beyond it is decoded each time it
+                   is used. Bits stay the same
     device         which GPU (`cupy` only), as CUDA counts them; None: the first
     profile, flash_attn, repack  which llama.cpp to equal (`ggml` only): its build, and its own two switches, which are
                    both on unless its user says otherwise

@@ -35,6 +35,10 @@ class Device(ABC):
         """Copy memory into a contiguous array, when what was launched before is done."""
 
     @abstractmethod
+    def clear(self, memory: Memory, size: int) -> None:
+        """Fill memory for so many numbers with zeros, after what was launched before."""
+
+    @abstractmethod
     def run(self, kernel: Kernel, grid: Three, block: Three, values: list[np.generic]) -> None:
         """Launch a kernel; `values` as `packed` makes them."""
 

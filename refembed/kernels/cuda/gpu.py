@@ -90,6 +90,11 @@ class Gpu(Device):
         self.here()
         self.cupy.cuda.runtime.memcpy(out.ctypes.data, memory.pointer, out.nbytes, DEVICE_TO_HOST)
 
+    def clear(self, memory: Memory, size: int) -> None:
+        """Zeros, in the order of launches; nothing waits."""
+        self.here()
+        self.cupy.cuda.runtime.memset(memory.pointer, 0, size * memory.dtype.itemsize)
+
     def run(self, kernel: Kernel, grid: Three, block: Three, values: list[np.generic]) -> None:
         """Launch a kernel on the default stream. RequestError where its source does not compile for this GPU."""
         self.here()

@@ -11,7 +11,7 @@ import itertools
 import math
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.cuda.array import DeviceArray, with_repeated
 from refembed.kernels.cuda.device import Device
 from refembed.kernels.cuda.launch import Memory
-from refembed.kernels.cuda.state_ops import CudaStateOps
+from refembed.kernels.cuda.state_ops import CudaStateOps, whole_numbers
 from refembed.kernels.cuda.weights import DeviceWeights
 from refembed.kernels.exact.attention import by_head, mask_scores, slopes
 from refembed.kernels.exact.experts import expert
@@ -35,6 +35,18 @@ WIDTHS = (64, 128, 256, 512)  # channels of a head that attention.cu has kernels
 TILE = 64  # rows and columns of a block of matmul.cu
 FEW_ROWS = 48  # rows of x that tiles of 16 rows waste less on
 RECENT = 8  # arrays of the host whose copies are kept: places and offsets, which each layer takes again
+
+
+def tiles_of(offsets: I64) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """The blocks of attention.cu: for each 16 queries of each text its number, and which 16 they are.
+
+    >>> tiles_of(np.array([0, 17, 18])).tolist()  # 16 queries and one of text 0, one of text 1
+    [[0, 0], [0, 1], [1, 0]]
+    """
+    counts = -(-np.diff(offsets) // QUERIES)
+    texts = np.repeat(np.arange(len(counts)), counts)
+    firsts = np.arange(len(texts)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([texts, firsts], axis=1).astype(np.int32)
 
 
 class Cupy(CudaStateOps):
@@ -64,14 +76,17 @@ class Cupy(CudaStateOps):
         array = np.asarray(x, np.float32)
         return DeviceArray(self.device, self.device.upload(array), array.shape)
 
-    def numbers(self, x: I64) -> Memory:
-        """Whole numbers of the host, copied once for all layers; they must not change."""
-        recent: deque[tuple[I64, Memory]] = self.own.__dict__.setdefault("recent", deque(maxlen=RECENT))
-        for known, memory in recent:
-            if known is x:
+    def numbers(self, x: I64, made: Callable[[I64], Any] = whole_numbers) -> Memory:
+        """What is made of whole numbers of the host, copied once for all layers: a copy waits for what was launched.
+
+        x must not change. made: x as int64, or `tiles_of`
+        """
+        recent: deque[tuple[I64, Any, Memory]] = self.own.__dict__.setdefault("recent", deque(maxlen=RECENT))
+        for known, how, memory in recent:
+            if known is x and how is made:
                 return memory
-        memory = self.device.upload(np.asarray(x, np.int64))
-        recent.append((x, memory))
+        memory = self.device.upload(made(x))
+        recent.append((x, made, memory))
         return memory
 
     def weight(self, w: Tensor) -> Any:
@@ -302,12 +317,13 @@ class Cupy(CudaStateOps):
         queries, keys, values = (self.on_device(x) for x in (q, k, v))
         out, mask, D = self.empty(queries.shape), spec.mask, queries.shape[1] // spec.n_head
         more = None if bias is None else self.on_device(bias)
-        tiles = tiles_of(offsets)
+        tiles = int((-(-np.diff(offsets) // QUERIES)).sum())
         self.device.launch(
-            kernel_for(D), (len(tiles), spec.n_head, 1), (32 * WARPS, 1, 1), queries.memory, keys.memory,
-            values.memory, self.numbers(offsets), self.device.upload(tiles), spec.n_head, spec.group, D, spec.scale,
-            mask.causal, mask.window, WINDOW_KINDS[mask.kind], spec.soft_cap, self.slopes_of(spec),
-            more and more.memory, more.shape[1] if more else 0, self.optional(sinks), out.memory,
+            kernel_for(D), (tiles, spec.n_head, 1), (32 * WARPS, 1, 1), queries.memory, keys.memory,
+            values.memory, self.numbers(offsets), self.numbers(offsets, tiles_of), spec.n_head, spec.group, D,
+            spec.scale, mask.causal, mask.window, WINDOW_KINDS[mask.kind], spec.soft_cap, self.slopes_of(spec),
+            None if more is None else more.memory, 0 if more is None else more.shape[1], self.optional(sinks),
+            out.memory,
         )  # fmt: skip
         return out
 
@@ -397,18 +413,6 @@ class ChangeTap:
         back = self.tap(name, x)
         self.changed = self.changed or back is not x
         return np.asarray(back, np.float32)
-
-
-def tiles_of(offsets: I64) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """The blocks of attention.cu: for each 16 queries of each text its number, and which 16 they are.
-
-    >>> tiles_of(np.array([0, 17, 18])).tolist()  # 16 queries and one of text 0, one of text 1
-    [[0, 0], [0, 1], [1, 0]]
-    """
-    counts = -(-np.diff(offsets) // QUERIES)
-    texts = np.repeat(np.arange(len(counts)), counts)
-    firsts = np.arange(len(texts)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.stack([texts, firsts], axis=1).astype(np.int32)
 
 
 def kernel_for(D: int) -> str:

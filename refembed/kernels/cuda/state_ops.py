@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,21 @@ ROWS = 4  # of a state that a block has, a warp for each
 CHANNELS = 64  # of a head that a block has, a thread for each
 
 
+def whole_numbers(x: I64) -> I64:
+    """x as int64."""
+    return np.asarray(x, np.int64)
+
+
+def bounds_of(offsets: I64) -> I64:
+    """First and last row, plus one, of the text that each row belongs to: (T, 2).
+
+    >>> bounds_of(np.array([0, 2, 3])).tolist()
+    [[0, 2], [0, 2], [2, 3]]
+    """
+    lengths = np.diff(offsets)
+    return np.stack([np.repeat(offsets[:-1], lengths), np.repeat(offsets[1:], lengths)], axis=1).astype(np.int64)
+
+
 class CudaStateOps(Ops):
     """`StateOps` on a device; a text is gone through token by token, all heads and rows of a state side by side."""
 
@@ -33,8 +49,8 @@ class CudaStateOps(Ops):
         """x, or a copy of it, on the device."""
 
     @abstractmethod
-    def numbers(self, x: I64) -> Memory:
-        """Whole numbers of the host, copied."""
+    def numbers(self, x: I64, made: Callable[[I64], Any] = whole_numbers) -> Memory:
+        """What is made of whole numbers of the host, copied."""
 
     @abstractmethod
     def optional(self, w: Tensor | None) -> Memory | None:
@@ -42,7 +58,9 @@ class CudaStateOps(Ops):
 
     def zeros(self, shape: tuple[int, ...]) -> Any:
         """An array of zeros."""
-        return self.on_device(np.zeros(shape, np.float32))
+        out = self.empty(shape)
+        self.device.clear(out.memory, out.size)
+        return out
 
     def short_conv(
         self, x: Float, w: Tensor, offsets: I64, ahead: int = 0, bias: Tensor | None = None, tap: Tap = NO_TAP,
@@ -51,10 +69,8 @@ class CudaStateOps(Ops):
         """y_t = sum w_i x_(t-n+1+ahead+i) + bias."""
         given, apart = self.on_device(x), bias is not None and tap.active
         out, (T, C) = self.empty(given.shape), given.shape
-        lengths = np.diff(offsets)
-        bounds = np.stack([np.repeat(offsets[:-1], lengths), np.repeat(offsets[1:], lengths)], axis=1).astype(np.int64)
         self.device.for_each(
-            "short_conv", out.size, given.memory, self.optional(w), self.device.upload(bounds),
+            "short_conv", out.size, given.memory, self.optional(w), self.numbers(offsets, bounds_of),
             None if apart else self.optional(bias), T, C, w.shape[1], ahead, out.memory,
         )  # fmt: skip
         return self.add_bias(tap(product, out), bias) if bias is not None and apart else out

@@ -49,6 +49,7 @@ class FakeCupy:
             nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError, getDeviceCount=self.count, memcpy=self.memcpy,
+                memset=self.memset,
                 memGetInfo=lambda: (self.total - self.allocated, self.total), driverGetVersion=lambda: 0,
                 runtimeGetVersion=lambda: 0, getDeviceProperties=lambda index: PROPERTIES,
             ),
@@ -71,6 +72,10 @@ class FakeCupy:
         other = np.empty(nbytes, np.uint8)
         self.device.read(Memory(source, other.dtype, None), other)
         self.device.write(Memory(to, other.dtype, None), other)
+
+    def memset(self, to: int, value: int, nbytes: int) -> None:
+        assert value == 0
+        self.device.clear(Memory(to, np.dtype(np.uint8), None), nbytes)
 
     def RawModule(self, *, code: str, options: tuple[str, ...], backend: str) -> Any:  # noqa: N802  # CuPy's name
         assert (backend, all(isinstance(o, str) for o in options)) == ("nvrtc", True)

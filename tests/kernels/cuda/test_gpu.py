@@ -170,6 +170,7 @@ def test_the_true_cupy_has_what_is_used_of_it() -> None:
     assert issubclass(cupy.cuda.runtime.CUDARuntimeError, Exception)
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, Exception)
     assert callable(cupy.cuda.runtime.memcpy)
+    assert callable(cupy.cuda.runtime.memset)
     assert callable(cupy.cuda.runtime.memGetInfo)
     assert callable(cupy.RawModule)
     assert callable(cupy.cuda.nvrtc.getVersion)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from refembed.gguf import QUANT_TYPES
-from refembed.kernels.cuda import array, launch
+from refembed.kernels.cuda import array, launch, state_ops
 from refembed.kernels.cuda import ops as ops_module
 from refembed.kernels.cuda.launch import HOME, SOURCES, kernel_of, kernels_of, packed
 from refembed.kernels.cuda.ops import Cupy
@@ -87,7 +87,7 @@ def test_a_signature_may_not_have_a_type_that_is_not_packed() -> None:
         launch.parameters_of("const float* x, double y")
 
 
-@pytest.mark.parametrize("module", [launch, ops_module, array])
+@pytest.mark.parametrize("module", [launch, ops_module, state_ops, array])
 def test_examples_hold(module: Any) -> None:
     found = doctest.testmod(module)
     assert (found.failed, found.attempted > 0) == (0, True)
