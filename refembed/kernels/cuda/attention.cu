@@ -60,7 +60,7 @@ __device__ __forceinline__ void attend(const float* q, const float* k, const flo
         for (int c = 0; c < 2 * CHUNKS; c++) sums[r][c] = 0.0f;
     }
 
-    for (long long j0 = low / KEYS * KEYS; j0 < high; j0 += KEYS) {
+    for (long long j0 = low; j0 < high; j0 += KEYS) {
         float scores[OWN];
 #pragma unroll
         for (int r = 0; r < OWN; r++) scores[r] = 0.0f;

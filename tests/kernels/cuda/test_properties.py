@@ -91,6 +91,20 @@ def test_norms_are_their_formulas_on_rows_of_any_length(
 
 
 @few
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 70))
+def test_norms_of_heads_have_weights_of_their_own(built: Path, T: int, G: int, n: int) -> None:
+    """Head g of every token those of row g; or all heads the same."""
+    x, w, ops = random(1, T, G, n), random(2, G, n), Cupy(OnCpu(built))
+    exact = x.astype(np.float64)
+    centered = exact - exact.mean(axis=2, keepdims=True)
+    normed = centered / np.sqrt((centered**2).mean(axis=2, keepdims=True) + 1e-3)
+    squared = exact / np.sqrt((exact**2).mean(axis=2, keepdims=True) + 1e-3)
+    for weight, name in ((w, "each"), (w[0], "same")):
+        close(ops.layer_norm(x, stored(weight, name), None, 1e-3), normed * weight, ops, times=2)
+        close(ops.rms_norm(x, stored(weight, name), 1e-3), squared * weight, ops)
+
+
+@few
 @given(lengths, st.integers(1, 50))
 def test_the_mean_has_the_bits_of_the_definition(built: Path, lengths: list[int], n: int) -> None:
     """Added in double, in order, rounded once."""
