@@ -105,6 +105,28 @@ def test_norms_of_heads_have_weights_of_their_own(built: Path, T: int, G: int, n
 
 
 @few
+@given(st.integers(1, 9), st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_split_copies_columns(built: Path, T: int, widths: list[int]) -> None:
+    x, ends = random(1, T, sum(widths)), np.cumsum(widths)
+    for part, width, end in zip(Cupy(OnCpu(built)).split(x, widths), widths, ends, strict=True):
+        assert np.array_equal(part, x[:, end - width : end])
+
+
+@few
+@given(lengths, st.integers(1, 6), st.integers(1, 5), st.data())
+def test_a_convolution_stays_within_its_text(built: Path, lengths: list[int], C: int, n: int, data: Any) -> None:
+    ahead = data.draw(st.integers(0, n - 1))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    x, w, ops = random(1, int(offsets[-1]), C), random(2, C, n), Cupy(OnCpu(built))
+    want = np.zeros(x.shape)
+    for begin, end in itertools.pairwise(offsets):
+        for t, i in itertools.product(range(begin, end), range(n)):
+            if begin <= (u := t - n + 1 + ahead + i) < end:
+                want[t] += w[:, i].astype(np.float64) * x[u]
+    close(ops.short_conv(x, stored(w), offsets, ahead), want, ops)
+
+
+@few
 @given(lengths, st.integers(1, 50))
 def test_the_mean_has_the_bits_of_the_definition(built: Path, lengths: list[int], n: int) -> None:
     """Added in double, in order, rounded once."""
