@@ -138,10 +138,10 @@ def test_the_benchmark_is_ready_for_a_gpu(
     monkeypatch.setattr(benchmark, "TEXTS", 2)
     monkeypatch.setattr(benchmark, "SHAPES", ((3, 40, 50), (70, 33, 65)))
     results = tmp_path / "results.json"
-    benchmark.main(["--types", "f32", "q8_0", "--rows", "1x8", "--seconds", "0", "--json", str(results)])
+    benchmark.main(["--types", "q8_0", "--rows", "1x8", "--seconds", "0", "--json", str(results)])
     printed = capsys.readouterr().out
     assert "0 numbers differ from the CPU's chains of multiply-adds" in printed
-    assert printed.count("0 of 2 texts have other bits alone\n") == 2
+    assert "0 of 2 texts have other bits alone\n" in printed
     assert "tokens/s" in printed
     found = json.loads(results.read_text())
     assert found["machine"]["gpu"] == "no GPU"
