@@ -10,6 +10,7 @@ OTHERS = {
     "ggml": "the ggml numerics, compared with the llama.cpp whose bits they have",
     "integers": "quantized weights multiplied as whole numbers: speed and error",
     "gguf_open": "opening a file, compared with gguf-py",
+    "gpu": "the `cupy` numerics on a GPU: whether it is right, then how fast",
     "mixed": "small requests while a giant one is computed",
     "memory": "peak memory of each engine",
     "rows": "which BLAS kernels keep rows apart, for `exact`",

@@ -115,6 +115,7 @@ class Embedder:
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
         mmap: bool = True,
+        device: int | None = None,
     ) -> Embedder:
         """Open a model.
 
@@ -122,15 +123,16 @@ class Embedder:
                          as "minilm" or "organization/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "int8" the
                          same, with activations rounded to 8 bits where weights are quantized; "bf16" with weights and
-                         activations rounded to bfloat16; "auto" is fast
+                         activations rounded to bfloat16; "cupy" float32 on an NVIDIA GPU; "auto" is fast
+        device           which GPU (`cupy` only), as CUDA counts them; None: the first
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
         mmproj           the GGUF file of the model's vision tower: `embed` then takes images too (docs/images.md)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
                          (`refembed.model.published`, docs/differences.md)
         memory_budget    bytes of decoded matrices that all numerics but `ggml` keep; None: a quarter of the machine's
-                         memory; 0 or "mapped": none. Others are decoded as they are used, a panel at a time. Changes
-                         memory and speed, no bits (`kernels/quant/row_blocks.py`)
+                         memory, three quarters of a GPU's; 0 or "mapped": none. Others are decoded as they are used, a
+                         panel at a time. Changes memory and speed, no bits (`kernels/quant/row_blocks.py`)
         mmap             the weights stay in the file, mapped into memory, and must not change there; False copies the
                          file into memory first
 
@@ -146,7 +148,8 @@ class Embedder:
         """
         check_semantics(semantics, numerics)
         switches: dict[str, Any] = {
-            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget
+            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget,
+            "device": device,
         }  # fmt: skip
         ops = load_ops(numerics, **switches)
         f = open_gguf(model, mmap)
@@ -164,7 +167,7 @@ class Embedder:
             loaded = original(loaded, f, tokenizer.vocab.sep)
         tower = None if mmproj is None else load_tower(open_file(mmproj, mmap=mmap))
         if tower is not None:
-            check_tower(loaded, tower, str(f.path))
+            check_tower(loaded, tower, str(f.path), ops)
         e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
         e.options = switches | {
@@ -408,7 +411,7 @@ class Embedder:
     def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
         with np.errstate(all="ignore"):  # what is not finite in the end is refused there (`cut_and_normalize`)
-            return self.model.forward(pack(ids), self.ops, tap)
+            return np.asarray(self.model.forward(pack(ids), self.ops, tap))
 
     def trace(
         self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: Tap | None = None,
