@@ -12,6 +12,7 @@ OTHERS = {
     "gguf_open": "opening a file, compared with gguf-py",
     "mixed": "small requests while a giant one is computed",
     "memory": "peak memory of each engine",
+    "retrieval": "what quantization of weights and vectors costs retrieval",
     "rows": "which BLAS kernels keep rows apart, for `exact`",
     "server": "requests a second",
     "soak": "64 clients, some of which leave, compared with llama-server",

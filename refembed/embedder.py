@@ -30,6 +30,7 @@ from refembed.model.trace import Recorder, Trace
 from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
 from refembed.pipeline.progress import Bar
+from refembed.pipeline.spans import check_spans, pool_spans, token_spans
 from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool
 from refembed.pooling.heads import check_dense, check_rank, width
@@ -216,6 +217,33 @@ class Embedder:
         ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]  # tokenize, truncate
         vectors = self.vectors(ids, *options)  # pack, forward, pool, normalize
         return vectors[0] if alone else self.stack(vectors, options.pooling, options.dimensions)
+
+    def embed_chunks(
+        self, text: str, chunks: Iterable[Sequence[Any]], *, pooling: str = "native", normalize: int | None = None,
+        dimensions: int | None = None,
+    ) -> F32:  # fmt: skip
+        """Vectors of parts of a text that is read in one pass: late chunking (`refembed.pipeline.spans`).
+
+        text      of at most `info.n_ctx` tokens
+        chunks    of `refembed.chunk.chunk`, or pairs (start, end) of characters
+        returns   (S, D) float32: each chunk pools its own tokens, which have seen the whole text. Special tokens in
+                  front belong to chunks from the text's beginning, those behind to chunks to its end, so that one chunk
+                  of the whole text has the vector of `embed`
+        Other arguments and errors as of `embed`; RequestError for a chunk without tokens of its own.
+
+        >>> e = Embedder.load("minilm")
+        >>> e.embed_chunks("Berlin is large. It has a river.", [(0, 17), (17, 32)]).shape
+        (2, 384)
+        """
+        if not isinstance(text, str):
+            raise RequestError(f"embed_chunks takes characters, not {type(text).__name__}", hint="text.decode()")
+        options = self.resolve_options(pooling, normalize, dimensions)
+        if options.pooling in ("none", "rank"):
+            raise RequestError(f"pooling {options.pooling} gives no vector a chunk", hint='pooling="mean"')
+        spans, ids = check_spans(chunks, len(text)), self.ids_of(text, 0, False)
+        if not spans:
+            return np.empty((0, options.dimensions or self.width(options.pooling)), np.float32)
+        return pool_spans(self.model, self.ops, ids, token_spans(self.tokenizer, text, ids, spans), options)
 
     def vectors(
         self, ids: Sequence[Sequence[int]], how: str, normalize: int = -1, dimensions: int | None = None
