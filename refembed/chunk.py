@@ -35,8 +35,8 @@ __all__ = ["Chunk", "chunk"]
 PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
 SENTENCE = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？｡]+[」』”’）]*\s*|\n[^\S\n]*\n\s*")
 WORD = re.compile(r"\S+\s*")
-ABBREVIATED = re.compile(
-    r"(?:^|[^\w.])(?:[^\W\d_]|[A-Z]|mr|mrs|ms|dr|prof|st|no|vs|etc|cf|fig|eq|e\.g|i\.e|z\.b|d\.h)$", re.I
+ABBREVIATED = re.compile(  # an initial, or one of these, right before a period
+    r"(?:^|\W)(?:[^\W\d_a-z]|(?i:mr|mrs|ms|dr|prof|st|no|vs|etc|cf|fig|eq|e\.g|i\.e|z\.b|d\.h))$"
 )
 JOINER = "\u200d"
 

@@ -33,7 +33,7 @@ def test_pieces_are_lines_and_together_the_file(cli: Cli, tiny: Path, file: Path
 
 
 def test_without_a_number_a_piece_is_what_the_model_reads(cli: Cli, tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "long.txt").write_text("the cat sat. " * 40)
+    (tmp_path / "long.txt").write_text("The cat sat. " * 40)
     r = cli("chunk", tmp_path / "long.txt", "-m", tiny, "-q")
     assert [json.loads(line)["tokens"] for line in r.out.splitlines()] == [62, 62, 42]  # 15 sentences of 4, and 2
 

@@ -87,7 +87,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_has_a_drawing_with_words_and_every_number(evaluate: Cli, tmp_path: Path) -> None:
-    """Three lines of two weight types: drawn over bytes, over the file's size and over speed."""
+    """Lines of two weight types: drawn over bytes, over the file's size and over speed."""
     r = evaluate(
         "--vectors", "float32", "--vectors", "int8", "--weights", "F32", "--weights", "Q8_0", "--html", "p.html"
     )
@@ -102,7 +102,8 @@ def test_the_page_has_a_drawing_with_words_and_every_number(evaluate: Cli, tmp_p
     for cell in [c for row in r.out.splitlines()[1:] for c in re.split(r"\s{2,}", row)]:
         assert f">{cell}</td>" in text
     assert "src=" not in text
-    assert "http" not in re.sub(r"https?://www.w3.org\S*", "", text)
+    assert "http:" not in text
+    assert "https:" not in text
 
 
 @pytest.mark.parametrize(
