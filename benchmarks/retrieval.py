@@ -63,8 +63,8 @@ def main(argv: list[str] | None = None) -> None:
         save(args.save, collection, pairs)
     grid = Grid((args.model,), weights=WEIGHTS, vectors=VECTORS)
     reports = {
-        "retrieval": evaluate_retrieval(collection, grid, ["ndcg@10", "recall@10", "mrr@10"], say=say),
-        "similarity": evaluate_sts(pairs, grid, say=say),
+        "retrieval": evaluate_retrieval(collection, grid, ["ndcg@10", "recall@10", "mrr@10"], memory=True, say=say),
+        "similarity": evaluate_sts(pairs, grid, memory=True, say=say),
     }
     for report in reports.values():
         print_markdown(report)

@@ -66,6 +66,7 @@ with.
 @click.option("--measure", "measures", multiple=True, metavar="NAME@K", help="What to compute. Repeatable.")
 @click.option("--skip-same-id", is_flag=True, help="Never find the document that has the query's id, as in BEIR.")
 @click.option("--skip-unknown", is_flag=True, help="Leave out judgements of what is not there. Otherwise an error.")
+@click.option("--memory", is_flag=True, help="Embed in processes of their own, and say each model's memory (Linux).")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of intervals and codebooks.")
 @click.option(
     "--resamples", type=click.IntRange(1, 100_000), default=2000, show_default=True, metavar="N",
@@ -79,12 +80,12 @@ def command(
     queries: str | None, corpus: str | None, qrels: str | None, sts: str | None, models: tuple[str, ...],
     weights: tuple[str, ...], numerics: tuple[str, ...], poolings: tuple[str, ...], prompts: tuple[str, ...],
     dimensions: tuple[int, ...], vectors: tuple[str, ...], measures: tuple[str, ...], skip_same_id: bool,
-    skip_unknown: bool, seed: int, resamples: int, html: str | None, as_json: bool, quiet: bool,
+    skip_unknown: bool, memory: bool, seed: int, resamples: int, html: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure retrieval, or similarity, for every combination of what is given.
 
     Quality with 95% intervals (paired bootstrap), the difference to the first line, bytes a vector, the model's size,
-    tokens a second, memory.
+    tokens a second.
     """
     retrieval = (queries, corpus, qrels)
     if sts is not None:
@@ -104,7 +105,7 @@ def command(
     def say(message: str) -> None:
         note(message, quiet=quiet)
 
-    common: dict[str, Any] = {"seed": seed, "resamples": resamples, "say": say}
+    common: dict[str, Any] = {"memory": memory, "seed": seed, "resamples": resamples, "say": say}
     if sts is not None:
         from refembed.evaluate.collection import read_pairs
 
@@ -139,6 +140,6 @@ def show(report: Any, as_json: bool, quiet: bool) -> None:
     table(heads(report, fields), [list(map(escape, cells(report, line, fields))) for line in report.lines])
     note(
         f"{report.measured_on}; 95%: of {report.resamples:,} draws of the same number, seed {report.seed}; Δ: less the "
-        "first line; tokens/s and memory are this machine's",
+        "first line; tokens/s are this machine's",
         quiet=quiet,
     )

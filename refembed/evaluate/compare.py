@@ -71,6 +71,11 @@ class Report:
     resamples: int
 
     @property
+    def memory(self) -> bool:
+        """Whether each line's memory is known."""
+        return all(line.cost.peak_bytes is not None for line in self.lines)
+
+    @property
     def measures(self) -> list[str]:
         """Labels in order; the first has intervals."""
         return list(self.lines[0].values)
@@ -85,13 +90,14 @@ class Report:
 
 def evaluate_retrieval(
     collection: Collection, grid: Grid, measures: Sequence[str] = MEASURES, *, skip_same_id: bool = False,
-    seed: int = 0, resamples: int = RESAMPLES, say: Say = lambda _: None,
+    memory: bool = False, seed: int = 0, resamples: int = RESAMPLES, say: Say = lambda _: None,
 ) -> Report:  # fmt: skip
     """Embed queries and documents by each setting, rank all documents by cosine, and judge the rankings.
 
     collection    `Collection.of` checks it
     measures      "ndcg@10", "map" ...; the first gets intervals
     skip_same_id  leave the document with the query's own id out of its ranking, as BEIR does (ArguAna, Quora)
+    memory        embed in processes of their own, so that each model's memory can be said
     seed          of the bootstrap and of codebooks
     say           is given a line about what is being done
     Raises RequestError and ModelError for what cannot be measured.
@@ -110,7 +116,7 @@ def evaluate_retrieval(
     texts = {"query": list(collection.queries.values()), "document": list(collection.documents.values())}
     found: list[Found] = []
     values: list[list[list[float]]] = []
-    with Models(say) as models:
+    with Models(say, memory) as models:
         for s, group in by_embedding(grid):
             before = models.prefixes(s)
             given = {name: (part, prefix) for (name, part), prefix in zip(texts.items(), before, strict=True)}
@@ -131,8 +137,9 @@ def evaluate_retrieval(
 
 
 def evaluate_sts(
-    pairs: Sequence[Pair], grid: Grid, *, seed: int = 0, resamples: int = RESAMPLES, say: Say = lambda _: None
-) -> Report:
+    pairs: Sequence[Pair], grid: Grid, *, memory: bool = False, seed: int = 0, resamples: int = RESAMPLES,
+    say: Say = lambda _: None,
+) -> Report:  # fmt: skip
     """Embed both sentences of each pair by each setting, and correlate their cosines with the scores.
 
     Codes are compared as what they decode to. Arguments and errors as of `evaluate_retrieval`.
@@ -150,7 +157,7 @@ def evaluate_sts(
     texts = {"first": ([p.first for p in pairs], ""), "second": ([p.second for p in pairs], "")}
     found: list[Found] = []
     similarities: list[F64] = []
-    with Models(say) as models:
+    with Models(say, memory) as models:
         for s, group in by_embedding(grid):
             vectors, cost = models.vectors(s, texts)
             for setting in group:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,15 +20,16 @@ from refembed.arrays import F32
 from refembed.convert.quantize import quantize_file
 from refembed.convert.quantize_mix import canonical
 from refembed.embedder import Embedder
-from refembed.errors import RequestError
+from refembed.errors import EngineError, ModelError, RefembedError, RequestError, TooLongError
 from refembed.evaluate.settings import Setting
 from refembed.hub import resolve
 from refembed.hub.prompts import Prompts, find, prefix_for
+from refembed.parse_json import parse_json, parse_object
 
 Say = Callable[[str], None]
+Texts = Mapping[str, tuple[list[str], str]]  # name -> (texts, what goes before each)
 
-STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-RESET_PEAK = "5"  # proc(5): the process's highest resident set begins anew
+STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class Cost:
     tokens      of all texts, special ones included
     seconds     from text to vector, once everything is compiled
     file_bytes  of the model
-    peak_bytes  the most memory that the process had meanwhile; None where the system does not say (not Linux)
+    peak_bytes  the most memory of a process that did this and nothing else; None where it was not asked for, and where
+                the system does not say (Linux does)
     cut         texts that were too long for the model and lost their end
     """
 
@@ -51,9 +58,10 @@ class Cost:
 class Models:
     """Models of settings, one in memory at a time; weights of other types are in a folder that goes at the end."""
 
-    def __init__(self, say: Say = lambda _: None) -> None:
-        self.say, self.stack = say, contextlib.ExitStack()
-        self.folder: Path | None = None
+    def __init__(self, say: Say = lambda _: None, memory: bool = False) -> None:
+        """memory: embed in processes of their own, one a setting, so that its memory is that model's alone."""
+        self.say, self.memory, self.stack = say, memory, contextlib.ExitStack()
+        self.temporary: Path | None = None
         self.files: dict[tuple[str, str], Path] = {}
         self.loaded: tuple[tuple[str, str, str], Embedder] | None = None
 
@@ -83,34 +91,25 @@ class Models:
         source = resolve(model)
         if canonical(weights) == "F32":
             return source
-        if self.folder is None:
-            self.folder = Path(self.stack.enter_context(TemporaryDirectory(prefix="refembed-evaluate-")))
-        target = self.folder / f"{len(self.files)}-{source.stem}-{weights}.gguf"
+        target = self.folder() / f"{len(self.files)}-{source.stem}-{weights}.gguf"
         self.say(f"storing {model} as {weights}")
         quantize_file(source, target, weights)
         return target
 
-    def vectors(self, s: Setting, texts: Mapping[str, tuple[list[str], str]]) -> tuple[dict[str, F32], Cost]:
-        """Vectors (N, D) of length 1 of several lists of texts.
+    def folder(self) -> Path:
+        """For files that go at the end."""
+        if self.temporary is None:
+            self.temporary = Path(self.stack.enter_context(TemporaryDirectory(prefix="refembed-evaluate-")))
+        return self.temporary
 
-        texts  name -> (texts, what goes before each)
-        """
-        e = self.embedder(s)
+    def vectors(self, s: Setting, texts: Texts) -> tuple[dict[str, F32], Cost]:
+        """Vectors (N, D) of length 1 of several lists of texts, and what they cost."""
         self.say(f"embedding with {label(s)}")
-        options = e.resolve_options(s.pooling, 2)
-        if options.pooling in ("none", "rank"):
-            hint = "--pooling mean, cls or last, as the model's card says"
-            raise RequestError(f"{s.model}: pooling {options.pooling} gives no vector a text to compare", hint=hint)
-        for name, (given, prefix) in texts.items():  # compiles what is needed, and fills caches
-            e.vectors([ids_of(e, prefix + given[0], f"{name} 0")[0]], *options)
-        reset_peak()
-        start, tokens, cut, found = time.perf_counter(), 0, 0, {}
-        for name, (given, prefix) in texts.items():
-            every = [ids_of(e, prefix + text, f"{name} {i}") for i, text in enumerate(given)]
-            tokens, cut = tokens + sum(len(ids) for ids, _ in every), cut + sum(was for _, was in every)
-            found[name] = np.stack(e.vectors([ids for ids, _ in every], *options))
-        seconds = time.perf_counter() - start
-        return found, Cost(tokens, seconds, e.info.file_size, peak(), cut)
+        if not self.memory:
+            return embed_texts(self.embedder(s), s.model, s.pooling, texts)
+        self.loaded = None
+        job = Job(s.model, str(self.file(s.model, s.weights)), s.numerics, s.pooling, texts)
+        return in_own_process(job, self.folder())
 
     def prefixes(self, s: Setting) -> tuple[str, str]:
         """What goes before queries, and before documents."""
@@ -119,6 +118,68 @@ class Models:
         e = self.embedder(s)
         found = find(e.file, s.model if Path(s.model).is_dir() else None)
         return prefix_for(found, "query", None, s.model), document_prompt(found)
+
+
+def embed_texts(e: Embedder, model: str, pooling: str, texts: Texts) -> tuple[dict[str, F32], Cost]:
+    """`Models.vectors` in this process. RequestError for a pooling that gives no vector a text. model: for errors."""
+    options = e.resolve_options(pooling, 2)
+    if options.pooling in ("none", "rank"):
+        hint = "--pooling mean, cls or last, as the model's card says"
+        raise RequestError(f"{model}: pooling {options.pooling} gives no vector a text to compare", hint=hint)
+    for name, (given, prefix) in texts.items():  # compiles what is needed, and fills caches
+        e.vectors([ids_of(e, prefix + given[0], f"{name} 0")[0]], *options)
+    start, tokens, cut, found = time.perf_counter(), 0, 0, {}
+    for name, (given, prefix) in texts.items():
+        every = [ids_of(e, prefix + text, f"{name} {i}") for i, text in enumerate(given)]
+        tokens, cut = tokens + sum(len(ids) for ids, _ in every), cut + sum(was for _, was in every)
+        found[name] = np.stack(e.vectors([ids for ids, _ in every], *options))
+    return found, Cost(tokens, time.perf_counter() - start, e.info.file_size, None, cut)
+
+
+class Job(NamedTuple):
+    """What a process of its own is to embed: the model's name and file, and `embed_texts`'s arguments."""
+
+    model: str
+    file: str
+    numerics: str
+    pooling: str
+    texts: Texts
+
+
+def in_own_process(job: Job, folder: Path) -> tuple[dict[str, F32], Cost]:
+    """The same, by another Python, which leaves vectors and cost in the folder. Raises what it raised."""
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    here = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-c", f"from {__name__} import run_job; run_job()", str(folder)]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=os.environ | {"PYTHONPATH": path}
+    )
+    try:
+        answer = parse_object((folder / "answer.json").read_bytes())
+    except (OSError, ValueError):
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise EngineError(f"{job.model}: the process that embeds ended with {done.returncode}: {last}") from None
+    (folder / "answer.json").unlink()
+    if "message" in answer:
+        kind = {"RequestError": RequestError, "TooLongError": TooLongError}.get(answer["kind"], ModelError)
+        raise kind(answer["message"], hint=answer["hint"])
+    return {name: np.load(folder / f"{i}.npy") for i, name in enumerate(job.texts)}, Cost(**answer)
+
+
+def run_job() -> None:
+    """The other side: the process's work, in the folder that its command line names."""
+    folder = Path(sys.argv[1])
+    model, file, numerics, pooling, texts = parse_json((folder / "job.json").read_bytes())
+    try:
+        found, cost = embed_texts(Embedder.load(file, numerics=numerics), model, pooling, texts)
+    except RefembedError as e:
+        answer: dict[str, Any] = {"kind": type(e).__name__, "message": e.message, "hint": e.hint}
+    else:
+        for i, x in enumerate(found.values()):
+            np.save(folder / f"{i}.npy", x)
+        answer = asdict(replace(cost, peak_bytes=peak()))
+    (folder / "answer.json").write_text(json.dumps(answer))
 
 
 def document_prompt(found: Prompts | None) -> str:
@@ -142,14 +203,8 @@ def label(s: Setting) -> str:
     return ", ".join(filter(None, words))
 
 
-def reset_peak() -> None:
-    """Let the highest resident set begin anew, where the system can."""
-    with contextlib.suppress(OSError):
-        CLEAR_REFS.write_text(RESET_PEAK)
-
-
 def peak() -> int | None:
-    """The highest resident set of the process in bytes, since `reset_peak`; None where the system does not say."""
+    """The highest resident set that the process had, in bytes; None where the system does not say."""
     try:
         status = STATUS.read_text()
     except OSError:

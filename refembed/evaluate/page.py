@@ -16,9 +16,10 @@ LEAD = (
 HOW = (
     "{first} is the mean over the queries; its interval is the middle 95% of the means of {resamples:,} draws of the "
     "same number of queries with replacement (paired bootstrap, seed {seed}). Δ is the difference to line 1 over the "
-    "same draws: where its interval lies on one side of 0, the difference is not chance. Tokens a second and memory "
-    "are of this machine, with whatever else it did; memory is the most that the process had while it embedded."
+    "same draws: where its interval lies on one side of 0, the difference is not chance. Tokens a second are of this "
+    "machine, with whatever else it did."
 )
+HOW_MEMORY = "Memory is the most that a process had that loaded this model, embedded all texts, and did nothing else."
 HOW_STS = "Of pairs of sentences the statistic is the correlation itself, of pairs drawn with replacement."
 
 Cost = Callable[[Line], float]
@@ -30,7 +31,7 @@ def evaluation_page(report: Report) -> str:
     sections.append(Section("table", "All numbers", numbers(report)))
     first = report.measures[0]
     how = HOW.format(first=first, resamples=report.resamples, seed=report.seed)
-    words = [how, HOW_STS] if first == "Spearman" else [how]
+    words = [how, *([HOW_STS] if first == "Spearman" else []), *([HOW_MEMORY] if report.memory else [])]
     body = "".join(f"<p>{esc(text)}</p>" for text in (*words, *report.notes))
     sections.append(Section("how", "How it was measured", body))
     return page("What smaller costs", esc(LEAD.format(on=report.measured_on)), sections)

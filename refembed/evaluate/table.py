@@ -24,7 +24,7 @@ def heads(report: Report, fields: list[str]) -> list[str]:
     first, *rest = report.measures
     return [
         *(f">{f}" if f == "dimensions" else f for f in fields), f">{first}", ">95%", ">Δ 95%",
-        *(f">{name}" for name in rest), ">bytes", ">file MiB", ">tokens/s", ">memory MiB",
+        *(f">{name}" for name in rest), ">bytes", ">file MiB", ">tokens/s", *([">memory MiB"] if report.memory else []),
     ]  # fmt: skip
 
 
@@ -36,7 +36,8 @@ def cells(report: Report, line: Line, fields: list[str]) -> list[str]:
         *(field(line, f) for f in fields), f"{line.values[first]:.4f}", spell(line.interval),
         spell(line.difference, sign=True), *(f"{line.values[name]:.4f}" for name in rest),
         f"{line.bytes}+{line.more_bytes}" if line.more_bytes else str(line.bytes), f"{cost.file_bytes / 2**20:.1f}",
-        f"{cost.tokens_per_second:,.0f}", "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:,.0f}",
+        f"{cost.tokens_per_second:,.0f}",
+        *([f"{(cost.peak_bytes or 0) / 2**20:,.0f}"] if report.memory else []),
     ]  # fmt: skip
 
 

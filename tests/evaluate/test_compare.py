@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,14 @@ import pytest
 from refembed import Embedder
 from refembed.compress import fit
 from refembed.convert.quantize import quantize_file
-from refembed.errors import ModelError, RequestError
+from refembed.errors import EngineError, ModelError, RequestError
 from refembed.evaluate import Collection, Grid, Pair, evaluate_retrieval, evaluate_sts
-from refembed.evaluate.embedding import peak, reset_peak
+from refembed.evaluate.embedding import Job, in_own_process
 from refembed.evaluate.page import front
 from refembed.testing.synthetic import synthetic
 from tests.tiny import WORDS
 
+ROOT = Path(__file__).parents[2]
 DRAWN = random.Random(5)
 NOUNS = [w for w in WORDS if w.isalpha()]
 
@@ -170,18 +173,39 @@ def test_requests_that_make_no_sense_are_refused(tiny: Path) -> None:
         evaluate_sts(PAIRS, Grid((str(tiny),), prompts=("own",)))
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux says what a process needed")
-def test_the_peak_is_that_since_it_was_reset() -> None:
-    reset_peak()
-    before = peak()
-    held = np.ones(8 << 20)  # 64 MiB
-    most = peak()
-    assert before is not None
-    assert most is not None
-    assert most - before > 48 << 20
-    del held
-    reset_peak()
-    assert (peak() or 0) < most - (32 << 20)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what a process needed")
+def test_a_process_of_its_own_gives_the_same_vectors_and_its_memory(tiny: Path) -> None:
+    grid = Grid((str(tiny),), numerics=("exact",))
+    here, there = (evaluate_retrieval(COLLECTION, grid, ["ndcg@10"], memory=m).lines[0] for m in (False, True))
+    assert there.values == here.values
+    assert there.cost.tokens == here.cost.tokens
+    assert here.cost.peak_bytes is None
+    assert 20 << 20 < (there.cost.peak_bytes or 0) < 1 << 30  # Python and NumPy alone: 60 MiB
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what a process needed")
+def test_the_peak_is_the_most_that_a_process_had() -> None:
+    code = """
+import numpy as np
+from refembed.evaluate.embedding import peak
+before = peak()
+x = np.ones(32 << 20)
+print(before, peak())
+del x
+print(peak())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    before, most, after = map(int, done.stdout.split())
+    assert 250 << 20 < most - before < 280 << 20
+    assert abs(after - most) < 1 << 20  # the kernel counts pages by the batch
+
+
+def test_a_process_of_its_own_says_what_went_wrong(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="gives no vector a text") as error:
+        evaluate_retrieval(COLLECTION, Grid((str(tiny),), poolings=("none",)), ["map"], memory=True)
+    assert error.value.hint.startswith("--pooling mean")
+    with pytest.raises(EngineError, match=r"nosuch.gguf: the process that embeds ended with 1: .*Error"):
+        in_own_process(Job("nosuch.gguf", "nosuch.gguf", "exact", "mean", {"query": ([], "")}), tmp_path)
 
 
 def test_the_lines_that_no_other_beats(tiny: Path) -> None:
