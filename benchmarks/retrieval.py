@@ -83,7 +83,12 @@ def found_wordnet(folder: Path) -> Path:
     if (INSTALLED / "data.noun").is_file():
         return INSTALLED
     try:
-        subprocess.run(["apt-get", "download", "wordnet-base"], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "-o", "APT::Sandbox::User=root", "download", "wordnet-base"],
+            check=True,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+        )
         package = next(folder.glob("wordnet-base*.deb"))
         subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
     except (OSError, subprocess.CalledProcessError, StopIteration) as e:

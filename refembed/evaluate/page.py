@@ -39,23 +39,43 @@ def evaluation_page(report: Report) -> str:
 
 def plots(report: Report) -> Iterator[tuple[str, str]]:
     """Quality over each cost in which the lines differ."""
-    costs: Sequence[tuple[str, str, Cost, bool, bool]] = (
-        ("Bytes of a vector", "bytes a vector (logarithmic)", lambda line: line.bytes + line.more_bytes, True, True),
-        ("Size of the model", "MiB of the model's file", lambda line: line.cost.file_bytes / 2**20, False, True),
-        ("Speed", "tokens a second", lambda line: line.cost.tokens_per_second, False, False),
-    )
+    every = list(range(len(report.lines)))
+    one_code = [i for i in every if coded(report.lines[i]) == coded(report.lines[0])]
     first = report.measures[0]
-    for heading, x_name, cost, log, less_is_better in costs:
-        if len({cost(line) for line in report.lines}) < 2:
-            continue
-        yield f"{heading} and {first}", one_plot(report, x_name, cost, log, less_is_better)
+    for heading, x_name, cost, which, less_is_better in (
+        ("Bytes of a vector", "bytes a vector (logarithmic)", vector_bytes, every, True),
+        ("Size of the model", "MiB of the model's file", file_size, one_code, True),
+        ("Speed", "tokens a second", speed, one_code, False),
+    ):
+        if len({cost(report.lines[i]) for i in which}) > 1:
+            yield f"{heading} and {first}", one_plot(report, which, x_name, cost, less_is_better)
 
 
-def one_plot(report: Report, x_name: str, cost: Cost, log: bool, less_is_better: bool) -> str:
-    """A plot with what it shows in words."""
+def coded(line: Line) -> tuple[int, str]:
+    """How a line's vectors are stored."""
+    return line.dimensions, line.setting.vectors
+
+
+def vector_bytes(line: Line) -> float:
+    """All that is stored of a vector."""
+    return line.bytes + line.more_bytes
+
+
+def file_size(line: Line) -> float:
+    """MiB of the model."""
+    return line.cost.file_bytes / 2**20
+
+
+def speed(line: Line) -> float:
+    """Tokens a second."""
+    return line.cost.tokens_per_second
+
+
+def one_plot(report: Report, which: Sequence[int], x_name: str, cost: Cost, less_is_better: bool) -> str:
+    """A plot of some of the lines with what it shows in words."""
     first, lines = report.measures[0], report.lines
-    names = list(dict.fromkeys(weights_and_model(report, line) for line in lines))
-    best = front(lines, first, cost, less_is_better)
+    names = list(dict.fromkeys(weights_and_model(report, lines[i]) for i in which))
+    best = {which[i] for i in front([lines[i] for i in which], first, cost, less_is_better)}
     points = [
         Point(
             cost(line), line.values[first], line.interval.low, line.interval.high,
@@ -64,21 +84,23 @@ def one_plot(report: Report, x_name: str, cost: Cost, log: bool, less_is_better:
             f"{line.values[first]:.4f}, {cost(line):,.4g} {x_name}",
             i in best,
         )
-        for i, line in enumerate(lines)
+        for i, line in ((i, lines[i]) for i in which)
     ]  # fmt: skip
-    top = max(range(len(lines)), key=lambda i: lines[i].values[first])
-    cheap = (min if less_is_better else max)(range(len(lines)), key=lambda i: cost(lines[i]))
-    words = (
-        f"{first} of {len(lines)} lines over {x_name}. The best is line {top + 1} with {lines[top].values[first]:.3f} "
-        f"at {cost(lines[top]):,.4g}; line {cheap + 1} has {lines[cheap].values[first]:.3f} "
-        f"at {cost(lines[cheap]):,.4g}"
+    top = max(which, key=lambda i: lines[i].values[first])
+    cheap = (min if less_is_better else max)(which, key=lambda i: cost(lines[i]))
+    words = f"{first} of {len(which)} lines over {x_name}. " + "; ".join(
+        f"line {i + 1}, {what}, has {lines[i].values[first]:.3f} at {cost(lines[i]):,.4g}"
+        for i, what in ((top, "the best"), (cheap, "the smallest" if less_is_better else "the fastest"))
     )
     listed = ", ".join(str(i + 1) for i in sorted(best))
+    rest = "" if len(which) == len(lines) else " Lines whose vectors are stored as those of line 1."
     caption = (
-        f"{esc(words)}. Numbers are the lines of the table. Filled marks, {listed}: no other line is better and costs "
-        "as little. The axis on the left does not begin at 0."
+        f"{esc(words)}.{rest} Numbers are the lines of the table. Filled marks, {listed}: no other line is better and "
+        "costs as little. The axis on the left does not begin at 0."
     )
-    return figure(scatter(points, names, words, x_name=x_name, y_name=first, log=log), caption)
+    shared = cost is vector_bytes and len(names) > 1
+    drawn = scatter(points, names, words, x_name=x_name, y_name=first, log=cost is vector_bytes, apart=shared)
+    return figure(drawn, caption)
 
 
 def front(lines: Sequence[Line], first: str, cost: Cost, less_is_better: bool) -> set[int]:

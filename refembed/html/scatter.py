@@ -11,12 +11,12 @@ from refembed.html.page import esc
 
 MARKS = ("circle", "square", "triangle", "diamond")  # series differ in more than color
 SIZE = 4.5  # of a mark: half its width
-APART = 9  # between points of several series at one place, sideways
+APART = 15  # between points of several series at one place, sideways
 
 
 @dataclass(frozen=True)
 class Point:
-    """One point. `filled` sets it off; `label` stands next to it, `title` is what a pointer shows."""
+    """One point. `filled` sets it off; `label` stands above its bar, `title` is what a pointer shows."""
 
     x: float
     y: float
@@ -29,9 +29,14 @@ class Point:
 
 
 def scatter(
-    points: Sequence[Point], series: Sequence[str], alt: str, *, x_name: str, y_name: str, log: bool = False
-) -> str:
-    """Points, each with a bar from low to high, over x; powers where `log`. The axis of y begins near the lowest."""
+    points: Sequence[Point], series: Sequence[str], alt: str, *, x_name: str, y_name: str, log: bool = False,
+    apart: bool = False,
+) -> str:  # fmt: skip
+    """Points, each with a bar from low to high, over x; the axis of y begins near the lowest.
+
+    log    x is logarithmic
+    apart  series have places in common: each is drawn a little to the right of the one before
+    """
     low, high = room([p.low for p in points], [p.high for p in points])
     places = [math.log10(p.x) if log else p.x for p in points]
     first, last = room(places, places)
@@ -52,9 +57,10 @@ def scatter(
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{esc(x_name)}</text>')
     for p, place in zip(points, places, strict=True):
-        x = x_of(place) + APART * (p.series - (len(series) - 1) / 2)
+        x = x_of(place) + (APART * (p.series - (len(series) - 1) / 2) if apart else 0)
         parts.append(bar(x, y_of(p.low), y_of(p.high), COLORS[p.series % len(COLORS)]))
         parts.append(mark(x, y_of(p.y), p))
+        parts.append(f'<text x="{x:.1f}" y="{y_of(p.high) - 4:.1f}" text-anchor="middle">{esc(p.label)}</text>')
     return svg("".join(parts), alt) + legend(series)
 
 
@@ -82,12 +88,10 @@ def bar(x: float, top: float, foot: float, color: str) -> str:
 
 
 def mark(x: float, y: float, p: Point) -> str:
-    """A point: its mark, and its label."""
+    """The mark of a point."""
     color = COLORS[p.series % len(COLORS)]
     paint = f'fill="{color if p.filled else "var(--paper)"}" stroke="{color}" stroke-width="1.6"'
-    title = f"<title>{esc(p.title)}</title>"
-    label = f'<text x="{x + SIZE + 2:.1f}" y="{y - SIZE:.1f}">{esc(p.label)}</text>'
-    return shape(p.series, x, y, paint, title) + label
+    return shape(p.series, x, y, paint, f"<title>{esc(p.title)}</title>")
 
 
 def shape(series: int, x: float, y: float, paint: str, title: str) -> str:

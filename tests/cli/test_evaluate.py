@@ -98,7 +98,8 @@ def test_the_page_has_a_drawing_with_words_and_every_number(evaluate: Cli, tmp_p
     assert page.open == []
     drawings = [a for tag, a in page.found if tag == "svg" and a.get("role") == "img"]
     assert len(drawings) == 3
-    assert all("nDCG@10 of 4 lines over" in (a["aria-label"] or "") for a in drawings)
+    counts = [re.match(r"nDCG@10 of (\d) lines over", a["aria-label"] or "") for a in drawings]
+    assert [match and match[1] for match in counts] == ["4", "2", "2"]  # one code for two sizes and speeds
     for cell in [c for row in r.out.splitlines()[1:] for c in re.split(r"\s{2,}", row)]:
         assert f">{cell}</td>" in text
     assert "src=" not in text

@@ -204,8 +204,10 @@ def test_a_process_of_its_own_says_what_went_wrong(tiny: Path, tmp_path: Path) -
     with pytest.raises(RequestError, match="gives no vector a text") as error:
         evaluate_retrieval(COLLECTION, Grid((str(tiny),), poolings=("none",)), ["map"], memory=True)
     assert error.value.hint.startswith("--pooling mean")
-    with pytest.raises(EngineError, match=r"nosuch.gguf: the process that embeds ended with 1: .*Error"):
-        in_own_process(Job("nosuch.gguf", "nosuch.gguf", "exact", "mean", {"query": ([], "")}), tmp_path)
+    with pytest.raises(ModelError, match=r"nosuch.gguf: no such file"):
+        in_own_process(Job("m", "nosuch.gguf", "exact", "mean", {"query": (["a"], "")}), tmp_path)
+    with pytest.raises(EngineError, match=r"m: the process that embeds ended with 1: IndexError"):  # a fault of ours
+        in_own_process(Job("m", str(tiny), "exact", "mean", {"query": ([], "")}), tmp_path)
 
 
 def test_the_lines_that_no_other_beats(tiny: Path) -> None:
