@@ -49,9 +49,8 @@ class Chunk(NamedTuple):
     tokens      that the model reads, special tokens and the prompt included
 
     >>> from refembed import load_tokenizer
-    >>> chunk("The cat sat. It rained.", 7, tokenizer=load_tokenizer("minilm"))  # [CLS] the cat sat . [SEP]
-    [Chunk(start=0, end=13, overlap=0, tokens=6, text='The cat sat. '), Chunk(start=13, end=23, overlap=0, tokens=6, \
-text='It rained.')]
+    >>> chunk("The cat sat. It rains.", 7, tokenizer=load_tokenizer("minilm"))[0]  # [CLS] the cat sat . [SEP]
+    Chunk(start=0, end=13, overlap=0, tokens=6, text='The cat sat. ')
     """
 
     start: int

@@ -22,7 +22,11 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """From `low` to `high`: 95% of the means that other draws of the queries would give."""
+    """From `low` to `high`: 95% of the means that other draws of the queries would give.
+
+    >>> mean_intervals([[0.5, 0.5]])[0]  # every draw has that mean
+    Interval(low=0.5, high=0.5)
+    """
 
     low: float
     high: float

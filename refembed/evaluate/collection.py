@@ -30,7 +30,11 @@ Qrels = dict[str, dict[str, int]]  # query -> document -> level
 
 
 class Pair(NamedTuple):
-    """Two sentences, and how alike people find them."""
+    """Two sentences, and how alike people find them.
+
+    >>> Pair("a cat", "a feline", 4.5).score
+    4.5
+    """
 
     first: str
     second: str
@@ -189,9 +193,9 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
     RequestError where the file cannot be read, and for lines that do not fit: how many, and which.
 
-    >>> _ = Path("pairs.tsv").write_text("a cat\\ta feline\\t4.5\\n")
-    >>> read_pairs("pairs.tsv")
-    [Pair(first='a cat', second='a feline', score=4.5)]
+    >>> _ = Path("pairs.tsv").write_text("a cat\\ta feline\\t4.5\\na cat\\train\\t0\\n")
+    >>> read_pairs("pairs.tsv")[0]
+    Pair(first='a cat', second='a feline', score=4.5)
     """
     pairs, wrong, columns = [], [], (0, 1, 2)
     for number, (where, line) in enumerate(lines(path, "pairs")):

@@ -34,6 +34,10 @@ class Line:
     dimensions  numbers of a vector before it is coded
     bytes       of a vector as it is stored, and, where candidates are scored again, of the second code
     more_bytes
+
+    >>> line = evaluate_sts([Pair("a cat", "a kitten", 5), Pair("a cat", "rain", 0)], Grid(("minilm",))).lines[0]
+    >>> line.setting.vectors, line.bytes, line.difference, line.as_object()["bytes_a_vector"]  # 4 * 384
+    ('float32', 1536, None, 1536)
     """
 
     setting: Setting
@@ -62,6 +66,11 @@ class Report:
     """The lines, and what they were measured on.
 
     measured_on  in words: so many queries and documents
+
+    >>> pairs = [Pair("a cat", "a kitten", 5), Pair("a cat", "rain", 0)]
+    >>> report = evaluate_sts(pairs, Grid(("minilm",)))
+    >>> report.measured_on, report.measures, report.memory, report.as_object()["seed"]
+    ('2 pairs of sentences', ['Spearman', 'Pearson'], False, 0)
     """
 
     lines: tuple[Line, ...]

@@ -18,7 +18,11 @@ PROMPTS = ("none", "own")  # own: what the model was trained to read before quer
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of the table."""
+    """One line of the table.
+
+    >>> Setting("minilm", vectors="int8").embedding == Setting("minilm").embedding  # codes are made of the same vectors
+    True
+    """
 
     model: str  # as `Embedder.load` takes it
     weights: str = ""  # a type to store its weights in: "Q4_K_M"; "": as they are
@@ -38,7 +42,9 @@ class Setting:
 class Grid:
     """Every combination of these, the last axis changing first.
 
-    >>> [s.vectors for s in Grid(("minilm",), vectors=("float32", "int8")).settings()]
+    >>> grid = Grid(("minilm",), vectors=("float32", "int8"))
+    >>> grid.check()  # an error for what cannot be
+    >>> [s.vectors for s in grid.settings()]
     ['float32', 'int8']
     """
 
