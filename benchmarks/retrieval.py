@@ -20,11 +20,10 @@ import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from refembed.evaluate import Collection, Grid, Pair, Report, evaluate_retrieval, evaluate_sts
+from refembed.evaluate import Collection, Grid, Pair, evaluate_retrieval, evaluate_sts
 from refembed.evaluate.page import evaluation_page
-from refembed.evaluate.table import cells, heads, shown_fields
 from refembed.html.page import write_page
 
 INSTALLED = Path("/usr/share/wordnet")
@@ -66,10 +65,11 @@ def main(argv: list[str] | None = None) -> None:
         "retrieval": evaluate_retrieval(collection, grid, ["ndcg@10", "recall@10", "mrr@10"], memory=True, say=say),
         "similarity": evaluate_sts(pairs, grid, memory=True, say=say),
     }
-    for report in reports.values():
+    found = {name: report.as_object() for name, report in reports.items()}
+    for report in found.values():
         print_markdown(report)
     if args.json:
-        args.json.write_text(json.dumps({name: r.as_object() for name, r in reports.items()}, indent=1) + "\n")
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
     if args.html:
         write_page(args.html, evaluation_page(reports["retrieval"]))
 
@@ -197,15 +197,29 @@ def save(folder: Path, collection: Collection, pairs: list[Pair]) -> None:
     (folder / "pairs.tsv").write_text("".join(f"{p.first}\t{p.second}\t{p.score:g}\n" for p in pairs))
 
 
-def print_markdown(report: Report) -> None:
-    """The table for a page."""
-    fields = [f for f in shown_fields(report) if f != "model"]
-    top = heads(report, fields)
-    print(f"\n{report.measured_on}; intervals: {report.resamples:,} draws, seed {report.seed}\n")
-    print("| " + " | ".join(h.removeprefix(">") for h in top) + " |")
-    print("|" + "|".join("---:" if h.startswith(">") else "---" for h in top) + "|")
-    for line in report.lines:
-        print("| " + " | ".join(cells(report, line, fields)) + " |")
+def print_markdown(report: dict[str, Any]) -> None:
+    """The table for a page: weights down, vectors across; a difference that is not chance is bold."""
+    lines, first = report["lines"], report["measures"][0]
+    by_place = {(line["weights"], line["vectors"]): line for line in lines}
+    weights, vectors = (list(dict.fromkeys(line[name] for line in lines)) for name in ("weights", "vectors"))
+    print(f"\n{first}; {report['measured_on']}; {report['resamples']:,} draws, seed {report['seed']}\n")
+    bytes_a_vector = {line["vectors"]: line["bytes_a_vector"] for line in lines}
+    print("| weights | MiB | " + " | ".join(f"{v}, {bytes_a_vector[v]} bytes" for v in vectors) + " |")
+    print("|---|---:|" + "---|" * len(vectors))
+    for w in weights:
+        size = by_place[w, vectors[0]]["file_bytes"] / 2**20
+        print(f"| {w} | {size:.1f} | " + " | ".join(cell(by_place[w, v], first) for v in vectors) + " |")
+
+
+def cell(line: dict[str, Any], first: str) -> str:
+    """A value, its interval, or that of its difference to the first line."""
+    value = f"{line['values'][first]:.3f}"
+    if line["difference"] is None:
+        low, high = line["interval"]
+        return f"{value} (95%: {low:.3f} to {high:.3f})"
+    low, high = line["difference"]
+    value = f"**{value}**" if low > 0 or high < 0 else value
+    return f"{value} ({low:+.3f} {high:+.3f})"
 
 
 if __name__ == "__main__":

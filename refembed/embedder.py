@@ -5,6 +5,7 @@ text ─► tokenize ─► truncate ─► pack ─► forward ─► hidden (T
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -31,6 +32,7 @@ from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
 from refembed.pipeline.progress import Bar
 from refembed.pipeline.spans import check_spans, pool_spans, token_spans
+from refembed.pipeline.sparse import multi_vector, read_multi_vector, read_sparse, sparse
 from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool
 from refembed.pooling.heads import check_dense, check_rank, width
@@ -244,6 +246,51 @@ class Embedder:
         if not spans:
             return np.empty((0, options.dimensions or self.width(options.pooling)), np.float32)
         return pool_spans(self.model, self.ops, ids, token_spans(self.tokenizer, text, ids, spans), options)
+
+    def embed_sparse(self, texts: str | bytes | Sequence[Input], *, truncate: bool = False) -> Any:
+        """Sparse vectors of texts, for models with a head for them: bge-m3, SPLADE (`refembed.pipeline.sparse`).
+
+        returns  a SparseVector for one text, a list of them for several: `ids` of tokens and their `weights`;
+                 `a.dot(b)` says how alike two are
+        Raises ModelError for a file without such a head (`refembed convert --heads` keeps it); else as `embed`.
+
+        >>> Embedder.load("minilm").embed_sparse("a cat")
+        Traceback (most recent call last):
+            ...
+        refembed.errors.ModelError: no sparse head in this file
+          hint: ...
+        """
+        head = read_sparse(self.file.metadata, self.info.n_embd, self.info.n_vocab)
+        vocab, embeddings = self.tokenizer.vocab, np.empty((0, 0), np.float32)
+        if head.kind == "vocabulary":
+            embeddings = self.table
+        inputs, alone = input_list(texts)
+        ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]
+        found = [sparse(head, self.model, self.ops, self.forward([i]), i, vocab, embeddings) for i in ids]
+        return found[0] if alone else found
+
+    def embed_multi_vector(self, texts: str | bytes | Sequence[Input], *, truncate: bool = False) -> F32 | list[F32]:
+        """A vector for each token but the first, by bge-m3's ColBERT head; `similarity.maxsim` compares them.
+
+        returns  (T - 1, D) float32, each of length 1; for several texts a list of such
+        Raises ModelError for a file without such a head (`refembed convert --heads` keeps it); else as `embed`.
+
+        >>> Embedder.load("minilm").embed_multi_vector("a cat")
+        Traceback (most recent call last):
+            ...
+        refembed.errors.ModelError: no head of many vectors in this file
+          hint: ...
+        """
+        head = read_multi_vector(self.file.metadata, self.info.n_embd)
+        inputs, alone = input_list(texts)
+        ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]
+        found = [multi_vector(head, self.forward([i])) for i in ids]
+        return found[0] if alone else found
+
+    @functools.cached_property
+    def table(self) -> F32:
+        """(V, C) token embeddings, decoded once."""
+        return np.asarray(self.file.tensors["token_embd.weight"].dequantize(), np.float32)
 
     def vectors(
         self, ids: Sequence[Sequence[int]], how: str, normalize: int = -1, dimensions: int | None = None

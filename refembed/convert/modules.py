@@ -30,6 +30,7 @@ FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 PLAIN = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout", "LogitScore")
+SPLADE = {"MLMTransformer": "Transformer", "SpladePooling": ""}  # of sparse encoders; the second has no place here
 IDENTITY = ("Identity", "None")
 DENSE = ("dense_2", "dense_3")
 
@@ -117,6 +118,9 @@ def module_kinds(folder: Path) -> list[tuple[str, str]]:
     for module in modules:
         kind, place = str(module.get("type", "")), module.get("path", "")
         package, _, name = kind.rpartition(".")
+        name = SPLADE.get(name, name)  # `convert` refuses SPLADE models unless their head is kept (own_heads.py)
+        if not name:
+            continue
         if name not in PLAIN or not package.startswith("sentence_transformers."):
             hint = "GGUF keeps no such module, and the vectors would be others; refembed knows " + ", ".join(PLAIN)
             raise ModelError(f"{path}: a module of type {quote(kind)}", hint=hint)

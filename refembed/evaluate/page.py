@@ -88,9 +88,10 @@ def one_plot(report: Report, which: Sequence[int], x_name: str, cost: Cost, less
     ]  # fmt: skip
     top = max(which, key=lambda i: lines[i].values[first])
     cheap = (min if less_is_better else max)(which, key=lambda i: cost(lines[i]))
-    words = f"{first} of {len(which)} lines over {x_name}. " + "; ".join(
-        f"line {i + 1}, {what}, has {lines[i].values[first]:.3f} at {cost(lines[i]):,.4g}"
-        for i, what in ((top, "the best"), (cheap, "the smallest" if less_is_better else "the fastest"))
+    name = "smallest" if less_is_better else "fastest"
+    ends = [(top, "the best"), (cheap, f"the {name}")] if top != cheap else [(top, f"the best and {name}")]
+    words = f"{first} of {len(which)} lines over {x_name}: " + "; ".join(
+        f"line {i + 1}, {what}, has {lines[i].values[first]:.3f} at {cost(lines[i]):,.4g}" for i, what in ends
     )
     listed = ", ".join(str(i + 1) for i in sorted(best))
     rest = "" if len(which) == len(lines) else " Lines whose vectors are stored as those of line 1."
