@@ -102,6 +102,10 @@ def furnish(page: str, folder: Path, tiny: Path, minilm: Path, minilm_folder: Pa
     (folder / "corpus.txt").write_text("\n".join(lines))
     for name in ("texts.txt", "t.txt"):
         (folder / name).write_text("hello world\nthe cat\n")
+    heads = {"refembed.sparse.kind": ("token", "STRING")} | {
+        f"refembed.sparse.{name}": ([0.1] * n, "ARRAY[FLOAT32]") for name, n in (("weight", 32), ("bias", 1))
+    }
+    copied(tiny, folder / "sparse.gguf", heads)
     (folder / "report.txt").write_text(
         "\n\n".join(" ".join(f"{line}." for line in lines[i : i + 5]) for i in range(0, 150, 5))
     )

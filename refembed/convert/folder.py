@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 from refembed.convert import models
 from refembed.convert.graph import check_graph, remarks
 from refembed.convert.modules import read_modules
-from refembed.convert.own_heads import add_heads, is_splade, there
+from refembed.convert.own_heads import add_heads, splade_module, there
 from refembed.convert.planned import OUTTYPES, Planned, note_dropped, read_labels, stored_type
 from refembed.convert.quantize import quantize_file
 from refembed.convert.quantize_mix import canonical
@@ -204,9 +204,9 @@ def convert(
     if outtype not in OUTTYPES:
         return convert_and_quantize(source, Path(out_path), outtype, name, progress, say, heads)
     notes: list[str] = []
-    if is_splade(source) and not heads:
+    if (module := splade_module(source)) and not heads:
         hint = "convert(..., heads=True), `refembed convert --heads`, keeps the head that makes sparse vectors"
-        raise ModelError(f"{source / 'modules.json'}: a SPLADE model, of which GGUF keeps no head", hint=hint)
+        raise ModelError(f"{source / 'modules.json'}: a module of type {quote(module)}", hint=hint)
     arch, plan, add_keys = prepare(source, outtype, notes, name)
     writer = GGUFWriter(None)
     add_general(writer, source, name, plan, arch)

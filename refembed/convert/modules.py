@@ -114,11 +114,12 @@ def module_kinds(folder: Path) -> list[tuple[str, str]]:
         return []
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise ModelError(f"{path}: {quote(str(modules))}, not a list of modules", hint="is the file whole?")
-    kinds = []
+    kinds, sparse = [], any(str(module.get("type", "")).endswith(".SpladePooling") for module in modules)
     for module in modules:
         kind, place = str(module.get("type", "")), module.get("path", "")
         package, _, name = kind.rpartition(".")
-        name = SPLADE.get(name, name)  # `convert` refuses SPLADE models unless their head is kept (own_heads.py)
+        if sparse and name in SPLADE:  # `convert` refuses such models unless their head is kept (own_heads.py)
+            name = SPLADE[name]
         if not name:
             continue
         if name not in PLAIN or not package.startswith("sentence_transformers."):

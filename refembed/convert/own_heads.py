@@ -40,11 +40,12 @@ BIASES = ("cls.predictions.bias", "cls.predictions.decoder.bias", "vocab_project
 TABLES = tuple(p + "embeddings.word_embeddings.weight" for p in ("bert.", "distilbert.", ""))
 
 
-def is_splade(folder: Path) -> bool:
-    """Whether modules.json says that the folder is a SPLADE model of sentence-transformers."""
+def splade_module(folder: Path) -> str:
+    """The module that makes sparse vectors of a sentence-transformers model, "" where there is none."""
     modules = load_json(folder / "modules.json")
     listed = modules if isinstance(modules, list) else []
-    return any(isinstance(m, dict) and str(m.get("type", "")).endswith(".SpladePooling") for m in listed)
+    kinds = [str(m.get("type", "")) for m in listed if isinstance(m, dict)]
+    return next((kind for kind in kinds if kind.endswith(".SpladePooling")), "")
 
 
 def there(folder: Path) -> list[str]:
@@ -100,7 +101,7 @@ def linear(path: Path, C: int, rows: int | None) -> tuple[Array, Array]:
 
 def check_splade(folder: Path) -> None:
     """ModelError for a SPLADE model that adds up or scales otherwise than max of log(1 + ReLU)."""
-    if not is_splade(folder):
+    if not splade_module(folder):
         return
     for module in load_json(folder / "modules.json") or []:
         if str(module.get("type", "")).endswith("SpladePooling"):

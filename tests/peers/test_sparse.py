@@ -46,7 +46,7 @@ def splade(kind: str, folder: Path) -> Any:
 @pytest.mark.parametrize("numerics", ["exact", "fast"])
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
 def test_splade_is_sentence_transformers(kind: str, numerics: str, tmp_path: Path) -> None:
-    """Weights reach 2.3. Largest difference measured: SPLADE_MEASURED."""
+    """Weights reach 3.2. Measured, sentence-transformers 6.2 in float64: exact 1.2e-7, fast 4.7e-6; products 1.6e-7."""
     encoder = splade(kind, tmp_path)
     file = convert(tmp_path / "splade", tmp_path / "m.gguf", heads=True)
     e = Embedder.load(file, semantics="original", numerics=numerics)
@@ -61,12 +61,12 @@ def test_splade_is_sentence_transformers(kind: str, numerics: str, tmp_path: Pat
     assert worst < {"exact": 5e-7, "fast": 2e-5}[numerics]
     scores = encoder.similarity(wanted, wanted).numpy()
     ours = [[a.dot(b) for b in found] for a in found]
-    assert np.abs(np.array(ours) - scores).max() < 1e-4 * np.abs(scores).max()
+    assert np.abs(np.array(ours) - scores).max() < 1e-6 * np.abs(scores).max()
 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_the_heads_of_bge_m3_are_pytorchs_layers(half: bool, tmp_path: Path) -> None:
-    """sparse_linear and colbert_linear as torch.save writes them. Largest difference measured: BGE_MEASURED."""
+    """sparse_linear and colbert_linear as torch.save writes them. Measured: 1.9e-7 of weights to 4.1, 1.5e-8 of vectors."""
     import torch
 
     model = build("xlm-roberta", tmp_path / "m3")
@@ -98,8 +98,8 @@ def test_the_heads_of_bge_m3_are_pytorchs_layers(half: bool, tmp_path: Path) -> 
         found = e.embed_sparse(text)
         assert found.ids.tolist() == sorted(wanted)
         seen += len(wanted)
-        assert np.abs(found.weights - [wanted[i] for i in sorted(wanted)]).max(initial=0) < 2e-6
+        assert np.abs(found.weights - [wanted[i] for i in sorted(wanted)]).max(initial=0) < 1e-6
         ours = e.embed_multi_vector(text)
-        assert np.abs(ours - vectors).max() < 1e-6
+        assert np.abs(ours - vectors).max() < 1e-7
         assert maxsim(ours, ours) == pytest.approx(len(ids) - 1, abs=1e-5)
     assert seen > 6
