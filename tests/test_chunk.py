@@ -230,6 +230,15 @@ def test_a_border_within_a_token_gives_it_to_the_chunk_behind(minilm: Path) -> N
     assert token_spans(t, "a cat sat", ids, [(0, 3), (3, 9)]) == [(0, 2), (2, 5)]  # ca|t: cat is one token
 
 
+def test_tokens_are_those_of_the_characters(minilm: Path) -> None:
+    t, text = load_tokenizer(minilm), "Cats,dogs!(no)"
+    ids = t.encode(text)
+    assert [t.decode([i]).strip() for i in ids] == ["[CLS]", "cats", ",", "dogs", "!", "(", "no", ")", "[SEP]"]
+    spans = [(0, 4), (4, 5), (5, 9), (9, 10), (10, 11), (11, 13), (13, 14)]
+    assert token_spans(t, text, ids, spans) == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 9)]
+    assert token_spans(t, text, ids, [(5, 13), (0, 9)]) == [(3, 7), (0, 4)]  # in any order, over each other
+
+
 def test_what_is_no_span_of_the_text_is_refused(tiny: Path) -> None:
     e = Embedder.load(tiny)
     for spans, said in (

@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md",
     "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md",
-    "docs/evaluate.md",
+    "docs/evaluate.md", "docs/recipes.md",
 )  # fmt: skip
 
 SKIPPED = {  # how a line or a block begins -> why it is not run
@@ -64,6 +64,8 @@ NEEDS = {  # what a line or a block has in it -> the optional package it needs
     "chromadb": "chromadb",
     "haystack": "haystack",
     "mteb": "mteb",
+    "import faiss": "faiss",
+    "from sklearn": "sklearn",
 }
 EXIT = {  # how a line begins that does not end with 0
     "refembed diff a.npz b.npz  ": 3,  # they differ

@@ -41,8 +41,7 @@ def token_spans(tokenizer: Tokenizer, text: str, ids: Sequence[int], spans: Sequ
     """Which of a text's tokens are a span's: from, to.
 
     ids      (T) of the text, with special tokens
-    returns  a token that reaches over a border belongs to what comes behind it, and so does white space before it.
-             Special tokens in front belong to spans from the text's beginning, those behind to spans to its end
+    returns  a token that reaches over a border belongs to what comes behind it. Special tokens in front belong to spans from the text's beginning, those behind to spans to its end
     Raises RequestError for a span without tokens.
 
     >>> from refembed import load_tokenizer
@@ -54,7 +53,7 @@ def token_spans(tokenizer: Tokenizer, text: str, ids: Sequence[int], spans: Sequ
     inner = ids[front : len(ids) - len(tokenizer.back())]
     at = {0: 0, len(text): len(ids)}
     for border in sorted({border for span in spans for border in span} - at.keys()):
-        begun = tokenizer.encode(text[:border].rstrip(), False, True)
+        begun = tokenizer.encode(text[:border], False, True)
         same = next(
             (i for i, (a, b) in enumerate(zip(begun, inner, strict=False)) if a != b), min(len(begun), len(inner))
         )

@@ -190,7 +190,7 @@ def test_splade_that_is_not_asked_for_or_not_known_is_refused(tmp_path: Path) ->
     splade_modules(folder, "sum")
     with pytest.raises(ModelError, match="SPLADE with sum and relu"):
         convert(folder, tmp_path / "m.gguf", heads=True)
-    with pytest.raises(ModelError, match="a module of type .*SpladePooling") as error:
+    with pytest.raises(ModelError, match=r"a module of type .*SpladePooling") as error:
         convert(folder, tmp_path / "m.gguf")
     assert "--heads" in error.value.hint
     with pytest.raises(ModelError, match="no head that --heads knows"):

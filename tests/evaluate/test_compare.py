@@ -15,7 +15,7 @@ from refembed import Embedder
 from refembed.compress import fit
 from refembed.convert.quantize import quantize_file
 from refembed.errors import EngineError, ModelError, RequestError
-from refembed.evaluate import Collection, Grid, Pair, evaluate_retrieval, evaluate_sts
+from refembed.evaluate import Collection, Grid, Pair, compare, evaluate_retrieval, evaluate_sts
 from refembed.evaluate.embedding import Job, in_own_process
 from refembed.evaluate.page import front
 from refembed.testing.synthetic import synthetic
@@ -97,10 +97,14 @@ def test_a_type_costs_what_quantize_writes(tiny: Path, tmp_path: Path) -> None:
     assert all(line.cost.tokens_per_second > 0 for line in report.lines)
 
 
-def test_a_document_with_the_querys_id_is_left_out_where_that_is_asked(tiny: Path) -> None:
+def test_a_document_with_the_querys_id_is_left_out_where_that_is_asked(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     c = Collection.of({"x": "the cat"}, {"x": "the cat", "y": "hello world"}, {"x": {"y": 1}})
     found = {skip: evaluate_retrieval(c, Grid((str(tiny),)), ["mrr"], skip_same_id=skip) for skip in (False, True)}
     assert [found[skip].lines[0].values["MRR"] for skip in (False, True)] == [0.5, 1]
+    monkeypatch.setattr(compare, "DEPTH", 1)  # one more is looked for, since one may be left out
+    assert evaluate_retrieval(c, Grid((str(tiny),)), ["mrr"], skip_same_id=True).lines[0].values["MRR"] == 1
 
 
 def test_prompts_go_in_front_of_queries_and_of_documents(tmp_path: Path) -> None:

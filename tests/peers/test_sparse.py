@@ -46,7 +46,7 @@ def splade(kind: str, folder: Path) -> Any:
 @pytest.mark.parametrize("numerics", ["exact", "fast"])
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
 def test_splade_is_sentence_transformers(kind: str, numerics: str, tmp_path: Path) -> None:
-    """Weights reach 3.2. Measured, sentence-transformers 6.2 in float64: exact 1.2e-7, fast 4.7e-6; products 1.6e-7."""
+    """Weights reach 3.2. Measured, sentence-transformers 6.2 in float64: exact 1.2e-7, fast 4.7e-6, products 1.6e-7."""
     encoder = splade(kind, tmp_path)
     file = convert(tmp_path / "splade", tmp_path / "m.gguf", heads=True)
     e = Embedder.load(file, semantics="original", numerics=numerics)
@@ -66,7 +66,7 @@ def test_splade_is_sentence_transformers(kind: str, numerics: str, tmp_path: Pat
 
 @pytest.mark.parametrize("half", [False, True])
 def test_the_heads_of_bge_m3_are_pytorchs_layers(half: bool, tmp_path: Path) -> None:
-    """sparse_linear and colbert_linear as torch.save writes them. Measured: 1.9e-7 of weights to 4.1, 1.5e-8 of vectors."""
+    """As torch.save writes sparse_linear and colbert_linear. Measured: 1.9e-7 of weights to 4.1, 1.5e-8 of vectors."""
     import torch
 
     model = build("xlm-roberta", tmp_path / "m3")
