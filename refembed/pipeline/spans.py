@@ -41,7 +41,8 @@ def token_spans(tokenizer: Tokenizer, text: str, ids: Sequence[int], spans: Sequ
     """Which of a text's tokens are a span's: from, to.
 
     ids      (T) of the text, with special tokens
-    returns  a token that reaches over a border belongs to what comes behind it. Special tokens in front belong to spans from the text's beginning, those behind to spans to its end
+    returns  a token that reaches over a border belongs to what comes behind it. Special tokens in front belong to
+             spans from the text's beginning, those behind to spans to its end
     Raises RequestError for a span without tokens.
 
     >>> from refembed import load_tokenizer
