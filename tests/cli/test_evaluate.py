@@ -107,6 +107,16 @@ def test_the_page_has_a_drawing_with_words_and_every_number(evaluate: Cli, tmp_p
     assert "https:" not in text
 
 
+def test_the_page_of_one_line_has_its_numbers_and_no_drawing(evaluate: Cli, tmp_path: Path) -> None:
+    r = evaluate("--measure", "map", "--html", "p.html")
+    assert r.code == 0
+    page = Page()
+    page.feed((tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert [tag for tag, _ in page.found if tag == "svg"] == []
+    assert [tag for tag, _ in page.found if tag == "tr"] == ["tr", "tr"]
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
