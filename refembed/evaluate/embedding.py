@@ -18,10 +18,10 @@ import numpy as np
 
 from refembed.arrays import F32
 from refembed.convert.quantize import quantize_file
-from refembed.convert.quantize_mix import canonical
 from refembed.embedder import Embedder
 from refembed.errors import EngineError, ModelError, RefembedError, RequestError, TooLongError
 from refembed.evaluate.settings import Setting
+from refembed.gguf import open_gguf
 from refembed.hub import resolve
 from refembed.hub.prompts import Prompts, find, prefix_for
 from refembed.parse_json import parse_json, parse_object
@@ -30,6 +30,7 @@ Say = Callable[[str], None]
 Texts = Mapping[str, tuple[list[str], str]]  # name -> (texts, what goes before each)
 
 STATUS = Path("/proc/self/status")
+WARM = 8  # texts of each list that are embedded before the clock starts
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Cost:
 
     @property
     def tokens_per_second(self) -> float:
+        """How fast it was."""
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -87,10 +89,11 @@ class Models:
         return self.files[model, weights]
 
     def stored(self, model: str, weights: str) -> Path:
-        """A file in another type, byte for byte what `refembed quantize` writes of the model's F32 file."""
+        """A file in another type, byte for byte what `refembed quantize` writes of the model's own."""
         source = resolve(model)
-        if canonical(weights) == "F32":
-            return source
+        with open_gguf(source) as f:
+            if {t.type.name for t in f.tensors.values()} == {weights}:  # F32 already
+                return source
         target = self.folder() / f"{len(self.files)}-{source.stem}-{weights}.gguf"
         self.say(f"storing {model} as {weights}")
         quantize_file(source, target, weights)
@@ -127,7 +130,7 @@ def embed_texts(e: Embedder, model: str, pooling: str, texts: Texts) -> tuple[di
         hint = "--pooling mean, cls or last, as the model's card says"
         raise RequestError(f"{model}: pooling {options.pooling} gives no vector a text to compare", hint=hint)
     for name, (given, prefix) in texts.items():  # compiles what is needed, and fills caches
-        e.vectors([ids_of(e, prefix + given[0], f"{name} 0")[0]], *options)
+        e.vectors([ids_of(e, prefix + text, f"{name} {i}")[0] for i, text in enumerate(given[:WARM])], *options)
     start, tokens, cut, found = time.perf_counter(), 0, 0, {}
     for name, (given, prefix) in texts.items():
         every = [ids_of(e, prefix + text, f"{name} {i}") for i, text in enumerate(given)]
