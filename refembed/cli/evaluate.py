@@ -63,7 +63,13 @@ with.
     "--vectors", multiple=True, metavar="SCHEME",
     help="How vectors are stored (`refembed compress`); A+B: A, candidates scored again by B. Repeatable.  [float32]",
 )  # fmt: skip
-@click.option("--measure", "measures", multiple=True, metavar="NAME@K", help="What to compute. Repeatable.")
+@click.option(
+    "--measure",
+    "measures",
+    multiple=True,
+    metavar="NAME@K",
+    help="What to compute. Repeatable.  [ndcg@10 recall@10 recall@100 mrr@10 map p@10]",
+)
 @click.option("--skip-same-id", is_flag=True, help="Never find the document that has the query's id, as in BEIR.")
 @click.option("--skip-unknown", is_flag=True, help="Leave out judgements of what is not there. Otherwise an error.")
 @click.option("--memory", is_flag=True, help="Embed in processes of their own, and say each model's memory (Linux).")

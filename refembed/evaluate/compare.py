@@ -57,7 +57,7 @@ class Line:
             "bytes_a_vector": self.bytes, "bytes_to_score_again": self.more_bytes,
             "tokens_per_second": round(self.cost.tokens_per_second, 1), "seconds": round(self.cost.seconds, 3),
             "tokens": self.cost.tokens, "cut_texts": self.cost.cut, "file_bytes": self.cost.file_bytes,
-            "peak_bytes": self.cost.peak_bytes,
+            "peak_bytes": self.cost.peak_bytes, "cores": self.cost.cores,
         }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from refembed.evaluate.settings import Setting
 from refembed.gguf import open_gguf
 from refembed.hub import resolve
 from refembed.hub.prompts import Prompts, find, prefix_for
+from refembed.kernels import threads
 from refembed.parse_json import parse_json, parse_object
 
 Say = Callable[[str], None]
@@ -43,6 +44,7 @@ class Cost:
     peak_bytes  the most memory of a process that did this and nothing else; None where it was not asked for, and where
                 the system does not say (Linux does)
     cut         texts that were too long for the model and lost their end
+    cores       that shared the work
     """
 
     tokens: int
@@ -50,6 +52,7 @@ class Cost:
     file_bytes: int
     peak_bytes: int | None
     cut: int
+    cores: int
 
     @property
     def tokens_per_second(self) -> float:
@@ -111,7 +114,7 @@ class Models:
         if not self.memory:
             return embed_texts(self.embedder(s), s.model, s.pooling, texts)
         self.loaded = None
-        job = Job(s.model, str(self.file(s.model, s.weights)), s.numerics, s.pooling, texts)
+        job = Job(s.model, str(self.file(s.model, s.weights)), s.numerics, s.pooling, texts, threads.cores())
         return in_own_process(job, self.folder())
 
     def prefixes(self, s: Setting) -> tuple[str, str]:
@@ -136,17 +139,18 @@ def embed_texts(e: Embedder, model: str, pooling: str, texts: Texts) -> tuple[di
         every = [ids_of(e, prefix + text, f"{name} {i}") for i, text in enumerate(given)]
         tokens, cut = tokens + sum(len(ids) for ids, _ in every), cut + sum(was for _, was in every)
         found[name] = np.stack(e.vectors([ids for ids, _ in every], *options))
-    return found, Cost(tokens, time.perf_counter() - start, e.info.file_size, None, cut)
+    return found, Cost(tokens, time.perf_counter() - start, e.info.file_size, None, cut, threads.cores())
 
 
 class Job(NamedTuple):
-    """What a process of its own is to embed: the model's name and file, and `embed_texts`'s arguments."""
+    """What a process of its own is to embed: the model's name and file, cores, and `embed_texts`'s arguments."""
 
     model: str
     file: str
     numerics: str
     pooling: str
     texts: Texts
+    cores: int
 
 
 def in_own_process(job: Job, folder: Path) -> tuple[dict[str, F32], Cost]:
@@ -173,7 +177,8 @@ def in_own_process(job: Job, folder: Path) -> tuple[dict[str, F32], Cost]:
 def run_job() -> None:
     """The other side: the process's work, in the folder that its command line names."""
     folder = Path(sys.argv[1])
-    model, file, numerics, pooling, texts = parse_json((folder / "job.json").read_bytes())
+    model, file, numerics, pooling, texts, cores = parse_json((folder / "job.json").read_bytes())
+    threads.use(cores)
     try:
         found, cost = embed_texts(Embedder.load(file, numerics=numerics), model, pooling, texts)
     except RefembedError as e:

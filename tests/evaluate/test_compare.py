@@ -18,6 +18,7 @@ from refembed.errors import EngineError, ModelError, RequestError
 from refembed.evaluate import Collection, Grid, Pair, compare, evaluate_retrieval, evaluate_sts
 from refembed.evaluate.embedding import Job, in_own_process
 from refembed.evaluate.page import front
+from refembed.kernels import threads
 from refembed.testing.synthetic import synthetic
 from tests.tiny import WORDS
 
@@ -180,12 +181,16 @@ def test_requests_that_make_no_sense_are_refused(tiny: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what a process needed")
-def test_a_process_of_its_own_gives_the_same_vectors_and_its_memory(tiny: Path) -> None:
+def test_a_process_of_its_own_gives_the_same_vectors_and_its_memory(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "chosen", [3])  # --threads 3
     grid = Grid((str(tiny),), numerics=("exact",))
     here, there = (evaluate_retrieval(COLLECTION, grid, ["ndcg@10"], memory=m).lines[0] for m in (False, True))
     assert there.values == here.values
     assert there.cost.tokens == here.cost.tokens
     assert here.cost.peak_bytes is None
+    assert (here.cost.cores, there.cost.cores) == (3, 3)
     assert 20 << 20 < (there.cost.peak_bytes or 0) < 1 << 30  # Python and NumPy alone: 60 MiB
 
 
@@ -211,9 +216,9 @@ def test_a_process_of_its_own_says_what_went_wrong(tiny: Path, tmp_path: Path) -
         evaluate_retrieval(COLLECTION, Grid((str(tiny),), poolings=("none",)), ["map"], memory=True)
     assert error.value.hint.startswith("--pooling mean")
     with pytest.raises(ModelError, match=r"nosuch.gguf: no such file"):
-        in_own_process(Job("m", "nosuch.gguf", "exact", "mean", {"query": (["a"], "")}), tmp_path)
+        in_own_process(Job("m", "nosuch.gguf", "exact", "mean", {"query": (["a"], "")}, 1), tmp_path)
     with pytest.raises(EngineError, match=r"m: the process that embeds ended with 1: ValueError"):  # a fault of ours
-        in_own_process(Job("m", str(tiny), "exact", "mean", {"query": ([], "")}), tmp_path)
+        in_own_process(Job("m", str(tiny), "exact", "mean", {"query": ([], "")}, 1), tmp_path)
 
 
 def test_the_lines_that_no_other_beats(tiny: Path) -> None:
