@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -18,18 +18,22 @@ from refembed._version import __version__
 from refembed.arrays import F32, Float
 from refembed.errors import RequestError, TooLongError
 from refembed.gguf import GGUFFile
+from refembed.gguf import open_gguf as open_file
 from refembed.hub.opening import open_gguf
 from refembed.kernels.numerics import load_ops, remark_on
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.kernels.threads import cores, parallel_map
 from refembed.model import Model, load_model
-from refembed.model.batch import pack
+from refembed.model.batch import Batch, pack
 from refembed.model.info import Info, read_info
 from refembed.model.lora import Adapter, adapted, load_adapters
 from refembed.model.published import check_semantics, original
 from refembed.model.trace import Recorder, Trace
+from refembed.model.vision import Tower, load_tower
 from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
+from refembed.pipeline.images import has_image, image_input
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
+from refembed.pipeline.multimodal import batch_of, check_tower
 from refembed.pipeline.progress import Bar
 from refembed.pipeline.spans import check_spans, pool_spans, token_spans
 from refembed.pipeline.sparse import multi_vector, read_multi_vector, read_sparse, sparse
@@ -65,15 +69,17 @@ class Embedder:
 
     def __init__(
         self, info: Info, tokenizer: Tokenizer, model: Model, ops: Ops, batch_tokens: int = BATCH_TOKENS,
-        adapters: Sequence[Adapter] = (), file: GGUFFile | None = None,
+        adapters: Sequence[Adapter] = (), file: GGUFFile | None = None, tower: Tower | None = None,
     ) -> None:  # fmt: skip
         """batch_tokens: texts run together up to so many tokens; a longer text, or with 0 every text, runs alone.
 
         adapters  what `ops` adds to the weights, for callers that need them
         file      the open file of the model; None: `info.path`, opened when it is asked for
+        tower     what images go through
         """
         self.info, self.tokenizer, self.model, self.ops = info, tokenizer, model, ops
         self.batch_tokens, self.adapters, self._file = batch_tokens, tuple(adapters), file
+        self.tower = tower
         self.options: dict[str, Any] = {}  # of `load`
 
     @property
@@ -108,6 +114,7 @@ class Embedder:
         repack: bool = True,
         n_ubatch: int = 0,
         lora: Sequence[str | Path] = (),
+        mmproj: str | Path | None = None,
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
         mmap: bool = True,
@@ -121,6 +128,7 @@ class Embedder:
                          activations rounded to bfloat16; "auto" is fast
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
+        mmproj           the GGUF file of the model's vision tower: `embed` then takes images too (docs/images.md)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
                          (`refembed.model.published`, docs/differences.md)
         memory_budget    bytes of decoded matrices that all numerics but `ggml` keep; None: a quarter of the machine's
@@ -157,10 +165,14 @@ class Embedder:
         tokenizer = load_tokenizer(f)
         if semantics == "original":
             loaded = original(loaded, f, tokenizer.vocab.sep)
-        e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f)
+        tower = None if mmproj is None else load_tower(open_file(mmproj, mmap=mmap))
+        if tower is not None:
+            check_tower(loaded, tower, str(f.path))
+        e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
         e.options = switches | {
             "numerics": ops.name, "n_ubatch": n_ubatch, "lora": lora, "semantics": semantics, "mmap": mmap,
+            "mmproj": None if mmproj is None else Path(mmproj).absolute(),
         }  # fmt: skip
         return e
 
@@ -204,7 +216,8 @@ class Embedder:
         """Vectors of texts.
 
         texts       one text, or several in order: a list, a tuple, an array, a Series or a generator. A text is
-                    characters, UTF-8 bytes, or, among several, a list of token ids
+                    characters, UTF-8 bytes, or, among several, a list of token ids. With `mmproj`, also a text with
+                    images: {"text": "...", "image": path, bytes, array or a list of them}, as `image_input` says
         pooling     "native" (the model's own), none, mean, cls, last, max, mean_sqrt_len, weightedmean; "rank": a
                     reranker's outputs (R) for texts that are pairs already; `rerank` makes pairs
         normalize   -1 as it is, 0 largest magnitude 32760, 1 taxicab, 2 Euclid, p: llama.cpp's embd_normalize; None is
@@ -217,6 +230,9 @@ class Embedder:
         """
         inputs, alone = input_list(texts)
         options = self.resolve_options(pooling, normalize, dimensions)
+        if any(map(has_image, inputs)):
+            vectors = [self.vector_of(given, i, options, truncate) for i, given in enumerate(inputs)]
+            return vectors[0] if alone else self.stack(vectors, options.pooling, options.dimensions)
         ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]  # tokenize, truncate
         vectors = self.vectors(ids, *options)  # pack, forward, pool, normalize
         return vectors[0] if alone else self.stack(vectors, options.pooling, options.dimensions)
@@ -316,6 +332,65 @@ class Embedder:
                 compute(batch)
         return vectors
 
+    def vector_of(self, given: Any, index: int, options: VectorOptions, truncate: bool = False) -> F32:
+        """The vector (D) of one input, (T, D) where nothing is pooled. One with images runs alone.
+
+        >>> e = Embedder.load("minilm")
+        >>> e.vector_of("a cat", 0, e.resolve_options()).shape
+        (384,)
+        """
+        if not has_image(given):
+            return self.vectors([self.ids_of(given, index, truncate)], *options)[0]
+        return self.vector_of_batch(self.image_batch(given, index), options)
+
+    def vector_of_batch(self, batch: Batch, options: VectorOptions) -> F32:
+        """The vector (D) of a batch of one text, (T, D) where nothing is pooled.
+
+        >>> e = Embedder.load("minilm")
+        >>> e.vector_of_batch(pack([[101, 4937, 102]]), e.resolve_options()).shape
+        (384,)
+        """
+        (row,) = forward_and_pool(self.model, self.ops, batch, options.pooling)
+        return cut_and_normalize(row, options.normalize, options.dimensions)
+
+    def image_batch(self, given: Mapping[str, Any], index: int = 0, tap: Tap = NO_TAP) -> Batch:
+        """A text with images, {"text": ..., "image": ...}, as the text model runs it.
+
+        tap  is given every tensor of the tower
+        Raises RequestError for an image that cannot be taken, and where there is no tower.
+
+        >>> from refembed.testing.synthetic import synthetic  # a model and a tower with random weights
+        >>> from refembed.testing.synthetic_mmproj import synthetic_mmproj
+        >>> model, mmproj = synthetic("model.gguf", "gemma-embedding"), synthetic_mmproj("mmproj.gguf")
+        >>> e = Embedder.load(model, mmproj=mmproj)
+        >>> (image,) = e.image_batch({"text": "the <__media__> cat", "image": np.zeros((9, 9, 3), np.uint8)}).images
+        >>> image.end - image.begin, image.rows.shape  # 6 x 6 patches, 2 x 2 of them a token
+        (9, (9, 36))
+        """
+        what = f"input {index}"
+        if self.tower is None:
+            hint = "Embedder.load(model, mmproj=FILE); on the command line, --mmproj FILE"
+            raise RequestError(f"{what}: an image, but no vision tower was loaded with the model", hint=hint)
+        limit = self.info.n_ctx
+        return batch_of(image_input(given, index), self.tower, self.tokenizer, self.ops, limit, what, tap)
+
+    def trace_image(self, image: Any) -> Trace:
+        """Every tensor of the vision tower on one image, under llama.cpp's names, from pixels to the text model's rows.
+
+        image  a path, a file's bytes, or pixels (height, width, 3) of uint8
+        Raises RequestError for an image that cannot be taken, and where there is no tower.
+
+        >>> from refembed.testing.synthetic import synthetic
+        >>> from refembed.testing.synthetic_mmproj import synthetic_mmproj
+        >>> model, mmproj = synthetic("model.gguf", "gemma-embedding"), synthetic_mmproj("mmproj.gguf", image_size=42)
+        >>> Embedder.load(model, mmproj=mmproj).trace_image(np.zeros((9, 9, 3), np.uint8))["inp_raw"].shape
+        (3, 42, 42)
+        """
+        meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
+        recorder = Recorder(meta)
+        self.image_batch({"image": image}, tap=recorder)
+        return recorder.trace
+
     def stack(self, vectors: list[F32], how: str, dimensions: int | None = None) -> F32 | list[F32]:
         """Vectors (D) of S texts as one array (S, D); where nothing is pooled, the list as it is."""
         if how == "none":
@@ -392,10 +467,16 @@ class Embedder:
             ordered(texts, "texts", "embed_iter([text]); a generator, a file's lines or a list will do")
         truncate = options.pop("truncate", False)
         resolved = self.resolve_options(**options)
-        stream = (self.ids_of(text, i, truncate) for i, text in enumerate(texts))
+        stream: Iterator[Any] = (
+            text if has_image(text) else self.ids_of(text, i, truncate) for i, text in enumerate(texts)
+        )
         with Bar(None, wanted=progress) as bar:
-            while ids := take_batch(stream, batch_tokens):
-                for vector in self.vectors(ids, *resolved):
+            while inputs := take_batch(stream, batch_tokens):
+                if any(map(has_image, inputs)):
+                    vectors = [self.vector_of(given, i, resolved) for i, given in enumerate(inputs)]
+                else:
+                    vectors = self.vectors(inputs, *resolved)
+                for vector in vectors:
                     yield vector
                     bar.advance(0)
 
@@ -410,13 +491,16 @@ class Embedder:
     ) -> Trace:  # fmt: skip
         """Every tensor of one text's run, under llama.cpp's names, up to `result_embd_pooled` (not normalized).
 
+        text  may have images: the trace is of the text model then, `trace_image` of the tower
         tap  is given each tensor in place of a new Recorder; the Trace is then empty
         ops  computes in place of the embedder's own operations
         """
-        ids, how = self.ids_of(text, 0, truncate), self.resolve_options(pooling).pooling
+        how = self.resolve_options(pooling).pooling
+        given: Any = text
+        batch = self.image_batch(given) if has_image(given) else pack([self.ids_of(given, 0, truncate)])
         meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
-        recorder = Recorder(meta | {"tokens": ids, "pooling": how})
-        forward_and_pool(self.model, ops or self.ops, pack([ids]), how, tap or recorder)
+        recorder = Recorder(meta | {"tokens": batch.ids.tolist(), "pooling": how})
+        forward_and_pool(self.model, ops or self.ops, batch, how, tap or recorder)
         return recorder.trace
 
     def ids_of(self, text: Input, index: int, truncate: bool) -> list[int]:

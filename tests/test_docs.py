@@ -27,9 +27,11 @@ from conformance.__main__ import main as conformance_command
 from refembed import Embedder
 from refembed.hub.cache import cache_folder
 from refembed.testing.synthetic import synthetic
+from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from tests.cli.conftest import Cli, cli
 from tests.copies import copied
 from tests.llama_embedding_cases import WITH_EOS
+from tests.pngs import png
 from tests.pooling.test_rerank import HEAD
 from tests.server.servers import refembed
 
@@ -40,7 +42,7 @@ __all__ = ["cli"]  # a fixture
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md",
-    "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md",
+    "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md", "docs/images.md",
     "docs/evaluate.md", "docs/recipes.md",
 )  # fmt: skip
 
@@ -66,6 +68,7 @@ NEEDS = {  # what a line or a block has in it -> the optional package it needs
     "mteb": "mteb",
     "import faiss": "faiss",
     "from sklearn": "sklearn",
+    "photo.png": "PIL",
 }
 EXIT = {  # how a line begins that does not end with 0
     "refembed diff a.npz b.npz  ": 3,  # they differ
@@ -97,6 +100,9 @@ def furnish(page: str, folder: Path, tiny: Path, minilm: Path, minilm_folder: Pa
     copied(tiny, folder / "e5.gguf", {"general.name": ("e5-base-v2", "STRING")})
     copied(synthetic(folder / "r.gguf", "bert", pooling=4, optional=HEAD), folder / "reranker.gguf", WITH_EOS)
     synthetic(folder / "gemma.gguf", "gemma3", pooling=1)
+    synthetic(folder / "text.gguf", "gemma-embedding", pooling=1)
+    synthetic_mmproj(folder / "mmproj.gguf")
+    (folder / "photo.png").write_bytes(png(2, 2, 8, 2, b"\0\1\2\3\4\5\6" * 2))
     (folder / "other.gguf").symlink_to(tiny)
     (folder / "all-MiniLM-L6-v2").symlink_to(minilm_folder)
     (folder / "tokenizer.json").symlink_to(minilm_folder / "tokenizer.json")

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import refembed
+from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.ops import Ops
 from refembed.kernels.quant import dequant, quantize
 from refembed.kernels.state_ops import StateOps
@@ -56,7 +57,9 @@ INTERNAL = {  # methods without underscore that other rooms of refembed call, an
 
 def exact_functions() -> Iterator[str]:
     """The operations of `Ops` that have a function of their own in kernels/exact, and the formulas."""
-    operations = [n for c in (Ops, StateOps) for n, value in vars(c).items() if isinstance(value, FunctionType)]
+    operations = [
+        n for c in (Ops, StateOps, ImageOps) for n, value in vars(c).items() if isinstance(value, FunctionType)
+    ]
     for path in sorted(Path(refembed.__file__).parent.glob("kernels/exact/*.py")):
         module = importlib.import_module(f"refembed.kernels.exact.{path.stem}".removesuffix(".__init__"))
         for name in (*operations, *FORMULAS.get(path.stem, ())):

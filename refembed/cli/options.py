@@ -112,6 +112,19 @@ model_option: Decorator = click.option(
 )
 
 
+mmproj_option: Decorator = click.option(
+    "--mmproj", metavar="FILE", help="The model's vision tower, a GGUF file: images can be embedded then."
+)
+
+image_option: Decorator = click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    help="An image that goes with TEXT, or pixels as .npy; repeatable.",
+)
+
+
 def model_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """MODEL as an argument, or with -m as elsewhere; the command gets it as `model`."""
 

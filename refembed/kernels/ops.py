@@ -24,6 +24,7 @@ import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
+from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.specs import BIDIRECTIONAL, AttentionMask, AttentionSpec, Rope
 from refembed.kernels.state_ops import StateOps
 from refembed.kernels.taps import NO_TAP, NoTap, Tap
@@ -31,7 +32,7 @@ from refembed.kernels.taps import NO_TAP, NoTap, Tap
 __all__ = ["BIDIRECTIONAL", "COMPOSED", "NO_TAP", "AttentionMask", "AttentionSpec", "NoTap", "Ops", "Rope", "Tap"]
 
 
-class Ops(StateOps):
+class Ops(StateOps, ImageOps):
     """The operations of a forward pass, in one numerics. x is (T, C), row-major: the tokens of all texts, end to end.
 
     In all numerics but `ggml` every operation treats a row (attention: a text) in the same way whatever stands next to

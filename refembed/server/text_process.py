@@ -34,6 +34,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from refembed.gguf.reader import GGUFFile
+from refembed.model.vision import load_tower
 from refembed.server.errors import ApiError, as_api_error
 from refembed.server.inputs import Rules
 from refembed.server.model_files import CHANGED, Stamp, stamp_of
@@ -72,13 +73,15 @@ class Setup:
     n_vocab: int
     width: int
     log_level: int
+    mmproj: Path | None = None  # of the vision tower
 
     def rules(self) -> Rules:
         """With the tokenizer, loaded anew. ApiError 503 where the file is another one by now."""
         tokenizer = load_tokenizer(GGUFFile(self.path))
         if stamp_of(self.path) != self.stamp:
             raise ApiError(CHANGED, "unavailable_error")
-        return Rules(tokenizer, self.settings, self.limits, self.how, self.n_vocab, self.width)
+        tower = None if self.mmproj is None else load_tower(GGUFFile(self.mmproj))
+        return Rules(tokenizer, self.settings, self.limits, self.how, self.n_vocab, self.width, tower)
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: nothing waits for the result any more

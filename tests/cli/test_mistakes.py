@@ -12,6 +12,7 @@ from refembed.compress.file import compress, save
 from refembed.compress.schemes import fit
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.testing.synthetic import synthetic
+from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from tests.cli.conftest import Cli
 from tests.copies import copied
 from tests.llama_embedding_cases import WITH_EOS
@@ -53,6 +54,8 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, data in whole.items():
         (folder / name).write_bytes(data)
     (folder / "folder").mkdir()
+    synthetic(folder / "tt.gguf", "gemma-embedding", pooling=1)
+    synthetic_mmproj(folder / "tower.gguf")
     return folder
 
 
@@ -108,6 +111,17 @@ EMBED = """
 1 a b -o x.jsonl --keys key.txt                    | there is no key for it
 1 a --cache-file folder                            | cache folder: unable to open
 1 a --cache-file rubbish                           | rubbish: not a cache of refembed; it is left as it is
+1 a --image x.png                                    | --image needs --mmproj FILE
+1 a b --image x.png --mmproj m.gguf                  | --image goes with one TEXT or none
+1 -f t.txt --image x.png --mmproj m.gguf             | --image goes with one TEXT or none
+2 a --image x.png --mmproj nosuch                    | nosuch: reading magic
+2 a --image x.png --mmproj m.gguf                    | general.architecture is 'bert', not 'clip': no vision tower
+1 -m tt.gguf a --image nosuch.png --mmproj tower.gguf  | image: 'nosuch.png': no such file
+1 -m tt.gguf a --image folder --mmproj tower.gguf    | image: 'folder': Is a directory
+1 -m tt.gguf a --image large.npy --mmproj tower.gguf | an array of shape (120, 16) and type float64
+1 -m tt.gguf a --image cut.npy --mmproj tower.gguf   | no array in it: an array of (120, 16) is not in 500 bytes
+1 -m tt.gguf a --image rubbish.npy --mmproj tower.gguf  | no array in it
+2 -m m.gguf a --image cut.npy --mmproj tower.gguf    | architecture bert with images is not computed yet
 1 a --lora nosuch                                  | lora nosuch: no such file
 1 a --lora m.gguf:nan                              | a scale must be finite
 2 a --lora m.gguf                                  | not 'adapter'

@@ -19,7 +19,7 @@ import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.exact import attention, experts, sums
+from refembed.kernels.exact import activations, attention, conv, experts, sums
 from refembed.kernels.exact import rope as rotary
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise, recurrent
@@ -268,6 +268,14 @@ class Fast(FastStateOps):
         spinning_pool.parallel_for(decoder.gelu_erf, x, out, rows=len(x), size=16 * x.size)
         return out
 
+    def interpolate(self, x: Float, height: int, width: int) -> Float:
+        """y = a (1 - dx) (1 - dy) + b dx (1 - dy) + c (1 - dx) dy + d dx dy."""
+        return conv.interpolate(x, height, width)
+
+    def gelu_quick(self, x: Float) -> Float:
+        """y = x / (1 + e^(-1.702 x))."""
+        return activations.gelu_quick(x)
+
     def silu(self, x: Float) -> Float:
         """y = x / (1 + e^-x)."""
         out = self.empty(x.shape)
@@ -355,11 +363,18 @@ class Fast(FastStateOps):
             first += out.shape[1]
         return outs
 
+    def conv_2d(self, x: Float, w: Tensor) -> Float:
+        """y[:, n] = W patch_n."""
+        return np.ascontiguousarray(self.linear(conv.patches(x, w.shape[-1]), conv.as_matrix(w)).T)
+
     def attention(
         self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
         bias: Float | None = None, sinks: Tensor | None = None,
     ) -> Float:  # fmt: skip
         """y = softmax(scale q kᵀ + bias + mask) v, each sequence and head on its own."""
+        if spec.mask.spans:  # of images, which no kernel has: the definition, in float32
+            own = None if sinks is None else self.weight(sinks)
+            return attention.attention(q, k, v, spec, offsets, tap, bias=bias, sinks=own)
         out, how, slopes = self.empty(q.shape), args_of(spec), slopes_of(spec.n_head, spec.mask.max_bias)
         more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
         sink = NOTHING if sinks is None else self.weight(sinks)
