@@ -13,6 +13,7 @@ OTHERS = {
     "gpu": "the `cupy` numerics on a GPU: whether it is right, then how fast",
     "mixed": "small requests while a giant one is computed",
     "memory": "peak memory of each engine",
+    "retrieval": "what quantization of weights and vectors costs retrieval",
     "rows": "which BLAS kernels keep rows apart, for `exact`",
     "server": "requests a second",
     "soak": "64 clients, some of which leave, compared with llama-server",
