@@ -13,6 +13,7 @@ OTHERS = {
     "mixed": "small requests while a giant one is computed",
     "memory": "peak memory of each engine",
     "rows": "which BLAS kernels keep rows apart, for `exact`",
+    "scale": "texts a second of processes and threads, and the memory of a worker",
     "server": "requests a second",
     "soak": "64 clients, some of which leave, compared with llama-server",
     "stalls": "how long /health waits while large bodies are read",

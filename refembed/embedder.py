@@ -5,7 +5,9 @@ text ─► tokenize ─► truncate ─► pack ─► forward ─► hidden (T
 
 from __future__ import annotations
 
+import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,12 +17,14 @@ import numpy as np
 
 from refembed._version import __version__
 from refembed.arrays import F32, Float
-from refembed.errors import RequestError, TooLongError
+from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.gguf import GGUFFile
+from refembed.hub.digests import digests_of
 from refembed.hub.opening import open_gguf
 from refembed.kernels.numerics import load_ops, remark_on
 from refembed.kernels.ops import NO_TAP, Ops, Tap
-from refembed.kernels.threads import cores, parallel_map
+from refembed.kernels.quant.row_blocks import in_bytes
+from refembed.kernels.threads import configure, cores, parallel_map
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
 from refembed.model.info import Info, read_info
@@ -28,6 +32,7 @@ from refembed.model.lora import Adapter, adapted, load_adapters
 from refembed.model.published import check_semantics, original
 from refembed.model.trace import Recorder, Trace
 from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
+from refembed.pipeline.processes import ProcessPool
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
 from refembed.pipeline.progress import Bar
 from refembed.pipeline.truncate import truncate as truncate_ids
@@ -39,6 +44,7 @@ from refembed.tokenizer import Tokenizer, load_tokenizer
 from refembed.tokenizer.pairs import encode_pair
 
 BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes no bits
+WARMING = (1, 8, 30, 100, 300)  # tokens: a few rows, panels, rows of panels, longer than captured graphs are
 FORWARD_TOKENS = 256  # of one forward pass of `fast`: few enough that hidden states stay in a core's own cache
 
 
@@ -72,6 +78,7 @@ class Embedder:
         self.info, self.tokenizer, self.model, self.ops = info, tokenizer, model, ops
         self.batch_tokens, self.adapters, self._file = batch_tokens, tuple(adapters), file
         self.options: dict[str, Any] = {}  # of `load`
+        self.pool: ProcessPool | None = None  # `start_pool`
 
     @property
     def file(self) -> GGUFFile:
@@ -80,11 +87,18 @@ class Embedder:
             self._file = open_gguf(self.info.path)
         return self._file
 
-    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[Path]]:
-        """Pickling and copying load the same file again, with the same options; the weights stay mapped, and shared."""
+    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[Any, ...]]:
+        """Pickling and copying load the same file again, with the same options; the weights stay mapped, and shared.
+
+        The files' SHA-256 goes along: where they are others by then, loading is a ModelError.
+        """
         if not self.options:
             raise TypeError("only an Embedder that Embedder.load made can be pickled or copied")
-        return partial(Embedder.load, **self.options), (self.info.path.absolute(),)
+        return load_again, (self.info.path.absolute(), self.options, digests_of(self.paths()))
+
+    def paths(self) -> list[Path]:
+        """All files that the vectors depend on: the model's shards, the adapters'."""
+        return [*self.file.paths, *(path for adapter in self.adapters for path in adapter.paths)]
 
     def __repr__(self) -> str:
         """One line: the model, and what its vectors are."""
@@ -108,6 +122,7 @@ class Embedder:
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
         mmap: bool = True,
+        threads: int | None = None,
     ) -> Embedder:
         """Open a model.
 
@@ -124,6 +139,9 @@ class Embedder:
                          memory and speed, no bits (`kernels/quant/row_blocks.py`)
         mmap             the weights stay in the file, mapped into memory, and must not change there; False copies the
                          file into memory first
+        threads          cores to use, also by BLAS; None: as many as REFEMBED_THREADS says, else all that this process
+                         may use. It is the process that has them: all its models share the number given last. Changes
+                         speed, no bits
 
         For `ggml`, which llama.cpp to equal:
         profile     its build: "avx2" (the wheel that refembed is checked against), "avx2-gcc12", "avx512"
@@ -136,6 +154,7 @@ class Embedder:
         refembed can run, DownloadError where it cannot be fetched, RequestError for an option that is not there.
         """
         check_semantics(semantics, numerics)
+        configure(threads)
         switches: dict[str, Any] = {
             "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget
         }  # fmt: skip
@@ -157,6 +176,7 @@ class Embedder:
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
         e.options = switches | {
             "numerics": ops.name, "n_ubatch": n_ubatch, "lora": lora, "semantics": semantics, "mmap": mmap,
+            "threads": threads,
         }  # fmt: skip
         return e
 
@@ -233,6 +253,8 @@ class Embedder:
                 vectors[i] = cut_and_normalize(row, normalize, dimensions)
 
         lengths = [len(text) for text in ids]
+        if (pool := self.running_pool()) is not None and len(ids) > 1:
+            return pool.vectors(ids, how, normalize, dimensions)
         if self.ops.one_text_a_core and (batches := spread_batches(lengths, self.batch_tokens, cores())):
             parallel_map([partial(compute, batch) for batch in batches])
         else:
@@ -317,11 +339,83 @@ class Embedder:
         truncate = options.pop("truncate", False)
         resolved = self.resolve_options(**options)
         stream = (self.ids_of(text, i, truncate) for i, text in enumerate(texts))
+        batches = iter(lambda: take_batch(stream, batch_tokens), [])
+        pool = self.running_pool()
+        found = pool.stream(batches, *resolved) if pool else (self.vectors(ids, *resolved) for ids in batches)
         with Bar(None, wanted=progress) as bar:
-            while ids := take_batch(stream, batch_tokens):
-                for vector in self.vectors(ids, *resolved):
+            for vectors in found:
+                for vector in vectors:
                     yield vector
                     bar.advance(0)
+
+    def warm(self) -> None:
+        """Compile the kernels that texts of any length need, or load them from Numba's cache.
+
+        Otherwise the first texts do it, which takes 10 to 20 seconds once on a machine. Call it before workers start,
+        so that they find the kernels in the cache; `refembed warm` does this from the command line.
+
+        >>> e = Embedder.load("minilm")
+        >>> e.warm()
+        >>> e.embed("a cat").shape
+        (384,)
+        """
+        V, limit = self.info.n_vocab, self.info.n_ctx
+        texts = [[i % V for i in range(n)] for n in WARMING if n <= limit] or [[0]]
+        how = self.resolve_options().pooling
+        for _ in range(2):  # first without, then with the thread pool that dispatches compiled kernels
+            for batch in (*([text] for text in texts), texts):
+                forward_and_pool(self.model, self.ops, pack(batch), how)
+            if self.ops.one_text_a_core:
+                from refembed.kernels.fast.thread_pool import spinning_pool
+
+                spinning_pool.start()
+
+    def start_pool(self, processes: int | None = None, *, threads: int | None = None) -> None:
+        """Let several processes compute, until `stop_pool`: `embed`, `embed_iter` and `rerank` then share texts out.
+
+        processes  how many; None: one for each core
+        threads    cores of each process; None: the cores of this one divided among them, at least 1
+
+        Texts are tokenized here; vectors come in the same order with the same bits. Each process maps the model's file,
+        whose pages they share; what is decoded or packed is its own, and `memory_budget` is divided among them. A
+        process that is killed is replaced, its texts are computed again, and the logger "refembed.pool" says so.
+        The pool also stops when the Embedder is garbage collected. One text alone, `trace` and `forward` run here.
+
+        Raises RequestError where a pool runs already, where texts that run together change each other's bits (`ggml`
+        with n_ubatch), or where processes end as they start; TypeError for an Embedder that `load` did not make.
+
+        >>> e = Embedder.load("minilm")
+        >>> texts = ["a cat", "a dog", "hello"]
+        >>> alone = e.embed(texts)
+        >>> e.start_pool(2, threads=1)
+        >>> bool((e.embed(texts) == alone).all())
+        True
+        >>> e.stop_pool()
+        """
+        n = cores() if processes is None else processes
+        if n < 1:
+            raise RequestError(f"{n} processes: at least 1")
+        if self.running_pool() is not None:
+            raise RequestError("a pool of processes is running already", hint="stop_pool() ends it")
+        if self.ops.name == "ggml" and self.batch_tokens:
+            raise RequestError(
+                "texts that are computed together have bits that depend on their batch", hint="n_ubatch=0, no pool"
+            )
+        load, (path, options, digests) = self.__reduce__()
+        share = in_bytes(options["memory_budget"]) // n
+        changed = {"threads": None, "memory_budget": share}  # the environment of the processes says how many threads
+        self.pool = ProcessPool((load, path, options | changed, digests), n, threads or max(cores() // n, 1))
+        weakref.finalize(self, self.pool.close)
+
+    def stop_pool(self) -> None:
+        """End the processes of `start_pool`; nothing happens where there are none."""
+        pool, self.pool = self.running_pool(), None
+        if pool is not None:
+            pool.close()
+
+    def running_pool(self) -> ProcessPool | None:
+        """The pool of this process; a fork has none."""
+        return self.pool if self.pool is not None and self.pool.owner == os.getpid() else None
 
     def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
@@ -364,3 +458,15 @@ class Embedder:
             hint = f"cut it into pieces, or pass truncate=True (--truncate) to keep its first {limit} tokens"
             raise TooLongError(f"{what}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
         return truncate_ids(ids, limit, keep_last=keep_last)
+
+
+def load_again(path: Path, options: dict[str, Any], digests: list[str]) -> Embedder:
+    """The Embedder that was pickled. ModelError where a file is another one by now."""
+    embedder = Embedder.load(path, **options)
+    for file, digest, now in zip(embedder.paths(), digests, digests_of(embedder.paths()), strict=False):
+        if digest != now:
+            raise ModelError(
+                f"{file}: another file than the Embedder was made of: SHA-256 {now[:12]}..., not {digest[:12]}...",
+                hint="copy the same file to each machine, under the same path",
+            )
+    return embedder

@@ -40,7 +40,7 @@ __all__ = ["cli"]  # a fixture
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md",
-    "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md",
+    "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md", "docs/scale.md",
 )  # fmt: skip
 
 SKIPPED = {  # how a line or a block begins -> why it is not run

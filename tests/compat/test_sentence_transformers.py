@@ -130,7 +130,6 @@ def test_fewer_bits_by_hand() -> None:
         (lambda m: m.encode("a", output_value="logits"), "output_value 'logits'"),
         (lambda m: m.encode(["a", 5]), "encode takes texts; int is none"),
         (lambda m: m.encode("a", pool={}), "one process computes"),
-        (lambda m: m.start_multi_process_pool(), "one process computes"),
         (lambda m: m.fit([]), "it trains none"),
         (lambda m: m.similarity_pairwise(np.ones((2, 3)), np.ones((1, 3))), "2 vectors and 1"),
         (lambda m: setattr(m, "similarity_fn_name", "jaccard"), "similarity_fn_name 'jaccard'"),

@@ -20,7 +20,7 @@ from refembed.kernels.llvm import gemm, integer
 from refembed.kernels.llvm.integer_tile import ROWS, P, words_of
 from refembed.kernels.quant.codes import BLOCK, HALVES, MINIMA, scales_of
 from refembed.kernels.quant.row_blocks import Store, row_blocks
-from refembed.kernels.threads import parallel_map
+from refembed.kernels.threads import parallel_map, renew_after_fork
 
 NO_MINIMA = np.empty((0, 0), np.float32)
 DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
@@ -43,6 +43,11 @@ class IntegerProducts:
         self.bits, self.store, self.empty = bits, store, empty
         self.kernels = integer.KERNELS[bits]
         self.kept: dict[str, I32] = {}
+        self.renew_locks()
+        renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """Also in a fork, whose parent may have been packing (`threads.renew_after_fork`)."""
         self.packing = threading.Lock()  # texts may run side by side
 
     def codes(self, x: F32) -> F32:

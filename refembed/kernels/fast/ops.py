@@ -32,7 +32,7 @@ from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Rope, Tap
 from refembed.kernels.quant.codes import has_codes
 from refembed.kernels.quant.row_blocks import NATIVE, Store, row_blocks
-from refembed.kernels.threads import cores, parallel_for, parallel_map, workers
+from refembed.kernels.threads import cores, parallel_for, parallel_map, renew_after_fork, workers
 
 __all__ = ["WINDOW_KINDS", "Fast", "cores", "parallel_for", "workers"]
 
@@ -87,11 +87,16 @@ class Fast(FastStateOps):
         self.decoded = self.store.kept
         self.packed: dict[str, F32] = {}  # matrices as `products` reads them
         self.smaller: dict[str, tuple[Any, ...] | None] = {}  # a product and what it reads, for few rows
-        self.packing = threading.Lock()
+        self.renew_locks()
+        renew_after_fork(self)
         self.scratch = Scratch()
         self.graphs = GraphCache()
         self.turned: dict[Rope, F32] = {}
         self.integer = IntegerProducts(self.bits, self.store, self.empty) if self.bits else None
+
+    def renew_locks(self) -> None:
+        """Also in a fork, whose parent may have been packing (`threads.renew_after_fork`)."""
+        self.packing = threading.Lock()
 
     def empty(self, shape: tuple[int, ...]) -> F32:
         """An array of float32 with anything in it."""

@@ -1,0 +1,110 @@
+"""Processes and threads: texts a second, and the memory that a worker has of its own (docs/scale.md).
+
+python -m benchmarks scale --model minilm:q8_0 --texts 2000 --rounds 3
+
+Every round measures each number of processes and threads once, so that other work on the machine slows all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from refembed.batch import EmbedBatch
+from refembed.embedder import Embedder
+from refembed.kernels import threads
+
+KINDS = ("Private_Clean", "Private_Dirty", "Shared_Clean", "Pss")
+
+
+def main(args: Sequence[str]) -> None:
+    """Print both tables as Markdown."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks scale", description=__doc__)
+    parser.add_argument("--model", default="minilm:q8_0")
+    parser.add_argument("--numerics", default="fast")
+    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--words", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory-budget", default=None)
+    options = parser.parse_args(args)
+    budget = int(options.memory_budget) if (options.memory_budget or "").isdecimal() else options.memory_budget
+    texts = [f"{i} " + "the cat sat on a mat " * (options.words // 6) for i in range(options.texts)]
+    e = Embedder.load(options.model, numerics=options.numerics, memory_budget=budget)
+    tokens = sum(len(e.tokenize(text)) for text in texts) / len(texts)
+    print(f"{options.model}, {options.numerics}, {len(texts)} texts of {tokens:.0f} tokens; load {os.getloadavg()[0]:.1f} before")
+    cores = threads.available()
+    ways: dict[str, Any] = {"EmbedBatch, 1 process x 1 thread": batch(options, budget)}
+    ways |= {f"{n} x {t}": pooled(e, n, t) for n, t in shapes(cores)}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    memory: dict[str, dict[str, int]] = {}
+    for turn in range(-1, options.rounds):
+        for name, way in ways.items():
+            seconds, pids = way(texts)
+            if turn >= 0:
+                rates[name].append(len(texts) / seconds)
+            if pids:
+                memory[name] = pids
+    print("\n| processes x threads | texts/s | least to most |\n|---|---:|---:|")
+    for name, found in rates.items():
+        print(f"| {name} | {statistics.median(found):,.0f} | {min(found):,.0f} to {max(found):,.0f} |")
+    print("\n| MiB of each worker | private | shared | proportional |\n|---|---:|---:|---:|")
+    for name, kib in memory.items():
+        own = kib["Private_Clean"] + kib["Private_Dirty"]
+        print(f"| {name} | {own >> 10} | {kib['Shared_Clean'] >> 10} | {kib['Pss'] >> 10} |")
+
+
+def shapes(cores: int) -> list[tuple[int, int]]:
+    """Numbers of processes and of their threads: one, all threads of one process, and all divided."""
+    found = [(1, 1), (1, cores)]
+    found += [(n, cores // n) for n in range(2, cores + 1) if cores % n == 0]
+    return list(dict.fromkeys(found))
+
+
+def batch(options: argparse.Namespace, budget: Any) -> Any:
+    """An engine's work on one worker: batches of 256 rows."""
+    embed = EmbedBatch(options.model, numerics=options.numerics, memory_budget=budget)
+
+    def run(texts: list[str]) -> tuple[float, dict[str, int]]:
+        embed.ready()
+        began = time.perf_counter()
+        for at in range(0, len(texts), 256):
+            embed({"text": texts[at : at + 256]})
+        return time.perf_counter() - began, {}
+
+    return run
+
+
+def pooled(e: Embedder, n: int, t: int) -> Any:
+    """One process of t threads, or a pool of n of them."""
+
+    def run(texts: list[str]) -> tuple[float, dict[str, int]]:
+        threads.use(t)
+        if n > 1:
+            e.start_pool(n, threads=t)
+            e.embed(texts[:64] * n)  # each has packed its weights
+        pool = e.running_pool()
+        began = time.perf_counter()
+        for _ in e.embed_iter(texts):
+            pass
+        seconds = time.perf_counter() - began
+        found = memory_of(pool.pids) if pool else {}
+        e.stop_pool()
+        return seconds, found
+
+    return run
+
+
+def memory_of(pids: list[int]) -> dict[str, int]:
+    """KiB of a worker, the mean over all, as the system counts them."""
+    total = dict.fromkeys(KINDS, 0)
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            name = line.partition(":")[0]
+            if name in total:
+                total[name] += int(line.split()[1])
+    return {name: kib // len(pids) for name, kib in total.items()}
