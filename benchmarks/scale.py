@@ -36,7 +36,8 @@ def main(args: Sequence[str]) -> None:
     texts = [f"{i} " + "the cat sat on a mat " * (options.words // 6) for i in range(options.texts)]
     e = Embedder.load(options.model, numerics=options.numerics, memory_budget=budget)
     tokens = sum(len(e.tokenize(text)) for text in texts) / len(texts)
-    print(f"{options.model}, {options.numerics}, {len(texts)} texts of {tokens:.0f} tokens; load {os.getloadavg()[0]:.1f} before")
+    load = os.getloadavg()[0]
+    print(f"{options.model}, {options.numerics}, {len(texts)} texts of {tokens:.0f} tokens; load {load:.1f} before")
     cores = threads.available()
     ways: dict[str, Any] = {"EmbedBatch, 1 process x 1 thread": batch(options, budget)}
     ways |= {f"{n} x {t}": pooled(e, n, t) for n, t in shapes(cores)}

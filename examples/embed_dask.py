@@ -30,9 +30,9 @@ def main(texts: str, vectors: str, model: str, workers: str = "2") -> None:
     targets = [Path(vectors) / source.name for source in sources]
     left = [(str(s), str(t)) for s, t in zip(sources, targets, strict=True) if not t.exists()]
     batch = EmbedBatch(model, expect=EmbedBatch(model).fingerprint())
-    with LocalCluster(n_workers=int(workers), threads_per_worker=1, dashboard_address=None) as cluster:
-        with Client(cluster) as client:
-            client.gather(client.map(embed_file, *zip(*left, strict=True), batch=batch) if left else [])
+    cluster = LocalCluster(n_workers=int(workers), threads_per_worker=1, dashboard_address=None)
+    with cluster, Client(cluster) as client:
+        client.gather(client.map(embed_file, *zip(*left, strict=True), batch=batch) if left else [])
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ from refembed.model.lora import Adapter, adapted, load_adapters
 from refembed.model.published import check_semantics, original
 from refembed.model.trace import Recorder, Trace
 from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
-from refembed.pipeline.processes import ProcessPool
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
+from refembed.pipeline.processes import ProcessPool
 from refembed.pipeline.progress import Bar
 from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool

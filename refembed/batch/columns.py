@@ -1,8 +1,8 @@
 """Batches of rows as engines hand them out: texts of a column, and the batch with new columns, of the same kind.
 
-    a mapping of name -> list or array   Ray Data "numpy", datasets.map(batched=True)
-    pandas.DataFrame                     Dask, Ray Data "pandas", Spark's mapInPandas
-    pyarrow.Table, RecordBatch           Ray Data "pyarrow", Spark's mapInArrow, Parquet
+a mapping of name -> list or array   Ray Data "numpy", datasets.map(batched=True)
+pandas.DataFrame                     Dask, Ray Data "pandas", Spark's mapInPandas
+pyarrow.Table, RecordBatch           Ray Data "pyarrow", Spark's mapInArrow, Parquet
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def pandas_column(values: Vectors | Sequence[str | None], index: Any) -> Any:
     """A Series of arrays (D), or of strings; None where there is none."""
     pd = importlib.import_module("pandas")
     if isinstance(values, Vectors):
-        values = [x if valid else None for x, valid in zip(values.x, values.valid, strict=True)]  # type: ignore[misc]
+        values = [x if valid else None for x, valid in zip(values.x, values.valid, strict=True)]
     return pd.Series(list(values), index=index, dtype=object)
 
 

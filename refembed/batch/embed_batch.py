@@ -66,8 +66,8 @@ class EmbedBatch:
     prompt_name, prefix  what goes before each text (`refembed.hub.prompts`)
     truncate       cut a text that is too long instead of refusing it
     dtype          "float32", or "float16", which halves the output
-    on_error       "raise": a text that cannot be embedded fails its batch. "column": it has no vector (null, None; NaN in
-                   an array), and why is in the column `into` + "_error", null for the others
+    on_error       "raise": a text that cannot be embedded fails its batch. "column": it has no vector (null, None; NaN
+                   in an array), and why is in the column `into` + "_error", null for the others
     expect         what `fingerprint` gave where the job was started: a worker whose vectors may have other bits refuses
                    to begin, and says what differs. None: not looked at
     allow_mixed    let processors and versions of NumPy and Numba differ from `expect`; a warning names them
@@ -150,7 +150,9 @@ class EmbedBatch:
         if isinstance(expect, str):
             if digest(record).hex() != expect:
                 hint = "expect=the record that `fingerprint` gives says what it is"
-                raise RequestError(f"another model, processor or version than expected: {digest(record).hex()}", hint=hint)
+                raise RequestError(
+                    f"another model, processor or version than expected: {digest(record).hex()}", hint=hint
+                )
             return
         lines = differences(expect, record)
         if not lines:
@@ -206,7 +208,9 @@ class Ready:
         self.embedder = embedder
         self.options = embedder.resolve_options(**batch.embed)
         if self.options.pooling == "none":
-            raise RequestError("pooling none gives a vector a token, and a row has one", hint="pooling='mean', 'last' ...")
+            raise RequestError(
+                "pooling none gives a vector a token, and a row has one", hint="pooling='mean', 'last' ..."
+            )
         self.width = self.options.dimensions or embedder.width(self.options.pooling)
         folder = batch.model if Path(batch.model).is_dir() else None
         found = find(embedder.file, folder)

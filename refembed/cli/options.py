@@ -142,8 +142,8 @@ def use_threads(ctx: click.Context, param: click.Parameter, value: int | None) -
 
 
 threads_option: Decorator = click.option(
-    "-t", "--threads", type=int, envvar=["REFEMBED_THREADS", "LLAMA_ARG_THREADS"], metavar="N", expose_value=False, callback=use_threads,
-    help="Cores to use, also by BLAS.  [default: all]",
+    "-t", "--threads", type=int, envvar=["REFEMBED_THREADS", "LLAMA_ARG_THREADS"], metavar="N", expose_value=False,
+    callback=use_threads, help="Cores to use, also by BLAS.  [default: all]",
 )  # fmt: skip
 
 

@@ -110,7 +110,9 @@ class SentenceTransformer:
         Raises RequestError (a ValueError too) for an argument that is none of these.
         """
         if isinstance(device, (list, tuple)):
-            raise UnsupportedError("encode: a list of devices", hint="start_multi_process_pool(['cpu'] * 4), then encode")
+            raise UnsupportedError(
+                "encode: a list of devices", hint="start_multi_process_pool(['cpu'] * 4), then encode"
+            )
         if precision not in PRECISIONS:
             raise InputValueError(f"precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
         if output_value not in ("sentence_embedding", "token_embeddings", None):

@@ -1,4 +1,7 @@
-"""SHA-256 of model files, each hashed once: `sha256.json` in the model cache remembers it by path, size, times and inode."""
+"""SHA-256 of model files.
+
+Each is hashed once: `sha256.json` in the model cache remembers it by its path, size, times and inode.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ def main() -> None:
     embedder: Any = None
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            request, result, error = receive(source), None, None
+            request, result = receive(source), None
+            error: Exception | None = None
             try:
                 if embedder is None:
                     load, *arguments = request

@@ -7,7 +7,8 @@ process: no tokenizer has to look whether it should stop.
     server -> process   Setup, once; then a function of `reading` and a body
     process -> server   what the function returned or raised
 
-Messages are those of `refembed.pipeline.messages`. The processes run with lower priority (nice 5): on a busy machine small requests and the model come first.
+Messages are those of `refembed.pipeline.messages`. The processes run with lower priority (nice 5): on a busy machine
+small requests and the model come first.
 
 `main` is that process: messages come on stdin and go to stdout. The end of stdin ends it.
 """

@@ -18,8 +18,12 @@ TEXTS = "".join(f"the cat {i % 7} sat {'on a mat ' * (i % 19)}\n" for i in range
 def test_warm_says_what_it_compiled(tiny: Path, tmp_path: Path) -> None:
     """In a folder that is empty, all; then none. On stdout there is nothing."""
     env = ENVIRONMENT | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    for n, wanted in enumerate((r"([1-9]\d+) kernels compiled, 0 were there already", r"0 kernels compiled, (\d+) were")):
-        run = subprocess.run([sys.executable, "-m", "refembed", "warm", tiny], capture_output=True, text=True, env=env, timeout=600)
+    for n, wanted in enumerate(
+        (r"([1-9]\d+) kernels compiled, 0 were there already", r"0 kernels compiled, (\d+) were")
+    ):
+        run = subprocess.run(
+            [sys.executable, "-m", "refembed", "warm", tiny], capture_output=True, text=True, env=env, timeout=600
+        )
         assert (run.returncode, run.stdout) == (0, ""), run.stderr
         assert re.search(wanted, run.stderr), run.stderr
         assert ("compiling kernels that were not used before" in run.stderr) == (n == 0)

@@ -23,6 +23,8 @@ from refembed.corpus import vector_cache as cache_module
 from refembed.corpus.fingerprint import describe, differences, digest
 from refembed.corpus.vector_cache import Cache, key_of
 from refembed.errors import RequestError
+from refembed.hub import digests
+from refembed.hub.digests import digests_of
 from refembed.testing.synthetic_lora import synthetic_lora
 from tests.gguf.shards import split
 
@@ -279,8 +281,6 @@ import sys
 import numpy as np
 from refembed import Embedder
 from refembed.corpus.vector_cache import Cache
-from refembed.hub import digests
-from refembed.hub.digests import digests_of
 e = Embedder.load(sys.argv[1], numerics="exact")
 seed, n = int(sys.argv[3]), int(sys.argv[4])
 print("ready", flush=True)

@@ -1,8 +1,8 @@
 """Ray Data, Spark, Dask and datasets.map run EmbedBatch on two workers, and lose no row when processes are killed.
 
-Each test starts a program of `examples/` as a user does, on 20,000 texts. A worker is killed with SIGKILL in the middle,
-later the driver, and the program is started again. In the end every row is there once, with the bits of a single
-process. Where a job hangs, the time limit ends it.
+Each test starts a program of `examples/` as a user does, on 20,000 texts. A worker is killed with SIGKILL in the
+middle, later the driver, and the program is started again. In the end every row is there once, with the bits of a
+single process. Where a job hangs, the time limit ends it.
 """
 
 from __future__ import annotations

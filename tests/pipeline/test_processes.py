@@ -89,20 +89,20 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
             if n == 200:
                 os.kill(first[0], signal.SIGKILL)
     assert found == alone * 4
-    assert re.search(rf"process {first[0]} of the pool ended \(SIGKILL\); its \d+ texts are computed again", caplog.text)
+    assert re.search(
+        rf"process {first[0]} of the pool ended \(SIGKILL\); its \d+ texts are computed again", caplog.text
+    )
     assert bits(e.embed(TEXTS)) == alone
     assert first[0] not in pids(e)
     assert len(pids(e)) == 2
 
 
 def test_an_error_in_a_text_comes_behind_the_vectors_before_it(e: Embedder, alone: list[bytes]) -> None:
-    found = []
+    got: list[bytes] = []
+    stream = e.embed_iter([*TEXTS[:100], "a " * 99, *TEXTS], batch_tokens=16)
     with pytest.raises(TooLongError, match="input 100: 101 tokens"):
-        found += e.embed_iter([*TEXTS[:100], "a " * 99, *TEXTS], batch_tokens=16)  # type: ignore[arg-type]
-    stream, got = e.embed_iter([*TEXTS[:100], "a " * 99, *TEXTS], batch_tokens=16), []
-    with pytest.raises(TooLongError):
-        for vector in stream:
-            got.append(vector.tobytes())
+        got.extend(vector.tobytes() for vector in stream)
+    assert len(got) < 101
     assert got[:90] == alone[:90]
 
 
@@ -165,7 +165,7 @@ def test_a_pool_needs_a_process_and_texts_that_stand_alone(tiny: Path) -> None:
 
 def test_another_file_ends_the_start_and_not_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     e = Embedder.load(tiny_bert(tmp_path / "m.gguf"))
-    again, (path, options, digests) = e.__reduce__()
+    again, (path, options, _) = e.__reduce__()
     monkeypatch.setattr(e, "__reduce__", lambda: (again, (path, options, ["0" * 64])), raising=False)
     with pytest.raises(ModelError, match=r"m\.gguf: another file than the Embedder was made of"):
         e.start_pool(2)

@@ -22,13 +22,13 @@ compiled: list[str] = []  # functions that this process has compiled and kept
 loaded: list[str] = []  # those that it has taken from the disk
 
 
-class LockedCache(FunctionCache):  # type: ignore[misc]  # Numba has no types
+class LockedCache(FunctionCache):
     """What `numba.njit(cache=True)` keeps compiled code in, with a lock around each access."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled version for these types, or None."""
         with locked(Path(self.cache_path), alone=False):
-            found = super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]  # Numba has no types
         if found is not None:
             loaded.append(self._py_func.__name__)
         return found
@@ -36,7 +36,7 @@ class LockedCache(FunctionCache):  # type: ignore[misc]  # Numba has no types
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a compiled version."""
         with locked(Path(self.cache_path), alone=True):
-            super().save_overload(sig, data)
+            super().save_overload(sig, data)  # type: ignore[no-untyped-call]  # likewise
         compiled.append(self._py_func.__name__)
 
 
