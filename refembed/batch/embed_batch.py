@@ -138,8 +138,8 @@ class EmbedBatch:
             ready = Ready(embedder, self)
             self.compare(ready.record)
             self._ready = ready
-        elif (threads := self.load["threads"]) is not None:
-            use(threads)
+        if (threads := self.load["threads"]) is not None:
+            use(threads)  # another model may have set another number since
         return self._ready
 
     def compare(self, record: Record) -> None:

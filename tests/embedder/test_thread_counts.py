@@ -34,7 +34,7 @@ e = Embedder.load(model, numerics=numerics, threads=int(n) or None)
 texts = ["the cat sat on the mat " * 60] * 2
 e.embed(texts)
 before = ticks()
-for _ in range(3 if numerics == "exact" else 12):
+for _ in range(1 if numerics == "exact" else 6):
     e.embed(texts)
 print(sum(spent - before.get(task, 0) >= 5 for task, spent in ticks().items()))
 """
@@ -52,7 +52,7 @@ def run(code: str, *arguments: object, **environment: str) -> str:
 @LINUX
 @pytest.mark.system
 @pytest.mark.parametrize(
-    ("numerics", "argument", "variable"), [("fast", 1, ""), ("fast", 0, "1"), ("exact", 1, ""), ("exact", 0, "1")]
+    ("numerics", "argument", "variable"), [("fast", 0, "1"), ("exact", 1, "")]
 )
 def test_one_thread_is_one_thread(minilm: Path, numerics: str, argument: int, variable: str) -> None:
     """Neither kernels, nor the loading of kernels, nor BLAS take a second one."""
@@ -140,5 +140,5 @@ os._exit(1)
 def test_a_fork_after_use_embeds(tmp_path: Path, numerics: str) -> None:
     from refembed.testing.synthetic import synthetic
 
-    model = synthetic(tmp_path / "m.gguf", "bert", C=64, F=96, type_name="Q8_0")
+    model = synthetic(tmp_path / "m.gguf", "bert", C=96, F=96, type_name="Q8_0")
     run(FORKED, model, numerics)
