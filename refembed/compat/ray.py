@@ -20,6 +20,7 @@ need("ray", "ray[data]", "ray")
 import ray  # noqa: E402 - the sentence above comes first
 import ray.data  # noqa: E402 - likewise
 
+SPARE = 2  # CPUs that Ray needs for tasks that read and write, and for the actor that looks rows up in a checkpoint
 ROWS = 1024  # of a batch: some seconds of work, and a few MB
 
 
@@ -31,8 +32,8 @@ def embed(
 
     model       a path, or a name, that means the same file on each machine
     actors      processes that compute; each loads the model once
-    num_cpus    what Ray counts for each. None: its threads, or less where that would leave no core for reading and
-                writing: a job whose actors have all of them never begins
+    num_cpus    what Ray counts for each. None: its threads, or less, down to 0, so that 2 of the cluster's CPUs are left
+                for reading, writing and looking up checkpoints: a job whose actors have all of them never begins
     batch_size  rows that an actor gets at a time, and computes again if it dies
     expect      "driver": an actor whose processor or versions differ from this machine's refuses to begin, since its
                 vectors may differ in their last bits (`EmbedBatch`: allow_mixed). None: not looked at
@@ -49,7 +50,7 @@ def embed(
     cpus = share_of_cpus(actors, options.get("threads", 1)) if num_cpus is None else num_cpus
 
     class Actor:
-        """What Ray makes `actors` times. It has no arguments: Ray may forget those before it restarts one (#53727)."""
+        """What Ray makes `actors` times. It has no arguments of its own, which Ray may lose before a restart (#53727)."""
 
         def __init__(self) -> None:
             batch.ready()  # the model is loaded before the first rows come
@@ -62,8 +63,8 @@ def embed(
 
 
 def share_of_cpus(actors: int, threads: int | None) -> float:
-    """CPUs to ask Ray for, for each actor, so that one is left for the tasks that read and write."""
+    """CPUs to ask Ray for, for each actor, so that `SPARE` are left."""
     if not ray.is_initialized():
         ray.init()
     whole = ray.cluster_resources().get("CPU", 1.0)
-    return min(float(threads or 1), max((whole - 1) / actors, 0.0))
+    return min(float(threads or 1), max((whole - SPARE) / actors, 0.0))

@@ -51,9 +51,7 @@ def run(code: str, *arguments: object, **environment: str) -> str:
 
 @LINUX
 @pytest.mark.system
-@pytest.mark.parametrize(
-    ("numerics", "argument", "variable"), [("fast", 0, "1"), ("exact", 1, "")]
-)
+@pytest.mark.parametrize(("numerics", "argument", "variable"), [("fast", 0, "1"), ("exact", 1, "")])
 def test_one_thread_is_one_thread(minilm: Path, numerics: str, argument: int, variable: str) -> None:
     """Neither kernels, nor the loading of kernels, nor BLAS take a second one."""
     assert run(COUNT, minilm, numerics, argument, REFEMBED_THREADS=variable) == "1"
@@ -140,5 +138,5 @@ os._exit(1)
 def test_a_fork_after_use_embeds(tmp_path: Path, numerics: str) -> None:
     from refembed.testing.synthetic import synthetic
 
-    model = synthetic(tmp_path / "m.gguf", "bert", C=96, F=96, type_name="Q8_0")
+    model = synthetic(tmp_path / "m.gguf", "bert", C=96, F=96, pooling=1, type_name="Q8_0")
     run(FORKED, model, numerics)

@@ -24,7 +24,7 @@ from refembed.batch import EmbedBatch
 from refembed.embedder import Embedder
 from refembed.errors import RequestError
 from tests.child import ROOT
-from tests.tiny import WORDS
+from tests.tiny import WORDS, tiny_bert
 
 pytestmark = pytest.mark.peers
 
@@ -33,19 +33,19 @@ pd = pytest.importorskip("pandas")
 pq = pytest.importorskip("pyarrow.parquet")
 
 ROWS, FILES = 20_000, 20
-SECONDS = 400  # of a job, all its starts together: some 30 s each by itself on two cores
+SECONDS = 300  # of a job, all its starts together: 10 to 20 s each by itself on two cores
 
 
 class Corpus(NamedTuple):
     """Texts in files, and what must become of them."""
 
     folder: Path
-    model: Path
+    model: Path  # large enough that a job takes some seconds
     vectors: Any  # (ROWS, D) by a single process
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Corpus:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """20,000 texts of 1 to 50 words in 20 files; row `id` of the vectors is that text's."""
     rng = np.random.default_rng(21)
     texts = [" ".join(rng.choice(WORDS, rng.integers(1, 50))) for _ in range(ROWS)]
@@ -54,7 +54,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Corpus:
         ids = np.arange(n * ROWS // FILES, (n + 1) * ROWS // FILES)
         table = pa.table({"id": ids, "text": [texts[i] for i in ids]})
         pq.write_table(table, folder / f"{n:03}.parquet")
-    return Corpus(folder, tiny, np.asarray(Embedder.load(tiny).embed(texts)))
+    model = tiny_bert(tmp_path_factory.mktemp("model") / "m.gguf", C=64, F=256, n_layer=3)
+    return Corpus(folder, model, np.asarray(Embedder.load(model).embed(texts)))
 
 
 class Job:
@@ -111,7 +112,7 @@ def killed_twice(command: list[str], worker: str, done: Callable[[], int], log: 
         until(lambda: done() >= 2, job, deadline)
         os.kill(until(lambda: job.workers(worker), job, deadline)[0], signal.SIGKILL)
         first = done()
-        until(lambda: done() >= first + 4, job, deadline)
+        until(lambda: done() >= first + 3, job, deadline)
     finally:
         job.end()
     before = done()
