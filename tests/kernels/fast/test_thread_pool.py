@@ -105,7 +105,7 @@ def of_states(seed: int, T: int) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
     """`jobs` of layers that keep a state: two texts, 3 heads of 10 channels, 1 head of keys."""
     x, y, z = (random(seed + s, T, 30) for s in (1, 2, 3))
     one, few, bias, out = random(seed + 4, T, 10), random(seed + 5, T, 3), random(seed + 6, 30), np.empty_like(x)
-    a, offsets, states = -np.abs(random(seed + 7, 3)), np.array([0, 2, T]), np.empty((6, 100), np.float32)
+    a, offsets, states = -np.abs(random(seed + 7, 3)), np.array([0, min(2, T), T]), np.empty((6, 100), np.float32)
     same, step = np.empty_like(few), np.abs(few)
     by_channel = x, y, -np.abs(random(seed + 8, 1, 30, 10)), one, one, 1, offsets, np.empty((60, 10), np.float32), out
     return {
