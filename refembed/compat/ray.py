@@ -32,7 +32,7 @@ def embed(
 
     model       a path, or a name, that means the same file on each machine
     actors      processes that compute; each loads the model once
-    num_cpus    what Ray counts for each. None: its threads, or less, down to 0, so that 2 of the cluster's CPUs are left
+    num_cpus    what Ray counts for each. None: its threads, or less, down to 0, so that 2 of all CPUs are left
                 for reading, writing and looking up checkpoints: a job whose actors have all of them never begins
     batch_size  rows that an actor gets at a time, and computes again if it dies
     expect      "driver": an actor whose processor or versions differ from this machine's refuses to begin, since its
@@ -50,7 +50,7 @@ def embed(
     cpus = share_of_cpus(actors, options.get("threads", 1)) if num_cpus is None else num_cpus
 
     class Actor:
-        """What Ray makes `actors` times. It has no arguments of its own, which Ray may lose before a restart (#53727)."""
+        """What Ray makes `actors` times. It has no arguments, which Ray may lose before a restart (#53727)."""
 
         def __init__(self) -> None:
             batch.ready()  # the model is loaded before the first rows come

@@ -109,6 +109,8 @@ class SentenceTransformer:
         returns               (S, D) float32; (D) for one text. No text: an empty array
         Raises RequestError (a ValueError too) for an argument that is none of these.
         """
+        if pool is not None and self.embedder.running_pool() is None:
+            raise StateError("encode: no pool of processes is running", hint="start_multi_process_pool() starts one")
         if isinstance(device, (list, tuple)):
             raise UnsupportedError(
                 "encode: a list of devices", hint="start_multi_process_pool(['cpu'] * 4), then encode"
