@@ -1,6 +1,7 @@
 """Processes and threads: texts a second, and the memory that a worker has of its own (docs/scale.md).
 
 python -m benchmarks scale --model minilm:q8_0 --texts 2000 --rounds 3
+python -m benchmarks scale --engines        # also the programs of examples/, on two workers: what an engine costs
 
 Every round measures each number of processes and threads once, so that other work on the machine slows all of them.
 """
@@ -8,10 +9,14 @@ Every round measures each number of processes and threads once, so that other wo
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,9 @@ from refembed.batch import EmbedBatch
 from refembed.embedder import Embedder
 from refembed.kernels import threads
 
+ROOT = Path(__file__).parents[1]
+FILES = 20
+ENGINES = {"ray": "ray", "spark": "pyspark", "dask": "distributed", "datasets": "datasets"}
 KINDS = ("Private_Clean", "Private_Dirty", "Shared_Clean", "Pss")
 
 
@@ -31,6 +39,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--words", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory-budget", default=None)
+    parser.add_argument("--engines", action="store_true")
     options = parser.parse_args(args)
     budget = int(options.memory_budget) if (options.memory_budget or "").isdecimal() else options.memory_budget
     texts = [f"{i} " + "the cat sat on a mat " * (options.words // 6) for i in range(options.texts)]
@@ -48,8 +57,13 @@ def main(args: Sequence[str]) -> None:
             seconds, pids = way(texts)
             if turn >= 0:
                 rates[name].append(len(texts) / seconds)
+            print(f"{name}: {seconds:.1f} s{' to warm' * (turn < 0)}", file=sys.stderr)
             if pids:
                 memory[name] = pids
+    if options.engines:
+        for name, seconds in engines(str(e.info.path), texts):
+            rates[name] = [len(texts) / seconds]
+            print(f"{name}: {seconds:.1f} s", file=sys.stderr)
     print("\n| processes x threads | texts/s | least to most |\n|---|---:|---:|")
     for name, found in rates.items():
         print(f"| {name} | {statistics.median(found):,.0f} | {min(found):,.0f} to {max(found):,.0f} |")
@@ -98,6 +112,28 @@ def pooled(e: Embedder, n: int, t: int) -> Any:
         return seconds, found
 
     return run
+
+
+def engines(model: str, texts: list[str]) -> Iterator[tuple[str, float]]:
+    """Seconds from the start of each program of examples/ to its end, Python, JVM and models included."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "texts")
+        source.mkdir()
+        for n in range(FILES):
+            part = range(n * len(texts) // FILES, (n + 1) * len(texts) // FILES)
+            pq.write_table(pa.table({"id": list(part), "text": [texts[i] for i in part]}), source / f"{n:03}.parquet")
+        for name, library in ENGINES.items():
+            if importlib.util.find_spec(library):
+                program = [f"examples/embed_{name}.py", str(source), f"{folder}/{name}", model]
+                submit = str(Path(sys.executable).with_name("spark-submit"))
+                run = [submit, "--master", "local[2,4]"] if name == "spark" else [sys.executable]
+                env = os.environ | {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
+                began = time.perf_counter()
+                subprocess.run([*run, *program], check=True, capture_output=True, cwd=ROOT, env=env)
+                yield f"{name}, 2 workers", time.perf_counter() - began
 
 
 def memory_of(pids: list[int]) -> dict[str, int]:

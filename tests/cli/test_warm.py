@@ -14,7 +14,7 @@ from tests.cli.conftest import ENVIRONMENT, Cli
 TEXTS = "".join(f"the cat {i % 7} sat {'on a mat ' * (i % 19)}\n" for i in range(300))
 
 
-@pytest.mark.system
+@pytest.mark.slow
 def test_warm_says_what_it_compiled(tiny: Path, tmp_path: Path) -> None:
     """In a folder that is empty, all; then none. On stdout there is nothing."""
     env = ENVIRONMENT | {"NUMBA_CACHE_DIR": str(tmp_path)}
