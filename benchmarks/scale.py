@@ -51,12 +51,14 @@ def main(args: Sequence[str]) -> None:
     ways: dict[str, Any] = {"EmbedBatch, 1 process x 1 thread": batch(options, budget)}
     ways |= {f"{n} x {t}": pooled(e, n, t) for n, t in shapes(cores)}
     rates: dict[str, list[float]] = {name: [] for name in ways}
+    spent: dict[str, list[float]] = {name: [] for name in ways}
     memory: dict[str, dict[str, int]] = {}
     for turn in range(-1, options.rounds):
         for name, way in ways.items():
-            seconds, pids = way(texts)
+            seconds, computed, pids = way(texts)
             if turn >= 0:
                 rates[name].append(len(texts) / seconds)
+                spent[name].append(1000 * computed / len(texts))
             print(f"{name}: {seconds:.1f} s{' to warm' * (turn < 0)}", file=sys.stderr)
             if pids:
                 memory[name] = pids
@@ -64,9 +66,10 @@ def main(args: Sequence[str]) -> None:
         for name, seconds in engines(str(e.info.path), texts):
             rates[name] = [len(texts) / seconds]
             print(f"{name}: {seconds:.1f} s", file=sys.stderr)
-    print("\n| processes x threads | texts/s | least to most |\n|---|---:|---:|")
+    print("\n| processes x threads | texts/s | least to most | ms of a core a text |\n|---|---:|---:|---:|")
     for name, found in rates.items():
-        print(f"| {name} | {statistics.median(found):,.0f} | {min(found):,.0f} to {max(found):,.0f} |")
+        core = f"{statistics.median(spent[name]):.1f}" if name in spent else ""
+        print(f"| {name} | {statistics.median(found):,.0f} | {min(found):,.0f} to {max(found):,.0f} | {core} |")
     print("\n| MiB of each worker | private | shared | proportional |\n|---|---:|---:|---:|")
     for name, kib in memory.items():
         own = kib["Private_Clean"] + kib["Private_Dirty"]
@@ -84,12 +87,12 @@ def batch(options: argparse.Namespace, budget: Any) -> Any:
     """An engine's work on one worker: batches of 256 rows."""
     embed = EmbedBatch(options.model, numerics=options.numerics, memory_budget=budget)
 
-    def run(texts: list[str]) -> tuple[float, dict[str, int]]:
+    def run(texts: list[str]) -> tuple[float, float, dict[str, int]]:
         embed.ready()
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), time.process_time()
         for at in range(0, len(texts), 256):
             embed({"text": texts[at : at + 256]})
-        return time.perf_counter() - began, {}
+        return time.perf_counter() - began, time.process_time() - computed, {}
 
     return run
 
@@ -97,21 +100,31 @@ def batch(options: argparse.Namespace, budget: Any) -> Any:
 def pooled(e: Embedder, n: int, t: int) -> Any:
     """One process of t threads, or a pool of n of them."""
 
-    def run(texts: list[str]) -> tuple[float, dict[str, int]]:
+    def run(texts: list[str]) -> tuple[float, float, dict[str, int]]:
         threads.use(t)
         if n > 1:
             e.start_pool(n, threads=t)
             e.embed(texts[:64] * n)  # each has packed its weights
         pool = e.running_pool()
-        began = time.perf_counter()
+        pids = pool.pids if pool else []
+        began, computed = time.perf_counter(), computed_by(pids)
         for _ in e.embed_iter(texts):
             pass
-        seconds = time.perf_counter() - began
-        found = memory_of(pool.pids) if pool else {}
+        seconds, computed = time.perf_counter() - began, computed_by(pids) - computed
+        found = memory_of(pids) if pids else {}
         e.stop_pool()
-        return seconds, found
+        return seconds, computed, found
 
     return run
+
+
+def computed_by(pids: list[int]) -> float:
+    """Seconds of a core that this process and others have computed."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def engines(model: str, texts: list[str]) -> Iterator[tuple[str, float]]:
