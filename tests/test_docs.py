@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md",
     "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md", "docs/images.md",
-    "docs/evaluate.md", "docs/recipes.md",
+    "docs/evaluate.md", "docs/recipes.md", "docs/scale.md",
 )  # fmt: skip
 
 SKIPPED = {  # how a line or a block begins -> why it is not run

@@ -20,7 +20,6 @@ NUMERICS = ("auto", "exact", "ggml", "fast", "int8", "bf16", "cupy")
 PROFILES = ("avx2", "avx2-gcc12", "avx512")  # rows of kernels/ggml/profile.py
 SEMANTICS = ("llama.cpp", "original")
 FORMATS = ("text", "json", "jsonl", "npy", "csv", "raw", "array", "json+")  # cli/embedding.py
-BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
 
 
 def read_budget(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
@@ -159,16 +158,17 @@ def use_threads(ctx: click.Context, param: click.Parameter, value: int | None) -
     """Share so many cores from here on. BLAS reads its number from the environment, once, as NumPy is imported."""
     if value is None:
         return
+    from refembed.kernels.blas import VARIABLES
     from refembed.kernels.threads import available, use
 
     n = value if value > 0 else available()  # llama.cpp takes 0 and less for all
     use(n)
-    os.environ.update(dict.fromkeys(BLAS, str(n)))
+    os.environ.update(dict.fromkeys(VARIABLES, str(n)))
 
 
 threads_option: Decorator = click.option(
-    "-t", "--threads", type=int, envvar="LLAMA_ARG_THREADS", metavar="N", expose_value=False, callback=use_threads,
-    help="Cores to use, also by BLAS.  [default: all]",
+    "-t", "--threads", type=int, envvar=["REFEMBED_THREADS", "LLAMA_ARG_THREADS"], metavar="N", expose_value=False,
+    callback=use_threads, help="Cores to use, also by BLAS.  [default: all]",
 )  # fmt: skip
 
 
