@@ -43,7 +43,8 @@ BOUNDS = {"gemma-embedding": 1.2e-4, "gemma-embedding2": 7e-4, "gemma3": 2.5e-4,
 
 
 def some_images(n: int) -> list[U8]:
-    return [picture(30 + 9 * i, 25, seed=i) for i in range(n)]
+    """The first higher than wide, the second wider than high."""
+    return [picture(*size) for size in ((25, 40), (48, 25))[:n]]
 
 
 class Pair:
