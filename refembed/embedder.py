@@ -5,6 +5,7 @@ text ─► tokenize ─► truncate ─► pack ─► forward ─► hidden (T
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,6 +35,8 @@ from refembed.pipeline.images import has_image, image_input
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
 from refembed.pipeline.multimodal import batch_of, check_tower
 from refembed.pipeline.progress import Bar
+from refembed.pipeline.spans import check_spans, pool_spans, token_spans
+from refembed.pipeline.sparse import multi_vector, read_multi_vector, read_sparse, sparse
 from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool
 from refembed.pooling.heads import check_dense, check_rank, width
@@ -115,6 +118,7 @@ class Embedder:
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
         mmap: bool = True,
+        device: int | None = None,
     ) -> Embedder:
         """Open a model.
 
@@ -122,15 +126,16 @@ class Embedder:
                          as "minilm" or "organization/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "int8" the
                          same, with activations rounded to 8 bits where weights are quantized; "bf16" with weights and
-                         activations rounded to bfloat16; "auto" is fast
+                         activations rounded to bfloat16; "cupy" float32 on an NVIDIA GPU; "auto" is fast
+        device           which GPU (`cupy` only), as CUDA counts them; None: the first
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
         mmproj           the GGUF file of the model's vision tower: `embed` then takes images too (docs/images.md)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
                          (`refembed.model.published`, docs/differences.md)
         memory_budget    bytes of decoded matrices that all numerics but `ggml` keep; None: a quarter of the machine's
-                         memory; 0 or "mapped": none. Others are decoded as they are used, a panel at a time. Changes
-                         memory and speed, no bits (`kernels/quant/row_blocks.py`)
+                         memory, three quarters of a GPU's; 0 or "mapped": none. Others are decoded as they are used, a
+                         panel at a time. Changes memory and speed, no bits (`kernels/quant/row_blocks.py`)
         mmap             the weights stay in the file, mapped into memory, and must not change there; False copies the
                          file into memory first
 
@@ -146,7 +151,8 @@ class Embedder:
         """
         check_semantics(semantics, numerics)
         switches: dict[str, Any] = {
-            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget
+            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget,
+            "device": device,
         }  # fmt: skip
         ops = load_ops(numerics, **switches)
         f = open_gguf(model, mmap)
@@ -164,7 +170,7 @@ class Embedder:
             loaded = original(loaded, f, tokenizer.vocab.sep)
         tower = None if mmproj is None else load_tower(open_file(mmproj, mmap=mmap))
         if tower is not None:
-            check_tower(loaded, tower, str(f.path))
+            check_tower(loaded, tower, str(f.path), ops)
         e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
         e.options = switches | {
@@ -233,6 +239,78 @@ class Embedder:
         ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]  # tokenize, truncate
         vectors = self.vectors(ids, *options)  # pack, forward, pool, normalize
         return vectors[0] if alone else self.stack(vectors, options.pooling, options.dimensions)
+
+    def embed_chunks(
+        self, text: str, chunks: Iterable[Sequence[Any]], *, pooling: str = "native", normalize: int | None = None,
+        dimensions: int | None = None,
+    ) -> F32:  # fmt: skip
+        """Vectors of parts of a text that is read in one pass: late chunking (`refembed.pipeline.spans`).
+
+        text      of at most `info.n_ctx` tokens
+        chunks    of `refembed.chunk.chunk`, or pairs (start, end) of characters
+        returns   (S, D) float32: each chunk pools its own tokens, which have seen the whole text. Special tokens in
+                  front belong to chunks from the text's beginning, those behind to chunks to its end, so that one chunk
+                  of the whole text has the vector of `embed`
+        Other arguments and errors as of `embed`; RequestError for a chunk without tokens of its own.
+
+        >>> e = Embedder.load("minilm")
+        >>> e.embed_chunks("Berlin is large. It has a river.", [(0, 17), (17, 32)]).shape
+        (2, 384)
+        """
+        if not isinstance(text, str):
+            raise RequestError(f"embed_chunks takes characters, not {type(text).__name__}", hint="text.decode()")
+        options = self.resolve_options(pooling, normalize, dimensions)
+        if options.pooling in ("none", "rank"):
+            raise RequestError(f"pooling {options.pooling} gives no vector a chunk", hint='pooling="mean"')
+        spans, ids = check_spans(chunks, len(text)), self.ids_of(text, 0, False)
+        if not spans:
+            return np.empty((0, options.dimensions or self.width(options.pooling)), np.float32)
+        return pool_spans(self.model, self.ops, ids, token_spans(self.tokenizer, text, ids, spans), options)
+
+    def embed_sparse(self, texts: str | bytes | Sequence[Input], *, truncate: bool = False) -> Any:
+        """Sparse vectors of texts, for models with a head for them: bge-m3, SPLADE (`refembed.pipeline.sparse`).
+
+        returns  a SparseVector for one text, a list of them for several: `ids` of tokens and their `weights`;
+                 `a.dot(b)` says how alike two are
+        Raises ModelError for a file without such a head (`refembed convert --heads` keeps it); else as `embed`.
+
+        >>> Embedder.load("minilm").embed_sparse("a cat")
+        Traceback (most recent call last):
+            ...
+        refembed.errors.ModelError: no sparse head in this file
+          hint: ...
+        """
+        head = read_sparse(self.file.metadata, self.info.n_embd, self.info.n_vocab)
+        vocab, embeddings = self.tokenizer.vocab, np.empty((0, 0), np.float32)
+        if head.kind == "vocabulary":
+            embeddings = self.table
+        inputs, alone = input_list(texts)
+        ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]
+        found = [sparse(head, self.model, self.ops, self.forward([i]), i, vocab, embeddings) for i in ids]
+        return found[0] if alone else found
+
+    def embed_multi_vector(self, texts: str | bytes | Sequence[Input], *, truncate: bool = False) -> F32 | list[F32]:
+        """A vector for each token but the first, by bge-m3's ColBERT head; `similarity.maxsim` compares them.
+
+        returns  (T - 1, D) float32, each of length 1; for several texts a list of such
+        Raises ModelError for a file without such a head (`refembed convert --heads` keeps it); else as `embed`.
+
+        >>> Embedder.load("minilm").embed_multi_vector("a cat")
+        Traceback (most recent call last):
+            ...
+        refembed.errors.ModelError: no head of many vectors in this file
+          hint: ...
+        """
+        head = read_multi_vector(self.file.metadata, self.info.n_embd)
+        inputs, alone = input_list(texts)
+        ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]
+        found = [multi_vector(head, self.forward([i])) for i in ids]
+        return found[0] if alone else found
+
+    @functools.cached_property
+    def table(self) -> F32:
+        """(V, C) token embeddings, decoded once."""
+        return np.asarray(self.file.tensors["token_embd.weight"].dequantize(), np.float32)
 
     def vectors(
         self, ids: Sequence[Sequence[int]], how: str, normalize: int = -1, dimensions: int | None = None
@@ -408,7 +486,7 @@ class Embedder:
     def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
         with np.errstate(all="ignore"):  # what is not finite in the end is refused there (`cut_and_normalize`)
-            return self.model.forward(pack(ids), self.ops, tap)
+            return np.asarray(self.model.forward(pack(ids), self.ops, tap))
 
     def trace(
         self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: Tap | None = None,

@@ -27,8 +27,8 @@ from refembed.kernels.state_ops import StateOps
 from refembed.testing.contract import Property
 
 PACKAGES = (
-    "refembed", "refembed.convert", "refembed.corpus", "refembed.gguf", "refembed.hub", "refembed.pooling",
-    "refembed.similarity", "refembed.testing",
+    "refembed", "refembed.chunk", "refembed.convert", "refembed.corpus", "refembed.evaluate", "refembed.gguf",
+    "refembed.hub", "refembed.pooling", "refembed.similarity", "refembed.testing",
 )  # fmt: skip
 VERIFY = (  # `refembed.verify` has no names of its own: what a program needs from its modules
     "refembed.verify.run.verify", "refembed.verify.engines.base.open_engine",
