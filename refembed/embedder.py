@@ -408,7 +408,10 @@ class Embedder:
         weakref.finalize(self, self.pool.close)
 
     def stop_pool(self) -> None:
-        """End the processes of `start_pool`; nothing happens where there are none."""
+        """End the processes of `start_pool`; nothing happens where there are none.
+
+        >>> Embedder.load("minilm").stop_pool()
+        """
         pool, self.pool = self.running_pool(), None
         if pool is not None:
             pool.close()
