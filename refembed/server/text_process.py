@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from refembed.gguf.reader import GGUFFile
+from refembed.model.vision import load_tower
 from refembed.pipeline.messages import receive, send
 from refembed.server.errors import ApiError, as_api_error
 from refembed.server.inputs import Rules
@@ -67,13 +68,15 @@ class Setup:
     n_vocab: int
     width: int
     log_level: int
+    mmproj: Path | None = None  # of the vision tower
 
     def rules(self) -> Rules:
         """With the tokenizer, loaded anew. ApiError 503 where the file is another one by now."""
         tokenizer = load_tokenizer(GGUFFile(self.path))
         if stamp_of(self.path) != self.stamp:
             raise ApiError(CHANGED, "unavailable_error")
-        return Rules(tokenizer, self.settings, self.limits, self.how, self.n_vocab, self.width)
+        tower = None if self.mmproj is None else load_tower(GGUFFile(self.mmproj))
+        return Rules(tokenizer, self.settings, self.limits, self.how, self.n_vocab, self.width, tower)
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: nothing waits for the result any more

@@ -1,13 +1,11 @@
-"""From text to vector: `Embedder` loads a model, and `Embedder.embed` runs the steps of `refembed.pipeline`.
+"""`Embedder` loads a model, and `Embedder.embed` runs the steps of `refembed.pipeline`.
 
 text ─► tokenize ─► truncate ─► pack ─► forward ─► hidden (T, C) ─► pool ─► (S, D) ─► normalize ─► vectors
 """
 
 from __future__ import annotations
 
-import os
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,13 +15,16 @@ import numpy as np
 
 from refembed._version import __version__
 from refembed.arrays import F32, Float
+from refembed.embedder.images import TextsWithImages
+from refembed.embedder.parts_of_texts import PartsOfTexts
+from refembed.embedder.pools import Pools
 from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.gguf import GGUFFile
+from refembed.gguf import open_gguf as open_file
 from refembed.hub.digests import digests_of
 from refembed.hub.opening import open_gguf
 from refembed.kernels.numerics import load_ops, remark_on
 from refembed.kernels.ops import NO_TAP, Ops, Tap
-from refembed.kernels.quant.row_blocks import in_bytes
 from refembed.kernels.threads import configure, cores, parallel_map
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
@@ -31,8 +32,11 @@ from refembed.model.info import Info, read_info
 from refembed.model.lora import Adapter, adapted, load_adapters
 from refembed.model.published import check_semantics, original
 from refembed.model.trace import Recorder, Trace
+from refembed.model.vision import Tower, load_tower
 from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
+from refembed.pipeline.images import has_image
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
+from refembed.pipeline.multimodal import check_tower
 from refembed.pipeline.processes import ProcessPool
 from refembed.pipeline.progress import Bar
 from refembed.pipeline.truncate import truncate as truncate_ids
@@ -44,11 +48,10 @@ from refembed.tokenizer import Tokenizer, load_tokenizer
 from refembed.tokenizer.pairs import encode_pair
 
 BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes no bits
-WARMING = (1, 8, 30, 100, 300)  # tokens: a few rows, panels, rows of panels, longer than captured graphs are
 FORWARD_TOKENS = 256  # of one forward pass of `fast`: few enough that hidden states stay in a core's own cache
 
 
-class Embedder:
+class Embedder(PartsOfTexts, TextsWithImages, Pools):
     """A loaded model. `Embedder.load` makes one.
 
     The same text gives the same bits alone, in any batch and in any order (docs/batch-invariance.md).
@@ -68,15 +71,17 @@ class Embedder:
 
     def __init__(
         self, info: Info, tokenizer: Tokenizer, model: Model, ops: Ops, batch_tokens: int = BATCH_TOKENS,
-        adapters: Sequence[Adapter] = (), file: GGUFFile | None = None,
+        adapters: Sequence[Adapter] = (), file: GGUFFile | None = None, tower: Tower | None = None,
     ) -> None:  # fmt: skip
         """batch_tokens: texts run together up to so many tokens; a longer text, or with 0 every text, runs alone.
 
         adapters  what `ops` adds to the weights, for callers that need them
         file      the open file of the model; None: `info.path`, opened when it is asked for
+        tower     what images go through
         """
         self.info, self.tokenizer, self.model, self.ops = info, tokenizer, model, ops
         self.batch_tokens, self.adapters, self._file = batch_tokens, tuple(adapters), file
+        self.tower = tower
         self.options: dict[str, Any] = {}  # of `load`
         self.pool: ProcessPool | None = None  # `start_pool`
 
@@ -97,8 +102,9 @@ class Embedder:
         return load_again, (self.info.path.absolute(), self.options, digests_of(self.paths()))
 
     def paths(self) -> list[Path]:
-        """All files that the vectors depend on: the model's shards, the adapters'."""
-        return [*self.file.paths, *(path for adapter in self.adapters for path in adapter.paths)]
+        """All files that the vectors depend on: the model's shards, the adapters', the tower's."""
+        tower = [] if self.tower is None else [Path(self.tower.path)]
+        return [*self.file.paths, *(path for adapter in self.adapters for path in adapter.paths), *tower]
 
     def __repr__(self) -> str:
         """One line: the model, and what its vectors are."""
@@ -119,9 +125,11 @@ class Embedder:
         repack: bool = True,
         n_ubatch: int = 0,
         lora: Sequence[str | Path] = (),
+        mmproj: str | Path | None = None,
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
         mmap: bool = True,
+        device: int | None = None,
         threads: int | None = None,
     ) -> Embedder:
         """Open a model.
@@ -129,14 +137,17 @@ class Embedder:
         model            a GGUF file; a folder as Hugging Face publishes them; or a name that `refembed.hub` knows, such
                          as "minilm" or "organization/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "int8" the
-                         same, with activations rounded to 8 bits where weights are quantized; "auto" is fast
+                         same, with activations rounded to 8 bits where weights are quantized; "bf16" with weights and
+                         activations rounded to bfloat16; "cupy" float32 on an NVIDIA GPU; "auto" is fast
+        device           which GPU (`cupy` only), as CUDA counts them; None: the first
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
+        mmproj           the GGUF file of the model's vision tower: `embed` then takes images too (docs/images.md)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
                          (`refembed.model.published`, docs/differences.md)
         memory_budget    bytes of decoded matrices that all numerics but `ggml` keep; None: a quarter of the machine's
-                         memory; 0 or "mapped": none. Others are decoded as they are used, a panel at a time. Changes
-                         memory and speed, no bits (`kernels/quant/row_blocks.py`)
+                         memory, three quarters of a GPU's; 0 or "mapped": none. Others are decoded as they are used, a
+                         panel at a time. Changes memory and speed, no bits (`kernels/quant/row_blocks.py`)
         mmap             the weights stay in the file, mapped into memory, and must not change there; False copies the
                          file into memory first
         threads          cores to use, also by BLAS; None: as many as REFEMBED_THREADS says, else all that this process
@@ -156,7 +167,8 @@ class Embedder:
         check_semantics(semantics, numerics)
         configure(threads)
         switches: dict[str, Any] = {
-            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget
+            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget,
+            "device": device,
         }  # fmt: skip
         ops = load_ops(numerics, **switches)
         f = open_gguf(model, mmap)
@@ -172,10 +184,14 @@ class Embedder:
         tokenizer = load_tokenizer(f)
         if semantics == "original":
             loaded = original(loaded, f, tokenizer.vocab.sep)
-        e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f)
+        tower = None if mmproj is None else load_tower(open_file(mmproj, mmap=mmap))
+        if tower is not None:
+            check_tower(loaded, tower, str(f.path), ops)
+        e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
         e.options = switches | {
             "numerics": ops.name, "n_ubatch": n_ubatch, "lora": lora, "semantics": semantics, "mmap": mmap,
+            "mmproj": None if mmproj is None else Path(mmproj).absolute(),
             "threads": threads,
         }  # fmt: skip
         return e
@@ -220,7 +236,8 @@ class Embedder:
         """Vectors of texts.
 
         texts       one text, or several in order: a list, a tuple, an array, a Series or a generator. A text is
-                    characters, UTF-8 bytes, or, among several, a list of token ids
+                    characters, UTF-8 bytes, or, among several, a list of token ids. With `mmproj`, also a text with
+                    images: {"text": "...", "image": path, bytes, array or a list of them}, as `image_input` says
         pooling     "native" (the model's own), none, mean, cls, last, max, mean_sqrt_len, weightedmean; "rank": a
                     reranker's outputs (R) for texts that are pairs already; `rerank` makes pairs
         normalize   -1 as it is, 0 largest magnitude 32760, 1 taxicab, 2 Euclid, p: llama.cpp's embd_normalize; None is
@@ -233,6 +250,9 @@ class Embedder:
         """
         inputs, alone = input_list(texts)
         options = self.resolve_options(pooling, normalize, dimensions)
+        if any(map(has_image, inputs)):
+            vectors = [self.vector_of(given, i, options, truncate) for i, given in enumerate(inputs)]
+            return vectors[0] if alone else self.stack(vectors, options.pooling, options.dimensions)
         ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]  # tokenize, truncate
         vectors = self.vectors(ids, *options)  # pack, forward, pool, normalize
         return vectors[0] if alone else self.stack(vectors, options.pooling, options.dimensions)
@@ -338,92 +358,21 @@ class Embedder:
             ordered(texts, "texts", "embed_iter([text]); a generator, a file's lines or a list will do")
         truncate = options.pop("truncate", False)
         resolved = self.resolve_options(**options)
-        stream = (self.ids_of(text, i, truncate) for i, text in enumerate(texts))
+        pool = self.running_pool() if self.tower is None else None  # whose processes take token ids alone
+        read: Callable[[Any, int, bool], Any] = self.streamed if pool is None else self.ids_of
+        stream: Iterator[Any] = (read(text, i, truncate) for i, text in enumerate(texts))
         batches = iter(lambda: take_batch(stream, batch_tokens), [])
-        pool = self.running_pool()
-        found = pool.stream(batches, *resolved) if pool else (self.vectors(ids, *resolved) for ids in batches)
+        found = pool.stream(batches, *resolved) if pool else (self.vectors_of(inputs, resolved) for inputs in batches)
         with Bar(None, wanted=progress) as bar:
             for vectors in found:
                 for vector in vectors:
                     yield vector
                     bar.advance(0)
 
-    def warm(self) -> None:
-        """Compile the kernels that texts of any length need, or load them from Numba's cache.
-
-        Otherwise the first texts do it, which takes 10 to 20 seconds once on a machine. Call it before workers start,
-        so that they find the kernels in the cache; `refembed warm` does this from the command line.
-
-        >>> e = Embedder.load("minilm")
-        >>> e.warm()
-        >>> e.embed("a cat").shape
-        (384,)
-        """
-        V, limit = self.info.n_vocab, self.info.n_ctx
-        texts = [[i % V for i in range(n)] for n in WARMING if n <= limit] or [[0]]
-        how = self.resolve_options().pooling
-        for _ in range(2):  # first without, then with the thread pool that dispatches compiled kernels
-            for batch in (*([text] for text in texts), texts):
-                forward_and_pool(self.model, self.ops, pack(batch), how)
-            if self.ops.one_text_a_core:
-                from refembed.kernels.fast.thread_pool import spinning_pool
-
-                spinning_pool.start()
-
-    def start_pool(self, processes: int | None = None, *, threads: int | None = None) -> None:
-        """Let several processes compute, until `stop_pool`: `embed`, `embed_iter` and `rerank` then share texts out.
-
-        processes  how many; None: one for each core
-        threads    cores of each process; None: the cores of this one divided among them, at least 1
-
-        Texts are tokenized here; vectors come in the same order with the same bits. Each process maps the model's file,
-        whose pages they share; what is decoded or packed is its own, and `memory_budget` is divided among them. A
-        process that is killed is replaced, its texts are computed again, and the logger "refembed.pool" says so.
-        The pool also stops when the Embedder is garbage collected. One text alone, `trace` and `forward` run here.
-
-        Raises RequestError where a pool runs already, where texts that run together change each other's bits (`ggml`
-        with n_ubatch), or where processes end as they start; TypeError for an Embedder that `load` did not make.
-
-        >>> e = Embedder.load("minilm")
-        >>> texts = ["a cat", "a dog", "hello"]
-        >>> alone = e.embed(texts)
-        >>> e.start_pool(2, threads=1)
-        >>> bool((e.embed(texts) == alone).all())
-        True
-        >>> e.stop_pool()
-        """
-        n = cores() if processes is None else processes
-        if n < 1:
-            raise RequestError(f"{n} processes: at least 1")
-        if self.running_pool() is not None:
-            raise RequestError("a pool of processes is running already", hint="stop_pool() ends it")
-        if self.ops.name == "ggml" and self.batch_tokens:
-            raise RequestError(
-                "texts that are computed together have bits that depend on their batch", hint="n_ubatch=0, no pool"
-            )
-        load, (path, options, digests) = self.__reduce__()
-        share = in_bytes(options["memory_budget"]) // n
-        changed = {"threads": None, "memory_budget": share}  # the environment of the processes says how many threads
-        self.pool = ProcessPool((load, path, options | changed, digests), n, threads or max(cores() // n, 1))
-        weakref.finalize(self, self.pool.close)
-
-    def stop_pool(self) -> None:
-        """End the processes of `start_pool`; nothing happens where there are none.
-
-        >>> Embedder.load("minilm").stop_pool()
-        """
-        pool, self.pool = self.running_pool(), None
-        if pool is not None:
-            pool.close()
-
-    def running_pool(self) -> ProcessPool | None:
-        """The pool of this process; a fork has none."""
-        return self.pool if self.pool is not None and self.pool.owner == os.getpid() else None
-
     def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
         with np.errstate(all="ignore"):  # what is not finite in the end is refused there (`cut_and_normalize`)
-            return self.model.forward(pack(ids), self.ops, tap)
+            return np.asarray(self.model.forward(pack(ids), self.ops, tap))
 
     def trace(
         self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: Tap | None = None,
@@ -431,13 +380,16 @@ class Embedder:
     ) -> Trace:  # fmt: skip
         """Every tensor of one text's run, under llama.cpp's names, up to `result_embd_pooled` (not normalized).
 
+        text  may have images: the trace is of the text model then, `trace_image` of the tower
         tap  is given each tensor in place of a new Recorder; the Trace is then empty
         ops  computes in place of the embedder's own operations
         """
-        ids, how = self.ids_of(text, 0, truncate), self.resolve_options(pooling).pooling
+        how = self.resolve_options(pooling).pooling
+        given: Any = text
+        batch = self.image_batch(given) if has_image(given) else pack([self.ids_of(given, 0, truncate)])
         meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
-        recorder = Recorder(meta | {"tokens": ids, "pooling": how})
-        forward_and_pool(self.model, ops or self.ops, pack([ids]), how, tap or recorder)
+        recorder = Recorder(meta | {"tokens": batch.ids.tolist(), "pooling": how})
+        forward_and_pool(self.model, ops or self.ops, batch, how, tap or recorder)
         return recorder.trace
 
     def ids_of(self, text: Input, index: int, truncate: bool) -> list[int]:
