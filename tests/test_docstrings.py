@@ -35,6 +35,7 @@ VERIFY = (  # `refembed.verify` has no names of its own: what a program needs fr
     "refembed.verify.engines.callables.CallableEngine", "refembed.verify.compare.align.align",
     "refembed.verify.compare.arrays.compare", "refembed.verify.compare.arrays.cosine_distance",
     "refembed.testing.synthetic.synthetic", "refembed.kernels.quant.dequant.dequantize",
+    "refembed.pipeline.more_vectors.MoreVectors",
     "refembed.kernels.quant.quantize.quantize",
 )  # fmt: skip
 FORMULAS = {  # what the operations in kernels/exact are made of
@@ -46,6 +47,7 @@ FORMULAS = {  # what the operations in kernels/exact are made of
 }
 INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
     "Embedder": "forward ids_of resolve_options stack truncate_or_raise vectors width",
+    "MoreVectors": "file forward ids_of resolve_options width",
     "Cache": "find keep report reported store vectors",
     "CallableEngine": "asked trace tokenize",
     "CodeContract": "bytes_of quantize",

@@ -9,5 +9,6 @@
     normalize  cut_and_normalize               (384), of length 1
 
 `Embedder.embed` calls them in this order. Command line, corpus writer, vector cache, server and `verify` call the same
-functions; docs/tour.md has the chain of calls.
+functions; docs/tour.md has the chain of calls. `more_vectors` has what is not one vector a text: chunks of a text that
+is read in one pass (`spans`), weights of the vocabulary and many vectors (`sparse`).
 """
