@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md",
     "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md", "docs/images.md",
-    "docs/evaluate.md", "docs/recipes.md",
+    "docs/evaluate.md", "docs/recipes.md", "docs/scale.md",
 )  # fmt: skip
 
 SKIPPED = {  # how a line or a block begins -> why it is not run
@@ -51,6 +51,7 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     ". .venv/bin/activate": "belongs to `make demo`",
     "pip install": "needs a package index",
     "refembed embed -m OWNER/REPO": "needs a hub: tests/hub",
+    "refembed embed --device cuda": "needs a GPU: tests/cli/test_device.py",
     "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
     "kill $!": "the servers here end with the page",
     "refembed tokenize -m model.gguf --compare http": "likewise: tests/tokenizer",

@@ -27,15 +27,14 @@ from refembed.kernels.state_ops import StateOps
 from refembed.testing.contract import Property
 
 PACKAGES = (
-    "refembed", "refembed.chunk", "refembed.convert", "refembed.corpus", "refembed.evaluate", "refembed.gguf",
-    "refembed.hub", "refembed.pooling", "refembed.similarity", "refembed.testing",
+    "refembed", "refembed.batch", "refembed.chunk", "refembed.convert", "refembed.corpus", "refembed.evaluate",
+    "refembed.gguf", "refembed.hub", "refembed.pooling", "refembed.similarity", "refembed.testing",
 )  # fmt: skip
 VERIFY = (  # `refembed.verify` has no names of its own: what a program needs from its modules
     "refembed.verify.run.verify", "refembed.verify.engines.base.open_engine",
     "refembed.verify.engines.callables.CallableEngine", "refembed.verify.compare.align.align",
     "refembed.verify.compare.arrays.compare", "refembed.verify.compare.arrays.cosine_distance",
     "refembed.testing.synthetic.synthetic", "refembed.kernels.quant.dequant.dequantize",
-    "refembed.pipeline.more_vectors.MoreVectors",
     "refembed.kernels.quant.quantize.quantize",
 )  # fmt: skip
 FORMULAS = {  # what the operations in kernels/exact are made of
@@ -46,8 +45,8 @@ FORMULAS = {  # what the operations in kernels/exact are made of
     "sums": ("ordered_sum", "means"),
 }
 INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
-    "Embedder": "forward ids_of resolve_options stack truncate_or_raise vectors width",
-    "MoreVectors": "file forward ids_of resolve_options width",
+    "EmbedBatch": "compare ids_of ready refused vectors",
+    "Embedder": "forward ids_of paths resolve_options running_pool stack truncate_or_raise vectors width",
     "Cache": "find keep report reported store vectors",
     "CallableEngine": "asked trace tokenize",
     "CodeContract": "bytes_of quantize",

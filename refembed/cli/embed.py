@@ -68,6 +68,13 @@ A command line with -p, -bf, --embd-output-format, --embd-separator, --cls-separ
 @image_option
 @click.option("--batch-tokens", type=click.IntRange(1), metavar="N", help="Tokens computed at a time.  [default: 8192]")
 @threads_option
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Compute in N processes, each with its share of --threads. The output stays the same.  [default: 1]",
+)
 @llama_options
 @corpus_options
 @quiet_option

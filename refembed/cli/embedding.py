@@ -62,6 +62,7 @@ class Request:
     mmproj: str | None
     images: tuple[str, ...]
     batch_tokens: int | None
+    processes: int
     llama: LlamaFlags
     corpus: CorpusFlags
     quiet: bool
@@ -220,7 +221,12 @@ def embed(request: Request) -> None:
     describe(embedder, run, request)
     if not request.quiet_by_default:
         warn_suspicious_texts(request.texts)
-    resolve_job(job, run)
+    if request.processes > 1:
+        embedder.start_pool(request.processes)
+    try:
+        resolve_job(job, run)
+    finally:
+        embedder.stop_pool()
     if job.cut:
         note(f"warning: {job.cut} of the texts had more than {job.limit} tokens; the rest of them was cut off",
              quiet=request.silent)  # fmt: skip
@@ -234,7 +240,8 @@ def resolve_job(job: Job, run: Run) -> None:
     if request.output is not None and request.corpus.wanted(request.output):
         job.cut = write_corpus(
             job.embedder, job.texts, request.corpus, request.output, job.prefix,
-            job.options | {"truncate": request.truncate}, batch_tokens=request.batch_tokens or BATCH_TOKENS,
+            job.options | {"truncate": request.truncate},
+            batch_tokens=request.batch_tokens or request.processes * BATCH_TOKENS,
             quiet=request.quiet_by_default,
         )  # fmt: skip
         return
@@ -268,6 +275,8 @@ def check_request(request: Request) -> None:
         raise click.UsageError("--image needs --mmproj FILE, the model's vision tower.")
     if flags.embd_output_format and (request.form or request.as_json or request.compare):
         raise click.UsageError("--embd-output-format goes with neither --format, --json nor --compare.")
+    if request.processes > 1 and flags.active:
+        raise click.UsageError("--processes: none of llama-embedding's flags goes with it.")
     if request.as_json and request.form not in (None, "json"):
         raise click.UsageError("Give --json or --format, not both.")
     if request.compare and request.format not in ("text", "json"):

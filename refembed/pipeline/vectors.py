@@ -36,7 +36,8 @@ def forward_and_pool(model: Model, ops: Ops, batch: Batch, how: str, tap: Tap = 
     first = TapExcept(tap, model.output) if tap.active and how == "none" else tap
     with np.errstate(all="ignore"):  # a vector that is not finite is refused at the end: `cut_and_normalize`
         hidden = forward(model, batch, ops, first) if batch.images else model.forward(batch, ops, first)  # (T, C)
-        return pooled(hidden, batch.offsets, how, model, ops, tap)
+        vectors = pooled(hidden, batch.offsets, how, model, ops, tap)
+    return vectors if isinstance(vectors, list) else np.asarray(vectors)  # from a GPU all at once
 
 
 def cut_and_normalize(vector: Float, normalize: int, dimensions: int | None = None) -> F32:

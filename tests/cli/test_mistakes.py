@@ -127,6 +127,11 @@ EMBED = """
 2 a --lora m.gguf                                  | not 'adapter'
 1 a --profile avx2                                 | only --numerics ggml has a choice there
 1 a --numerics ggml --semantics original           | cannot be had in numerics 'ggml'
+1 a --device nosuch                                | 'nosuch' is none of cpu, cuda, cuda:N
+1 a --device cuda:                                 | 'cuda:' is none of cpu, cuda, cuda:N
+1 a --device cuda:-1                               | 'cuda:-1' is none of cpu, cuda, cuda:N
+1 a --device cuda --numerics fast                  | --device: --numerics fast has no choice there
+1 a --device cpu --numerics cupy                   | --device: --numerics cupy has no choice there
 1 -p a -f t.txt                                    | Give one of --prompt, --file and --binary-file
 1 -bf folder                                       | folder: a folder
 1 -p a -b 0                                        | not in the range

@@ -34,7 +34,7 @@ from refembed.kernels.llvm import gemm, integer_tile, jit
 from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store
-from refembed.kernels.threads import cores, parallel_for, workers
+from refembed.kernels.threads import cores, parallel_for, renew_after_fork, workers
 
 __all__ = ["WINDOW_KINDS", "Fast", "cores", "parallel_for", "workers"]
 
@@ -89,7 +89,8 @@ class Fast(FastStateOps):
         self.decoded = self.store.kept
         self.panels = Panels(self.store, np.float32, self.panel_shape, self.pack)
         self.smaller: dict[str, tuple[Any, ...] | None] = {}  # a product and what it reads, for few rows
-        self.packing = threading.Lock()  # texts may run side by side
+        self.renew_locks()
+        renew_after_fork(self)
         self.scratch = Scratch()
         self.graphs = GraphCache()
         self.turned: dict[Rope, F32] = {}
@@ -98,6 +99,10 @@ class Fast(FastStateOps):
     def rounded_products(self) -> RoundedProducts | None:
         """Products that round activations; None: all are of float32."""
         return IntegerProducts(self.bits, self.store, self.empty) if self.bits else None
+
+    def renew_locks(self) -> None:
+        """Also in a fork, whose parent may have been packing (`threads.renew_after_fork`)."""
+        self.packing = threading.Lock()
 
     def empty(self, shape: tuple[int, ...]) -> F32:
         """An array of float32 with anything in it."""

@@ -1,65 +1,23 @@
-"""What `Embedder` makes besides one vector a text: of chunks, of every token, of the vocabulary.
-
-The class is `Embedder`'s base, which has what is abstract here.
-"""
+"""More than one vector a text: of its chunks, of its tokens, and sparse ones."""
 
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from refembed.arrays import F32, Float
+from refembed.arrays import F32
+from refembed.embedder.base import EmbedderBase
 from refembed.errors import RequestError
-from refembed.gguf import GGUFFile
-from refembed.kernels.ops import Ops
-from refembed.model import Model
-from refembed.model.info import Info
 from refembed.pipeline.inputs import Input, input_list
 from refembed.pipeline.spans import check_spans, pool_spans, token_spans
 from refembed.pipeline.sparse import multi_vector, read_multi_vector, read_sparse, sparse
-from refembed.pipeline.vectors import VectorOptions
-from refembed.tokenizer import Tokenizer
 
 
-class MoreVectors(ABC):
-    """Chunks of a text that is read in one pass; heads that llama.cpp has no place for.
-
-    >>> from refembed import Embedder
-    >>> issubclass(Embedder, MoreVectors)
-    True
-    """
-
-    info: Info
-    tokenizer: Tokenizer
-    model: Model
-    ops: Ops
-
-    @property
-    @abstractmethod
-    def file(self) -> GGUFFile:
-        """The open GGUF file."""
-
-    @abstractmethod
-    def ids_of(self, text: Input, index: int, truncate: bool) -> list[int]:
-        """Token ids of one input, checked."""
-
-    @abstractmethod
-    def resolve_options(
-        self, pooling: str = "native", normalize: int | None = None, dimensions: Any = None
-    ) -> VectorOptions:
-        """The options of `embed`, with the model's own where they are not given."""
-
-    @abstractmethod
-    def width(self, how: str) -> int:
-        """Numbers of a vector under a resolved pooling."""
-
-    @abstractmethod
-    def forward(self, ids: Sequence[Sequence[int]]) -> Float:
-        """Hidden states (T, C) of lists of token ids, end to end."""
+class PartsOfTexts(EmbedderBase):
+    """Methods of `Embedder`."""
 
     def embed_chunks(
         self, text: str, chunks: Iterable[Sequence[Any]], *, pooling: str = "native", normalize: int | None = None,
@@ -74,7 +32,6 @@ class MoreVectors(ABC):
                   of the whole text has the vector of `embed`
         Other arguments and errors as of `embed`; RequestError for a chunk without tokens of its own.
 
-        >>> from refembed import Embedder
         >>> e = Embedder.load("minilm")
         >>> e.embed_chunks("Berlin is large. It has a river.", [(0, 17), (17, 32)]).shape
         (2, 384)
@@ -96,7 +53,6 @@ class MoreVectors(ABC):
                  `a.dot(b)` says how alike two are
         Raises ModelError for a file without such a head (`refembed convert --heads` keeps it); else as `embed`.
 
-        >>> from refembed import Embedder
         >>> Embedder.load("minilm").embed_sparse("a cat")
         Traceback (most recent call last):
             ...
@@ -118,7 +74,6 @@ class MoreVectors(ABC):
         returns  (T - 1, D) float32, each of length 1; for several texts a list of such
         Raises ModelError for a file without such a head (`refembed convert --heads` keeps it); else as `embed`.
 
-        >>> from refembed import Embedder
         >>> Embedder.load("minilm").embed_multi_vector("a cat")
         Traceback (most recent call last):
             ...

@@ -1,4 +1,4 @@
-"""From text to vector: `Embedder` loads a model, and `Embedder.embed` runs the steps of `refembed.pipeline`.
+"""`Embedder` loads a model, and `Embedder.embed` runs the steps of `refembed.pipeline`.
 
 text ─► tokenize ─► truncate ─► pack ─► forward ─► hidden (T, C) ─► pool ─► (S, D) ─► normalize ─► vectors
 """
@@ -6,7 +6,7 @@ text ─► tokenize ─► truncate ─► pack ─► forward ─► hidden (T
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -15,25 +15,29 @@ import numpy as np
 
 from refembed._version import __version__
 from refembed.arrays import F32, Float
-from refembed.errors import RequestError, TooLongError
+from refembed.embedder.images import TextsWithImages
+from refembed.embedder.parts_of_texts import PartsOfTexts
+from refembed.embedder.pools import Pools
+from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.gguf import GGUFFile
 from refembed.gguf import open_gguf as open_file
+from refembed.hub.digests import digests_of
 from refembed.hub.opening import open_gguf
 from refembed.kernels.numerics import load_ops, remark_on
 from refembed.kernels.ops import NO_TAP, Ops, Tap
-from refembed.kernels.threads import cores, parallel_map
+from refembed.kernels.threads import configure, cores, parallel_map
 from refembed.model import Model, load_model
-from refembed.model.batch import Batch, pack
+from refembed.model.batch import pack
 from refembed.model.info import Info, read_info
 from refembed.model.lora import Adapter, adapted, load_adapters
 from refembed.model.published import check_semantics, original
 from refembed.model.trace import Recorder, Trace
 from refembed.model.vision import Tower, load_tower
 from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
-from refembed.pipeline.images import has_image, image_input
+from refembed.pipeline.images import has_image
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
-from refembed.pipeline.more_vectors import MoreVectors
-from refembed.pipeline.multimodal import batch_of, check_tower
+from refembed.pipeline.multimodal import check_tower
+from refembed.pipeline.processes import ProcessPool
 from refembed.pipeline.progress import Bar
 from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool
@@ -47,7 +51,7 @@ BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes
 FORWARD_TOKENS = 256  # of one forward pass of `fast`: few enough that hidden states stay in a core's own cache
 
 
-class Embedder(MoreVectors):
+class Embedder(PartsOfTexts, TextsWithImages, Pools):
     """A loaded model. `Embedder.load` makes one.
 
     The same text gives the same bits alone, in any batch and in any order (docs/batch-invariance.md).
@@ -79,6 +83,7 @@ class Embedder(MoreVectors):
         self.batch_tokens, self.adapters, self._file = batch_tokens, tuple(adapters), file
         self.tower = tower
         self.options: dict[str, Any] = {}  # of `load`
+        self.pool: ProcessPool | None = None  # `start_pool`
 
     @property
     def file(self) -> GGUFFile:
@@ -87,11 +92,19 @@ class Embedder(MoreVectors):
             self._file = open_gguf(self.info.path)
         return self._file
 
-    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[Path]]:
-        """Pickling and copying load the same file again, with the same options; the weights stay mapped, and shared."""
+    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[Any, ...]]:
+        """Pickling and copying load the same file again, with the same options; the weights stay mapped, and shared.
+
+        The files' SHA-256 goes along: where they are others by then, loading is a ModelError.
+        """
         if not self.options:
             raise TypeError("only an Embedder that Embedder.load made can be pickled or copied")
-        return partial(Embedder.load, **self.options), (self.info.path.absolute(),)
+        return load_again, (self.info.path.absolute(), self.options, digests_of(self.paths()))
+
+    def paths(self) -> list[Path]:
+        """All files that the vectors depend on: the model's shards, the adapters', the tower's."""
+        tower = [] if self.tower is None else [Path(self.tower.path)]
+        return [*self.file.paths, *(path for adapter in self.adapters for path in adapter.paths), *tower]
 
     def __repr__(self) -> str:
         """One line: the model, and what its vectors are."""
@@ -116,6 +129,8 @@ class Embedder(MoreVectors):
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
         mmap: bool = True,
+        device: int | None = None,
+        threads: int | None = None,
     ) -> Embedder:
         """Open a model.
 
@@ -123,17 +138,21 @@ class Embedder(MoreVectors):
                          as "minilm" or "organization/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "int8" the
                          same, with activations rounded to 8 bits where weights are quantized; "bf16" with weights and
-                         activations rounded to bfloat16; "auto" is fast
+                         activations rounded to bfloat16; "cupy" float32 on an NVIDIA GPU; "auto" is fast
+        device           which GPU (`cupy` only), as CUDA counts them; None: the first
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
         mmproj           the GGUF file of the model's vision tower: `embed` then takes images too (docs/images.md)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
                          (`refembed.model.published`, docs/differences.md)
         memory_budget    bytes of decoded matrices that all numerics but `ggml` keep; None: a quarter of the machine's
-                         memory; 0 or "mapped": none. Others are decoded as they are used, a panel at a time. Changes
-                         memory and speed, no bits (`kernels/quant/row_blocks.py`)
+                         memory, three quarters of a GPU's; 0 or "mapped": none. Others are decoded as they are used, a
+                         panel at a time. Changes memory and speed, no bits (`kernels/quant/row_blocks.py`)
         mmap             the weights stay in the file, mapped into memory, and must not change there; False copies the
                          file into memory first
+        threads          cores to use, also by BLAS; None: as many as REFEMBED_THREADS says, else all that this process
+                         may use. It is the process that has them: all its models share the number given last. Changes
+                         speed, no bits
 
         For `ggml`, which llama.cpp to equal:
         profile     its build: "avx2" (the wheel that refembed is checked against), "avx2-gcc12", "avx512"
@@ -146,8 +165,10 @@ class Embedder(MoreVectors):
         refembed can run, DownloadError where it cannot be fetched, RequestError for an option that is not there.
         """
         check_semantics(semantics, numerics)
+        configure(threads)
         switches: dict[str, Any] = {
-            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget
+            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget,
+            "device": device,
         }  # fmt: skip
         ops = load_ops(numerics, **switches)
         f = open_gguf(model, mmap)
@@ -165,12 +186,13 @@ class Embedder(MoreVectors):
             loaded = original(loaded, f, tokenizer.vocab.sep)
         tower = None if mmproj is None else load_tower(open_file(mmproj, mmap=mmap))
         if tower is not None:
-            check_tower(loaded, tower, str(f.path))
+            check_tower(loaded, tower, str(f.path), ops)
         e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
         e.options = switches | {
             "numerics": ops.name, "n_ubatch": n_ubatch, "lora": lora, "semantics": semantics, "mmap": mmap,
             "mmproj": None if mmproj is None else Path(mmproj).absolute(),
+            "threads": threads,
         }  # fmt: skip
         return e
 
@@ -251,71 +273,14 @@ class Embedder(MoreVectors):
                 vectors[i] = cut_and_normalize(row, normalize, dimensions)
 
         lengths = [len(text) for text in ids]
+        if (pool := self.running_pool()) is not None and len(ids) > 1:
+            return pool.vectors(ids, how, normalize, dimensions)
         if self.ops.one_text_a_core and (batches := spread_batches(lengths, self.batch_tokens, cores())):
             parallel_map([partial(compute, batch) for batch in batches])
         else:
             for batch in pack_batches(lengths, self.batch_tokens):
                 compute(batch)
         return vectors
-
-    def vector_of(self, given: Any, index: int, options: VectorOptions, truncate: bool = False) -> F32:
-        """The vector (D) of one input, (T, D) where nothing is pooled. One with images runs alone.
-
-        >>> e = Embedder.load("minilm")
-        >>> e.vector_of("a cat", 0, e.resolve_options()).shape
-        (384,)
-        """
-        if not has_image(given):
-            return self.vectors([self.ids_of(given, index, truncate)], *options)[0]
-        return self.vector_of_batch(self.image_batch(given, index), options)
-
-    def vector_of_batch(self, batch: Batch, options: VectorOptions) -> F32:
-        """The vector (D) of a batch of one text, (T, D) where nothing is pooled.
-
-        >>> e = Embedder.load("minilm")
-        >>> e.vector_of_batch(pack([[101, 4937, 102]]), e.resolve_options()).shape
-        (384,)
-        """
-        (row,) = forward_and_pool(self.model, self.ops, batch, options.pooling)
-        return cut_and_normalize(row, options.normalize, options.dimensions)
-
-    def image_batch(self, given: Mapping[str, Any], index: int = 0, tap: Tap = NO_TAP) -> Batch:
-        """A text with images, {"text": ..., "image": ...}, as the text model runs it.
-
-        tap  is given every tensor of the tower
-        Raises RequestError for an image that cannot be taken, and where there is no tower.
-
-        >>> from refembed.testing.synthetic import synthetic  # a model and a tower with random weights
-        >>> from refembed.testing.synthetic_mmproj import synthetic_mmproj
-        >>> model, mmproj = synthetic("model.gguf", "gemma-embedding"), synthetic_mmproj("mmproj.gguf")
-        >>> e = Embedder.load(model, mmproj=mmproj)
-        >>> (image,) = e.image_batch({"text": "the <__media__> cat", "image": np.zeros((9, 9, 3), np.uint8)}).images
-        >>> image.end - image.begin, image.rows.shape  # 6 x 6 patches, 2 x 2 of them a token
-        (9, (9, 36))
-        """
-        what = f"input {index}"
-        if self.tower is None:
-            hint = "Embedder.load(model, mmproj=FILE); on the command line, --mmproj FILE"
-            raise RequestError(f"{what}: an image, but no vision tower was loaded with the model", hint=hint)
-        limit = self.info.n_ctx
-        return batch_of(image_input(given, index), self.tower, self.tokenizer, self.ops, limit, what, tap)
-
-    def trace_image(self, image: Any) -> Trace:
-        """Every tensor of the vision tower on one image, under llama.cpp's names, from pixels to the text model's rows.
-
-        image  a path, a file's bytes, or pixels (height, width, 3) of uint8
-        Raises RequestError for an image that cannot be taken, and where there is no tower.
-
-        >>> from refembed.testing.synthetic import synthetic
-        >>> from refembed.testing.synthetic_mmproj import synthetic_mmproj
-        >>> model, mmproj = synthetic("model.gguf", "gemma-embedding"), synthetic_mmproj("mmproj.gguf", image_size=42)
-        >>> Embedder.load(model, mmproj=mmproj).trace_image(np.zeros((9, 9, 3), np.uint8))["inp_raw"].shape
-        (3, 42, 42)
-        """
-        meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
-        recorder = Recorder(meta)
-        self.image_batch({"image": image}, tap=recorder)
-        return recorder.trace
 
     def stack(self, vectors: list[F32], how: str, dimensions: int | None = None) -> F32 | list[F32]:
         """Vectors (D) of S texts as one array (S, D); where nothing is pooled, the list as it is."""
@@ -393,15 +358,12 @@ class Embedder(MoreVectors):
             ordered(texts, "texts", "embed_iter([text]); a generator, a file's lines or a list will do")
         truncate = options.pop("truncate", False)
         resolved = self.resolve_options(**options)
-        stream: Iterator[Any] = (
-            text if has_image(text) else self.ids_of(text, i, truncate) for i, text in enumerate(texts)
-        )
+        stream: Iterator[Any] = (self.streamed(text, i, truncate) for i, text in enumerate(texts))
+        batches = iter(lambda: take_batch(stream, batch_tokens), [])
+        pool = self.running_pool()
+        found = pool.stream(batches, *resolved) if pool else (self.vectors_of(inputs, resolved) for inputs in batches)
         with Bar(None, wanted=progress) as bar:
-            while inputs := take_batch(stream, batch_tokens):
-                if any(map(has_image, inputs)):
-                    vectors = [self.vector_of(given, i, resolved) for i, given in enumerate(inputs)]
-                else:
-                    vectors = self.vectors(inputs, *resolved)
+            for vectors in found:
                 for vector in vectors:
                     yield vector
                     bar.advance(0)
@@ -409,7 +371,7 @@ class Embedder(MoreVectors):
     def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
         with np.errstate(all="ignore"):  # what is not finite in the end is refused there (`cut_and_normalize`)
-            return self.model.forward(pack(ids), self.ops, tap)
+            return np.asarray(self.model.forward(pack(ids), self.ops, tap))
 
     def trace(
         self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: Tap | None = None,
@@ -450,3 +412,15 @@ class Embedder(MoreVectors):
             hint = f"cut it into pieces, or pass truncate=True (--truncate) to keep its first {limit} tokens"
             raise TooLongError(f"{what}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
         return truncate_ids(ids, limit, keep_last=keep_last)
+
+
+def load_again(path: Path, options: dict[str, Any], digests: list[str]) -> Embedder:
+    """The Embedder that was pickled. ModelError where a file is another one by now."""
+    embedder = Embedder.load(path, **options)
+    for file, digest, now in zip(embedder.paths(), digests, digests_of(embedder.paths()), strict=False):
+        if digest != now:
+            raise ModelError(
+                f"{file}: another file than the Embedder was made of: SHA-256 {now[:12]}..., not {digest[:12]}...",
+                hint="copy the same file to each machine, under the same path",
+            )
+    return embedder
