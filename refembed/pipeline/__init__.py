@@ -10,6 +10,6 @@
 
 `Embedder.embed` calls them in this order. Command line, corpus writer, vector cache, server and `verify` call the same
 functions; docs/tour.md has the chain of calls. `spans` has the chunks of a text that is read in one pass, `sparse` the
-weights of the vocabulary and a vector for each token. `processes`, `worker` and `messages` let other processes do the last
-four steps (`Embedder.start_pool`).
+weights of the vocabulary and a vector for each token. `processes`, `worker` and `messages` let other processes do the
+last four steps (`Embedder.start_pool`).
 """
