@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from refembed.explain.formula import NO_FORMULA, Formula
 from refembed.explain.formulas_by_name import ALWAYS_BY_NAME, BY_NAME
+from refembed.explain.formulas_of_latent import LATENT, ROUTED, turned
 from refembed.explain.formulas_of_operations import BY_OPERATION
 from refembed.explain.formulas_of_states import BY_NAME as OF_STATES
 from refembed.explain.formulas_of_states import OF_OPERATIONS, OWN
@@ -27,7 +28,11 @@ def formula_of(run: Run, i: int) -> Formula:
     """The formula of the i-th tensor of a run."""
     shown, name = run.shown[i], base_of(run.trace.tensors[i].name)
     traits = run.embedder.model.module.TRAITS
-    by_name = BY_NAME | (OF_STREAMS if traits.streams else {})
+    by_name = BY_NAME | (OF_STREAMS if traits.streams else {}) | (ROUTED if traits.routing != "none" else {})
+    if traits.latent:
+        by_name |= LATENT
+        if name == "q_pe" and shown.call is not None:
+            return turned(run, i, shown.call)
     if traits.recurrent != "none" or traits.ssm != "none":
         by_name |= OF_STATES
         own = OWN.get("wkv" if traits.wkv else traits.ssm, {})

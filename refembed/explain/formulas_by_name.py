@@ -16,6 +16,7 @@ HIDDEN = (  # names of hidden states (T, C) between layers
     "model.input_embed",
 )  # fmt: skip
 BETWEEN = ("ffn_inp", "sa_out", "attn_residual")  # ... and between the two halves of a layer
+WEIGHTS = tuple(f"ffn_moe_weights{end}" for end in ("_norm", "", "_softmax", "_scaled"))
 SUMMED = (*HIDDEN, "ffn_inp", "attn_out", "ffn_out", "ffn_added", "parallel_out")  # terms of parallel layers' sums
 
 
@@ -171,7 +172,7 @@ def over_sum(run: Run, i: int) -> Formula:
 
 def weighted(run: Run, i: int) -> Formula:
     """ffn_moe_weighted."""
-    by = latest(run, i, "ffn_moe_weights_norm", "ffn_moe_weights", "ffn_moe_weights_softmax")
+    by = latest(run, i, *WEIGHTS)
     return (
         NO_FORMULA
         if by is None

@@ -89,8 +89,8 @@ def gated(run: Run, i: int, call: Call) -> Formula:
     return made(text, python, g=array_of(run, call["gate"], i), u=array_of(run, call["up"], i))
 
 
-def rotation(run: Run, i: int, call: Call) -> Formula:
-    """RoPE: pairs of channels turned by the token's place."""
+def rotation(run: Run, i: int, call: Call, given: str = "") -> Formula:
+    """RoPE: pairs of channels turned by the token's place. given: what is turned, where the run shows it by parts."""
     r: Rope = call["rope"]
     half, m = r.n_dims // 2, magnitude(r)
     angle, python, operands = angles_of(run, r)
@@ -104,7 +104,7 @@ def rotation(run: Run, i: int, call: Call) -> Formula:
         else (f"{text}; these times m", f"rope(x, {python}, {r.pairs!r}, m)")
     )
     operands |= {} if m == 1 else {"m": f"how much longer the vector gets = {m!r}"}
-    return made(text, python, x=array_of(run, call["x"], i), t="the tokens' places, from 0", **operands)
+    return made(text, python, x=given or array_of(run, call["x"], i), t="the tokens' places, from 0", **operands)
 
 
 def angles_of(run: Run, r: Rope) -> tuple[str, str, dict[str, str]]:

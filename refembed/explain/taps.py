@@ -30,6 +30,7 @@ GEMMA3N = "Google 2025, Gemma 3n: per-layer embeddings"
 GEMMA4 = "Google DeepMind 2026, Gemma 4"
 GPT_OSS = "OpenAI 2025, gpt-oss-120b & gpt-oss-20b Model Card"
 QWEN2 = "Yang et al. 2024, Qwen2 Technical Report"
+DEEPSEEK = "DeepSeek-AI 2024, DeepSeek-V2"
 LFM2 = "Liquid AI 2025, LFM2"
 HU = "Hu et al. 2024, MiniCPM"
 REIMERS = "Reimers & Gurevych 2019, Sentence-BERT"
@@ -259,6 +260,16 @@ TAPS: dict[str, Meaning] = {name: Meaning(*line) for name, line in TITLES.items(
     "inp_per_layer_selected": Meaning("A row for each id, with a part for each layer", GEMMA3N),
     "inp_per_layer_rows": Meaning("Per-layer inputs of the tokens, scaled", GEMMA3N),
     "inp_per_layer_sum": Meaning("Per-layer inputs of tokens and embeddings, added up", GEMMA3N),
+    "q": Meaning("Queries, or the short vector that they are made of", DEEPSEEK),
+    "kv_cmpr_pe": Meaning("The short vector that keys and values are made of, and a piece of a key", DEEPSEEK),
+    "k_pe": Meaning("The piece of a key that turns, the same for all heads, rotated by its position", SU),
+    "kv_cmpr": Meaning("The short vector that keys and values are made of, normalized", NORM),
+    "kv": Meaning("Keys and values of each head, made of the short vector", DEEPSEEK),
+    "q_pe": Meaning("The end of each head's query, rotated by its position", SU),
+    "q_nope_absorbed": Meaning("The rest of each head's query, times the matrix that makes its keys", DEEPSEEK),
+    "kqv_mla": Meaning("What each head has mixed, times the matrix that makes its values", DEEPSEEK),
+    "ffn_moe_probs_masked": Meaning("Scores of the experts in the best groups", DEEPSEEK),
+    "ffn_moe_weights_scaled": Meaning("Weights of the chosen experts, times a number", DEEPSEEK),
     "cls_soft_max": Meaning("The head's outputs as probabilities", ""),
     "ffn_reglu": Meaning("ReGLU: the gate through ReLU, times the other product", SHAZEER),
     "ffn_gate_b": Meaning("The gate, with its bias", SHAZEER),

@@ -127,6 +127,23 @@ class Ops(StateOps):
                 [ 1.]]])
         """
 
+    def per_head(self, x: Float, w: Tensor, *, attended: bool = False) -> Float:
+        """Each head through a matrix of its own (multi-head latent attention: DeepSeek-AI 2024).
+
+            y[t, h] = W[h] x[t, h]
+
+        x         (T, H, C)
+        w         (H, N, C)
+        attended  x is what attention left, which llama.cpp may have in another order: `ggml` alone minds
+        returns   (T, H, N)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> x, w = np.array([[[1.0, 2.0], [3.0, 4.0]]]), Tensor.of([[[1, 0]], [[0, 10]]])  # a token, two heads
+        >>> load_ops("exact").per_head(x, w).tolist()  # the first channel of the one, ten times the second of the other
+        [[[1.0], [40.0]]]
+        """
+        return self.experts(x, w, np.tile(np.arange(w.shape[0]), (len(x), 1)))
+
     # -- norms -------------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -413,7 +430,7 @@ class Ops(StateOps):
             y = softmax(scale q kᵀ + bias + mask) v
 
         q        (T, H D)   heads side by side
-        k, v     (T, K D)
+        k, v     (T, K D)   values may have another width than keys, E (DeepSeek-V2): then y is (T, H E)
         spec                heads, scale, mask, soft cap
         offsets  (S+1)      text s is rows offsets[s]:offsets[s+1]
         bias     (H, L, L)  added to the score of query i and key j of each text, L the longest (T5); None for none
@@ -462,8 +479,6 @@ class Ops(StateOps):
         array([[2.],
                [7.]])
         """
-
-    # -- all layers --------------------------------------------------------------------------------------------------
 
     def capture_or_replay(self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float) -> Float:
         """`layers(x)`: all layers of one text. `fast` does without Python between their operations (fast/graph.py).

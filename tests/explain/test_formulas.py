@@ -29,6 +29,7 @@ from tests.model import (
     test_encoders_pre,
     test_gemmas_phi_t5,
     test_granite_lfm2,
+    test_mla,
     test_moe_decoders,
     test_recurrent,
 )
@@ -42,6 +43,7 @@ TABLES = (
     test_encoders_pre,
     test_gemmas_phi_t5,
     test_granite_lfm2,
+    test_mla,
     test_moe_decoders,
     test_recurrent,
 )

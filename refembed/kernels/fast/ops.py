@@ -385,7 +385,8 @@ class Fast(FastStateOps):
         bias: Float | None = None, sinks: Tensor | None = None,
     ) -> Float:  # fmt: skip
         """y = softmax(scale q kᵀ + bias + mask) v, each sequence and head on its own."""
-        out, how, slopes = self.empty(q.shape), args_of(spec), slopes_of(spec.n_head, spec.mask.max_bias)
+        out, how = self.empty((len(q), spec.group * v.shape[1])), args_of(spec)
+        slopes = slopes_of(spec.n_head, spec.mask.max_bias)
         more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
         sink = NOTHING if sinks is None else self.weight(sinks)
         if tap.active:
@@ -409,7 +410,7 @@ class Fast(FastStateOps):
         """Attention of one text with its inner tensors shown: the same arithmetic, one step at a time."""
         q = np.ascontiguousarray(attention.by_head(q, spec.n_head))  # (H, n, D)
         k, v = (np.ascontiguousarray(attention.by_head(x, spec.n_head_kv)) for x in (k, v))  # (K, n, D)
-        (H, n, D), group = q.shape, spec.group
+        (H, n, _), group = q.shape, spec.group
         if not spec.cached:
             v = tap("v_cont", v.transpose(0, 2, 1)).transpose(0, 2, 1)
         v = np.ascontiguousarray(v)
@@ -428,10 +429,10 @@ class Fast(FastStateOps):
         for h in range(H):
             fast_attention.shares_of(p[h], *how, slopes[h], sinks[h : h + 1])
         p = tap("kq_soft_max", p)
-        kqv = np.empty((H, n, D), q.dtype)
+        kqv = np.empty((H, n, v.shape[2]), q.dtype)
         for h in range(H):
             fast_attention.mix_of(p[h], v[h // group], kqv[h])
-        out[:] = tap("kqv", kqv).transpose(1, 0, 2).reshape(n, H * D)
+        out[:] = tap("kqv", kqv).transpose(1, 0, 2).reshape(out.shape)
 
     def mean(self, x: Float, offsets: I64) -> Float:
         """The mean of each sequence's rows, added in double."""

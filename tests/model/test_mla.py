@@ -1,0 +1,92 @@
+"""DeepSeek's latent attention and K2 Horizon's routed values against live llama.cpp.
+
+`ggml` gives llama.cpp's bits. With float32 weights and a float32 cache `exact` and `fast` differ by rounding alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refembed.verify.compare.replay import LocalDifference
+from tests.model.family import Family
+from tests.model.faults import Fault
+from tests.model.keys import BASE, LINEAR, SEES_ALL, YARN, Keys, floats
+
+LOCAL, LOCAL_ROPE, WHOLE = 1e-6, 3e-6, 2e-5
+
+ARCHS = ("deepseek2",)
+UINT32 = "UINT32"
+OLDER, BUSY, ONE_MATRIX = {"attn_kv_b.weight"}, {"exp_probs_b.bias"}, {"ffn_gate_up_exps.weight"}
+SOFTMAX: Keys = {"expert_gating_func": (1, UINT32)}
+WEIGHED: Keys = {"expert_weights_norm": (True, "BOOL")} | floats(expert_weights_scale=2.5)
+LOG_MUL = floats(rope__scaling__yarn_log_multiplier=0.0707)
+GROWING = floats(attention__temperature_scale=0.5) | {"attention.temperature_length": (8, UINT32)}
+
+
+def groups(n: int, used: int) -> Keys:
+    """Experts in groups, of which each token takes some."""
+    return {"expert_group_count": (n, UINT32), "expert_group_used_count": (used, UINT32)}
+
+
+def latent(key: int, value: int, rot: int, rank: int, rank_q: int) -> Keys:
+    """Widths of latent attention."""
+    widths = {"key_length_mla": key, "value_length_mla": value, "key_length": rank + rot, "value_length": rank}
+    widths |= {"q_lora_rank": rank_q, "kv_lora_rank": rank}
+    return {f"attention.{name}": (n, UINT32) for name, n in widths.items()} | {"rope.dimension_count": (rot, UINT32)}
+
+
+def experts(width: int, shared: int, dense: int = 1) -> Keys:
+    """Width of an expert, how many are shared, and how many layers have none."""
+    keys = {"feed_forward_length": width, "shared_count": shared}
+    return {f"expert_{key}": (n, UINT32) for key, n in keys.items()} | {"leading_dense_block_count": (dense, UINT32)}
+
+
+BLOCKS = {"C": 96, "F": 64, "H": 3}
+IN_BLOCKS = latent(64, 32, 32, 64, 32) | experts(32, 2)
+# fmt: off
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "deepseek2":               ("deepseek2", {"X": 8, "n_used": 3, "optional": BUSY,
+                                              "keys": groups(4, 2) | WEIGHED | BASE}),
+    "deepseek2, older file":   ("deepseek2", {"X": 5, "H": 3, "D": 14, "optional": OLDER | {"output.weight"},
+                                              "keys": SOFTMAX | YARN | LOG_MUL | GROWING}),
+    "deepseek2, yarn":         ("deepseek2", {"H": 5, "n_used": 1, "optional": ONE_MATRIX,
+                                              "keys": YARN | LOG_MUL | GROWING | SOFTMAX | experts(14, 3)}),
+    "deepseek2, no multiplier": ("deepseek2", {"H": 1, "optional": OLDER, "keys": YARN | WEIGHED | experts(20, 1, 0)}),
+    "deepseek2, lite":         ("deepseek2", {"n_layer": 26, "H": 2, "C": 20, "F": 24, "keys": LINEAR | SEES_ALL |
+                                              SOFTMAX | experts(14, 2, 24)}),
+    "deepseek2, F16":          ("deepseek2", {**BLOCKS, "type_name": "F16", "keys": IN_BLOCKS | WEIGHED}),
+    "deepseek2, Q8_0":         ("deepseek2", {**BLOCKS, "type_name": "Q8_0", "keys": IN_BLOCKS, "optional": BUSY}),
+    "deepseek2, older, Q8_0":  ("deepseek2", {**BLOCKS, "D": 64, "type_name": "Q8_0", "optional": OLDER, "keys":
+                                              experts(32, 1) | {"attention.value_length": (32, UINT32),
+                                              "attention.kv_lora_rank": (32, UINT32),
+                                              "attention.q_lora_rank": (64, UINT32)}}),
+}
+# fmt: on
+SLOW = {
+    "deepseek2, yarn",
+    "deepseek2, no multiplier",
+    "deepseek2, lite",
+    "deepseek2, F16",
+    "deepseek2, older, Q8_0",
+}
+
+FAULTS: list[Fault] = []
+
+
+def bound_of(variant: str, d: LocalDifference) -> float:
+    """Of one operation."""
+    return LOCAL_ROPE if d.op == "ROPE" else LOCAL
+
+
+def whole_of(variant: str) -> float:
+    """Of a whole run."""
+    return WHOLE
+
+
+def small(arch: str) -> dict[str, Any]:
+    """A model of four layers."""
+    return {"D": 6, "n_layer": 4, "X": 4}
+
+
+FAMILY = Family(ARCHS, VARIANTS, bound_of, whole_of, [(fault, None) for fault in FAULTS], slow=SLOW, traced="last",
+                small=small)  # fmt: skip
