@@ -64,7 +64,9 @@ class Weights:
 
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
-    """Token ids (T) -> hidden states (T, C). group_norm, q, k, v_... and attn_... are unnamed in llama.cpp's graph."""
+    """Token ids (T) -> hidden states (T, C). Unnamed in llama.cpp's graph: group_norm, ..._product,
+    ..._normed, attn_..., and of v_moe_... those that no other name has.
+    """
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
     return run_layers(layers, w, hp, batch, ops, taps, x)
 
@@ -80,12 +82,13 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
 
         # self-attention: every token looks back
         y = tap("attn_norm", group_norm(x, blk.attn_norm, hp, ops, tap))  # (T, C)
-        q = tap("q", ops.linear(y, blk.attn_q))  # (T, H D)
-        k = tap("k", ops.linear(y, blk.attn_k))  # (T, K D)
-        v = tap("Vcur", values(y, blk, hp, ops, tap))  # (T, K D)
-        q = head_norm(q, blk.attn_q_norm, hp.n_head, hp.norm_eps, ops, tap)  # (T, H, D)
-        k = head_norm(k, blk.attn_k_norm, hp.n_head_kv, hp.norm_eps, ops, tap)  # (T, K, D)
-        q, k = (tap(name, ops.rope(z, batch.pos, rope)) for name, z in (("Qcur", q), ("Kcur", k)))
+        v = None if blk.attn_v is not None else routed_values(y, blk, hp, ops, tap)  # (T, K D)
+        q = heads("Qcur", y, blk.attn_q, blk.attn_q_norm, hp.n_head, hp.norm_eps, ops, tap)  # (T, H, D)
+        q = tap("Qcur", ops.rope(q, batch.pos, rope))
+        v = tap("Vcur_product", ops.linear(y, blk.attn_v)) if v is None else v
+        v = tap("Vcur", v.reshape(len(v), hp.n_head_kv, -1))  # (T, K, D)
+        k = heads("Kcur", y, blk.attn_k, blk.attn_k_norm, hp.n_head_kv, hp.norm_eps, ops, tap)  # (T, K, D)
+        k = tap("Kcur", ops.rope(k, batch.pos, rope))
         a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         if blk.attn_gate is not None:
             a = tap("attn_gated", ops.multiply(a, output_gate(y, blk.attn_gate, ops, tap)))
@@ -101,18 +104,21 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
 
 def group_norm(x: Float, w: Tensor, hp: Hparams, ops: Ops, tap: Tap) -> Float:
     """RMS norm of each of a few groups of channels by itself, then w, channel by channel: (T, C) -> (T, C)."""
-    return heads_normed(x, w, hp.n_norm_group, hp.norm_eps, ops, tap).reshape(x.shape)
+    groups = x.reshape(len(x), hp.n_norm_group, -1)  # (T, G, C/G)
+    w = replace(w, shape=groups.shape[1:])
+    if tap.active:
+        y = tap("group_norm", ops.rms_norm(groups, None, hp.norm_eps)) * ops.weight(w)
+    else:
+        y = ops.rms_norm(groups, w, hp.norm_eps)
+    return y.reshape(x.shape)
 
 
-def head_norm(x: Float, w: Tensor | None, n: int, eps: float, ops: Ops, tap: Tap) -> Float:
-    """RMS norm of each of n heads, each with weights of its own, where the model has it: (T, n D) -> (T, n, D)."""
-    return x.reshape(len(x), n, -1) if w is None else heads_normed(x, w, n, eps, ops, tap)
-
-
-def heads_normed(x: Float, w: Tensor, n: int, eps: float, ops: Ops, tap: Tap) -> Float:
-    """RMS norm of n equal parts of each row, and a weight for each channel: (T, n D) -> (T, n, D)."""
-    parts = x.reshape(len(x), n, -1)
-    return ops.rms_norm(parts, replace(w, shape=parts.shape[1:]), eps, tap)
+def heads(name: str, y: Float, w: Tensor, norm: Tensor | None, n: int, eps: float, ops: Ops, tap: Tap) -> Float:
+    """n heads of queries or keys (T, n, D), each normed with weights of its own where the model has them."""
+    x = tap(f"{name}_product", ops.linear(y, w)).reshape(len(y), n, -1)
+    if norm is None:
+        return x
+    return tap(f"{name}_normed", ops.rms_norm(x, replace(norm, shape=x.shape[1:]), eps, tap))
 
 
 def output_gate(y: Float, w: Tensor, ops: Ops, tap: Tap) -> Float:
@@ -123,27 +129,26 @@ def output_gate(y: Float, w: Tensor, ops: Ops, tap: Tap) -> Float:
     return tap("attn_gate_scaled", ops.scale(g, 1 / math.log(2)))
 
 
-def values(y: Float, blk: Block, hp: Hparams, ops: Ops, tap: Tap) -> Float:
-    """Values (T, K D): a product, or in layers with experts a mixture of SiLU of a few."""
-    if blk.attn_v is not None:
-        return ops.linear(y, blk.attn_v)
+def routed_values(y: Float, blk: Block, hp: Hparams, ops: Ops, tap: Tap) -> Float:
+    """Values (T, K D) in layers with experts: a mixture of SiLU of a few products."""
     how, n_used = hp.routing, hp.n_value_used
     assert how is not None  # as there are experts
     logits = tap("v_moe_logits", ops.linear(y, blk.attn_v_gate.weight))  # (T, VX)
-    p = tap("v_moe_probs", ops.sigmoid(logits) if how.gating == SIGMOID else ops.softmax(logits))
+    p = tap("v_moe_p", ops.sigmoid(logits) if how.gating == SIGMOID else ops.softmax(logits))
     suited = p if blk.attn_v_gate.bias is None else tap("v_moe_probs_biased", ops.add_bias(p, blk.attn_v_gate.bias))
     order = tap("v_moe_argsort", np.argsort(-suited, axis=1, kind="stable").astype(p.dtype)).astype(np.int64)
     chosen = order[:, :n_used]
-    weights = tap("v_moe_chosen", np.take_along_axis(p, chosen, axis=1))  # (T, k)
-    if how.norm:
-        total = np.add.accumulate(weights, axis=1, dtype=np.float64)[:, -1:].astype(p.dtype)  # (T, 1)
-        total = tap("v_moe_clamped", np.maximum(tap("v_moe_sum", total), p.dtype.type(SMALLEST_HALF)))
-        weights = tap("v_moe_weights", weights / total)
-    if how.scale not in (0.0, 1.0):
-        weights = tap("v_moe_weights", ops.scale(weights, how.scale))
     v = tap("v_moe_values", ops.experts(y, blk.attn_v_exps, chosen))  # (T, k, K D)
     T, k, KD = v.shape
     v = tap("v_moe_silu", ops.silu(v.reshape(T * k, KD)).reshape(v.shape))
+    scaled = how.scale not in (0.0, 1.0)
+    weights = tap("v_moe_chosen" if how.norm or scaled else "v_moe_weights", np.take_along_axis(p, chosen, axis=1))
+    if how.norm:
+        total = np.add.accumulate(weights, axis=1, dtype=np.float64)[:, -1:].astype(p.dtype)  # (T, 1)
+        total = tap("v_moe_clamped", np.maximum(tap("v_moe_sum", total), p.dtype.type(SMALLEST_HALF)))
+        weights = tap("v_moe_normed", weights / total)
+    if scaled:
+        weights = tap("v_moe_weights", ops.scale(weights, how.scale))
     v = tap("v_moe_weighted", v * weights[:, :, None])
     out = v[:, 0]
     for rank in range(1, k):

@@ -47,8 +47,11 @@ def feed_forward(y: Float, blk: RoutedBlock, il: int, hp: Hparams, ops: Ops, tap
         return swiglu_mlp(y, blk.ffn_gate, blk.ffn_up, blk.ffn_down, ops, tap)
     logits = tap("ffn_moe_logits", ops.linear(y, blk.ffn_gate_inp))  # (T, X)
     chosen, weights = route(logits, blk.exp_probs_b, hp.n_expert_used, hp.routing, ops, tap)  # (T, k)
-    h = mixed(experts(y, blk, chosen, ops, tap), weights, tap)  # (T, C)
-    return tap("ffn_out", h + shared_expert(y, blk, ops, tap) if hp.n_ff_shexp else h)
+    h = experts(y, blk, chosen, ops, tap)  # (T, k, C)
+    if not hp.n_ff_shexp:
+        return mixed(h, weights, tap, "ffn_out")
+    h = mixed(h, weights, tap)  # (T, C)
+    return tap("ffn_out", h + shared_expert(y, blk, ops, tap))
 
 
 def route(logits: Float, bias: Tensor | None, n_used: int, how: Routing, ops: Ops, tap: Tap) -> tuple[I64, Float]:

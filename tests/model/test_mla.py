@@ -10,11 +10,11 @@ from typing import Any
 from refembed.verify.compare.replay import LocalDifference
 from tests.model.family import Family
 from tests.model.faults import Fault
-from tests.model.keys import BASE, LINEAR, SEES_ALL, YARN, Keys, floats
+from tests.model.keys import BASE, IN_PART, LINEAR, SEES_ALL, WIDE, YARN, Keys, floats
 
 LOCAL, LOCAL_ROPE, WHOLE = 1e-6, 3e-6, 2e-5
 
-ARCHS = ("deepseek2",)
+ARCHS = ("deepseek2", "k2-horizon")
 UINT32 = "UINT32"
 OLDER, BUSY, ONE_MATRIX = {"attn_kv_b.weight"}, {"exp_probs_b.bias"}, {"ffn_gate_up_exps.weight"}
 SOFTMAX: Keys = {"expert_gating_func": (1, UINT32)}
@@ -41,6 +41,13 @@ def experts(width: int, shared: int, dense: int = 1) -> Keys:
     return {f"expert_{key}": (n, UINT32) for key, n in keys.items()} | {"leading_dense_block_count": (dense, UINT32)}
 
 
+def value_experts(n: int, used: int) -> Keys:
+    """Experts that make values, and how many of them a token takes."""
+    return {"attention.value_expert_count": (n, UINT32), "attention.value_expert_used_count": (used, UINT32)}
+
+
+HEAD_NORMS, VALUES = {"attn_q_norm.weight", "attn_k_norm.weight"}, {"attn_v_gate.bias"}
+NORM_GROUPS = {"attention.group_norm_groups": (4, UINT32)}
 BLOCKS = {"C": 96, "F": 64, "H": 3}
 IN_BLOCKS = latent(64, 32, 32, 64, 32) | experts(32, 2)
 # fmt: off
@@ -60,6 +67,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
                                               experts(32, 1) | {"attention.value_length": (32, UINT32),
                                               "attention.kv_lora_rank": (32, UINT32),
                                               "attention.q_lora_rank": (64, UINT32)}}),
+    "k2-horizon":              ("k2-horizon", {"K": 2, "optional": HEAD_NORMS | {"attn_gate.weight"}, "keys": BASE}),
+    "k2-horizon, experts":     ("k2-horizon", {"K": 3, "X": 6, "n_used": 3, "optional": HEAD_NORMS | BUSY | VALUES |
+                                               {"output.weight"}, "keys": WEIGHED}),
+    "k2-horizon, softmax":     ("k2-horizon", {"H": 5, "C": 40, "K": 1, "X": 3, "n_used": 1, "keys": SOFTMAX | YARN |
+                                               experts(14, 0, 0) | IN_PART | value_experts(3, 2) | NORM_GROUPS}),
+    "k2-horizon, one value":   ("k2-horizon", {"X": 4, "optional": {"attn_gate.weight"}, "keys": LINEAR | SEES_ALL |
+                                               value_experts(0, 0) | experts(20, 3)}),
+    "k2-horizon, Q8_0":        ("k2-horizon", {**WIDE, "C": 96, "X": 5, "K": 1, "type_name": "Q8_0", "optional":
+                                               VALUES | {"attn_gate.weight"}, "keys": experts(32, 1)}),
 }
 # fmt: on
 SLOW = {
