@@ -185,7 +185,7 @@ def partial_sum(run: Run, i: int) -> Formula:
     by = latest(run, i, "ffn_moe_weighted")
     if by is None:
         return NO_FORMULA
-    all_of_them = base_of(run.trace.tensors[i].name) == "ffn_moe_out"
+    all_of_them = base_of(run.trace.tensors[i].name) in ("ffn_moe_out", "ffn_out")
     n = run.embedder.model.hparams.n_expert_used if all_of_them else i - by + 1
     return made(f"Σ h[t, k], k from 0 to {n - 1}", f"h[:, :{n}].sum(1)", h=tap_of(run, by))
 

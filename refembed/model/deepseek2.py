@@ -23,12 +23,12 @@ import numpy as np
 from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionSpec, Ops, Rope, Tap
+from refembed.model import routed
 from refembed.model.batch import Batch
 from refembed.model.blocks import attend, attention_spec, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.hparams_latent import Latent
 from refembed.model.mistral3 import temperature
-from refembed.model.routed import RoutedBlock, feed_forward
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
@@ -41,7 +41,7 @@ f32 = np.float32
 
 
 @dataclass(frozen=True)
-class Block(RoutedBlock):
+class Block(routed.RoutedBlock):
     """Tensors of one layer, `blk.{i}.*`."""
 
     attn_norm: Tensor = tensor("C")
@@ -97,7 +97,7 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", ops.rms_norm(x, blk.ffn_norm, eps, tap))  # (T, C)
-        x = tap("l_out", ops.add(feed_forward(y, blk, il, hp, ops, tap), x))
+        x = tap("l_out", ops.add(routed.feed_forward(y, blk, il, hp, ops, tap), x))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 

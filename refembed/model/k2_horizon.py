@@ -20,12 +20,12 @@ import numpy as np
 from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
+from refembed.model import routed
 from refembed.model.batch import Batch
 from refembed.model.blocks import attend, attention_spec, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.hparams_experts import SIGMOID
 from refembed.model.moe import SMALLEST_HALF
-from refembed.model.routed import RoutedBlock, feed_forward
 from refembed.model.trace import at_layer
 from refembed.model.weights import Affine, affine, blocks, tensor
 
@@ -36,7 +36,7 @@ TRAITS = Traits(
 
 
 @dataclass(frozen=True)
-class Block(RoutedBlock):
+class Block(routed.RoutedBlock):
     """Tensors of one layer, `blk.{i}.*`."""
 
     ffn_gate_up_exps: None = tensor("X 2exp C", presence="absent")
@@ -65,7 +65,7 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). Unnamed in llama.cpp's graph: group_norm, ..._product,
-    ..._normed, attn_..., and of v_moe_... those that no other name has.
+    ..._normed, out_gate..., attn_out_gated, and of v_moe_... all but logits, probs_biased, argsort and weighted.
     """
     x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
     return run_layers(layers, w, hp, batch, ops, taps, x)
@@ -91,13 +91,13 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
         k = tap("Kcur", ops.rope(k, batch.pos, rope))
         a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         if blk.attn_gate is not None:
-            a = tap("attn_gated", ops.multiply(a, output_gate(y, blk.attn_gate, ops, tap)))
+            a = tap("attn_out_gated", ops.multiply(a, output_gate(y, blk.attn_gate, ops, tap)))
         a = tap("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
         x = tap("ffn_inp", ops.add(a, x))
 
         # feed-forward: every token on its own
         y = tap("ffn_norm", group_norm(x, blk.ffn_norm, hp, ops, tap))  # (T, C)
-        x = tap("l_out", ops.add(feed_forward(y, blk, il, hp, ops, tap), x))
+        x = tap("l_out", ops.add(routed.feed_forward(y, blk, il, hp, ops, tap), x))
 
     return taps("result_norm", group_norm(x, w.output_norm, hp, ops, taps))
 
@@ -123,10 +123,10 @@ def heads(name: str, y: Float, w: Tensor, norm: Tensor | None, n: int, eps: floa
 
 def output_gate(y: Float, w: Tensor, ops: Ops, tap: Tap) -> Float:
     """How much of each channel of attention is let through: softplus to the base of 2, log2(1 + 2^g), (T, H D)."""
-    g = tap("attn_gate", ops.scale(tap("attn_gate_product", ops.linear(y, w)), math.log(2)))
+    g = tap("out_gate_ln2", ops.scale(tap("out_gate_product", ops.linear(y, w)), math.log(2)))
     zeros, ones = (Tensor.of(np.full(w.shape[0], n, np.float32), f"{n} x {w.shape[0]}") for n in (0, 1))
-    g = tap("attn_gate_softplus", ops.log_decay(g, zeros, ones))
-    return tap("attn_gate_scaled", ops.scale(g, 1 / math.log(2)))
+    g = tap("out_gate_softplus", ops.log_decay(g, zeros, ones))
+    return tap("out_gate", ops.scale(g, 1 / math.log(2)))
 
 
 def routed_values(y: Float, blk: Block, hp: Hparams, ops: Ops, tap: Tap) -> Float:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from refembed.model import routed
 from refembed.verify.compare.replay import LocalDifference
-from tests.model.family import Family
+from tests.model.family import Family, Planted
 from tests.model.faults import Fault
 from tests.model.keys import BASE, IN_PART, LINEAR, SEES_ALL, WIDE, YARN, Keys, floats
 
@@ -86,7 +87,46 @@ SLOW = {
     "deepseek2, older, Q8_0",
 }
 
-FAULTS: list[Fault] = []
+# fmt: off
+FAULTS: list[tuple[Fault, Planted]] = [
+    (Fault("scores scaled by the width of the shared key", "deepseek2", "f32(mla.n_key))",
+           "f32(mla.n_lora_kv + mla.n_rot))", "kq_soft_max-0[0]"), None),
+    (Fault("YaRN leaves scores alone", "deepseek2, older file", "length * length / np", "f32(1) / np",
+           "kq_soft_max-0[0]"), None),
+    (Fault("the latent vector is not normed", "deepseek2", "ops.rms_norm(c, blk.attn_kv_a_norm, eps, tap)", "c",
+           "kv_cmpr-0[0]"), None),
+    (Fault("queries' short vector is not normed", "deepseek2", "ops.rms_norm(q, blk.attn_q_a_norm, eps, tap)", "q",
+           "q-0[1]"), None),
+    (Fault("the front of each query turns", "deepseek2", "(q[:, :, : Dk - rot], q[:, :, Dk - rot :])",
+           "(q[:, :, rot:], q[:, :, :rot])", "q_pe-0[0]"), None),
+    (Fault("what turns comes first", "deepseek2", "[c[:, None], k_pe]", "[k_pe, c[:, None]]", "Kcur-0[0]"), None),
+    (Fault("heads are decompressed with the first one's matrix", "deepseek2", "ops.per_head(a.reshape(T, H, -1), blk",
+           "ops.per_head(np.repeat(a.reshape(T, H, -1)[:, :1], H, axis=1), blk", "kqv_mla-0[0]"), None),
+    (Fault("neighbors do not turn together", "deepseek2, older file", "rope = rope_of(hp, 0)",
+           "rope = replace(rope_of(hp, 0), pairs='neox')", "k_pe-0[0]"), None),
+    (Fault("queries do not grow", "deepseek2, older file", "q * factor[:, None, None]", "q",
+           "Qcur_attn_temp_scaled-0[0]"), None),
+    (Fault("the best expert of a group counts alone", "deepseek2", "[:, :, -2:].sum(axis=2)", "[:, :, -1]",
+           "ffn_moe_probs_masked-1[0]"), routed),
+    (Fault("weights with the bias", "deepseek2", "np.take_along_axis(p, chosen", "np.take_along_axis(suited, chosen",
+           "ffn_moe_weights-1[0]"), routed),
+    (Fault("weights are not scaled", "deepseek2", "ops.scale(weights, how.scale)", "weights",
+           "ffn_moe_weights_scaled-1[0]"), routed),
+    (Fault("one norm of all channels", "k2-horizon", "hp.n_norm_group, -1)", "1, -1)", "attn_norm-0[0]"), None),
+    (Fault("a gate to the base of e", "k2-horizon", "ops.linear(y, w)), math.log(2))", "ops.linear(y, w)), 1.0)",
+           "out_gate_ln2-0[0]"), None),
+    (Fault("attention's output is not gated", "k2-horizon", "ops.multiply(a, output_gate(y, blk.attn_gate, ops, tap))",
+           "a + 0 * output_gate(y, blk.attn_gate, ops, tap)", "attn_out_gated-0[0]"), None),
+    (Fault("neighbors turn together", "k2-horizon", "rope_of(hp, 0), beta", "rope_of(hp, 0), pairs='norm', beta",
+           "Qcur-0[0]"), None),
+    (Fault("values without SiLU", "k2-horizon, experts", "ops.silu(v.reshape(T * k, KD)).reshape(v.shape)", "v",
+           "v_moe_silu-1[0]"), None),
+    (Fault("value experts are taken by score alone", "k2-horizon, experts", "np.argsort(-suited", "np.argsort(-p",
+           "v_moe_argsort-1[0]"), None),
+    (Fault("values' weights are not scaled", "k2-horizon, experts", "ops.scale(weights, how.scale)", "weights",
+           "v_moe_weights-1[0]"), None),
+]
+# fmt: on
 
 
 def bound_of(variant: str, d: LocalDifference) -> float:
@@ -104,5 +144,5 @@ def small(arch: str) -> dict[str, Any]:
     return {"D": 6, "n_layer": 4, "X": 4}
 
 
-FAMILY = Family(ARCHS, VARIANTS, bound_of, whole_of, [(fault, None) for fault in FAULTS], slow=SLOW, traced="last",
+FAMILY = Family(ARCHS, VARIANTS, bound_of, whole_of, FAULTS, slow=SLOW, traced="last",
                 small=small)  # fmt: skip
