@@ -76,13 +76,13 @@ def read_latent(keys: Keys, n_layer: int, n_vocab: int, traits: Traits) -> Laten
         yarn_log_mul=float(np.float32(keys.float("rope.scaling.yarn_log_multiplier", 0.0)) / np.float32(0.1)),
         temp_length=keys.uint("attention.temperature_length", 0, most=2**31 - 1),
     )
-    wide = latent.n_lora_kv + latent.n_rot
-    if absorbed and (stored != [wide, latent.n_lora_kv] or keys.uint("attention.head_count_kv", n_head) != 1):
-        hint = f"one head of keys of {wide} channels and of values of {latent.n_lora_kv}; llama.cpp aborts on others"
-        raise ModelError(f"{where}: key_length {stored[0]}, value_length {stored[1]}", hint=hint)
-    if not absorbed and keys.uint("attention.head_count_kv", n_head) != n_head:
+    wide, n_head_kv = latent.n_lora_kv + latent.n_rot, keys.uint("attention.head_count_kv", n_head)
+    if absorbed and (stored[0] != wide or n_head_kv != 1):
+        hint = f"heads share one key of {wide} channels, kv_lora_rank and what turns; llama.cpp aborts on others"
+        raise ModelError(f"{where}: {n_head_kv} heads of keys of {stored[0]}", hint=hint)
+    if not absorbed and n_head_kv != n_head:
         hint = "without key_length_mla each head has keys of its own; convert the model again"
-        raise ModelError(f"{where}.attention.head_count_kv is {keys.uint('attention.head_count_kv')}", hint=hint)
+        raise ModelError(f"{where}.attention.head_count_kv is {n_head_kv}", hint=hint)
     if latent.n_nope < 1:
         hint = "llama.cpp aborts on it; some channels of a key must stay as they are"
         raise ModelError(f"{where}: {latent.n_rot} of {n_key} channels of a key turn", hint=hint)

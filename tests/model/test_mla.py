@@ -87,6 +87,37 @@ SLOW = {
     "deepseek2, older, Q8_0",
 }
 
+TOO_FEW = [
+    ("deepseek2", "blk.0.attn_k_b.weight"),
+    ("deepseek2", "blk.1.attn_v_b.weight"),
+    ("deepseek2", "blk.2.attn_q_a_norm.weight"),
+    ("deepseek2", "blk.0.attn_kv_a_mqa.weight"),
+    ("deepseek2", "blk.0.ffn_gate.weight"),
+    ("deepseek2", "blk.1.ffn_down_shexp.weight"),
+    ("k2-horizon", "blk.1.attn_v.weight"),
+    ("k2-horizon", "blk.0.ffn_gate.weight"),
+    ("k2-horizon", "output_norm.weight"),
+]
+
+
+def odd(**keys: int) -> dict[str, Any]:
+    """Keys that a model's tensors do not follow; __ stands for a dot."""
+    return {"odd": {key.replace("__", "."): (n, UINT32) for key, n in keys.items()}}
+
+
+IMPOSSIBLE = [
+    ("deepseek2", odd(attention__key_length_mla=4), "4 of 4 channels of a key turn"),
+    ("deepseek2", odd(attention__head_count_kv=2), "2 heads of keys of 18"),
+    ("deepseek2", odd(attention__key_length=13), "1 heads of keys of 13"),
+    ("deepseek2", {"optional": OLDER, **odd(attention__head_count_kv=3)}, "head_count_kv is 3\n  hint: without"),
+    ("deepseek2", {"X": 8, "odd": groups(3, 2)}, "2 groups of 3, of 8 experts"),
+    ("deepseek2", {"X": 8, "odd": groups(4, 4)}, "4 groups of 4, of 8 experts"),
+    ("deepseek2", {"odd": floats(attention__temperature_scale=0.5)}, "without a temperature_length"),
+    ("k2-horizon", {"odd": {"attention.group_norm_groups": (5, UINT32)}}, "group_norm_groups is 5"),
+    ("k2-horizon", {"X": 4, "odd": value_experts(4, 5)}, "5 value experts of 4"),
+    ("k2-horizon", {"X": 4, "odd": value_experts(4, 0)}, "0 value experts of 4"),
+]
+
 # fmt: off
 FAULTS: list[tuple[Fault, Planted]] = [
     (Fault("scores scaled by the width of the shared key", "deepseek2", "f32(mla.n_key))",
