@@ -46,7 +46,9 @@ def moved(run: Run, i: int) -> Formula:
     """q_nope_absorbed: queries on the other side of W_k."""
     latent = latent_of(run)
     text, python = "y[h, t] = W[h] x[t, h]", "np.einsum('thn,hrn->htr', x, W)"
-    return made(text, python, x=f"{query(run, i)}[:, :, 0:{latent.n_nope}]", W=f"blk.{layer_of(run, i)}.attn_k_b.weight")
+    return made(
+        text, python, x=f"{query(run, i)}[:, :, 0:{latent.n_nope}]", W=f"blk.{layer_of(run, i)}.attn_k_b.weight"
+    )
 
 
 def queries(run: Run, i: int) -> Formula:
@@ -60,7 +62,9 @@ def queries(run: Run, i: int) -> Formula:
     n, m = latent.n_nope, magnitude(call["rope"])
     operands |= {} if m == 1 else {"m": f"how much longer these get = {m!r}"}
     turn = f"rope(x[:, :, {n}:], {code}, {call['rope'].pairs!r}{'' if m == 1 else ', m'})"
-    text = f"x, whose channels from {n} on turn: pairs (2i, 2i + 1) by θ = {angle}" + ("" if m == 1 else "; these times m")
+    text = f"x, whose channels from {n} on turn: pairs (2i, 2i + 1) by θ = {angle}" + (
+        "" if m == 1 else "; these times m"
+    )
     python = f"np.concatenate([x[:, :, :{n}], {turn}], axis=2)"
     return made(text, python, x=query(run, i), t="the tokens' places, from 0", **operands)
 
@@ -153,7 +157,9 @@ LAST_NORM = "n.reshape(len(n), -1) * W"
 K2: dict[str, Callable[[Run, int], Formula]] = {
     "attn_norm": table("n[t] · W, channel by channel", LAST_NORM, "attn_norm.weight", n="group_norm"),
     "ffn_norm": table("n[t] · W, channel by channel", LAST_NORM, "ffn_norm.weight", n="group_norm"),
-    "result_norm": lambda run, i: made("n[t] · W, channel by channel", LAST_NORM, n=shown(run, i, "group_norm"), W="output_norm.weight"),
+    "result_norm": lambda run, i: made(
+        "n[t] · W, channel by channel", LAST_NORM, n=shown(run, i, "group_norm"), W="output_norm.weight"
+    ),
     "Vcur": table("x, head by head", "x", x="Vcur_routed"),
     "out_gate_ln2": of_last("x ln 2", "x * np.log(2)"),
     "out_gate": of_last("x / ln 2", "x / np.log(2)"),

@@ -266,7 +266,9 @@ def experts(run: Run, i: int, call: Call, chosen: str = "") -> Formula:
     text, python, more = with_expert_adapters(run, call["w"].name, own, text, python)
     if call["b"] is not None and not run.shown[i].inner:
         text, python, more = f"{text} + b[e[t, k]]", f"{python} + b[e.astype(int)]", {**more, "b": call["b"].name}
-    return made(text, python, x=array_of(run, call["x"], i), W=call["w"].name, e=chosen or chosen_experts(run, i), **more)
+    return made(
+        text, python, x=array_of(run, call["x"], i), W=call["w"].name, e=chosen or chosen_experts(run, i), **more
+    )
 
 
 def with_expert_adapters(run: Run, name: str, own: bool, text: str, python: str) -> tuple[str, str, dict[str, str]]:

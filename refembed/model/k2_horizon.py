@@ -106,11 +106,10 @@ def group_norm(x: Float, w: Tensor, hp: Hparams, ops: Ops, tap: Tap) -> Float:
     """RMS norm of each of a few groups of channels by itself, then w, channel by channel: (T, C) -> (T, C)."""
     groups = x.reshape(len(x), hp.n_norm_group, -1)  # (T, G, C/G)
     w = replace(w, shape=groups.shape[1:])
-    if tap.active:
-        y = tap("group_norm", ops.rms_norm(groups, None, hp.norm_eps)) * ops.weight(w)
-    else:
-        y = ops.rms_norm(groups, w, hp.norm_eps)
-    return y.reshape(x.shape)
+    if not tap.active:
+        return ops.rms_norm(groups, w, hp.norm_eps).reshape(x.shape)
+    normed = tap("group_norm", ops.rms_norm(groups, None, hp.norm_eps))
+    return (normed * ops.weight(w)).reshape(x.shape)
 
 
 def heads(name: str, y: Float, w: Tensor, norm: Tensor | None, n: int, eps: float, ops: Ops, tap: Tap) -> Float:

@@ -35,8 +35,8 @@ HEAD = {"cls.weight", "cls.bias", "cls.output.weight"}
 OUTPUT = {"output.weight"}
 CAPPED = ("gemma3n", "gemma4")  # logits, which are capped in nodes without names behind the hidden states
 CACHED = (
-    "deepseek2", "gemma3", "gemma3n", "gemma4", "gpt-oss", "gpt2", "gptneox", "k2-horizon", "llama", "olmo2", "qwen2moe",
-    "qwen3",
+    "deepseek2", "gemma3", "gemma3n", "gemma4", "gpt-oss", "gpt2", "gptneox", "k2-horizon", "llama", "olmo2",
+    "qwen2moe", "qwen3",
 )  # fmt: skip
 ONE: list[dict[str, Any]] = [{}]
 THREE = [{"seed": 0}, {"seed": 1, "rank": 3}, {"seed": 2, "alpha": None}]

@@ -1,6 +1,8 @@
 """DeepSeek's latent attention and K2 Horizon's routed values against live llama.cpp.
 
 `ggml` gives llama.cpp's bits. With float32 weights and a float32 cache `exact` and `fast` differ by rounding alone.
+Largest error of one operation on llama.cpp's own inputs, over the largest value: measured 4.2e-7 (xllamacpp
+2026.10.11549, AMD EPYC), of RoPE 2.6e-7, in 26 layers 8.9e-7; of a whole run 1.3e-5, in 26 layers 8.4e-5.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from tests.model.family import Family, Planted
 from tests.model.faults import Fault
 from tests.model.keys import BASE, IN_PART, LINEAR, SEES_ALL, WIDE, YARN, Keys, floats
 
-LOCAL, LOCAL_ROPE, WHOLE = 1e-6, 3e-6, 2e-5
+LOCAL, LOCAL_ROPE, WHOLE, WHOLE_DEEP = 2e-6, 8e-7, 4e-5, 3e-4
+ONE_SCORE = 2.5e-5  # of a token's only score, over itself: measured 7.6e-6, and in a whole run 5.0e-5
 
 ARCHS = ("deepseek2", "k2-horizon")
 UINT32 = "UINT32"
@@ -162,12 +165,14 @@ FAULTS: list[tuple[Fault, Planted]] = [
 
 def bound_of(variant: str, d: LocalDifference) -> float:
     """Of one operation."""
+    if variant == "deepseek2, no multiplier" and d.name.startswith("kq-"):
+        return ONE_SCORE
     return LOCAL_ROPE if d.op == "ROPE" else LOCAL
 
 
 def whole_of(variant: str) -> float:
     """Of a whole run."""
-    return WHOLE
+    return WHOLE_DEEP if variant in ("deepseek2, lite", "deepseek2, no multiplier") else WHOLE
 
 
 def small(arch: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def attention(
 def attend(
     q: Float, k: Float, v: Float, spec: AttentionSpec, tap: Tap, bias: Float | None, sinks: Float | None
 ) -> Float:
-    """Attention of one sequence: q, k (H, T, D), v (H, T, E), bias (H, L, L) or None, sinks (H) or None -> (H, T, E)."""
+    """Attention of one sequence: q, k (H, T, D), v (H, T, E), bias (H, L, L), sinks (H) or None -> (H, T, E)."""
     H, T, _ = q.shape
     scores = tap("kq", q @ k.transpose(0, 2, 1)) * spec.scale  # (H, T, T): row i has the scores of query i
     if spec.soft_cap:  # c tanh(scores / c), a step at a time as llama.cpp shows it

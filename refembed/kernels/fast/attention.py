@@ -148,7 +148,8 @@ def attention(
 ):  # fmt: skip
     """Scaled dot-product attention: head h of sequence s, for s H + h in begin:end.
 
-    q (T, H D), k (T, H/group D), v (T, H/group E), out (T, H E); slopes (H), 0 for none; bias (H, L, L), or (0, 0, 0); sinks (H), or (0)
+    q (T, H D), k (T, H/group D), v (T, H/group E), out (T, H E); slopes (H), 0 for none; bias (H, L, L), or (0, 0, 0);
+    sinks (H), or (0)
     """
     none, C, width = np.empty(0, np.float32), q.shape[1], out.shape[1]
     D, E = C // n_head, width // n_head

@@ -28,7 +28,7 @@ from refembed.kernels.threads import parallel_for
 
 
 def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profile, tap: Tap) -> F32:
-    """q (H, T, D), k (K, N, D), v (K, N, E) -> (T, H E). kind: the type of K and V, "F32" or "F16" (their values are rounded).
+    """q (H, T, D), k (K, N, D), v (K, N, E) -> (T, H E). kind: the type of K and V, "F32" or "F16" (values are rounded).
 
     All heads at once where a tap is attached, else one head of keys after the other: scores (H, T, N) are many.
     """
@@ -60,7 +60,7 @@ class Cells:
 
 
 def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: bool, profile: Profile, tap: Tap) -> F32:
-    """q (h, T, D), k (g, N, D), v (g, N, E) -> kqv (h, T, E). Queries are a permuted view, unless the model has one head only."""
+    """q (h, T, D), k (g, N, D), v (g, N, E) -> kqv (h, T, E). Queries are a permuted view, unless there is one head."""
     vt = v.transpose(0, 2, 1)  # (g, E, N): how a cache keeps it
     if kind == "F32":
         vt = tap("v_cont", vt)
