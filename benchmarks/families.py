@@ -37,11 +37,13 @@ ENGINES = ("fast", "int8", LLAMA)
 
 
 def scaled(sizes: dict[str, Any], scale: float) -> dict[str, Any]:
-    """Sizes of a narrower model: fewer layers, and widths that stay multiples of 256."""
+    """Sizes of a narrower model: fewer layers, fewer heads of 64, and widths that stay multiples of 256."""
     if scale == 1:
         return sizes
     narrow = {letter: max(int(sizes[letter] * scale) // 256, 1) * 256 for letter in ("C", "F")}
-    return sizes | narrow | {"n_layer": max(int(sizes["n_layer"] * scale), 3)}
+    H = narrow["C"] // sizes["D"]
+    heads = {"H": H, "K": H * sizes["K"] // sizes["H"]}
+    return sizes | narrow | heads | {"n_layer": max(int(sizes["n_layer"] * scale), 3)}
 
 
 def write(family: str, type_name: str, scale: float, folder: Path) -> tuple[Path, int]:

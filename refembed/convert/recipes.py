@@ -12,9 +12,9 @@ word of CHANGES, or says where the tensor is:
     rest   layer 0 alone lacks it
 
 Experts have a tensor each in a checkpoint and one together in the file: a # in the middle stands for their numbers, and
-the shape's first letter is how many there are. Some checkpoints have them together as well, gate and up in one tensor:
+the shape's first letter is how many there are:
 
-    ("blk.{}.ffn_gate_exps|ffn_up_exps", "X 2exp C", "{}.mlp.experts.gate_up_proj", "")
+    ("blk.{}.ffn_gate_exps", "X exp C", "{}.mlp.experts.#.gate_proj", "")
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ RECIPES: dict[str, Recipe] = {
                        biases=dict.fromkeys(QKV, "qkv_bias"), extras=("expert-width", "shared-width", "pooling")),
     "Qwen3Moe": Recipe("qwen3moe", ATTENTION + HEAD_NORMS + NORMS + EXPERTS + HEAD, extras=("expert-width", "pooling")),
     "Olmoe": Recipe("olmoe", ATTENTION + WHOLE_NORMS + NORMS + EXPERTS + HEAD, extras=("pooling",)),
-    "Exaone4": Recipe("exaone4", DECODER + HEAD_NORMS + POST_NORMS + HEAD, extras=("pooling",)),
+    "Exaone4": Recipe("exaone4", DECODER + HEAD_NORMS + POST_NORMS + HEAD, extras=("vocab", "pooling")),
     "Starcoder2": Recipe("starcoder2", ATTENTION + NORMS + WIDENING + HEAD,
                          biases=NORM_BIASES | dict.fromkeys((*QKV, "attn_output", "ffn_up", "ffn_down"), "use_bias"),
                          extras=("pooling",)),

@@ -149,7 +149,8 @@ def starcoder2(t: Any) -> Any:
 
 
 def gpt2(t: Any) -> Any:
-    return t.GPT2LMHeadModel(t.GPT2Config(vocab_size=V, n_embd=48, n_layer=4, n_head=6, n_inner=80, n_positions=64))
+    config = t.GPT2Config(vocab_size=V, n_embd=48, n_layer=4, n_head=6, n_positions=64, n_ctx=64)
+    return t.GPT2LMHeadModel(config)
 
 
 def gemma3(t: Any) -> Any:

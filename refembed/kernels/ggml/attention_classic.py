@@ -28,7 +28,7 @@ from refembed.kernels.threads import parallel_for
 
 
 def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profile, tap: Tap) -> F32:
-    """q (H, T, D), k (K, N, D), v (K, N, E) -> (T, H E). kind: the type of K and V, "F32" or "F16" (values are rounded).
+    """q (H, T, D), k (K, N, D), v (K, N, E) -> (T, H E). kind: the type of K and V, "F32" or "F16" (rounded).
 
     All heads at once where a tap is attached, else one head of keys after the other: scores (H, T, N) are many.
     """
