@@ -17,6 +17,7 @@ OTHERS = {
     "server": "requests a second",
     "soak": "64 clients, some of which leave, compared with llama-server",
     "stalls": "how long /health waits while large bodies are read",
+    "tradeoff": "every engine's error and speed: PyTorch, ONNX Runtime, OpenVINO, llama.cpp",
     "tokens": "tokenizing, compared with llama.cpp",
     "verify": "how long a verdict takes",
 }

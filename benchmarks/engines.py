@@ -171,11 +171,13 @@ class LlamaCpp:
 class SentenceTransformers:
     """sentence-transformers on PyTorch's CPU: its own modules one after the other, pooling and normalizing too."""
 
-    def __init__(self, model: str, threads: int) -> None:
+    def __init__(self, model: str, threads: int, precision: str = "f32") -> None:
         self.torch: Any = importlib.import_module("torch")
         library: Any = importlib.import_module("sentence_transformers")
         self.torch.set_num_threads(threads)
         self.model: Any = library.SentenceTransformer(model, device="cpu", local_files_only=True).eval()
+        if precision == "bf16":
+            self.model = self.model.bfloat16()
         versions = [f"{n} {importlib.metadata.version(n)}" for n in ("torch", "transformers", "sentence-transformers")]
         capability = self.torch.backends.cpu.get_cpu_capability()
         self.about = {"PyTorch": f"{', '.join(versions)}; {capability}, {threads} threads"}
@@ -189,16 +191,25 @@ class SentenceTransformers:
 
         def run() -> list[Any]:
             with torch.inference_mode():
-                return in_order(groups, [self.model(dict(f))["sentence_embedding"].numpy() for f in features])
+                return in_order(groups, [self.model(dict(f))["sentence_embedding"].float().numpy() for f in features])
 
         return run
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU, all its optimizations on; the file holds the mean over tokens too."""
+    """ONNX Runtime on the CPU, all its optimizations on; the file holds the mean over tokens too.
 
-    def __init__(self, model: str, threads: int) -> None:
+    precision: "int8" is its dynamic quantization, scales of activations by tensor.
+    """
+
+    def __init__(
+        self, model: str, threads: int, precision: str = "f32", calibration: Sequence[Sequence[int]] = ()
+    ) -> None:
         onnxruntime: Any = importlib.import_module("onnxruntime")
+        if precision == "int8":
+            quantization: Any = importlib.import_module("onnxruntime.quantization")
+            whole, model = model, model.removesuffix(".onnx") + "-int8.onnx"
+            quantization.quantize_dynamic(whole, model, weight_type=quantization.QuantType.QInt8)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -212,6 +223,38 @@ class OnnxRuntime:
         groups = by_length(ids, int(way.split()[-1]))
         inputs = [padded(ids, g) for g in groups]
         return lambda: in_order(groups, [self.session.run(None, x)[0] for x in inputs])
+
+
+class OpenVINO:
+    """OpenVINO's CPU plugin, from the ONNX file; "int8" is NNCF's post-training quantization for transformers."""
+
+    def __init__(
+        self, model: str, threads: int, precision: str = "f32", calibration: Sequence[Sequence[int]] = ()
+    ) -> None:
+        openvino: Any = importlib.import_module("openvino")
+        graph = openvino.Core().read_model(model)
+        if precision == "int8":
+            nncf: Any = importlib.import_module("nncf")
+            names = [node.get_any_name() for node in graph.inputs]
+            rows = [dict(zip(names, padded([ids], [0]).values(), strict=True)) for ids in calibration]
+            graph = nncf.quantize(
+                graph, nncf.Dataset(rows), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(rows)
+            )
+        options = {
+            "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        }  # fmt: skip
+        self.compiled: Any = openvino.Core().compile_model(graph, "CPU", options)
+        self.request: Any = self.compiled.create_infer_request()
+        self.about = {"OpenVINO": f"{openvino.__version__}, {precision}, {threads} threads"}
+
+    def ways(self, ids: Ids) -> list[str]:
+        return [f"batch {n}" for n in (1, 8, *PADDED)] if len(ids) > 1 else ["batch 1"]
+
+    def prepare(self, ids: Ids, way: str) -> Run:
+        groups = by_length(ids, int(way.split()[-1]))
+        inputs = [list(padded(ids, g).values()) for g in groups]
+        return lambda: in_order(groups, [self.request.infer(x)[0].copy() for x in inputs])
 
 
 def export(folder: str, file: str) -> str:

@@ -114,7 +114,8 @@ class Embedder:
         model            a GGUF file; a folder as Hugging Face publishes them; or a name that `refembed.hub` knows, such
                          as "minilm" or "organization/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "int8" the
-                         same, with activations rounded to 8 bits where weights are quantized; "auto" is fast
+                         same, with activations rounded to 8 bits where weights are quantized; "bf16" with weights and
+                         activations rounded to bfloat16; "auto" is fast
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`

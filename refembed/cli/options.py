@@ -15,7 +15,7 @@ NORMS = {
     "none": -1, "max": 0, "taxicab": 1, "l1": 1, "euclid": 2, "l2": 2, "manhattan": 1, "euclidean": 2, "true": 2,
     "false": -1,
 }  # fmt: skip
-NUMERICS = ("auto", "exact", "ggml", "fast", "int8")
+NUMERICS = ("auto", "exact", "ggml", "fast", "int8", "bf16")
 PROFILES = ("avx2", "avx2-gcc12", "avx512")  # rows of kernels/ggml/profile.py
 SEMANTICS = ("llama.cpp", "original")
 FORMATS = ("text", "json", "jsonl", "npy", "csv", "raw", "array", "json+")  # cli/embedding.py
@@ -179,8 +179,8 @@ NUMERICS_OPTIONS: tuple[Decorator, ...] = (
         default="auto",
         show_default=True,
         help="How numbers are computed: exact is float64 by the textbook, ggml rounds where llama.cpp's CPU backend "
-        "does, bit for bit, fast is float32, int8 rounds activations to 8 bits where weights are quantized; auto is "
-        "fast.",
+        "does, bit for bit, fast is float32, int8 rounds activations to 8 bits where weights are quantized, bf16 "
+        "rounds activations and weights to bfloat16; auto is fast.",
     ),
     click.option(
         "--profile", type=click.Choice(PROFILES), help="Which build of llama.cpp ggml equals.  [default: avx2]"

@@ -9,7 +9,7 @@ from refembed.errors import RequestError
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops
 
-NUMERICS = ("exact", "ggml", "fast", "int8")  # `auto` is fast; `cupy` is not there yet
+NUMERICS = ("exact", "ggml", "fast", "int8", "bf16")  # `auto` is fast; `cupy` is not there yet
 
 
 def load_ops(
@@ -40,10 +40,10 @@ def load_ops(
         from refembed.kernels.ggml.profile import load_profile
 
         return Ggml(load_profile(profile, flash_attn=flash_attn, repack=repack))
-    if numerics in ("fast", "auto", "int8"):
-        from refembed.kernels.fast.ops import Fast, Int8  # imports Numba: 0.3 s that only these numerics pay
+    if numerics in ("fast", "auto", "int8", "bf16"):
+        from refembed.kernels.fast.ops import BF16, Fast, Int8  # imports Numba: 0.3 s that only these numerics pay
 
-        return (Int8 if numerics == "int8" else Fast)(memory_budget=memory_budget)
+        return {"int8": Int8, "bf16": BF16}.get(numerics, Fast)(memory_budget=memory_budget)
     near = difflib.get_close_matches(str(numerics).lower(), ("auto", *NUMERICS), 1)
     hint = f"did you mean {near[0]!r}?" if near else f"one of auto, {', '.join(NUMERICS)}"
     raise RequestError(f"numerics {numerics!r}: there is no such numerics", hint=hint)

@@ -130,7 +130,7 @@ def check_semantics(semantics: str, numerics: str) -> None:
         hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(SEMANTICS)}"
         raise RequestError(f"semantics {semantics!r}: there is none of that name", hint=hint)
     if semantics == "original" and numerics == "ggml":
-        hint = "numerics exact, fast or int8; ggml rounds as llama.cpp does, which has no such graph"
+        hint = "numerics exact, fast, int8 or bf16; ggml rounds as llama.cpp does, which has no such graph"
         raise RequestError("semantics 'original' cannot be had in numerics 'ggml'", hint=hint)
 
 

@@ -107,7 +107,7 @@ class FolderMutants:
             elif what < 0.85 and weights:
                 try:
                     files[weights[0]] = change_head(rng, files[weights[0]])
-                except (ValueError, struct.error):  # damaged before
+                except (ValueError, struct.error, RecursionError):  # damaged before
                     del files[weights[0]]
             elif files:
                 change_file(rng, files, rng.choice(self.sound))

@@ -40,7 +40,7 @@ def test_the_wrapper_is_of_its_bases_numerics() -> None:
     assert (OpsWrapper(base).name, OpsWrapper(base).dtype) == ("fast", np.float32)
 
 
-@pytest.mark.parametrize("numerics", ["exact", "ggml", "fast", "int8"])
+@pytest.mark.parametrize("numerics", ["exact", "ggml", "fast", "int8", "bf16"])
 def test_what_a_wrapper_changes_holds_for_operations_made_of_it(numerics: str) -> None:
     """Though `fast` has them fused."""
     ops = load_ops(numerics)
@@ -56,7 +56,7 @@ def test_what_a_wrapper_changes_holds_for_operations_made_of_it(numerics: str) -
         assert np.array_equal(got, ops.linear(x, w) * 2)
 
 
-@pytest.mark.parametrize("numerics", ["exact", "ggml", "fast", "int8"])
+@pytest.mark.parametrize("numerics", ["exact", "ggml", "fast", "int8", "bf16"])
 def test_composed_operations_have_the_bits_of_their_parts(numerics: str) -> None:
     ops = load_ops(numerics)
     x, y = (random(seed, 5, 8).astype(ops.dtype) for seed in (1, 2))

@@ -1,17 +1,18 @@
-"""The `fast` and `int8` numerics: float32, products by tiles, fused Numba for the rest.
+"""The `fast`, `int8` and `bf16` numerics: float32, products by tiles, fused Numba for the rest.
 
 Weights are packed for the tiles once, and kept while the memory budget lasts (quant/row_blocks.py); for few rows also
 as F16 or as codes, where they are such in the file. Quantized weights are multiplied as whole numbers, with activations
-rounded to codes (fast/integer.py): of 8 bits in `int8`, of 16 in `fast` where the CPU has the instruction. Every kernel
-works row by row (attention: sequence by sequence), so the cores can share the rows without changing a bit.
+rounded to codes (fast/integer.py): of 8 bits in `int8`, of 16 in `fast` where the CPU has the instruction. `bf16`
+rounds both to bfloat16 (fast/bfloat16.py). Every kernel works row by row (attention: sequence by sequence), so the
+cores can share the rows without changing a bit.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,17 +23,18 @@ from refembed.kernels.exact import attention, experts, sums
 from refembed.kernels.exact import rope as rotary
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise, recurrent
+from refembed.kernels.fast.bfloat16 import BFloat16Products
 from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.graph import GraphCache
-from refembed.kernels.fast.integer import DECODED, IntegerProducts
+from refembed.kernels.fast.integer import IntegerProducts
+from refembed.kernels.fast.panels import DECODED, Panels, RoundedProducts
 from refembed.kernels.fast.state_ops import NOTHING, FastStateOps
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, integer_tile, jit
 from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Rope, Tap
-from refembed.kernels.quant.codes import has_codes
-from refembed.kernels.quant.row_blocks import NATIVE, Store, row_blocks
-from refembed.kernels.threads import cores, parallel_for, parallel_map, workers
+from refembed.kernels.quant.row_blocks import NATIVE, Store
+from refembed.kernels.threads import cores, parallel_for, workers
 
 __all__ = ["WINDOW_KINDS", "Fast", "cores", "parallel_for", "workers"]
 
@@ -85,13 +87,17 @@ class Fast(FastStateOps):
         """As `load_ops` takes it."""
         self.store = Store(np.float32, memory_budget)
         self.decoded = self.store.kept
-        self.packed: dict[str, F32] = {}  # matrices as `products` reads them
+        self.panels = Panels(self.store, np.float32, self.panel_shape, self.pack)
         self.smaller: dict[str, tuple[Any, ...] | None] = {}  # a product and what it reads, for few rows
-        self.packing = threading.Lock()
+        self.packing = threading.Lock()  # texts may run side by side
         self.scratch = Scratch()
         self.graphs = GraphCache()
         self.turned: dict[Rope, F32] = {}
-        self.integer = IntegerProducts(self.bits, self.store, self.empty) if self.bits else None
+        self.rounded = self.rounded_products()
+
+    def rounded_products(self) -> RoundedProducts | None:
+        """Products that round activations; None: all are of float32."""
+        return IntegerProducts(self.bits, self.store, self.empty) if self.bits else None
 
     def empty(self, shape: tuple[int, ...]) -> F32:
         """An array of float32 with anything in it."""
@@ -111,8 +117,8 @@ class Fast(FastStateOps):
 
     def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
         """x Wᵀ + bias (T, N), every row on its own."""
-        if self.integer is not None and has_codes(w):
-            return self.integer.multiply(self.integer.codes(x), w, bias)
+        if self.rounded is not None and self.rounded.takes(w):
+            return self.rounded.multiply(self.rounded.codes(x), w, bias)
         x, out = np.ascontiguousarray(x), self.empty((len(x), w.shape[0]))
         if len(x) <= FEW_ROWS and (small := self.small(w)):
             kernel, panels = small[0], small[1:]
@@ -120,7 +126,7 @@ class Fast(FastStateOps):
                 kernel, x, *panels, bias, out, rows=len(panels[0]), size=len(x) * panels[0].size // 64
             )
             return out
-        for first, packed in self.packed_panels(w):
+        for first, packed in self.panels.parts(w):
             size = len(x) * packed.size // 64
             if len(x) < gemm.HIGH:
                 spinning_pool.parallel_for(gemm.by_panels, x, packed, bias, out, first, rows=len(packed), size=size)
@@ -129,34 +135,6 @@ class Fast(FastStateOps):
                     gemm.by_rows, x, packed, bias, out, first, rows=len(x), size=size, grain=ROWS
                 )
         return out
-
-    def packed_panels(self, w: Tensor) -> Iterator[tuple[int, Float]]:
-        """W (N, C) as `products` reads it: the first of its rows and panels (n/P, C, P) from there on.
-
-        All at once where it is kept; else some at a time, each valid until the next.
-        """
-        (n, k), P = w.shape, gemm.panel(4)
-        if (whole := self.all_panels(w)) is not None:
-            yield 0, whole
-            return
-        if spinning_pool.own.graph is not None:  # what it would read will soon be overwritten
-            spinning_pool.own.graph.invalidate()
-        for begin, end in row_blocks(n, k):
-            count = -(-(end - begin) // P)
-            some = self.store.workspace("packed", count * k * P, np.float32).reshape(count, k, P)
-            self.pack(w, begin, some)
-            yield begin, some
-
-    def all_panels(self, w: Tensor) -> F32 | None:
-        """W packed, kept; None where there is no room."""
-        (n, k), P = w.shape, gemm.panel(4)
-        with self.packing:  # texts may run side by side
-            whole = self.packed.get(w.name)
-            if whole is None and self.store.reserve(4 * -(-n // P) * k * P):
-                whole = gemm.aligned((-(-n // P), k, P), np.float32)
-                self.pack(w, 0, whole)
-                self.packed[w.name] = whole
-        return whole
 
     def small(self, w: Tensor) -> tuple[Any, ...] | None:
         """A product and W as it reads it, kept: a half or a quarter of what few rows have to wait for.
@@ -200,26 +178,23 @@ class Fast(FastStateOps):
                 return False
         return True
 
-    def pack(self, w: Tensor, first: int, packed: F32) -> None:
-        """Rows of W from `first` on into panels (n/P, C, P), decoded a few at a time, by all cores."""
-        n, k, P = *w.shape, packed.shape[2]
-        step = max(DECODED // (k * P), 1)  # panels
+    def panel_shape(self, n: int, w: Tensor) -> tuple[int, int, int]:
+        """Of the panels of n rows of W in float32: (n/P, C, P)."""
+        P = gemm.panel(4)
+        return -(-n // P), w.shape[1], P
 
-        def some(begin: int) -> None:
-            end = min(begin + step, len(packed))
-            rows = self.store.rows(w, first + begin * P, min(first + end * P, n))
-            gemm.pack_rows(rows, packed, begin, end)
-
-        parallel_map([partial(some, begin) for begin in range(0, len(packed), step)])
+    def pack(self, w: Tensor, top: int, bottom: int, panels: F32, begin: int, end: int) -> None:
+        """Rows top:bottom of W into panels begin:end."""
+        gemm.pack_rows(self.store.rows(w, top, bottom), panels, begin, end)
 
     def linears(self, x: Float, matrices: Sequence[tuple[Tensor, Tensor | None]]) -> list[Float]:
         """`linear` of each (w, b), x being rounded once for all.
 
         Three that few rows meet are one operation, so that cores meet once.
         """
-        if self.integer is not None and all(has_codes(w) for w, _ in matrices):
-            codes = self.integer.codes(x)
-            return [self.integer.multiply(codes, w, NOTHING if b is None else self.weight(b)) for w, b in matrices]
+        if self.rounded is not None and all(self.rounded.takes(w) for w, _ in matrices):
+            codes, multiply = self.rounded.codes(x), self.rounded.multiply
+            return [multiply(codes, w, NOTHING if b is None else self.weight(b)) for w, b in matrices]
         ways = [self.kept(w) for w, _ in matrices] if len(matrices) == 3 and len(x) <= FEW_ROWS else [None]
         kernels = {way and way[0] for way in ways}
         kernel = THREE.get(kernels.pop()) if len(kernels) == 1 else None
@@ -238,7 +213,7 @@ class Fast(FastStateOps):
         """How few rows are multiplied with a matrix: a product, and W as it reads it, if that is kept."""
         if small := self.small(w):
             return small
-        packed = self.all_panels(w)
+        packed = self.panels.whole(w)
         return None if packed is None else (gemm.by_panels, packed)
 
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
@@ -471,3 +446,14 @@ class Int8(Fast):
 
     name = "int8"
     bits = 8
+
+
+class BF16(Fast):
+    """`fast` with activations and matrices rounded to bfloat16; sums stay in float32."""
+
+    name = "bf16"
+    bits = 0
+
+    def rounded_products(self) -> RoundedProducts:
+        """For every matrix."""
+        return BFloat16Products(self.store, self.empty)

@@ -28,7 +28,7 @@ from refembed.arrays import F32, I64
 from refembed.kernels import threads
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise, recurrent
-from refembed.kernels.llvm import gemm, integer
+from refembed.kernels.llvm import bfloat16, gemm, integer
 from refembed.kernels.llvm.atomics import add, getter, pause, publish, put, replace, seen
 from refembed.kernels.llvm.jit import njit, out_of_line
 
@@ -72,6 +72,8 @@ KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry 
     integer.quantize16: Kernel(ONE),
     integer.product8: Kernel(CODES),
     integer.product16: Kernel(CODES),
+    bfloat16.round_pairs: Kernel(ONE),
+    bfloat16.product_bf16: Kernel(types.Tuple((f2, words, f1, f2, i, i))),
     fast_attention.attention: Kernel(
         types.Tuple((f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f1, f2))
     ),

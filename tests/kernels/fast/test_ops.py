@@ -42,7 +42,7 @@ def test_a_matrix_that_several_threads_need_first_is_packed_once(budget: int) ->
         for x, y in zip(xs, at_once(*(lambda x=x, ops=ops: ops.linear(x, w).copy() for x in xs)), strict=True):
             assert y.tobytes() == gemm.matmul(x, random(1, 300, 64)).tobytes()
         spent = budget - ops.store.room
-        assert spent == sum(x.nbytes for x in ops.packed.values())
+        assert spent == sum(x.nbytes for x in ops.panels.kept.values())
 
 
 class Interleaved(dict[Any, Any]):

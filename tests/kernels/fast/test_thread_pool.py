@@ -35,7 +35,7 @@ from refembed.kernels.fast.thread_pool import (
     SpinningPool,
     spinning_pool,
 )
-from refembed.kernels.llvm import gemm, integer, integer_tile, microkernel
+from refembed.kernels.llvm import bfloat16, gemm, integer, integer_tile, microkernel
 from refembed.model import ARCHITECTURES
 from refembed.testing.synthetic import synthetic
 from tests.kernels.longhand import random
@@ -94,6 +94,11 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         xs, panels = rounded.copy(), integer.pack_whole(w, random(seed + 5, 250, 3), None)
         quantize(x, xs, 0, T)
         given[product] = (xs, panels, 0, 0, bias, out, 0, 0), out, len(panels)
+    pairs = np.full((T, 48), np.nan, np.float32)
+    given[bfloat16.round_pairs] = (x, pairs), pairs, T
+    rounded, panels = pairs.copy(), bfloat16.pack_whole(w)
+    bfloat16.round_pairs(x, rounded, 0, T)
+    given[bfloat16.product_bf16] = (rounded, panels, bias, out, 0, 0), out, len(panels)
     given |= of_states(seed, T)
     if microkernel.CONVERTS_F16:
         given[gemm.by_f16] = (x, halves, bias, out), out, len(packed)
@@ -105,7 +110,7 @@ def of_states(seed: int, T: int) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
     """`jobs` of layers that keep a state: two texts, 3 heads of 10 channels, 1 head of keys."""
     x, y, z = (random(seed + s, T, 30) for s in (1, 2, 3))
     one, few, bias, out = random(seed + 4, T, 10), random(seed + 5, T, 3), random(seed + 6, 30), np.empty_like(x)
-    a, offsets, states = -np.abs(random(seed + 7, 3)), np.array([0, 2, T]), np.empty((6, 100), np.float32)
+    a, offsets, states = -np.abs(random(seed + 7, 3)), np.array([0, min(2, T), T]), np.empty((6, 100), np.float32)
     same, step = np.empty_like(few), np.abs(few)
     by_channel = x, y, -np.abs(random(seed + 8, 1, 30, 10)), one, one, 1, offsets, np.empty((60, 10), np.float32), out
     return {
