@@ -19,7 +19,8 @@ def test_each_family_has_a_narrow_model_that_can_be_run(family: str, tmp_path: P
     tensors = open_gguf(path).tensors
     assert count == sum(int(np.prod(t.shape)) for t in tensors.values())
     vector = Embedder.load(path).embed([[5, 6, 7]])
-    assert np.isfinite(vector).all() and vector.any()
+    assert np.isfinite(vector).all()
+    assert vector.any()
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -27,7 +28,8 @@ def test_whole_sizes_are_what_was_asked_for(family: str) -> None:
     whole = families.FAMILIES[family]
     assert families.scaled(whole, 1) == whole
     narrow = families.scaled(whole, 0.5)
-    assert narrow["C"] == 256 and narrow["H"] * narrow["D"] == narrow["C"] and narrow["H"] % narrow["K"] == 0
+    assert narrow["C"] == narrow["H"] * narrow["D"] == 256
+    assert narrow["H"] % narrow["K"] == 0
 
 
 def test_its_report_names_the_build_of_llama_cpp(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,4 +37,5 @@ def test_its_report_names_the_build_of_llama_cpp(capsys: pytest.CaptureFixture[s
     families.main([*short, "--scale", "0.1", "--seconds", "0.1", "--threads", "1"])
     printed = capsys.readouterr().out
     assert "wheel, built for AVX2, not native" in printed
-    assert "olmo2 F16" in printed and "1x512" in printed
+    assert "olmo2 F16" in printed
+    assert "1x512" in printed

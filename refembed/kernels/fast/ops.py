@@ -300,6 +300,8 @@ class Fast(FastStateOps):
 
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
         """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
+        if rope.n_dims > x.shape[-1]:  # the kernel would write behind the last head
+            raise ValueError(f"{rope.n_dims} channels do not turn in heads of {x.shape[-1]}")
         step, apart = (2, 1) if rope.pairs == "norm" else (1, rope.n_dims // 2)
         turns, out = self.turns(int(pos.max()) + 1, rope), self.empty(x.shape)
         flat, done = (a.reshape(len(a), -1) for a in (x, out))
@@ -360,6 +362,8 @@ class Fast(FastStateOps):
         bias: Float | None = None, sinks: Tensor | None = None,
     ) -> Float:  # fmt: skip
         """y = softmax(scale q kᵀ + bias + mask) v, each sequence and head on its own."""
+        if q.shape[1] * spec.n_head_kv != k.shape[1] * spec.n_head or not len(q) == len(k) == len(v) == offsets[-1]:
+            raise ValueError(f"queries {q.shape} do not go with keys {k.shape} and values {v.shape}")
         out, how = self.empty((len(q), spec.group * v.shape[1])), args_of(spec)
         slopes = slopes_of(spec.n_head, spec.mask.max_bias)
         more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
