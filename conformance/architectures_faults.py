@@ -71,7 +71,7 @@ FAULTS = [
     Fault("qwen3", "no epsilon", "plain", "eps, scale = hp.norm_eps,", "eps, scale = 0.0,", "norm-0[0]"),
     Fault("qwen3", "YaRN without its magnitude", "reranker, yarn", ROPE, "replace(rope_of(hp, il), attn_factor=0.9)",
           "Qcur-0[2]"),
-    Fault("gemma3", "embeddings are not scaled", "plain", "x * math.sqrt(hp.n_embd)", "x", "inp_scaled[0]"),
+    Fault("gemma3", "embeddings are not scaled", "plain", "taps, math.sqrt(hp.n_embd))", "taps, 1.0)", "inp_scaled[0]"),
     Fault("gemma3", "a window too wide by one", "plain", "attention_spec(hp, il",
           "attention_spec(replace(hp, n_swa=hp.n_swa + 1), il", "kq_soft_max-0[0]"),
     Fault("gemma3", "the first layer of six sees all", "plain", "attention_spec(hp, il",

@@ -10,6 +10,8 @@ RefembedError           the command line prints it without a traceback; a server
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RefembedError(Exception):
     """Base of the tree above. `hint` says what to try.
@@ -27,6 +29,16 @@ class RefembedError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message, self.hint = message, hint
         super().__init__(message + (f"\n  hint: {hint}" if hint else ""))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuilt, (type(self), self.args, self.__dict__)  # from one process to another, whole
+
+
+def rebuilt(kind: type[RefembedError], args: tuple[Any, ...], state: dict[str, Any]) -> RefembedError:
+    """The error that was pickled."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class RequestError(RefembedError):

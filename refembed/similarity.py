@@ -11,6 +11,8 @@ pair has the same bits alone and in a matrix. To rank a large corpus, normalize 
     manhattan   0                     sum |b_i|       0
     hamming     0                     the ones of b   0, exactly: bits are counted
 
+`maxsim` compares a text's token vectors with another's.
+
 `cosine` of float32 vectors is llama.cpp's common_embd_similarity_cos (common/common.cpp) bit for bit: products in
 float, sums in double. Two zero vectors are alike (1), a zero vector and any other are not (0). One thing differs: the
 squares of vectors longer than 1e19 or shorter than 1e-15 leave float32 or lose digits there; llama.cpp then gives
@@ -30,7 +32,7 @@ from refembed.arrays import F64, I64, U8, Float
 from refembed.errors import RequestError
 from refembed.kernels.exact.sums import ordered_sum
 
-__all__ = ["cosine", "dot", "euclidean", "hamming", "manhattan"]
+__all__ = ["cosine", "dot", "euclidean", "hamming", "manhattan", "maxsim"]
 
 COLUMNS = 4096  # vectors of the larger set taken at a time; changes no bits
 ONES = np.array([i.bit_count() for i in range(256)], np.uint8)  # ones in each byte
@@ -114,6 +116,35 @@ def hamming(a: npt.ArrayLike, b: npt.ArrayLike) -> Any:
     rows = [v.reshape(math.prod(v.shape[:-1]), B) for v in (x, y)]  # (N, B), (M, B)
     counts = bit_counts(rows[0], rows[1]).reshape(x.shape[:-1] + y.shape[:-1])
     return counts if counts.ndim else counts.item()
+
+
+def maxsim(query: npt.ArrayLike, documents: Any) -> Any:
+    """sum over the query's tokens of the largest dot product with a token of the document: late interaction.
+
+    Khattab & Zaharia 2020, "ColBERT". For models that are trained for it; token vectors are those of
+    `embed(text, pooling="none")`.
+
+    query      (T_q, D) float32 or float64; anything else is taken as float64
+    documents  (T_d, D) of one document; or a list of such, of several lengths
+    returns    float64: a Python float for one document, (N) for a list
+    Raises RequestError as `dot` does, and for a text without tokens.
+
+    >>> maxsim([[1, 0], [0, 2]], [[3, 0], [1, 1], [0, -4]])  # max(3, 1, 0) + max(0, 2, -8)
+    5.0
+    >>> maxsim([[1, 0], [0, 2]], [[[3, 0]], [[1, 1], [0, 4]]])  # 3 + 0, 1 + 8
+    array([3., 9.])
+    """
+    several = isinstance(documents, (list, tuple)) and bool(documents) and np.ndim(documents[0]) == 2
+    scores = []
+    for i, document in enumerate(documents if several else [documents]):
+        which = f"document {i}" if several else "the document"
+        shapes = [np.asarray(x).shape for x in (query, document)]
+        for what, shape in zip(("the query", which), shapes, strict=True):
+            if len(shape) != 2 or not shape[0]:
+                hint = "(T, D), a row a token: embed(text, pooling='none')"
+                raise RequestError(f"{what}: token vectors of shape {shape}", hint=hint)
+        scores.append(float(dot(query, document).max(axis=1).sum()))
+    return np.array(scores) if several else scores[0]
 
 
 def bit_counts(a: U8, b: U8) -> I64:

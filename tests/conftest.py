@@ -16,6 +16,7 @@ from tests.tiny import tiny_bert
 for name in list(os.environ):
     if name.startswith(("LLAMA_", "GGML_")) or name in (
         "REFEMBED_DEBUG",
+        "REFEMBED_THREADS",
         "REFEMBED_API_KEY",
         "FORCE_COLOR",
         "NO_COLOR",

@@ -75,6 +75,8 @@ def main() -> None:
             p.cpuparams.n_threads = value
         elif name == "flash_attn":
             p.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{value.upper()}")
+        elif name == "mmproj":
+            p.mmproj.path, p.mmproj_use_gpu = value, False
         else:
             setattr(p, name, value)
     server = xllamacpp.Server(p)

@@ -27,9 +27,11 @@ from conformance.__main__ import main as conformance_command
 from refembed import Embedder
 from refembed.hub.cache import cache_folder
 from refembed.testing.synthetic import synthetic
+from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from tests.cli.conftest import Cli, cli
 from tests.copies import copied
 from tests.llama_embedding_cases import WITH_EOS
+from tests.pngs import png
 from tests.pooling.test_rerank import HEAD
 from tests.server.servers import refembed
 
@@ -40,7 +42,8 @@ __all__ = ["cli"]  # a fixture
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md",
-    "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md",
+    "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md", "docs/images.md",
+    "docs/evaluate.md", "docs/recipes.md", "docs/scale.md",
 )  # fmt: skip
 
 SKIPPED = {  # how a line or a block begins -> why it is not run
@@ -48,9 +51,11 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     ". .venv/bin/activate": "belongs to `make demo`",
     "pip install": "needs a package index",
     "refembed embed -m OWNER/REPO": "needs a hub: tests/hub",
+    "refembed embed --device cuda": "needs a GPU: tests/cli/test_device.py",
     "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
     "kill $!": "the servers here end with the page",
     "refembed tokenize -m model.gguf --compare http": "likewise: tests/tokenizer",
+    "import mteb": "fetches a task: tests/peers/test_compat_mteb.py",
     "python -m conformance": "the whole suite: tests/conformance/test_engine_live.py",
     "# test_mine.py": "for an engine that is not here: tests/testing",
 }
@@ -61,6 +66,10 @@ NEEDS = {  # what a line or a block has in it -> the optional package it needs
     "llama_index": "llama_index",
     "chromadb": "chromadb",
     "haystack": "haystack",
+    "mteb": "mteb",
+    "import faiss": "faiss",
+    "from sklearn": "sklearn",
+    "photo.png": "PIL",
 }
 EXIT = {  # how a line begins that does not end with 0
     "refembed diff a.npz b.npz  ": 3,  # they differ
@@ -92,6 +101,9 @@ def furnish(page: str, folder: Path, tiny: Path, minilm: Path, minilm_folder: Pa
     copied(tiny, folder / "e5.gguf", {"general.name": ("e5-base-v2", "STRING")})
     copied(synthetic(folder / "r.gguf", "bert", pooling=4, optional=HEAD), folder / "reranker.gguf", WITH_EOS)
     synthetic(folder / "gemma.gguf", "gemma3", pooling=1)
+    synthetic(folder / "text.gguf", "gemma-embedding", pooling=1)
+    synthetic_mmproj(folder / "mmproj.gguf")
+    (folder / "photo.png").write_bytes(png(2, 2, 8, 2, b"\0\1\2\3\4\5\6" * 2))
     (folder / "other.gguf").symlink_to(tiny)
     (folder / "all-MiniLM-L6-v2").symlink_to(minilm_folder)
     (folder / "tokenizer.json").symlink_to(minilm_folder / "tokenizer.json")
@@ -99,6 +111,19 @@ def furnish(page: str, folder: Path, tiny: Path, minilm: Path, minilm_folder: Pa
     (folder / "corpus.txt").write_text("\n".join(lines))
     for name in ("texts.txt", "t.txt"):
         (folder / name).write_text("hello world\nthe cat\n")
+    heads = {"refembed.sparse.kind": ("token", "STRING")} | {
+        f"refembed.sparse.{name}": ([0.1] * n, "ARRAY[FLOAT32]") for name, n in (("weight", 32), ("bias", 1))
+    }
+    copied(tiny, folder / "sparse.gguf", heads)
+    (folder / "report.txt").write_text(
+        "\n\n".join(" ".join(f"{line}." for line in lines[i : i + 5]) for i in range(0, 150, 5))
+    )
+    (folder / "letter.txt").write_text("hello world. the cat sat on a mat. a dog embed ing it.")
+    for name in ("queries", "corpus"):
+        rows = [json.dumps({"_id": f"{name[0]}{i}", "text": line}) for i, line in enumerate(lines[:20])]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows))
+    (folder / "qrels.tsv").write_text("".join(f"q{i}\tc{i}\t1\n" for i in range(20)))
+    (folder / "pairs.tsv").write_text("".join(f"{line}\t{lines[0]}\t{i}\n" for i, line in enumerate(lines[:9])))
     (folder / "ids.txt").write_text("\n".join(f"id-{i}" for i in range(150)))
     for name, count in (("corpus.npy", 150), ("queries.npy", 20)):
         np.save(folder / name, np.random.default_rng(count).standard_normal((count, 384), np.float32))
@@ -115,7 +140,7 @@ def names(folder: Path) -> dict[str, Any]:
     return {
         "__name__": "page", "np": np, "corpus": corpus, "queries": corpus[:5], "D": 32,
         "embedder": Embedder.load(folder / "other.gguf"), "lines": ["hello", "the cat"], "ids": ["1", "2"],
-        "cache": None,
+        "cache": None, "letter": (folder / "letter.txt").read_text(),
     }  # fmt: skip
 
 

@@ -20,14 +20,15 @@ import numpy as np
 import pytest
 
 import refembed
+from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.ops import Ops
 from refembed.kernels.quant import dequant, quantize
 from refembed.kernels.state_ops import StateOps
 from refembed.testing.contract import Property
 
 PACKAGES = (
-    "refembed", "refembed.convert", "refembed.corpus", "refembed.gguf", "refembed.hub", "refembed.pooling",
-    "refembed.similarity", "refembed.testing",
+    "refembed", "refembed.batch", "refembed.chunk", "refembed.convert", "refembed.corpus", "refembed.evaluate",
+    "refembed.gguf", "refembed.hub", "refembed.pooling", "refembed.similarity", "refembed.testing",
 )  # fmt: skip
 VERIFY = (  # `refembed.verify` has no names of its own: what a program needs from its modules
     "refembed.verify.run.verify", "refembed.verify.engines.base.open_engine",
@@ -44,7 +45,8 @@ FORMULAS = {  # what the operations in kernels/exact are made of
     "sums": ("ordered_sum", "means"),
 }
 INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
-    "Embedder": "forward ids_of resolve_options stack truncate_or_raise vectors width",
+    "EmbedBatch": "compare ids_of ready refused vectors",
+    "Embedder": "forward ids_of paths resolve_options running_pool stack truncate_or_raise vectors width",
     "Cache": "find keep report reported store vectors",
     "CallableEngine": "asked trace tokenize",
     "CodeContract": "bytes_of quantize",
@@ -56,7 +58,9 @@ INTERNAL = {  # methods without underscore that other rooms of refembed call, an
 
 def exact_functions() -> Iterator[str]:
     """The operations of `Ops` that have a function of their own in kernels/exact, and the formulas."""
-    operations = [n for c in (Ops, StateOps) for n, value in vars(c).items() if isinstance(value, FunctionType)]
+    operations = [
+        n for c in (Ops, StateOps, ImageOps) for n, value in vars(c).items() if isinstance(value, FunctionType)
+    ]
     for path in sorted(Path(refembed.__file__).parent.glob("kernels/exact/*.py")):
         module = importlib.import_module(f"refembed.kernels.exact.{path.stem}".removesuffix(".__init__"))
         for name in (*operations, *FORMULAS.get(path.stem, ())):

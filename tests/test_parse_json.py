@@ -15,9 +15,9 @@ import pytest
 from refembed.compress import fit, save
 from refembed.compress import read as read_compressed
 from refembed.compress.file import FORMAT, compress
-from refembed.corpus import fingerprint
 from refembed.corpus.journal import MAGIC, Journal, framed
 from refembed.errors import RefembedError
+from refembed.hub import digests
 from refembed.hub.cache import is_cached, note_path
 from refembed.hub.prompts import read_config
 from refembed.model.trace import Trace, TracedTensor
@@ -94,11 +94,11 @@ def read_hashes(content: bytes, folder: Path) -> None:
     path = folder / "m.gguf"
     if not path.exists():
         path.write_bytes(b"x")
-    names = {b'"m.gguf"': str(path.resolve()), b"[1, 2, 3, 4, 5]": fingerprint.identity_of(path)}
+    names = {b'"m.gguf"': str(path.resolve()), b"[1, 2, 3, 4, 5]": digests.identity_of(path)}
     for name, value in names.items():
         content = content.replace(name, json.dumps(value).encode())
     (folder / "sha256.json").write_bytes(content)
-    assert fingerprint.digests_of([path]) in ([SHA256_OF_X], [NOTED])
+    assert digests.digests_of([path]) in ([SHA256_OF_X], [NOTED])
 
 
 READERS: dict[str, tuple[Callable[[bytes, Path], Any], Any]] = {
@@ -121,7 +121,7 @@ READERS: dict[str, tuple[Callable[[bytes, Path], Any], Any]] = {
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_ends_in_one_error_or_none(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, sound = READERS[name]
-    monkeypatch.setattr(fingerprint, "notes_path", lambda: tmp_path / "sha256.json")
+    monkeypatch.setattr(digests, "notes_path", lambda: tmp_path / "sha256.json")
     errors = []
     for content in texts(sound):
         try:

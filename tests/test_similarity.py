@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from fractions import Fraction
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
+from refembed import Embedder
 from refembed.errors import RequestError
-from refembed.similarity import COLUMNS, cosine, dot, euclidean, hamming, manhattan
+from refembed.similarity import COLUMNS, cosine, dot, euclidean, hamming, manhattan, maxsim
 from refembed.testing import CodeContract, SimilarityContract
 from refembed.testing.code_properties import codes
 from refembed.testing.strategies import vector_tuples, wild_vectors
@@ -238,3 +241,44 @@ def test_a_float32_cosine_equals_llama_cpp_bit_for_bit(D: int, tmp_path: Path) -
     expected = np.load(tmp_path / "y.npy")
     assert len(np.unique(expected)) > 1
     assert cosine(x, x).tolist() == expected.tolist()
+
+
+# --- maxsim ---
+
+
+@given(st.integers(1, 5), st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(1, 4), st.randoms())
+def test_maxsim_is_its_definition_in_whole_numbers(Q: int, lengths: list[int], D: int, rng: random.Random) -> None:
+    def tokens(n: int) -> list[list[int]]:
+        return [[rng.randint(-9, 9) for _ in range(D)] for _ in range(n)]
+
+    query, documents = tokens(Q), [tokens(n) for n in lengths]
+    expected = [
+        sum(max(sum(a * b for a, b in zip(q, d, strict=True)) for d in document) for q in query)
+        for document in documents
+    ]
+    assert maxsim(query, documents).tolist() == expected
+    assert maxsim(np.array(query, np.float32), np.array(documents[0], np.float32)) == expected[0]
+
+
+def test_maxsim_of_a_text_with_itself_is_its_number_of_tokens(tiny: Path) -> None:
+    e = Embedder.load(tiny, numerics="exact")
+    a, b = e.embed(["the cat sat", "hello"], pooling="none")
+    assert maxsim(a, a) == pytest.approx(5, abs=1e-6)  # [CLS] the cat sat [SEP], each of length 1
+    assert maxsim(a, [a, b]).tolist() == [maxsim(a, a), maxsim(a, b)]
+    assert maxsim(a, b) < 5
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "said"),
+    [
+        ([1.0, 2.0], [[1.0, 2.0]], r"the query: token vectors of shape \(2,\)"),
+        ([[1.0, 2.0]], [1.0, 2.0], r"the document: token vectors of shape \(2,\)"),
+        ([[1.0, 2.0]], [[[1.0, 2.0]], [1.0, 2.0]], r"document 1: token vectors of shape \(2,\)"),
+        ([[1.0, 2.0]], np.empty((0, 2)), "the document: token vectors of shape"),
+        ([[1.0, 2.0]], [[1.0, 2.0, 3.0]], "the first vectors have 2 numbers, the second 3"),
+        ([[1.0, np.nan]], [[1.0, 2.0]], "NaN"),
+    ],
+)
+def test_maxsim_refuses_what_are_no_token_vectors(query: Any, documents: Any, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        maxsim(query, documents)

@@ -30,6 +30,9 @@ def test_the_wheel_works_where_there_is_nothing_else(tiny: Path, tmp_path: Path)
     names = zipfile.ZipFile(wheel).namelist()
     assert all(n.startswith(("refembed/", "refembed-")) for n in names)
     assert "refembed/py.typed" in names
+    kernels = {f"refembed/kernels/cuda/{path.name}" for path in (ROOT / "refembed/kernels/cuda").glob("*.cu*")}
+    assert len(kernels) > 10
+    assert kernels <= set(names)
     venv.create(tmp_path / "empty", with_pip=True)
     python = tmp_path / "empty" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     run(python, *PIP, "install", wheel, cwd=tmp_path)

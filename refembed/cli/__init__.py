@@ -45,8 +45,11 @@ COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.
     "serve": "Answer HTTP clients of llama-server, OpenAI, Ollama, TEI.",
     "convert": "Turn a Hugging Face folder into a GGUF file.",
     "quantize": "Store a model's weights in fewer bits.",
+    "warm": "Compile the kernels that a model needs, before workers start.",
     "cache": "Say what the cache of vectors holds, or empty it.",
+    "chunk": "Cut a long text into pieces that a model can read.",
     "compress": "Store vectors in fewer bytes, and measure what that costs.",
+    "evaluate": "Measure retrieval and similarity on your own texts.",
 }
 
 COMPLETING = "_REFEMBED_COMPLETE"  # environment variable: the shell asks what may follow

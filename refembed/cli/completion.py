@@ -71,10 +71,12 @@ COMPLETERS: dict[str, Completer] = {  # name of a parameter -> what is offered
     "model": model, "model_option": model, "option": model, "pooling": words(poolings), "normalize": words(norms),
     "embd_normalize": words(norms), "outtype": words(outtypes), "type_name": words(outtypes), "against": words(engines),
     "prompt_name": words(lambda: ("query", "document", "none")), "scheme": words(schemes),
+    "models": model, "weights": words(outtypes), "poolings": words(poolings), "vectors": words(schemes),
+    "measures": words(lambda: ("ndcg@10", "recall@10", "mrr@10", "map", "p@10")),
 }  # fmt: skip
 FILES = (
     "file", "output", "binary_file", "cache_file", "keys", "lora", "html", "save", "a", "b", "other", "api_key_file",
-    "ssl_key_file", "ssl_cert_file", "folder", "calibrate",
+    "ssl_key_file", "ssl_cert_file", "folder", "calibrate", "queries", "corpus", "qrels", "sts",
 )  # fmt: skip
 
 

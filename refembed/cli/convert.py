@@ -33,8 +33,9 @@ Examples:
     type=click.Path(path_type=Path),
     help="The file to write; default DIR-OUTTYPE.gguf here.",
 )
+@click.option("--heads", is_flag=True, help="Keep sparse and many-vector heads (bge-m3, SPLADE) in keys of refembed's.")
 @click.option("--force", is_flag=True, help="Replace OUTPUT where it is there already.")
-def command(folder: Path, outtype: str, output: Path | None, force: bool) -> None:
+def command(folder: Path, outtype: str, output: Path | None, heads: bool, force: bool) -> None:
     """Write the model in DIR, as Hugging Face publishes them, as one GGUF file.
 
     DIR is the folder, or minilm for the default model's. It holds config.json, model.safetensors or its shards, and
@@ -58,5 +59,5 @@ def command(folder: Path, outtype: str, output: Path | None, force: bool) -> Non
     if target.exists() and not force:
         raise RequestError(f"{target} is there already", hint="--force replaces it, --output names another")
     with printed_progress(None, str(folder), once=False) as advance:
-        convert(folder, target, outtype=outtype, progress=advance)
+        convert(folder, target, outtype=outtype, progress=advance, heads=heads)
     click.echo(f"{target}: {target.stat().st_size:,} bytes", err=True)

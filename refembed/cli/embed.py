@@ -11,8 +11,10 @@ from refembed.cli.llama_embedding import LlamaCommand, llama_options
 from refembed.cli.options import (
     FORMATS,
     file_option,
+    image_option,
     json_option,
     lora_option,
+    mmproj_option,
     model_option,
     normalize_option,
     numerics_options,
@@ -29,6 +31,7 @@ Examples:
   tail -n 100 log.txt | refembed embed --format jsonl > vectors.jsonl
   refembed embed -m model.gguf --pooling cls --normalize -1 "Hello, world!"
   refembed embed --compare "How do I cook pasta?" "A recipe for spaghetti"
+  refembed embed -m model.gguf --mmproj mmproj.gguf --image photo.png "a cat on a mat"
   refembed embed -m model.gguf -p "one\\ntwo" --embd-output-format json+      as llama-embedding
 
 \b
@@ -61,8 +64,17 @@ A command line with -p, -bf, --embd-output-format, --embd-separator, --cls-separ
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE: it appears whole, or not at all.")
 @numerics_options
 @lora_option
+@mmproj_option
+@image_option
 @click.option("--batch-tokens", type=click.IntRange(1), metavar="N", help="Tokens computed at a time.  [default: 8192]")
 @threads_option
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Compute in N processes, each with its share of --threads. The output stays the same.  [default: 1]",
+)
 @llama_options
 @corpus_options
 @quiet_option
@@ -78,5 +90,6 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
     llama, quiet = options["llama"], options["quiet"] or options["llama"].log_disable
     more = any(source is not None for source in (options["file"], llama.prompt, llama.binary_file))
+    more |= bool(options["images"])
     options["model"], options["texts"] = take_model(ctx, options["model"], options["texts"], more=more, quiet=quiet)
     embed(Request(**options, ignored=tuple(dict.fromkeys(ctx.meta["refembed.ignored"]))))

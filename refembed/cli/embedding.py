@@ -59,7 +59,10 @@ class Request:
     output: str | None
     numerics: dict[str, Any]
     lora: tuple[str, ...]
+    mmproj: str | None
+    images: tuple[str, ...]
     batch_tokens: int | None
+    processes: int
     llama: LlamaFlags
     corpus: CorpusFlags
     quiet: bool
@@ -109,8 +112,22 @@ class Job:
 
     def vectors(self) -> Iterator[tuple[Item, Any]]:
         """Each text with its vector (D), or (T, D), in order; a batch of them is in memory at a time."""
+        if self.request.images:
+            yield self.with_images()
+            return
         for vector in self.packed() if self.request.llama.active else self.streamed():
             yield self.waiting.popleft(), vector
+
+    def with_images(self) -> tuple[Item, Any]:
+        """The one text and its images, with their vector."""
+        embedder, (text,) = self.embedder, list(self.texts)
+        text = add(self.prefix, text.decode() if isinstance(text, bytes) else text)
+        batch = embedder.image_batch({"text": text, "image": list(self.request.images)})
+        inside = {i for image in batch.images for i in range(image.begin, image.end)}
+        tokens, ids = embedder.tokenizer.vocab.tokens, batch.ids.tolist()
+        pieces = [b"<image>" if i in inside else tokens[t] for i, t in enumerate(ids)] if self.how == "none" else []
+        vector = embedder.vector_of_batch(batch, embedder.resolve_options(**self.options))
+        return Item(0, text, ids, pieces, self.texts.done), vector
 
     def streamed(self) -> Iterator[Any]:
         """Vectors as texts arrive."""
@@ -193,8 +210,9 @@ def embed(request: Request) -> None:
     if request.ignored:
         note(f"note: no meaning here, ignored: {' '.join(request.ignored)}", quiet=request.quiet_by_default)
     prompts = request.llama.active and not request.texts
-    source = Prompts(request.llama, request.file) if prompts else Texts(request.texts, request.file)
-    embedder = open_embedder(request.model, numerics_of(request), request.lora)
+    texts = request.texts or ("",) if request.images else request.texts
+    source = Prompts(request.llama, request.file) if prompts else Texts(texts, request.file)
+    embedder = open_embedder(request.model, numerics_of(request), request.lora, mmproj=request.mmproj)
     attend(embedder, request)
     prefix = request.corpus.before(embedder, request.model, quiet=request.quiet_by_default)
     job = Job(embedder, source, request, prefix)
@@ -203,7 +221,12 @@ def embed(request: Request) -> None:
     describe(embedder, run, request)
     if not request.quiet_by_default:
         warn_suspicious_texts(request.texts)
-    resolve_job(job, run)
+    if request.processes > 1:
+        embedder.start_pool(request.processes)
+    try:
+        resolve_job(job, run)
+    finally:
+        embedder.stop_pool()
     if job.cut:
         note(f"warning: {job.cut} of the texts had more than {job.limit} tokens; the rest of them was cut off",
              quiet=request.silent)  # fmt: skip
@@ -217,7 +240,8 @@ def resolve_job(job: Job, run: Run) -> None:
     if request.output is not None and request.corpus.wanted(request.output):
         job.cut = write_corpus(
             job.embedder, job.texts, request.corpus, request.output, job.prefix,
-            job.options | {"truncate": request.truncate}, batch_tokens=request.batch_tokens or BATCH_TOKENS,
+            job.options | {"truncate": request.truncate},
+            batch_tokens=request.batch_tokens or request.processes * BATCH_TOKENS,
             quiet=request.quiet_by_default,
         )  # fmt: skip
         return
@@ -243,8 +267,16 @@ def check_request(request: Request) -> None:
     request.corpus.check(request.output, request.form, request.compare, flags.active)
     if request.texts and (flags.prompt is not None or flags.binary_file is not None):
         raise click.UsageError("Give texts as arguments, or --prompt or --binary-file, not both.")
+    if request.images and (
+        len(request.texts) > 1 or request.file or flags.active or request.corpus.wanted(request.output)
+    ):
+        raise click.UsageError("--image goes with one TEXT or none, given as an argument.")
+    if request.images and not request.mmproj:
+        raise click.UsageError("--image needs --mmproj FILE, the model's vision tower.")
     if flags.embd_output_format and (request.form or request.as_json or request.compare):
         raise click.UsageError("--embd-output-format goes with neither --format, --json nor --compare.")
+    if request.processes > 1 and flags.active:
+        raise click.UsageError("--processes: none of llama-embedding's flags goes with it.")
     if request.as_json and request.form not in (None, "json"):
         raise click.UsageError("Give --json or --format, not both.")
     if request.compare and request.format not in ("text", "json"):

@@ -6,11 +6,13 @@ takes them out of a command line; what a command has as an option of its own sta
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from refembed.cli.show import note
 from refembed.errors import RequestError
 
 # take a value
@@ -73,6 +75,10 @@ SWITCHES = {
 }
 OFF = ("off", "0", "false", "disabled")
 
+# where llama.cpp computes: layers on a GPU, and which. Any number of layers above 0 is all of them here
+LAYERS, MAIN = ("-ngl", "--gpu-layers", "--n-gpu-layers"), ("-mg", "--main-gpu")
+NO_CUPY = "computed on the CPU, as CuPy is not installed: pip install 'refembed[cuda]'"
+
 
 def split(args: Sequence[str], own: Mapping[str, bool]) -> tuple[list[str], list[str]]:
     """Part a command line: what is left of it, and the flags that do nothing here. `--a_b` is `--a-b`.
@@ -83,6 +89,7 @@ def split(args: Sequence[str], own: Mapping[str, bool]) -> tuple[list[str], list
     args = join_file(args)
     kept: list[str] = []
     ignored: list[str] = []
+    args = with_device(args, own)
     ggml = "--numerics=ggml" in args or ("--numerics", "ggml") in itertools.pairwise(args)
     rest = deque(args)
     while rest:
@@ -111,6 +118,50 @@ def split(args: Sequence[str], own: Mapping[str, bool]) -> tuple[list[str], list
         else:
             kept.append("--lora" + equals + value if name == "--lora-scaled" else name + equals + value)
     return kept, ignored
+
+
+def with_device(args: list[str], own: Mapping[str, bool]) -> list[str]:
+    """`-ngl 99 -mg 1` as `--device=cuda:1`, for a command that has --device.
+
+    Where CuPy is not installed the flags stay, to be ignored as others are, with a warning; so they do where --device
+    or --numerics says where to compute.
+    """
+    end = args.index("--") if "--" in args else len(args)
+    options, rest = args[:end], args[end:]
+    layers, main = (value_of(options, names) for names in (LAYERS, MAIN))
+    numerics = value_of(options, ("--numerics",)) or "auto"
+    wanted = (layers is not None and layers not in ("0", "")) or (main is not None and numerics == "cupy")
+    if "--device" not in own or not wanted or numerics not in ("auto", "cupy"):
+        return args
+    if value_of(options, ("-dev", "--device")) is not None:
+        return args
+    if numerics == "auto" and importlib.util.find_spec("cupy") is None:
+        note(f"warning: {LAYERS[0]} {layers}: {NO_CUPY}", quiet="--log-disable" in options)
+        return args
+    return [f"--device=cuda:{main or 0}", *without(options, (*LAYERS, *MAIN)), *rest]
+
+
+def value_of(args: Sequence[str], names: Sequence[str]) -> str | None:
+    """What stands behind the last of some spellings of an option."""
+    found = None
+    for arg, following in itertools.zip_longest(args, args[1:], fillvalue=""):
+        name, equals, value = arg.partition("=")
+        if name.replace("_", "-") in names:
+            found = value if equals else following
+    return found
+
+
+def without(args: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The words of a command line less some options and their values."""
+    kept, rest = [], deque(args)
+    while rest:
+        arg = rest.popleft()
+        name, equals, _ = arg.partition("=")
+        if name.replace("_", "-") not in names:
+            kept.append(arg)
+        elif not equals and rest:
+            rest.popleft()
+    return kept
 
 
 def join_file(args: Sequence[str]) -> list[str]:

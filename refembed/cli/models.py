@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from refembed.model.info import Info
 
 
-def open_embedder(model: str, numerics: dict[str, Any], lora: Sequence[str] = (), mmap: bool = True) -> Embedder:
-    """Everything that embedding needs; `numerics`, `lora` and `mmap` as Embedder.load takes them."""
+def open_embedder(
+    model: str, numerics: dict[str, Any], lora: Sequence[str] = (), mmap: bool = True, mmproj: str | None = None
+) -> Embedder:
+    """Everything that embedding needs; `numerics`, `lora`, `mmap` and `mmproj` as Embedder.load takes them."""
     from refembed.embedder import Embedder
 
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        embedder = Embedder.load(model, **numerics, lora=lora, mmap=mmap)
+        embedder = Embedder.load(model, **numerics, lora=lora, mmap=mmap, mmproj=mmproj)
     for warning in found:
         note(f"warning: {warning.message}")
     return embedder

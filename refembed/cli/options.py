@@ -11,15 +11,15 @@ from typing import Any
 import click
 
 POOLINGS = "native, none, mean, cls, last, max, mean_sqrt_len, weightedmean, rank"
+CPU = -1  # --device cpu
 NORMS = {
     "none": -1, "max": 0, "taxicab": 1, "l1": 1, "euclid": 2, "l2": 2, "manhattan": 1, "euclidean": 2, "true": 2,
     "false": -1,
 }  # fmt: skip
-NUMERICS = ("auto", "exact", "ggml", "fast", "int8", "bf16")
+NUMERICS = ("auto", "exact", "ggml", "fast", "int8", "bf16", "cupy")
 PROFILES = ("avx2", "avx2-gcc12", "avx512")  # rows of kernels/ggml/profile.py
 SEMANTICS = ("llama.cpp", "original")
 FORMATS = ("text", "json", "jsonl", "npy", "csv", "raw", "array", "json+")  # cli/embedding.py
-BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
 
 
 def read_budget(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
@@ -29,6 +29,17 @@ def read_budget(ctx: click.Context, param: click.Parameter, value: str | None) -
     if not re.fullmatch(r"[0-9]{1,9}", value):
         raise click.BadParameter(f"{value!r} is neither a number of MiB nor mapped.")
     return int(value) << 20
+
+
+def read_device(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Where to compute: the number of a GPU, or -1 for the CPU; None where it was not given."""
+    if value is None:
+        return None
+    if value.lower() in ("cpu", "none"):
+        return CPU
+    if match := re.fullmatch(r"cuda(?::?([0-9]{1,3}))?", value.lower()):
+        return int(match[1] or 0)
+    raise click.BadParameter(f"{value!r} is none of cpu, cuda, cuda:N.")
 
 
 def read_norm(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -112,6 +123,19 @@ model_option: Decorator = click.option(
 )
 
 
+mmproj_option: Decorator = click.option(
+    "--mmproj", metavar="FILE", help="The model's vision tower, a GGUF file: images can be embedded then."
+)
+
+image_option: Decorator = click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    help="An image that goes with TEXT, or pixels as .npy; repeatable.",
+)
+
+
 def model_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """MODEL as an argument, or with -m as elsewhere; the command gets it as `model`."""
 
@@ -134,16 +158,17 @@ def use_threads(ctx: click.Context, param: click.Parameter, value: int | None) -
     """Share so many cores from here on. BLAS reads its number from the environment, once, as NumPy is imported."""
     if value is None:
         return
+    from refembed.kernels.blas import VARIABLES
     from refembed.kernels.threads import available, use
 
     n = value if value > 0 else available()  # llama.cpp takes 0 and less for all
     use(n)
-    os.environ.update(dict.fromkeys(BLAS, str(n)))
+    os.environ.update(dict.fromkeys(VARIABLES, str(n)))
 
 
 threads_option: Decorator = click.option(
-    "-t", "--threads", type=int, envvar="LLAMA_ARG_THREADS", metavar="N", expose_value=False, callback=use_threads,
-    help="Cores to use, also by BLAS.  [default: all]",
+    "-t", "--threads", type=int, envvar=["REFEMBED_THREADS", "LLAMA_ARG_THREADS"], metavar="N", expose_value=False,
+    callback=use_threads, help="Cores to use, also by BLAS.  [default: all]",
 )  # fmt: skip
 
 
@@ -164,6 +189,12 @@ def numerics_options(command: Callable[..., Any]) -> Callable[..., Any]:
             if numerics == "ggml":
                 raise click.UsageError("--memory-budget: --numerics ggml has no choice there.")
             asked["memory_budget"] = memory_budget
+        if (device := options.pop("device")) is not None:
+            fits = numerics != "cupy" if device == CPU else numerics in ("auto", "cupy")
+            if not fits:
+                raise click.UsageError(f"--device: --numerics {numerics} has no choice there.")
+            if device != CPU:
+                numerics, asked["device"] = "cupy", device
         return command(*args, numerics={"numerics": numerics, "semantics": semantics, **asked}, **options)
 
     decorated: Callable[..., Any] = gathered
@@ -180,7 +211,14 @@ NUMERICS_OPTIONS: tuple[Decorator, ...] = (
         show_default=True,
         help="How numbers are computed: exact is float64 by the textbook, ggml rounds where llama.cpp's CPU backend "
         "does, bit for bit, fast is float32, int8 rounds activations to 8 bits where weights are quantized, bf16 "
-        "rounds activations and weights to bfloat16; auto is fast.",
+        "rounds activations and weights to bfloat16, cupy is float32 on an NVIDIA GPU; auto is fast.",
+    ),
+    click.option(
+        "--device",
+        "-dev",
+        callback=read_device,
+        metavar="WHERE",
+        help="cpu, or cuda, or cuda:N for GPU number N: --numerics cupy there.  [default: as --numerics says]",
     ),
     click.option(
         "--profile", type=click.Choice(PROFILES), help="Which build of llama.cpp ggml equals.  [default: avx2]"

@@ -15,6 +15,7 @@ from refembed.cli.options import (
     MODEL_SPELLINGS,
     hush,
     lora_option,
+    mmproj_option,
     numerics_options,
     own_options,
     read_norm,
@@ -217,6 +218,7 @@ def words(value: str | None) -> tuple[str, ...]:
 @threads_option
 @numerics_options
 @lora_option
+@mmproj_option
 @click.option("-v", "--verbose", "--log-verbose", is_flag=True, help="Tracebacks of failures.")
 @click.option("--log-disable", is_flag=True, callback=hush, help="Nothing on stderr but errors.")
 @click.pass_context
@@ -238,7 +240,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     settings = settings_of(options)
 
     def load() -> Embedder:
-        embedder = open_embedder(options["model"], options["numerics"], options["lora"], options["mmap"])
+        given = options["numerics"], options["lora"], options["mmap"], options["mmproj"]
+        embedder = open_embedder(options["model"], *given)
         note_adapters(embedder, quiet)
         return embedder
 

@@ -13,15 +13,17 @@ from refembed.cli.first_word import take_model
 from refembed.cli.models import open_embedder, spell_model
 from refembed.cli.options import (
     TextCommand,
+    image_option,
     json_option,
     lora_option,
+    mmproj_option,
     model_option,
     numerics_options,
     pooling_option,
     quiet_option,
     truncate_option,
 )
-from refembed.cli.show import note, print_json, spell_shape, table
+from refembed.cli.show import decode, note, print_json, spell_shape, table
 from refembed.cli.texts import Texts
 from refembed.errors import RequestError
 
@@ -30,6 +32,7 @@ Examples:
   refembed trace "Hello, world!"
   refembed trace --filter "*-0" --filter "result_*" "Hello, world!"
   refembed trace --numerics exact --save run.npz "Hello, world!"
+  refembed trace -m model.gguf --mmproj mmproj.gguf --image photo.png
 
 Names are those of llama.cpp's graph, and repeat as they do there: Qcur-0 is a product, and once more the product plus
 its bias. Shapes are rows first: (tokens, channels). The last tensor, result_embd_pooled, is not normalized.
@@ -43,6 +46,8 @@ FIRST = 4  # values shown of each tensor
 @model_option
 @numerics_options
 @lora_option
+@mmproj_option
+@image_option
 @pooling_option
 @truncate_option
 @click.option(
@@ -54,25 +59,36 @@ FIRST = 4  # values shown of each tensor
 @click.pass_context
 def command(
     ctx: click.Context, /,
-    text: tuple[str, ...], model: str, numerics: dict[str, Any], lora: tuple[str, ...], pooling: str, truncate: bool,
+    text: tuple[str, ...], model: str, numerics: dict[str, Any], lora: tuple[str, ...], mmproj: str | None,
+    images: tuple[str, ...], pooling: str, truncate: bool,
     patterns: tuple[str, ...], save: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Show each tensor of the run of TEXT: name, shape, mean, std, min, max, and its first values.
 
     Mean, std, min and max are over the finite values; where some are not finite, a column counts them. --json prints an
-    object a line. --save keeps all tensors, whatever --filter shows.
+    object a line. --save keeps all tensors, whatever --filter shows. With --image and no TEXT they are the vision
+    tower's, with TEXT those of the text model's run on both.
     """
-    model, text = take_model(ctx, model, text, quiet=quiet)
+    model, text = take_model(ctx, model, text, more=bool(images), quiet=quiet)
+    if images and not mmproj:
+        raise click.UsageError("--image needs --mmproj FILE, the model's vision tower.")
+    if len(images) > 1 and not text:
+        raise click.UsageError(f"trace takes one image without a text, not {len(images)}.")
     if len(text) > 1:
         raise click.UsageError(f"trace takes one text, not {len(text)}; a text with spaces goes in quotes.")
-    texts = list(Texts(text, None))
+    texts = [] if images and not text else list(Texts(text, None))
     if len(texts) > 1:
         raise RequestError(f"trace takes one text, not the {len(texts)} lines of standard input")
-    embedder = open_embedder(model, numerics, lora)
-    trace = embedder.trace(texts[0], pooling=pooling, truncate=truncate)
+    embedder = open_embedder(model, numerics, lora, mmproj=mmproj)
     note(spell_model(model, embedder.info), quiet=quiet)
-    how = f"pooling {trace.meta['pooling']}, numerics {trace.meta['numerics']}, {len(trace.meta['tokens'])} tokens"
-    note(how, quiet=quiet)
+    if not texts:
+        trace = embedder.trace_image(images[0])
+        note(f"the vision tower, numerics {trace.meta['numerics']}", quiet=quiet)
+    else:
+        given = {"text": decode(texts[0]), "image": list(images)} if images else texts[0]
+        trace = embedder.trace(given, pooling=pooling, truncate=truncate)
+        how = f"pooling {trace.meta['pooling']}, numerics {trace.meta['numerics']}, {len(trace.meta['tokens'])} tokens"
+        note(how, quiet=quiet)
     shown = [
         measure(i, t.name, t.array)
         for i, t in enumerate(trace.tensors)

@@ -160,7 +160,7 @@ class Source:
         return str(self.model.info.path if isinstance(self.model, Embedder) else self.model)
 
     def vectors(self, texts: Sequence[str], kind: str) -> F32:
-        """Vectors (S, D) of texts, each with the prompt of its kind, "query" or "document", in front."""
+        """Vectors (S, D) of texts, each with the prompt of its kind in front: "query", "document"; another has none."""
         with self._lock:
             embedder = self.embedder
             prompt = self.prompt(kind)
@@ -174,7 +174,7 @@ class Source:
 
     def prompt(self, kind: str) -> str:
         """What stands before a text of this kind; "" where none is given."""
-        return next((self._found[name] for name in PROMPT_NAMES[kind] if name in self._found), "")
+        return next((self._found[name] for name in PROMPT_NAMES.get(kind, ()) if name in self._found), "")
 
     def config(self) -> dict[str, Any]:
         """The options as JSON can hold them. RequestError where an Embedder was given: it cannot be named."""

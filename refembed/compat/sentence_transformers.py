@@ -9,7 +9,8 @@ it is llama.cpp's. What differs: GGUF does not keep whether the published model 
 says so (True, as of most); prompts are those you give; `max_seq_length` is the model's n_ctx, since GGUF does not keep
 the published limit; `similarity`, `tokenize` and token_embeddings give NumPy arrays. Where a text is cut, that is
 logged. convert_to_tensor needs torch. Ignored: batch_size (it changes no bits), show_progress_bar, device, backend,
-cache_folder, revision, trust_remote_code, token. Pools of processes, training and saving are refused.
+cache_folder, revision, trust_remote_code, token. A pool has as many processes as there are target devices named; while
+it runs, all of `encode` goes through it. Training and saving are refused.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ IGNORED = (
     "device", "backend", "cache_folder", "revision", "trust_remote_code", "local_files_only", "token", "use_auth_token",
     "model_kwargs", "processor_kwargs", "tokenizer_kwargs", "config_kwargs", "model_card_data",
 )  # fmt: skip
-NO_POOLS = "one process computes; threads share the work"
 
 
 class SentenceTransformer:
@@ -104,12 +104,17 @@ class SentenceTransformer:
                               None: a list of dictionaries with both, and the token ids
         precision             float32, int8, uint8 (ranges of this very call), binary, ubinary: `quantized`
         convert_to_numpy      an array; else a list of vectors
+        pool                  of `start_multi_process_pool`; it is used whether it is named here or not
         normalize_embeddings  to length 1 also after truncate_dim has cut
         returns               (S, D) float32; (D) for one text. No text: an empty array
         Raises RequestError (a ValueError too) for an argument that is none of these.
         """
-        if pool is not None or isinstance(device, (list, tuple)):
-            raise UnsupportedError(f"encode: pool and lists of devices: {NO_POOLS}")
+        if pool is not None and self.embedder.running_pool() is None:
+            raise StateError("encode: no pool of processes is running", hint="start_multi_process_pool() starts one")
+        if isinstance(device, (list, tuple)):
+            raise UnsupportedError(
+                "encode: a list of devices", hint="start_multi_process_pool(['cpu'] * 4), then encode"
+            )
         if precision not in PRECISIONS:
             raise InputValueError(f"precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}")
         if output_value not in ("sentence_embedding", "token_embeddings", None):
@@ -257,8 +262,20 @@ class SentenceTransformer:
         return {"token_embeddings": rows, "sentence_embedding": vector, "input_ids": np.array(ids, np.int64),
                 "attention_mask": np.ones(len(ids), np.int64)}  # fmt: skip
 
-    start_multi_process_pool = refused("SentenceTransformer.start_multi_process_pool", NO_POOLS)
-    encode_multi_process = refused("SentenceTransformer.encode_multi_process", NO_POOLS)
+    def start_multi_process_pool(self, target_devices: Sequence[str] | None = None) -> dict[str, Any]:
+        """Let one process for each device named compute (`Embedder.start_pool`); None: one for each core."""
+        self.embedder.start_pool(None if target_devices is None else len(target_devices))
+        pool = self.embedder.running_pool()
+        return {"processes": [] if pool is None else pool.pids}
+
+    def stop_multi_process_pool(self, pool: Any = None) -> None:
+        """End these processes."""
+        self.embedder.stop_pool()
+
+    def encode_multi_process(self, inputs: Sequence[str], pool: Any = None, **options: Any) -> Any:
+        """`encode`, whose texts the running pool shares."""
+        return self.encode(inputs, **options)
+
     fit = refused("SentenceTransformer.fit", "refembed runs models, it trains none")
     save = refused("SentenceTransformer.save", "`refembed convert` and `refembed quantize` write GGUF files")
     save_pretrained = refused("SentenceTransformer.save_pretrained", "`refembed convert` writes GGUF files")

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 from refembed.convert import models
 from refembed.convert.graph import check_graph, remarks
 from refembed.convert.modules import read_modules
+from refembed.convert.own_heads import add_heads, splade_module, there
 from refembed.convert.planned import OUTTYPES, Planned, note_dropped, read_labels, stored_type
 from refembed.convert.quantize import quantize_file
 from refembed.convert.quantize_mix import canonical
@@ -176,6 +177,7 @@ def convert(
     name: str | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
+    heads: bool = False,
 ) -> Path:
     """Convert a model that Hugging Face's `transformers` or sentence-transformers saved. Returns out_path.
 
@@ -186,6 +188,7 @@ def convert(
     name      GGUF `general.name`; the model card, config.json or the folder say it otherwise
     progress  called with ("converting", bytes of weights done, bytes in all)
     say       called with a sentence for each thing of the folder that the file lacks; None: a warning in the log
+    heads     keep heads that llama.cpp has no place for, under keys of refembed's own (`own_heads.py`)
 
     ModelError where the folder holds no whole model of ARCHITECTURES, RequestError where the file cannot be written.
     The weights pass through memory one tensor at a time, and the file is written whole or not at all.
@@ -199,12 +202,19 @@ def convert(
     """
     source, outtype = Path(folder), outtype.lower()
     if outtype not in OUTTYPES:
-        return convert_and_quantize(source, Path(out_path), outtype, name, progress, say)
+        return convert_and_quantize(source, Path(out_path), outtype, name, progress, say, heads)
     notes: list[str] = []
+    if (module := splade_module(source)) and not heads:
+        hint = "convert(..., heads=True), `refembed convert --heads`, keeps the head that makes sparse vectors"
+        raise ModelError(f"{source / 'modules.json'}: a module of type {quote(module)}", hint=hint)
     arch, plan, add_keys = prepare(source, outtype, notes, name)
     writer = GGUFWriter(None)
     add_general(writer, source, name, plan, arch)
     add_keys(writer)
+    if heads:
+        add_heads(writer, source)
+    elif bge := [name for name in there(source) if name.endswith(".pt")]:
+        notes.append(f"left out: {' and '.join(bge)}; --heads keeps sparse and many vectors")
     warn_lowered(source)
     total, done = sum(p.entry.raw.nbytes for p in plan), 0
 
@@ -244,8 +254,9 @@ def prepare(
 
 
 def convert_and_quantize(
-    folder: Path, out_path: Path, outtype: str, name: str | None, progress: Progress | None, say: Say | None
-) -> Path:
+    folder: Path, out_path: Path, outtype: str, name: str | None, progress: Progress | None, say: Say | None,
+    heads: bool,
+) -> Path:  # fmt: skip
     """Convert to F32, in the folder of the output, and quantize that."""
     canonical(outtype)
     try:
@@ -254,7 +265,9 @@ def convert_and_quantize(
         hint = "check the folder and the disk"
         raise RequestError(f"{out_path} cannot be written: {e.strerror or e}", hint=hint) from None
     with scratch as work:
-        full = convert(folder, Path(work) / "f32.gguf", outtype="f32", name=name, progress=progress, say=say)
+        full = convert(
+            folder, Path(work) / "f32.gguf", outtype="f32", name=name, progress=progress, say=say, heads=heads
+        )
         quantize_file(full, out_path, outtype, progress=progress)
     return out_path
 

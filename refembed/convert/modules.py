@@ -30,6 +30,7 @@ FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 PLAIN = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout", "LogitScore")
+SPLADE = {"MLMTransformer": "Transformer", "SpladePooling": ""}  # of sparse encoders; the second has no place here
 IDENTITY = ("Identity", "None")
 DENSE = ("dense_2", "dense_3")
 
@@ -113,10 +114,14 @@ def module_kinds(folder: Path) -> list[tuple[str, str]]:
         return []
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise ModelError(f"{path}: {quote(str(modules))}, not a list of modules", hint="is the file whole?")
-    kinds = []
+    kinds, sparse = [], any(str(module.get("type", "")).endswith(".SpladePooling") for module in modules)
     for module in modules:
         kind, place = str(module.get("type", "")), module.get("path", "")
         package, _, name = kind.rpartition(".")
+        if sparse and name in SPLADE:  # `convert` refuses such models unless their head is kept (own_heads.py)
+            name = SPLADE[name]
+        if not name:
+            continue
         if name not in PLAIN or not package.startswith("sentence_transformers."):
             hint = "GGUF keeps no such module, and the vectors would be others; refembed knows " + ", ".join(PLAIN)
             raise ModelError(f"{path}: a module of type {quote(kind)}", hint=hint)

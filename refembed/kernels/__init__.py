@@ -3,8 +3,9 @@
 ops          the interface, and `load_ops(name)`
 exact        float64 NumPy: the number the formulas mean
 fast         float32: compiled kernels of our own (tile, products, jit_attention, jit),
-             shared among cores (threads, fast/thread_pool), replayed for short texts (fast/graph)
+             shared among cores (threads, blas, fast/thread_pool), replayed for short texts (fast/graph)
 ggml         float32, rounded where llama.cpp rounds
+cuda         float32 on a GPU: `cupy`
 norms, activations, attention    the definitions, in readable NumPy
 matmul       a product by BLAS whose rows do not depend on their neighbors, for `exact`
 dequant      blocks of a GGUF tensor to float32

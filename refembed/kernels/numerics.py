@@ -9,7 +9,7 @@ from refembed.errors import RequestError
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops
 
-NUMERICS = ("exact", "ggml", "fast", "int8", "bf16")  # `auto` is fast; `cupy` is not there yet
+NUMERICS = ("exact", "ggml", "fast", "int8", "bf16", "cupy")  # `auto` is fast
 
 
 def load_ops(
@@ -19,18 +19,25 @@ def load_ops(
     flash_attn: bool = True,
     repack: bool = True,
     memory_budget: int | str | None = None,
+    device: int | None = None,
 ) -> Ops:
     """Operations of the numerics of that name; `auto` is `fast`.
 
     memory_budget  bytes of decoded matrices that all but `ggml` keep (quant/row_blocks.py); None: a quarter of
-                   memory; 0 or "mapped": none. A matrix beyond it is decoded each time it is used. Bits stay the same
+                   memory, of a GPU's three quarters; 0 or "mapped": none. A matrix beyond it is decoded each time it
+                   is used. Bits stay the same
+    device         which GPU (`cupy` only), as CUDA counts them; None: the first
     profile, flash_attn, repack  which llama.cpp to equal (`ggml` only): its build, and its own two switches, which are
                    both on unless its user says otherwise
-    Raises RequestError for an unknown name, or a budget below 0.
+    Raises RequestError for an unknown name, a budget below 0, a device for other numerics; and for `cupy` where there
+    is no CuPy, no driver or no such GPU.
 
     >>> load_ops("exact").name, load_ops("auto").name
     ('exact', 'fast')
     """
+    if device is not None and numerics != "cupy":
+        hint = "numerics cupy computes on a GPU; all others on the CPU"
+        raise RequestError(f"device {device}: numerics {numerics!r} has no choice there", hint=hint)
     if numerics == "exact":
         from refembed.kernels.exact.ops import Exact
 
@@ -44,6 +51,11 @@ def load_ops(
         from refembed.kernels.fast.ops import BF16, Fast, Int8  # imports Numba: 0.3 s that only these numerics pay
 
         return {"int8": Int8, "bf16": BF16}.get(numerics, Fast)(memory_budget=memory_budget)
+    if numerics == "cupy":
+        from refembed.kernels.cuda.gpu import Gpu
+        from refembed.kernels.cuda.ops import Cupy
+
+        return Cupy(Gpu(device or 0), memory_budget=memory_budget)
     near = difflib.get_close_matches(str(numerics).lower(), ("auto", *NUMERICS), 1)
     hint = f"did you mean {near[0]!r}?" if near else f"one of auto, {', '.join(NUMERICS)}"
     raise RequestError(f"numerics {numerics!r}: there is no such numerics", hint=hint)

@@ -1,8 +1,9 @@
 """What a forward pass may ask for: `Ops`, one method an operation. Start reading here.
 
-Architectures (refembed/model/) are written against `Ops` and know no arithmetic. Three files compute it: exact/ops.py
+Architectures (refembed/model/) are written against `Ops` and know no arithmetic. Four files compute it: exact/ops.py
 (float64, the textbook), ggml/ops.py (llama.cpp's own roundings), fast/ops.py (`fast`, float32, compiled, and `int8`,
-which rounds more); `numerics.load_ops` picks one by name. wrapper.py has what changes operations or looks on.
+which rounds more), cuda/ops.py (`cupy`, on a GPU); `numerics.load_ops` picks one by name. wrapper.py has what changes
+operations or looks on.
 
 The examples below are in `exact` and small enough to check by hand:
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
+from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.specs import BIDIRECTIONAL, AttentionMask, AttentionSpec, Rope
 from refembed.kernels.state_ops import StateOps
 from refembed.kernels.taps import NO_TAP, NoTap, Tap
@@ -31,7 +33,7 @@ from refembed.kernels.taps import NO_TAP, NoTap, Tap
 __all__ = ["BIDIRECTIONAL", "COMPOSED", "NO_TAP", "AttentionMask", "AttentionSpec", "NoTap", "Ops", "Rope", "Tap"]
 
 
-class Ops(StateOps):
+class Ops(StateOps, ImageOps):
     """The operations of a forward pass, in one numerics. x is (T, C), row-major: the tokens of all texts, end to end.
 
     In all numerics but `ggml` every operation treats a row (attention: a text) in the same way whatever stands next to

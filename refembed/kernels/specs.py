@@ -15,6 +15,7 @@ class AttentionMask:
     causal: bool = False  # query i sees keys j <= i
     window: int = 0  # 0: no window; else as `kind` says
     kind: Literal["standard", "chunked", "symmetric"] = "standard"  # enum llama_swa_type
+    spans: tuple[tuple[int, int], ...] = ()  # rows of images (begin, end): each query in one sees all its keys too
     max_bias: float = 0.0  # ALiBi (Press et al. 2022): slope(head) * -|i - j| is added to a score; 0 for none
 
 

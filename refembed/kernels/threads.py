@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from refembed.errors import RequestError
+from refembed.kernels import blas
 
+VARIABLE = "REFEMBED_THREADS"  # in the environment: what `use` says, where nothing calls it
 CGROUP = Path("/sys/fs/cgroup/cpu.max")  # microseconds of computing in so many microseconds
 WORTH_SHARING = 1 << 18  # elements; below this a second core costs more to wake than it saves
 
@@ -24,8 +27,27 @@ chosen: list[int] = []  # by `use`
 
 
 def cores() -> int:
-    """Cores that kernels share: as many as this process may use, or as `use` says."""
-    return chosen[0] if chosen else available()
+    """Cores that kernels share: as many as `use` says, else REFEMBED_THREADS, else all that this process may use."""
+    return chosen[0] if chosen else requested() or available()
+
+
+@cache
+def requested() -> int | None:
+    """REFEMBED_THREADS, read once; None where it is not set. RequestError for anything but a number from 1."""
+    value = os.environ.get(VARIABLE, "").strip()
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise RequestError(f"{VARIABLE}={value}: not a number of threads", hint="a whole number from 1")
+    return int(value)
+
+
+def configure(n: int | None) -> None:
+    """Share n cores, of None as many as REFEMBED_THREADS says, where it is set: what `Embedder.load` begins with."""
+    if n is not None:
+        use(n)
+    elif not chosen and (asked := requested()) is not None:
+        blas.limit(asked)
 
 
 @cache
@@ -39,11 +61,13 @@ def available() -> int:
 
 
 def use(n: int) -> None:
-    """Share n cores from now on: changes speed, no bits. Not while something is being computed."""
+    """Share n cores from now on, BLAS included: changes speed, no bits. Not while something is being computed."""
     if n < 1:
         raise RequestError(f"{n} threads: at least 1")
-    chosen[:] = [n]
-    workers.cache_clear()
+    blas.limit(n)
+    if chosen != [n]:
+        chosen[:] = [n]
+        workers.cache_clear()
 
 
 @cache
@@ -52,8 +76,31 @@ def workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="refembed")
 
 
+class HoldsLocks(Protocol):
+    """An object with locks that another thread may hold at the moment of a fork."""
+
+    def renew_locks(self) -> None:
+        """Replace its locks by free ones: the threads that held them are not in the fork."""
+        ...
+
+
+holders: WeakSet[HoldsLocks] = WeakSet()
+
+
+def renew_after_fork(holder: HoldsLocks) -> None:
+    """Call `holder.renew_locks()` in each fork of this process."""
+    holders.add(holder)
+
+
+def after_fork() -> None:
+    """A fork has none of its parent's threads."""
+    workers.cache_clear()
+    for holder in list(holders):
+        holder.renew_locks()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=workers.cache_clear)  # a fork has none of its parent's threads
+    os.register_at_fork(after_in_child=after_fork)
 
 
 @contextlib.contextmanager

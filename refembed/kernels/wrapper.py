@@ -118,6 +118,18 @@ class OpsWrapper(Ops):
     ) -> Float:  # fmt: skip
         return self.base.short_conv(x, w, offsets, ahead, bias, tap, product)
 
+    def conv_2d(self, x: Float, w: Tensor) -> Float:
+        return self.base.conv_2d(x, w)
+
+    def interpolate(self, x: Float, height: int, width: int) -> Float:
+        return self.base.interpolate(x, height, width)
+
+    def gelu_quick(self, x: Float) -> Float:
+        return self.base.gelu_quick(x)
+
+    def pool_2d(self, x: Float, k: int) -> Float:
+        return self.base.pool_2d(x, k)
+
     def log_decay(self, x: Float, bias: Tensor, a: Tensor, tap: Tap = NO_TAP) -> Float:
         return self.base.log_decay(x, bias, a, tap)
 

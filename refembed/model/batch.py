@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refembed.arrays import I64
+from refembed.arrays import I64, Float
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """What a vision tower made of an image, in place of the tokens begin:end of a text."""
+
+    begin: int
+    end: int
+    rows: Float  # (end - begin, C), or with DeepStack (end - begin, C (1 + layers that get more))
+    causal: bool = False  # whether they look back only, as rows of a text do; else they see each other
 
 
 @dataclass(frozen=True)
@@ -17,6 +27,10 @@ class Batch:
     ids: I64  # (T)
     pos: I64  # (T) a token's place in its own sequence, from 0
     offsets: I64  # (S+1) sequence s is rows offsets[s]:offsets[s+1]
+    images: tuple[ImageRows, ...] = ()  # of the one text, where there are any
+    streams: I64 | None = (
+        None  # (3, T) places in time, by row and by column, where an image has such; None: all are pos
+    )
 
 
 def pack(sequences: Sequence[Sequence[int]]) -> Batch:

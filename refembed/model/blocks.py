@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -39,14 +39,27 @@ class FusedQkvBlock(QkvBlock):
     attn_v: Affine = affine("KD C", bias="absent", presence="absent")
 
 
-def products(ops: Ops, x: Float, tap: Tap, **matrices: Affine) -> list[Float]:
+def products(ops: Ops, x: Float, tap: Tap, end: str = "", **matrices: Affine) -> list[Float]:
     """x (T, C) times each matrix, plus its bias: (T, N) each, seen by its name without the bias and with it.
 
-    All at once where no tap is attached.
+    All at once where no tap is attached. end: what the name without the bias has behind it.
     """
     if not tap.active:
         return ops.linears(x, list(matrices.values()))
-    return [tap(name, ops.linear(x, *matrix, tap, name)) for name, matrix in matrices.items()]
+    return [tap(name, ops.linear(x, *matrix, tap, name + end)) for name, matrix in matrices.items()]
+
+
+def embedded(table: Tensor, batch: Batch, ops: Ops, taps: Tap, scale: float | None = None) -> Float:
+    """Rows of the table for the tokens (T), times the scale, and rows of images as they are: (T, C)."""
+    x = ops.get_rows(table, batch.ids)
+    if not batch.images:
+        x = taps("embd", x)
+        return x if scale is None else taps("inp_scaled", x * scale)
+    x, factors = np.array(x), np.ones((len(x), 1), x.dtype)
+    factors *= 1 if scale is None else scale
+    for image in batch.images:
+        x[image.begin : image.end], factors[image.begin : image.end] = image.rows[:, : x.shape[1]], 1
+    return taps("embd", x) if scale is None else taps("inp_scaled", x * factors)
 
 
 def run_layers(layers: Layers, w: Any, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
@@ -58,7 +71,7 @@ def run_layers(layers: Layers, w: Any, hp: Hparams, batch: Batch, ops: Ops, taps
     images' layers (qwen3vl) are NumPy's.
     """
     operations = partial(layers, w, hp, batch, ops, taps)
-    if taps.active or len(batch.offsets) != 2 or not np.array_equal(batch.pos, np.arange(len(x))):
+    if taps.active or batch.images or len(batch.offsets) != 2 or not np.array_equal(batch.pos, np.arange(len(x))):
         return operations(x)
     return ops.capture_or_replay((layers, w, hp), operations, x)
 
@@ -134,7 +147,13 @@ def attention_spec(
 def attend(
     q: Float, k: Float, v: Float, spec: AttentionSpec, batch: Batch, ops: Ops, tap: Tap, sinks: Tensor | None = None
 ) -> Float:
-    """Attention of queries (T, H, D), keys and values (T, K, D), or (T, H D), (T, K D) -> (T, H D), side by side."""
+    """Attention of queries (T, H, D), keys and values (T, K, D), or (T, H D), (T, K D) -> (T, H D), side by side.
+
+    Rows of an image see each other even where tokens look back only, unless they are causal too.
+    """
+    spans = tuple((image.begin, image.end) for image in batch.images if not image.causal)
+    if spans and spec.mask.causal:
+        spec = replace(spec, mask=replace(spec.mask, spans=spans))
     q, k, v = (x.reshape(len(x), -1) for x in (q, k, v))
     return tap("kqv_out", ops.attention(q, k, v, spec, batch.offsets, tap, sinks=sinks))
 

@@ -20,12 +20,12 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, rope_of, run_layers
+from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, embedded, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
-TRAITS = Traits(norm="rms", rope="neox", window="standard", window_pattern=6, turns_whole_heads=False)
+TRAITS = Traits(norm="rms", rope="neox", window="standard", window_pattern=6, turns_whole_heads=False, images=True)
 N_LAYER_27B = 62  # the one size whose scores are scaled by the width of C/H channels instead of a head's
 
 
@@ -57,8 +57,7 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
-    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
-    x = taps("inp_scaled", x * math.sqrt(hp.n_embd))
+    x = embedded(w.token_embd, batch, ops, taps, math.sqrt(hp.n_embd))  # (T, C)
     return run_layers(layers, w, hp, batch, ops, taps, x)
 
 

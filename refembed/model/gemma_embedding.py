@@ -20,14 +20,14 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, QkvBlock, attend, rope_of, run_layers
+from refembed.model.blocks import Qkv, QkvBlock, attend, embedded, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
 TRAITS = Traits(
     norm="rms", rope="neox", window="symmetric", window_pattern=6, window_required=True, turns_whole_heads=False,
-    encoder=True,
+    encoder=True, images=True,
 )  # fmt: skip
 
 
@@ -61,8 +61,7 @@ class Weights:
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). Qcur_scaled and attn_out are unnamed in llama.cpp's graph."""
-    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
-    x = taps("inp_scaled", x * math.sqrt(hp.n_embd))
+    x = embedded(w.token_embd, batch, ops, taps, math.sqrt(hp.n_embd))  # (T, C)
     return run_layers(layers, w, hp, batch, ops, taps, x)
 
 

@@ -23,14 +23,14 @@ from refembed.arrays import Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionMask, AttentionSpec, Ops, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import attend, rope_of, run_layers
+from refembed.model.blocks import attend, embedded, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
 TRAITS = Traits(
     norm="rms", rope="neox", window="symmetric", window_pattern=6, window_required=True, turns_whole_heads=False,
-    heads_by_layer=True, per_layer_inputs=True, projected=True, encoder=True, output="result_embd",
+    heads_by_layer=True, per_layer_inputs=True, projected=True, encoder=True, images=True, output="result_embd",
 )  # fmt: skip
 
 
@@ -75,8 +75,7 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
     Unnamed in llama.cpp's graph: attn_product, per_layer_gate, _gelu, _gated, _proj and _added, inp_per_layer_proj and
     _scaled.
     """
-    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
-    x = taps("inp_scaled", x * math.sqrt(hp.n_embd))
+    x = embedded(w.token_embd, batch, ops, taps, math.sqrt(hp.n_embd))  # (T, C)
     return run_layers(layers, w, hp, batch, ops, taps, x)
 
 

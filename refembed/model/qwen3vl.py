@@ -1,8 +1,9 @@
-"""Qwen3-VL, Qwen3-VL-Embedding and Qwen3-VL-Reranker, for text.
+"""Qwen3-VL, Qwen3-VL-Embedding and Qwen3-VL-Reranker: the text model, for texts with and without images.
 
 Bai et al. 2025, "Qwen3-VL Technical Report": Qwen 3 whose pairs of channels turn by several streams of positions. In
-text the first three are the same; the fourth is 0 in llama.cpp, so pairs that are left to it do not turn. Mirrors
-llama.cpp's src/models/qwen3vl.cpp; taps carry that graph's names.
+text the first three are the same, in an image they are its place, the row and the column; the fourth is 0 in llama.cpp,
+so pairs that are left to it do not turn. What an image's tower has for them is added behind the first layers
+(DeepStack). Mirrors llama.cpp's src/models/qwen3vl.cpp; taps carry that graph's names.
 
           ids ─► token_embd ─► x
     n_layer ×    x ─► norm ─► attention ─► + x ─► y ─► norm ─► silu(gate) * up ─► down ─► + y ─► x
@@ -16,23 +17,23 @@ from functools import lru_cache
 
 import numpy as np
 
-from refembed.arrays import Float
+from refembed.arrays import I64, Float
 from refembed.gguf import BY_NAME, Tensor
-from refembed.kernels.ops import Ops, Tap
+from refembed.kernels.ops import Ops, Rope, Tap
 from refembed.model.batch import Batch
-from refembed.model.blocks import Qkv, attend, attention_spec, rope_of, run_layers
+from refembed.model.blocks import Qkv, attend, attention_spec, embedded, rope_of, run_layers
 from refembed.model.hparams import Hparams, Traits
 from refembed.model.qwen3 import Weights
 from refembed.model.trace import at_layer
 
 __all__ = ["TRAITS", "Weights", "forward"]
 
-TRAITS = Traits(norm="rms", rope="neox", mrope=True)
+TRAITS = Traits(norm="rms", rope="neox", mrope=True, images=True)
 
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
     """Token ids (T) -> hidden states (T, C). attn_out is unnamed in llama.cpp's graph."""
-    x = taps("embd", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
+    x = embedded(w.token_embd, batch, ops, taps)  # (T, C)
     return run_layers(layers, w, hp, batch, ops, taps, x)
 
 
@@ -49,10 +50,10 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
         y = tap("attn_norm", ops.rms_norm(x, blk.attn_norm, eps, tap))  # (T, C)
         qkv = Qkv(y, blk, hp, ops, tap)
         q = tap("Qcur_normed", ops.rms_norm(qkv.queries(), blk.attn_q_norm, eps, tap))  # (T, H, D)
-        q = tap("Qcur", ops.rope(q, batch.pos, rope))
+        q = tap("Qcur", turned(q, batch, rope, hp, ops))
         v = qkv.values()  # (T, K, D)
         k = tap("Kcur_normed", ops.rms_norm(qkv.keys(), blk.attn_k_norm, eps, tap))  # (T, K, D)
-        k = tap("Kcur", ops.rope(k, batch.pos, rope))
+        k = tap("Kcur", turned(k, batch, rope, hp, ops))
         a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
         a = tap("attn_out", ops.linear(a, blk.attn_output))  # (T, C)
         x = tap("ffn_inp", ops.add(a, x))
@@ -65,9 +66,38 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
         h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
         x = tap("l_out", ops.add(h, x))
         if il < hp.n_deepstack_layers:
-            x = tap("deepstack_out", x + ops.dtype(0))  # what an image would add
+            x = tap("deepstack_out", x + further(batch, il, x.shape[1], ops))
 
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
+
+
+def turned(x: Float, batch: Batch, rope: Rope, hp: Hparams, ops: Ops) -> Float:
+    """Queries or keys (T, H, D), each pair of channels turned by its stream's place of the token."""
+    if batch.streams is None:
+        return ops.rope(x, batch.pos, rope)
+    stream = np.tile(streams_of(hp.rope_sections, hp.n_rot // 2), 2)  # (D) of a channel
+    out = np.array(x)
+    for i, places in enumerate(batch.streams):
+        out[:, :, stream == i] = ops.rope(x, places, rope)[:, :, stream == i]
+    return out
+
+
+def further(batch: Batch, il: int, C: int, ops: Ops) -> Float:
+    """What images add behind layer il: their rows' columns behind those that the first layer read. 0 for tokens."""
+    if not batch.images:
+        return np.zeros((), ops.dtype)
+    added = np.zeros((len(batch.ids), C), ops.dtype)
+    for image in batch.images:
+        added[image.begin : image.end] = image.rows[:, (il + 1) * C : (il + 2) * C]
+    return added
+
+
+@lru_cache(maxsize=64)
+def streams_of(sections: tuple[int, ...], half: int) -> I64:
+    """Of each pair (half) the stream that it turns by: 0, 1, 2, or 3, which stands still."""
+    sector = np.arange(half) % sum(sections)
+    turns = sector < 3 * np.array(sections)[sector % 3]
+    return np.where(turns, sector % 3, 3)
 
 
 @lru_cache(maxsize=64)  # so that one model's rotation is one object
@@ -77,8 +107,7 @@ def still(sections: tuple[int, ...], half: int) -> Tensor | None:
     sections  how many pairs each stream has; pairs i = 0, 1, 2 (mod 3) belong to the first, second and third as far
               as those reach (ggml_mrope_cache_init of ggml-cpu/ops.cpp, IMROPE)
     """
-    sector = np.arange(half) % sum(sections)
-    turns = sector < 3 * np.array(sections)[sector % 3]
+    turns = streams_of(sections, half) < 3
     if turns.all():
         return None
     factors = np.where(turns, 1, np.inf)

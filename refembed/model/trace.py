@@ -145,6 +145,17 @@ class LayerTap:
         return self.tap(f"{name}-{self.il}", x) if name else x
 
 
+class TapExcept:
+    """A tap that one tensor is not given to."""
+
+    def __init__(self, tap: Tap, name: str) -> None:
+        self.tap, self.name, self.active = tap, name, tap.active
+
+    def __call__(self, name: str, x: Float) -> Float:
+        """Pass x on, unless it has that name."""
+        return x if name == self.name else self.tap(name, x)
+
+
 def at_layer(tap: Tap, il: int) -> Tap:
     """`tap = at_layer(taps, 3)`: tap("kq", x) is taps("kq-3", x)."""
     return LayerTap(tap, il) if tap.active else tap

@@ -47,5 +47,6 @@ class Traits:
     mrope: bool = False  # {arch}.rope.dimension_sections must be there (qwen2vl, qwen3vl)
     runs_alone: bool = False  # llama.cpp runs each text of a batch by itself (split_seq of a hybrid memory)
     projected: bool = False  # a last product makes hidden states as wide as a vector, {arch}.embedding_length_out
+    images: bool = False  # rows of a vision tower may stand among the embeddings of tokens
     encoder: bool = False  # without a cache: every token sees all, whatever {arch}.attention.causal says
     output: str = "result_norm"  # llama.cpp's name for the hidden states

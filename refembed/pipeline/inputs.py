@@ -10,8 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from refembed.errors import RequestError
+from refembed.pipeline.images import has_image
 
-Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 bytes, or token ids ready made
+# one text: characters, UTF-8 bytes, or token ids ready made; or a text with images (`pipeline.images`)
+Input: TypeAlias = "str | bytes | Sequence[int] | Mapping[str, Any]"
 
 TEXTS_HINT = 'embed("a text"), embed(["one", "another"]), or embed([[101, 7592, 102]]) for token ids'
 
@@ -24,6 +26,8 @@ def input_list(texts: Any) -> tuple[list[Any], bool]:
     """
     if isinstance(texts, (str, bytes, bytearray, memoryview)):
         return [texts if isinstance(texts, str) else bytes(texts)], True
+    if has_image(texts):
+        return [texts], True
     found = ordered(texts, "texts", TEXTS_HINT, "a text or a list of texts")
     if found and all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in found):
         message = f"texts: numbers, {str(found)[:60]}, which are neither a text nor a list of texts"

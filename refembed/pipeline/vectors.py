@@ -11,6 +11,8 @@ from refembed.errors import ModelError
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.model import Model
 from refembed.model.batch import Batch
+from refembed.model.trace import TapExcept
+from refembed.pipeline.multimodal import forward
 from refembed.pooling.heads import pooled
 from refembed.pooling.normalize import normalize as normalize_rows
 
@@ -33,19 +35,9 @@ def forward_and_pool(model: Model, ops: Ops, batch: Batch, how: str, tap: Tap = 
     # where nothing is pooled, llama.cpp gives the last hidden states the pooled vector's name
     first = TapExcept(tap, model.output) if tap.active and how == "none" else tap
     with np.errstate(all="ignore"):  # a vector that is not finite is refused at the end: `cut_and_normalize`
-        hidden = model.forward(batch, ops, first)  # (T, C)
-        return pooled(hidden, batch.offsets, how, model, ops, tap)
-
-
-class TapExcept:
-    """A tap that one tensor is not given to."""
-
-    def __init__(self, tap: Tap, name: str) -> None:
-        self.tap, self.name, self.active = tap, name, tap.active
-
-    def __call__(self, name: str, x: Float) -> Float:
-        """Pass x on, unless it has that name."""
-        return x if name == self.name else self.tap(name, x)
+        hidden = forward(model, batch, ops, first) if batch.images else model.forward(batch, ops, first)  # (T, C)
+        vectors = pooled(hidden, batch.offsets, how, model, ops, tap)
+    return vectors if isinstance(vectors, list) else np.asarray(vectors)  # from a GPU all at once
 
 
 def cut_and_normalize(vector: Float, normalize: int, dimensions: int | None = None) -> F32:

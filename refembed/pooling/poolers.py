@@ -154,13 +154,13 @@ def pool(
         )
     if how not in POOLERS:
         unknown(how)
+    if how == "mean" and mean is not None:  # of states that the numerics made itself, and may have on a GPU
+        return mean(hidden, np.array(check_offsets(offsets, len(hidden))))
     hidden = check_hidden(hidden)
     bounds = check_offsets(offsets, len(hidden))
     texts = [hidden[i:j] for i, j in itertools.pairwise(bounds)]  # S of (T_s, C)
     if how == "none":
         return texts
-    if how == "mean" and mean is not None:
-        return mean(hidden, np.array(bounds))
     pooled = np.empty((len(texts), hidden.shape[1]), hidden.dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # inf and NaN pass through; the embedder refuses them
         for s, x in enumerate(texts):

@@ -49,12 +49,13 @@ async def models(state: State, request: Request) -> Response:
         "size": facts.size,
         "ftype": facts.file_type,
     }
+    vision = state.embedder.tower is not None
     model = {
         "id": s.name,
         "aliases": sorted(set(s.alias)) or [s.name],
         "tags": sorted(set(s.tags)),
         "object": "model",
-        "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+        "architecture": {"input_modalities": ["text", "image"][: 1 + vision], "output_modalities": ["text"]},
         "created": int(time.time()),
         "owned_by": "llamacpp",
         "meta": meta,
@@ -82,7 +83,7 @@ async def props(state: State, request: Request) -> Response:
             "model_alias": s.name,
             "model_ftype": facts.file_type,
             "model_path": str(info.path),
-            "modalities": {"vision": False, "video": False, "audio": False},
+            "modalities": {"vision": state.embedder.tower is not None, "video": False, "audio": False},
             "media_marker": "<__media__>",
             "endpoint_slots": s.slots,
             "endpoint_props": s.props,

@@ -5,6 +5,8 @@
     [12, "text", 34]                            one text of both; special tokens are added if it begins with a string
     {"prompt_string": ...}                      one text, any of the above but an object
     {"content": [{"type": "text", "text": ...}]}   one text, its parts joined
+    {"prompt_string": "... <__media__> ...", "multimodal_data": [base64]}, {"content": [..., {"type": "image_url",
+        "image_url": {"url": "data:image/png;base64,..."}}]}   one text with images, where the server has a vision tower
     [ ... ]                                     several of these, if no element is an integer
 
 Mirrors tokenize_input_subprompt, tokenize_mixed and tokenize_oai_content_array of tools/server/server-common.cpp.
@@ -12,10 +14,15 @@ Mirrors tokenize_input_subprompt, tokenize_mixed and tokenize_oai_content_array 
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from refembed.model.vision import Tower
+from refembed.pipeline.images import MARKER, ImageInput, image_input
 from refembed.pipeline.inputs import unknown_id
+from refembed.pipeline.multimodal import token_ids
 from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.server.errors import NOT_A_PROMPT, ApiError
 from refembed.server.json_text import field, is_integer, to_int, to_string
@@ -36,6 +43,7 @@ class Rules:
     how: str  # the pooling
     n_vocab: int
     width: int  # numbers of a vector
+    tower: Tower | None = None  # what images go through; its weights are not read here
 
     def check_inputs(self, n: int) -> None:
         """ApiError for a request of n texts, if they are more than one request may have."""
@@ -62,6 +70,14 @@ class Rules:
             self.limits.check(n, at_least=True)
 
 
+class ImageIds(list[int]):
+    """Token ids of a text with images, and the text and the images themselves."""
+
+    def __init__(self, ids: Iterable[int], given: ImageInput) -> None:
+        super().__init__(ids)
+        self.given = given
+
+
 def read_inputs(rules: Rules, prompt: Any, truncate: bool = False) -> list[list[int]]:
     """Token ids of the texts of a request, checked. truncate: a text that is too long is cut, not refused."""
     several = isinstance(prompt, list) and not any(map(is_integer, prompt))
@@ -71,13 +87,14 @@ def read_inputs(rules: Rules, prompt: Any, truncate: bool = False) -> list[list[
         raise ApiError('"input" must not be empty')
     if not all(ids):
         raise ApiError("Input content cannot be empty")
-    return [truncate_or_raise(rules, i, truncate) for i in ids]
+    return [truncate_or_raise(rules, i, truncate and not isinstance(i, ImageIds)) for i in ids]
 
 
 def read_input(rules: Rules, prompt: Any, truncate: bool) -> list[int]:
     """Token ids of one text of any shape."""
     if isinstance(prompt, dict) and "content" in prompt:
-        return tokenize_checked(rules, read_parts(prompt["content"]), truncate)
+        text, images = read_parts(prompt["content"], rules.tower is not None)
+        return with_images(rules, text, images) if images else tokenize_checked(rules, text, truncate)
     if isinstance(prompt, list):
         kinds = [is_integer(p) for p in prompt]
         if all(kinds) or (any(kinds) and any(isinstance(p, str) for p in prompt)):
@@ -86,8 +103,13 @@ def read_input(rules: Rules, prompt: Any, truncate: bool) -> list[int]:
         return tokenize_checked(rules, prompt, truncate)
     if isinstance(prompt, dict) and "prompt_string" in prompt:
         if "multimodal_data" in prompt:
-            message = "Multimodal data provided, but model does not support multimodal requests."
-            raise ApiError(message, "server_error")
+            if rules.tower is None:
+                message = "Multimodal data provided, but model does not support multimodal requests."
+                raise ApiError(message, "server_error")
+            data = prompt["multimodal_data"]
+            if not isinstance(data, list) or not all(isinstance(x, str) for x in data):
+                raise ApiError('"multimodal_data" must be an array of base64 strings')
+            return with_images(rules, to_string(prompt["prompt_string"]), data)
         return tokenize_checked(rules, prompt["prompt_string"], truncate)
     raise ApiError(NOT_A_PROMPT)
 
@@ -115,18 +137,55 @@ def tokenize_mixed(
     return ids
 
 
-def read_parts(content: Any) -> str:
-    """The text of OpenAI's content parts."""
+def with_images(rules: Rules, text: str, images: list[str]) -> ImageIds:
+    """A text with a marker for each image, and the images in base64. ApiError for what is no such thing."""
+    tower = rules.tower
+    assert tower is not None
+    markers = text.count(MARKER)
+    if markers != len(images):
+        raise ApiError(f"number of media markers in text ({markers}) does not match number of images ({len(images)})")
+    given = image_input({"text": text, "image": [unpacked(x, i) for i, x in enumerate(images)]}, 0)
+    ids, _ = token_ids(text, [tower.n_tokens(image) for image in given.images], tower, rules.tokenizer)
+    return ImageIds(ids, given)
+
+
+def unpacked(data: str, index: int) -> bytes:
+    """The bytes of base64."""
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError:
+        raise ApiError(f"image {index} is not base64") from None
+
+
+def read_parts(content: Any, with_tower: bool = False) -> tuple[str, list[str]]:
+    """The text of OpenAI's content parts, a marker where an image stands; and the images in base64."""
     if not isinstance(content, list):
         raise ApiError('"content" must be an array')
+    images: list[str] = []
+    text = ""
     for part in content:
         kind = field(part, "type", "")
+        if kind == "image_url" and with_tower:
+            images.append(
+                data_of(field(part["image_url"] if isinstance(part.get("image_url"), dict) else {}, "url", ""))
+            )
+            text += MARKER
+            continue
         if kind in MEDIA:
             hint = "hint: if this is unexpected, you may need to provide the mmproj"
             raise ApiError(f"{MEDIA[kind]} input is not supported - {hint}", "server_error")
         if kind != "text":
             raise ApiError("unsupported content[].type")
-    return "".join(field(part, "text", "") for part in content)
+        text += field(part, "text", "")
+    return text, images
+
+
+def data_of(url: str) -> str:
+    """The base64 of a data URL. No other URL is fetched."""
+    head, comma, data = url.partition(",")
+    if not (comma and head.startswith("data:") and head.endswith(";base64")):
+        raise ApiError('an image\'s "url" must be "data:image/...;base64,...": nothing is fetched')
+    return data
 
 
 def truncate_or_raise(rules: Rules, ids: list[int], truncate: bool) -> list[int]:

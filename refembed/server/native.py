@@ -46,7 +46,7 @@ async def embed(state: State, request: Request) -> tuple[Reading, Job, list[F32]
     normalize, dimensions = reading.options["normalize"], reading.options["dimensions"]
     state.embedder.resolve_options(state.how, normalize, dimensions)
     # the tokens' own vectors, and a reranker's scores, are never normalized
-    job = Job(reading.ids, state.how, -1 if state.how in ("none", "rank") else normalize, dimensions)
+    job = Job(reading.ids, state.how, -1 if state.how in ("none", "rank") else normalize, dimensions, reading.images)
     return reading, job, await state.vectors(request, job)
 
 

@@ -14,8 +14,9 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
+from refembed.pipeline.images import ImageInput
 from refembed.server.errors import ApiError
-from refembed.server.inputs import Rules, check_vocabulary, read_inputs, tokenize_mixed, truncate_or_raise
+from refembed.server.inputs import ImageIds, Rules, check_vocabulary, read_inputs, tokenize_mixed, truncate_or_raise
 from refembed.server.json_text import dumps, is_integer, loads, to_int, to_string, wrong_type
 from refembed.server.json_text import field as value_of
 from refembed.tokenizer.pairs import encode_pair
@@ -67,12 +68,13 @@ class Reading:
     options: dict[str, Any] = field(default_factory=dict)  # what the answer needs to know: numbers and truths
     model: Body = b'""'  # what the request calls the model, as JSON
     texts: list[Body] = field(default_factory=list)  # that the answer repeats, as JSON
+    images: dict[int, ImageInput] = field(default_factory=dict)  # of those texts that have some
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Arrays and bytes are not copied on the way to another process."""
         ids = self.ids if isinstance(self.ids, TokenIds) else TokenIds.of(self.ids)
         model, *texts = map(pickle.PickleBuffer, (self.model, *self.texts))
-        return Reading, (ids, self.options, model, texts)
+        return Reading, (ids, self.options, model, texts, self.images)
 
 
 def read_embed(rules: Rules, raw: Body) -> Reading:
@@ -92,7 +94,8 @@ def read_embed(rules: Rules, raw: Body) -> Reading:
         "base64": encoding == "base64",
         "openai": "input" in body,  # "content" is not OpenAI's word
     }
-    return Reading(ids, options, model_name(rules, body))
+    images = {i: text.given for i, text in enumerate(ids) if isinstance(text, ImageIds)}
+    return Reading(ids, options, model_name(rules, body), images=images)
 
 
 def model_name(rules: Rules, body: dict[str, Any]) -> bytes:

@@ -71,14 +71,16 @@ class State:
         self.limits = limits_of(self.settings, info.n_ctx, self.facts.causal, splits)
         given = (self.settings, self.limits, self.how, info.n_vocab, embedder.width(self.how))
         no_keys = replace(self.settings, api_keys=())  # of no use where bodies are read
-        self.rules = Rules(embedder.tokenizer, *given)
+        self.rules = Rules(embedder.tokenizer, *given, embedder.tower)
+        mmproj = None if embedder.tower is None else Path(embedder.tower.path)
         self.files = ModelFiles(info.paths or (info.path,), self.mapped)
         fd = self.files.descriptors[0]
         same_file = Path(f"/proc/self/fd/{fd}")  # whatever its path names by then
         inherited = (fd,) if same_file.exists() else ()
         where = same_file if inherited else info.path
         level = logging.getLogger().getEffectiveLevel()
-        self.processes = TextProcesses(Setup(where, self.files.stamps[0], no_keys, *given[1:], level), inherited)
+        setup = Setup(where, self.files.stamps[0], no_keys, *given[1:], level, mmproj)
+        self.processes = TextProcesses(setup, inherited)
         self.worker = Worker(embedder, max(self.settings.batch_size, 1), self.metrics, self.files.check)
         self.loaded = True
 

@@ -7,8 +7,8 @@ process: no tokenizer has to look whether it should stop.
     server -> process   Setup, once; then a function of `reading` and a body
     process -> server   what the function returned or raised
 
-A message is a pickle (protocol 5) and its buffers (arrays, bytes), which are not copied. The processes run with lower
-priority (nice 5): on a busy machine small requests and the model come first.
+Messages are those of `refembed.pipeline.messages`. The processes run with lower priority (nice 5): on a busy machine
+small requests and the model come first.
 
 `main` is that process: messages come on stdin and go to stdout. The end of stdin ends it.
 """
@@ -21,7 +21,6 @@ import mmap
 import os
 import pickle
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -29,11 +28,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from refembed.gguf.reader import GGUFFile
+from refembed.model.vision import load_tower
+from refembed.pipeline.messages import receive, send
 from refembed.server.errors import ApiError, as_api_error
 from refembed.server.inputs import Rules
 from refembed.server.model_files import CHANGED, Stamp, stamp_of
@@ -56,9 +55,6 @@ PAGE = getattr(mmap, "PAGESIZE", 4096)
 # with the server's own places for modules: the current folder is none, unless it is one of the server's
 START = "import sys; sys.path[:] = sys.argv[1:]; from refembed.server.text_process import main; main()"
 
-HEAD = struct.Struct("<QI")  # bytes of the pickle, number of buffers
-SIZE = struct.Struct("<Q")  # bytes of a buffer
-
 
 @dataclass(frozen=True)
 class Setup:
@@ -72,13 +68,15 @@ class Setup:
     n_vocab: int
     width: int
     log_level: int
+    mmproj: Path | None = None  # of the vision tower
 
     def rules(self) -> Rules:
         """With the tokenizer, loaded anew. ApiError 503 where the file is another one by now."""
         tokenizer = load_tokenizer(GGUFFile(self.path))
         if stamp_of(self.path) != self.stamp:
             raise ApiError(CHANGED, "unavailable_error")
-        return Rules(tokenizer, self.settings, self.limits, self.how, self.n_vocab, self.width)
+        tower = None if self.mmproj is None else load_tower(GGUFFile(self.mmproj))
+        return Rules(tokenizer, self.settings, self.limits, self.how, self.n_vocab, self.width, tower)
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: nothing waits for the result any more
@@ -256,41 +254,6 @@ def ended(code: int) -> ApiError:
     if code == -getattr(signal, "SIGKILL", 9):
         return too_much()
     return ApiError(f"the process that read the body ended with {code}; the server's log says why", "server_error")
-
-
-# -- messages --------------------------------------------------------------------------------------------------------
-
-
-def send(stream: IO[bytes], value: Any) -> None:
-    """Write one message."""
-    buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(value, 5, buffer_callback=buffers.append)
-    stream.write(HEAD.pack(len(head), len(buffers)) + head)
-    for buffer in buffers:
-        with buffer.raw() as view:
-            stream.write(SIZE.pack(len(view)))
-            stream.write(view)
-    stream.flush()
-
-
-def receive(stream: IO[bytes]) -> Any:
-    """Read one message. EOFError at the end."""
-    size, n = HEAD.unpack(read(stream, HEAD.size))
-    head = read(stream, size)
-    buffers = [read(stream, SIZE.unpack(read(stream, SIZE.size))[0]) for _ in range(n)]
-    return pickle.loads(head, buffers=buffers)
-
-
-def read(stream: IO[bytes], n: int) -> memoryview:
-    """n bytes. EOFError where there are fewer."""
-    view = np.empty(n, np.uint8).data  # not zeroed first
-    done = 0
-    while done < n:
-        got = stream.readinto(view[done:])  # type: ignore[attr-defined]
-        if not got:
-            raise EOFError
-        done += got
-    return view
 
 
 # -- the process -----------------------------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING
 
 from refembed.arrays import F32
 from refembed.pipeline.batches import pack_batches
+from refembed.pipeline.images import ImageInput
+from refembed.pipeline.vectors import VectorOptions
 from refembed.server.metrics import Metrics
 from refembed.server.reading import TokenIds
 
@@ -34,10 +36,11 @@ class Job:
     """The texts of one request on their way to vectors."""
 
     def __init__(
-        self, ids: Sequence[Sequence[int]], how: str, normalize: int = 2, dimensions: int | None = None
-    ) -> None:
-        """ids: token ids of S texts, checked; the rest as `Embedder.vectors` takes it."""
-        self.ids, self.options = ids, (how, normalize, dimensions)
+        self, ids: Sequence[Sequence[int]], how: str, normalize: int = 2, dimensions: int | None = None,
+        images: Mapping[int, ImageInput] | None = None,
+    ) -> None:  # fmt: skip
+        """ids: token ids of S texts, checked; images: of those that have some; the rest as for `Embedder.vectors`."""
+        self.ids, self.options, self.images = ids, (how, normalize, dimensions), images or {}
         self.lengths = ids.lengths if isinstance(ids, TokenIds) else [len(text) for text in ids]
         self.vectors: list[F32 | None] = [None] * len(ids)
         self.next = self.done = 0  # texts handed out, texts finished
@@ -168,6 +171,19 @@ class Worker:
             sum(batcher.processing for batcher in self.batchers), sum(batcher.waiting for batcher in self.batchers)
         )
 
+    def vectors(self, batch: list[tuple[Job, int]], ids: list[Sequence[int]]) -> list[F32]:
+        """Vectors of a batch of texts; those with images are computed one by one."""
+        options = batch[0][0].options
+        given = [job.images.get(i) for job, i in batch]
+        plain = iter(
+            self.embedder.vectors([text for text, own in zip(ids, given, strict=True) if own is None], *options)
+        )
+        return [
+            next(plain) if own is None
+            else self.embedder.vector_of({"text": own.text, "image": own.images}, 0, VectorOptions(*options))
+            for own in given
+        ]  # fmt: skip
+
     def compute(self, batch: list[tuple[Job, int]], before_answers: Callable[[], None]) -> None:
         """Run a batch. A text that fails takes its own request along, no other.
 
@@ -177,7 +193,7 @@ class Worker:
         begin = time.perf_counter()
         try:
             self.check()
-            vectors = self.embedder.vectors(ids, *batch[0][0].options)
+            vectors = self.vectors(batch, ids)
         except Exception as e:
             if len(batch) == 1:
                 before_answers()

@@ -12,6 +12,7 @@ from refembed.compress.file import compress, save
 from refembed.compress.schemes import fit
 from refembed.gguf import GGUFWriter, open_gguf
 from refembed.testing.synthetic import synthetic
+from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from tests.cli.conftest import Cli
 from tests.copies import copied
 from tests.llama_embedding_cases import WITH_EOS
@@ -48,10 +49,13 @@ def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "cut.gguf": tiny.read_bytes()[:30000], "rubbish": RUBBISH, "rubbish.npy": b"\x93NUMPY\x01\x00" + RUBBISH,
         "rubbish.npz": b"PK\x03\x04" + RUBBISH, "rubbish.gguf": b"GGUF" + RUBBISH, "empty": b"",
         "t.txt": b"hello\ncat\n", "key.txt": b"a\n", "long.txt": b"hello " * 200, "utf16.txt": "hé".encode("utf-16"),
+        "q.tsv": b"x\tcat\ny\tdog\n", "r.tsv": b"x\ty\t1\n", "bad.tsv": b"x\ty\t1\nx\tz\t1\n",
     }  # fmt: skip
     for name, data in whole.items():
         (folder / name).write_bytes(data)
     (folder / "folder").mkdir()
+    synthetic(folder / "tt.gguf", "gemma-embedding", pooling=1)
+    synthetic_mmproj(folder / "tower.gguf")
     return folder
 
 
@@ -107,11 +111,27 @@ EMBED = """
 1 a b -o x.jsonl --keys key.txt                    | there is no key for it
 1 a --cache-file folder                            | cache folder: unable to open
 1 a --cache-file rubbish                           | rubbish: not a cache of refembed; it is left as it is
+1 a --image x.png                                    | --image needs --mmproj FILE
+1 a b --image x.png --mmproj m.gguf                  | --image goes with one TEXT or none
+1 -f t.txt --image x.png --mmproj m.gguf             | --image goes with one TEXT or none
+2 a --image x.png --mmproj nosuch                    | nosuch: reading magic
+2 a --image x.png --mmproj m.gguf                    | general.architecture is 'bert', not 'clip': no vision tower
+1 -m tt.gguf a --image nosuch.png --mmproj tower.gguf  | image: 'nosuch.png': no such file
+1 -m tt.gguf a --image folder --mmproj tower.gguf    | image: 'folder': Is a directory
+1 -m tt.gguf a --image large.npy --mmproj tower.gguf | an array of shape (120, 16) and type float64
+1 -m tt.gguf a --image cut.npy --mmproj tower.gguf   | no array in it: an array of (120, 16) is not in 500 bytes
+1 -m tt.gguf a --image rubbish.npy --mmproj tower.gguf  | no array in it
+2 -m m.gguf a --image cut.npy --mmproj tower.gguf    | architecture bert with images is not computed yet
 1 a --lora nosuch                                  | lora nosuch: no such file
 1 a --lora m.gguf:nan                              | a scale must be finite
 2 a --lora m.gguf                                  | not 'adapter'
 1 a --profile avx2                                 | only --numerics ggml has a choice there
 1 a --numerics ggml --semantics original           | cannot be had in numerics 'ggml'
+1 a --device nosuch                                | 'nosuch' is none of cpu, cuda, cuda:N
+1 a --device cuda:                                 | 'cuda:' is none of cpu, cuda, cuda:N
+1 a --device cuda:-1                               | 'cuda:-1' is none of cpu, cuda, cuda:N
+1 a --device cuda --numerics fast                  | --device: --numerics fast has no choice there
+1 a --device cpu --numerics cupy                   | --device: --numerics cupy has no choice there
 1 -p a -f t.txt                                    | Give one of --prompt, --file and --binary-file
 1 -bf folder                                       | folder: a folder
 1 -p a -b 0                                        | not in the range
@@ -212,6 +232,46 @@ OTHERS = """
 1 serve -m m.gguf --port 0 --ssl-key-file empty --ssl-cert-file empty | --ssl-cert-file empty: [SSL]
 1 nosuch                                           | No such command 'nosuch'
 """
+EVALUATE = """
+1                                                  | Give --queries, --corpus and --qrels, or --sts
+1 --sts nosuch.txt                                 | nosuch.txt: No such file
+1 --sts folder                                     | folder: Is a directory
+1 --sts empty                                      | empty: the pairs are empty
+1 --sts rubbish                                    | rubbish: not UTF-8
+1 --sts utf16.txt                                  | utf16.txt: not UTF-8
+1 --sts t.txt                                      | lines that are no pair with a score: 2 (1, 2)
+1 --sts t.txt --qrels t.txt                        | --sts takes the place of queries
+1 --sts t.txt --vectors nosuch                     | 'nosuch' is not a scheme
+1 --sts t.txt --vectors matryoshka                 | 'matryoshka': how many?
+1 --sts t.txt --dimensions 0                       | not in the range
+1 --sts t.txt --resamples 0                        | not in the range
+1 --sts t.txt --prompts nosuch                     | 'nosuch' is not one of
+1 --queries t.txt --corpus t.txt                   | Give --queries, --corpus and --qrels, or --sts
+1 --queries t.txt --corpus t.txt --qrels t.txt     | t.txt, line 1: neither a JSON object nor an id and a text
+1 --queries q.tsv --corpus empty --qrels t.txt     | empty: the corpus is empty
+1 --queries q.tsv --corpus q.tsv --qrels key.txt   | the qrels are empty
+1 --queries q.tsv --corpus q.tsv --qrels bad.tsv   | the qrels name documents that are not there: 1 of 2 (z)
+1 --queries q.tsv --corpus q.tsv --qrels r.tsv --measure f1    | 'f1' is not a measure
+1 --queries q.tsv --corpus q.tsv --qrels r.tsv --weights q9    | 'q9' is no type of model file
+1 --queries q.tsv --corpus q.tsv --qrels r.tsv --dimensions 33 | the model's vectors have 32 numbers
+1 --queries q.tsv --corpus q.tsv --qrels r.tsv --pooling none  | pooling none gives no vector a text
+1 --queries q.tsv --corpus q.tsv --qrels r.tsv --prompts own   | not known to have prompts
+2 --queries q.tsv --corpus q.tsv --qrels r.tsv -m nosuch.gguf  | nosuch.gguf: no such file
+"""
+CHUNK = """
+1                                                  | Missing argument 'FILE'
+1 nosuch.txt                                       | nosuch.txt: No such file
+1 folder                                           | folder: Is a directory
+1 rubbish                                          | rubbish: not UTF-8
+1 t.txt --tokens 0                                 | not in the range
+1 t.txt --tokens 2                                 | more than a chunk's 2
+1 t.txt --tokens 4 --overlap 4                     | chunks of 4 tokens with 4 repeated
+1 t.txt --by line                                  | 'line' is not one of
+1 t.txt --late --prefix a                          | no piece has a prefix
+1 long.txt --late                                  | but the model reads at most 64
+2 t.txt -m nosuch.gguf                             | nosuch.gguf: no such file
+2 t.txt -m rubbish                                 | not b'GGUF'
+"""
 
 
 def cases() -> list[tuple[str, int, str]]:
@@ -219,7 +279,7 @@ def cases() -> list[tuple[str, int, str]]:
     found = []
     for first, lines in (
         ("embed -m m.gguf", EMBED), ("rerank -m r.gguf", RERANK), ("compress", COMPRESS), ("cache", CACHE),
-        ("", OTHERS),
+        ("evaluate -m m.gguf", EVALUATE), ("chunk -m m.gguf", CHUNK), ("", OTHERS),
     ):  # fmt: skip
         for line in lines.strip().splitlines():
             left, _, said = line.partition("|")

@@ -129,8 +129,7 @@ def test_fewer_bits_by_hand() -> None:
         (lambda m: m.encode("a", precision="int4"), "precision 'int4'"),
         (lambda m: m.encode("a", output_value="logits"), "output_value 'logits'"),
         (lambda m: m.encode(["a", 5]), "encode takes texts; int is none"),
-        (lambda m: m.encode("a", pool={}), "one process computes"),
-        (lambda m: m.start_multi_process_pool(), "one process computes"),
+        (lambda m: m.encode("a", device=["cpu"]), "a list of devices"),
         (lambda m: m.fit([]), "it trains none"),
         (lambda m: m.similarity_pairwise(np.ones((2, 3)), np.ones((1, 3))), "2 vectors and 1"),
         (lambda m: setattr(m, "similarity_fn_name", "jaccard"), "similarity_fn_name 'jaccard'"),
@@ -149,3 +148,19 @@ def test_tensors_need_torch(model: SentenceTransformer) -> None:
             model.encode("a", convert_to_tensor=True)
     else:
         assert isinstance(model.encode("a", convert_to_tensor=True), torch.Tensor)
+
+
+@pytest.mark.system
+def test_a_pool_of_processes_gives_the_bits_of_one(model: SentenceTransformer, embedder: Embedder) -> None:
+    """As sentence-transformers' documentation writes it: start, encode, stop."""
+    wanted = embedder.embed(TEXTS * 20)
+    pool = model.start_multi_process_pool(["cpu"] * 2)
+    try:
+        assert len(set(pool["processes"])) == 2
+        assert np.array_equal(model.encode(TEXTS * 20, pool=pool), wanted)
+        assert np.array_equal(model.encode_multi_process(TEXTS * 20, pool), wanted)
+    finally:
+        model.stop_multi_process_pool(pool)
+    assert model.embedder.running_pool() is None
+    with pytest.raises(RuntimeError, match="no pool of processes is running"):
+        model.encode(TEXTS, pool=pool)

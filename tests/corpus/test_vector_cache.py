@@ -20,9 +20,11 @@ import pytest
 from refembed import Embedder
 from refembed.corpus import fingerprint
 from refembed.corpus import vector_cache as cache_module
-from refembed.corpus.fingerprint import describe, differences, digest, digests_of
+from refembed.corpus.fingerprint import describe, differences, digest
 from refembed.corpus.vector_cache import Cache, key_of
 from refembed.errors import RequestError
+from refembed.hub import digests
+from refembed.hub.digests import digests_of
 from refembed.testing.synthetic_lora import synthetic_lora
 from tests.gguf.shards import split
 
@@ -211,9 +213,9 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(
 ) -> None:
     model, read = tmp_path / "m.gguf", []
     model.write_bytes(tiny.read_bytes())
-    hash_files = fingerprint.sha256_of
-    monkeypatch.setattr(fingerprint, "sha256_of", lambda p: read.extend(p) or hash_files(p))
-    monkeypatch.setattr(fingerprint, "SETTLED", -60.0)
+    hash_files = digests.sha256_of
+    monkeypatch.setattr(digests, "sha256_of", lambda p: read.extend(p) or hash_files(p))
+    monkeypatch.setattr(digests, "SETTLED", -60.0)
     first = digests_of([model])
     assert digests_of([model]) == first
     assert len(read) == 1
@@ -229,14 +231,14 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(
 def test_a_file_that_has_only_just_changed_is_not_cached(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(b"one")
     digests_of([tmp_path / "m"])
-    assert fingerprint.read_notes() == {}
+    assert digests.read_notes() == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"x": 3}', b"\xff\xfe"])
 def test_damaged_notes_are_no_harm(tiny: Path, content: bytes) -> None:
     expected = digests_of([tiny])
-    fingerprint.notes_path().parent.mkdir(parents=True, exist_ok=True)
-    fingerprint.notes_path().write_bytes(content.replace(b"x", str(tiny.resolve()).encode()))
+    digests.notes_path().parent.mkdir(parents=True, exist_ok=True)
+    digests.notes_path().write_bytes(content.replace(b"x", str(tiny.resolve()).encode()))
     assert digests_of([tiny]) == expected
 
 

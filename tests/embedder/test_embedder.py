@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import random
 from pathlib import Path
@@ -229,6 +230,21 @@ def test_an_embedder_is_pickled_and_copied(tiny: Path, tmp_path: Path, numerics:
     for other in (pickle.loads(pickle.dumps(e)), copy.deepcopy(e), copy.copy(e)):
         assert other.options == e.options
         assert np.array_equal(other.embed(["hello world", "a"]), expected)
+
+
+def test_another_file_in_the_place_of_a_pickled_model_is_refused(tmp_path: Path) -> None:
+    """Also one of the same size and time, and also the adapter's."""
+    model = tiny_bert(tmp_path / "m.gguf")
+    adapter = synthetic_lora(tmp_path / "a.gguf", model)
+    pickled = pickle.dumps(Embedder.load(model, lora=[adapter]))
+    for path in (model, adapter):
+        whole, state = path.read_bytes(), path.stat()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        with pytest.raises(ModelError, match=rf"{path.name}: another file than the Embedder was made of"):
+            pickle.loads(pickled)
+        path.write_bytes(whole)
+    assert pickle.loads(pickled).info.n_embd == 32
 
 
 def test_what_load_did_not_make_is_not_pickled(tiny: Path) -> None:

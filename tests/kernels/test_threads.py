@@ -16,16 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refembed.errors import RequestError
-from refembed.kernels import threads
+from refembed.kernels import blas, threads
 from refembed.kernels.threads import WORTH_SHARING, parallel_for, parallel_map
 
 
 @pytest.fixture(autouse=True)
 def cores_as_they_were() -> Iterator[None]:
     """Tests choose a number of cores; what was before comes back."""
-    before = list(threads.chosen)
+    before, blas_before = list(threads.chosen), list(blas.chosen)
     yield
-    threads.chosen[:] = before
+    threads.chosen[:], blas.chosen[:] = before, blas_before
     threads.workers.cache_clear()
 
 

@@ -149,6 +149,8 @@ def reach(n: int, mask: AttentionMask) -> tuple[I64, I64]:
     elif mask.window:
         half = mask.window // 2
         begin, end = np.maximum(0, i - half), np.minimum(end, i + half + 1)
+    for first, last in mask.spans:
+        end = np.where((first <= i) & (i < last), np.maximum(end, last), end)
     return begin, end
 
 

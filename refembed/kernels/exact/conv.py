@@ -1,15 +1,18 @@
-"""Short convolution along a text: the definition, which serves every numerics that sums in order.
+"""Convolutions: along a text, the definition, which serves every numerics that sums in order; and an image's patches.
 
-Mirrors ggml_ssm_conv on the padded input of llama.cpp's src/models/lfm2.cpp.
+`short_conv` mirrors ggml_ssm_conv on the padded input of llama.cpp's src/models/lfm2.cpp, `patches` ggml_im2col.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from refembed.arrays import I64, Float
+from refembed.gguf import Tensor
 
 
 def short_conv(x: Float, w: Float, offsets: I64, ahead: int = 0) -> Float:
@@ -38,3 +41,57 @@ def short_conv(x: Float, w: Float, offsets: I64, ahead: int = 0) -> Float:
             if first < last:
                 y[first:last] += w[:, i] * text[first - back : last - back]
     return out
+
+
+def patches(x: Float, size: int) -> Float:
+    """An image's patches as rows: planes (c, height, width) -> (N, c size²), a plane after the other.
+
+    N = height//size width//size patches, row by row; what is left at the right and below is cut off.
+
+    >>> patches(np.arange(10.0).reshape(1, 2, 5), 2)
+    array([[0., 1., 5., 6.],
+           [2., 3., 7., 8.]])
+    """
+    c, ny, nx = len(x), x.shape[1] // size, x.shape[2] // size
+    grid = x[:, : ny * size, : nx * size].reshape(c, ny, size, nx, size)
+    return np.ascontiguousarray(grid.transpose(1, 3, 0, 2, 4)).reshape(ny * nx, c * size * size)
+
+
+def as_matrix(w: Tensor) -> Tensor:
+    """A kernel (C, c, P, P) as the matrix (C, c P²) that patches are multiplied with.
+
+    >>> as_matrix(Tensor.of(np.zeros((4, 3, 2, 2)))).shape
+    (4, 12)
+    """
+    return replace(w, shape=(w.shape[0], int(np.prod(w.shape[1:]))))
+
+
+def neighbors(n_in: int, n_out: int, dtype: type[np.floating[Any]]) -> tuple[I64, I64, Float]:
+    """Of n_out places between the first and the last of n_in, the one below, the one above, and how far from below.
+
+    >>> low, high, share = neighbors(2, 3, np.float64)
+    >>> low.tolist(), high.tolist(), share.tolist()
+    ([0, 0, 1], [1, 1, 1], [0.0, 0.5, 0.0])
+    """
+    f = dtype
+    scale = f(n_out - 1) / f(n_in - 1) if n_out > 1 and n_in > 1 else f(n_out) / f(n_in)
+    at = np.arange(n_out, dtype=f) / scale
+    low = np.clip(np.floor(at).astype(np.int64), 0, n_in - 1)
+    high = np.clip(np.floor(at).astype(np.int64) + 1, 0, n_in - 1)
+    return low, high, np.clip(at - low.astype(f), f(0), f(1))
+
+
+def interpolate(x: Float, height: int, width: int) -> Float:
+    """Bilinear interpolation of planes (C, h, w), corners on corners: (C, height, width).
+
+    >>> interpolate(np.array([[[0.0, 10.0], [20.0, 30.0]]]), 3, 2)
+    array([[[ 0., 10.],
+            [10., 20.],
+            [20., 30.]]])
+    """
+    y0, y1, shares = neighbors(x.shape[1], height, x.dtype.type)
+    x0, x1, dx = neighbors(x.shape[2], width, x.dtype.type)
+    dy = shares[:, None]
+    above, below = x[:, y0], x[:, y1]  # (C, height, w)
+    a, b, c, d = above[:, :, x0], above[:, :, x1], below[:, :, x0], below[:, :, x1]
+    return a * (1 - dx) * (1 - dy) + b * dx * (1 - dy) + c * (1 - dx) * dy + d * dx * dy

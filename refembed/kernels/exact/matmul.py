@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import Float
+from refembed.kernels import blas
 
 LEAST, MOST = 8, 1024  # rows of one BLAS call; more at once would be quicker by a few percent, and slower to probe
 SMALL = 1 << 20  # multiplications; below 1e6 OpenBLAS may take its small-matrix kernels, so small W get taller tiles
@@ -54,8 +55,11 @@ def tiles(rows: int, n: int, k: int) -> Iterator[tuple[int, int]]:
 
 
 @cache
-def rows_stand_alone(n: int, k: int, dtype: type[np.floating[Any]]) -> bool:
-    """True if this machine's BLAS gives a row of x the same bits at any place of any tile, for W (n, k)."""
+def rows_stand_alone(n: int, k: int, dtype: type[np.floating[Any]], *threads: int) -> bool:
+    """True if this machine's BLAS gives a row of x the same bits at any place of any tile, for W (n, k).
+
+    threads  `blas.chosen`: with another number, BLAS is tried anew
+    """
     rng = np.random.default_rng(0)
     w = rng.random((n, k), dtype) - dtype(0.5)  # every bit random: products of short numbers would round alike anyhow
     row = rng.random((1, k), dtype) - dtype(0.5)
@@ -76,7 +80,7 @@ def matmul(x: Float, w: Float, out: Float) -> None:
     >>> out
     array([[11., 17.]])
     """
-    if rows_stand_alone(*w.shape, np.float64):
+    if rows_stand_alone(*w.shape, np.float64, *blas.chosen):
         by_blas(x, w, out)
     else:
         from refembed.kernels.llvm import gemm  # imports Numba, which other machines need not

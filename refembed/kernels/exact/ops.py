@@ -68,6 +68,14 @@ class Exact(Ops):
         """y = x/2 erfc(-x/sqrt(2))."""
         return activations.gelu_erf(x)
 
+    def interpolate(self, x: Float, height: int, width: int) -> Float:
+        """y = a (1 - dx) (1 - dy) + b dx (1 - dy) + c (1 - dx) dy + d dx dy."""
+        return conv.interpolate(x, height, width)
+
+    def gelu_quick(self, x: Float) -> Float:
+        """y = x / (1 + e^(-1.702 x))."""
+        return activations.gelu_quick(x)
+
     def silu(self, x: Float) -> Float:
         """y = x / (1 + e^-x)."""
         return activations.silu(x)
@@ -131,6 +139,10 @@ class Exact(Ops):
         """y_t = sum w_i x_(t-n+1+ahead+i) + bias."""
         y = conv.short_conv(x, self.weight(w), offsets, ahead)
         return y if bias is None else tap(product, y) + self.weight(bias)
+
+    def conv_2d(self, x: Float, w: Tensor) -> Float:
+        """y[:, n] = W patch_n."""
+        return self.linear(conv.patches(x, w.shape[-1]), conv.as_matrix(w)).T
 
     def log_decay(self, x: Float, bias: Tensor, a: Tensor, tap: Tap = NO_TAP) -> Float:
         """g = a softplus(x + bias)."""

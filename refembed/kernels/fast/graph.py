@@ -115,6 +115,11 @@ class GraphCache:
     def __init__(self) -> None:
         self.pool = ArrayPool()
         self.known: OrderedDict[Any, tuple[CapturedGraph | None, Any]] = OrderedDict()
+        self.renew_locks()
+        threads.renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """Also in a fork, whose parent may have been replaying (`threads.renew_after_fork`)."""
         self.lock = threading.RLock()  # one text at a time
 
     def run(self, given: tuple[Any, ...], operations: Callable[[Float], Float], x: Float) -> Float:

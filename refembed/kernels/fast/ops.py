@@ -19,7 +19,7 @@ import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.exact import attention, experts, sums
+from refembed.kernels.exact import activations, attention, conv, experts, sums
 from refembed.kernels.exact import rope as rotary
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise, recurrent
@@ -34,7 +34,7 @@ from refembed.kernels.llvm import gemm, integer_tile, jit
 from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Rope, Tap
 from refembed.kernels.quant.row_blocks import NATIVE, Store
-from refembed.kernels.threads import cores, parallel_for, workers
+from refembed.kernels.threads import cores, parallel_for, renew_after_fork, workers
 
 __all__ = ["WINDOW_KINDS", "Fast", "cores", "parallel_for", "workers"]
 
@@ -89,7 +89,8 @@ class Fast(FastStateOps):
         self.decoded = self.store.kept
         self.panels = Panels(self.store, np.float32, self.panel_shape, self.pack)
         self.smaller: dict[str, tuple[Any, ...] | None] = {}  # a product and what it reads, for few rows
-        self.packing = threading.Lock()  # texts may run side by side
+        self.renew_locks()
+        renew_after_fork(self)
         self.scratch = Scratch()
         self.graphs = GraphCache()
         self.turned: dict[Rope, F32] = {}
@@ -98,6 +99,10 @@ class Fast(FastStateOps):
     def rounded_products(self) -> RoundedProducts | None:
         """Products that round activations; None: all are of float32."""
         return IntegerProducts(self.bits, self.store, self.empty) if self.bits else None
+
+    def renew_locks(self) -> None:
+        """Also in a fork, whose parent may have been packing (`threads.renew_after_fork`)."""
+        self.packing = threading.Lock()
 
     def empty(self, shape: tuple[int, ...]) -> F32:
         """An array of float32 with anything in it."""
@@ -268,6 +273,14 @@ class Fast(FastStateOps):
         spinning_pool.parallel_for(decoder.gelu_erf, x, out, rows=len(x), size=16 * x.size)
         return out
 
+    def interpolate(self, x: Float, height: int, width: int) -> Float:
+        """y = a (1 - dx) (1 - dy) + b dx (1 - dy) + c (1 - dx) dy + d dx dy."""
+        return conv.interpolate(x, height, width)
+
+    def gelu_quick(self, x: Float) -> Float:
+        """y = x / (1 + e^(-1.702 x))."""
+        return activations.gelu_quick(x)
+
     def silu(self, x: Float) -> Float:
         """y = x / (1 + e^-x)."""
         out = self.empty(x.shape)
@@ -357,11 +370,18 @@ class Fast(FastStateOps):
             first += out.shape[1]
         return outs
 
+    def conv_2d(self, x: Float, w: Tensor) -> Float:
+        """y[:, n] = W patch_n."""
+        return np.ascontiguousarray(self.linear(conv.patches(x, w.shape[-1]), conv.as_matrix(w)).T)
+
     def attention(
         self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,
         bias: Float | None = None, sinks: Tensor | None = None,
     ) -> Float:  # fmt: skip
         """y = softmax(scale q kᵀ + bias + mask) v, each sequence and head on its own."""
+        if spec.mask.spans:  # of images, which no kernel has: the definition, in float32
+            own = None if sinks is None else self.weight(sinks)
+            return attention.attention(q, k, v, spec, offsets, tap, bias=bias, sinks=own)
         if q.shape[1] * spec.n_head_kv != k.shape[1] * spec.n_head or not len(q) == len(k) == len(v) == offsets[-1]:
             raise ValueError(f"queries {q.shape} do not go with keys {k.shape} and values {v.shape}")
         out, how = self.empty((len(q), spec.group * v.shape[1])), args_of(spec)

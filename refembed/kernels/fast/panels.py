@@ -14,7 +14,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm
 from refembed.kernels.quant.row_blocks import Store, row_blocks
-from refembed.kernels.threads import parallel_map
+from refembed.kernels.threads import parallel_map, renew_after_fork
 
 DECODED = 1 << 18  # numbers that are decoded at a time, to be packed while they are in the cache
 
@@ -37,6 +37,11 @@ class Panels:
     ) -> None:
         self.store, self.dtype, self.shape_of, self.pack = store, dtype, shape_of, pack
         self.kept: dict[str, Any] = {}
+        self.renew_locks()
+        renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """Also in a fork, whose parent may have been packing (`threads.renew_after_fork`)."""
         self.packing = threading.Lock()  # texts may run side by side
 
     def parts(self, w: Tensor) -> Iterator[tuple[int, Any]]:

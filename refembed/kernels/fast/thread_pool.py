@@ -368,6 +368,11 @@ class SpinningPool:
             self.seen += size
             if self.seen < WORTH_SPINNING:
                 return False
+            if threads.cores() == 1:  # no second thread, not even to load
+                work(np.zeros(WORDS, np.int64), 0, 1, EMPTY, 0)
+                self.loading = Future()
+                self.loading.set_result(0)
+                return True
             with threads.uninterrupted(), contextlib.suppress(RuntimeError):
                 self.loading = threads.workers().submit(work, np.zeros(WORDS, np.int64), 0, 1, EMPTY, 0)
         return self.loading is not None and self.loading.done()

@@ -13,6 +13,8 @@ Whether layers with a window keep a cache of their own (llama-kv-cache-iswa.cpp)
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from refembed.arrays import F32, I64
@@ -21,14 +23,14 @@ from refembed.kernels.ggml.attention_flash import flash
 from refembed.kernels.ggml.attention_scores import Scoring, kq_scale, mask_of, slopes_of
 from refembed.kernels.ggml.floats import rounded
 from refembed.kernels.ggml.profile import Profile
-from refembed.kernels.ops import NO_TAP, AttentionSpec, Tap
+from refembed.kernels.ops import NO_TAP, AttentionMask, AttentionSpec, Tap
 
 CELLS = 256  # the cache is read in multiples of so many cells (llama_kv_cache::get_n_kv)
 
 
 def attention(
     q: F32, k: F32, v: F32, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *, profile: Profile,
-    bias: F32 | None = None, sinks: F32 | None = None, first: int = 0,
+    bias: F32 | None = None, sinks: F32 | None = None, first: int = 0, past: tuple[F32, F32] | None = None,
 ) -> F32:  # fmt: skip
     """Scaled dot-product attention of one ubatch: q (T, H D), k (T, K D), v (T, K E), offsets (S+1) -> (T, H E).
 
@@ -39,16 +41,20 @@ def attention(
     bias       (H, L, L) added to the scores after the soft cap, by the places of query and key in their texts
     sinks      (H) scores without keys and values
     first      cell of the cache where the ubatch begins: behind the texts that came before it in the same call
+    past       keys and values of earlier ubatches of the same text (T', K D), in the first cells: they are seen
     """
+    if past is not None:
+        first, k, v = len(past[0]), np.concatenate([past[0], k]), np.concatenate([past[1], v])
     T, fused = len(q), profile.flash_attn and bias is None
     mask, cached = spec.mask, spec.cached
     N = max(CELLS, -(-(first + T) // CELLS) * CELLS) if cached and not fused else first + T
     qh = heads(q, spec.n_head, T)  # (H, T, D)
-    kh, vh = (heads(x, spec.n_head_kv, N, first) for x in (k, v))  # (K, N, D), (K, N, E)
+    kh, vh = (heads(x, spec.n_head_kv, N, first + T - len(x)) for x in (k, v))  # (K, N, D), (K, N, E)
     if cached or fused:
         kh, vh = rounded(kh, "F16"), rounded(vh, "F16")
-    hidden = mask_of(tuple(offsets.tolist()), mask, N - first)
-    if first:
+    behind = past is not None
+    hidden = mask_behind(first, T, mask, N) if behind else mask_of(tuple(offsets.tolist()), mask, N - first)
+    if first and not behind:
         hidden = np.pad(hidden, ((0, 0), (first, 0)), constant_values=-np.inf)  # (T, N)
         hidden.flags.writeable = False
     if profile.flash_attn:
@@ -59,6 +65,45 @@ def attention(
     if fused:
         return flash(qh, kh, vh, scoring, profile)
     return classic(qh, kh, vh, scoring, "F16" if cached else "F32", profile, tap)
+
+
+def mask_behind(first: int, T: int, mask: AttentionMask, n: int) -> F32:
+    """The mask (T, n) of a text's tokens from place `first` on, whose spans count from there."""
+    spans = tuple((begin + first, end + first) for begin, end in mask.spans)
+    whole = mask_of((0, first + T), replace(mask, spans=spans), n)
+    hidden = np.ascontiguousarray(whole[first:])
+    hidden.flags.writeable = False
+    return hidden
+
+
+class CacheCells:
+    """Keys and values that ubatches of one text leave in a KV cache, layer by layer.
+
+    >>> cells, row = CacheCells(), np.ones((1, 2), np.float32)
+    >>> cells.store(row, row) is None  # the first ubatch has none before it
+    True
+    >>> cells.rewind()
+    >>> cells.store(row, row)[0].shape
+    (1, 2)
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[F32, F32]] = []
+        self.layer = 0
+
+    def store(self, k: F32, v: F32) -> tuple[F32, F32] | None:
+        """Put the next layer's keys and values behind those that it has, which are returned; None for the first."""
+        i, self.layer = self.layer, self.layer + 1
+        if i == len(self.kept):
+            self.kept.append((k, v))
+            return None
+        past = self.kept[i]
+        self.kept[i] = np.concatenate([past[0], k]), np.concatenate([past[1], v])
+        return past
+
+    def rewind(self) -> None:
+        """To the first layer, for the next ubatch."""
+        self.layer = 0
 
 
 def pad_bias(bias: F32, offsets: I64, n: int) -> F32:

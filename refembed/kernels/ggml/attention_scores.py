@@ -52,7 +52,10 @@ def mask_of(offsets: tuple[int, ...], mask: AttentionMask, n: int) -> F32:
     i, j = pos[:, None], pos[None, :]
     seen = sequence[:, None] == sequence[None, :]
     if mask.causal:
-        seen &= j <= i
+        ahead = np.zeros_like(seen)  # rows of an image see each other
+        for first, last in mask.spans:
+            ahead[first:last, first:last] = True
+        seen &= (j <= i) | ahead
     if mask.window:
         seen &= {
             "standard": i - j < mask.window,

@@ -26,3 +26,17 @@ def short_conv(x, w, begin, end, ahead, out):
                 if begin <= s < end:
                     y = y + x[s, c] * w[c, i] if i < grouped else fma(x[s, c], w[c, i], y)
             out[t, c] = y
+
+
+@njit()
+def interpolate(x, y0, y1, dy, x0, x1, dx, out):
+    """Planes x (C, h, w) between their corners: out (C, height, width) (ggml_compute_forward_upscale_f32)."""
+    one = np.float32(1)
+    for c in range(len(x)):
+        for i in range(len(dy)):
+            v = dy[i]
+            for j in range(len(dx)):
+                u = dx[j]
+                total = fma(x[c, y0[i], x0[j]] * (one - u), one - v, x[c, y0[i], x1[j]] * u * (one - v))
+                total = fma(x[c, y1[i], x0[j]] * (one - u), v, total)
+                out[c, i, j] = fma(x[c, y1[i], x1[j]] * u, v, total)

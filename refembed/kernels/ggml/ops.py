@@ -14,6 +14,7 @@ import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
+from refembed.kernels.exact import conv as planes
 from refembed.kernels.ggml import attention, conv, experts, floats, quantized, recurrent, rows
 from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
@@ -37,6 +38,9 @@ class Ggml(Ops):
         self.decoded: dict[str, F32] = {}
         self.packed: dict[tuple[str, floats.Order], tuple[F32, F32]] = {}
         self.kept: dict[Any, Any] = {}  # quantized weights, as their products read them
+        self.cells: attention.CacheCells | None = (
+            None  # of a text that comes in several micro-batches (`pipeline.multimodal`)
+        )
         self.first = 0  # cell of the KV cache where a micro-batch begins; not 0 behind others of the same call (lfm2)
 
     def weight(self, w: Tensor) -> F32:
@@ -92,6 +96,18 @@ class Ggml(Ops):
         rows.gelu_erf(flat, out)
         return out.reshape(x.shape)
 
+    def interpolate(self, x: Float, height: int, width: int) -> Float:
+        """Four products of three factors, the last of each fused with the sum."""
+        y0, y1, dy = planes.neighbors(x.shape[1], height, np.float32)
+        x0, x1, dx = planes.neighbors(x.shape[2], width, np.float32)
+        out = np.empty((len(x), height, width), np.float32)
+        conv.interpolate(np.ascontiguousarray(x, np.float32), y0, y1, dy, x0, x1, dx, out)
+        return out
+
+    def gelu_quick(self, x: Float) -> Float:
+        """Quick GELU, from the table of float16 numbers."""
+        return rows.gelu_quick(x)
+
     def silu(self, x: Float) -> Float:
         """x / (1 + e^-x), with llama.cpp's own e^x."""
         flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
@@ -127,8 +143,9 @@ class Ggml(Ops):
     ) -> Float:  # fmt: skip
         """One score matrix over the whole micro-batch, or flash attention, as the profile says."""
         own = None if sinks is None else self.weight(sinks)
+        past = None if self.cells is None else self.cells.store(k, v)
         return attention.attention(
-            q, k, v, spec, offsets, tap, bias=bias, sinks=own, profile=self.profile, first=self.first
+            q, k, v, spec, offsets, tap, bias=bias, sinks=own, profile=self.profile, first=self.first, past=past
         )
 
     def softmax(self, x: Float) -> Float:
@@ -172,6 +189,11 @@ class Ggml(Ops):
         for begin, end in itertools.pairwise(offsets.tolist()):
             conv.short_conv(np.ascontiguousarray(x, np.float32), self.weight(w), begin, end, ahead, out)
         return out if bias is None else tap(product, out) + self.weight(bias)
+
+    def conv_2d(self, x: Float, w: Tensor) -> Float:
+        """Patches and kernel in float16, the patches in the place of weights (ggml_conv_2d)."""
+        patches = floats.rounded(planes.patches(np.asarray(x, np.float32), w.shape[-1]), "F16")
+        return floats.mul_mat(planes.as_matrix(w).dequantize(), patches, "F16", self.profile)
 
     def log_decay(self, x: Float, bias: Tensor, a: Tensor, tap: Tap = NO_TAP) -> Float:
         """Sum, softplus by libm, product: three roundings and libm's."""

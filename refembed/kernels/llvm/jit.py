@@ -8,17 +8,27 @@ another's, so the shares change no bits. Where LLVM may re-order a sum, its orde
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 from refembed.kernels.llvm import compiling
+from refembed.kernels.llvm.disk_cache import LockedCache
 
 compiling.watch()
+
+if hasattr(os, "register_at_fork"):  # a fork waits for what is being compiled: in the child the lock would never open
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 f32 = np.float32
 
@@ -29,7 +39,9 @@ def njit(**options: Any) -> Any:
     def compile_(function: Any) -> Any:
         common = {"nogil": True, "error_model": "numpy", **options}
         try:
-            return numba.njit(cache=True, **common)(function)
+            compiled = numba.njit(**common)(function)
+            compiled._cache = LockedCache(function)  # as `cache=True` does, with a lock
+            return compiled
         except RuntimeError:  # "no locator available": neither __pycache__ nor NUMBA_CACHE_DIR can be written
             compiling.cached = False
             return numba.njit(**common)(function)

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 
-from refembed.arrays import F32
+from refembed.arrays import F32, U8
 from refembed.errors import EngineError, RequestError
 from refembed.gguf.digest import sha256_of
 from refembed.model.trace import Trace, TracedTensor
@@ -37,6 +37,7 @@ from refembed.verify.engines.llamacpp_wire import receive, send
 
 Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 bytes, or token ids ready made
 
+MARKER = "<__media__>"  # mtmd_default_marker: where an image stands in a text
 NO_BACKTRACE = "GGML_NO_BACKTRACE"  # set for the worker: an abort must not call a debugger
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -60,6 +61,7 @@ class LlamaCpp:
     causal              None: as the model says
     n_seq_max           texts that fit in one call with batched=True
     lora                (adapter file, scale) each, applied to every run, in the order `lora_order`
+    mmproj              the file of a vision tower: `embed_images` and its neighbors then take images
     lib, cpu            another build: a folder of libllama and libggml, and which of its CPU backends ("haswell")
     vocab_only          tokenize only: loads in milliseconds
     timeout             seconds that one request may take
@@ -81,6 +83,7 @@ class LlamaCpp:
         causal: bool | None = None,
         n_seq_max: int = 32,
         lora: Sequence[tuple[str | Path, float]] = (),
+        mmproj: str | Path | None = None,
         lib: str | Path | None = None,
         cpu: str | None = None,
         vocab_only: bool = False,
@@ -100,6 +103,7 @@ class LlamaCpp:
             "causal": causal,
             "n_seq_max": n_seq_max,
             "lora": [(os.fspath(Path(file).absolute()), float(scale)) for file, scale in lora],
+            "mmproj": None if mmproj is None else os.fspath(Path(mmproj).absolute()),
             "lib": None if lib is None else os.fspath(Path(lib).absolute()),
             "cpu": cpu,
             "vocab_only": vocab_only,
@@ -168,12 +172,45 @@ class LlamaCpp:
         with the adapter's place, "lora 1: ". Quantized tensors come as raw bytes.
         """
         found = self.call("trace", as_input(text), about=f"trace {one(text)}")
-        nodes = found["nodes"]
+        shown = None if not isinstance(text, (str, bytes)) else utf8(text).decode(errors="replace")
+        return self.trace_of(found["nodes"], {"text": shown, "tokens": found["ids"]})
+
+    def trace_of(self, nodes: list[dict[str, Any]], more: dict[str, Any]) -> Trace:
+        """The worker's nodes as a Trace."""
         taps = [TracedTensor(n["name"], n["array"], n["op"]) for n in nodes]
         about = [{"type": n["type"], "sources": n["sources"], "view_of": n["view_of"]} for n in nodes]
-        shown = None if not isinstance(text, (str, bytes)) else utf8(text).decode(errors="replace")
-        meta = {"engine": "llama.cpp", "text": shown, "tokens": found["ids"], "options": self.options, "nodes": about}
-        return Trace(taps, meta)
+        return Trace(taps, {"engine": "llama.cpp", **more, "options": self.options, "nodes": about})
+
+    # -- images, where there is an mmproj file -----------------------------------------------------------------------
+
+    def decode_image(self, data: bytes) -> U8:
+        """Pixels (H, W, 3) of an image file's bytes, as llama.cpp reads it: stb_image."""
+        return self.call("image", "decode", bytes(data), about=f"decode {len(data)} bytes of an image")
+
+    def image_chunks(self, text: str | bytes, images: Sequence[U8]) -> list[list[int] | F32]:
+        """A text with a media marker for each image: token ids, and rows (n, C) of each image, in order.
+
+        images  pixels (H, W, 3)
+        """
+        return self.call("image", "chunks", utf8(text), list(images), about=f"encode {len(images)} images")
+
+    def embed_images(self, text: str | bytes, images: Sequence[U8]) -> F32:
+        """The vector of a text with images, as llama-server has it, not normalized; (T, n_embd_out) unpooled."""
+        return self.call("image", "embed", utf8(text), list(images), about=f"embed a text with {len(images)} images")
+
+    def trace_image(self, image: U8) -> Trace:
+        """Every node of the vision tower on one image (H, W, 3), and the tensors that are its inputs, as `trace` does.
+
+        meta["rows"] are the embeddings (n, C).
+        """
+        found = self.call("image", "trace", MARKER.encode(), [image], about="trace an image")
+        (rows,) = (chunk for chunk in found["chunks"] if isinstance(chunk, np.ndarray))
+        return self.trace_of(found["nodes"], {"rows": rows})
+
+    def trace_images(self, text: str | bytes, images: Sequence[U8]) -> Trace:
+        """Every node of the text model on a text with images, as `trace` does; meta["vector"] is what comes out."""
+        found = self.call("image", "trace_text", utf8(text), list(images), about="trace a text with images")
+        return self.trace_of(found["nodes"], {"vector": found["vector"]})
 
     def normalize(self, x: F32, p: int = 2) -> F32:
         """Rows of x (..., D) through llama.cpp's own common_embd_normalize; p as in `refembed.normalize`."""

@@ -26,6 +26,7 @@ from refembed.arrays import F32
 from refembed.errors import EngineError, RefembedError
 from refembed.verify.engines import llamacpp_abi as abi
 from refembed.verify.engines.llamacpp_lib import NORMALIZE, Library
+from refembed.verify.engines.llamacpp_mtmd import Images, keep_inputs
 from refembed.verify.engines.llamacpp_tensor import read_tensor
 from refembed.verify.engines.llamacpp_wire import receive, send
 
@@ -46,17 +47,20 @@ class Graph:
         self.places: dict[int, int] = {}  # address of a ggml_tensor -> its place in nodes
         self.factors: dict[int, str] = {}  # address of a LoRA factor -> its name with its adapter's place
         self.leaves: set[int] = set()  # addresses of the weights and inputs of this run
+        self.inputs: dict[str, Any] | None = None  # where it is a table, the values of inputs are kept in it
         self.callback = abi.EVAL_CALLBACK(self.seen)
 
     def clear(self) -> None:
         """Forget the last run."""
-        self.nodes, self.places, self.leaves, self.failure = [], {}, set(), ""
+        self.nodes, self.places, self.leaves, self.failure, self.inputs = [], {}, set(), "", None
 
     def seen(self, tensor: int, ask: bool, _: Any) -> bool:
         """ggml's callback. An exception must not vanish in C: it is kept, and the run ends here."""
         try:
             if not ask:
                 self.keep(tensor)
+            elif self.inputs is not None:  # before the node runs: it may write where its input lies
+                keep_inputs(self, tensor)
             return not self.failure
         except Exception:
             self.failure = self.failure or traceback.format_exc()
@@ -102,9 +106,12 @@ class Session:
         self.graph = Graph(self.lib)
         self.contexts: dict[bool, int] = {}
         self.adapters: list[int] = []  # LoRA, one a file
-        self.model = self.vocab = None
+        self.model = self.vocab = self.images = None
         if options["path"] is not None:
             self.load(options["path"])
+        if options.get("mmproj") is not None:
+            self.images = Images(self, options["mmproj"])
+            self.images.context()
 
     def load(self, path: str) -> None:
         """Open the model, on the CPU only."""
@@ -184,7 +191,7 @@ class Session:
         n_batch += -n_batch % o["n_seq_max"]  # llama.cpp aborts on mean pooling when n_seq_max does not divide n_ubatch
         p.n_ctx, p.n_batch, p.n_ubatch, p.n_seq_max = max(n_ctx, n_batch), n_batch, n_batch, o["n_seq_max"]
         p.n_threads = p.n_threads_batch = o["threads"]
-        p.pooling_type, p.flash_attn_type = POOLINGS[o["pooling"]], FLASH[o["flash_attn"]]
+        p.pooling_type, p.flash_attn_type = POOLINGS[o["pooling"]], self.flash_attn_type
         p.attention_type = CAUSAL[o["causal"]]
         p.embeddings, p.kv_unified, p.offload_kqv, p.op_offload = True, True, False, False
         if o["type_kv"] is not None:
@@ -192,6 +199,11 @@ class Session:
         if watched:
             p.cb_eval = ct.cast(self.graph.callback, ct.c_void_p)
         return p
+
+    @property
+    def flash_attn_type(self) -> int:
+        """enum llama_flash_attn_type."""
+        return FLASH[self.options["flash_attn"]]
 
     # -- what the parent may ask -------------------------------------------------------------------------------------
 
@@ -214,6 +226,12 @@ class Session:
                 "pooling": {number: name for name, number in POOLINGS.items()}[pooling],
             }
         return facts
+
+    def image(self, name: str, *arguments: Any) -> Any:
+        """One of the methods of `Images`."""
+        if self.images is None:
+            raise EngineError("this engine was opened without an mmproj file")
+        return getattr(self.images, name)(*arguments)
 
     def tokenize_many(self, texts: list[bytes], add_special: bool, parse_special: bool) -> list[list[int]]:
         """Token ids of each text."""
@@ -308,11 +326,15 @@ class Session:
             status = lib.llama_decode(context, batch)
         finally:
             lib.llama_batch_free(batch)
-        if self.graph.failure:
-            raise EngineError(f"the evaluation callback failed\n{self.graph.failure}")
+        self.check_graph()
         if status:
             raise EngineError(f"llama_decode answers {status} to {described(sequences)}")
         return self.outputs(context, sequences)
+
+    def check_graph(self) -> None:
+        """EngineError where the callback failed in the last run."""
+        if self.graph.failure:
+            raise EngineError(f"the evaluation callback failed\n{self.graph.failure}")
 
     def check_batch(self, context: int, sequences: list[list[int]], n_tokens: int) -> None:
         """Refuse here what llama.cpp would abort on."""

@@ -1,4 +1,4 @@
-"""From text to vector: `Embedder` loads a model, and `Embedder.embed` runs the steps of `refembed.pipeline`.
+"""`Embedder` loads a model, and `Embedder.embed` runs the steps of `refembed.pipeline`.
 
 text ─► tokenize ─► truncate ─► pack ─► forward ─► hidden (T, C) ─► pool ─► (S, D) ─► normalize ─► vectors
 """
@@ -15,20 +15,29 @@ import numpy as np
 
 from refembed._version import __version__
 from refembed.arrays import F32, Float
-from refembed.errors import RequestError, TooLongError
+from refembed.embedder.images import TextsWithImages
+from refembed.embedder.parts_of_texts import PartsOfTexts
+from refembed.embedder.pools import Pools
+from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.gguf import GGUFFile
+from refembed.gguf import open_gguf as open_file
+from refembed.hub.digests import digests_of
 from refembed.hub.opening import open_gguf
 from refembed.kernels.numerics import load_ops, remark_on
 from refembed.kernels.ops import NO_TAP, Ops, Tap
-from refembed.kernels.threads import cores, parallel_map
+from refembed.kernels.threads import configure, cores, parallel_map
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
 from refembed.model.info import Info, read_info
 from refembed.model.lora import Adapter, adapted, load_adapters
 from refembed.model.published import check_semantics, original
 from refembed.model.trace import Recorder, Trace
+from refembed.model.vision import Tower, load_tower
 from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
+from refembed.pipeline.images import has_image
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
+from refembed.pipeline.multimodal import check_tower
+from refembed.pipeline.processes import ProcessPool
 from refembed.pipeline.progress import Bar
 from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool
@@ -42,7 +51,7 @@ BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes
 FORWARD_TOKENS = 256  # of one forward pass of `fast`: few enough that hidden states stay in a core's own cache
 
 
-class Embedder:
+class Embedder(PartsOfTexts, TextsWithImages, Pools):
     """A loaded model. `Embedder.load` makes one.
 
     The same text gives the same bits alone, in any batch and in any order (docs/batch-invariance.md).
@@ -62,16 +71,19 @@ class Embedder:
 
     def __init__(
         self, info: Info, tokenizer: Tokenizer, model: Model, ops: Ops, batch_tokens: int = BATCH_TOKENS,
-        adapters: Sequence[Adapter] = (), file: GGUFFile | None = None,
+        adapters: Sequence[Adapter] = (), file: GGUFFile | None = None, tower: Tower | None = None,
     ) -> None:  # fmt: skip
         """batch_tokens: texts run together up to so many tokens; a longer text, or with 0 every text, runs alone.
 
         adapters  what `ops` adds to the weights, for callers that need them
         file      the open file of the model; None: `info.path`, opened when it is asked for
+        tower     what images go through
         """
         self.info, self.tokenizer, self.model, self.ops = info, tokenizer, model, ops
         self.batch_tokens, self.adapters, self._file = batch_tokens, tuple(adapters), file
+        self.tower = tower
         self.options: dict[str, Any] = {}  # of `load`
+        self.pool: ProcessPool | None = None  # `start_pool`
 
     @property
     def file(self) -> GGUFFile:
@@ -80,11 +92,19 @@ class Embedder:
             self._file = open_gguf(self.info.path)
         return self._file
 
-    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[Path]]:
-        """Pickling and copying load the same file again, with the same options; the weights stay mapped, and shared."""
+    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[Any, ...]]:
+        """Pickling and copying load the same file again, with the same options; the weights stay mapped, and shared.
+
+        The files' SHA-256 goes along: where they are others by then, loading is a ModelError.
+        """
         if not self.options:
             raise TypeError("only an Embedder that Embedder.load made can be pickled or copied")
-        return partial(Embedder.load, **self.options), (self.info.path.absolute(),)
+        return load_again, (self.info.path.absolute(), self.options, digests_of(self.paths()))
+
+    def paths(self) -> list[Path]:
+        """All files that the vectors depend on: the model's shards, the adapters', the tower's."""
+        tower = [] if self.tower is None else [Path(self.tower.path)]
+        return [*self.file.paths, *(path for adapter in self.adapters for path in adapter.paths), *tower]
 
     def __repr__(self) -> str:
         """One line: the model, and what its vectors are."""
@@ -105,9 +125,12 @@ class Embedder:
         repack: bool = True,
         n_ubatch: int = 0,
         lora: Sequence[str | Path] = (),
+        mmproj: str | Path | None = None,
         memory_budget: int | str | None = None,
         semantics: str = "llama.cpp",
         mmap: bool = True,
+        device: int | None = None,
+        threads: int | None = None,
     ) -> Embedder:
         """Open a model.
 
@@ -115,16 +138,21 @@ class Embedder:
                          as "minilm" or "organization/model" (fetched and converted once)
         numerics         "exact" float64; "ggml" bit for bit as llama.cpp rounds; "fast" float32; "int8" the
                          same, with activations rounded to 8 bits where weights are quantized; "bf16" with weights and
-                         activations rounded to bfloat16; "auto" is fast
+                         activations rounded to bfloat16; "cupy" float32 on an NVIDIA GPU; "auto" is fast
+        device           which GPU (`cupy` only), as CUDA counts them; None: the first
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
+        mmproj           the GGUF file of the model's vision tower: `embed` then takes images too (docs/images.md)
         semantics        "llama.cpp": its graph; "original": the model as published, in `exact` and `fast`
                          (`refembed.model.published`, docs/differences.md)
         memory_budget    bytes of decoded matrices that all numerics but `ggml` keep; None: a quarter of the machine's
-                         memory; 0 or "mapped": none. Others are decoded as they are used, a panel at a time. Changes
-                         memory and speed, no bits (`kernels/quant/row_blocks.py`)
+                         memory, three quarters of a GPU's; 0 or "mapped": none. Others are decoded as they are used, a
+                         panel at a time. Changes memory and speed, no bits (`kernels/quant/row_blocks.py`)
         mmap             the weights stay in the file, mapped into memory, and must not change there; False copies the
                          file into memory first
+        threads          cores to use, also by BLAS; None: as many as REFEMBED_THREADS says, else all that this process
+                         may use. It is the process that has them: all its models share the number given last. Changes
+                         speed, no bits
 
         For `ggml`, which llama.cpp to equal:
         profile     its build: "avx2" (the wheel that refembed is checked against), "avx2-gcc12", "avx512"
@@ -137,8 +165,10 @@ class Embedder:
         refembed can run, DownloadError where it cannot be fetched, RequestError for an option that is not there.
         """
         check_semantics(semantics, numerics)
+        configure(threads)
         switches: dict[str, Any] = {
-            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget
+            "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget,
+            "device": device,
         }  # fmt: skip
         ops = load_ops(numerics, **switches)
         f = open_gguf(model, mmap)
@@ -154,10 +184,15 @@ class Embedder:
         tokenizer = load_tokenizer(f)
         if semantics == "original":
             loaded = original(loaded, f, tokenizer.vocab.sep)
-        e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f)
+        tower = None if mmproj is None else load_tower(open_file(mmproj, mmap=mmap))
+        if tower is not None:
+            check_tower(loaded, tower, str(f.path), ops)
+        e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
         e.options = switches | {
             "numerics": ops.name, "n_ubatch": n_ubatch, "lora": lora, "semantics": semantics, "mmap": mmap,
+            "mmproj": None if mmproj is None else Path(mmproj).absolute(),
+            "threads": threads,
         }  # fmt: skip
         return e
 
@@ -201,7 +236,8 @@ class Embedder:
         """Vectors of texts.
 
         texts       one text, or several in order: a list, a tuple, an array, a Series or a generator. A text is
-                    characters, UTF-8 bytes, or, among several, a list of token ids
+                    characters, UTF-8 bytes, or, among several, a list of token ids. With `mmproj`, also a text with
+                    images: {"text": "...", "image": path, bytes, array or a list of them}, as `image_input` says
         pooling     "native" (the model's own), none, mean, cls, last, max, mean_sqrt_len, weightedmean; "rank": a
                     reranker's outputs (R) for texts that are pairs already; `rerank` makes pairs
         normalize   -1 as it is, 0 largest magnitude 32760, 1 taxicab, 2 Euclid, p: llama.cpp's embd_normalize; None is
@@ -214,6 +250,9 @@ class Embedder:
         """
         inputs, alone = input_list(texts)
         options = self.resolve_options(pooling, normalize, dimensions)
+        if any(map(has_image, inputs)):
+            vectors = [self.vector_of(given, i, options, truncate) for i, given in enumerate(inputs)]
+            return vectors[0] if alone else self.stack(vectors, options.pooling, options.dimensions)
         ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]  # tokenize, truncate
         vectors = self.vectors(ids, *options)  # pack, forward, pool, normalize
         return vectors[0] if alone else self.stack(vectors, options.pooling, options.dimensions)
@@ -234,6 +273,8 @@ class Embedder:
                 vectors[i] = cut_and_normalize(row, normalize, dimensions)
 
         lengths = [len(text) for text in ids]
+        if (pool := self.running_pool()) is not None and len(ids) > 1:
+            return pool.vectors(ids, how, normalize, dimensions)
         if self.ops.one_text_a_core and (batches := spread_batches(lengths, self.batch_tokens, cores())):
             parallel_map([partial(compute, batch) for batch in batches])
         else:
@@ -320,17 +361,20 @@ class Embedder:
             ordered(texts, "texts", "embed_iter([text]); a generator, a file's lines or a list will do")
         truncate = options.pop("truncate", False)
         resolved = self.resolve_options(**options)
-        stream = (self.ids_of(text, i, truncate) for i, text in enumerate(texts))
+        stream: Iterator[Any] = (self.streamed(text, i, truncate) for i, text in enumerate(texts))
+        batches = iter(lambda: take_batch(stream, batch_tokens), [])
+        pool = self.running_pool()
+        found = pool.stream(batches, *resolved) if pool else (self.vectors_of(inputs, resolved) for inputs in batches)
         with Bar(None, wanted=progress) as bar:
-            while ids := take_batch(stream, batch_tokens):
-                for vector in self.vectors(ids, *resolved):
+            for vectors in found:
+                for vector in vectors:
                     yield vector
                     bar.advance(0)
 
     def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
         """Hidden states (T, C) of S lists of token ids, end to end, in the dtype of the numerics."""
         with np.errstate(all="ignore"):  # what is not finite in the end is refused there (`cut_and_normalize`)
-            return self.model.forward(pack(ids), self.ops, tap)
+            return np.asarray(self.model.forward(pack(ids), self.ops, tap))
 
     def trace(
         self, text: Input, *, pooling: str = "native", truncate: bool = False, tap: Tap | None = None,
@@ -338,13 +382,16 @@ class Embedder:
     ) -> Trace:  # fmt: skip
         """Every tensor of one text's run, under llama.cpp's names, up to `result_embd_pooled` (not normalized).
 
+        text  may have images: the trace is of the text model then, `trace_image` of the tower
         tap  is given each tensor in place of a new Recorder; the Trace is then empty
         ops  computes in place of the embedder's own operations
         """
-        ids, how = self.ids_of(text, 0, truncate), self.resolve_options(pooling).pooling
+        how = self.resolve_options(pooling).pooling
+        given: Any = text
+        batch = self.image_batch(given) if has_image(given) else pack([self.ids_of(given, 0, truncate)])
         meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
-        recorder = Recorder(meta | {"tokens": ids, "pooling": how})
-        forward_and_pool(self.model, ops or self.ops, pack([ids]), how, tap or recorder)
+        recorder = Recorder(meta | {"tokens": batch.ids.tolist(), "pooling": how})
+        forward_and_pool(self.model, ops or self.ops, batch, how, tap or recorder)
         return recorder.trace
 
     def ids_of(self, text: Input, index: int, truncate: bool) -> list[int]:
@@ -368,3 +415,15 @@ class Embedder:
             hint = f"cut it into pieces, or pass truncate=True (--truncate) to keep its first {limit} tokens"
             raise TooLongError(f"{what}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
         return truncate_ids(ids, limit, keep_last=keep_last)
+
+
+def load_again(path: Path, options: dict[str, Any], digests: list[str]) -> Embedder:
+    """The Embedder that was pickled. ModelError where a file is another one by now."""
+    embedder = Embedder.load(path, **options)
+    for file, digest, now in zip(embedder.paths(), digests, digests_of(embedder.paths()), strict=False):
+        if digest != now:
+            raise ModelError(
+                f"{file}: another file than the Embedder was made of: SHA-256 {now[:12]}..., not {digest[:12]}...",
+                hint="copy the same file to each machine, under the same path",
+            )
+    return embedder

@@ -1,0 +1,175 @@
+"""The `cupy` numerics on a GPU: python -m benchmarks gpu [--device N] [--types f32 q8_0] [--seconds S] [--json FILE]
+
+Correctness first, speed only if that holds: products to the bit of the chains that `fast` computes on the CPU; 1 - cos
+to `exact` for each type of weights; the bits of each text alone and in a batch. Then tokens a second from token ids,
+and from texts compared with sentence-transformers on the same GPU, where that is installed (float32, sorted by length).
+--json keeps everything, with the GPU named. Without a GPU it says what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rounds import interleaved, median, ratio
+from benchmarks.texts import ROWS, token_ids
+from conformance.cases import load_texts
+from refembed import Embedder, hub
+from refembed.errors import RefembedError
+from refembed.gguf import Tensor
+from refembed.kernels.llvm import gemm
+
+TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q4_0", "q4_k_m")
+SPEED_ROWS = ("48x256", "256x32", "mixed", "1x8", "1x512")
+TEXTS = 40
+BOUND = 1e-6  # 1 - cos to `exact`, as the numerics promises
+SHAPES = ((1, 384, 384), (17, 1536, 384), (300, 1000, 777))  # of products: T, C, N
+
+
+def facts(index: int) -> dict[str, Any]:
+    """Which GPU, and what drives it."""
+    import cupy
+
+    found = cupy.cuda.runtime.getDeviceProperties(index)
+    return {
+        "gpu": found["name"].decode(), "memory": f"{found['totalGlobalMem'] >> 20} MiB",
+        "compute": f"{found['major']}.{found['minor']}", "driver": cupy.cuda.runtime.driverGetVersion(),
+        "runtime": cupy.cuda.runtime.runtimeGetVersion(), "cupy": cupy.__version__,
+    }  # fmt: skip
+
+
+def products(e: Embedder) -> str:
+    """How many products differ in any bit from one chain of multiply-adds for each element."""
+    rng, wrong = np.random.default_rng(0), 0
+    for T, C, N in SHAPES:
+        x, w = (rng.standard_normal(shape, np.float32) for shape in ((T, C), (N, C)))
+        got = np.asarray(e.ops.linear(x, Tensor.of(w, f"w{T}")))
+        wrong += int((got != gemm.matmul(x, w)).sum())
+    return f"{wrong} numbers differ from the CPU's chains of multiply-adds"
+
+
+def distances(e: Embedder, exact: Embedder, texts: list[Any]) -> list[float]:
+    """1 - cos of each text's vector to that of `exact`."""
+    pairs = zip(exact.embed(texts, truncate=True), e.embed(texts, truncate=True), strict=True)
+    return [
+        1 - float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        for a, b in ((np.float64(x), np.float64(y)) for x, y in pairs)
+    ]
+
+
+def unequal_alone(e: Embedder, texts: list[Any]) -> int:
+    """Texts whose vector has other bits alone than in a batch."""
+    together = e.embed(texts, truncate=True)
+    return sum(e.embed([t], truncate=True)[0].tobytes() != v.tobytes() for t, v in zip(texts, together, strict=True))
+
+
+def correctness(args: argparse.Namespace) -> dict[str, Any]:
+    """The first part: a line for each type of weights."""
+    every = [text.data for text in load_texts().values()]
+    texts = every[:: max(len(every) // TEXTS, 1)][:TEXTS]
+    found: dict[str, Any] = {}
+    for name in args.types:
+        path = hub.resolve("minilm", outtype=name)
+        e = Embedder.load(path, numerics="cupy", device=args.device)
+        if not found:
+            found["products"] = products(e)
+            print(found["products"])
+        far = distances(e, Embedder.load(path, numerics="exact"), texts)
+        unequal = unequal_alone(e, texts)
+        found[name] = {"median": statistics.median(far), "worst": max(far), "other bits alone": unequal}
+        sound = max(far) <= BOUND and not unequal
+        line = f"{name:<8} 1 - cos to exact {statistics.median(far):.1e} / {max(far):.1e}, "
+        line += f"{unequal} of {len(texts)} texts have other bits alone"
+        print(line + ("" if sound else "   WRONG"), flush=True)
+        found["sound"] = found.get("sound", True) and sound
+    return found
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds; results are on the host when it returns."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def sentence_transformer(args: argparse.Namespace) -> Any:
+    """The default model in sentence-transformers on the same GPU; None where that cannot be had."""
+    if importlib.util.find_spec("sentence_transformers") is None or importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    return (
+        SentenceTransformer(str(hub.source_folder("minilm")), device=f"cuda:{args.device}")
+        if torch.cuda.is_available()
+        else None
+    )
+
+
+def speed(args: argparse.Namespace) -> dict[str, Any]:
+    """The second part: tokens a second, and ratios of the rounds."""
+    e, found = Embedder.load("minilm", numerics="cupy", device=args.device), {}
+    peer = sentence_transformer(args)
+    print("sentence-transformers is not installed, or PyTorch has no GPU: no comparison" if peer is None else "")
+    for row in args.rows:
+        ids = token_ids(ROWS[row], e.info.n_vocab)
+        texts = [e.tokenizer.decode(some[1:-1]) for some in ids]
+        tokens = sum(len(e.tokenize(text)) for text in texts)
+        runs = {
+            "ids": lambda ids=ids: timed(lambda: e.embed(ids)),
+            "texts": lambda t=texts: timed(lambda: e.embed(t, truncate=True)),
+        }
+        if peer is not None:
+            runs["peer"] = lambda t=texts: timed(lambda: peer.encode(t, batch_size=256, normalize_embeddings=True))
+        for run in runs.values():
+            run()  # compiled, and memory taken
+        taken = interleaved(runs, dict.fromkeys(runs, 1.0), seconds=args.seconds)
+        found[row] = {name: tokens / median(seconds) for name, seconds in taken.items()}
+        line = "  ".join(f"{name} {value:,.0f} tokens/s" for name, value in found[row].items())
+        if peer is not None:
+            r = ratio(taken["peer"], taken["texts"])
+            found[row]["ratio"] = [r.median, r.low, r.high]
+            line += f"  {r.median:.2f} times sentence-transformers ({r.low:.2f} to {r.high:.2f})"
+        print(f"{row:<8} {line}", flush=True)
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--device", type=int, default=0, help="which GPU")
+    p.add_argument("--types", nargs="+", default=list(TYPES), help="of the default model's weights")
+    p.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(SPEED_ROWS))
+    p.add_argument("--seconds", type=float, default=5.0, help="of rounds for each row")
+    p.add_argument("--json", metavar="FILE", help="keep all results")
+    args = p.parse_args(argv)
+    try:
+        from refembed.kernels.cuda.gpu import Gpu
+
+        Gpu(args.device)
+    except RefembedError as e:
+        sys.exit(f"{e.message}\n  hint: {e.hint}\nNothing was measured.")
+    results: dict[str, Any] = {"machine": facts(args.device)}
+    for name, value in results["machine"].items():
+        print(f"{name:<10}{value}")
+    results["correctness"] = correctness(args)
+    if results["correctness"]["sound"]:
+        results["speed"] = speed(args)
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if not results["correctness"]["sound"]:
+        sys.exit("wrong results: nothing was timed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""Rows to rows with vectors, for engines that run on many processes and machines: `EmbedBatch`.
+
+embed_batch   a callable that travels: pickled small, loads its model once in each process
+columns       texts out of, and vectors into, a dictionary of arrays, pandas, or Arrow
+"""
+
+from __future__ import annotations
+
+from refembed.batch.embed_batch import EmbedBatch
+
+__all__ = ["EmbedBatch"]

@@ -1,0 +1,67 @@
+"""What an Embedder has, for the classes that its methods are in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from refembed.arrays import F32, Float
+from refembed.gguf import GGUFFile
+from refembed.kernels.ops import NO_TAP, Ops, Tap
+from refembed.model import Model
+from refembed.model.info import Info
+from refembed.model.vision import Tower
+from refembed.pipeline.inputs import Input
+from refembed.pipeline.processes import ProcessPool
+from refembed.pipeline.vectors import VectorOptions
+from refembed.tokenizer import Tokenizer
+
+
+class EmbedderBase(ABC):
+    """The parts of a loaded model, and the methods that others stand on."""
+
+    info: Info
+    tokenizer: Tokenizer
+    model: Model
+    ops: Ops
+    batch_tokens: int
+    tower: Tower | None
+    pool: ProcessPool | None
+
+    @property
+    @abstractmethod
+    def file(self) -> GGUFFile:
+        """The open GGUF file."""
+
+    @abstractmethod
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """How to load it again."""
+
+    @abstractmethod
+    def ids_of(self, text: Input, index: int, truncate: bool) -> list[int]:
+        """Token ids of one input, checked."""
+
+    @abstractmethod
+    def vectors(
+        self, ids: Sequence[Sequence[int]], how: str, normalize: int = -1, dimensions: int | None = None
+    ) -> list[F32]:
+        """Vectors of token ids."""
+
+    @abstractmethod
+    def resolve_options(
+        self, pooling: str = "native", normalize: int | None = None, dimensions: int | None = None
+    ) -> VectorOptions:
+        """Pooling, norm and dimensions by name."""
+
+    @abstractmethod
+    def width(self, how: str) -> int:
+        """Numbers of a vector."""
+
+    @abstractmethod
+    def forward(self, ids: Sequence[Sequence[int]], tap: Tap = NO_TAP) -> Float:
+        """Hidden states (T, C)."""
+
+    @abstractmethod
+    def running_pool(self) -> ProcessPool | None:
+        """The pool of this process."""

@@ -1,0 +1,46 @@
+"""A process of `refembed.pipeline.processes`: it loads a model, and computes vectors of token ids.
+
+stdin      a function that loads the Embedder, with its arguments, once; then arguments of `Embedder.vectors`
+stdout     for each of them (result, error), one of the two None
+
+The end of stdin ends it: also that of the process which started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+import numpy as np
+
+from refembed.errors import RefembedError
+from refembed.pipeline.messages import receive, send
+
+
+def main() -> None:
+    """Answer until the end of stdin."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    source, target = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write among the messages
+    embedder: Any = None
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            request, result = receive(source), None
+            error: Exception | None = None
+            try:
+                if embedder is None:
+                    load, *arguments = request
+                    embedder = load(*arguments)
+                else:
+                    found = embedder.vectors(*request)
+                    result = np.stack(found) if found and found[0].ndim == 1 else found  # one buffer, not hundreds
+            except RefembedError as e:
+                error = e
+            except Exception:
+                error = RuntimeError(f"a process of the pool failed:\n{traceback.format_exc()}")
+            send(target, (result, error))
+            del request, result
