@@ -7,6 +7,7 @@ import sys
 
 OTHERS = {
     "cache": "what keeping vectors saves",
+    "families": "decoders that people download most, compared with llama.cpp",
     "ggml": "the ggml numerics, compared with the llama.cpp whose bits they have",
     "integers": "quantized weights multiplied as whole numbers: speed and error",
     "gguf_open": "opening a file, compared with gguf-py",

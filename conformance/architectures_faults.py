@@ -17,7 +17,7 @@ from conformance.architectures import Variant, load_variants
 from refembed.kernels.ops import AttentionMask
 
 ELSEWHERE = (  # tests/model/test_*.py
-    "dense_decoders", "encoders_post", "encoders_pre", "gemmas_phi_t5", "granite_lfm2", "moe_decoders",
+    "dense_decoders", "encoders_post", "encoders_pre", "gemmas_phi_t5", "granite_lfm2", "mla", "moe_decoders",
     "recurrent",
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ import numpy as np
 from conformance import mutants as old
 from conformance.mutants import batch, blocks, hparams, model, ops, weights
 from conformance.verify_faults_dense import FAULTS_DENSE
+from conformance.verify_faults_routed import FAULTS_ROUTED
 from conformance.verify_mutants import (
     Fault,
     a_token_late,
@@ -216,6 +217,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("qwen2moe-shared-gate", "the shared expert without its gate", ("shared-expert-gate-missing",),
           model="qwen2moe", tensor="ffn_shexp_out-0",
           broken=written("qwen2moe", "s * shared_gate(y, blk, ops, tap)", "s + 0 * shared_gate(y, blk, ops, tap)")),
+    *FAULTS_ROUTED,
     # layers of two kinds, per-layer inputs
     Fault("gemma-embedding2-values", "values not normalized", ("value-norm-missing",), model="gemma-embedding2",
           tensor="Vcur_normed-0", broken=written("gemma-embedding2", "ops.rms_norm(v, None, eps)", "v")),
@@ -282,6 +284,10 @@ SAMPLE = (  # what the fast tier runs: every stage once, most of them on small m
     "qwen3-gate",
     "gemma3-one-plus",
     "gemma3-window",
+    "lfm2moe-softmax",
+    "deepseek2-weighs",
+    "deepseek2-yarn",
+    "k2-horizon-groups",
     "phi2-in-turn",
     "gpt2-parallel",
     "bloom-slopes",

@@ -11,6 +11,15 @@ from refembed.testing.synthetic import synthetic
 
 IN_PART = {"rope.dimension_count": (4, "UINT32")}
 EVERY_OTHER = {"attention.sliding_window_pattern": (2, "UINT32"), "rope.freq_base": (1e6, "FLOAT32")}
+GROUPS = {f"expert_{name}_count": (n, "UINT32") for name, n in (("group", 4), ("group_used", 2), ("shared", 1))}
+WEIGHED = {"expert_weights_norm": (True, "BOOL"), "expert_weights_scale": (2.5, "FLOAT32")}
+YARN = {
+    "rope.scaling.type": ("yarn", "STRING"), "rope.scaling.factor": (4.0, "FLOAT32"),
+    "rope.scaling.original_context_length": (64, "UINT32"), "rope.scaling.yarn_log_multiplier": (0.0707, "FLOAT32"),
+}  # fmt: skip
+NORM_GROUPS = {"attention.group_norm_groups": (4, "UINT32")}
+BUSY = ("exp_probs_b.bias",)
+OF_VALUES = ("attn_gate.weight", "attn_v_gate.bias", *BUSY)
 SHARED_KV = {"attention.shared_kv_layers": (3, "UINT32"), "rope.freq_base": (1e6, "FLOAT32")}
 DECODERS: dict[str, dict[str, Any]] = {  # architecture -> arguments of `synthetic`
     "gemma3": {"K": 2, "n_layer": 6, "window": 8},
@@ -28,6 +37,9 @@ DECODERS: dict[str, dict[str, Any]] = {  # architecture -> arguments of `synthet
     "gpt-oss": {"K": 2, "X": 5, "window": 8, "n_layer": 4, "optional": ("attn_q.bias", "attn_k.bias", "attn_v.bias")},
     "qwen3moe": {"K": 2, "X": 6, "n_used": 3},
     "qwen2moe": {"K": 2, "X": 5},
+    "lfm2moe": {"K": 2, "X": 5, "n_used": 3, "n_layer": 4, "optional": BUSY},
+    "deepseek2": {"X": 8, "n_used": 3, "optional": BUSY, "keys": GROUPS | WEIGHED | YARN},
+    "k2-horizon": {"K": 2, "X": 6, "n_used": 3, "optional": OF_VALUES, "keys": WEIGHED | NORM_GROUPS},
     "gemma-embedding2": {"K": 2, "n_layer": 4, "window": 8, "keys": EVERY_OTHER},
     "gemma3n": {"K": 2, "n_layer": 2},
     "gemma4": {"K": 2, "n_layer": 6, "window": 8, "optional": ("attn_v.weight",), "keys": SHARED_KV},

@@ -18,13 +18,13 @@ from refembed.pooling.heads import is_share, rank_pooling
 
 def rank(
     query: str, documents: tuple[str, ...], file: str | None, model: str, top_n: int | None, score: str,
-    all_labels: bool, caller: str, truncate: bool, numerics: dict[str, Any], lora: tuple[str, ...], as_json: bool,
-    quiet: bool,
+    all_labels: bool, caller: str, instruction: str | None, truncate: bool, numerics: dict[str, Any],
+    lora: tuple[str, ...], as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Print the documents by score; options as `refembed rerank --help` describes them."""
     texts = list(Texts(documents, file))
     embedder = open_embedder(model, numerics, lora)
-    options: dict[str, Any] = {"all_labels": True, "caller": caller, "truncate": truncate}
+    options: dict[str, Any] = {"all_labels": True, "caller": caller, "instruction": instruction, "truncate": truncate}
     scores = embedder.rerank(next(iter(Texts([query], None))), texts, **options)  # (N, R)
     describe(embedder, model, score, all_labels, quiet)
     shown = sigmoid(scores) if score == "sigmoid" else scores

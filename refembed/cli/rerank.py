@@ -24,6 +24,7 @@ Examples:
   refembed rerank -m reranker.gguf "what is a panda?" "hi" "The giant panda is a bear species."
   refembed rerank -m reranker.gguf "what is a panda?" --file documents.txt --top-n 3
   refembed rerank -m reranker.gguf --json "what is a panda?" "hi" "it is a bear"
+  refembed rerank -m qwen3-reranker.gguf --instruction "Rank by material and shape" "frying pan" "ice cream bowl"
 
 Scores are what the model's head gives, as llama-server's /rerank has them: most models give a logit, whose scale is
 their own, jina-reranker-v1 one between -1 and 1, Qwen3-Reranker the probability of "yes". --score sigmoid makes
@@ -49,6 +50,7 @@ their own, jina-reranker-v1 one between -1 and 1, Qwen3-Reranker the probability
     show_default=True,
     help="Whose form of a pair: llama-server's, or that of the llama-embedding command.",
 )
+@click.option("--instruction", metavar="TEXT", help="What Qwen3-Reranker is to look for, in place of web search.")
 @truncate_option
 @threads_option
 @numerics_options

@@ -28,6 +28,7 @@ BERT = {
     "add_cross_attention": NO,
     "pruned_heads": ({},),
 }
+EVERY_LAYER = {"decoder_sparse_step": (1,), "mlp_only_layers": ([],)}  # has experts
 WHOLE_HEADS = {"partial_rotary_factor": (1, 1.0)}
 GEMMA = {
     "hidden_activation": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"),
@@ -67,6 +68,42 @@ COMPUTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "tie_word_embeddings": (True,),
         **WHOLE_HEADS,
     },
+    "Qwen2Moe": {
+        "hidden_act": SILU,
+        "qkv_bias": EITHER,
+        "norm_topk_prob": NO,
+        **EVERY_LAYER,
+        **WHOLE_HEADS,
+    },
+    "Qwen3Moe": {
+        "hidden_act": SILU,
+        "attention_bias": NO,
+        "norm_topk_prob": (True,),
+        **EVERY_LAYER,
+        **WHOLE_HEADS,
+    },
+    "Olmoe": {
+        "hidden_act": SILU,
+        "attention_bias": NO,
+        "clip_qkv": (),
+        "norm_topk_prob": NO,
+        "tie_word_embeddings": NO,
+        **WHOLE_HEADS,
+    },
+    "Exaone4": {"hidden_act": SILU, "sliding_window": (), **WHOLE_HEADS},
+    "Starcoder2": {
+        "hidden_act": GELUS[1:],
+        "sliding_window": (),
+        "use_bias": EITHER,
+        **WHOLE_HEADS,
+    },
+    "GPT2": {
+        "activation_function": GELUS[1:],
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": NO,
+        "reorder_and_upcast_attn": EITHER,
+        "add_cross_attention": NO,
+    },
     "Ernie4_5": {"hidden_act": SILU, "use_bias": NO, **WHOLE_HEADS},
     "EuroBert": {
         "hidden_act": SILU,
@@ -95,13 +132,16 @@ HEADS: dict[str, dict[str, tuple[Any, ...]]] = {  # the same, of what stands on 
         "classifier_pooling": ("cls", "mean"),
     },
 }
-REQUIRED = {"Gemma3Text": ("use_bidirectional_attention",)}  # whose default is another graph than llama.cpp's
+REQUIRED = {  # whose default is another graph than llama.cpp's
+    "Gemma3Text": ("use_bidirectional_attention",), "Qwen3Moe": ("norm_topk_prob",),
+}  # fmt: skip
 
 MODEL_TYPES = {  # `transformers` opens a folder by model_type, not by the class that it names
     "Bert": "bert", "DistilBert": "distilbert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta", "Qwen2": "qwen2",
     "Qwen3": "qwen3", "Llama": "llama", "Gemma3": "gemma3_text", "Gemma3Text": "gemma3_text", "EuroBert": "eurobert",
     "ModernBert": "modernbert", "T5Encoder": "t5", "Olmo2": "olmo2", "SeedOss": "seed_oss", "Cohere": "cohere",
-    "Ernie4_5": "ernie4_5",
+    "Ernie4_5": "ernie4_5", "Qwen2Moe": "qwen2_moe", "Qwen3Moe": "qwen3_moe", "Olmoe": "olmoe", "Exaone4": "exaone4",
+    "Starcoder2": "starcoder2", "GPT2": "gpt2",
 }  # fmt: skip
 
 ROBERTA_DEFAULTS = {
@@ -116,7 +156,39 @@ GEMMA_DEFAULTS = {
     "rms_norm_eps": 1e-6, "sliding_window": 4096, "query_pre_attn_scalar": 256,
     "tie_word_embeddings": True,
 }  # fmt: skip
+EXPERTS_DEFAULTS = DECODER_DEFAULTS | {"vocab_size": 151936, "hidden_size": 2048, "max_position_embeddings": 32768}
 DEFAULTS: dict[str, dict[str, Any]] = {
+    "Qwen2Moe": EXPERTS_DEFAULTS
+    | {
+        "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16,
+        "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "num_experts_per_tok": 4,
+        "num_experts": 60, "qkv_bias": True,
+    },
+    "Qwen3Moe": EXPERTS_DEFAULTS
+    | {
+        "intermediate_size": 6144, "num_hidden_layers": 24, "num_key_value_heads": 4, "moe_intermediate_size": 768,
+        "num_experts_per_tok": 8, "num_experts": 128,
+    },
+    "Olmoe": EXPERTS_DEFAULTS
+    | {
+        "vocab_size": 50304, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16,
+        "num_key_value_heads": 16, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "num_experts_per_tok": 8,
+        "num_experts": 64,
+    },
+    "Exaone4": DECODER_DEFAULTS
+    | {
+        "vocab_size": 102400, "intermediate_size": 16384, "num_key_value_heads": 32, "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+    },
+    "Starcoder2": {
+        "vocab_size": 49152, "hidden_size": 3072, "intermediate_size": 12288, "num_hidden_layers": 30,
+        "num_attention_heads": 24, "num_key_value_heads": 2, "max_position_embeddings": 4096, "norm_epsilon": 1e-5,
+        "use_bias": True, "tie_word_embeddings": True,
+    },
+    "GPT2": {
+        "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12,
+        "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+    },
     "Roberta": ROBERTA_DEFAULTS,
     "XLMRoberta": ROBERTA_DEFAULTS | {"vocab_size": 30522},
     "Qwen2": DECODER_DEFAULTS | {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768},
@@ -161,7 +233,7 @@ LAYER_KINDS = ("full_attention", "sliding_attention")  # tables of rope_paramete
 # RoPE's base where config.json is silent: of layers that see all, of layers with a window
 THETAS: dict[str, tuple[float | None, float | None]] = {
     "Gemma3": (1e6, 1e4), "Gemma3Text": (1e6, 1e4), "ModernBert": (160000.0, 1e4), "T5Encoder": (None, None),
-    "Cohere": (500000.0, None), "Ernie4_5": (500000.0, None),
+    "Cohere": (500000.0, None), "Ernie4_5": (500000.0, None), "GPT2": (None, None),
 }  # fmt: skip
 ROPE_DEFAULT = (10000.0, None)
 
@@ -253,6 +325,8 @@ def check_windows(path: Path, stem: str, raw: dict[str, Any]) -> None:
         odd = [kind for kind in layers or () if kind != "full_attention"]
         if odd:
             raise ModelError(f"{path}: layer_types has {quote(str(odd[0]))}", hint=hint)
+        if stem == "Exaone4" and "sliding_window" not in raw:  # 4096, in three layers of four
+            raise ModelError(f"{path}: no sliding_window, which is 4096 then", hint=hint)
         if layers is None and stem.startswith("Qwen") and qwen_window(raw):
             raise ModelError(f"{path}: use_sliding_window is True", hint=hint)
 

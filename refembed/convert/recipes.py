@@ -10,6 +10,11 @@ word of CHANGES, or says where the tensor is:
     ?      a file may have it                 gated  T5 with a gated feed-forward part has it
     first  layer 0 alone has it               head   a ForSequenceClassification has it
     rest   layer 0 alone lacks it
+
+Experts have a tensor each in a checkpoint and one together in the file: a # in the middle stands for their numbers, and
+the shape's first letter is how many there are:
+
+    ("blk.{}.ffn_gate_exps", "X exp C", "{}.mlp.experts.#.gate_proj", "")
 """
 
 from __future__ import annotations
@@ -81,6 +86,34 @@ def changed(rows: tuple[Row, ...], **changes: str) -> tuple[Row, ...]:
 LLAMA = changed(DECODER, attn_q="turn-q", attn_k="turn-k") + NORMS + HEAD
 GEMMA = tuple((a, s, b, "+1" if a.endswith("norm") else how) for a, s, b, how in DECODER + HEAD_NORMS + GEMMA_NORMS)
 GEMMA = changed(GEMMA, token_embd="known-tokens", attn_q_norm="+1, scaled")
+EXPERTS: tuple[Row, ...] = (
+    ("blk.{}.ffn_gate_inp", "X C", "{}.mlp.gate", ""),
+    ("blk.{}.ffn_gate_exps", "X exp C", "{}.mlp.experts.#.gate_proj", ""),
+    ("blk.{}.ffn_up_exps", "X exp C", "{}.mlp.experts.#.up_proj", ""),
+    ("blk.{}.ffn_down_exps", "X C exp", "{}.mlp.experts.#.down_proj", ""),
+)
+SHARED_EXPERT: tuple[Row, ...] = (
+    ("blk.{}.ffn_gate_inp_shexp", "1 C", "{}.mlp.shared_expert_gate", ""),
+    ("blk.{}.ffn_gate_shexp", "shexp C", "{}.mlp.shared_expert.gate_proj", ""),
+    ("blk.{}.ffn_up_shexp", "shexp C", "{}.mlp.shared_expert.up_proj", ""),
+    ("blk.{}.ffn_down_shexp", "C shexp", "{}.mlp.shared_expert.down_proj", ""),
+)
+ATTENTION = DECODER[:6]  # without feed-forward
+WIDENING: tuple[Row, ...] = (
+    ("blk.{}.ffn_up", "F C", "{}.mlp.c_fc", ""),
+    ("blk.{}.ffn_down", "C F", "{}.mlp.c_proj", ""),
+)
+GPT2: tuple[Row, ...] = (
+    ("token_embd", "V C", "wte", ""),
+    ("position_embd", "P C", "wpe", ""),
+    ("output_norm", "C", "ln_f", ""),
+    ("blk.{}.attn_norm", "C", "{}.ln_1", ""),
+    ("blk.{}.attn_qkv", "3C C", "{}.attn.c_attn", "columns-first"),
+    ("blk.{}.attn_output", "C C", "{}.attn.c_proj", "columns-first"),
+    ("blk.{}.ffn_norm", "C", "{}.ln_2", ""),
+    ("blk.{}.ffn_up", "F C", "{}.mlp.c_fc", "columns-first"),
+    ("blk.{}.ffn_down", "C F", "{}.mlp.c_proj", "columns-first"),
+)
 MODERN_BERT: tuple[Row, ...] = (
     ("token_embd", "V C", "embeddings.tok_embeddings", ""),
     ("token_embd_norm", "C", "embeddings.norm", ""),
@@ -127,6 +160,7 @@ T5: tuple[Row, ...] = (
 )
 
 QKV = dict.fromkeys(("attn_q", "attn_k", "attn_v"), ALWAYS)
+NORM_BIASES = dict.fromkeys(("attn_norm", "ffn_norm", "output_norm"), ALWAYS)
 LLAMA_BIASES = dict.fromkeys((*QKV, "attn_output"), "attention_bias")
 LLAMA_BIASES |= dict.fromkeys(("ffn_gate", "ffn_up", "ffn_down"), "mlp_bias")
 TABLES = ("token_embd", "token_types", "position_embd")
@@ -145,6 +179,17 @@ RECIPES: dict[str, Recipe] = {
                       biases=dict.fromkeys(QKV, "attention_bias"), extras=("pooling",)),
     "Cohere": Recipe("command-r", DECODER + NORMS[:1], dropped=("lm_head.",),
                      extras=("logit-scale", "unscaled", "pooling")),
+    "Qwen2Moe": Recipe("qwen2moe", ATTENTION + NORMS + EXPERTS + SHARED_EXPERT + HEAD,
+                       biases=dict.fromkeys(QKV, "qkv_bias"), extras=("expert-width", "shared-width", "pooling")),
+    "Qwen3Moe": Recipe("qwen3moe", ATTENTION + HEAD_NORMS + NORMS + EXPERTS + HEAD, extras=("expert-width", "pooling")),
+    "Olmoe": Recipe("olmoe", ATTENTION + WHOLE_NORMS + NORMS + EXPERTS + HEAD, extras=("pooling",)),
+    "Exaone4": Recipe("exaone4", DECODER + HEAD_NORMS + POST_NORMS + HEAD, extras=("vocab", "pooling")),
+    "Starcoder2": Recipe("starcoder2", ATTENTION + NORMS + WIDENING + HEAD,
+                         biases=NORM_BIASES | dict.fromkeys((*QKV, "attn_output", "ffn_up", "ffn_down"), "use_bias"),
+                         extras=("pooling",)),
+    "GPT2": Recipe("gpt2", GPT2 + HEAD, "h.", ("transformer.",),
+                   biases=NORM_BIASES | dict.fromkeys(("attn_qkv", "attn_output", "ffn_up", "ffn_down"), ALWAYS),
+                   pre="gpt-2", extras=("pooling",)),
     "Ernie4_5": Recipe("ernie4_5", DECODER + NORMS + HEAD, vocabs=("spm",), extras=("pooling",)),
     "Gemma3Text": Recipe("gemma-embedding", GEMMA, vocabs=("gemma", "bpe"),
                          extras=("gemma", "window", "dense", "pooling")),
@@ -164,6 +209,8 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 CLASSES = {
     "Qwen2": ("Model", "ForCausalLM"), "Qwen3": ("Model", "ForCausalLM"), "Llama": ("Model", "ForCausalLM"),
+    "Qwen2Moe": ("Model", "ForCausalLM"), "Qwen3Moe": ("Model", "ForCausalLM"), "Olmoe": ("ForCausalLM",),
+    "Exaone4": ("ForCausalLM",), "Starcoder2": ("ForCausalLM",), "GPT2": ("Model", "LMHeadModel"),
     "Olmo2": ("ForCausalLM",), "SeedOss": ("ForCausalLM",), "Cohere": ("ForCausalLM",), "Ernie4_5": ("ForCausalLM",),
     "Gemma3Text": ("Model",), "Gemma3": ("ForCausalLM",), "EuroBert": ("Model",),
     "ModernBert": ("Model", "ForMaskedLM", "ForSequenceClassification"),

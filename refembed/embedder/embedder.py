@@ -309,6 +309,7 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         *,
         all_labels: bool = False,
         caller: str = "server",
+        instruction: str | bytes | None = None,
         truncate: bool = False,
     ) -> F32:
         """How well each document answers the query, as a reranker's head says it: raw, never rescaled.
@@ -318,6 +319,8 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
                     llama-server calls relevance_score; of Qwen3-Reranker it is P(yes). True: all, as llama-embedding
                     prints them
         caller      "server" or "cli": whose form of a pair (`refembed.tokenizer.pairs`)
+        instruction  what Qwen3-Reranker is to look for, a sentence; None: "Given a web search query, retrieve relevant
+                    passages that answer the query"
         truncate    cut a pair that is too long instead of refusing it; its last token stays
         returns     (N) float32 in the order of the documents, (N, R) with all_labels
         Raises ModelError or RequestError for a model without a head, RequestError for a pair that cannot be taken.
@@ -334,7 +337,7 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
             raise RequestError(message, hint="rerank(query, [document])")
         documents = ordered(documents, "documents", "rerank(query, [document])")
         check_rank(self.model)
-        pairs = [encode_pair(self.tokenizer, query, document, caller) for document in documents]
+        pairs = [encode_pair(self.tokenizer, query, document, caller, instruction) for document in documents]
         ids = [
             self.truncate_or_raise(pair, f"document {i} and the query", truncate, keep_last=True)
             for i, pair in enumerate(pairs)

@@ -16,6 +16,7 @@ HIDDEN = (  # names of hidden states (T, C) between layers
     "model.input_embed",
 )  # fmt: skip
 BETWEEN = ("ffn_inp", "sa_out", "attn_residual")  # ... and between the two halves of a layer
+WEIGHTS = tuple(f"ffn_moe_weights{end}" for end in ("_norm", "", "_softmax", "_scaled"))
 SUMMED = (*HIDDEN, "ffn_inp", "attn_out", "ffn_out", "ffn_added", "parallel_out")  # terms of parallel layers' sums
 
 
@@ -171,7 +172,7 @@ def over_sum(run: Run, i: int) -> Formula:
 
 def weighted(run: Run, i: int) -> Formula:
     """ffn_moe_weighted."""
-    by = latest(run, i, "ffn_moe_weights_norm", "ffn_moe_weights", "ffn_moe_weights_softmax")
+    by = latest(run, i, *WEIGHTS)
     return (
         NO_FORMULA
         if by is None
@@ -184,7 +185,7 @@ def partial_sum(run: Run, i: int) -> Formula:
     by = latest(run, i, "ffn_moe_weighted")
     if by is None:
         return NO_FORMULA
-    all_of_them = base_of(run.trace.tensors[i].name) == "ffn_moe_out"
+    all_of_them = base_of(run.trace.tensors[i].name) in ("ffn_moe_out", "ffn_out")
     n = run.embedder.model.hparams.n_expert_used if all_of_them else i - by + 1
     return made(f"Σ h[t, k], k from 0 to {n - 1}", f"h[:, :{n}].sum(1)", h=tap_of(run, by))
 

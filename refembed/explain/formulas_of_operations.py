@@ -89,8 +89,8 @@ def gated(run: Run, i: int, call: Call) -> Formula:
     return made(text, python, g=array_of(run, call["gate"], i), u=array_of(run, call["up"], i))
 
 
-def rotation(run: Run, i: int, call: Call) -> Formula:
-    """RoPE: pairs of channels turned by the token's place."""
+def rotation(run: Run, i: int, call: Call, given: str = "") -> Formula:
+    """RoPE: pairs of channels turned by the token's place. given: what is turned, where the run shows it by parts."""
     r: Rope = call["rope"]
     half, m = r.n_dims // 2, magnitude(r)
     angle, python, operands = angles_of(run, r)
@@ -104,7 +104,7 @@ def rotation(run: Run, i: int, call: Call) -> Formula:
         else (f"{text}; these times m", f"rope(x, {python}, {r.pairs!r}, m)")
     )
     operands |= {} if m == 1 else {"m": f"how much longer the vector gets = {m!r}"}
-    return made(text, python, x=array_of(run, call["x"], i), t="the tokens' places, from 0", **operands)
+    return made(text, python, x=given or array_of(run, call["x"], i), t="the tokens' places, from 0", **operands)
 
 
 def angles_of(run: Run, r: Rope) -> tuple[str, str, dict[str, str]]:
@@ -231,12 +231,12 @@ def transposed(run: Run, i: int, call: Call) -> Formula:
     return made(text, python.format(letter) + ".transpose(1, 2, 0)", V=array_of(run, call["v"], i), **heads)
 
 
-def mixed(run: Run, i: int, call: Call) -> Formula:
-    """kqv."""
+def mixed(run: Run, i: int, call: Call, given: str = "") -> Formula:
+    """kqv. given: the values, where the run shows them by parts."""
     shared = call["spec"].group > 1
     values = "np.repeat(V.reshape(len(V), G, -1), H // G, 1)" if shared else "V.reshape(len(V), H, -1)"
     python = f"np.einsum('hij,jhd->hid', A, {values})"
-    return made("A V, of each head", python, A=tap_of(run, i - 1), V=array_of(run, call["v"], i),
+    return made("A V, of each head", python, A=tap_of(run, i - 1), V=given or array_of(run, call["v"], i),
                 **head_counts(run, call))  # fmt: skip
 
 
@@ -258,15 +258,17 @@ def chosen_experts(run: Run, i: int) -> str:
     return "" if by is None else columns(tap_of(run, by), 0, run.embedder.model.hparams.n_expert_used)
 
 
-def experts(run: Run, i: int, call: Call) -> Formula:
-    """Each token through the matrices of its experts."""
+def experts(run: Run, i: int, call: Call, chosen: str = "") -> Formula:
+    """Each token through the matrices of its experts. chosen: these, where they are not feed-forward's."""
     own = call["x"].ndim == 3
     python = f"np.einsum('{'tkc' if own else 'tc'},tknc->tkn', x, W[e.astype(int)])"
     text = f"y[t, k] = {'x[t, k]' if own else 'x[t]'} W[e[t, k]]ᵀ"
     text, python, more = with_expert_adapters(run, call["w"].name, own, text, python)
     if call["b"] is not None and not run.shown[i].inner:
         text, python, more = f"{text} + b[e[t, k]]", f"{python} + b[e.astype(int)]", {**more, "b": call["b"].name}
-    return made(text, python, x=array_of(run, call["x"], i), W=call["w"].name, e=chosen_experts(run, i), **more)
+    return made(
+        text, python, x=array_of(run, call["x"], i), W=call["w"].name, e=chosen or chosen_experts(run, i), **more
+    )
 
 
 def with_expert_adapters(run: Run, name: str, own: bool, text: str, python: str) -> tuple[str, str, dict[str, str]]:

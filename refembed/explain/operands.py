@@ -21,7 +21,7 @@ from refembed.explain.watch import Run, key, same_numbers
 ORDINALS = {1: "1st", 2: "2nd", 3: "3rd"}
 MIXED = (  # tensors that are cut into parts
     "wqkv", "wqkv_clamped", "ffn_up", "model.layers.{}.conv.in_proj", "ssm_xz", "ssm_zxbcdt", "ssm_dbc", "conv_silu",
-    "conv_output_silu",
+    "conv_output_silu", "kv_cmpr_pe",
 )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ GEMMA3N = "Google 2025, Gemma 3n: per-layer embeddings"
 GEMMA4 = "Google DeepMind 2026, Gemma 4"
 GPT_OSS = "OpenAI 2025, gpt-oss-120b & gpt-oss-20b Model Card"
 QWEN2 = "Yang et al. 2024, Qwen2 Technical Report"
+DEEPSEEK = "DeepSeek-AI 2024, DeepSeek-V2"
+K2 = "IFM 2026, K2 Horizon"
 LFM2 = "Liquid AI 2025, LFM2"
 HU = "Hu et al. 2024, MiniCPM"
 REIMERS = "Reimers & Gurevych 2019, Sentence-BERT"
@@ -259,6 +261,39 @@ TAPS: dict[str, Meaning] = {name: Meaning(*line) for name, line in TITLES.items(
     "inp_per_layer_selected": Meaning("A row for each id, with a part for each layer", GEMMA3N),
     "inp_per_layer_rows": Meaning("Per-layer inputs of the tokens, scaled", GEMMA3N),
     "inp_per_layer_sum": Meaning("Per-layer inputs of tokens and embeddings, added up", GEMMA3N),
+    "q": Meaning("Queries, or the short vector that they are made of", DEEPSEEK),
+    "kv_cmpr_pe": Meaning("The short vector that keys and values are made of, and a piece of a key", DEEPSEEK),
+    "k_pe": Meaning("The piece of a key that turns, the same for all heads, rotated by its position", SU),
+    "kv_cmpr": Meaning("The short vector that keys and values are made of, normalized", NORM),
+    "kv": Meaning("Keys and values of each head, made of the short vector", DEEPSEEK),
+    "q_pe": Meaning("The end of each head's query, rotated by its position", SU),
+    "q_nope_absorbed": Meaning("The rest of each head's query, times the matrix that makes its keys", DEEPSEEK),
+    "kqv_mla": Meaning("What each head has mixed, times the matrix that makes its values", DEEPSEEK),
+    "ffn_moe_probs_masked": Meaning("Scores of the experts in the best groups", DEEPSEEK),
+    "ffn_moe_weights_scaled": Meaning("Weights of the chosen experts, times a number", DEEPSEEK),
+    "group_norm": Meaning("Normalized, each group of channels by itself: before the weight", NORM),
+    "Qcur_product": Meaning("Queries: what each token asks for", VASWANI),
+    "Kcur_product": Meaning("Keys: what each token can be found by", VASWANI),
+    "Vcur_product": Meaning("Values: what each token hands over", VASWANI),
+    "out_gate_product": Meaning("The gate of attention's output", K2),
+    "out_gate_ln2": Meaning("The gate, times the logarithm of 2", K2),
+    "out_gate_softplus": Meaning("Softplus", K2),
+    "out_gate": Meaning("How much of each channel is let through: softplus to the base of 2", K2),
+    "attn_out_gated": Meaning("The heads' outputs, as far as the gate lets them through", K2),
+    "v_moe_logits": Meaning("How well each expert suits each token, for its values", K2),
+    "v_moe_p": Meaning("These scores as probabilities", K2),
+    "v_moe_probs_biased": Meaning("Scores and what keeps all experts busy, added up", K2),
+    "v_moe_argsort": Meaning("Experts in order of probability", K2),
+    "v_moe_values": Meaning("Values, by each chosen expert", K2),
+    "v_moe_silu": Meaning("SiLU: each number times its logistic function", SHAZEER),
+    "v_moe_chosen": Meaning("Weights of the chosen experts", K2),
+    "v_moe_sum": Meaning("Their sum", K2),
+    "v_moe_clamped": Meaning("Their sum, at least 2^-14", K2),
+    "v_moe_normed": Meaning("Weights that add up to 1", K2),
+    "v_moe_weights": Meaning("Weights of the chosen experts", K2),
+    "v_moe_weighted": Meaning("Each expert's values times its weight", K2),
+    "v_moe_partial": Meaning("The first few experts' values added up", K2),
+    "Vcur_routed": Meaning("Values: what each token hands over, of all its experts", K2),
     "cls_soft_max": Meaning("The head's outputs as probabilities", ""),
     "ffn_reglu": Meaning("ReGLU: the gate through ReLU, times the other product", SHAZEER),
     "ffn_gate_b": Meaning("The gate, with its bias", SHAZEER),

@@ -110,6 +110,10 @@ TABLE = (  # the first row that fits counts
     Known("gte-qwen2-(1.5b|7b)-instruct", ("qwen2",), {"query": WEB + " ", "document": ""},
           "Alibaba-NLP/gte-Qwen2-1.5B-instruct"),
     Known("qwen3-embedding-(0.6b|4b|8b)", ("qwen3",), {"query": WEB, "document": ""}, "Qwen/Qwen3-Embedding-0.6B"),
+    # the question is that of the authors' entry in mteb (codefuse_models.py), around which the card puts these words
+    Known("f2llm-v2-(80m|160m|330m|0.6b|1.7b|4b|8b|14b)", ("qwen3",),
+          {"query": "Instruct: Given a question, retrieve passages that can help answer the question.\nQuery: ",
+           "document": ""}, "codefuse-ai/F2LLM-v2-4B"),
     Known("embedding-?gemma-300m(-qat-q[48]-0(-unquantized)?)?", ("gemma-embedding",), GEMMA,
           "google/embeddinggemma-300m"),
     Known("embedding-?gemma-2", ("gemma-embedding2",), GEMMA, "google/embeddinggemma-2"),
@@ -144,9 +148,14 @@ def find(f: GGUFFile, source: str | Path | None = None) -> Prompts | None:
     arch = f.metadata.string("general.architecture", "")
     for name in names(f):
         for row in TABLE:
-            if arch in row.architectures and re.fullmatch(row.name.replace(".", r"\.") + ENDING, name):
+            if arch in row.architectures and is_called(name, row.name):
                 return Prompts(bare(name), row.prompts, CARD + row.card)
     return None
+
+
+def is_called(name: str, pattern: str) -> bool:
+    """Whether a name, as `names` gives it, is that of a model: `Known.name`, and whatever else a file's name has."""
+    return re.fullmatch(pattern.replace(".", r"\.") + ENDING, name) is not None
 
 
 def folders(f: GGUFFile, source: str | Path | None) -> Iterator[Path]:

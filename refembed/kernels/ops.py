@@ -1,9 +1,8 @@
 """What a forward pass may ask for: `Ops`, one method an operation. Start reading here.
 
 Architectures (refembed/model/) are written against `Ops` and know no arithmetic. Four files compute it: exact/ops.py
-(float64, the textbook), ggml/ops.py (llama.cpp's own roundings), fast/ops.py (`fast`, float32, compiled, and `int8`,
-which rounds more), cuda/ops.py (`cupy`, on a GPU); `numerics.load_ops` picks one by name. wrapper.py has what changes
-operations or looks on.
+(float64, the textbook), ggml/ops.py (llama.cpp's own roundings), fast/ops.py (float32, compiled; `int8` and `bf16`
+round more), cuda/ops.py (on a GPU). `load_ops` picks one by name; wrapper.py changes operations, or looks on.
 
 The examples below are in `exact` and small enough to check by hand:
 
@@ -128,6 +127,23 @@ class Ops(StateOps, ImageOps):
         array([[[20.],
                 [ 1.]]])
         """
+
+    def per_head(self, x: Float, w: Tensor, *, attended: bool = False) -> Float:
+        """Each head through a matrix of its own (multi-head latent attention: DeepSeek-AI 2024).
+
+            y[t, h] = W[h] x[t, h]
+
+        x         (T, H, C)
+        w         (H, N, C)
+        attended  x is what attention left, which llama.cpp may have in another order: `ggml` alone minds
+        returns   (T, H, N)
+
+        >>> from refembed.kernels.numerics import load_ops
+        >>> x, w = np.array([[[1.0, 2.0], [3.0, 4.0]]]), Tensor.of([[[1, 0]], [[0, 10]]])  # a token, two heads
+        >>> load_ops("exact").per_head(x, w).tolist()  # the first channel of the one, ten times the second of the other
+        [[[1.0], [40.0]]]
+        """
+        return self.experts(x, w, np.tile(np.arange(w.shape[0]), (len(x), 1)))
 
     # -- norms -------------------------------------------------------------------------------------------------------
 
@@ -415,7 +431,7 @@ class Ops(StateOps, ImageOps):
             y = softmax(scale q kᵀ + bias + mask) v
 
         q        (T, H D)   heads side by side
-        k, v     (T, K D)
+        k, v     (T, K D)   values may have another width than keys, E (DeepSeek-V2): then y is (T, H E)
         spec                heads, scale, mask, soft cap
         offsets  (S+1)      text s is rows offsets[s]:offsets[s+1]
         bias     (H, L, L)  added to the score of query i and key j of each text, L the longest (T5); None for none
@@ -464,8 +480,6 @@ class Ops(StateOps, ImageOps):
         array([[2.],
                [7.]])
         """
-
-    # -- all layers --------------------------------------------------------------------------------------------------
 
     def capture_or_replay(self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float) -> Float:
         """`layers(x)`: all layers of one text. `fast` does without Python between their operations (fast/graph.py).

@@ -43,6 +43,9 @@ class OpsWrapper(Ops):
     ) -> Float:
         return self.base.experts(x, w, chosen, b, tap, product)
 
+    def per_head(self, x: Float, w: Tensor, *, attended: bool = False) -> Float:
+        return self.base.per_head(x, w, attended=attended)
+
     def layer_norm(self, x: Float, w: Tensor | None, b: Tensor | None, eps: float, tap: Tap = NO_TAP) -> Float:
         return self.base.layer_norm(x, w, b, eps, tap)
 

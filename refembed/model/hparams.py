@@ -10,6 +10,16 @@ import numpy as np
 
 from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
+from refembed.model.hparams_experts import (
+    Routing,
+    check_experts,
+    read_expert_width,
+    read_moe_layers,
+    read_routing,
+    read_shared_width,
+    read_value_experts,
+)
+from refembed.model.hparams_latent import Latent, read_latent
 from refembed.model.hparams_recurrent import (
     Ssm,
     Wkv,
@@ -96,6 +106,11 @@ class Hparams:
     recurrent_layers: tuple[bool, ...] = ()  # which layers keep a state in place of attention
     ssm: Ssm | None = None  # {arch}.ssm.* (mamba, qwen35 ...): required
     wkv: Wkv | None = None  # {arch}.wkv.* (rwkv7): required
+    latent: Latent | None = None  # keys and values of one short vector (deepseek2): required
+    n_norm_group: int = 1  # {arch}.attention.group_norm_groups (k2-horizon), else 1: of channels that are normed apart
+    n_value_expert: int = 0  # (VX) {arch}.attention.value_expert_count (k2-horizon), else 0: experts that make values
+    n_value_used: int = 0  # {arch}.attention.value_expert_used_count
+    routing: Routing | None = None  # how a router chooses and weighs, where the file says so (deepseek2, k2-horizon)
     n_embd_out: int = 0  # {arch}.embedding_length_out, else C: length of a vector
     n_embd_per_layer: int = 0  # (E) {arch}.embedding_length_per_layer_input (gemma-embedding2, gemma4): required
     n_layer_shared_kv: int = 0  # {arch}.attention.shared_kv_layers (gemma4), else 0: so many last layers have no keys
@@ -128,10 +143,10 @@ class Hparams:
         sizes |= {"E": self.n_embd_per_layer, "LE": self.n_layer * self.n_embd_per_layer}
         sizes |= {"dense_2": self.dense_2_feat_out, "dense_3": self.dense_3_feat_in}
         sizes |= {"shexp": self.n_ff_shexp, "conv": self.n_shortconv_l_cache, "out": self.n_embd_out}
-        for of_states in (self.ssm, self.wkv):
-            sizes |= of_states.sizes if of_states else {}
+        for own in (self.ssm, self.wkv, self.latent):
+            sizes |= own.sizes if own else {}
         sizes |= STREAMS if self.arch == "gemma3n" else {}
-        sizes |= {"exp": self.n_ff_exp, "2exp": 2 * self.n_ff_exp}
+        sizes |= {"VX": self.n_value_expert, "exp": self.n_ff_exp, "2exp": 2 * self.n_ff_exp}
         return sizes | {"types": self.n_token_types, "R": self.n_cls_out, "X": self.n_expert, "1": 1}
 
     def head_sizes(self, K: int, D: int) -> dict[str, int]:
@@ -158,6 +173,9 @@ class Hparams:
         longrope = every if self.rope_scaling == "longrope" else frozenset()
         kinds |= {"of 64 or more": every if self.n_layer >= 64 else frozenset()}  # command-r
         kinds |= {"recurrent": recurrent, "attention": every - recurrent}
+        kinds |= self.latent.layers(every) if self.latent else {}
+        mova = moe if self.n_value_expert else frozenset()
+        kinds |= {"value experts": mova, "one value": every - mova}
         return kinds | {"longrope": longrope, "not longrope": every - longrope}
 
 
@@ -182,10 +200,11 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
     if arch == "hunyuan-dense" and n_expert == 1:  # as converters write it for models without experts
         n_expert = n_expert_used = 0
     n_embd_head = keys.uint("attention.key_length", n_embd // n_head, least=1)
-    n_ffs = read_n_ffs(keys, n_layer, traits)
+    n_ffs, n_vocab = read_n_ffs(keys, n_layer, traits), read_n_vocab(keys)
+    n_ff_exp = read_expert_width(keys, max(n_ffs), traits)
     hp = Hparams(
         arch=arch,
-        n_vocab=read_n_vocab(keys),
+        n_vocab=n_vocab,
         n_embd=n_embd,
         n_ctx=n_ctx,
         n_layer=n_layer,
@@ -203,7 +222,7 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         n_expert=n_expert,
         n_expert_used=n_expert_used,
         moe_layers=read_moe_layers(keys, n_layer, traits),
-        expert_gating_func=keys.uint("expert_gating_func", least=1, most=2) if traits.experts == "after dense" else 0,
+        expert_gating_func=keys.uint("expert_gating_func", least=1, most=2) if arch == "lfm2moe" else 0,
         soft_cap=keys.float("attn_logit_softcapping", 50.0, positive) if arch == "gemma2" else 0.0,
         n_buckets=read_buckets(keys) if arch == "t5encoder" else 0,
         hidden_activation=md.string(f"{arch}.hidden_activation", ""),
@@ -214,8 +233,11 @@ def read_hparams(f: GGUFFile, traits: Traits) -> Hparams:
         recurrent_layers=recurrent_layers,
         ssm=read_ssm(keys, traits),
         wkv=read_wkv(keys, traits),
+        latent=read_latent(keys, n_layer, n_vocab, traits),
+        routing=read_routing(keys, traits, n_layer, n_vocab) if n_expert else None,
         **read_rope(keys, n_ctx, n_embd_head, traits),
-        n_ff_exp=read_expert_width(keys, max(n_ffs), traits),
+        n_ff_exp=n_ff_exp,
+        n_ff_shexp=read_shared_width(keys, n_ff_exp, traits),
         n_ffs=n_ffs if traits.shares_kv else (),
         **read_rare(keys, n_embd, traits),
         **(read_heads_swa(keys, n_embd_head, head_counts_kv) if traits.heads_by_layer else {}),
@@ -244,15 +266,6 @@ def read_n_ffs(keys: Keys, n_layer: int, traits: Traits) -> tuple[int, ...]:
     if len(widths) != n_layer or not 0 < min(widths) <= max(widths) <= LARGEST:
         raise ModelError(f"{keys.path}: {key} is {list(widths)}", hint=f"a number for each of {n_layer} layers")
     return widths
-
-
-def read_expert_width(keys: Keys, n_ff: int, traits: Traits) -> int:
-    """Feed-forward width of one expert, where the architecture has one of its own; 0 elsewhere."""
-    if traits.expert_width == "F" or not (traits.experts == "required" or keys.uint("expert_count", 0)):
-        return 0
-    if traits.expert_width == "own":
-        return keys.uint("expert_feed_forward_length", least=1)
-    return keys.uint("expert_feed_forward_length", 0) or n_ff // max(keys.uint("expert_used_count", 0), 1)
 
 
 def read_heads_swa(keys: Keys, n_embd_head: int, head_counts_kv: tuple[int, ...]) -> dict[str, Any]:
@@ -294,7 +307,7 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         "yarn_beta_slow": keys.float("rope.scaling.yarn_beta_slow", 1.0, positive),
         "yarn_log_mul": keys.float("rope.scaling.yarn_log_multiplier", 0.0) if arch == "mistral3" else 0.0,
     }
-    shexp, alibi = "expert_shared_feed_forward_length", 8.0 if arch == "bloom" else 0.0
+    alibi = 8.0 if arch == "bloom" else 0.0
     if arch == "mpt":
         alibi = keys.float("attention.max_alibi_bias", 0.0, not_negative)
     sections: tuple[int, ...] = ()
@@ -308,7 +321,6 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         **yarn,
         "attention_scale": keys.float("attention.scale", 0.0),
         "rope_finetuned": md.flag(f"{arch}.rope.scaling.finetuned", True),
-        "n_ff_shexp": keys.uint(shexp, keys.uint("feed_forward_length") if traits.shared_as_wide else 0),
         "attn_temp_scale": keys.float("attention.temperature_scale", 0.0),
         "max_alibi_bias": alibi,
         "clamp_kqv": keys.float("attention.clamp_kqv", 0.0) if arch == "mpt" else 0.0,
@@ -318,6 +330,7 @@ def read_rare(keys: Keys, n_embd: int, traits: Traits) -> dict[str, Any]:
         "n_shortconv_l_cache": keys.uint("shortconv.l_cache", least=2) if traits.short_conv else 0,
         "n_embd_out": keys.uint("embedding_length_out", 0) or n_embd,
         "n_embd_per_layer": read_per_layer(keys, traits),
+        **(read_value_experts(keys) if traits.value_experts else {}),
         "n_layer_shared_kv": keys.uint("attention.shared_kv_layers", 0) if traits.shares_kv else 0,
     }
 
@@ -376,44 +389,19 @@ def read_pattern(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:
     return tuple(period == 0 or il % period != dense for il in range(n_layer))
 
 
-def read_moe_layers(keys: Keys, n_layer: int, traits: Traits) -> tuple[bool, ...]:
-    """Which layers are mixtures of experts: with n = {arch}.moe_every_n_layers, layers 1, n + 1, 2n + 1 ..."""
-    if traits.experts in ("all", "required"):
-        return (keys.uint("expert_count", 0) > 0,) * n_layer
-    if traits.experts == "after dense":
-        n_dense = keys.uint("leading_dense_block_count", 0)
-        return tuple(il >= n_dense for il in range(n_layer))
-    n = keys.uint("moe_every_n_layers", 0, most=2**32 - 1) if traits.experts == "every n" else 0
-    return tuple(n > 0 and il % n == 1 for il in range(n_layer))
-
-
 def check(hp: Hparams, keys: Keys) -> None:
     """Refuse what no formula has a meaning for, and what is not computed yet."""
     where = f"{keys.path}: {hp.arch}"
     for K in hp.head_counts_kv or (hp.n_head_kv,):
         if hp.n_head % K:
             raise ModelError(f"{where}: {hp.n_head} query heads cannot share {K} heads of keys evenly")
-    if keys.uint("attention.value_length", hp.n_embd // hp.n_head) != hp.n_embd_head:
+    if not hp.latent and keys.uint("attention.value_length", hp.n_embd // hp.n_head) != hp.n_embd_head:
         raise ModelError(f"{where}: heads of keys and of values that differ in width are not computed")
     if hp.n_rot > hp.n_embd_head or hp.n_rot % 2:
         hint = f"an even number, at most the {hp.n_embd_head} of a head"
         raise ModelError(f"{where}.rope.dimension_count is {hp.n_rot}", hint=hint)
     if hp.rope_scaling not in SCALINGS:
         raise ModelError(f"{where}.rope.scaling.type is {hp.rope_scaling!r}", hint=f"one of {', '.join(SCALINGS)}")
-
-
-def check_experts(hp: Hparams, keys: Keys, traits: Traits) -> None:
-    """Refuse experts where the architecture has none, numbers that do not go together, and missing kinds of token."""
-    where, n, used = f"{keys.path}: {hp.arch}", hp.n_expert, hp.n_expert_used
-    if n and traits.experts == "none":
-        raise ModelError(f"{where}: a mixture of experts; that is not computed yet")
-    if used > n or (n and not used) or (any(hp.moe_layers) and not n) or (traits.experts == "required" and not n):
-        raise ModelError(f"{where}: {used} experts of {n} for a token", hint="see expert_count and expert_used_count")
-    if keys.uint("expert_group_count", 0) > 1:
-        raise ModelError(f"{where}: experts in groups are not computed")
-    if traits.needs_token_types and not hp.n_token_types:
-        hint = "llama.cpp refuses it too: a model of this architecture says how many kinds of token it has"
-        raise ModelError(f"{where}: tokenizer.ggml.token_type_count is missing or 0", hint=hint)
 
 
 def check_heads(hp: Hparams, keys: Keys, traits: Traits) -> None:

@@ -39,6 +39,7 @@ from refembed.kernels.wrapper import OpsWrapper
 A, B = ".lora_a", ".lora_b"
 EMBEDDING = "token_embd.weight"
 PROJECTION = ("gemma-embedding2", "output.weight")  # there the last product makes the vector
+LATENT = ("deepseek2", tuple(f"attn_{name}.weight" for name in ("q", "q_a", "q_b", "kv_a_mqa", "kv_b", "k_b", "v_b")))
 NEVER = ("attn_rel_b.weight", "shortconv.conv.weight", "altup_router.weight")  # of layers
 
 
@@ -163,10 +164,13 @@ def check_shapes(f: GGUFFile, name: str, pair: Pair, tensors: Mapping[str, Tenso
 def is_applied(name: str, model: GGUFFile) -> bool:
     """Whether llama.cpp's graphs ask for adapters of this tensor: token_embd, matrices of layers, and PROJECTION.
 
-    Kinds of token, positions, heads and dense layers are loaded, and left alone.
+    Kinds of token, positions, heads and dense layers are loaded, and left alone; so are LATENT's.
     """
+    arch = model.metadata.string("general.architecture")
+    if arch == LATENT[0] and name.endswith(LATENT[1]):
+        return False
     matrix = "blk." in name and (len(model.tensors[name].shape) > 1 or name.endswith("ffn_gate_inp_shexp.weight"))
-    projection = name == PROJECTION[1] and model.metadata.string("general.architecture") == PROJECTION[0]
+    projection = name == PROJECTION[1] and arch == PROJECTION[0]
     return name == EMBEDDING or projection or (matrix and not name.endswith(NEVER))
 
 

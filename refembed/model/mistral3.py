@@ -48,7 +48,8 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
         qkv = Qkv(y, blk, hp, ops, tap)
         q = tap("Qcur", ops.rope(qkv.queries(), batch.pos, rope))  # (T, H, D)
         if hp.attn_temp_scale:
-            q = tap("Qcur_attn_temp_scaled", q * temperature(batch.pos, hp).astype(ops.dtype)[:, None, None])
+            factor = temperature(batch.pos, hp.attn_temp_scale, hp.n_ctx_orig).astype(ops.dtype)  # (T)
+            q = tap("Qcur_attn_temp_scaled", q * factor[:, None, None])
         v = qkv.values()  # (T, K, D)
         k = tap("Kcur", ops.rope(qkv.keys(), batch.pos, rope))  # (T, K, D)
         a = attend(q, k, v, spec, batch, ops, tap)  # (T, H D)
@@ -63,6 +64,6 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
     return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
 
 
-def temperature(pos: I64, hp: Hparams) -> Float:
-    """What queries at these places (T) are multiplied by: 1 in the original context, then growing as its logarithm."""
-    return hp.attn_temp_scale * np.log(np.floor(pos / hp.n_ctx_orig) + 1) + 1
+def temperature(pos: I64, scale: float, n_ctx: int) -> Float:
+    """What queries at these places (T) are multiplied by: 1 in the first n_ctx, then growing as the logarithm."""
+    return scale * np.log(np.floor(pos / n_ctx) + 1) + 1

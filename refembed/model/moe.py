@@ -119,15 +119,18 @@ def gated(gate: Float, up: Float, activation: Activation, ops: Ops, tap: Tap) ->
     return tap(NAMES[activation], glu(gate.reshape(T * k, F), up.reshape(T * k, F)).reshape(T, k, F))
 
 
-def mixed(y: Float, weights: Float, tap: Tap) -> Float:
-    """What the experts of a token make of it, y (T, k, C), times their weights (T, k), added up: (T, C)."""
+def mixed(y: Float, weights: Float, tap: Tap, name: str = "ffn_moe_out") -> Float:
+    """What the experts of a token make of it, y (T, k, C), times their weights (T, k), added up: (T, C).
+
+    name  of the sum, which llama.cpp gives another where it is all of feed-forward
+    """
     y = tap("ffn_moe_weighted", y * weights[:, :, None])
     k, out = y.shape[1], y[:, 0]
     for rank in range(1, k):
         out = out + y[:, rank]
         if rank < k - 1:
             out = tap("ffn_moe_sum", out)  # unnamed in llama.cpp's graph
-    return tap("ffn_moe_out", np.ascontiguousarray(out))
+    return tap(name, np.ascontiguousarray(out))
 
 
 class SharedExpert(Protocol):

@@ -25,10 +25,12 @@ class Traits:
     turns_whole_heads: bool = True  # rope.dimension_count is the width of a head, or llama.cpp refuses the file
     heads: Literal["free", "fill", "equal", "own"] = "free"  # fill: H D is C; own: K is H; equal: both
     # in which layers, if any; required: in all, and a file without experts is none; every n: {arch}.moe_every_n_layers;
-    # after dense: behind the first {arch}.leading_dense_block_count
-    experts: Literal["none", "all", "required", "every n", "after dense"] = "none"
+    # after dense: behind the first {arch}.leading_dense_block_count; after dense, if any: and a file may have none
+    experts: Literal["none", "all", "required", "every n", "after dense", "after dense, if any"] = "none"
     expert_width: Literal["F", "F/k", "own"] = "F"  # own: {arch}.expert_feed_forward_length; F/k: that, if it is there
     shared_as_wide: bool = False  # the expert that all tokens take is as wide as F, unless the file says otherwise
+    shared_count: Literal["none", "required", "optional"] = "none"  # {arch}.expert_shared_count says how many they are
+    routing: Literal["none", "softmax", "sigmoid"] = "none"  # {arch}.expert_gating_func, else that; and how to weigh
     needs_token_types: bool = False  # tokenizer.ggml.token_type_count must be there and not 0
     short_conv: bool = False  # {arch}.shortconv.l_cache must be there (lfm2)
     # layers with a state in place of attention: those without heads of keys; all but every n-th; all
@@ -40,6 +42,8 @@ class Traits:
     per_layer_inputs: bool = False  # {arch}.embedding_length_per_layer_input must be there (gemma-embedding2)
     shares_kv: bool = False  # the last layers may have the keys and values of earlier ones, and F may differ (gemma4)
     streams: bool = False  # four streams of hidden states; their sizes are llama.cpp's constants (gemma3n)
+    latent: bool = False  # keys and values come of one short vector: {arch}.attention.kv_lora_rank (deepseek2)
+    value_experts: bool = False  # norms in groups of channels, and experts for values (k2-horizon)
     mrope: bool = False  # {arch}.rope.dimension_sections must be there (qwen2vl, qwen3vl)
     runs_alone: bool = False  # llama.cpp runs each text of a batch by itself (split_seq of a hybrid memory)
     projected: bool = False  # a last product makes hidden states as wide as a vector, {arch}.embedding_length_out

@@ -24,9 +24,9 @@ UNSUPPORTED = {
     "it decides between answers": "clef",
     "its layers or experts are of a kind that is not computed": """
         afmoe apertus arcee arctic baichuan bailingmoe bailingmoe2 bitnet chameleon codeshell cogvlm cohere2moe
-        dbrx deci deepseek deepseek2 deepseek2-ocr deepseek32 dots1 dots3note ernie4_5-moe exaone-moe glm-dsa
+        dbrx deci deepseek deepseek2-ocr deepseek32 dots1 dots3note ernie4_5-moe exaone-moe glm-dsa
         glm4moe gptj granite_swa graniteswitch grok grovemoe hrm_text hunyuan-moe hunyuan_vl hy_v3 hy_v4 jais
-        jais2 k2-horizon laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4
+        jais2 laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4
         muse-glimmer nanbeige olmo openelm orion paddleocr pangu-embedded plamo plamo3 plm qwen qwen3vlmoe
         refact smallthinker spark2_5 starcoder step35 talkie xverse""",
 }

@@ -23,6 +23,7 @@ from refembed.gguf.quants import quant_type
 from refembed.kernels.quant.quantize import quantize
 from refembed.model import ARCHITECTURES
 from refembed.model.hparams import STREAMS, WIDTH_PER_LAYER, Traits
+from refembed.model.hparams_latent import Latent, kinds_of
 from refembed.model.hparams_recurrent import Ssm
 from refembed.model.weights import Layers, declared
 
@@ -80,7 +81,7 @@ def synthetic(
     window     {arch}.attention.sliding_window, where the architecture has one
     pooling    {arch}.pooling_type; None leaves the key out
     optional   which optional tensors to write, by the end of their names: {"attn_q.bias", "output.weight"};
-               "attn_qkv.weight" replaces attn_q, attn_k and attn_v
+               "attn_qkv.weight" replaces attn_q, attn_k and attn_v; "attn_kv_b.weight" attn_k_b and attn_v_b
     keys       more keys, or others: {"rope.freq_base": (1e6, "FLOAT32")}, without the architecture
     type_name  of matrices whose rows are whole blocks of it; the rest is F32
     Raises RequestError for an architecture that refembed does not compute.
@@ -94,6 +95,7 @@ def synthetic(
         raise RequestError(f"there is no architecture {arch!r}", hint=f"one of {', '.join(sorted(ARCHITECTURES))}")
     module, K = ARCHITECTURES[arch], K or H
     X = X or 4 * (module.TRAITS.experts in ("required", "after dense"))
+    K = (H if "attn_kv_b.weight" in optional else 1) if module.TRAITS.latent else K
     if arch == "bert" or module.TRAITS.heads in ("fill", "equal"):
         D = C // H
     if module.TRAITS.wkv:
@@ -103,6 +105,7 @@ def synthetic(
     dims |= {"N": N, "G": G, "dt": dt, "I": dt * N if module.TRAITS.ssm == "delta" else 2 * C}
     dims |= {"E": WIDTH_PER_LAYER} if module.TRAITS.streams else {}
     facts = facts_of(arch, module.TRAITS, dims) | ({} if pooling is None else {"pooling_type": (pooling, "UINT32")})
+    facts |= latent_facts(dims, "attn_kv_b.weight" in optional) if module.TRAITS.latent else {}
     facts |= dict(keys or {})
     w = GGUFWriter(arch)
     name = "synthetic " + ("phi 3" if arch == "phi3" else arch)  # of "phi3" llama.cpp expects that model's tokens
@@ -146,18 +149,48 @@ def facts_of(arch: str, traits: Traits, dims: Mapping[str, int]) -> dict[str, tu
     if traits.short_conv:
         facts["shortconv.l_cache"] = (dims["conv"], "UINT32")
     facts |= facts_of_states(traits, dims)
+    if traits.value_experts:
+        facts["attention.group_norm_groups"] = (2, "UINT32")
+        counts = {"count": dims["X"], "used_count": dims["n_used"]} if dims["X"] else {}
+        facts |= {f"attention.value_expert_{key}": (n, "UINT32") for key, n in counts.items()}
     if traits.per_layer_inputs:
         facts["embedding_length_per_layer_input"] = (dims["E"], "UINT32")
     if dims["X"]:
         facts |= {"expert_count": (dims["X"], "UINT32"), "expert_used_count": (dims["n_used"], "UINT32")}
         facts |= {"moe_every_n_layers": (2, "UINT32")} if traits.experts == "every n" else {}
         facts |= {"expert_feed_forward_length": (dims["F"] - 6, "UINT32")} if traits.expert_width == "own" else {}
-        if traits.experts == "after dense":
+        facts |= {"expert_shared_count": (1, "UINT32")} if traits.shared_count != "none" else {}
+        if traits.experts.startswith("after dense"):
             facts |= {"leading_dense_block_count": (1, "UINT32"), "expert_gating_func": (2, "UINT32")}
     if not traits.window_pattern:
         facts["attention.sliding_window_pattern"] = ([il % 3 != 2 for il in range(n_layer)], "ARRAY[BOOL]")
         facts |= {f"attention.{x}_length_swa": (D, "UINT32") for x in ("key", "value")}
     return facts
+
+
+def latent_facts(dims: Mapping[str, int], older: bool) -> dict[str, tuple[Any, str]]:
+    """Keys of latent attention, without their architecture. older: as files with attn_kv_b have them."""
+    D = dims["D"]
+    rot, rank = D // 4 * 2, D + 4
+    own = {"attention.key_length": D, "attention.value_length": D - 2}
+    if not older:
+        own = {f"{key}_mla": n for key, n in own.items()}
+        own |= {"attention.key_length": rank + rot, "attention.value_length": rank}
+    own |= {"attention.q_lora_rank": D + 6, "attention.kv_lora_rank": rank, "rope.dimension_count": rot}
+    return {key: (n, "UINT32") for key, n in own.items()}
+
+
+def latent_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]]) -> Latent | None:
+    """What these keys say of latent attention, as `read_latent` reads it; None where they say nothing."""
+    if "attention.kv_lora_rank" not in facts:
+        return None
+    n = {key.removeprefix("attention."): value for key, (value, _) in facts.items()}
+    n_key, n_value = (n.get(f"{part}_length_mla") or n[f"{part}_length"] for part in ("key", "value"))
+    rank_q = 0 if dims["n_layer"] in (26, 27) else n["q_lora_rank"]
+    absorbed = bool(n.get("key_length_mla"))
+    return Latent(
+        dims["H"], rank_q, n["kv_lora_rank"], n["rope.dimension_count"], n_key, n_value, absorbed, 0.0, 0
+    )  # fmt: skip
 
 
 def facts_of_states(traits: Traits, dims: Mapping[str, int]) -> dict[str, tuple[Any, str]]:
@@ -205,7 +238,11 @@ def sizes_of(dims: Mapping[str, int], facts: Mapping[str, tuple[Any, str]], wide
     sizes |= {"R": len(facts.get("classifier.output_labels", ([""], ""))[0])}
     sizes |= {"out": facts.get("embedding_length_out", (C, ""))[0]}
     sizes |= {rank: facts.get(f"attention.{rank}_lora_rank", (0, ""))[0] for rank in ("decay", "iclr", "gate")}
-    return sizes | {"6": 6, "shexp": facts.get("expert_shared_feed_forward_length", (F, ""))[0]}
+    shared = exp * facts["expert_shared_count"][0] if "expert_shared_count" in facts else F
+    latent = latent_of(dims, facts)
+    sizes |= latent.sizes if latent else {}
+    sizes["VX"] = facts.get("attention.value_expert_count", (0, ""))[0]
+    return sizes | {"6": 6, "shexp": facts.get("expert_shared_feed_forward_length", (shared, ""))[0]}
 
 
 def head_sizes(
@@ -232,8 +269,8 @@ def layers_of(traits: Traits, dims: Mapping[str, int], facts: Mapping[str, tuple
     every = set(range(dims["n_layer"]))
     n = facts.get("moe_every_n_layers", (1, ""))[0]
     moe = {il for il in every if dims["X"] and (traits.experts in ("all", "required") or il % n == 1)}
-    if traits.experts == "after dense":
-        moe = {il for il in every if il >= facts["leading_dense_block_count"][0]}
+    if traits.experts.startswith("after dense"):
+        moe = {il for il in every if dims["X"] and il >= facts["leading_dense_block_count"][0]}
     heads_kv = facts.get("attention.head_count_kv", (dims["K"], ""))[0]
     recurrent = {il for il, count in enumerate(heads_kv) if not count} if isinstance(heads_kv, list) else set()
     if "full_attention_interval" in facts:
@@ -241,9 +278,14 @@ def layers_of(traits: Traits, dims: Mapping[str, int], facts: Mapping[str, tuple
         flags = facts.get("attention.recurrent_layers", ([(il + 1) % interval for il in sorted(every)], ""))[0]
         recurrent = {il for il in every if flags[il]}
     recurrent = every if traits.recurrent == "all" else recurrent
-    shared = moe if facts.get("expert_shared_feed_forward_length", (0, ""))[0] else set()
+    own = [facts.get(f"expert_shared_{key}", (0, ""))[0] for key in ("feed_forward_length", "count")]
+    shared = moe if own[traits.shared_count != "none"] else set()
     kinds = {"moe": moe, "dense": every - moe, "shared": shared, "recurrent": recurrent, "attention": every - recurrent}
     kinds |= {"of 64 or more": every if len(every) >= 64 else set()}
+    mova = moe if facts.get("attention.value_expert_count", (0, ""))[0] else set()
+    kinds |= {"value experts": mova, "one value": every - mova}
+    latent = latent_of(dims, facts)
+    kinds |= kinds_of(latent.n_lora_q, latent.absorbed, every) if latent else {}
     kinds["keys"] = set(range(len(every) - facts.get("attention.shared_kv_layers", (0, ""))[0]))
     kinds["per layer"] = every if facts.get("embedding_length_per_layer_input", (1, ""))[0] else set()
     flags = facts.get("attention.sliding_window_pattern", (1, ""))[0]

@@ -19,29 +19,54 @@ spelling of those tokens and parses all of it, whatever the texts hold.
 
 from __future__ import annotations
 
+import re
+
 from refembed.errors import ModelError, RequestError
 from refembed.tokenizer.base import Tokenizer, as_bytes
 
 TEMPLATE = "tokenizer.chat_template.rerank"
 CALLERS = ("server", "cli")
+INSTRUCTION = re.compile(rb"(?<=<Instruct>: )[^\n]*(?=\n<Query>: \{query\})")  # of Qwen3-Reranker's template
 
 
-def encode_pair(tokenizer: Tokenizer, query: str | bytes, document: str | bytes, caller: str = "server") -> list[int]:
+def encode_pair(
+    tokenizer: Tokenizer,
+    query: str | bytes,
+    document: str | bytes,
+    caller: str = "server",
+    instruction: str | bytes | None = None,
+) -> list[int]:
     """Token ids of a query and a document together.
 
-    caller  "server" or "cli": whose form of a pair, see above
+    caller       "server" or "cli": whose form of a pair, see above
+    instruction  what the reranker is to look for, in place of what its template says; None: that
 
-    RequestError for a text that is neither str nor bytes, and for another caller; ModelError where the file says that
-    a token has to be added which it does not name.
+    RequestError for a text that is neither str nor bytes, for another caller, and for an instruction where the template
+    has no place for one; ModelError where the file says that a token has to be added which it does not name.
     """
     if caller not in CALLERS:
         raise RequestError(f"caller={caller!r}: must be one of {', '.join(map(repr, CALLERS))}")
     texts = as_bytes(query), as_bytes(document)
     template = rerank_template(tokenizer)
+    place = None if instruction is None else place_of_instruction(tokenizer, template)
     if template is not None:
-        filled = template.replace(b"{query}", texts[0]).replace(b"{document}", texts[1])
+        cuts = (len(template),) * 2 if place is None else place.span()
+        before, behind = (
+            part.replace(b"{query}", texts[0]).replace(b"{document}", texts[1])
+            for part in (template[: cuts[0]], template[cuts[1] :])
+        )
+        filled = before + as_bytes("" if instruction is None else instruction) + behind
         return tokenizer.encode(filled, add_special=caller == "cli", parse_special=True)
     return joined_ids(tokenizer, *texts) if caller == "server" else joined_text(tokenizer, *texts)
+
+
+def place_of_instruction(tokenizer: Tokenizer, template: bytes | None) -> re.Match[bytes]:
+    """Where a template says what to look for. RequestError where it has no such place."""
+    found = INSTRUCTION.search(template or b"")
+    if found is None:
+        hint = "Qwen3-Reranker's has one, behind <Instruct>: in its template; without an instruction this model works"
+        raise RequestError(f"{tokenizer.where}: this reranker takes no instruction", hint=hint)
+    return found
 
 
 def rerank_template(tokenizer: Tokenizer) -> bytes | None:

@@ -92,6 +92,7 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("parallel-in-turn|in-turn-parallel", "let feed-forward read what the architecture's graph gives it: the layer's "
      "normalized input where both halves are parallel, else the sum with attention"),
     ("post-norms-in-front", "put the norms where the architecture has them: behind attention and feed-forward"),
+    ("norm-groups-.*", "normalize each group of channels by itself (attention.group_norm_groups)"),
     ("qk-norm-(by-head|whole)", "normalize queries and keys over as many channels as the weights of their norms have"),
     ("clamp-missing", "hold queries, keys and values within the file's attention.clamp_kqv"),
     ("rope-everywhere", "turn queries and keys only in the layers in which the architecture does"),
@@ -100,8 +101,8 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("(decay|beta|delta|key-norm|output-gate|token-gate|step|skip|b-c|ssm|mixer|conv)-.*|values-not-scaled",
      "compute layers that keep a state as the architecture has them, with every tensor of the file: `refembed explain` "
      "prints each step"),
-    ("experts.*|router-.*|expert-.*|shared-expert-.*", "choose, weigh and run experts as the architecture does, with "
-     "every tensor of the file: `refembed explain` prints each step"),
+    ("experts.*|(value-)?router-.*|expert-.*|shared-expert-.*", "choose, weigh and run experts as the architecture "
+     "does, with every tensor of the file: `refembed explain` prints each step"),
     ("sinks-.*", "give each head its attention sink: one more score in the softmax, whose share is dropped"),
     ("swiglu-.*", "compute the experts' gated unit as gpt-oss has it: clamped at 7, slope 1.702, and 1 added"),
     ("layer-kinds-.*|shared-keys-.*|per-layer-.*", "give each layer what is its own: its kind, its keys, its per-layer "

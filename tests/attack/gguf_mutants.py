@@ -29,7 +29,7 @@ ARCHS = (
     "command-r", "cohere2", "exaone4", "olmo2", "mpt", "nemotron", "glm4",
     "mistral3", "smollm3", "lfm2", "llama-embed", "gemma-embedding2", "gemma3n", "gemma4", "gpt-oss", "qwen2moe",
     "qwen2vl", "phimoe", "qwen35", "mamba", "mamba2", "falcon-h1", "granitehybrid", "rwkv7", "qwen35moe", "qwen3next",
-    "lfm2moe",
+    "lfm2moe", "deepseek2", "k2-horizon",
 )  # fmt: skip
 
 

@@ -20,8 +20,23 @@ RECORDS = json.loads((DATA / FILE).read_text(encoding="utf-8"))
 NAMES = [name for name in RECORDS if name != "provenance"]
 
 # Where the file is another one: a name for how words are cut, which the recorder took from the converter
-PRE = dict.fromkeys(("qwen2", "qwen3", "eurobert", "olmo2", "seed_oss", "command-r"), "qwen2")
-PRE |= {"modern-bert": "modern-bert", "roberta": "roberta-bpe"}
+PRE = dict.fromkeys(
+    (
+        "qwen2",
+        "qwen3",
+        "eurobert",
+        "olmo2",
+        "seed_oss",
+        "command-r",
+        "qwen2moe",
+        "qwen3moe",
+        "olmoe",
+        "exaone4",
+        "starcoder2",
+    ),
+    "qwen2",
+)
+PRE |= {"gpt2": "gpt-2", "modern-bert": "modern-bert", "roberta": "roberta-bpe"}
 # AutoTokenizer gives any folder of this architecture two tokens of Qwen's own
 OTHER_TOKENS = {"qwen2": {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}}
 # This tokenizer.json puts nothing around a text, and so says the file; llama.cpp's converter asks it only where it does
@@ -90,6 +105,17 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a vocabulary that is cut": (
         "t5encoder", lambda folder: (folder / "spiece.model").write_bytes(b"\x0a\x7fxx"), "not a SentencePiece model"
     ),
+    "fewer experts": ("qwen3moe", config(num_experts=4, num_local_experts=4), "config.json says 4 experts"),
+    "more experts": ("olmoe", config(num_experts=6), r"is \[5, 48\], config.json says \[6, 48\]"),
+    "wider experts": ("qwen2moe", config(moe_intermediate_size=30), r"is \[48, 26\], config.json says \[48, 30\]"),
+    "weights of experts as they are": ("qwen3moe", config(norm_topk_prob=False), "norm_topk_prob is False"),
+    "layers without experts": ("qwen2moe", config(mlp_only_layers=[1]), "mlp_only_layers is"),
+    "a window": ("exaone4", config(sliding_window=4), "sliding_window is 4"),
+    "a window by default": (
+        "exaone4", edit("config.json", lambda c: {k: v for k, v in c.items() if k != "sliding_window"}),
+        "no sliding_window",
+    ),
+    "scores by layer": ("gpt2", config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
     "no tokenizer": ("gemma3", lambda folder: (folder / "tokenizer.model").unlink(), "no tokenizer.model"),
     "no words are cut": ("qwen2", edit("tokenizer.json", lambda t: t | {"pre_tokenizer": None}), "has no name here"),
     "a tokenizer of another kind": (
@@ -97,6 +123,14 @@ BAD: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "a tokenizer of no shape": ("qwen2", edit("tokenizer.json", lambda t: t | {"added_tokens": [1]}), "is not as"),
 }  # fmt: skip
+
+
+def test_an_expert_that_is_missing_is_named(tmp_path: Path) -> None:
+    record = RECORDS["qwen3moe"]
+    shapes = {k: v for k, v in record["shapes"].items() if "layers.1.mlp.experts.3.up_proj" not in k}
+    assert len(shapes) == len(record["shapes"]) - 1
+    with pytest.raises(ModelError, match=r"blk\.1\.ffn_up_exps\.weight: no expert 3"):
+        convert(build(record | {"shapes": shapes}, tmp_path / "bad"), tmp_path / "x.gguf")
 
 
 @pytest.mark.parametrize("fault", BAD)

@@ -29,6 +29,7 @@ from tests.model import (
     test_encoders_pre,
     test_gemmas_phi_t5,
     test_granite_lfm2,
+    test_mla,
     test_moe_decoders,
     test_recurrent,
 )
@@ -42,6 +43,7 @@ TABLES = (
     test_encoders_pre,
     test_gemmas_phi_t5,
     test_granite_lfm2,
+    test_mla,
     test_moe_decoders,
     test_recurrent,
 )
@@ -174,8 +176,9 @@ class Page:
     def error(self, i: int, formula: Formula, code: str = "") -> float:
         """How far the formula is from the tensor, over the tensor's largest number."""
         array = np.asarray(self.tensors[i].array, np.float64)
-        got = np.asarray(eval(code or formula.python, self.names(formula)), np.float64)
-        return float(np.abs(got.reshape(array.shape) - array).max() / max(np.abs(array).max(), 1e-30))
+        got = np.asarray(eval(code or formula.python, self.names(formula)), np.float64).reshape(array.shape)
+        off = np.abs(np.subtract(got, array, out=np.zeros(array.shape), where=got != array))  # -inf is -inf
+        return float(off.max() / max(np.abs(array[np.isfinite(array)]).max(), 1e-30))
 
 
 def opened(name: str, tmp_path: Path) -> Page:

@@ -30,6 +30,10 @@ MODELS = [
     ("m.gguf", "nomic-bert-moe", {"name": "Nomic Embed Text v2 Moe"}, "search_query: ", "search_document: "),
     ("m.gguf", "qwen2", {"name": "Gte Qwen2 1.5B Instruct"}, TASK + " ", ""),
     ("Qwen3-Embedding-0.6B-Q8_0.gguf", "qwen3", {"name": "qwen3"}, TASK, ""),
+    ("m.gguf", "qwen3", {"name": "F2LLM v2 0.6B"},
+     "Instruct: Given a question, retrieve passages that can help answer the question.\nQuery: ", ""),
+    ("F2LLM-v2-4B-Q4_K_M.gguf", "qwen3", {},
+     "Instruct: Given a question, retrieve passages that can help answer the question.\nQuery: ", ""),
     ("embeddinggemma-300m-qat-Q8_0.gguf", "gemma-embedding", {},
      "task: search result | query: ", "title: none | text: "),
     ("m.gguf", "gemma-embedding2", {"name": "Embeddinggemma 2"},
@@ -53,6 +57,8 @@ STRANGERS = [
     ("m.gguf", "bert", {"name": "bge-reranker-base"}),
     ("m.gguf", "qwen3", {"name": "Jina Embeddings v5 Text Small Text Matching"}),
     ("m.gguf", "qwen3", {"name": "Qwen3 Reranker 0.6B"}),
+    ("m.gguf", "qwen3", {"name": "F2LLM 0.6B"}),  # the first version has a card of its own
+    ("m.gguf", "qwen3", {"name": "pplx-embed-v1-0.6b"}),  # its card: no instruction
     ("m.gguf", "bert", {}),
 ]
 

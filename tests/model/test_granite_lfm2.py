@@ -208,7 +208,7 @@ FAULTS = [
           ", beta_fast=hp.yarn_beta_fast, beta_slow=hp.yarn_beta_slow", "", "Qcur-0[2]"),
     Fault("YaRN without the multiple", "mistral3, betas, log mul", "rope_of(hp, il, factors)",
           "rope_of(replace(hp, yarn_log_mul=0.0), il, factors)", "Qcur-0[2]"),
-    Fault("a place late", "mistral3, yarn, temperature", "np.floor(pos / hp", "np.floor((pos + 1) / hp",
+    Fault("a place late", "mistral3, yarn, temperature", "np.floor(pos / n_ctx", "np.floor((pos + 1) / n_ctx",
           "Qcur_attn_temp_scaled-0[0]"),
     Fault("the first layer of four does not turn", "smollm3", "(il + 1) %", "il %", "kq-0[0]"),
     Fault("every layer turns", "smollm3", "_STEP != 0", "_STEP != 9", "kq-3[0]"),

@@ -34,7 +34,10 @@ BIASES = {"attn_q.bias", "attn_v.bias", "ffn_up.bias", "attn_output.bias"}
 HEAD = {"cls.weight", "cls.bias", "cls.output.weight"}
 OUTPUT = {"output.weight"}
 CAPPED = ("gemma3n", "gemma4")  # logits, which are capped in nodes without names behind the hidden states
-CACHED = ("qwen3", "gemma3", "gemma3n", "gemma4", "gpt-oss", "gpt2", "gptneox", "llama", "olmo2", "qwen2moe")
+CACHED = (
+    "deepseek2", "gemma3", "gemma3n", "gemma4", "gpt-oss", "gpt2", "gptneox", "k2-horizon", "llama", "olmo2",
+    "qwen2moe", "qwen3",
+)  # fmt: skip
 ONE: list[dict[str, Any]] = [{}]
 THREE = [{"seed": 0}, {"seed": 1, "rank": 3}, {"seed": 2, "alpha": None}]
 SCALES = (0.7, 1.3, -0.45)
@@ -63,6 +66,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "gpt-oss, two":                 ("gpt-oss", {"K": 2, "X": 3, "optional": BIASES}, THREE[:2]),
     "qwen2moe":                     ("qwen2moe", {"K": 2, "X": 3}, ONE),
     "gemma-embedding2":             ("gemma-embedding2", {"K": 2, "n_layer": 7}, ONE),
+    "deepseek2":                    ("deepseek2", {"X": 3, "optional": OUTPUT}, ONE),
+    "k2-horizon, experts":          ("k2-horizon", {"K": 2, "X": 3, "optional": OUTPUT | {"attn_gate.weight"}}, ONE),
     "llama, experts":               ("llama", {"K": 2, "X": 3, "optional": OUTPUT}, ONE),
     "gpt2":                         ("gpt2", {"optional": OUTPUT}, ONE),
     "gptneox":                      ("gptneox", {}, ONE),

@@ -16,7 +16,7 @@ from refembed.model.unsupported import UNSUPPORTED
 from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.copies import copied, with_keys, without
-from tests.model import test_dense_decoders
+from tests.model import test_dense_decoders, test_mla
 from tests.model.facts import neither_loads_it_without, neither_runs_it
 from tests.model.keys import (
     FUSED,
@@ -96,6 +96,7 @@ FEW_KEYS = {"K": 2, "keys": kv(2), "optional": {"attn_k_norm.weight"}}
         ("qwen3vl", "blk.2.attn_k_norm.weight"),
         ("smollm3", "blk.1.ffn_gate.weight"),
         *test_dense_decoders.TOO_FEW,
+        *test_mla.TOO_FEW,
         ("gemma3n", "blk.1.altup_router.weight"),
         ("gemma3n", "per_layer_token_embd.weight"),
         ("gemma4", "blk.0.attn_k.weight"),
@@ -207,6 +208,7 @@ def test_neither_engine_loads_a_file_with_a_tensor_too_few(arch: str, name: str,
         ("qwen2", {"D": 6, "keys": IN_PART}, "qwen2.rope.dimension_count is 4\n  hint: this architecture turns whole"),
         ("qwen3", {"D": 6, "keys": IN_PART}, "qwen3.rope.dimension_count is 4\n  hint: this architecture turns whole"),
         *test_dense_decoders.IMPOSSIBLE,
+        *test_mla.IMPOSSIBLE,
     ],
 )
 def test_neither_engine_runs_a_file_of_impossible_sizes(
@@ -352,7 +354,7 @@ def test_every_architecture_is_computed_or_refused_by_what_it_is() -> None:
         ("t5", "its encoder alone, t5encoder, is computed"),
         ("clip", "a model of pictures or of sound"),
         ("smolm3", "does not compute architecture 'smolm3'\n  hint: it computes bert, .*; is it 'smollm3'?"),
-        ("k2-horizon", "llama.cpp knows it: its layers or experts are of a kind that is not computed"),
+        ("plm", "llama.cpp knows it: its layers or experts are of a kind that is not computed"),
         *((other, "t5encoder; this one is unknown here") for other in NEXT),
     ],
 )

@@ -2,8 +2,8 @@
 
 A variant is an architecture with some of its options; tables of variants and faults, and bounds with the numbers that
 were measured, are in the files of their families: test_decoders.py, test_encoders_pre.py, test_encoders_post.py,
-test_gemmas_phi_t5.py, test_granite_lfm2.py, test_moe_decoders.py and test_recurrent.py. What holds of one architecture
-alone is tested there.
+test_gemmas_phi_t5.py, test_granite_lfm2.py, test_mla.py, test_moe_decoders.py and test_recurrent.py. What holds of one
+architecture alone is tested there.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.model import (
     test_encoders_pre,
     test_gemmas_phi_t5,
     test_granite_lfm2,
+    test_mla,
     test_moe_decoders,
     test_recurrent,
 )
@@ -51,6 +52,7 @@ FAMILIES = tuple(
         test_encoders_post,
         test_gemmas_phi_t5,
         test_granite_lfm2,
+        test_mla,
         test_moe_decoders,
         test_recurrent,
     )

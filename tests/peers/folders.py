@@ -116,6 +116,43 @@ def ernie(t: Any) -> Any:
     return t.Ernie4_5ForCausalLM(t.Ernie4_5Config(**SIZES, **GROUPED))
 
 
+EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "max_position_embeddings": 64}
+
+
+def one_by_one(config: Any) -> Any:
+    """A config whose model multiplies with one expert after another: the fused product takes no float64."""
+    config._experts_implementation = "eager"
+    return config
+
+
+def qwen2moe(t: Any) -> Any:
+    widths = {"moe_intermediate_size": 26, "shared_expert_intermediate_size": 34}
+    return t.Qwen2MoeForCausalLM(one_by_one(t.Qwen2MoeConfig(**SIZES, **EXPERTS, **widths, num_key_value_heads=3)))
+
+
+def qwen3moe(t: Any) -> Any:
+    more: dict[str, Any] = {**SIZES, **GROUPED, **EXPERTS, "moe_intermediate_size": 26, "norm_topk_prob": True}
+    return t.Qwen3MoeForCausalLM(one_by_one(t.Qwen3MoeConfig(**more)))
+
+
+def olmoe(t: Any) -> Any:
+    return t.OlmoeForCausalLM(one_by_one(t.OlmoeConfig(**SIZES, **EXPERTS, num_key_value_heads=6)))
+
+
+def exaone4(t: Any) -> Any:
+    more: dict[str, Any] = {"sliding_window": None, "layer_types": ["full_attention"] * 4}
+    return t.Exaone4ForCausalLM(t.Exaone4Config(**SIZES, num_key_value_heads=2, max_position_embeddings=64, **more))
+
+
+def starcoder2(t: Any) -> Any:
+    return t.Starcoder2ForCausalLM(t.Starcoder2Config(**SIZES, num_key_value_heads=3, max_position_embeddings=64))
+
+
+def gpt2(t: Any) -> Any:
+    config = t.GPT2Config(vocab_size=V, n_embd=48, n_layer=4, n_head=6, n_positions=64, n_ctx=64)
+    return t.GPT2LMHeadModel(config)
+
+
 def gemma3(t: Any) -> Any:
     more = SIZES | GROUPED | {"num_hidden_layers": 7}
     config = t.Gemma3TextConfig(**more, sliding_window=8, query_pre_attn_scalar=10)
@@ -167,6 +204,12 @@ MODELS: dict[str, tuple[Callable[[Any], Any], Callable[[Path], None]]] = {
     "seed_oss": (seed_oss, bpe),
     "command-r": (cohere, bpe),
     "ernie4_5": (ernie, spm),
+    "qwen2moe": (qwen2moe, bpe),
+    "qwen3moe": (qwen3moe, bpe),
+    "olmoe": (olmoe, bpe),
+    "exaone4": (exaone4, bpe),
+    "starcoder2": (starcoder2, bpe),
+    "gpt2": (gpt2, gpt2_cut),
     "gemma3": (gemma3, spm),
     "gemma-embedding": (gemma_embedding, spm),
     "modern-bert": (modern_bert, gpt2_cut),

@@ -45,6 +45,7 @@ def unigram() -> list[Key]:
     ]
 
 
+INSTRUCT = "\n<Query>: {query}\n<Document>: {document} [SEP]"  # behind an instruction, as Qwen3-Reranker has it
 FILES: dict[str, list[Key]] = {
     "old-bert": [],
     "new-bert": [*adds(True, True, False), role("eos", 3)],
@@ -53,6 +54,8 @@ FILES: dict[str, list[Key]] = {
     "sep-for-eos": [flag("add_eos_token", True)],
     "template": [template(TEMPLATE), *adds(True, True, True), role("eos", 4)],
     "template-of-nothing": [template("hello world")],
+    "instruct": [template(f"<Instruct>: the cat{INSTRUCT}")],
+    "instruct-other": [template(f"<Instruct>: on the mat {{query}}{INSTRUCT}")],
     "unigram": unigram(),
     "unigram-template": [*unigram(), template("{query}<{document}>")],
 }
@@ -117,6 +120,22 @@ def test_a_query_that_spells_a_place_gets_the_document(tokenizers: dict[str, Tok
     tokenizer = tokenizers["template"]
     assert encode_pair(tokenizer, "{document}", "cat") == encode_pair(tokenizer, "cat", "cat")
     assert encode_pair(tokenizer, "cat", "{query}") != encode_pair(tokenizer, "cat", "cat")
+
+
+def test_an_instruction_stands_where_the_templates_own_does(tokenizers: dict[str, Tokenizer]) -> None:
+    """As if the file said so; but braces in it are its own, where a template's are places."""
+    tokenizer, pair = tokenizers["instruct"], ("a dog", "mat")
+    for caller in ("server", "cli"):
+        own, other = (encode_pair(tokenizers[name], *pair, caller) for name in ("instruct", "instruct-other"))
+        assert encode_pair(tokenizer, *pair, caller) == encode_pair(tokenizer, *pair, caller, "the cat") == own
+        assert encode_pair(tokenizer, *pair, caller, "on the mat a dog") == other
+        assert encode_pair(tokenizer, *pair, caller, b"on the mat {query}") not in (own, other)
+
+
+def test_an_instruction_without_a_place_is_an_error(tokenizers: dict[str, Tokenizer]) -> None:
+    for name in ("old-bert", "template"):
+        with pytest.raises(RequestError, match="takes no instruction"):
+            encode_pair(tokenizers[name], "a", "b", instruction="look for cats")
 
 
 def test_texts_may_be_bytes(tokenizers: dict[str, Tokenizer]) -> None:

@@ -27,12 +27,13 @@ def attention(
     """Let every token look at those tokens of its own sequence that the mask leaves.
 
     q         (T, H D)   T tokens of all sequences, end to end
-    k, v      (T, K D)
+    k         (T, K D)
+    v         (T, K E)   E is D but in latent attention (DeepSeek-V2)
     offsets   (S+1)      sequence s is rows offsets[s]:offsets[s+1]
     bias      (H, L, L)  added to the scores, from the first L' rows and columns for a text of L' tokens (T5)
     sinks     (H)        scores that take shares and have no values (gpt-oss)
     tap                  is given v_cont, kq, kq_soft_max and kqv of each sequence
-    returns   (T, H D)
+    returns   (T, H E)
 
     Two tokens, one head of one channel. Query 0 scores the keys 0 and ln 3, so its weights are 1/4 and 3/4, and 4 and 8
     average to 7; query 1 scores both 0 and takes the mean. With a causal mask query 0 sees itself alone:
@@ -45,7 +46,7 @@ def attention(
     array([[4.],
            [6.]])
     """
-    out = np.empty_like(q)
+    out = np.empty((len(q), spec.group * v.shape[1]), q.dtype)
     for begin, end in itertools.pairwise(offsets):
         qh, kh, vh = split_heads(q[begin:end], k[begin:end], v[begin:end], spec, tap)
         by_head(out[begin:end], spec.n_head)[:] = attend(qh, kh, vh, spec, tap, bias, sinks)
@@ -55,7 +56,7 @@ def attention(
 def attend(
     q: Float, k: Float, v: Float, spec: AttentionSpec, tap: Tap, bias: Float | None, sinks: Float | None
 ) -> Float:
-    """Attention of one sequence: q, k, v (H, T, D), bias (H, L, L) or None, sinks (H) or None -> (H, T, D)."""
+    """Attention of one sequence: q, k (H, T, D), v (H, T, E), bias (H, L, L), sinks (H) or None -> (H, T, E)."""
     H, T, _ = q.shape
     scores = tap("kq", q @ k.transpose(0, 2, 1)) * spec.scale  # (H, T, T): row i has the scores of query i
     if spec.soft_cap:  # c tanh(scores / c), a step at a time as llama.cpp shows it
@@ -92,14 +93,15 @@ def by_head(x: Float, n_head: int) -> Float:
 
 
 def split_heads(q: Float, k: Float, v: Float, spec: AttentionSpec, tap: Tap) -> tuple[Float, Float, Float]:
-    """Heads of one sequence: q (T, H D), k, v (T, K D) -> 3 x (H, T, D), keys and values as often as they are shared.
+    """Heads of one sequence: q (T, H D), k (T, K D), v (T, K E) -> (H, T, D) twice, (H, T, E); keys and values as often
+    as they are shared.
 
-    tap  is given v_cont (K, D, T): llama.cpp stores v transposed for the second product, and shows it unless a cache
+    tap  is given v_cont (K, E, T): llama.cpp stores v transposed for the second product, and shows it unless a cache
          holds it
     """
     qh = np.ascontiguousarray(by_head(q, spec.n_head))
     kh = by_head(k, spec.n_head_kv)
-    vt = by_head(v, spec.n_head_kv).transpose(0, 2, 1)  # (K, D, T)
+    vt = by_head(v, spec.n_head_kv).transpose(0, 2, 1)  # (K, E, T)
     vt = vt if spec.cached else tap("v_cont", vt)
     return qh, repeat(kh, spec.group), repeat(vt, spec.group).transpose(0, 2, 1)
 

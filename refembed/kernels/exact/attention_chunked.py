@@ -36,7 +36,7 @@ def attention(
     array([[0.346574],
            [0.428264]])
     """
-    out = np.empty_like(q)
+    out = np.empty((len(q), spec.group * v.shape[1]), q.dtype)
     for begin, end in itertools.pairwise(offsets):
         qh, kh, vh = split_heads(q[begin:end], k[begin:end], v[begin:end], spec, tap)
         chunks, result = chunks_of(spec.n_head, int(end - begin)), by_head(out[begin:end], spec.n_head)  # a view of out
@@ -57,7 +57,7 @@ def attend(
     q: Float, k: Float, v: Float, spec: AttentionSpec, chunks: list[slice], tap: Tap, bias: Float | None,
     sinks: Float | None,
 ) -> Float:  # fmt: skip
-    """`attention.attend` for the queries of these chunks: q, k, v (H, T, D) -> (H, chunks, D)."""
+    """`attention.attend` for the queries of these chunks: q, k (H, T, D), v (H, T, E) -> (H, chunks, E)."""
     H, n, _ = q.shape
     keys, first = k.transpose(0, 2, 1), chunks[0].start
 
@@ -77,4 +77,4 @@ def attend(
     if spec.mask != BIDIRECTIONAL:
         scores = each(lambda s, x: x + mask_scores(H, n, spec.mask, s), scores)
     p = tap("kq_soft_max", each(lambda s, x: softmax(x, sinks), scores))
-    return tap("kqv", each(lambda s, x: x @ v, p))  # (H, chunks, D)
+    return tap("kqv", each(lambda s, x: x @ v, p))  # (H, chunks, E)

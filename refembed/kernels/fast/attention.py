@@ -148,25 +148,25 @@ def attention(
 ):  # fmt: skip
     """Scaled dot-product attention: head h of sequence s, for s H + h in begin:end.
 
-    q, out (T, H D); k, v (T, H/group D); slopes (H), 0 for none; bias (H, L, L), or (0, 0, 0); sinks (H), or (0)
+    q (T, H D), k (T, H/group D), v (T, H/group E), out (T, H E); slopes (H), 0 for none; bias (H, L, L), or (0, 0, 0);
+    sinks (H), or (0)
     """
-    none, C = np.empty(0, np.float32), q.shape[1]
-    D = C // n_head
+    none, C, width = np.empty(0, np.float32), q.shape[1], out.shape[1]
+    D, E = C // n_head, width // n_head
     for unit in range(begin, end):
         s, h = unit // n_head, unit % n_head
-        first, n, theirs = offsets[s], offsets[s + 1] - offsets[s], h // group * D
+        first, n, theirs = offsets[s], offsets[s + 1] - offsets[s], h // group
         plain = soft_cap == 0 and slopes[h] == 0 and len(bias) == 0 and len(sinks) == 0
         count = (n + P - 1) // P
-        keys, values = aligned(count * D * P).reshape(count, D, P), value_panels(D, n)
-        pack_keys(k, first, n, theirs, keys)
-        pack_values(v, first, n, theirs, D, values)
+        keys, values = aligned(count * D * P).reshape(count, D, P), value_panels(E, n)
+        pack_keys(k, first, n, theirs * D, keys)
+        pack_values(v, first, n, theirs * E, E, values)
         step = n + ROOM
         p = aligned(min(QUERIES, n) * step)
         for t in range(0, n, QUERIES):
             rows = min(QUERIES, n - t)
             low, high = reach(t, n, causal, window, kind)[0], reach(t + rows - 1, n, causal, window, kind)[1]
-            at = (first + t) * C + h * D
-            scores(q, at, C, rows, keys, n, low, high, p, step)
+            scores(q, (first + t) * C + h * D, C, rows, keys, n, low, high, p, step)
             for i in range(rows):
                 a, b = reach(t + i, n, causal, window, kind)
                 if plain:
@@ -177,7 +177,7 @@ def attention(
                 if b - a < high - low:
                     p[i * step + low : i * step + a] = f32(0)
                     p[i * step + b : i * step + high] = f32(0)
-            mix(p, step, rows, low, high, values, D, out, at, C)
+            mix(p, step, rows, low, high, values, E, out, (first + t) * width + h * E, width)
 
 
 @njit()
@@ -204,8 +204,8 @@ def shares_of(x, scale, causal, window, kind, soft_cap, slope, sink):
 
 @njit()
 def mix_of(p, v, out):
-    """`mix` for every row: p (n, n), v, out (n, D)."""
-    n, D = v.shape
-    panels = value_panels(D, n)
-    pack_values(v, 0, n, 0, D, panels)
-    mix(p, n, n, 0, n, panels, D, out, 0, D)
+    """`mix` for every row: p (n, n), v, out (n, E)."""
+    n, E = v.shape
+    panels = value_panels(E, n)
+    pack_values(v, 0, n, 0, E, panels)
+    mix(p, n, n, 0, n, panels, E, out, 0, E)

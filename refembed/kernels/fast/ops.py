@@ -313,6 +313,8 @@ class Fast(FastStateOps):
 
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
         """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
+        if rope.n_dims > x.shape[-1]:  # the kernel would write behind the last head
+            raise ValueError(f"{rope.n_dims} channels do not turn in heads of {x.shape[-1]}")
         step, apart = (2, 1) if rope.pairs == "norm" else (1, rope.n_dims // 2)
         turns, out = self.turns(int(pos.max()) + 1, rope), self.empty(x.shape)
         flat, done = (a.reshape(len(a), -1) for a in (x, out))
@@ -380,7 +382,10 @@ class Fast(FastStateOps):
         if spec.mask.spans:  # of images, which no kernel has: the definition, in float32
             own = None if sinks is None else self.weight(sinks)
             return attention.attention(q, k, v, spec, offsets, tap, bias=bias, sinks=own)
-        out, how, slopes = self.empty(q.shape), args_of(spec), slopes_of(spec.n_head, spec.mask.max_bias)
+        if q.shape[1] * spec.n_head_kv != k.shape[1] * spec.n_head or not len(q) == len(k) == len(v) == offsets[-1]:
+            raise ValueError(f"queries {q.shape} do not go with keys {k.shape} and values {v.shape}")
+        out, how = self.empty((len(q), spec.group * v.shape[1])), args_of(spec)
+        slopes = slopes_of(spec.n_head, spec.mask.max_bias)
         more = UNBIASED if bias is None else np.ascontiguousarray(bias, np.float32)
         sink = NOTHING if sinks is None else self.weight(sinks)
         if tap.active:
@@ -404,7 +409,7 @@ class Fast(FastStateOps):
         """Attention of one text with its inner tensors shown: the same arithmetic, one step at a time."""
         q = np.ascontiguousarray(attention.by_head(q, spec.n_head))  # (H, n, D)
         k, v = (np.ascontiguousarray(attention.by_head(x, spec.n_head_kv)) for x in (k, v))  # (K, n, D)
-        (H, n, D), group = q.shape, spec.group
+        (H, n, _), group = q.shape, spec.group
         if not spec.cached:
             v = tap("v_cont", v.transpose(0, 2, 1)).transpose(0, 2, 1)
         v = np.ascontiguousarray(v)
@@ -423,10 +428,10 @@ class Fast(FastStateOps):
         for h in range(H):
             fast_attention.shares_of(p[h], *how, slopes[h], sinks[h : h + 1])
         p = tap("kq_soft_max", p)
-        kqv = np.empty((H, n, D), q.dtype)
+        kqv = np.empty((H, n, v.shape[2]), q.dtype)
         for h in range(H):
             fast_attention.mix_of(p[h], v[h // group], kqv[h])
-        out[:] = tap("kqv", kqv).transpose(1, 0, 2).reshape(n, H * D)
+        out[:] = tap("kqv", kqv).transpose(1, 0, 2).reshape(out.shape)
 
     def mean(self, x: Float, offsets: I64) -> Float:
         """The mean of each sequence's rows, added in double."""

@@ -32,11 +32,11 @@ def attention(
     q: F32, k: F32, v: F32, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *, profile: Profile,
     bias: F32 | None = None, sinks: F32 | None = None, first: int = 0, past: tuple[F32, F32] | None = None,
 ) -> F32:  # fmt: skip
-    """Scaled dot-product attention of one ubatch: q (T, H D), k, v (T, K D), offsets (S+1) -> (T, H D).
+    """Scaled dot-product attention of one ubatch: q (T, H D), k (T, K D), v (T, K E), offsets (S+1) -> (T, H E).
 
-    tap        is given what llama.cpp's graph shows: without flash attention kq, kq_soft_max (H, T, N), v_cont (K, D,
+    tap        is given what llama.cpp's graph shows: without flash attention kq, kq_soft_max (H, T, N), v_cont (K, E,
                N)
-               where there is no cache, kqv (H, T, D), and kq_scaled_1, kq_tanh, kq_scaled_2 with a soft cap; with
+               where there is no cache, kqv (H, T, E), and kq_scaled_1, kq_tanh, kq_scaled_2 with a soft cap; with
                flash attention, which is one node, nothing. N is T; with a cache the cells that are read
     bias       (H, L, L) added to the scores after the soft cap, by the places of query and key in their texts
     sinks      (H) scores without keys and values
@@ -49,7 +49,7 @@ def attention(
     mask, cached = spec.mask, spec.cached
     N = max(CELLS, -(-(first + T) // CELLS) * CELLS) if cached and not fused else first + T
     qh = heads(q, spec.n_head, T)  # (H, T, D)
-    kh, vh = (heads(x, spec.n_head_kv, N, first + T - len(x)) for x in (k, v))  # (K, N, D)
+    kh, vh = (heads(x, spec.n_head_kv, N, first + T - len(x)) for x in (k, v))  # (K, N, D), (K, N, E)
     if cached or fused:
         kh, vh = rounded(kh, "F16"), rounded(vh, "F16")
     behind = past is not None

@@ -28,12 +28,12 @@ from refembed.kernels.threads import parallel_for
 
 
 def classic(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, profile: Profile, tap: Tap) -> F32:
-    """q (H, T, D), k, v (K, N, D) -> (T, H D). kind: the type of K and V, "F32" or "F16" (their values are rounded).
+    """q (H, T, D), k (K, N, D), v (K, N, E) -> (T, H E). kind: the type of K and V, "F32" or "F16" (rounded).
 
     All heads at once where a tap is attached, else one head of keys after the other: scores (H, T, N) are many.
     """
-    (H, T, D), K = q.shape, len(k)
-    out = np.empty((T, H, D), np.float32)
+    (H, T, _), K = q.shape, len(k)
+    out = np.empty((T, H, v.shape[2]), np.float32)
     part = K if tap.active else 1  # heads of keys at a time
     for g in range(0, K, part):
         hs = slice(g * H // K, (g + part) * H // K)
@@ -60,8 +60,8 @@ class Cells:
 
 
 def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: bool, profile: Profile, tap: Tap) -> F32:
-    """q (h, T, D), k, v (g, N, D) -> kqv (h, T, D). Queries are a permuted view, unless the model has one head only."""
-    vt = v.transpose(0, 2, 1)  # (g, D, N): how a cache keeps it
+    """q (h, T, D), k (g, N, D), v (g, N, E) -> kqv (h, T, E). Queries are a permuted view, unless there is one head."""
+    vt = v.transpose(0, 2, 1)  # (g, E, N): how a cache keeps it
     if kind == "F32":
         vt = tap("v_cont", vt)
     shown, tap = tap, Cells(tap, q.shape[1])
@@ -76,7 +76,7 @@ def some_heads(q: F32, k: F32, v: F32, scoring: Scoring, kind: str, only_head: b
     args = (shares, scoring.scale, scoring.mask, scoring.slopes, scoring.sink_of, profile.lanes)
     parallel_for(soft_max_rows, *args, rows=len(kq), size=kq.size * 8)
     shares = tap("kq_soft_max", shares)  # (h, T, N)
-    return shown("kqv", product(shares, vt, kind, profile))  # (h, T, D)
+    return shown("kqv", product(shares, vt, kind, profile))  # (h, T, E)
 
 
 def product(x: F32, w: F32, kind: str, profile: Profile, contiguous: bool = True) -> F32:

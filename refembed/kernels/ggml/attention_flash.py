@@ -34,15 +34,15 @@ QUERIES_TOGETHER = 4  # queries that go through a product together
 
 
 def flash(q: F32, k: F32, v: F32, scoring: Scoring, profile: Profile) -> F32:
-    """q (H, T, D), k, v (K, N, D) of float16 values -> (T, H D)."""
-    H, T, D = q.shape
+    """q (H, T, D), k (K, N, D), v (K, N, E) of float16 values -> (T, H E)."""
+    (H, T, _), E = q.shape, v.shape[2]
     scale = scoring.scale / scoring.soft_cap if scoring.soft_cap else scoring.scale
-    many = TILE <= T and (profile.fa_tail or D % profile.lanes == 0)
-    return (tiles if many else keys)(q, k, v, scale, scoring, profile).reshape(T, H * D)
+    many = TILE <= T and (profile.fa_tail or E % profile.lanes == 0)
+    return (tiles if many else keys)(q, k, v, scale, scoring, profile).reshape(T, H * E)
 
 
 def keys(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: Profile) -> F32:
-    """The way of few queries: (T, H, D)."""
+    """The way of few queries: (T, H, E)."""
     (H, T, D), (K, N, _) = q.shape, k.shape
     order = vec_dot(D, profile.lanes, 0, True)  # vec_dot_f16
     kq = np.empty((H, T, N), np.float32)
@@ -50,7 +50,7 @@ def keys(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: P
         packed = pack(k[g], order)
         for h in range(g * H // K, (g + 1) * H // K):
             kq[h] = multiply(rounded(q[h], "F16"), packed, order, N)
-    out = np.empty((T, H, D), np.float32)
+    out = np.empty((T, H, v.shape[2]), np.float32)
     args = (kq, v, scoring.mask, scoring.slopes, scoring.sink_of, scale, scoring.soft_cap, profile.fa_sum_fma, out)
     parallel_for(key_by_key, *args, rows=H, size=H * T * N * D)
     return out
@@ -68,10 +68,10 @@ def with_sink(sink, M):
 
 @njit()
 def key_by_key(kq, v, mask, slopes, sinks, scale, soft_cap, sum_fma, out, begin, end):
-    """Heads begin:end of out (T, H, D) from products kq (H, T, N) and values v (K, N, D)."""
+    """Heads begin:end of out (T, H, E) from products kq (H, T, N) and values v (K, N, E)."""
     H, T, N = kq.shape
-    K, _, D = v.shape
-    A = np.empty(D, np.float32)
+    K, _, E = v.shape
+    A = np.empty(E, np.float32)
     for h in range(begin, end):
         values = v[h * K // H]
         for t in range(T):
@@ -89,36 +89,36 @@ def key_by_key(kq, v, mask, slopes, sinks, scale, soft_cap, sum_fma, out, begin,
                 if s > M:
                     shrink = expf(M - s)
                     M = s
-                    for d in range(D):
+                    for d in range(E):
                         A[d] = half(A[d] * shrink)
                 else:
                     weight = expf(s - M)
-                for d in range(D):
+                for d in range(E):
                     A[d] = half(fma(values[j, d], weight, A[d]))
                 S = fma(S, shrink, weight) if sum_fma else S * shrink + weight
             shrink, weight = with_sink(sinks[h], M)
-            for d in range(D):
+            for d in range(E):
                 A[d] *= shrink
             S = fma(S, shrink, weight) if sum_fma else S * shrink + weight
             inverse = f32(1) / S if S else f32(0)
-            for d in range(D):
+            for d in range(E):
                 out[t, h, d] = A[d] * inverse
 
 
 def tiles(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: Profile) -> F32:
-    """The way of many queries: (T, H, D)."""
-    (H, T, D), (K, N, _) = q.shape, k.shape
+    """The way of many queries: (T, H, E)."""
+    (H, T, D), (K, N, E) = q.shape, v.shape
     rows, tiled = -(-T // QUERIES_TOGETHER) * QUERIES_TOGETHER, -(-N // TILE)  # both filled up, keys with masked ones
     queries = np.zeros((H, rows, D), np.float32)
     queries[:, :T] = q
     kt = np.zeros((K, tiled, D, TILE), np.float32)  # a tile's keys side by side
-    vt = np.zeros((K, tiled, TILE, D), np.float32)
+    vt = np.zeros((K, tiled, TILE, E), np.float32)
     for x, y in ((kt.transpose(0, 1, 3, 2), k), (vt, v)):
         for c in range(0, N, TILE):
             x[:, c // TILE, : min(TILE, N - c)] = y[:, c : c + TILE]
     mask = np.full((rows, tiled * TILE), -np.inf, np.float32)
     mask[:T, :N] = scoring.mask
-    out = np.empty((rows, H, D), np.float32)
+    out = np.empty((rows, H, E), np.float32)
     args = (queries, kt, vt, mask, scoring.slopes, scoring.sink_of, scale, scoring.soft_cap, profile.lanes, out)
     parallel_for(tile_by_tile, *args, rows=H, size=H * T * N * D)
     return out[:T]
@@ -126,10 +126,10 @@ def tiles(q: F32, k: F32, v: F32, scale: np.float32, scoring: Scoring, profile: 
 
 @njit()
 def tile_by_tile(q, k, v, mask, slopes, sinks, scale, soft_cap, lanes, out, begin, end):
-    """Heads begin:end of out (T, H, D). q (H, T, D), T a multiple of ROWS; k (K, C, D, TILE), v (K, C, TILE, D)."""
-    H, T, D = q.shape
-    K, C = k.shape[:2]
-    A = np.empty((TILE, D), np.float32)
+    """Heads begin:end of out (T, H, E). q (H, T, D), T a multiple of ROWS; k (K, C, D, TILE), v (K, C, TILE, E)."""
+    H, T, _ = q.shape
+    K, C, _, E = v.shape
+    A = np.empty((TILE, E), np.float32)
     M, S = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     kq = np.empty((QUERIES_TOGETHER, TILE), np.float32)
     for h in range(begin, end):
@@ -149,11 +149,11 @@ def tile_by_tile(q, k, v, mask, slopes, sinks, scale, soft_cap, lanes, out, begi
                     chain(kq, v[g, c], A[t : t + QUERIES_TOGETHER])
             for t in range(n):
                 shrink, weight = with_sink(sinks[h], M[t])
-                for d in range(D):
+                for d in range(E):
                     A[t, d] *= shrink
                 S[t] = fma(S[t], shrink, weight)
                 inverse = f32(1) / S[t] if S[t] else f32(0)
-                for d in range(D):
+                for d in range(E):
                     out[first + t, h, d] = A[t, d] * inverse
 
 

@@ -170,6 +170,11 @@ class Ggml(Ops):
         y = experts.mul_mat_id(x, w, chosen, self.profile, self.kept)
         return y if b is None else tap(product, y) + self.weight(b)[chosen]
 
+    def per_head(self, x: Float, w: Tensor, *, attended: bool = False) -> Float:
+        """A product of three dimensions: heads lie apart but for what attention left without flash attention."""
+        alone = attended and (not self.profile.flash_attn or x.shape[1] == 1)
+        return experts.per_head(np.asarray(x, np.float32), w, alone, self.profile, self.kept)
+
     def mix_streams(self, x: Float, w: Float) -> Float:
         """A product of two tensors of activations for each token (ggml_mul_mat in three dimensions)."""
         y = [floats.mul_mat(w[t], np.ascontiguousarray(x[:, t].T), "F32", self.profile) for t in range(len(w))]

@@ -189,7 +189,8 @@ def row_of(
 def error(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> float:
     """sqrt(sum (x - y)^2 / sum x^2) over what is finite on both sides: the root of NMSE."""
     a, b = np.asarray(x, np.float64).ravel(), np.asarray(y, np.float64).ravel()
-    gap = a - b
+    with np.errstate(invalid="ignore"):
+        gap = a - b
     if not np.isfinite(gap @ gap):
         fine = np.isfinite(a) & np.isfinite(b)
         a, gap = a[fine], gap[fine]

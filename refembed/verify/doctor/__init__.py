@@ -110,6 +110,9 @@ def attention(p: ModelFile) -> Iterator[Finding]:
         yield Finding(
             "warning", "attention", says, f"llama.cpp ignores it, other engines may not: set {key} to false", key
         )
+    if stored is not False and not p.is_encoder and (source := p.said_to_see_all):
+        says = "this model was trained with tokens that see the whole text, but the file lets them look back only"
+        yield Finding("error", "attention", says, f"set {key} to false ({source})", key)
     if stored is False and p.arch and not p.is_encoder:
         says = "a decoder whose tokens see all that follows, as some embedders are trained"
         yield Finding(

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from refembed.errors import RefembedError
 from refembed.gguf import GGUFFile
+from refembed.hub.prompts import is_called, names
 from refembed.model import Model, load_model
 from refembed.model.hparams import POOLING_NAMES
 from refembed.tokenizer import Tokenizer, load_tokenizer
@@ -19,6 +20,13 @@ ENCODERS = (
 
 
 EMBEDDERS = ("embed", "e5", "bge", "gte", "sentence", "nomic", "jina", "minilm", "arctic")  # in names of models
+
+
+SEE_ALL = {  # names as `hub.prompts` spells them -> architectures, and who says that such a model sees the whole text
+    "gte-qwen2-7b-instruct": (("qwen2",), "https://huggingface.co/Alibaba-NLP/gte-Qwen2-7B-instruct/discussions/30"),
+    "giga-embeddings-instruct-3b-0826": (("qwen3",), "https://github.com/sgl-project/sglang/pull/35531"),
+    "giga-embeddings-instruct-10b-a1.8b-0826": (("deepseek2",), "https://github.com/sgl-project/sglang/pull/35532"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,17 @@ class ModelFile:
         """{arch}.pooling_type by name; None where it is absent or unspecified."""
         number = self.md.of_type(f"{self.arch}.pooling_type", int)
         return None if number is None else POOLING_NAMES.get(number)
+
+    @property
+    def said_to_see_all(self) -> str:
+        """Who says that a model of this name was trained with tokens that see what follows them; "" where it is none.
+
+        A language model's architecture looks back unless the file says otherwise, and converters may not know.
+        """
+        for pattern, (architectures, source) in SEE_ALL.items():
+            if self.arch in architectures and any(is_called(name, pattern) for name in names(self.f)):
+                return source
+        return ""
 
     @property
     def calls_itself_embedder(self) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.ops import Ops
+from refembed.kernels.ops import AttentionSpec, Ops
 from refembed.kernels.wrapper import PatchedOps
 from refembed.model.batch import Batch
 from refembed.verify.hypothesis import Change
@@ -32,6 +33,20 @@ def remembering(make: Callable[[], dict[str, Callable[..., Any]]]) -> Change:
         return PatchedOps(ops, make())
 
     return lambda reference: reference.add(ops=change)
+
+
+def attending(other: Callable[[AttentionSpec], AttentionSpec]) -> Callable[..., Float]:
+    """Attention with other parameters."""
+
+    def attention(true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any) -> Float:
+        return true.attention(q, k, v, other(spec), *rest, **more)
+
+    return attention
+
+
+def scaled(factor: float) -> Callable[..., Float]:
+    """Scores times a factor."""
+    return attending(lambda spec: replace(spec, scale=spec.scale * factor))
 
 
 def hparams(**values: Any) -> Change:

@@ -12,6 +12,7 @@ from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Tap
 from refembed.verify.hypotheses.changes import Row, hparams, named, remembering, replaced
+from refembed.verify.hypotheses.routers import alike, reweighed, router_rows
 from refembed.verify.hypothesis import Change
 from refembed.verify.reference import Reference
 
@@ -28,17 +29,13 @@ def expert_rows(reference: Reference, used: frozenset[str], names: set[str]) -> 
     yield "experts-shifted", "takes the next expert for each that is chosen", replaced(experts=shifted(1)), "experts"
     yield "experts-shifted-back", "takes the expert before each that is chosen", replaced(
         experts=shifted(-1)), "experts"  # fmt: skip
-    yield "experts-alike", "weighs the experts of a token alike", remembering(alike(k)), "router"
     if "swiglu_oai" in used:
+        yield "experts-alike", "weighs the experts of a token alike", remembering(reweighed(alike)), "router"
         yield "router-softmax-first", "takes the softmax over all experts, not over those that are chosen", remembering(
             softmax_of_all), "router"  # fmt: skip
         yield from oai_rows()
-    elif "ffn_moe_weights_norm" in tap_names(reference):
-        yield "router-not-normalized", "leaves the weights of a token's experts as the softmax gives them", remembering(
-            not_normalized(k)), "router"  # fmt: skip
     else:
-        yield "router-normalized", "makes the weights of a token's experts add up to 1", replaced(
-            softmax=normalized(k)), "router"  # fmt: skip
+        yield from router_rows(reference, names, tap_names(reference))
     for name in sorted(n.removesuffix(".bias") for n in names if n.endswith("_exps.bias")):
         yield f"{name}-bias-missing", f"leaves out the biases of {name}", replaced(experts=without_bias(name)), "bias"
     if any(n.endswith("_exps.bias") for n in names):
@@ -166,66 +163,6 @@ def without_bias(*names: str) -> Callable[..., Float]:
         return cast(Float, true.experts(x, w, chosen, None if named(w, *names) else b, tap, product))
 
     return experts
-
-
-def largest(p: Float, k: int) -> Float:
-    """The k largest of each row."""
-    return cast(Float, np.take_along_axis(p, np.argsort(-p, axis=1, kind="stable")[:, :k], axis=1))
-
-
-def normalized(k: int) -> Callable[..., Float]:
-    """Probabilities of which the k largest add up to 1."""
-
-    def softmax(true: Any, x: Float) -> Float:
-        p = true.softmax(x)
-        return cast(Float, (p / largest(p, k).sum(1, keepdims=True)).astype(p.dtype))
-
-    return softmax
-
-
-def not_normalized(k: int) -> Callable[[], dict[str, Callable[..., Any]]]:
-    """Outputs of experts times what their weights were divided by."""
-
-    def make() -> dict[str, Callable[..., Any]]:
-        totals: list[Float] = []
-
-        def softmax(true: Any, x: Float) -> Float:
-            p = true.softmax(x)
-            totals[:] = [largest(p, k).sum(1)]
-            return cast(Float, p)
-
-        def experts(true: Any, x: Float, w: Tensor, *rest: Any) -> Float:
-            y = true.experts(x, w, *rest)
-            if not named(w, "ffn_down_exps"):
-                return cast(Float, y)
-            return cast(Float, (y * totals[0][:, None, None]).astype(y.dtype))
-
-        return {"softmax": softmax, "experts": experts}
-
-    return make
-
-
-def alike(k: int) -> Callable[[], dict[str, Callable[..., Any]]]:
-    """1/k for each expert of a token: its output is divided by its weight, and by k."""
-
-    def make() -> dict[str, Callable[..., Any]]:
-        shares: list[Float] = []
-
-        def softmax(true: Any, x: Float) -> Float:
-            p = true.softmax(x)
-            shares[:] = [largest(p, k)] if p.shape[1] > k else [p]
-            return cast(Float, p)
-
-        def experts(true: Any, x: Float, w: Tensor, *rest: Any) -> Float:
-            y = true.experts(x, w, *rest)
-            if not named(w, "ffn_down_exps"):
-                return cast(Float, y)
-            share = shares[0] / shares[0].sum(1, keepdims=True)
-            return cast(Float, (y / (k * share[:, :, None])).astype(y.dtype))
-
-        return {"softmax": softmax, "experts": experts}
-
-    return make
 
 
 def softmax_of_all() -> dict[str, Callable[..., Any]]:

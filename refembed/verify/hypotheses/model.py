@@ -15,8 +15,10 @@ from refembed.arrays import I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.exact.attention import slopes
 from refembed.kernels.ops import NO_TAP, AttentionMask, AttentionSpec, Ops, Rope, Tap
-from refembed.verify.hypotheses.changes import Row, hparams, named, remembering, replaced
+from refembed.verify.hypotheses import routers
+from refembed.verify.hypotheses.changes import Row, attending, hparams, named, remembering, replaced, scaled
 from refembed.verify.hypotheses.experts import expert_rows, layer_kind_rows
+from refembed.verify.hypotheses.latent import latent_rows
 from refembed.verify.hypotheses.layers import half_rows, layer_rows, place_rows, rope_rows
 from refembed.verify.hypotheses.order import order_rows
 from refembed.verify.hypotheses.states import state_rows
@@ -31,7 +33,7 @@ def model_hypotheses(reference: Reference) -> list[Hypothesis]:
         *activation_rows(used), *norm_rows(reference, used, names), *bias_rows(names), *attention_rows(reference),
         *rope_rows(reference, used), *place_rows(reference, names), *order_rows(reference, used, names),
         *layer_rows(reference), *half_rows(), *expert_rows(reference, used, names), *layer_kind_rows(reference, names),
-        *state_rows(reference, used, names),
+        *state_rows(reference, used, names), *latent_rows(reference, names),
     ]  # fmt: skip
     return [Hypothesis(id, "model", says, change, family) for id, says, change, family in rows]
 
@@ -222,7 +224,7 @@ def norm_behind_rope() -> dict[str, Callable[..., Any]]:
 def bias_rows(names: set[str]) -> Iterator[Row]:
     """Each kind of bias left out, and all of them."""
     have = sorted(n.removesuffix(".bias") for n in names if n.endswith(".bias"))
-    linear = [n for n in have if "norm" not in n and not n.endswith("_exps")]
+    linear = [n for n in have if "norm" not in n and not n.endswith("_exps") and n not in routers.BIASES]
     for name in linear:
         yield f"{name}-bias-missing", f"leaves out the bias of {name}", replaced(linear=without_bias(name)), "bias"
     if len(linear) > 1:
@@ -270,7 +272,7 @@ def attention_rows(reference: Reference) -> Iterator[Row]:
     hp = reference.model.hparams
     seen = masks_of(reference)
     causal = any(m.causal for m in seen)
-    D = hp.n_embd_head
+    D = hp.n_embd_head if hp.latent is None else hp.latent.n_key
     if causal:
         yield "bidirectional", "lets every token see all tokens (no causal mask)", masked(
             lambda m: replace(m, causal=False)), "causal"  # fmt: skip
@@ -306,7 +308,8 @@ def attention_rows(reference: Reference) -> Iterator[Row]:
     ):
         if not math.isclose(factor, 1):
             yield id, says, replaced(attention=scaled(factor)), "scale"
-    yield "heads-interleaved", "deals channels out to the heads in turn", replaced(attention=interleaved), "heads"
+    if hp.latent is None:  # whose values are of another width
+        yield "heads-interleaved", "deals channels out to the heads in turn", replaced(attention=interleaved), "heads"
     if 1 < hp.n_head_kv < hp.n_head:
         yield "kv-heads-tiled", "shares heads of keys in turn, not in groups", replaced(attention=tiled), "heads"
     if hp.n_head_kv == hp.n_head:
@@ -335,23 +338,9 @@ def masks_of(reference: Reference) -> set[AttentionMask]:
     return seen
 
 
-def attending(other: Callable[[AttentionSpec], AttentionSpec]) -> Callable[..., Float]:
-    """Attention with other parameters."""
-
-    def attention(true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any) -> Float:
-        return true.attention(q, k, v, other(spec), *rest, **more)
-
-    return attention
-
-
 def masked(other: Callable[[AttentionMask], AttentionMask]) -> Change:
     """Attention with another mask."""
     return replaced(attention=attending(lambda spec: replace(spec, mask=other(spec.mask))))
-
-
-def scaled(factor: float) -> Callable[..., Float]:
-    """Scores times a factor."""
-    return attending(lambda spec: replace(spec, scale=spec.scale * factor))
 
 
 def uncapped(spec: AttentionSpec) -> AttentionSpec:

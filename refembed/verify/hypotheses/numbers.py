@@ -12,10 +12,10 @@ import numpy as np
 
 from refembed.arrays import F64, Float
 from refembed.kernels.ops import AttentionMask
-from refembed.verify.hypotheses.changes import batch, hparams, replaced
+from refembed.verify.hypotheses.changes import attending, batch, hparams, replaced, scaled
 from refembed.verify.hypotheses.families import Family, logarithmic, unit
 from refembed.verify.hypotheses.layers import counted_from, rows_of, turned, with_
-from refembed.verify.hypotheses.model import attending, masked, masks_of, scaled
+from refembed.verify.hypotheses.model import masked, masks_of
 from refembed.verify.hypothesis import Change
 from refembed.verify.reference import Reference, spy, tensor_names
 
@@ -86,6 +86,7 @@ def rope_families(reference: Reference, used: frozenset[str]) -> Iterator[Family
                  tuple(sorted({*logarithmic(1 / 64, 16, 25), *(k / 10 for k in range(1, 61))})),
                  "rope scaling")  # fmt: skip
     D = min(hp.n_embd_head_of(il) for il in range(hp.n_layer))  # no head is turned beyond its end
+    D = D if hp.latent is None else hp.latent.n_rot  # nor is a piece of it
     yield Family("rope-dims", "model", "turns {} channels of a head in RoPE",
                  lambda v: turned(partial(with_, n_dims=int(v))), tuple(map(float, range(2, D + 1, 2))), "rope dims",
                  True)  # fmt: skip

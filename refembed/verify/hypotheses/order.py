@@ -46,7 +46,7 @@ def order_rows(reference: Reference, used: frozenset[str], names: set[str]) -> I
         if rests_in_some(reference):
             yield "rope-everywhere", "turns queries and keys also in layers in which the model does not", remembering(
                 lambda: TurnedEverywhere().functions()), "rope"  # fmt: skip
-        if hp.n_rot < hp.n_embd_head:
+        if hp.n_rot < hp.n_embd_head and hp.latent is None:
             yield "rope-whole", "turns all of a head's channels in RoPE, not a part of them", replaced(
                 rope=whole_heads), "rope dims"  # fmt: skip
 

@@ -14,6 +14,7 @@ from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast.attention import QUERIES, SUMMED
 from refembed.kernels.fast.ops import WINDOW_KINDS, Fast
 from refembed.kernels.llvm import microkernel
+from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, AttentionSpec
 from refembed.model.trace import Recorder, at_layer
 from tests.kernels.longhand import chain, close, random, sees, slope, stored
@@ -40,20 +41,22 @@ def formula(
 ) -> Any:  # fmt: skip
     """softmax(scale q kᵀ + what the mask says) v in float64."""
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
-    D, out = q.shape[1] // H, np.empty(q.shape)
+    D, E = q.shape[1] // H, v.shape[1] // K
+    out = np.empty((len(q), H * E))
     for begin, end in itertools.pairwise(offsets):
         n = end - begin
         seen = np.array([[sees(i, j, mask) for j in range(n)] for i in range(n)])
         apart = np.abs(np.arange(n)[:, None] - np.arange(n))
         for h in range(H):
-            mine, theirs = slice(h * D, (h + 1) * D), slice(h // (H // K) * D, (h // (H // K) + 1) * D)
+            mine, g = slice(h * D, (h + 1) * D), h // (H // K)
+            theirs, values = slice(g * D, (g + 1) * D), slice(g * E, (g + 1) * E)
             s = scale * (q[begin:end, mine] @ k[begin:end, theirs].T)
             s = cap * np.tanh(s / cap) if cap else s
             s = s if bias is None else s + bias[h, :n, :n]
             s = s - slope(h, H, mask.max_bias) * apart if mask.max_bias else s
             e = np.where(seen, np.exp(s), 0)
             total = e.sum(1, keepdims=True) + (0 if sinks is None else np.exp(np.float64(sinks[h])))
-            out[begin:end, mine] = (e / total) @ v[begin:end, theirs]
+            out[begin:end, h * E : (h + 1) * E] = (e / total) @ v[begin:end, values]
     return out
 
 
@@ -67,6 +70,28 @@ def compare(ops: Fast, n: int, D: int, masks: Any = tuple(MASKS), H: int = 4, K:
         stored_sinks = None if sink is None else stored(sink, "attn_sinks")
         got = ops.attention(q, k, v, AttentionSpec(H, K, D**-0.5, mask, cap), offsets, bias=bias, sinks=stored_sinks)
         close(got, formula(q, k, v, H, K, offsets, D**-0.5, mask, cap, bias, sink), ops, times=2)
+
+
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+@pytest.mark.parametrize(("D", "E"), [(192, 128), (10, 17), (33, 1), (576, 512)])
+@pytest.mark.parametrize("K", [1, 2, 4])
+def test_values_may_have_another_width_than_keys(numerics: str, D: int, E: int, K: int) -> None:
+    """As in DeepSeek's latent attention, narrower and wider; also where each step is shown."""
+    ops, H, n = load_ops(numerics), 4, QUERIES + 5
+    q, k, v = (random(seed, n, size).astype(ops.dtype) for seed, size in ((1, H * D), (2, K * D), (3, K * E)))
+    spec, offsets = AttentionSpec(H, K, D**-0.5, AttentionMask(causal=True)), np.array([0, 4, n])
+    wanted = formula(q, k, v, H, K, offsets, D**-0.5, spec.mask, 0.0, None)
+    got = ops.attention(q, k, v, spec, offsets)
+    close(got, wanted, ops, times=2)
+    assert ops.attention(q, k, v, spec, offsets, at_layer(Recorder(), 0)).tobytes() == got.tobytes()
+
+
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+def test_each_head_goes_through_its_own_matrix(numerics: str) -> None:
+    ops, x, w = load_ops(numerics), random(1, 7, 3, 10), random(2, 3, 6, 10)
+    for attended in (False, True):
+        got = ops.per_head(x.astype(ops.dtype), stored(w, "attn_k_b"), attended=attended)
+        close(got, np.einsum("thc,hnc->thn", x.astype(np.float64), w.astype(np.float64)), ops)
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)

@@ -127,6 +127,7 @@ CAPTURED = {
     *(
         "jina-bert-v2",
         "jina-bert-v3",
+        "k2-horizon",
         "llama",
         "llama-embed",
         "minicpm",

@@ -101,3 +101,18 @@ def test_the_number_of_cores_changes_no_bits(n: int) -> None:
     finally:
         threads.chosen[:] = before
         threads.workers.cache_clear()
+
+
+def test_shapes_that_kernels_would_write_beyond_are_refused() -> None:
+    """Hypotheses of `verify` ask for such things."""
+    ops = Fast()
+    x = random(0, 3, 2, 8)
+    assert ops.rope(x, np.arange(3), Rope(8, "neox", 1e4)).shape == x.shape
+    with pytest.raises(ValueError, match="10 channels do not turn in heads of 8"):
+        ops.rope(x, np.arange(3), Rope(10, "neox", 1e4))
+    q, k, v = random(1, 3, 16), random(2, 3, 8), random(3, 3, 4)
+    spec, ends = AttentionSpec(n_head=2, n_head_kv=1, scale=1.0), np.array([0, 3])
+    assert ops.attention(q, k, v, spec, ends).shape == (3, 8)
+    for bad in ((k, q, v), (q, k[:2], v), (q, k, v[:2]), (q[:2], k[:2], v[:2])):
+        with pytest.raises(ValueError, match="do not go with"):
+            ops.attention(*bad, spec, ends)

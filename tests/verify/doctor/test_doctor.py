@@ -155,6 +155,25 @@ def test_a_t5_file_without_a_causal_key_is_a_finding(tmp_path: Path) -> None:
     assert ("error", "attention") not in found(flagged)
 
 
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("qwen2", "gte Qwen2 7B Instruct"),
+        ("qwen3", "Giga-Embeddings-instruct-3B-0826"),
+        ("deepseek2", "ai-sage/Giga-Embeddings-instruct-10B-A1.8B-0826"),
+    ],
+)
+def test_a_model_that_was_trained_to_see_the_whole_text_has_to_say_so(arch: str, name: str, tmp_path: Path) -> None:
+    """Converters that do not know it write a decoder; its name is all that is left. Others may look back."""
+    named: Keys = {"general.name": (name, TEXT), **TYPE}
+    silent = changed(synthetic(tmp_path / "a.gguf", arch, pooling=1), tmp_path / "b.gguf", named)
+    assert "whole text" in finding(silent, "attention").says
+    right = changed(silent, tmp_path / "c.gguf", {f"{arch}.attention.causal": (False, FLAG)})
+    assert ("error", "attention") not in found(right)
+    other = changed(silent, tmp_path / "d.gguf", {"general.name": (f"{name} distilled", TEXT)})
+    assert ("error", "attention") not in found(other)
+
+
 def test_embeddinggemma_without_its_dense_layers_is_found(tmp_path: Path) -> None:
     assert ("error", "dense layers") in found(synthetic(tmp_path / "a.gguf", "gemma-embedding", pooling=1))
     whole = synthetic(

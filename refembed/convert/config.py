@@ -1,0 +1,135 @@
+"""config.json of a folder, read for a recipe: sizes, numbers, RoPE's bases, labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refembed.convert.graph import LAYER_KINDS, ROPE_DEFAULT, THETAS, table_of
+from refembed.convert.planned import read_labels
+from refembed.convert.recipes import Recipe
+from refembed.errors import ModelError
+from refembed.gguf.cursor import quote
+
+LAYERS_27B = 62  # of the one Gemma 3 whose scores llama.cpp scales by C/H
+
+SIZES = {  # GGUF key -> what config.json may call it, in the order of the file
+    "block_count": ("num_hidden_layers", "num_layers", "n_layer"),
+    "context_length": ("max_position_embeddings", "n_positions"),
+    "embedding_length": ("hidden_size", "d_model", "n_embd"),
+    "feed_forward_length": ("intermediate_size", "d_ff", "n_inner"),
+    "attention.head_count": ("num_attention_heads", "num_heads", "n_head"),
+    "attention.head_count_kv": ("num_key_value_heads",),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """config.json of a folder, and the recipe of its architecture."""
+
+    folder: Path
+    architecture: str  # Hugging Face's name of the class
+    recipe: Recipe
+    raw: dict[str, Any]  # with the library's defaults
+    stem: str  # of RECIPES
+    notes: list[str] = field(default_factory=list)  # what the file will lack, a sentence each
+    answers: tuple[int, int] | None = None  # ids of "yes" and "no", of a Qwen3 reranker
+
+    @property
+    def path(self) -> Path:
+        """Of the file, for errors."""
+        return self.folder / "config.json"
+
+    def size(self, *names: str, default: int = 0) -> int:
+        """The first of these sizes that config.json states: a whole number above zero. 0: it must state one."""
+        value = next((self.raw[n] for n in names if self.raw.get(n) is not None), default)
+        if type(value) is not int or not 0 < value < 2**31:
+            raise ModelError(f"{self.path}: {names[0]} is {quote(str(value))}, not a size", hint="is the file whole?")
+        return value
+
+    def number(self, *names: str) -> float | None:
+        """The first of these numbers; None where there is none."""
+        value = next((self.raw[n] for n in names if self.raw.get(n) is not None), None)
+        if value is not None and (type(value) not in (int, float) or not 0 < value < 1e12):
+            raise ModelError(f"{self.path}: {names[0]} is {quote(str(value))}", hint="a number above zero")
+        return value
+
+    def needed_number(self, name: str) -> float:
+        """`number`, which must be there."""
+        if (value := self.number(name)) is None:
+            raise ModelError(f"{self.path}: no {name}", hint="a number above zero")
+        return float(value)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether there is a head that scores."""
+        return self.architecture.endswith("ForSequenceClassification")
+
+    @property
+    def gated(self) -> bool:
+        """Whether a T5 has a gated feed-forward part."""
+        return str(self.raw.get("feed_forward_proj")).startswith("gated")
+
+    @property
+    def thetas(self) -> tuple[float | None, float | None]:
+        """RoPE's base, of layers that see all and of layers with a window, whichever way config.json spells them."""
+        spelled = "rope_parameters" if self.raw.get("rope_parameters") else "rope_scaling"
+        found = table_of(self.path, self.raw, spelled)
+        parts = [table_of(self.path, found, kind) for kind in LAYER_KINDS]
+        usual, usual_local = THETAS.get(self.stem, ROPE_DEFAULT)
+        theta = parts[0].get("rope_theta") or found.get("rope_theta") or self.number("global_rope_theta", "rope_theta")
+        local = parts[1].get("rope_theta") or self.number("local_rope_theta", "rope_local_base_freq")
+        for value in (theta, local):
+            if value is not None and (type(value) not in (int, float) or not 0 < value < 1e12):
+                raise ModelError(f"{self.path}: rope_theta is {quote(str(value))}", hint="a number above zero")
+        return theta or usual, local or usual_local
+
+    @property
+    def query_scale(self) -> float:
+        """What Gemma's norm of queries is multiplied by: llama.cpp scales scores by the width of a head, and by C/H in
+        the model of 62 layers; config.json may ask for another width.
+        """
+        sizes = self.sizes
+        width = sizes["C"] / sizes["H"] if self.size(*SIZES["block_count"]) == LAYERS_27B else sizes["D"]
+        asked = self.number("query_pre_attn_scalar") or width
+        return 1.0 if abs(asked / width - 1) < 1e-6 else float((width / asked) ** 0.5)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes' names; () where nothing is classified and nothing is named."""
+        return read_labels(self.path, self.raw, classifies=self.classifies)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The letters of rows."""
+        C, H = self.size(*SIZES["embedding_length"]), self.size(*SIZES["attention.head_count"])
+        D = self.size("head_dim", "d_kv", default=256 if self.recipe.arch.startswith("gemma") else C // H)
+        F, K = self.size(*SIZES["feed_forward_length"], default=self.width), self.size("num_key_value_heads", default=H)
+        P = self.size(*SIZES["context_length"], default=512)
+        sizes = {"C": C, "H": H, "D": D, "HD": H * D, "KD": K * D, "F": F, "2F": 2 * F, "3C": 3 * C, "P": P, "K": K}
+        sizes |= {"V": self.size("vocab_size"), "types": self.size("type_vocab_size", default=2)}
+        sizes |= {"X": self.experts, "exp": self.size("moe_intermediate_size", default=F), "1": 1}
+        sizes |= {"shexp": self.size("shared_expert_intermediate_size", default=F)}
+        sizes |= {"buckets": self.size("relative_attention_num_buckets", default=32), "R": len(self.labels) or 1}
+        return sizes
+
+    @property
+    def width(self) -> int:
+        """Feed-forward's where config.json is silent: GPT-2's, four times the channels; 0: it must say."""
+        return 4 * self.size(*SIZES["embedding_length"]) if self.stem == "GPT2" else 0
+
+    @property
+    def experts(self) -> int:
+        """How many there are in a layer; 0 where the architecture has none."""
+        routed = any(name.endswith("ffn_gate_inp") for name, _, _, _ in self.recipe.rows)
+        return self.size("num_local_experts", "num_experts") if routed else 0
+
+    @property
+    def first_position(self) -> int:
+        """RoBERTa counts places from here; its tables of positions have as many rows that no text uses."""
+        pad = self.raw.get("pad_token_id")
+        if type(pad) is not int or not 0 <= pad < self.size("max_position_embeddings") - 1:
+            hint = "RoBERTa counts places from it: the first token stands at pad_token_id + 1"
+            raise ModelError(f"{self.path}: pad_token_id is {quote(str(pad))}", hint=hint)
+        return pad + 1
