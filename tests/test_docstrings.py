@@ -46,7 +46,7 @@ FORMULAS = {  # what the operations in kernels/exact are made of
 }
 INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
     "EmbedBatch": "compare ids_of ready refused vectors",
-    "Embedder": "forward ids_of paths resolve_options running_pool stack truncate_or_raise vectors width",
+    "Embedder": "forward ids_of paths resolve_options stack truncate_or_raise vectors width",
     "Cache": "find keep report reported store vectors",
     "CallableEngine": "asked trace tokenize",
     "CodeContract": "bytes_of quantize",
