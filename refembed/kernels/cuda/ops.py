@@ -315,8 +315,14 @@ class Cupy(CudaStateOps, CudaImageOps):
         """y = softmax(scale q kᵀ + bias + mask) v, without a matrix of all scores unless a tap is attached."""
         if tap.active:
             return self.traced_attention(q, k, v, spec, offsets, tap, bias, sinks)
+        D, E = q.shape[1] // spec.n_head, v.shape[1] // spec.n_head_kv
+        if D != E:  # zeros behind what is narrower change neither scores nor sums
+            wide = max(D, E)
+            q, k, v = (widened(np.asarray(x), x.shape[1] // n, wide) for x, n in ((q, D), (k, D), (v, E)))
+            y = np.asarray(self.attention(q, k, v, spec, offsets, bias=bias, sinks=sinks)).reshape(len(q), -1, wide)
+            return self.on_device(np.ascontiguousarray(y[:, :, :E]).reshape(len(y), -1))
         queries, keys, values = (self.on_device(x) for x in (q, k, v))
-        out, mask, D = self.empty(queries.shape), spec.mask, queries.shape[1] // spec.n_head
+        out, mask = self.empty(queries.shape), spec.mask
         more = None if bias is None else self.numbers(bias, floats)
         tiles = int((-(-np.diff(offsets) // QUERIES)).sum())
         self.device.launch(
@@ -414,6 +420,12 @@ class ChangeTap:
         back = self.tap(name, x)
         self.changed = self.changed or back is not x
         return np.asarray(back, np.float32)
+
+
+def widened(x: F32, n: int, width: int) -> F32:
+    """n heads (T, n D) with zeros behind each: (T, n width)."""
+    heads = x.reshape(len(x), n, -1)
+    return np.pad(heads, ((0, 0), (0, 0), (0, width - heads.shape[2]))).reshape(len(x), -1)
 
 
 def kernel_for(D: int) -> str:
