@@ -13,7 +13,8 @@ Embedder is the way in:
     Embedder.embed_iter  vectors of a stream of texts        Embedder.trace     every tensor of a text's run, a Trace
 
 `load_tokenizer` and `open_gguf` open the tokenizer and the file alone; `pool` and `normalize` are the last
-two steps by themselves; `cosine`, `dot`, `euclidean` and `manhattan` compare vectors.
+two steps by themselves; `cosine`, `dot`, `euclidean` and `manhattan` compare vectors. `refembed.chunk` cuts long texts
+into pieces, `refembed.evaluate` measures retrieval.
 
 Every error is a RefembedError and says what to try (`hint`): RequestError is the input's fault, TooLongError a text of
 too many tokens, GGUFError the file's, ModelError a model that refembed cannot run, DownloadError one that cannot be

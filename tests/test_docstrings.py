@@ -46,7 +46,8 @@ FORMULAS = {  # what the operations in kernels/exact are made of
 }
 INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
     "EmbedBatch": "compare ids_of ready refused vectors",
-    "Embedder": "forward ids_of paths resolve_options running_pool stack truncate_or_raise vectors width",
+    "Embedder": "forward ids_of paths resolve_options running_pool stack streamed truncate_or_raise vectors "
+    "vectors_of width",
     "Cache": "find keep report reported store vectors",
     "CallableEngine": "asked trace tokenize",
     "CodeContract": "bytes_of quantize",
@@ -86,10 +87,16 @@ def public_names() -> dict[str, Any]:
 PUBLIC = public_names()
 
 
+def parts(cls: type) -> list[type]:
+    """A class, and those that it is made of: `Embedder`'s methods stand by subject in bases of its own room."""
+    room = "refembed.embedder."
+    return [c for c in cls.__mro__ if c is cls or (cls.__module__.startswith(room) and c.__module__.startswith(room))]
+
+
 def public_methods(cls: type) -> Iterator[tuple[str, Any]]:
     """Methods and properties of a class that it defines itself and that users call."""
     left_out = INTERNAL.get(cls.__name__, "").split()
-    for name, value in vars(cls).items():
+    for name, value in (item for part in parts(cls) for item in vars(part).items()):
         wrapped = getattr(value, "__func__", value)
         callable_ = isinstance(wrapped, FunctionType) or isinstance(value, property)
         if callable_ and not name.startswith(("_", "test_")) and name not in left_out:
@@ -114,14 +121,18 @@ def test_a_formula_that_is_listed_exists(module: str, name: str) -> None:
 def test_a_method_that_is_left_out_exists(name: str) -> None:
     classes = [value for value in PUBLIC.values() if inspect.isclass(value) and value.__name__ == name]
     assert classes, f"INTERNAL: no public class {name}"
-    missing = [method for method in INTERNAL[name].split() if not any(method in vars(cls) for cls in classes)]
+    missing = [
+        method
+        for method in INTERNAL[name].split()
+        if not any(method in vars(part) for cls in classes for part in parts(cls))
+    ]
     assert not missing, f"INTERNAL: {name} does not define {missing}"
 
 
 def test_every_kind_of_public_object_is_collected() -> None:
     """Otherwise the tests below could pass for want of objects."""
     wanted = {
-        "refembed.embedder.Embedder", "refembed.errors.GGUFError", "refembed.gguf.writer.GGUFWriter",
+        "refembed.embedder.embedder.Embedder", "refembed.errors.GGUFError", "refembed.gguf.writer.GGUFWriter",
         "refembed.kernels.exact.rope.rope", "refembed.kernels.exact.attention.softmax",
         "refembed.kernels.exact.attention.slopes", "refembed.kernels.quant.dequant_kquants.q4_k",
         "refembed.kernels.quant.dequant_iquants.iq1_m", "refembed.kernels.quant.quantize_flat.q8_0",
@@ -154,8 +165,10 @@ def test_public_example_gives_what_it_shows(name: str, tmp_path: Path, monkeypat
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     report: list[str] = []
     with np.printoptions(precision=8, threshold=1000, edgeitems=3, linewidth=120, suppress=False, floatmode="maxprec"):
-        for test in finder.find(value, name, module=module, globs=dict(vars(module))):
-            runner.run(test, out=report.append)
+        for part in parts(value) if inspect.isclass(value) else [value]:
+            space = vars(importlib.import_module(part.__module__)) | vars(module)
+            for test in finder.find(part, name, module=False, globs=space):
+                runner.run(test, out=report.append)
     assert runner.tries > 0, f"{name}: no example ran"
     assert runner.failures == 0, "".join(report)
 

@@ -81,7 +81,8 @@ class EmbedBatch:
     ((2, 384), dtype('float16'), [None, "row 1 of column 'text': no text, but None"])
     >>> batch.width
     384
-    >>> EmbedBatch("minilm", expect=batch.fingerprint())({"text": ["a cat"]})["embedding"].shape  # as a worker does
+    >>> worker = EmbedBatch("minilm", dtype="float16", expect=batch.fingerprint())
+    >>> worker({"text": ["a cat"]})["embedding"].shape
     (1, 384)
     """
 

@@ -361,9 +361,10 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
             ordered(texts, "texts", "embed_iter([text]); a generator, a file's lines or a list will do")
         truncate = options.pop("truncate", False)
         resolved = self.resolve_options(**options)
-        stream: Iterator[Any] = (self.streamed(text, i, truncate) for i, text in enumerate(texts))
+        pool = self.running_pool() if self.tower is None else None  # whose processes take token ids alone
+        read: Callable[[Any, int, bool], Any] = self.streamed if pool is None else self.ids_of
+        stream: Iterator[Any] = (read(text, i, truncate) for i, text in enumerate(texts))
         batches = iter(lambda: take_batch(stream, batch_tokens), [])
-        pool = self.running_pool()
         found = pool.stream(batches, *resolved) if pool else (self.vectors_of(inputs, resolved) for inputs in batches)
         with Bar(None, wanted=progress) as bar:
             for vectors in found:

@@ -53,7 +53,8 @@ class Pools(EmbedderBase):
         The pool also stops when the Embedder is garbage collected. One text alone, `trace` and `forward` run here.
 
         Raises RequestError where a pool runs already, where texts that run together change each other's bits (`ggml`
-        with n_ubatch), or where processes end as they start; TypeError for an Embedder that `load` did not make.
+        with n_ubatch), on a GPU, or where processes end as they start; TypeError for an Embedder that `load` did not
+        make.
 
         >>> e = Embedder.load("minilm")
         >>> texts = ["a cat", "a dog", "hello"]
@@ -68,6 +69,8 @@ class Pools(EmbedderBase):
             raise RequestError(f"{n} processes: at least 1")
         if self.running_pool() is not None:
             raise RequestError("a pool of processes is running already", hint="stop_pool() ends it")
+        if self.ops.name == "cupy":
+            raise RequestError("numerics cupy: several processes would each take most of the one GPU's memory")
         if self.ops.name == "ggml" and self.batch_tokens:
             raise RequestError(
                 "texts that are computed together have bits that depend on their batch", hint="n_ubatch=0, no pool"
@@ -79,7 +82,10 @@ class Pools(EmbedderBase):
         weakref.finalize(self, self.pool.close)
 
     def stop_pool(self) -> None:
-        """End the processes of `start_pool`; nothing happens where there are none."""
+        """End the processes of `start_pool`; nothing happens where there are none.
+
+        >>> Embedder.load("minilm").stop_pool()
+        """
         pool, self.pool = self.running_pool(), None
         if pool is not None:
             pool.close()

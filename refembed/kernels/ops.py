@@ -1,9 +1,8 @@
 """What a forward pass may ask for: `Ops`, one method an operation. Start reading here.
 
 Architectures (refembed/model/) are written against `Ops` and know no arithmetic. Four files compute it: exact/ops.py
-(float64, the textbook), ggml/ops.py (llama.cpp's own roundings), fast/ops.py (`fast`, float32, compiled, and `int8`,
-which rounds more), cuda/ops.py (`cupy`, on a GPU); `numerics.load_ops` picks one by name. wrapper.py has what changes
-operations or looks on.
+(float64, the textbook), ggml/ops.py (llama.cpp's own roundings), fast/ops.py (float32, compiled; `int8` and `bf16`
+round more), cuda/ops.py (on a GPU). `load_ops` picks one by name; wrapper.py changes operations, or looks on.
 
 The examples below are in `exact` and small enough to check by hand:
 

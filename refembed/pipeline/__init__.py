@@ -9,6 +9,7 @@
     normalize  cut_and_normalize               (384), of length 1
 
 `Embedder.embed` calls them in this order. Command line, corpus writer, vector cache, server and `verify` call the same
-functions; docs/tour.md has the chain of calls. `processes`, `worker` and `messages` let other processes do the last
-four steps (`Embedder.start_pool`).
+functions; docs/tour.md has the chain of calls. `spans` has the chunks of a text that is read in one pass, `sparse` the
+weights of the vocabulary and a vector for each token. `processes`, `worker` and `messages` let other processes do the
+last four steps (`Embedder.start_pool`).
 """

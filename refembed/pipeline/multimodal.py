@@ -23,7 +23,7 @@ from refembed.pipeline.images import MARKER, ImageInput
 from refembed.tokenizer import Tokenizer
 
 ONE_MODEL = "an mmproj file belongs to one model, and is published next to it"
-NO_TOKEN = 0  # stands for a row of an image among token ids; it is not looked up
+NO_TOKEN = 0  # stands for a row of an image among token ids; the row takes the place of its embedding
 
 
 def check_tower(model: Model, tower: Tower, path: str, ops: Ops) -> None:

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refembed import Embedder, GGUFError, ModelError, RequestError, Trace, embedder
+from refembed import Embedder, GGUFError, ModelError, RequestError, Trace
+from refembed.embedder import embedder
 from refembed.gguf import open_gguf
 from refembed.pipeline.batches import UNEVEN, balance
 from refembed.testing.synthetic_lora import synthetic_lora

@@ -104,7 +104,8 @@ spinning_pool.start()
 wanted = e.embed(["the cat sat", "hello world"])
 held = threading.Event()
 ops = e.ops
-locks = [ops.packing, ops.graphs.lock, models.lock] + ([ops.integer.packing] if ops.integer else [])
+locks = [ops.packing, ops.panels.packing, ops.graphs.lock, models.lock]
+locks += [ops.rounded.panels.packing] if ops.rounded else []
 
 def hold():
     for lock in locks:

@@ -23,7 +23,7 @@ from refembed.kernels.cuda.array import DeviceArray, with_repeated
 from refembed.kernels.cuda.device import Device
 from refembed.kernels.cuda.image_ops import CudaImageOps
 from refembed.kernels.cuda.launch import Memory
-from refembed.kernels.cuda.state_ops import CudaStateOps, whole_numbers
+from refembed.kernels.cuda.state_ops import CudaStateOps, floats, whole_numbers
 from refembed.kernels.cuda.weights import DeviceWeights
 from refembed.kernels.exact.attention import by_head, mask_scores, slopes
 from refembed.kernels.exact.experts import expert
@@ -77,12 +77,12 @@ class Cupy(CudaStateOps, CudaImageOps):
         array = np.asarray(x, np.float32)
         return DeviceArray(self.device, self.device.upload(array), array.shape)
 
-    def numbers(self, x: I64, made: Callable[[I64], Any] = whole_numbers) -> Memory:
-        """What is made of whole numbers of the host, copied once for all layers: a copy waits for what was launched.
+    def numbers(self, x: Any, made: Callable[[Any], Any] = whole_numbers) -> Memory:
+        """What is made of an array of the host, copied once for all layers: a copy waits for what was launched.
 
-        x must not change. made: x as int64, or `tiles_of`
+        x must not change. made: x as int64 or float32, `tiles_of` ...
         """
-        recent: deque[tuple[I64, Any, Memory]] = self.own.__dict__.setdefault("recent", deque(maxlen=RECENT))
+        recent: deque[tuple[Any, Any, Memory]] = self.own.__dict__.setdefault("recent", deque(maxlen=RECENT))
         for known, how, memory in recent:
             if known is x and how is made:
                 return memory
@@ -323,13 +323,13 @@ class Cupy(CudaStateOps, CudaImageOps):
             return self.on_device(np.ascontiguousarray(y[:, :, :E]).reshape(len(y), -1))
         queries, keys, values = (self.on_device(x) for x in (q, k, v))
         out, mask = self.empty(queries.shape), spec.mask
-        more = None if bias is None else self.on_device(bias)
+        more = None if bias is None else self.numbers(bias, floats)
         tiles = int((-(-np.diff(offsets) // QUERIES)).sum())
         self.device.launch(
             kernel_for(D), (tiles, spec.n_head, 1), (32 * WARPS, 1, 1), queries.memory, keys.memory,
             values.memory, self.numbers(offsets), self.numbers(offsets, tiles_of), spec.n_head, spec.group, D,
             spec.scale, mask.causal, mask.window, WINDOW_KINDS[mask.kind], spec.soft_cap, self.slopes_of(spec),
-            None if more is None else more.memory, 0 if more is None else more.shape[1], self.optional(sinks),
+            more, 0 if bias is None else bias.shape[1], self.optional(sinks),
             out.memory,
         )  # fmt: skip
         return out

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refembed.arrays import I64, Float
+from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.cuda.array import DeviceArray
 from refembed.kernels.cuda.device import Device
@@ -23,6 +23,11 @@ CHANNELS = 64  # of a head that a block has, a thread for each
 def whole_numbers(x: I64) -> I64:
     """x as int64."""
     return np.asarray(x, np.int64)
+
+
+def floats(x: Float) -> F32:
+    """x as float32."""
+    return np.asarray(x, np.float32)
 
 
 def bounds_of(offsets: I64) -> I64:
@@ -49,8 +54,8 @@ class CudaStateOps(Ops):
         """x, or a copy of it, on the device."""
 
     @abstractmethod
-    def numbers(self, x: I64, made: Callable[[I64], Any] = whole_numbers) -> Memory:
-        """What is made of whole numbers of the host, copied."""
+    def numbers(self, x: Any, made: Callable[[Any], Any] = whole_numbers) -> Memory:
+        """What is made of an array of the host, copied."""
 
     @abstractmethod
     def optional(self, w: Tensor | None) -> Memory | None:

@@ -47,7 +47,7 @@ def locked(folder: Path, alone: bool) -> Iterator[None]:
         if alone:
             folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("ab")
-    except OSError:  # nothing there yet; or read-only, and then nobody writes
+    except OSError:  # nothing there yet; or read-only, and then no process writes
         yield
         return
     with lock, contextlib.ExitStack() as stack:

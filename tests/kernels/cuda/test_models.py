@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conformance.cases import load_texts
 from refembed import Embedder
 from refembed.gguf import open_gguf
 from refembed.kernels.cuda.ops import Cupy
@@ -27,7 +28,7 @@ from tests.model.bits import some_ids
 from tests.pooling.test_rerank import HEAD
 
 TEXTS = ["a cat sat on the mat", "x", "Der schnelle braune Fuchs.", "Hello, world!", ""]
-NEAR = 2e-12  # 1 - cos to `exact`; measured on these texts: 1.1e-12. The numerics promises 1e-6
+NEAR = 3e-12  # 1 - cos to `exact`; measured: 1.1e-12 on these texts, 1.8e-12 on all of the suite. 1e-6 is promised
 FAR = 1.2e-5  # largest difference of hidden states over the largest value; measured 5.9e-6 (qwen3next), as for `fast`
 SOME = ("bert", "modern-bert", "qwen3", "gemma3", "gpt-oss", "bloom", "t5encoder", "qwen3next", "mamba2", "rwkv7")
 
@@ -47,6 +48,14 @@ def test_minilm_is_near_the_definition_and_texts_stand_alone(minilm: Path, built
         assert e.embed(TEXTS[i]).tobytes() == got[i].tobytes()
     backwards: Any = e.embed(TEXTS[::-1])
     assert backwards[::-1].tobytes() == got.tobytes()
+
+
+@pytest.mark.slow
+def test_minilm_is_near_the_definition_on_every_text_of_the_suite(minilm: Path, built: Path) -> None:
+    exact, e = Embedder.load(minilm, numerics="exact"), on_cpu(minilm, built)
+    texts = [text.data for text in load_texts().values()]
+    pairs = zip(exact.embed(texts, truncate=True), e.embed(texts, truncate=True), strict=True)
+    assert max(cosine_distance(x.astype(float), y.astype(float)) for x, y in pairs) <= NEAR
 
 
 def check(path: Path, built: Path) -> None:
