@@ -41,13 +41,13 @@ bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow --hypothesis-profile=ci
+	$(BIN)/python -m pytest -m "slow and not peers" --hypothesis-profile=ci
 
 test-attack: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not peers" tests/attack tests/server/test_attacks.py tests/kernels/fast/test_interrupts.py $(ARGS)
 
 test-peers: .venv-peers/.done
-	.venv-peers/bin/python -m pytest -m "peers and not slow"
+	.venv-peers/bin/python -m pytest -m "peers and not slow" $(ARGS)
 
 .venv-peers/.done: pyproject.toml
 	$(PYTHON) -m venv .venv-peers

@@ -122,7 +122,7 @@ def angles_of(run: Run, r: Rope) -> tuple[str, str, dict[str, str]]:
     operands = {"base": base, "n": n}
     if r.factors is not None:
         text, python = f"{text} / f[i]", f"{python} / np.array(f)"
-        operands["f"] = f"{r.factors.name} = {r.factors.dequantize().tolist()}"
+        operands["f"] = f"{r.factors.name} = {r.factors.dequantize().ravel()[:half].tolist()}"
     if r.freq_scale != 1:
         text, python = f"{text} / c", f"{python} / c"
         operands["c"] = number(run, "rope.scaling.factor", float(np.float32(1 / r.freq_scale)))
