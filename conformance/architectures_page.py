@@ -33,6 +33,10 @@ KINDS = {
     "of 64 or more": "models of 64 layers or more",
     "keys": "layers with keys of their own", "sees all": "where a layer has no window",
     "per layer": "where there are per-layer inputs",
+    "queries at once": "where queries come of one matrix",
+    "queries through a rank": "where queries come of a short vector",
+    "absorbed": "where the file has attn_k_b", "not absorbed": "where it has attn_kv_b",
+    "one value": "layers whose values come of one matrix", "value experts": "layers whose values experts make",
 }  # fmt: skip
 COMMENT = re.compile(r"^    (\w+): .*?  # (.*)$", re.MULTILINE)
 
@@ -54,8 +58,9 @@ optional tensor is there once and once not:
 
 Shapes are rows first, GGUF's `ne` reversed. V words, C channels, P places, H heads, K heads of keys, D width of a head,
 HD = H D, KD = K D, F width of feed-forward, X experts, R labels, rot channels of a head that turn, E width of a
-per-layer input, LE = layers times E, exp width of an expert, shexp of the one that all tokens take, out length of a
-vector.
+per-layer input, LE = layers times E, exp width of an expert, shexp of the one that all tokens take, VX experts of
+values, rq and rkv lengths of the short vectors that queries, keys and values come of, Dk and Dv widths of a head's keys
+and values, nope channels of a key that do not turn, out length of a vector.
 Keys that every architecture reads: {common}. Where a tensor's shape does not fit its keys, where
 one is missing, or is there and means nothing, the file is refused with one message, as llama.cpp refuses it.
 """
