@@ -394,7 +394,8 @@ def test_memory_does_not_grow_with_the_corpus(tiny: Path, tmp_path: Path) -> Non
     for n in (2000, 80_000):
         code = CHILD.replace(
             "texts =",
-            "z = np.zeros(384, np.float32)\ne.vectors = lambda ids, *_: [z] * len(ids)\ne.width = lambda how: 384\ntexts =",
+            "z = np.zeros(384, np.float32)\ne.vectors = lambda ids, *_: [z] * len(ids)\n"
+            "e.width = lambda how: 384\ntexts =",
         )
         code = f"import numpy as np, resource{code}print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         out = subprocess.run(
