@@ -204,14 +204,18 @@ def run(args: argparse.Namespace) -> None:
             for row in args.rows:
                 print(ROWS[row].about, flush=True)
                 results["rows"][row] = measure(workers, row, token_ids(ROWS[row], n_vocab), args.seconds)
+                if args.keep:  # after each row, so that nothing is lost
+                    keep(results)
         finally:
             for worker in workers.values():
                 worker.close()
-    results["load"].append(os.getloadavg()[0])
-    results["when"] = f"{datetime.now(timezone.utc):%d %B %Y}"
-    if args.keep:
-        name = machine.slug(results["machine"])
-        replace(FOLDER / f"tradeoff-{name}.json", json.dumps(results, indent=1) + "\n")
+
+
+def keep(results: dict[str, Any]) -> None:
+    """Write what was measured so far."""
+    ended = {"load": [results["load"][0], os.getloadavg()[0]], "when": f"{datetime.now(timezone.utc):%d %B %Y}"}
+    name = machine.slug(results["machine"])
+    replace(FOLDER / f"tradeoff-{name}.json", json.dumps(results | ended, indent=1) + "\n")
 
 
 def speed(found: dict[str, Any] | None) -> str:
