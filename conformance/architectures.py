@@ -297,10 +297,14 @@ def traced(e: Embedder, v: Variant, theirs: Trace, row: Row) -> list[LocalDiffer
 
 
 def peak(x: Any, y: Any) -> float:
-    """max |x - y| / max |y|, 0/0 is 0; infinite where anything is not finite."""
+    """max |x - y| / max |y|, 0/0 is 0; infinite where anything is not finite, but in both the same infinity (masks)."""
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    masked = np.isinf(b) & (a == b)
+    a, b = np.where(masked, 0, a), np.where(masked, 0, b)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.inf
     gap, most = float(np.abs(a - b).max(initial=0)), float(np.abs(b).max(initial=0))
-    return 0.0 if gap == 0 else gap / most if np.isfinite(gap) and most else math.inf
+    return 0.0 if gap == 0 else gap / most if most else math.inf
 
 
 def kind_of(d: LocalDifference, v: Variant) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -10,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -208,6 +210,22 @@ def test_measured_rows_need_all_three_numerics() -> None:
 def failures(variants: list[Variant]) -> dict[str, list[str]]:
     found = run(variants, load_own_bounds(), cores())
     return {f"{r.arch}/{r.variant}, {r.numerics}": r.failed for rows in found for r in rows if r.failed}
+
+
+def test_no_bound_is_infinite() -> None:
+    """One would let anything pass."""
+    bounds = load_own_bounds()
+    rows = [(section, name, row) for section, rows in bounds.tables.items() for name, row in rows.items()]
+    assert len(rows) > 600
+    assert [(section, name) for section, name, row in rows if not 0 <= row.bound < math.inf] == []
+
+
+def test_an_error_is_of_what_is_finite_and_of_masks_that_differ() -> None:
+    inf = np.inf
+    assert table.peak([1.0, 3.0, -inf], [1.0, 2.0, -inf]) == 0.5
+    assert table.peak([-inf, 1.0], [-inf, 1.0]) == 0
+    for x, y in (([1.0, -inf], [1.0, 2.0]), ([1.0, 2.0], [1.0, -inf]), ([inf], [-inf]), ([np.nan], [1.0])):
+        assert table.peak(x, y) == inf
 
 
 @pytest.mark.oracle
