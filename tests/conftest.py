@@ -55,6 +55,19 @@ def running_thread_pool() -> None:
     spinning_pool.start()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def threads_as_they_were() -> Iterator[None]:
+    """Models share the number of threads given last: what a file's tests choose is undone behind it, BLAS included."""
+    from refembed.kernels import blas, threads
+
+    before, blas_before = list(threads.chosen), list(blas.chosen)
+    yield
+    if (threads.chosen, blas.chosen) != (before, blas_before):
+        blas.limit(blas_before[0] if blas_before else threads.available())
+        threads.chosen[:], blas.chosen[:] = before, blas_before
+        threads.workers.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers with random weights."""

@@ -22,7 +22,7 @@ from refembed.kernels.threads import WORTH_SHARING, parallel_for, parallel_map
 
 @pytest.fixture(autouse=True)
 def cores_as_they_were() -> Iterator[None]:
-    """Tests choose a number of cores; what was before comes back."""
+    """Each test chooses a number of cores; what was before comes back."""
     before, blas_before = list(threads.chosen), list(blas.chosen)
     yield
     threads.chosen[:], blas.chosen[:] = before, blas_before
