@@ -28,9 +28,7 @@ class Batch:
     pos: I64  # (T) a token's place in its own sequence, from 0
     offsets: I64  # (S+1) sequence s is rows offsets[s]:offsets[s+1]
     images: tuple[ImageRows, ...] = ()  # of the one text, where there are any
-    streams: I64 | None = (
-        None  # (3, T) places in time, by row and by column, where an image has such; None: all are pos
-    )
+    streams: I64 | None = None  # (3, T) places in time, by row, by column, where images have such; None: all are pos
 
 
 def pack(sequences: Sequence[Sequence[int]]) -> Batch:

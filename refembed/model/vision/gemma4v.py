@@ -26,7 +26,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionSpec, Ops, Rope, Tap
 from refembed.model.trace import TapExcept, at_layer
 from refembed.model.vision.hparams import TowerTraits, VisionHparams
-from refembed.model.vision.preprocess import Size, fit, keep_ratio, normalized
+from refembed.model.vision.preprocess import Size, fit, normalized, whole_squares
 from refembed.model.weights import blocks, tensor
 
 TRAITS = TowerTraits(n_merge=3, marks=("<|image>", "<image|>"))
@@ -75,9 +75,7 @@ def check(hp: VisionHparams, path: str) -> None:
 
 def size(given: Size, hp: VisionHparams) -> Size:
     """Width and height of what the tower reads of an image: whole squares of patches, as many as TOKENS allows."""
-    side = hp.patch_size * hp.n_merge
-    least, most = (n * side**2 for n in TOKENS)
-    return keep_ratio(given, side, least, most)
+    return whole_squares(given, hp.patch_size * hp.n_merge, TOKENS)
 
 
 def pixels(image: U8, hp: VisionHparams) -> F32:

@@ -51,6 +51,16 @@ def keep_ratio(given: Size, side: int, least: int, most: int) -> Size:
     return Size(w, h)
 
 
+def whole_squares(given: Size, side: int, tokens: tuple[int, int]) -> Size:
+    """`keep_ratio` of a tower that makes a token of each square of `side` pixels: at least and at most so many.
+
+    >>> whole_squares(Size(100, 50), 16, (1, 4))  # 6 x 3 squares would be 18
+    Size(width=32, height=16)
+    """
+    least, most = (n * side**2 for n in tokens)
+    return keep_ratio(given, side, least, most)
+
+
 def half_up(x: np.float32) -> int:
     """The nearest whole number, halves upward (std::round of what is not negative).
 
