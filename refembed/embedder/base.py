@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refembed.arrays import F32, Float
 from refembed.gguf import GGUFFile
@@ -13,9 +13,11 @@ from refembed.model import Model
 from refembed.model.info import Info
 from refembed.model.vision import Tower
 from refembed.pipeline.inputs import Input
-from refembed.pipeline.processes import ProcessPool
 from refembed.pipeline.vectors import VectorOptions
 from refembed.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # 10 ms that only pools pay
+    from refembed.pipeline.processes import ProcessPool
 
 
 class EmbedderBase(ABC):

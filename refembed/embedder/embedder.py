@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -37,7 +37,6 @@ from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
 from refembed.pipeline.images import has_image
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
 from refembed.pipeline.multimodal import check_tower
-from refembed.pipeline.processes import ProcessPool
 from refembed.pipeline.progress import Bar
 from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool
@@ -46,6 +45,9 @@ from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.pooling.poolers import resolve_pooling
 from refembed.tokenizer import Tokenizer, load_tokenizer
 from refembed.tokenizer.pairs import encode_pair
+
+if TYPE_CHECKING:  # 10 ms that only pools pay
+    from refembed.pipeline.processes import ProcessPool
 
 BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes no bits
 FORWARD_TOKENS = 256  # of one forward pass of `fast`: few enough that hidden states stay in a core's own cache

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import weakref
+from typing import TYPE_CHECKING
 
 from refembed.embedder.base import EmbedderBase
 from refembed.errors import RequestError
 from refembed.kernels.quant.row_blocks import in_bytes
 from refembed.kernels.threads import cores
 from refembed.model.batch import pack
-from refembed.pipeline.processes import ProcessPool
 from refembed.pipeline.vectors import forward_and_pool
+
+if TYPE_CHECKING:  # 10 ms that only pools pay
+    from refembed.pipeline.processes import ProcessPool
 
 WARMING = (1, 8, 30, 100, 300)  # tokens: a few rows, panels, rows of panels, longer than captured graphs are
 
@@ -64,6 +67,8 @@ class Pools(EmbedderBase):
         True
         >>> e.stop_pool()
         """
+        from refembed.pipeline.processes import ProcessPool
+
         n = cores() if processes is None else processes
         if n < 1:
             raise RequestError(f"{n} processes: at least 1")

@@ -233,7 +233,7 @@ def test_memory_is_divided(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr("refembed.embedder.pools.ProcessPool", Pool)
+    monkeypatch.setattr("refembed.pipeline.processes.ProcessPool", Pool)
     Embedder.load(tiny, memory_budget=1000).start_pool(2, threads=3)
     Embedder.load(tiny, memory_budget="mapped").start_pool(4, threads=1)
     assert seen == [(500, 2, 3), (0, 4, 1)]
