@@ -1,0 +1,75 @@
+"""Layouts of llama.cpp's structures: what one leaves in memory passes for no other, and older ones are what they were.
+
+The sizes are those of C: llama.h's declarations of that build, compiled by hand into sums of field sizes.
+"""
+
+import ctypes as ct
+
+import pytest
+
+from refembed.verify.engines import llamacpp_layouts as layouts
+from refembed.verify.engines.llamacpp_abi import ANY, defaults_of, layout_misfits, structure
+
+TABLES = {"model": layouts.MODEL_LAYOUTS, "context": layouts.CONTEXT_LAYOUTS}
+PAIRS = [(table, a, b) for table, known in TABLES.items() for a in known for b in known if a != b]
+
+
+class Library:
+    """A library of one function, which fills a structure as a build with these fields does."""
+
+    def __init__(self, fields):
+        made = structure("made", fields)
+        self.value = made(*(4 if d is ANY else defaults_of(d)[0] for _, _, d in fields))
+
+    def __getitem__(self, name):
+        return self
+
+    def __call__(self, address=None):
+        """As C returns a large structure: into memory of the caller's, or as ctypes hands it on."""
+        if address is not None:
+            ct.memmove(address, ct.addressof(self.value), ct.sizeof(self.value))
+            return address
+        room = self.restype()
+        ct.memmove(ct.addressof(room), ct.addressof(self.value), ct.sizeof(self.value))
+        return room
+
+
+def misfits(fields, library):
+    return layout_misfits(library, "default_params", structure("seen", fields), fields)
+
+
+@pytest.mark.parametrize(("table", "label"), [(t, label) for t, known in TABLES.items() for label in known])
+def test_a_layout_fits_what_it_describes(table, label):
+    fields = TABLES[table][label]
+    assert misfits(fields, Library(fields)) == []
+
+
+@pytest.mark.parametrize(("table", "made", "read"), PAIRS)
+def test_no_layout_passes_for_another(table, made, read):
+    """Whichever defaults a build has, one field at least is not where the other layout looks for it."""
+    assert misfits(TABLES[table][read], Library(TABLES[table][made]))
+
+
+@pytest.mark.parametrize(
+    ("table", "label", "size"),
+    [
+        ("model", "b3995", 72),  # int32 x 3 and padding 16, five pointers 40 ... with four bools and padding 8: 72
+        ("context", "b3995", 128),
+    ],
+)
+def test_sizes_are_those_of_the_header(table, label, size):
+    assert ct.sizeof(structure("made", TABLES[table][label])) == size
+
+
+def test_every_layout_names_a_field_once():
+    for known in TABLES.values():
+        for fields in known.values():
+            names = [name for name, _, _ in fields]
+            assert len(names) == len(set(names))
+
+
+def test_a_change_of_a_field_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="no such field: flash_atn"):
+        layouts.changed(layouts.CONTEXT_NEWEST, "flash_atn")
+    with pytest.raises(ValueError, match="no such field: vocab"):
+        layouts.changed(layouts.MODEL_NEWEST, put={"vocab": layouts.u8(new=0)})
