@@ -43,13 +43,13 @@ class Build:
     registry: str  # "PyPI" or "npm"
     file: str  # of the package
     sha256: str  # of that file
-    number: int  # of llama.cpp's build
-    date: str  # of llama.cpp's commit, or of the month where only that is known
+    number: int  # of llama.cpp's build; where the package does not say it, about where its words place it
     libraries: str  # "one file" or "separate"
     model_layout: str  # of llamacpp_layouts, which the library itself confirms when it is opened
     context_layout: str
     needs: str  # instructions: "AVX2", "AVX512F"
     cpu: str = ""  # which of the package's libraries for processors; "" where it has one
+    about: bool = False  # whether the number is not the package's own
     profile: str = ""  # of `--profile` in the `ggml` numerics: the one that has this build's bits; "" where none has
 
     @property
@@ -232,7 +232,7 @@ def as_toml(table: str, row: Build | Refused) -> str:
     for f in fields(row):
         value = getattr(row, f.name)
         if value != f.default:
-            lines.append(f"{f.name} = {value if isinstance(value, int) else quoted(value)}")
+            lines.append(f"{f.name} = {quoted(value) if isinstance(value, str) else str(value).lower()}")
     return "\n".join(lines) + "\n"
 
 

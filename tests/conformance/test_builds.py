@@ -60,7 +60,7 @@ def test_a_row_that_cannot_be_is_refused(tmp_path, change, message):
 
 
 def test_a_row_with_an_unknown_field_and_a_row_twice_are_refused(tmp_path):
-    with pytest.raises(RequestError, match="a row has build"):
+    with pytest.raises(RequestError, match="a row has about"):
         load_builds(table(tmp_path, more='[[build]]\npackage = "x"\ncolour = "red"\n'))
     with pytest.raises(RequestError, match="two rows have one package"):
         load_builds(table(tmp_path, ROW, ROW))

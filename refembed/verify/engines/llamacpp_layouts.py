@@ -1,10 +1,11 @@
 """llama_model_params and llama_context_params as include/llama.h has had them, build by build.
 
-A layout is the one before it in time with fields put in or taken out; the tables go backwards from the newest. Each is
-named after the first build that has it: "b10751" serves from build 10751 to the next layout's. Where fields that do not
-matter here moved, or only a default changed, there is no layout of its own: a field may have several defaults.
+A layout is the newer one with fields put in or taken out; the tables go backwards from the newest. Each is named after
+the oldest build of conformance/builds.toml that has it; it serves up to the next layout's. Where only a default changed,
+there is no layout of its own: a field may have several defaults. Neither is there for a bool that is 0 unless set, and
+lies where the older structure had padding (kv_unified, no_host, no_alloc, load_mtp): an older library never reads it.
 
-No layout passes for another: what one of them leaves in memory is refused by all others (the tests try every pair).
+The first that fits is the right one: no newer layout takes an older one's defaults for its own (the tests try each).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Fields: TypeAlias = "Sequence[Field]"
 
 MODEL_NEWEST: Fields = [
     *rows(ct.c_void_p, devices=None, tensor_buft_overrides=None),
-    *rows(ct.c_int32, n_gpu_layers=(-1, 0, 99, 999), split_mode=1, load_mode=-1, lazy_mode=1, main_gpu=0),
+    *rows(ct.c_int32, n_gpu_layers=(-1, 0, 99, 999), split_mode=1, load_mode=(-1, 1), lazy_mode=1, main_gpu=0),
     *rows(ct.c_void_p, tensor_split=None, progress_callback=None, progress_user_data=None, kv_overrides=None),
     *rows(ct.c_uint8, vocab_only=0, check_tensors=0, use_extra_bufts=1, no_host=0, no_alloc=0, load_mtp=0),
 ]
@@ -71,34 +72,28 @@ def history(newest: str, fields: Fields, *older: tuple[str, str, Mapping[str, Fi
 
 
 MODEL_LAYOUTS: dict[str, Fields] = history(
-    "b10837",
+    "b10809",
     MODEL_NEWEST,
-    ("b10335", "lazy_mode", {}),
-    ("b10133", "load_mtp", {}),
-    ("b7786", "load_mode", {"vocab_only": u8(use_mmap=1, use_direct_io=(0, 1), use_mlock=0)}),
-    ("b7400", "use_direct_io", {}),
-    ("b6700", "no_alloc", {}),
-    ("b6000", "no_host", {}),
-    ("b5028", "use_extra_bufts", {}),
-    ("b4500", "tensor_buft_overrides", {}),
-    ("b4178", "", {"tensor_split": rows(ct.c_void_p, rpc_servers=None)}),
-    ("b3995", "devices", {}),
+    ("b10133", "lazy_mode", {}),
+    ("b7827", "load_mode load_mtp", {"vocab_only": u8(use_mmap=1, use_direct_io=(0, 1), use_mlock=0)}),
+    ("b6123", "use_direct_io", {}),
+    ("b5129", "use_extra_bufts no_host no_alloc", {}),
+    ("b4600", "tensor_buft_overrides", {}),
+    ("b4291", "", {"tensor_split": rows(ct.c_void_p, rpc_servers=None)}),
 )
 CONTEXT_LAYOUTS: dict[str, Fields] = history(
-    "b11413",
+    "b11520",
     CONTEXT_NEWEST,
-    ("b10603", "moe_cache_size", {}),
+    ("b10361", "moe_cache_size", {}),
     ("b9642", "n_outputs_max_per_seq", {}),
-    ("b9209", "n_outputs_max ctx_other", {}),
-    ("b7400", "n_rs_seq ctx_type", {}),
-    ("b6325", "samplers n_samplers", {}),
-    ("b5920", "flash_attn_type", {"offload_kqv": u8(flash_attn=0)}),
-    ("b5430", "kv_unified", {}),
-    ("b5340", "swa_full", {}),
-    ("b5310", "op_offload", {}),
+    ("b9538", "ctx_other", {}),
+    ("b9209", "n_outputs_max", {}),
+    ("b7827", "n_rs_seq ctx_type", {}),
+    ("b6431", "samplers n_samplers", {}),
+    ("b5456", "flash_attn_type", {"offload_kqv": u8(flash_attn=0)}),
     (
-        "b3995",
-        "embeddings offload_kqv flash_attn no_perf",
+        "b4291",
+        "embeddings offload_kqv flash_attn no_perf op_offload swa_full kv_unified",
         {"type_v": u8(logits_all=0, embeddings=0, offload_kqv=1, flash_attn=0, no_perf=1)},
     ),
 )

@@ -7,12 +7,13 @@ the last two years are driven alike: what has been renamed since is found under 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as ct
 import importlib.util
 import mmap
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,8 @@ PINNED = "2026.10.11549"  # every bound in this project is measured against this
 INSTALL = f'pip install "xllamacpp=={PINNED}"'
 
 # separate libraries in the order in which they are loaded; wheels rename those they bundle: libgomp-a34b3233.so.1.0.0
-BUNDLED, SUFFIX = r"(-[0-9a-f]{8})?", r"\.(so|dylib)?[.\w]*"
-SEPARATE = [f"{stem}{BUNDLED}{SUFFIX}" for stem in ("libgomp", "libggml-base", "libggml-cpu", "libggml-rpc", "libggml")]
-SEPARATE.append(f"libllama{SUFFIX}")
+BUNDLED, SUFFIX = r"-[0-9a-f]{8}", r"\.[.\w]+"
+STEMS = ("libgomp", "libggml-base", "libggml-cpu", "libggml-rpc", "libggml", "libllama")
 
 PTR, INT, STR, BOOL, SIZE = ct.c_void_p, ct.c_int32, ct.c_char_p, ct.c_bool, ct.c_size_t
 TEXT = ct.POINTER(ct.c_char)
@@ -121,19 +121,25 @@ class Library:
     def __init__(self, lib: str | None = None, cpu: str | None = None) -> None:
         self.parts: list[ct.CDLL] = []
         self.files = [wheel_file()] if lib is None else library_files(Path(lib))
-        for file in self.files:
-            self.load(file)
+        self.load_all(self.files)
         self.declare()
         self.check()
         if lib is not None and Path(lib).is_dir():
             self.load_backends(Path(lib), cpu)
 
-    def load(self, file: Path) -> None:
-        """Load one file; its functions come after those of the files before it."""
-        try:
-            self.parts.append(ct.CDLL(os.fspath(file)))
-        except OSError as e:
-            raise EngineError(f"{file}: cannot be loaded: {e}") from None
+    def load_all(self, files: Sequence[Path]) -> None:
+        """Load files, each once those that it needs are there: what wheels bundle comes in no order."""
+        waiting, failed = list(files), {}
+        while waiting:
+            for file in waiting:
+                try:
+                    self.parts.append(ct.CDLL(os.fspath(file)))
+                except OSError as e:
+                    failed[file] = e
+            left = [file for file in waiting if file in failed]
+            if len(left) == len(waiting):
+                raise EngineError(f"{left[-1]}: cannot be loaded: {failed[left[-1]]}")
+            waiting, failed = left, {}
 
     def name_of(self, name: str) -> str:
         """The name under which this build has a function, its own where it has none."""
@@ -174,11 +180,10 @@ class Library:
             ask = self["llama_build_number"]
             ask.restype, ask.argtypes = ct.c_int, ()
             return int(ask())
-        for part in self.parts:
-            try:
+        common = sorted(self.files[-1].parent.glob("libllama-common*"))  # of newer separate libraries
+        for part in [*self.parts, *(ct.CDLL(os.fspath(f)) for f in common[:1])]:
+            with contextlib.suppress(ValueError):
                 return ct.c_int.in_dll(part, "LLAMA_BUILD_NUMBER").value
-            except ValueError:
-                continue
         return 0
 
     def clear_memory(self, context: int) -> bool:
@@ -249,21 +254,22 @@ def library_files(lib: Path) -> list[Path]:
     libggml-cpu that libggml is linked with), or one extension file that exports the C API.
     """
     shared = sorted(f for f in (lib if lib.is_dir() else lib.parent).glob("*") if is_shared(f.name))
-    found = [next((f for f in shared if re.fullmatch(pattern, f.name)), None) for pattern in SEPARATE]
-    whole = [lib] if lib.is_file() else [f for f in shared if exports_llama(f)][:1] if found[-1] is None else []
-    if whole:
-        return [f for f in (found[0], *whole) if f]
-    if found[-1] is None:
+    separate = [next((f for f in shared if re.fullmatch(stem + SUFFIX, f.name)), None) for stem in STEMS]
+    bundled = [f for f in shared if re.search(BUNDLED + SUFFIX, f.name) and not f.name.startswith("libllama")]
+    main = [f for f in separate if f and lib.is_dir()]
+    if separate[-1] is None or lib.is_file():
+        main = [lib] if lib.is_file() else [f for f in shared if exports_llama(f)][:1]
+    if not main:
         raise EngineError(
             f"{lib}: no libllama.so in it, and no file that exports llama.cpp's C API",
             hint="give the folder of a llama.cpp build's libraries",
         )
-    return [f for f in found if f]
+    return bundled + main
 
 
 def is_shared(name: str) -> bool:
     """Whether a file name is that of a shared library, or of an extension of Python or Node.js."""
-    return bool(re.search(r"\.(so|dylib|pyd|node)(\.\d+)*$", name))
+    return bool(re.search(r"\.(so|dylib|pyd|node)(\.\d+[a-z]?)*$", name))
 
 
 def exports_llama(file: Path) -> bool:

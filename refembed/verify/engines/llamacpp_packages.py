@@ -4,13 +4,14 @@
     LlamaCpp("model.gguf", lib=folder)       # or lib="....whl" right away
 
 Every shared library of the package lands in one folder of the cache, whatever folder it had. Left out are the
-backends of other hardware, whose libraries are large and are not on every machine.
+backends of other hardware, whose libraries are large and are not on every machine. Where this machine's C library is
+older than the one that a package was compiled with, `older_glibc` says what is done about it.
 """
 
 from __future__ import annotations
 
+import platform
 import re
-import shutil
 import tarfile
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from refembed.errors import EngineError
 from refembed.gguf.digest import sha256_of
 from refembed.hub.cache import at_work, cache_folder, move
 from refembed.verify.engines.llamacpp_lib import is_shared
+from refembed.verify.engines.older_glibc import for_older_glibc
 
 OTHER_HARDWARE = re.compile(r"cuda|vulkan|kompute|rocm|hip|sycl|opencl|metal")
 SUFFIXES = (".whl", ".tgz")
@@ -49,14 +51,21 @@ def unpack(package: Path) -> Path:
             for name, data in libraries(package):
                 target = made / name
                 if not target.exists():
-                    with data, target.open("wb") as out:
-                        shutil.copyfileobj(data, out, 1 << 20)
+                    with data:
+                        content = data.read()
+                    target.write_bytes(for_older_glibc(content) if has_older_glibc() else content)
         except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as e:
             raise EngineError(f"{package}: cannot be unpacked: {e}") from None
         if not any(made.iterdir()):
             raise EngineError(f"{package}: there is no shared library for a CPU in it")
         move(made, place)
     return place
+
+
+def has_older_glibc() -> bool:
+    """Whether this machine's C library is a glibc before 2.38."""
+    name, version = platform.libc_ver()
+    return name == "glibc" and tuple(map(int, version.split(".")[:2])) < (2, 38)
 
 
 def libraries(package: Path) -> Iterator[tuple[str, IO[bytes]]]:
