@@ -2,10 +2,10 @@
 
 A layout is the newer one with fields put in or taken out; the tables go backwards from the newest. Each is named after
 the oldest build of conformance/builds.toml that has it; it serves up to the next layout's. Where only a default changed,
-there is no layout of its own: a field may have several defaults. Neither is there for a bool that is 0 unless set, and
-lies where the older structure had padding (kv_unified, no_host, no_alloc, load_mtp): an older library never reads it.
+there is no layout of its own: a field may have several defaults.
 
-The first that fits is the right one: no newer layout takes an older one's defaults for its own (the tests try each).
+The first that fits serves: no newer layout takes an older one's defaults for its own, unless all that it has more is a
+bool where the older structure had padding (kv_unified, no_host, no_alloc, load_mtp), which an older library never reads.
 """
 
 from __future__ import annotations
@@ -74,10 +74,13 @@ def history(newest: str, fields: Fields, *older: tuple[str, str, Mapping[str, Fi
 MODEL_LAYOUTS: dict[str, Fields] = history(
     "b10809",
     MODEL_NEWEST,
-    ("b10133", "lazy_mode", {}),
-    ("b7827", "load_mode load_mtp", {"vocab_only": u8(use_mmap=1, use_direct_io=(0, 1), use_mlock=0)}),
-    ("b6123", "use_direct_io", {}),
-    ("b5129", "use_extra_bufts no_host no_alloc", {}),
+    ("b10335", "lazy_mode", {}),
+    ("b10133", "load_mtp", {}),
+    ("b7827", "load_mode", {"vocab_only": u8(use_mmap=1, use_direct_io=(0, 1), use_mlock=0)}),
+    ("b7551", "use_direct_io", {}),
+    ("b6845", "no_alloc", {}),
+    ("b6123", "no_host", {}),
+    ("b5129", "use_extra_bufts", {}),
     ("b4600", "tensor_buft_overrides", {}),
     ("b4291", "", {"tensor_split": rows(ct.c_void_p, rpc_servers=None)}),
 )
@@ -90,10 +93,11 @@ CONTEXT_LAYOUTS: dict[str, Fields] = history(
     ("b9209", "n_outputs_max", {}),
     ("b7827", "n_rs_seq ctx_type", {}),
     ("b6431", "samplers n_samplers", {}),
-    ("b5456", "flash_attn_type", {"offload_kqv": u8(flash_attn=0)}),
+    ("b6123", "flash_attn_type", {"offload_kqv": u8(flash_attn=0)}),
+    ("b5456", "kv_unified", {}),
     (
         "b4291",
-        "embeddings offload_kqv flash_attn no_perf op_offload swa_full kv_unified",
+        "embeddings offload_kqv flash_attn no_perf op_offload swa_full",
         {"type_v": u8(logits_all=0, embeddings=0, offload_kqv=1, flash_attn=0, no_perf=1)},
     ),
 )
