@@ -31,6 +31,7 @@ from conformance.toml import write_whole
 from refembed.arrays import F32
 from refembed.errors import EngineError, RequestError
 from refembed.verify.engines.llamacpp import LlamaCpp
+from refembed.verify.engines.llamacpp_layouts import CONTEXT_LAYOUTS, MODEL_LAYOUTS, places
 
 DATA, VECTORS = FOLDER / "history.json", FOLDER / "history.npz"
 MODELS = ("minilm-f32", "minilm-f16", "minilm-q8_0", "minilm-q4_0", "minilm-q4_k_m")
@@ -155,10 +156,15 @@ def ask_build(build: Build, history: History, archs: Iterable[str], report: Call
 
 
 def check_layouts(build: Build, engine: LlamaCpp) -> None:
-    """EngineError where the library confirms other layouts than the row names."""
-    wanted = {"model": build.model_layout, "context": build.context_layout}
-    if engine.facts["layouts"] != wanted:
-        raise EngineError(f"{build.id}: builds.toml has layouts {wanted}, the library has {engine.facts['layouts']}")
+    """EngineError where a field that the row's layouts have is elsewhere in the layouts that the library confirms."""
+    for what, layouts, label in (
+        ("model", MODEL_LAYOUTS, build.model_layout),
+        ("context", CONTEXT_LAYOUTS, build.context_layout),
+    ):
+        found = engine.facts["layouts"][what]
+        ours, theirs = (places(layouts[name]) for name in (label, found))
+        if any(theirs[field] != ours[field] for field in ours.keys() & theirs.keys()):
+            raise EngineError(f"{build.id}: builds.toml has the {what} layout {label}, the library has {found}")
 
 
 def ask_architecture(build: Build, variant: Variant, found: Answers, history: History) -> None:

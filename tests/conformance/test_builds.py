@@ -111,10 +111,13 @@ def test_a_build_that_is_not_fetched_says_how(tmp_path, monkeypatch):
 
 def test_a_library_with_other_layouts_than_its_row_is_refused():
     class Engine:
-        facts = {"layouts": {"model": ROW.model_layout, "context": "b1"}}  # noqa: RUF012
+        facts = {"layouts": {"model": ROW.model_layout, "context": "b9538"}}  # noqa: RUF012
 
-    with pytest.raises(EngineError, match=r"builds\.toml has layouts"):
+    with pytest.raises(EngineError, match=r"builds\.toml has the context layout b4291, the library has b9538"):
         history.check_layouts(ROW, Engine())
+    near = dataclasses.replace(ROW, context_layout="b5456")  # kv_unified lies in padding there
+    Engine.facts["layouts"]["context"] = "b6123"
+    history.check_layouts(near, Engine())
 
 
 def test_numbers_and_instructions_of_packages():

@@ -14,7 +14,7 @@ import ctypes as ct
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from refembed.verify.engines.llamacpp_abi import ANY, Field, rows
+from refembed.verify.engines.llamacpp_abi import ANY, Field, rows, structure
 
 Fields: TypeAlias = "Sequence[Field]"
 
@@ -55,6 +55,12 @@ def changed(fields: Fields, out: str = "", put: Mapping[str, Fields] | None = No
         made += [field] if field[0] not in names else []
         made += put.get(field[0], ())
     return made
+
+
+def places(fields: Fields) -> dict[str, int]:
+    """Where each field is, in bytes."""
+    made = structure("made", fields)
+    return {name: getattr(made, name).offset for name, _, _ in fields}
 
 
 def u8(**defaults: Any) -> Fields:
