@@ -53,7 +53,7 @@ class Answers:
     build: str  # id
     number: int
     system_info: str = ""
-    tokens: str = ""  # digest of the token ids of all texts of the suite
+    tokens: str = ""  # digest of the token ids of all texts of the suite that are UTF-8
     vectors: dict[str, dict[str, Digests]] = field(default_factory=dict)  # model or architecture -> setting -> digests
     failed: dict[str, str] = field(default_factory=dict)  # "model" or "model setting" -> why there is no vector
 
@@ -137,13 +137,14 @@ def ask_build(build: Build, history: History, archs: Iterable[str], report: Call
     with open_build(build, None) as engine:
         found.system_info = engine.facts["system_info"]
         check_layouts(build, engine)
-    ids = {name: text.data for name, text in load_texts().items()}
+    texts = {name: text.data for name, text in load_texts().items()}
+    whole = [data for data in texts.values() if is_utf8(data)]  # of other bytes builds before b5000 die
     for model, (setting, options) in product(MODELS, SETTINGS.items()):
         try:
             with open_build(build, model_path(model), n_ctx=N_CTX, **options) as engine:
-                vectors = engine.embed([ids[name] for name in TEXTS])
+                vectors = engine.embed([texts[name] for name in TEXTS])
                 if not found.tokens:
-                    every = engine.tokenize_many(list(ids.values()), True, True)
+                    every = engine.tokenize_many(whole, True, True)
                     found.tokens = hashlib.sha256(json.dumps(every).encode()).hexdigest()[:16]
         except EngineError as e:
             found.failed[f"{model} {setting}"] = reason_of(e)
@@ -153,6 +154,15 @@ def ask_build(build: Build, history: History, archs: Iterable[str], report: Call
         ask_architecture(build, small_models()[arch], found, history)
     report(f"{build.id} (b{build.number}): {len(found.vectors)} models, {len(found.failed)} not")
     return found
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether a text is UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def check_layouts(build: Build, engine: LlamaCpp) -> None:

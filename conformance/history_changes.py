@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 
@@ -11,8 +12,10 @@ from conformance.cases import load_texts
 from conformance.history import MODELS, N_CTX, SETTINGS, TEXTS, Change, History
 from conformance.models import model_path
 from refembed.errors import EngineError
-from refembed.model.trace import Trace
-from refembed.verify.compare.align import align
+from refembed.model.trace import Trace, TracedTensor
+from refembed.verify.compare.align import COPIES, VIEWS, without_empty_cells
+
+COPYING = COPIES | VIEWS | {"GET_ROWS", "SET_ROWS"}  # the same numbers; their places in the graph changed
 
 
 def find_changes(history: History, builds: Sequence[Build], report: Callable[[str], None]) -> list[Change]:
@@ -46,22 +49,29 @@ def first_moved(history: History, before: Build, after: Build, model: str, setti
 
 
 def first_difference(before: Build, after: Build, model: str, setting: str, text: str) -> Change:
-    """Trace both. Names of tensors change between builds: those pair by name, or by place and shape."""
+    """Trace both, and compare what they compute in order; of a cache, the cells in use."""
     about = (before.id, after.id, model, setting, text)
     try:
         old, new = (traced(build, model, setting, text) for build in (before, after))
     except EngineError:
         return Change(*about, tensor="", operation="", moved=0.0)
-    for pair in align(new, old).pairs:
-        x, y = (np.asarray(t.tensors[i].array) for t, i in ((new, pair.ours), (old, pair.theirs)))
-        x, y = x.reshape(-1), y.reshape(-1)
+    for b, a in matched(old, new):
+        x, y = a.array.reshape(-1), b.array.reshape(-1)
         if x.dtype == y.dtype and not np.array_equal(x.view("u1"), y.view("u1")):
             moved = float(np.abs(x.astype("f8") - y.astype("f8")).max() / max(np.abs(y.astype("f8")).max(), 1e-30))
-            return Change(*about, tensor=pair.name, operation=new.tensors[pair.ours].op, moved=moved)
+            return Change(*about, tensor=a.name, operation=a.op, moved=moved)
     return Change(*about, tensor="", operation="", moved=0.0)
+
+
+def matched(old: Trace, new: Trace) -> Iterator[tuple[TracedTensor, TracedTensor]]:
+    """Operations of two graphs that are the same one, in order. Names changed between builds; kinds and sizes did not."""
+    a, b = ([t for t in trace.tensors if t.op not in COPYING] for trace in (old, new))
+    kinds = [[(t.op, t.array.size) for t in tensors] for tensors in (a, b)]
+    for block in SequenceMatcher(None, *kinds, autojunk=False).get_matching_blocks():
+        yield from zip(a[block.a : block.a + block.size], b[block.b : block.b + block.size], strict=True)
 
 
 def traced(build: Build, model: str, setting: str, text: str) -> Trace:
     """Every tensor of one run."""
     with open_build(build, model_path(model), n_ctx=N_CTX, **SETTINGS[setting]) as engine:
-        return engine.trace(load_texts()[text].data)
+        return without_empty_cells(engine.trace(load_texts()[text].data))

@@ -25,16 +25,18 @@ class Profile:
     pad_k: bool  # tinyBLAS takes float rows of any length, the last lanes padded; else it leaves them to vec_dot
     tiled: bool  # the tiled K-quant kernel, for 8 rows and more
     bf16: Literal["avx2", "avx512f", "vdpbf16"]  # how a BF16 dot product runs
+    pad_keys: bool  # keys and values of encoders are padded to whole blocks of 256, as those of a KV cache are
     flash_attn: bool = True  # llama.cpp's own default on a CPU (AUTO)
     repack: bool = False  # weights interleaved at load: use_extra_bufts, llama.cpp's default unless asked otherwise
 
 
 # fmt: off
 PROFILES = {p.name: p for p in (
-    #                     lanes expf      tail FA fma FA tail pad_k tiled  bf16
-    Profile("avx2",       8,   "avx2",   4,   False, True,  True,  True,  "avx2"),     # xllamacpp 2026.10.11549: GCC 10
-    Profile("avx2-gcc12", 8,   "avx2",   4,   True,  True,  True,  True,  "avx2"),     # b11434, Release, GCC 12.2
-    Profile("avx512",     16,  "avx512", 8,   False, False, False, False, "vdpbf16"),  # node-llama-cpp 3.22.1, zen4
+    #                      lanes expf      tail FA fma FA tail pad_k tiled  bf16    pad_keys
+    Profile("avx2",        8,   "avx2",   4,   False, True,  True,  True,  "avx2",    False),  # xllamacpp 2026.10.11549: GCC 10
+    Profile("avx2-gcc12",  8,   "avx2",   4,   True,  True,  True,  True,  "avx2",    False),  # b11434, Release, GCC 12.2
+    Profile("avx2-b11739", 8,   "avx2",   4,   True,  True,  True,  True,  "avx2",    True),   # llama-cpp-py-sync 0.11739
+    Profile("avx512",      16,  "avx512", 8,   False, False, False, False, "vdpbf16", False),  # node-llama-cpp 3.22.1, zen4
 )}
 # fmt: on
 
