@@ -140,10 +140,8 @@ def load_refused(path: Path = PATH) -> tuple[Refused, ...]:
 @cache
 def load_causes(path: Path = PATH) -> tuple[Cause, ...]:
     """Changes of llama.cpp that moved vectors, oldest first."""
-    causes = [
-        Cause(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
-        for row in read_toml(path).get("cause", [])
-    ]
+    rows: list[dict[str, Any]] = read_toml(path).get("cause", [])
+    causes = [Cause(**(row | {k: tuple(row[k]) for k in ("models", "settings") if k in row})) for row in rows]
     return tuple(sorted(causes, key=lambda c: c.until))
 
 

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import click
 
-from conformance.builds import Build, Refused, as_toml, fetch, load_builds, load_refused, package_path, runs_here, select
+from conformance.builds import (
+    Build,
+    Refused,
+    as_toml,
+    fetch,
+    load_builds,
+    load_refused,
+    package_path,
+    runs_here,
+    select,
+)
 from refembed.errors import RefembedError, RequestError
 
 patterns_argument = click.argument("patterns", nargs=-1)
@@ -130,19 +140,22 @@ def profiles() -> None:
 
 @command.command("equal")
 @patterns_argument
-@click.option("--arch", "archs", multiple=True, metavar="GLOB", help="Variants of architectures.json; `none`: MiniLM.")
+@click.option("--arch", "archs", multiple=True, metavar="GLOB", help="Variants of architectures.json, or `minilm`.")
 @click.option("--profile", default="", help="Another profile than that of the build's row.")
 def equal_(patterns: tuple[str, ...], archs: tuple[str, ...], profile: str) -> None:
     """Hold the `ggml` numerics against builds, bit for bit: vectors, and each operation on the build's own inputs."""
     from conformance.architectures import select as select_variants
     from conformance.builds_equal import equal, is_equal, line
+    from conformance.history import MODELS
 
-    variants = [] if archs == ("none",) else select_variants(archs or ["*/plain"])
+    models = MODELS if not archs or "minilm" in archs else ()
+    named = [a for a in archs if a != "minilm"]
+    variants = select_variants(named or ["*/plain"]) if named or not archs else []
     differ = 0
     for build in select(patterns):
         fetch(build)
         click.echo(f"{build.id} (b{build.number}), profile {profile or build.profile or 'avx2'}")
-        for row in equal(build, variants, profile):
+        for row in equal(build, models, variants, profile):
             click.echo(f"  {line(row)}")
             differ += not is_equal(row) and not row.broke
     sys.exit(3 if differ else 0)

@@ -14,14 +14,13 @@ from typing import Any
 
 from conformance.architectures import Row, Variant, ask, to_the_bit
 from conformance.builds import Build, package_path
-from conformance.history import MODELS
 from conformance.models import model_path
 from refembed.errors import RefembedError
 
 
-def equal(build: Build, variants: Sequence[Variant], profile: str = "") -> Iterator[Row]:
+def equal(build: Build, models: Sequence[str], variants: Sequence[Variant], profile: str = "") -> Iterator[Row]:
     """A row for each MiniLM file, then for each variant. profile: another than the row's."""
-    for model in MODELS:
+    for model in models:
         minilm = Variant("bert", model, {}, rank=False)
         yield hold(build, minilm, model_path(model), profile)
     for variant in variants:

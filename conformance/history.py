@@ -3,8 +3,8 @@
 `python -m conformance builds run` asks each build for MiniLM in five types and for a small model of each architecture,
 in two settings: `unasked` is what a build does when nothing is chosen, `plain` is without flash attention and without
 repacked weights. Vectors are stored as they come, unnormalized, each distinct one once, under a digest of its bits:
-equal digests are equal bits. Of refembed's own vectors only the digests are kept, one set for each profile and switch of the
-`ggml` numerics (`python -m conformance builds profiles`): they say which of them has a build's bits.
+equal digests are equal bits. Of refembed's own vectors only the digests are kept, one set for each profile and switch
+of the `ggml` numerics (`python -m conformance builds profiles`): they say which of them has a build's bits.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "unasked": {"flash_attn": "auto", "extra_buffer_types": True},
     "plain": {"flash_attn": False, "extra_buffer_types": False},
 }
+TOKENS = "tokens"  # the setting of a change of token ids
 ARCH_LENGTHS = (7, 70)  # tokens of texts for the small models
 N_CTX = 512
 
@@ -66,7 +67,7 @@ class Change:
     after: str
     model: str
     setting: str
-    text: str
+    text: str  # of the suite; of a change of tokens all of them
     tensor: str  # the first that differs, by the later build's name; "" where a build gives no tensors
     operation: str
     moved: float  # largest difference of the tensor, over its largest number
@@ -121,7 +122,8 @@ def save_history(history: History, data: Path = DATA, vectors: Path = VECTORS) -
     order = list(load_builds())
     answers = sorted(history.answers.values(), key=lambda a: order.index(a.build) if a.build in order else -1)
     out = io.BytesIO()
-    np.savez_compressed(out, **{name: history.vectors[name] for name in sorted(history.used())})
+    kept: dict[str, Any] = {name: history.vectors[name] for name in sorted(history.used())}
+    np.savez_compressed(out, **kept)
     write_whole(vectors, out.getvalue())
     stored = {"machine": history.machine, "answers": [asdict(a) for a in answers], "profiles": history.profiles}
     text = json.dumps(stored | {"changes": [asdict(c) for c in history.changes]}, indent=1)
@@ -204,7 +206,14 @@ def reason_of(error: EngineError) -> str:
     """The line of llama.cpp's log that says why, or the error's own first line; without paths."""
     lines = str(error).splitlines()
     said = [line.strip(" |") for line in lines[1:]]
-    for word in ("unknown model architecture", "missing tensor", "wrong shape", "key not found", "error", "GGML_ASSERT"):
+    for word in (
+        "unknown model architecture",
+        "missing tensor",
+        "wrong shape",
+        "key not found",
+        "error",
+        "GGML_ASSERT",
+    ):
         for line in said:
             if word in line:
                 return line[-200:]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from difflib import SequenceMatcher
+from itertools import pairwise, product
 
 import numpy as np
 
 from conformance.builds import Build, open_build, runs_here
 from conformance.cases import load_texts
-from conformance.history import MODELS, N_CTX, SETTINGS, TEXTS, Change, History
+from conformance.history import MODELS, N_CTX, SETTINGS, TEXTS, TOKENS, Change, History, is_utf8
 from conformance.models import model_path
 from refembed.errors import EngineError
 from refembed.model.trace import Trace, TracedTensor
@@ -19,17 +20,32 @@ COPYING = COPIES | VIEWS | {"GET_ROWS", "SET_ROWS"}  # the same numbers; their p
 
 
 def find_changes(history: History, builds: Sequence[Build], report: Callable[[str], None]) -> list[Change]:
-    """Each change of MiniLM's vectors from one build of a package to its next: the first tensor that differs."""
-    found = []
-    for before, after in neighbors(builds):
-        for model in MODELS:
-            for setting in SETTINGS:
-                text = first_moved(history, before, after, model, setting)
-                if text and not runs_here(before) and not runs_here(after):
-                    change = first_difference(before, after, model, setting, text)
-                    report(f"{before.id} -> {after.id}: {model} {setting}: {change.tensor or 'no trace'}")
-                    found.append(change)
+    """Each change from one build of a package to its next: the first tensor that differs, and texts with other tokens.
+
+    Changes between other builds stay as they are stored.
+    """
+    pairs = [p for p in neighbors(builds) if all(b.id in history.answers and not runs_here(b) for b in p)]
+    asked = {(before.id, after.id) for before, after in pairs}
+    found = [change for change in history.changes if (change.before, change.after) not in asked]
+    for before, after in pairs:
+        if history.answers[before.id].tokens != history.answers[after.id].tokens:
+            found.append(Change(before.id, after.id, MODELS[0], TOKENS, other_tokens(before, after), "", "", 0.0))
+            report(f"{before.id} -> {after.id}: tokens: {found[-1].text}")
+        for model, setting in product(MODELS, SETTINGS):
+            if text := first_moved(history, before, after, model, setting):
+                found.append(first_difference(before, after, model, setting, text))
+                report(f"{before.id} -> {after.id}: {model} {setting}: {found[-1].tensor or 'no tensor'}")
     return found
+
+
+def other_tokens(before: Build, after: Build) -> str:
+    """The texts of the suite whose token ids are not the same: `hebrew, arabic`."""
+    texts = {name: text.data for name, text in load_texts().items() if is_utf8(text.data)}
+    ids = []
+    for build in (before, after):
+        with open_build(build, model_path(MODELS[0]), vocab_only=True) as engine:
+            ids.append(engine.tokenize_many(list(texts.values()), True, True))
+    return ", ".join(name for name, x, y in zip(texts, *ids, strict=True) if x != y)
 
 
 def neighbors(builds: Sequence[Build]) -> Iterator[tuple[Build, Build]]:
@@ -38,7 +54,7 @@ def neighbors(builds: Sequence[Build]) -> Iterator[tuple[Build, Build]]:
     for build in builds:
         lines.setdefault((build.package, build.cpu if build.needs == "AVX2" else "", build.needs), []).append(build)
     for line in lines.values():
-        yield from zip(line, line[1:], strict=False)
+        yield from pairwise(line)
 
 
 def first_moved(history: History, before: Build, after: Build, model: str, setting: str) -> str:
@@ -64,10 +80,10 @@ def first_difference(before: Build, after: Build, model: str, setting: str, text
 
 
 def matched(old: Trace, new: Trace) -> Iterator[tuple[TracedTensor, TracedTensor]]:
-    """Operations of two graphs that are the same one, in order. Names changed between builds; kinds and sizes did not."""
+    """Operations of two graphs that are the same one, in order: by kind and size, as names changed between builds."""
     a, b = ([t for t in trace.tensors if t.op not in COPYING] for trace in (old, new))
-    kinds = [[(t.op, t.array.size) for t in tensors] for tensors in (a, b)]
-    for block in SequenceMatcher(None, *kinds, autojunk=False).get_matching_blocks():
+    x, y = ([(t.op, t.array.size) for t in tensors] for tensors in (a, b))
+    for block in SequenceMatcher(None, x, y, autojunk=False).get_matching_blocks():
         yield from zip(a[block.a : block.a + block.size], b[block.b : block.b + block.size], strict=True)
 
 

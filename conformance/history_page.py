@@ -11,13 +11,14 @@ from conformance.builds import Build, load_builds, load_causes, load_refused
 from conformance.history import MODELS, TEXTS, Answers, Change, Digests, History, load_history, small_models
 from conformance.history_changes import neighbors
 from conformance.history_profiles import choices_of
+from refembed.arrays import F32, F64
 from refembed.verify.engines.llamacpp_lib import PINNED
 
 PAGE = FOLDER.parent / "docs" / "history.md"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TITLES = {"unasked": "What a build does unasked", "plain": "Without flash attention and repacked weights"}
 NOTES = {
-    "unasked": "Defaults of the build: flash attention and repacked weights as it chooses them. What a service gave that set nothing.",
+    "unasked": "Flash attention and repacked weights as the build chooses them: what a service gives that sets none.",
     "plain": "Flash attention off, weights left as they are in the file where the build has a switch for it.",
 }
 
@@ -28,11 +29,14 @@ Written by `python -m conformance builds page` from `conformance/builds.toml` an
 `python -m conformance builds run` measures. To ask it of your own model and builds: `refembed history`
 ([command line](command-line.md)).
 
-{n_builds} builds of llama.cpp, b{first} to b{last}, from {n_packages} packages, each in a process of its own on one machine ({machine}),
-one thread. The model is all-MiniLM-L6-v2 in five types, the texts are {n_texts}, of 3, 7, 33, 64 and 127 tokens.
+{n_builds} builds of llama.cpp, b{first} to b{last}, from {n_packages} packages, each in a process of its own on one
+machine ({machine}), one thread. The model is all-MiniLM-L6-v2 in five types, the texts are {n_texts}, of 3, 7, 33, 64
+and 127 tokens.
 
-- **Builds with one letter in a column give the same bits** for all {n_texts} texts; A is the pinned wheel, `xllamacpp` {pinned}.
-- The number behind a letter is how far its vectors are from A's: the largest difference of a component of the unit vectors.
+- **Builds with one letter in a column give the same bits** for all {n_texts} texts; A is the pinned wheel, `xllamacpp`
+  {pinned}.
+- The number behind a letter is how far its vectors are from A's: the largest difference of a component of the unit
+  vectors.
 - Tokens: {tokens}.
 """
 
@@ -59,7 +63,7 @@ def head(history: History, builds: Sequence[Build]) -> Iterator[str]:
     yield HEADER.format(
         n_builds=len(builds), first=min(numbers), last=max(numbers), n_packages=len({b.package for b in builds}),
         machine=history.machine, n_texts=len(TEXTS), pinned=PINNED,
-        tokens=same if len(digests) == 1 else f"the builds make {len(digests)} different lists of ids of the suite's texts",
+        tokens=same if len(digests) == 1 else f"{len(digests)} lists of ids of the suite's texts; see Each step",
     )  # fmt: skip
 
 
@@ -85,7 +89,7 @@ def moved(history: History, a: Digests, b: Digests) -> float:
     return max(float(np.abs(unit(x) - unit(y)).max()) for x, y in pairs)
 
 
-def unit(x: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def unit(x: F32) -> F64:
     """A vector divided by its Euclidean norm."""
     y = x.astype(np.float64)
     return y / np.linalg.norm(y)
@@ -94,7 +98,8 @@ def unit(x: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
 def summary(history: History, builds: Sequence[Build]) -> Iterator[str]:
     """From which build on each package has the bits of its newest build."""
     yield "## Since when\n"
-    yield "From which build on a package's vectors are those of its newest build here, unasked; behind it, how far the step before was.\n"
+    yield "From which build on a package's vectors are those of its newest build here, unasked; behind it, how far they"
+    yield "moved at that step.\n"
     yield "| package | newest | " + " | ".join(title(m) for m in MODELS) + " |"
     yield "|---|---|" + "---|" * len(MODELS)
     for line in lines_of(builds):
@@ -136,7 +141,11 @@ def tables(history: History, builds: Sequence[Build]) -> Iterator[str]:
         for build in builds:
             cells = [cell(history, build, model, setting, marks[model]) for model in MODELS]
             as_ = reproduced(history, history.answers[build.id], setting)
-            yield f"| b{build.number} | {build.package} {build.version} | {needs(build)} | " + " | ".join([*cells, as_]) + " |"
+            yield (
+                f"| b{build.number} | {build.package} {build.version} | {needs(build)} | "
+                + " | ".join([*cells, as_])
+                + " |"
+            )
         yield ""
 
 
@@ -166,8 +175,9 @@ def reproduced(history: History, answers: Answers, setting: str) -> str:
 def changes_section(history: History, builds: Sequence[Build]) -> Iterator[str]:
     """Where neighboring builds of a package part."""
     yield "## Each step\n"
-    yield "Neighboring builds of one package whose vectors differ, the first tensor that does (`first` over its largest number), and how far"
-    yield "the unit vectors moved. What `ggml` reproduces on both sides names the profile, and with it the change.\n"
+    yield "Neighboring builds of one package whose vectors differ, how far the unit vectors moved, and the first tensor"
+    yield "that differs (its largest difference over its largest number). Where `ggml` has the bits of both sides, its two"
+    yield "profiles say what changed.\n"
     yield "| step | package | setting | type | vectors moved | first tensor | first | why |"
     yield "|---|---|---|---|---|---|---|---|"
     by_key = {(c.before, c.after, c.model, c.setting): c for c in history.changes}
@@ -205,7 +215,7 @@ def small_section(history: History, builds: Sequence[Build]) -> Iterator[str]:
     if not asked:
         return
     yield "## Small models of every architecture\n"
-    yield "Random weights, float32, unasked: letters as above, a column a build. `-`: the build does not load the file.\n"
+    yield "Random weights, float32, unasked: letters as above, a column a build. `-`: it does not load the file.\n"
     yield "| architecture | " + " | ".join(f"b{b.number} {short(b)}" for b in asked) + " |"
     yield "|---|" + "---|" * len(asked)
     for arch in small_models():
@@ -218,14 +228,15 @@ def small_section(history: History, builds: Sequence[Build]) -> Iterator[str]:
 def builds_section(known: Sequence[Build], builds: Sequence[Build]) -> Iterator[str]:
     """What was asked."""
     yield "## The builds\n"
-    yield "Layouts name the build from which on llama.cpp's structures are as here (`refembed/verify/engines/llamacpp_layouts.py`); the library confirms"
-    yield "them when it is opened.\n"
+    yield "Layouts name the build from which on llama.cpp's structures are as here"
+    yield "(`refembed/verify/engines/llamacpp_layouts.py`); the library confirms them when it is opened. `~`: the package"
+    yield "does not say its llama.cpp; its words lie between those of the neighbors.\n"
     yield "| llama.cpp | package | version | libraries | layouts: model, context | for | `--profile` |"
     yield "|---|---|---|---|---|---|---|"
     for b in builds:
         layouts = f"{b.model_layout}, {b.context_layout}"
-        state = "" if b in known else " (not asked here)"
-        yield f"| b{b.number} | {b.package} | {b.version}{state} | {b.libraries} | {layouts} | {needs(b)} | {b.profile or '-'} |"
+        cells = [numbered(b), b.package, b.version + ("" if b in known else " (not asked)"), b.libraries, layouts]
+        yield "| " + " | ".join([*cells, needs(b), b.profile or "-"]) + " |"
     yield ""
 
 
@@ -246,6 +257,11 @@ def title(model: str) -> str:
 def needs(build: Build) -> str:
     """`AVX2`, `AVX-512 (zen4)`."""
     return build.needs.replace("AVX512F", "AVX-512") + (f" ({build.cpu})" if build.cpu else "")
+
+
+def numbered(build: Build) -> str:
+    """`b11549`, `~b11520`."""
+    return ("~" if build.about else "") + f"b{build.number}"
 
 
 def name_of(build: Build) -> str:

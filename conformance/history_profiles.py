@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from conformance.cases import load_texts
 from conformance.history import MODELS, TEXTS, Answers, Digests, History, digest_of
@@ -35,7 +36,7 @@ def choices() -> Iterator[Choice]:
 
 def compute(model: str, choice: Choice) -> Digests:
     """Digests of refembed's vectors of the texts, as llama.cpp has them before it normalizes."""
-    switches = {"profile": choice.profile, "flash_attn": choice.flash_attn, "repack": choice.repack}
+    switches: dict[str, Any] = {"profile": choice.profile, "flash_attn": choice.flash_attn, "repack": choice.repack}
     embedder = Embedder.load(model_path(model), numerics="ggml", **switches)
     ids = [embedder.tokenize(load_texts()[name].data.decode()) for name in TEXTS]
     return [digest_of(v) for v in embedder.embed(ids, normalize=-1)]

@@ -53,7 +53,9 @@ def command(
     places = [None if build == "installed" else Path(build) for build in builds]
     for place in places:
         if place is not None and not place.exists():
-            raise RequestError(f"{place}: no such package or folder", hint="`pip download --no-deps xllamacpp==VERSION`")
+            raise RequestError(
+                f"{place}: no such package or folder", hint="`pip download --no-deps xllamacpp==VERSION`"
+            )
     found = compare_builds(path, places, texts, pooling=pooling, cpu=cpu)
     if as_json:
         print_json({"texts": len(texts), "builds": [asdict(row) for row in found]})

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refembed.arrays import F32
+from refembed.arrays import F32, F64
 from refembed.errors import EngineError, RequestError
 from refembed.verify.engines.llamacpp import LlamaCpp
 
@@ -84,7 +84,7 @@ def rows(answers: Sequence[Answer]) -> Iterator[BuildRow]:
     answered = [a for a in answers if a.vectors]
     if not answered:
         raise EngineError("no build gives vectors:" + "".join(f"\n  {a.name}: {a.failed}" for a in answers))
-    last, groups = answered[-1], {}
+    last, groups = answered[-1], dict[bytes, str]()
     for answer in reversed(answered):
         groups.setdefault(bits(answer), LETTERS[min(len(groups), len(LETTERS) - 1)])
     for a in answers:
@@ -103,7 +103,7 @@ def bits(answer: Answer) -> bytes:
     return b"".join(np.ascontiguousarray(v).tobytes() for v in answer.vectors)
 
 
-def unit(x: F32) -> np.ndarray:  # type: ignore[type-arg]
+def unit(x: F32) -> F64:
     """Vectors (..., D) divided by their Euclidean norms, in float64."""
     y = x.astype(np.float64)
     return y / np.maximum(np.linalg.norm(y, axis=-1, keepdims=True), 1e-300)

@@ -12,7 +12,7 @@ from conformance import builds, history, history_page
 from conformance.builds import Build, as_toml, load_builds, load_causes, load_refused, npm_command, pip_command, select
 from conformance.builds_probe import NUMBER, instructions
 from conformance.history import DATA, MODELS, SETTINGS, TEXTS, History, digest_of, load_history, save_history
-from conformance.history_profiles import choices_of, compute, Choice
+from conformance.history_profiles import Choice, choices_of, compute
 from refembed.errors import DownloadError, EngineError, RequestError
 from refembed.verify.engines.llamacpp_lib import PINNED
 
@@ -76,7 +76,9 @@ def test_builds_are_chosen_by_id_package_and_number():
 
 def test_what_is_not_opened_has_a_reason():
     assert all(len(r.reason) > 10 for r in load_refused())
-    assert not {(r.package, r.version) for r in load_refused()} & {(b.package, b.version) for b in load_builds().values()}
+    assert not {(r.package, r.version) for r in load_refused()} & {
+        (b.package, b.version) for b in load_builds().values()
+    }
 
 
 def test_pip_and_npm_are_asked_for_the_very_file():

@@ -32,11 +32,13 @@ class Profile:
 
 # fmt: off
 PROFILES = {p.name: p for p in (
-    #                      lanes expf      tail FA fma FA tail pad_k tiled  bf16    pad_keys
-    Profile("avx2",        8,   "avx2",   4,   False, True,  True,  True,  "avx2",    False),  # xllamacpp 2026.10.11549: GCC 10
-    Profile("avx2-gcc12",  8,   "avx2",   4,   True,  True,  True,  True,  "avx2",    False),  # b11434, Release, GCC 12.2
-    Profile("avx2-b11739", 8,   "avx2",   4,   True,  True,  True,  True,  "avx2",    True),   # llama-cpp-py-sync 0.11739
-    Profile("avx512",      16,  "avx512", 8,   False, False, False, False, "vdpbf16", False),  # node-llama-cpp 3.22.1, zen4
+    # lanes, expf, tail, fa_sum_fma, fa_tail, pad_k, tiled, bf16, pad_keys
+    Profile("avx2",             8, "avx2", 4, False, True, True, True, "avx2", False),  # xllamacpp 2026.10.11549
+    Profile("avx2-gcc12",       8, "avx2", 4, True,  True, True, True, "avx2", False),  # b11434, Release, GCC 12.2
+    Profile("avx2-b11739",      8, "avx2", 4, True,  True, True, True, "avx2", True),   # py-sync 0.11739, GCC 13
+    Profile("avx2-b9093",       8, "avx2", 4, False, True, False, False, "avx2", False),  # xllamacpp b9093 to b10809
+    Profile("avx2-gcc13-b9014", 8, "avx2", 4, True,  True, False, False, "avx2", False),  # py-sync 0.9014 to 0.11067
+    Profile("avx512", 16, "avx512", 8, False, False, False, False, "vdpbf16", False),  # node-llama-cpp 3.22.1, zen4
 )}
 # fmt: on
 

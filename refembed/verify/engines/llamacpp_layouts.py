@@ -1,11 +1,11 @@
 """llama_model_params and llama_context_params as include/llama.h has had them, build by build.
 
 A layout is the newer one with fields put in or taken out; the tables go backwards from the newest. Each is named after
-the oldest build of conformance/builds.toml that has it; it serves up to the next layout's. Where only a default changed,
-there is no layout of its own: a field may have several defaults.
+the oldest build of conformance/builds.toml that has it, and serves up to the next layout's. Where only a default
+changed, there is no layout of its own: a field may have several defaults.
 
 The first that fits serves: no newer layout takes an older one's defaults for its own, unless all that it has more is a
-bool where the older structure had padding (kv_unified, no_host, no_alloc, load_mtp), which an older library never reads.
+bool where the older structure had padding (kv_unified, no_host, no_alloc, load_mtp), which its library never reads.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ CONTEXT_NEWEST: Fields = [
 
 
 def changed(fields: Fields, out: str = "", put: Mapping[str, Fields] | None = None) -> Fields:
-    """A layout without the fields named in `out`, and with others put in, each list behind the field named ("": first)."""
+    """A layout without the fields named in `out`, and with others put in, each list behind the field that it names."""
     names, put = out.split(), dict(put or {})
-    missing = {*names, *put} - {"", *(name for name, _, _ in fields)}
+    missing = {*names, *put} - {name for name, _, _ in fields}
     if missing:
         raise ValueError(f"no such field: {', '.join(sorted(missing))}")
-    made = list(put.get("", ()))
+    made: list[Field] = []
     for field in fields:
         made += [field] if field[0] not in names else []
         made += put.get(field[0], ())

@@ -274,5 +274,7 @@ def is_shared(name: str) -> bool:
 
 def exports_llama(file: Path) -> bool:
     """Whether an extension file names llama.cpp's C functions to others: their names are in its table of symbols."""
+    if not file.stat().st_size:
+        return False
     with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return data.find(b"\0llama_model_default_params\0") >= 0

@@ -127,7 +127,10 @@ class Session:
         params = self.lib.llama_model_default_params()
         no_devices = (ct.c_void_p * 1)()  # an empty list, which is not the same as none given: no GPU takes part
         put(params, devices=ct.addressof(no_devices), n_gpu_layers=0, vocab_only=self.options["vocab_only"])
-        if not put(params, use_extra_bufts=self.options["extra_buffer_types"]) and not self.options["extra_buffer_types"]:
+        if (
+            not put(params, use_extra_bufts=self.options["extra_buffer_types"])
+            and not self.options["extra_buffer_types"]
+        ):
             self.leave_weights_as_they_are(params)
         self.model = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.model:
@@ -143,12 +146,13 @@ class Session:
     def leave_weights_as_they_are(self, params: Any) -> None:
         """Keep llama.cpp from repacking weights where there is no switch: every tensor in plain memory, by name.
 
-        Builds before b5028 have neither: theirs are repacked, whatever the option says (`facts` says so).
+        Builds before b5129 have neither: theirs are repacked, whatever the option says.
         """
         make = "ggml_backend_cpu_buffer_type"
         if make in self.lib and put(params, tensor_buft_overrides=None):
             plain = self.declared(make, ct.c_void_p)()
-            self.overrides = (abi.BufferOverride * 2)((b".*", plain), (None, None))  # it must outlive the load
+            end = abi.BufferOverride()
+            self.overrides = (abi.BufferOverride * 2)(abi.BufferOverride(b".*", plain), end)  # it outlives the load
             params.tensor_buft_overrides = ct.addressof(self.overrides)
 
     def declared(self, name: str, result: Any, *arguments: Any) -> Any:

@@ -7,8 +7,8 @@ import ctypes as ct
 
 import pytest
 
-from refembed.verify.engines import llamacpp_layouts as layouts
 from refembed.errors import EngineError
+from refembed.verify.engines import llamacpp_layouts as layouts
 from refembed.verify.engines.llamacpp_abi import ANY, defaults_of, layout_misfits, matching_layout, structure
 
 TABLES = {"model": layouts.MODEL_LAYOUTS, "context": layouts.CONTEXT_LAYOUTS}
@@ -69,7 +69,11 @@ def test_a_layout_of_the_future_is_refused(table):
     ("table", "label", "size"),
     [
         ("model", "b4291", 72),  # a pointer 8, three int32 and padding 16, five pointers 40, four bools and padding 8
-        ("context", "b4291", 120),  # 18 numbers of 32 bits 72, two pointers 16, two types 8, five bools 8, two pointers 16
+        (
+            "context",
+            "b4291",
+            120,
+        ),  # 18 numbers of 32 bits 72, two pointers 16, two types 8, five bools 8, two pointers 16
     ],
 )
 def test_sizes_are_those_of_the_header(table, label, size):

