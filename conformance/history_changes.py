@@ -28,7 +28,8 @@ def find_changes(history: History, builds: Sequence[Build], report: Callable[[st
     asked = {(before.id, after.id) for before, after in pairs}
     found = [change for change in history.changes if (change.before, change.after) not in asked]
     for before, after in pairs:
-        if history.answers[before.id].tokens != history.answers[after.id].tokens:
+        tokens = {history.answers[b.id].tokens for b in (before, after)}
+        if len(tokens) > 1 and "" not in tokens:
             found.append(Change(before.id, after.id, MODELS[0], TOKENS, other_tokens(before, after), "", "", 0.0))
             report(f"{before.id} -> {after.id}: tokens: {found[-1].text}")
         for model, setting in product(MODELS, SETTINGS):

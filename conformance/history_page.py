@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from conformance import FOLDER
 from conformance.builds import Build, load_builds, load_causes, load_refused
-from conformance.history import MODELS, TEXTS, Answers, Change, Digests, History, load_history, small_models
+from conformance.history import MODELS, TEXTS, TOKENS, Answers, Change, Digests, History, load_history, small_models
 from conformance.history_changes import neighbors
 from conformance.history_profiles import choices_of
 from refembed.arrays import F32, F64
@@ -164,7 +164,9 @@ def reproduced(history: History, answers: Answers, setting: str) -> str:
     found = {m: {c.id for c in choices_of(history, answers, m, setting)} for m in MODELS if m in answers.vectors}
     common = set.intersection(*found.values()) if found else set()
     if common:
-        return f"`{min(common, key=lambda c: (len(c.split()), c))}`"
+        return f"`{shortest(common)}`"
+    if not found:
+        return "-"
     missing = [title(m) for m, ids in found.items() if not ids]
     if not missing:
         profiles = set.intersection(*({c.split()[0] for c in ids} for ids in found.values()))
@@ -172,16 +174,25 @@ def reproduced(history: History, answers: Answers, setting: str) -> str:
     return "not " + ", ".join(missing) if len(missing) < len(found) else "no profile"
 
 
+def shortest(ids: Iterable[str]) -> str:
+    """Of choices that have the same bits, the one with fewest switches; `avx2` before the others."""
+    return min(ids, key=lambda c: (len(c.split()), len(c), c))
+
+
 def changes_section(history: History, builds: Sequence[Build]) -> Iterator[str]:
     """Where neighboring builds of a package part."""
     yield "## Each step\n"
     yield "Neighboring builds of one package whose vectors differ, how far the unit vectors moved, and the first tensor"
-    yield "that differs (its largest difference over its largest number). Where `ggml` has the bits of both sides, its two"
-    yield "profiles say what changed.\n"
+    yield "that differs (its largest difference over its largest number). Where `ggml` has the bits of both sides, its"
+    yield "two profiles say what changed.\n"
     yield "| step | package | setting | type | vectors moved | first tensor | first | why |"
     yield "|---|---|---|---|---|---|---|---|"
     by_key = {(c.before, c.after, c.model, c.setting): c for c in history.changes}
     for before, after in neighbors(builds):
+        tokens = by_key.get((before.id, after.id, MODELS[0], TOKENS))
+        if tokens:
+            step = f"b{before.number} → b{after.number} | {name_of(after)} | tokens | all"
+            yield f"| {step} | | | | other token ids for {tokens.text} |"
         for setting in TITLES:
             for model in MODELS:
                 change = by_key.get((before.id, after.id, model, setting))
@@ -204,7 +215,7 @@ def why(history: History, before: Build, after: Build, change: Change) -> str:
     """The cause that builds.toml has for this step, and what the profiles say of it."""
     answers = [history.answers[build.id] for build in (before, after)]
     ids = [[c.id for c in choices_of(history, a, change.model, change.setting)] for a in answers]
-    said = [f"`{ids[0][0]}` → `{ids[1][0]}`"] if all(ids) else []
+    said = [f"`{shortest(ids[0])}` → `{shortest(ids[1])}`"] if all(ids) else []
     said += [cause.what for cause in load_causes() if cause.fits(before, after, change.model, change.setting)]
     return "; ".join(said) or "no profile has both sides"
 
@@ -229,7 +240,7 @@ def builds_section(known: Sequence[Build], builds: Sequence[Build]) -> Iterator[
     """What was asked."""
     yield "## The builds\n"
     yield "Layouts name the build from which on llama.cpp's structures are as here"
-    yield "(`refembed/verify/engines/llamacpp_layouts.py`); the library confirms them when it is opened. `~`: the package"
+    yield "(`refembed/verify/engines/llamacpp_layouts.py`); the library confirms them when it opens. `~`: the package"
     yield "does not say its llama.cpp; its words lie between those of the neighbors.\n"
     yield "| llama.cpp | package | version | libraries | layouts: model, context | for | `--profile` |"
     yield "|---|---|---|---|---|---|---|"

@@ -26,18 +26,20 @@ class Profile:
     tiled: bool  # the tiled K-quant kernel, for 8 rows and more
     bf16: Literal["avx2", "avx512f", "vdpbf16"]  # how a BF16 dot product runs
     pad_keys: bool  # keys and values of encoders are padded to whole blocks of 256, as those of a KV cache are
+    rope_in_fours: bool = False  # RoPE turns neighboring channels four pairs at a time, pairs left over without FMA
     flash_attn: bool = True  # llama.cpp's own default on a CPU (AUTO)
     repack: bool = False  # weights interleaved at load: use_extra_bufts, llama.cpp's default unless asked otherwise
 
 
 # fmt: off
 PROFILES = {p.name: p for p in (
-    # lanes, expf, tail, fa_sum_fma, fa_tail, pad_k, tiled, bf16, pad_keys
-    Profile("avx2",             8, "avx2", 4, False, True, True, True, "avx2", False),  # xllamacpp 2026.10.11549
-    Profile("avx2-gcc12",       8, "avx2", 4, True,  True, True, True, "avx2", False),  # b11434, Release, GCC 12.2
-    Profile("avx2-b11739",      8, "avx2", 4, True,  True, True, True, "avx2", True),   # py-sync 0.11739, GCC 13
-    Profile("avx2-b9093",       8, "avx2", 4, False, True, False, False, "avx2", False),  # xllamacpp b9093 to b10809
-    Profile("avx2-gcc13-b9014", 8, "avx2", 4, True,  True, False, False, "avx2", False),  # py-sync 0.9014 to 0.11067
+    # lanes, expf, tail, fa_sum_fma, fa_tail, pad_k, tiled, bf16, pad_keys, rope_in_fours
+    Profile("avx2",             8, "avx2", 4, False, True, True,  True,  "avx2", False),  # xllamacpp b11549, GCC 10
+    Profile("avx2-gcc13",       8, "avx2", 4, True,  True, True,  True,  "avx2", False, True),  # py-sync 0.11548
+    Profile("avx2-gcc12",       8, "avx2", 4, True,  True, True,  True,  "avx2", False),  # b11434, Release, GCC 12.2
+    Profile("avx2-b11739",      8, "avx2", 4, True,  True, True,  True,  "avx2", True,  True),  # py-sync 0.11739
+    Profile("avx2-b9093",       8, "avx2", 4, False, True, False, False, "avx2", False),  # xllamacpp to b10809
+    Profile("avx2-gcc13-b9014", 8, "avx2", 4, True,  True, False, False, "avx2", False, True),  # py-sync to b11067
     Profile("avx512", 16, "avx512", 8, False, False, False, False, "vdpbf16", False),  # node-llama-cpp 3.22.1, zen4
 )}
 # fmt: on
