@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
@@ -141,12 +142,16 @@ def test_stored_vectors_have_their_digests():
 
 
 def test_every_stored_build_is_a_row_and_answered_every_model():
-    for answers in load_history().answers.values():
-        assert answers.number == load_builds()[answers.build].number
-        for model in MODELS:
-            for setting in SETTINGS:
-                digests = answers.vectors.get(model, {}).get(setting)
-                assert (digests and len(digests) == len(TEXTS)) or f"{model} {setting}" in answers.failed
+    stored = load_history().answers
+    assert {name: a.number for name, a in stored.items()} == {name: load_builds()[name].number for name in stored}
+    unanswered = {
+        (name, model, setting)
+        for name, answers in stored.items()
+        for model, setting in itertools.product(MODELS, SETTINGS)
+        if len(answers.vectors.get(model, {}).get(setting, ())) != len(TEXTS)
+        and f"{model} {setting}" not in answers.failed
+    }
+    assert unanswered == set()
 
 
 def test_a_history_is_read_as_it_was_written(tmp_path):
@@ -176,13 +181,28 @@ def test_the_pinned_build_has_the_profile_that_the_numerics_are_made_for():
         assert "avx2" in {c.id for c in choices_of(stored, pinned, model, "plain")}
 
 
-@pytest.mark.parametrize("model", ["minilm-f32", "minilm-q8_0"])
-def test_stored_digests_of_the_ggml_numerics_are_today_s(model):
-    """What docs/history.md says of profiles holds for this refembed: llama.cpp's stored bits, recomputed."""
-    stored = load_history()
-    choice = Choice("avx2", flash_attn=True, repack=True)
-    theirs = stored.answers[f"xllamacpp {PINNED}"].vectors[model]["unasked"]
-    assert compute(model, choice) == theirs == stored.profiles[model][choice.id]
+@pytest.mark.parametrize(
+    ("build", "model", "setting", "choice"),
+    [
+        (f"xllamacpp {PINNED}", "minilm-q8_0", "unasked", Choice("avx2", True, True)),
+        ("llama-cpp-py-sync 0.11548", "minilm-f32", "unasked", Choice("avx2-gcc13", True, False)),
+        ("llama-cpp-py-sync 0.11739", "minilm-f32", "plain", Choice("avx2-b11739", False, False)),
+        ("xllamacpp 2026.9.10809", "minilm-q4_k_m", "plain", Choice("avx2-b9093", False, False)),
+        ("llama-cpp-py-sync 0.9014", "minilm-f32", "unasked", Choice("avx2-gcc13-b9014", True, False)),
+    ],
+)
+def test_a_profile_has_the_stored_bits_of_its_build(build, model, setting, choice):
+    """What docs/history.md says of profiles holds for this refembed: the build's own vectors, recomputed."""
+    assert compute(model, choice) == load_history().answers[build].vectors[model][setting]
+
+
+def test_the_fields_that_tell_builds_apart_do():
+    """The pinned build's vectors are not those of the newest without flash attention, nor of older ones."""
+    stored = load_history().answers
+    pinned = stored[f"xllamacpp {PINNED}"].vectors
+    assert pinned["minilm-f32"]["plain"] != stored["llama-cpp-py-sync 0.11739"].vectors["minilm-f32"]["plain"]
+    assert pinned["minilm-f32"]["unasked"] != stored["llama-cpp-py-sync 0.11548"].vectors["minilm-f32"]["unasked"]
+    assert pinned["minilm-q4_k_m"]["plain"] != stored["xllamacpp 2026.9.10809"].vectors["minilm-q4_k_m"]["plain"]
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
