@@ -17,9 +17,14 @@ ADDS = {  # pooling -> q[t], what token t adds to the pooled vector
 
 def spell_shares(j: Walkthrough) -> str:
     """What the shares of tokens are."""
+    return spell_shares_of(j.how)
+
+
+def spell_shares_of(how: str) -> str:
+    """The same for a pooling."""
     return (
         "What each token contributes to the pooled vector p: its share is q[t] · p / |p|², where q[t] is what token t "
-        f"adds to p: {ADDS.get(j.how, 'its part of the sum')}. Shares add up to 1; a negative one pulls the other way."
+        f"adds to p: {ADDS.get(how, 'its part of the sum')}. Shares add up to 1; a negative one pulls the other way."
     )
 
 
