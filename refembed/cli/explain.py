@@ -27,7 +27,7 @@ from refembed.cli.show import decode, escape, note, print_json, table
 from refembed.cli.texts import Texts
 from refembed.errors import RequestError
 from refembed.explain.walkthrough import FIRST, Step, Walkthrough, explain, normalized
-from refembed.explain.words import as_object, spell_numbers, spell_parts, spell_shape, spell_shares
+from refembed.explain.words import as_object, in_one_sentence, spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.similarity import cosine
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ def show_page(embedder: Embedder, texts: list[str], pooling: str, host: str, por
 
 def show(j: Walkthrough) -> None:
     """The walkthrough as text."""
+    line("", escape(in_one_sentence(j)))
+    click.echo("")
     heading(1, "From characters to token ids", j.tokenizer)
     for stage in j.stages:
         parts = [escape(p) for p in spell_parts(stage, j.special)]

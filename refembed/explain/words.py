@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from refembed.explain.walkthrough import Step, Walkthrough
+from refembed.html.page import clipped
 from refembed.tokenizer.explain import Stage
 
 ADDS = {  # pooling -> q[t], what token t adds to the pooled vector
@@ -13,6 +14,24 @@ ADDS = {  # pooling -> q[t], what token t adds to the pooled vector
     "last": "x[T-1] for the last token and 0 for all others", "max": "x[t] in the channels where it is the largest",
     "mean_sqrt_len": "x[t] / sqrt(T)", "weightedmean": "t x[t] / Σ t, t from 1",
 }  # fmt: skip
+
+
+def in_one_sentence(j: Walkthrough) -> str:
+    """What becomes of the text: the sentence that a walkthrough begins with."""
+    tokens, layers = plural(j.n_tokens, "token"), plural(j.info["layers"], "layer")
+    if j.pooled is None:
+        becomes = f"{j.n_tokens:,} vectors of {plural(j.vector.shape[-1], 'number')}"
+    elif j.how == "rank":
+        becomes = plural(len(j.vector), "score")
+    else:
+        becomes = f"one vector of {plural(len(j.vector), 'number')}"
+    text = clipped(j.text, 120)
+    return f"“{text}” is cut into {tokens}, which {layers} of {j.info['model']} turn into {becomes}."
+
+
+def plural(n: int, what: str) -> str:
+    """1 token, 2 tokens."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def spell_shares(j: Walkthrough) -> str:

@@ -50,7 +50,7 @@ function draw() {
   cell = Math.max(1, Math.min(34, Math.floor((room - margin - 2) / n)));
   const side = margin + n * cell, sharp = window.devicePixelRatio || 1;
   canvas.width = canvas.height = Math.round(side * sharp);
-  canvas.style.width = canvas.style.height = side + "px";
+  canvas.style.width = canvas.style.height = side + 2 + "px";  // with its border
   const pen = canvas.getContext("2d");
   pen.scale(sharp, sharp);
   for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) {

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from refembed.explain.walkthrough import Array
 from refembed.model.trace import Trace
 from refembed.playground.run import Run
 from refembed.verify.compare.arrays import same_bits
@@ -64,7 +65,7 @@ def moved(before: Run, after: Run) -> Moved:
 def tensors(before: Trace, after: Trace) -> Iterator[TensorMoved]:
     """Each tensor with its partner: the k-th of a name belongs to the k-th."""
     seen: Counter[str] = Counter()
-    theirs: dict[tuple[str, int], np.ndarray] = {}  # type: ignore[type-arg]
+    theirs: dict[tuple[str, int], Array] = {}
     for t in after.tensors:
         theirs[t.name, seen[t.name]] = t.array
         seen[t.name] += 1
@@ -79,7 +80,7 @@ def tensors(before: Trace, after: Trace) -> Iterator[TensorMoved]:
         yield TensorMoved(name, int(layer[1]) if layer else None, off)
 
 
-def relative(a: np.ndarray, b: np.ndarray) -> float:  # type: ignore[type-arg]
+def relative(a: Array, b: Array) -> float:
     """|b - a| / |a| of whole arrays; 0 for the same bits alone, infinite where a number is not finite on one side."""
     if a.shape != b.shape:
         return np.inf

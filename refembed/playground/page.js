@@ -74,7 +74,9 @@ async function explain() {
       at("result").hidden = true;  // it is about another text, or other switches
     }
   }
-  if (mine === number) busy("");
+  if (mine !== number) return;
+  busy("");
+  at("result").dataset.answered = String(mine);
 }
 
 // the attention of the chosen layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refembed.explain.words import spell_numbers
+from refembed.explain.words import plural, spell_numbers
 from refembed.html.page import clipped
 from refembed.playground.moved import Moved
 from refembed.playground.run import Run
@@ -59,18 +59,14 @@ def unchanged(bench: Workbench, run: Run) -> Said:
     r, n = bench.reference, len(run.ids)
     size = len(run.vector)
     what = plural(size, "score") if run.is_score else f"a vector of {plural(size, 'number')}"
+    arithmetic = ARITHMETIC.get(bench.numerics, bench.numerics)
     evidence = [
-        f"{plural(r.info.n_layer, 'layer')} and pooling “{r.pooling}”, computed in {ARITHMETIC.get(bench.numerics, bench.numerics)}.",
+        f"{plural(r.info.n_layer, 'layer')} and pooling “{r.pooling}”, computed in {arithmetic}.",
         f"It begins {spell_numbers(run.vector[:FIRST])}" + (" ..." if size > FIRST else "."),
         *([bench.note] if bench.note else []),
     ]
     verdict = f"{plural(n, 'token')} become{'s' * (n == 1)} {what}."
-    return Said(verdict, tuple(evidence), "Switch something above, and see how far the vector moves, and where it begins.")
-
-
-def plural(n: int, what: str) -> str:
-    """1 token, 2 tokens."""
-    return f"{n:,} {what}{'s' * (n != 1)}"
+    return Said(verdict, tuple(evidence), "Switch something above: see how far the vector moves, and where it begins.")
 
 
 def switched(bench: Workbench, switches: Switches, text: str) -> list[str]:

@@ -15,6 +15,7 @@ from refembed.html.charts import Line, plot, strip
 from refembed.html.page import Section, clipped, esc, figure, page, table, write_page
 from refembed.html.picture import heat
 from refembed.verify.report.data import Array, BothTokens, ReportData, TensorError, WorstTensor
+from refembed.verify.report.text import HELP
 
 MARKS = {"identical": "✓", "within rounding": "✓", "differs": "✗", "unexplained": "✗"}
 SHOWN_TEXTS, FEW_TEXTS, SHOWN_TENSORS = 500, 12, 16
@@ -47,8 +48,8 @@ def report_page(data: ReportData) -> str:
 def verdict(data: ReportData) -> str:
     """The sentence that matters."""
     good = data.verdict in ("identical", "within rounding")
-    parts = [f"<p><strong>{MARKS.get(data.verdict, '?')} {esc(data.verdict)}</strong></p>"]
-    parts += [f"<p>{esc(data.cause[0].upper() + data.cause[1:])}.</p>"] if data.cause else []
+    said = f"{MARKS.get(data.verdict, '?')} {data.verdict}: {data.cause or HELP[data.verdict]}."
+    parts = [f"<p><strong>{esc(said)}</strong></p>"]
     if data.first_wrong_tensor:
         parts.append(f"<p>The first tensor that is wrong: <code>{esc(data.first_wrong_tensor)}</code></p>")
     evidence = "".join(f"<li>{esc(line)}</li>" for line in data.evidence)

@@ -18,7 +18,7 @@ from refembed.verify.compare.floor import SCREEN
 from refembed.verify.engines.base import Engine
 from refembed.verify.reference import NUMERICS, Reference, reference_of
 from refembed.verify.report.data import Attention, BothTokens, ReportData, TensorError, TextResult, WorstTensor
-from refembed.verify.report.text import HELP, numbers
+from refembed.verify.report.text import numbers
 from refembed.verify.verdict import Verdict
 
 LAYER = re.compile(r"-(\d+)$")
@@ -48,11 +48,7 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
         verdict=verdict.kind,
         cause=verdict.cause,
         advice=verdict.remedy,
-        evidence=[
-            *([] if verdict.cause else [HELP[verdict.kind]]),
-            *(s for s in numbers(verdict) if "first wrong tensor" not in s),
-            *e.remarks,
-        ],
+        evidence=[*(s for s in numbers(verdict) if "first wrong tensor" not in s), *e.remarks],
         first_wrong_tensor=verdict.first_wrong_tensor,
         texts=[TextResult(t.text, t.tokens, t.distance, t.bound, t.agrees, t.nearest) for t in e.texts],
         tensors=[

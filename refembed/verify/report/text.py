@@ -1,4 +1,4 @@
-"""A verdict as people read it: the word first, one paragraph, then the tables it stands on. Plain text, any width."""
+"""A verdict as people read it: one sentence, the evidence in sentences and tables, what to do. Plain text, any width."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ from refembed.verify.verdict import TextRow, Verdict
 
 WIDTH = 100
 MAX_TABLE_ROWS = 24  # of a table; texts that differ come first
-HELP = {
-    "identical": "Every vector is the reference's, bit for bit.",
-    "within rounding": "What differs is what sound arithmetics differ by.",
-    "differs": "It computes something else, and this is what:",
-    "unexplained": "It computes something else, and no hypothesis says what.",
+HELP = {  # of a verdict without a cause: what it means
+    "identical": "every vector is the reference's, bit for bit",
+    "within rounding": "it is no further from the reference than correct arithmetics are from each other",
+    "differs": "it computes something else",
+    "unexplained": "it computes something else, and no hypothesis says what",
 }
 Table = tuple[str, list[str], list[list[str]]]  # title, heads (">" set flush right), rows
 
 
 def paragraph(v: Verdict) -> str:
-    """The verdict in one paragraph of sentences."""
+    """The verdict: its word, who was compared, and one sentence."""
     facts = v.evidence.facts
     who = f"{facts.get('engine', 'the engine')} on {facts.get('name') or facts.get('model', 'this model')}"
-    said = [f"{v.kind.upper()}: {who}."]
-    if v.kind != "unexplained" or not v.cause:
-        said.append(HELP[v.kind])
-    if v.cause:
-        said.append(f"{v.cause[0].upper()}{v.cause[1:]}.")
-    return " ".join([*said, *numbers(v)])
+    said = v.cause or HELP[v.kind]
+    return f"{v.kind.upper()}: {who}. {said[0].upper()}{said[1:]}."
 
 
 def numbers(v: Verdict) -> list[str]:
@@ -159,7 +155,7 @@ def floor_line(f: dict[str, float]) -> str:
 
 def text_report(v: Verdict) -> str:
     """All of it as plain text."""
-    parts = [textwrap.fill(paragraph(v), WIDTH)]
+    parts = [textwrap.fill(text, WIDTH) for text in (paragraph(v), " ".join(numbers(v))) if text]
     for title, heads, rows in tables(v):
         parts.append("\n".join([title, *aligned(heads, rows)]))
     parts.append(
