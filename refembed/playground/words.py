@@ -47,8 +47,8 @@ def said_of(bench: Workbench, switches: Switches, text: str, run: Run, change: M
             verdict = f"The score moves: {times} what rounding may do to it."
     else:
         verdict, kind = "The vector moves no further than rounding may move it.", "good"
-    evidence.append(f"1 − cos = {change.distance:.2g}; correct engines are up to {bound:.2g} apart on this text.")
-    evidence += [where(change)]
+    evidence.append(f"On this text rounding alone may reach 1 − cos = {bound:.2g}; the change makes {change.distance:.2g}.")
+    evidence.append(where(change))
     if abs(change.length - 1) > 1e-3:
         evidence.append(f"Before it is normalized the vector is {change.length:.4g} times as long.")
     return Said(verdict, tuple(evidence), advice(bench, switches, text, kind), kind)
