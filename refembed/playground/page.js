@@ -191,7 +191,7 @@ function show_cosines(texts, x, before) {
   const rows = x.map((row, i) => [`${i + 1}. ${texts[i]}`, ...row.map(v => v.toFixed(3))]);
   const grid = table("Cosines of the texts with each other", ["text", ...texts.map((_, i) => ">" + (i + 1))], rows);
   grid.querySelectorAll("tbody tr").forEach((line, i) => line.querySelectorAll("td").forEach((cell, j) => {
-    cell.className = "tint";
+    cell.className = "number tint";
     const strength = Math.min(Math.abs(x[i][j]), 1) * 0.45;
     cell.style.background = x[i][j] < 0 ? `rgba(179, 71, 0, ${strength})` : `rgba(11, 92, 173, ${strength})`;
   }));

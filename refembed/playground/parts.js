@@ -10,9 +10,9 @@ export function make(tag, properties, ...children) {
   return element;
 }
 
-// a sentence in which `code` stands in backticks
+// a sentence in which `code` stands in backticks; what is short stays on one line
 export function sentence(text) {
-  return text.split("`").map((part, i) => i % 2 ? make("code", {}, part) : part);
+  return text.split("`").map((part, i) => i % 2 ? make("code", {className: part.length < 24 ? "word" : ""}, part) : part);
 }
 
 // heads: a head that begins with ">" is a column of numbers; rows: of texts, numbers or elements, the first is the row's head
@@ -47,7 +47,7 @@ export function digits(x, n) {
   if (x === null) return "";
   if (typeof x !== "number") return "not finite";
   if (x === 0) return "0";
-  return Math.abs(x) >= 1e-3 && Math.abs(x) < 1e5 ? x.toPrecision(n) : x.toExponential(n - 1);
+  return Math.abs(x) >= 0.01 && Math.abs(x) < 1e5 ? x.toPrecision(n) : x.toExponential(n - 1);
 }
 
 // "token 3" for those who cannot see where it stands: its piece, and its place

@@ -2,8 +2,8 @@
 
 import {at, digits, make, named, table, token} from "./parts.js";
 
-const SVG = "http://www.w3.org/2000/svg", WIDTH = 640, HEIGHT = 420, EDGE = 46;
-let planes = [], tokens = [], points = [], timer = 0;
+const SVG = "http://www.w3.org/2000/svg", EDGE = 46;
+let planes = [], tokens = [], points = [], timer = 0, width = 640, height = 420;
 
 function shape(tag, attributes) {
   const element = document.createElementNS(SVG, tag);
@@ -15,7 +15,7 @@ function shape(tag, attributes) {
 export function show_planes(pieces, found) {
   stop();
   [tokens, planes] = [pieces, found];
-  const picture = shape("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", id: "plane-picture"});
+  const picture = shape("svg", {role: "img", id: "plane-picture"});
   points = tokens.map(t => {
     const group = shape("g", t.special ? {class: "special"} : {});
     group.append(shape("circle", {r: t.special ? 4 : 5}));
@@ -28,9 +28,18 @@ export function show_planes(pieces, found) {
     return group;
   });
   at("plane").replaceChildren(picture);
+  fit();
   at("depth").max = planes.length - 1;
   if (Number(at("depth").value) >= planes.length) at("depth").value = planes.length - 1;
   draw();
+}
+
+// as wide as the page, so that names stay legible in a narrow window
+function fit() {
+  width = Math.max(Math.min(at("plane").clientWidth, 900), 240);
+  height = Math.round(Math.max(width * 0.5, 280));
+  at("plane-picture").setAttribute("viewBox", `0 0 ${width} ${height}`);
+  at("plane-picture").setAttribute("width", width);
 }
 
 const called = depth => depth ? `After layer ${depth - 1} (${depth} of ${planes.length - 1})` : "What goes into layer 0";
@@ -38,9 +47,9 @@ const called = depth => depth ? `After layer ${depth - 1} (${depth} of ${planes.
 function draw() {
   const depth = Number(at("depth").value), plane = planes[depth];
   const most = axis => Math.max(...plane.points.map(p => Math.abs(p[axis])), 1e-30);
-  const scale = Math.min((WIDTH / 2 - EDGE) / most(0), (HEIGHT / 2 - EDGE) / most(1));
+  const scale = Math.min((width / 2 - EDGE) / most(0), (height / 2 - EDGE) / most(1));
   plane.points.forEach(([x, y], i) => {
-    points[i].style.transform = `translate(${(WIDTH / 2 + x * scale).toFixed(1)}px, ${(HEIGHT / 2 - y * scale).toFixed(1)}px)`;
+    points[i].style.transform = `translate(${(width / 2 + x * scale).toFixed(1)}px, ${(height / 2 - y * scale).toFixed(1)}px)`;
   });
   const kept = `${(100 * plane.kept).toFixed(0)} % of how the tokens differ lies in this plane`;
   const far = `the point furthest out is ${digits(Math.max(...plane.points.map(p => Math.hypot(p[0], p[1]))), 3)} from the middle`;
@@ -73,3 +82,4 @@ function play() {
 
 at("depth").addEventListener("input", () => { stop(); draw(); });
 at("play").addEventListener("click", play);
+addEventListener("resize", () => { if (planes.length) { fit(); draw(); } });

@@ -47,7 +47,9 @@ def said_of(bench: Workbench, switches: Switches, text: str, run: Run, change: M
             verdict = f"The score moves: {times} what rounding may do to it."
     else:
         verdict, kind = "The vector moves no further than rounding may move it.", "good"
-    evidence.append(f"On this text rounding alone may reach 1 − cos = {bound:.2g}; the change makes {change.distance:.2g}.")
+    evidence.append(
+        f"On this text rounding alone may reach 1 − cos = {bound:.2g}; the change makes {change.distance:.2g}."
+    )
     evidence.append(where(change))
     if abs(change.length - 1) > 1e-3:
         evidence.append(f"Before it is normalized the vector is {change.length:.4g} times as long.")
@@ -92,8 +94,8 @@ def where(change: Moved) -> str:
         return "Every tensor of the run is the same to the bit: the difference is made behind the last one."
     layer = "" if first.layer is None else f", in layer {first.layer}"
     if first.relative is None:
-        return f"The first tensor that differs is {first.name}{layer}: the changed run does not compute it."
-    found = f"The first tensor that differs is {first.name}{layer}, by {first.relative:.2g} of its size"
+        return f"The first tensor that differs is `{first.name}`{layer}: the changed run does not compute it."
+    found = f"The first tensor that differs is `{first.name}`{layer}, by {first.relative:.2g} of its size"
     return f"{found}; all before it are the same to the bit."
 
 

@@ -161,7 +161,7 @@ def test_gelu_by_erf_changes_gelu_first_and_as_the_formulas_differ(answers: Answ
     assert len(before) > 10
     assert set(before) == {0.0}
     assert found["said"]["kind"] == "bad"
-    assert "ffn_gelu-0, in layer 0" in " ".join(found["said"]["evidence"])
+    assert "`ffn_gelu-0`, in layer 0" in " ".join(found["said"]["evidence"])
     assert "`gelu-erf`" in found["said"]["advice"]
 
 

@@ -1,4 +1,4 @@
-"""A verdict as people read it: one sentence, the evidence in sentences and tables, what to do. Plain text, any width."""
+"""A verdict as people read it: one sentence, the evidence in sentences and tables, what to do. Plain text."""
 
 from __future__ import annotations
 
