@@ -153,9 +153,10 @@ def chosen(against: str, pooling: str, options: dict[str, Any], adapters: Sequen
 
 def show(verdict: Any) -> None:
     """The report: colored on a terminal, plain text elsewhere."""
+    import shutil
     import sys
 
-    from refembed.verify.report.text import footer, numbers, paragraph, tables, text_report, to_do
+    from refembed.verify.report.text import fitted, footer, legend, numbers, paragraph, tables, text_report, to_do
 
     if not is_terminal(sys.stdout):
         click.echo(text_report(verdict))
@@ -169,6 +170,9 @@ def show(verdict: Any) -> None:
         click.echo("\n" + fold(evidence))
     for title, heads, rows in tables(verdict):
         click.echo("\n" + click.style(title, bold=True))
+        if about := legend(verdict, title):
+            click.echo(fold(f"({about})"))
+        heads, rows = fitted(heads, rows, shutil.get_terminal_size().columns)
         names, right = [h.removeprefix(">") for h in heads], [h.startswith(">") for h in heads]
         rich_table(names, right, rows, alarming="")
     click.echo("")

@@ -14,6 +14,7 @@ from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
 from refembed.html.page import Section, clipped, esc, figure, page, table, write_page
 from refembed.html.picture import heat
+from refembed.verify.remedies import NOTHING
 from refembed.verify.report.data import Array, BothTokens, ReportData, TensorError, WorstTensor
 from refembed.verify.report.text import HELP
 
@@ -54,7 +55,8 @@ def verdict(data: ReportData) -> str:
         parts.append(f"<p>The first tensor that is wrong: <code>{esc(data.first_wrong_tensor)}</code></p>")
     evidence = "".join(f"<li>{esc(line)}</li>" for line in data.evidence)
     parts += [f"<ul>{evidence}</ul>"] if evidence else []
-    parts += [f"<p><b>What to do:</b> {commands(data.advice)}.</p>"] if data.advice else []
+    advice = data.advice.replace(NOTHING, "nothing", 1) if data.advice.startswith(NOTHING) else data.advice
+    parts += [f"<p><b>What to do:</b> {commands(advice)}.</p>"] if advice else []
     return f'<div class="verdict {"good" if good else "bad"}">{"".join(parts)}</div>'
 
 
