@@ -88,7 +88,10 @@ def test_an_unexplained_verdict_says_how_to_go_on(e):
     assert v.kind == "unexplained"
     assert re.search(r"\d+ (about|pairs)", v.evidence.untried)
     assert f"Time ran out before these hypotheses were tried: {v.evidence.untried}" in " ".join(text_report(v).split())
-    assert v.remedy == "give the search more time: --budget 600"
+    assert v.remedy == (  # such vectors look like another model's
+        "serve the file that was verified, or verify the file that is served; if it is the same model, give the search "
+        "more time: --budget 600"
+    )
 
 
 def test_two_causes_that_come_together_have_two_remedies(e):

@@ -16,7 +16,7 @@ from refembed.html.page import Section, clipped, esc, figure, page, table, write
 from refembed.html.picture import heat
 from refembed.verify.remedies import NOTHING
 from refembed.verify.report.data import Array, BothTokens, ReportData, TensorError, WorstTensor
-from refembed.verify.report.text import HELP
+from refembed.verify.report.text import HELP, ended
 
 MARKS = {"identical": "✓", "within rounding": "✓", "differs": "✗", "unexplained": "✗"}
 SHOWN_TEXTS, FEW_TEXTS, SHOWN_TENSORS = 500, 12, 16
@@ -49,7 +49,7 @@ def report_page(data: ReportData) -> str:
 def verdict(data: ReportData) -> str:
     """The sentence that matters."""
     good = data.verdict in ("identical", "within rounding")
-    said = f"{MARKS.get(data.verdict, '?')} {data.verdict}: {data.cause or HELP[data.verdict]}."
+    said = f"{MARKS.get(data.verdict, '?')} {data.verdict}: {ended(data.cause or HELP[data.verdict])}"
     parts = [f"<p><strong>{esc(said)}</strong></p>"]
     if data.first_wrong_tensor:
         parts.append(f"<p>The first tensor that is wrong: <code>{esc(data.first_wrong_tensor)}</code></p>")
@@ -295,6 +295,9 @@ def facts(prefix: str, found: Mapping[str, Any]) -> Iterator[tuple[str, object]]
     for key, value in found.items():
         if isinstance(value, Mapping):
             yield from facts(f"{prefix}{key}, ", value)
+        elif isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
+            for part in value:
+                yield from facts(f"{prefix}{key}, ", part)
         elif value is not None and value != []:
             yield f"{prefix}{key}", value
 

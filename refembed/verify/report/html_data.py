@@ -161,6 +161,6 @@ def environment_of(verdict: Verdict) -> dict[str, Any]:
     }
     found |= {"weights": ", ".join(f"{n} {t}" for t, n in facts.get("quant_types", {}).items())}
     found |= {"Python": platform.python_version(), "NumPy": np.__version__, "machine": platform.platform()}
-    found |= {f"engine: {k}": str(v) for k, v in facts.get("info", {}).items()}
+    found |= {f"engine: {k}": v for k, v in facts.get("info", {}).items()}
     found |= {f"noise floor, {k.replace('_', ' ')}": f"{v:.3g}" for k, v in verdict.noise_floor.items()}
     return found

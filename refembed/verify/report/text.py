@@ -30,8 +30,13 @@ def paragraph(v: Verdict) -> str:
     """The verdict: its word, who was compared, and one sentence."""
     facts = v.evidence.facts
     who = f"{facts.get('engine', 'the engine')} on {facts.get('name') or facts.get('model', 'this model')}"
-    said = v.cause or HELP[v.kind]
-    return f"{v.kind.upper()}: {who}. {said[0].upper()}{said[1:]}."
+    said = ended(v.cause or HELP[v.kind])
+    return f"{v.kind.upper()}: {who}. {said[0].upper()}{said[1:]}"
+
+
+def ended(said: str) -> str:
+    """A sentence with its full stop; a question has its mark."""
+    return said if said.endswith("?") else f"{said}."
 
 
 def numbers(v: Verdict) -> list[str]:
