@@ -304,5 +304,9 @@ def test_the_page_fits_its_window(page: Tab, width: int, dark: bool) -> None:
     explain(page, "hello world the cat sat on a mat " * 3)
     assert page.run("document.documentElement.scrollWidth") <= width
     assert page.run("document.getElementById('map').getBoundingClientRect().right") <= width
+    squeezed = "parseFloat(map.style.width) - map.getBoundingClientRect().width"
+    assert (
+        abs(page.run(f"const map = document.getElementById('map'); {squeezed}")) < 0.5
+    )  # clicks hit what they point at
     paper = page.run("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(21, 25, 31)" if dark else "rgb(255, 255, 255)")
