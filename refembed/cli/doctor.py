@@ -63,12 +63,13 @@ def show(f: GGUFFile, found: list[Finding]) -> None:
     count = Counter(x.severity for x in found)
     worst = next((s for s in SEVERITIES if count[s]), "")
     summary = ", ".join(f"{count[s]} {s}{'s' * (count[s] != 1)}" for s in SEVERITIES if count[s])
-    head = click.style(f"{MARKS[worst]} {escape(str(f.path))}", fg=COLORS[worst], bold=True)
-    click.echo(fold(f"{head}: {VERDICTS[worst]}{f' ({summary})' if summary else ''}", "  "))
+    head = f"{MARKS[worst]} {escape(str(f.path))}"
+    said = f"{head}: {VERDICTS[worst]}{f' ({summary})' if summary else ''}"
+    click.echo(fold(said, "  ", head, COLORS[worst]))
     for x in found:
         where = f" [{escape(x.where)}]" if x.where and x.where not in x.says else ""
-        head = click.style(f"{MARKS[x.severity]} {x.severity}", fg=COLORS[x.severity], bold=True)
-        click.echo("\n" + fold(f"{head}: {x.check}: {escape(x.says)}{where}", "    "))
+        head = f"{MARKS[x.severity]} {x.severity}"
+        click.echo("\n" + fold(f"{head}: {x.check}: {escape(x.says)}{where}", "    ", head, COLORS[x.severity]))
         click.echo(fold(f"    do: {escape(x.do)}", "        "))
 
 

@@ -164,8 +164,8 @@ def show(verdict: Any) -> None:
     from refembed.cli.show import fold, rich_table
 
     color = {"identical": "green", "within rounding": "green", "differs": "red", "unexplained": "yellow"}[verdict.kind]
-    word, rest = paragraph(verdict).split(":", 1)
-    click.echo(fold(click.style(word, fg=color, bold=True) + ":" + rest))
+    said = paragraph(verdict)
+    click.echo(fold(said, head=said.split(":")[0], color=color))
     if evidence := " ".join(numbers(verdict)):
         click.echo("\n" + fold(evidence))
     for title, heads, rows in tables(verdict):

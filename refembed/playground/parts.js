@@ -37,6 +37,7 @@ export function bar(value, most) {
   const inner = make("span", {className: value < 0 ? "bar minus" : "bar"});
   const share = most > 0 && Number.isFinite(value) ? Math.min(Math.abs(value) / most, 1) : 0;
   inner.style.width = (100 * share).toFixed(1) + "%";
+  inner.hidden = share === 0;
   const track = make("span", {className: "track"}, inner);
   track.setAttribute("aria-hidden", "true");  // the number stands next to it
   return track;
