@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -13,7 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from refembed.playground.app import FILES, MOST_BYTES, App
+from refembed.errors import RequestError
+from refembed.playground.app import FILES, MOST_BYTES, MOST_WAITING, App
 from tests.server.browser import Tab, browser, needs_chromium
 from tests.server.servers import Answer, Client, started
 
@@ -194,6 +196,55 @@ def test_the_server_survives_clients_that_leave(server: Client) -> None:
             s.sendall(sent)
     assert ask(server, "explain", {"text": "hello"}).status == 200
     assert not any("Traceback" in line for line in server.log)
+
+
+def asked(app: App) -> tuple[int, str]:
+    """One request, without a server: status, and what the error says."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/model", "headers": headers, "query_string": b"",
+             "scheme": "http", "server": ("localhost", 80)}  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], json.loads(sent[1]["body"]).get("error", {}).get("message", "")
+
+
+class Failing:
+    """Answers that raise."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def answer(self, name: str, body: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RequestError("the text is odd", hint="type\nanother"), (400, "The text is odd (type another).")),
+        (ValueError("a\nb"), (500, "refembed failed: ValueError: a b")),
+        (MemoryError(), (500, "there is not enough memory for that")),
+    ],
+)
+def test_what_fails_is_one_sentence(error: Exception, expected: tuple[int, str]) -> None:
+    app = App(Failing(error))  # type: ignore[arg-type]  # it answers
+    assert asked(app) == expected
+    assert app.waiting == 0
+    app.worker.shutdown()
+
+
+def test_where_many_requests_wait_one_more_is_refused() -> None:
+    app = App(Failing(ValueError()))  # type: ignore[arg-type]  # it answers
+    app.waiting = MOST_WAITING
+    assert asked(app) == (503, "too many requests wait; try again in a moment")
+    app.worker.shutdown()
 
 
 # -- in Chromium -----------------------------------------------------------------------------------------------------
