@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
+from refembed.convert.quantize import quantize_file
 from refembed.errors import RequestError
 from refembed.playground.answers import MOST_CHARACTERS, MOST_LEFT_OUT, MOST_TEXTS, Answers
 from refembed.playground.run import MOST_TOKENS
@@ -180,6 +181,15 @@ def test_weights_are_quantized_as_gguf_py_quantizes_them(small: Answers, tiny: P
     assert found["first"]["name"] == "embd"
     assert found["first"]["relative"] == pytest.approx(np.linalg.norm(off) / np.linalg.norm(x), rel=1e-6)
     assert 1e-7 < found["distance"] < 1e-2
+
+
+def test_weights_in_memory_give_the_vector_of_the_quantized_file(small: Answers, tiny: Path, tmp_path: Path) -> None:
+    """As `refembed quantize` writes it, whose bytes tests/convert compares with llama-quantize's."""
+    quantize_file(tiny, tmp_path / "q4.gguf", "Q4_0")
+    found = small.answer("explain", {"text": "hello world", "weights": "Q4_0"})
+    stored = Embedder.load(tmp_path / "q4.gguf", numerics="exact").embed("hello world")
+    np.testing.assert_allclose(found["vector"], stored, atol=1e-7)  # float32
+    assert found["moved"]["distance"] > 1e-6
 
 
 def test_every_fault_has_verifys_words_and_can_be_switched(small: Answers) -> None:
