@@ -117,7 +117,8 @@ def layers(data: ReportData) -> str:
     drawn = plot(lines, alt, x_labels=labels, y_name="NMSE", x_name="layer", log=True, titles=titles)
     caption = (
         f"{esc(alt)} <b>Local</b>: this operation alone, ours run on the engine's own inputs. <b>Propagated</b>: "
-        "the two runs side by side, with all that went wrong before. Errors of 0 stand at the foot."
+        "the two runs side by side, with all that went wrong before. NMSE is the sum of squared differences over the "
+        "sum of squares; errors of 0 stand at the foot."
     )
     return figure(drawn, caption) + tensor_table(data, beyond)
 
