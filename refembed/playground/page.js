@@ -212,6 +212,7 @@ async function begin() {
   }
   set_ramp(model.ramp);
   at("lead").textContent = model.lead;
+  document.title = "refembed explain: " + model.lead.split(":")[0];
   at("text").value = model.texts[0] || "";
   at("texts").value = model.texts.join("\n");
   options(at("pooling"), model.poolings);

@@ -100,7 +100,7 @@ def where(change: Moved) -> str:
 
 
 def advice(bench: Workbench, switches: Switches, text: str, kind: str) -> str:
-    """What to do where an engine does this, or where somebody means to."""
+    """What to do where an engine does this, or where it is meant."""
     if switches.fault:
         h = bench.fault(switches.fault, text)
         if kind == "good":
