@@ -9,7 +9,7 @@ from refembed.errors import RequestError
 from refembed.kernels.ops import Ops
 from refembed.kernels.wrapper import PatchedOps
 from refembed.model.hparams import Hparams
-from refembed.pooling.poolers import POOLERS, resolve_pooling
+from refembed.pooling.poolers import POOLERS
 from refembed.verify.compare.floor import SCREEN, Floor, floor_of
 from refembed.verify.hypotheses import cheap_hypotheses, weight_hypotheses
 from refembed.verify.hypothesis import FAILURES, Hypothesis
@@ -36,13 +36,17 @@ class Switches:
 class Workbench:
     """A loaded model with its switches. One thread at a time may call it: the last change is kept.
 
-    pooling  as `Embedder.embed` takes it; a model whose file asks for none gets one that makes one vector of a text
+    pooling  as `Embedder.embed` takes it, but none: a model whose file asks for none gets one that makes one vector
+
+    Raises RequestError or ModelError for a pooling that the model cannot have.
     """
 
     def __init__(self, embedder: Embedder, pooling: str = "native") -> None:
         self.embedder, self.numerics = embedder, embedder.ops.name
-        how = resolve_pooling(pooling, embedder.model.hparams.pooling)
+        how = embedder.resolve_options(pooling).pooling
         self.note = ""
+        if pooling == "none":
+            raise RequestError("the page is about one vector a text, and pooling none has none", hint="mean, cls, last")
         if how == "none":
             how = one_vector(embedder.model.hparams)
             self.note = f"The model's file asks for no pooling; the page begins with {how}."

@@ -95,6 +95,8 @@ def test_text_is_read_from_standard_input_and_may_be_odd(explain: Cli) -> None:
         (("--port", "0", "hello"), "--port goes with --serve"),
         (("--serve", "--port", "70000"), "70000"),
         (("--serve", "--pooling", "nosuch"), "there is no such pooling"),
+        (("--serve", "--pooling", "none"), "pooling none has none"),
+        (("--serve", "--pooling", "rank"), "classifier head"),
         (("--serve", "--host", "nosuch.invalid"), "cannot listen on nosuch.invalid"),
     ],
 )
