@@ -132,7 +132,7 @@ def close(actual: npt.ArrayLike, expected: npt.ArrayLike, within: npt.ArrayLike,
         bound = np.broadcast_to(np.asarray(within, np.float64), a.shape)[at]
         place = "".join(f"[{int(i)}]" for i in at)
         raise AssertionError(
-            f"{what}{place}: {a[at]!r}, expected {e[at]!r}, off by {abs(a[at] - e[at]):.3g} of {bound:.3g}"
+            f"{what}{place}: {float(a[at])!r}, expected {float(e[at])!r}, off by {abs(a[at] - e[at]):.3g} of {bound:.3g}"
         )
 
 

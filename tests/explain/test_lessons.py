@@ -1,0 +1,39 @@
+"""What notebooks of the course show besides numbers."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import pytest
+
+from refembed.explain.lessons import Markdown, quote, table
+from refembed.kernels.exact import activations, norms
+from refembed.tokenizer.wordpiece import WordPiece
+
+
+def code_of(quoted: Markdown) -> str:
+    return quoted.text.split("```python\n")[1].rstrip("`\n")
+
+
+@pytest.mark.parametrize("function", [norms.layer_norm, activations.silu, WordPiece.match])
+def test_a_quotation_is_the_source_without_its_docstring(function: object) -> None:
+    found, full = (
+        ast.parse(inspect.cleandoc(code)).body[0] for code in (code_of(quote(function)), inspect.getsource(function))
+    )  # type: ignore[arg-type]
+    assert isinstance(found, ast.FunctionDef)
+    assert isinstance(full, ast.FunctionDef)
+    assert ast.get_docstring(full)
+    assert [ast.dump(node) for node in found.body] == [ast.dump(node) for node in full.body[1:]]
+    assert found.name == full.name
+
+
+def test_a_quotation_names_its_file_and_says_what_it_is() -> None:
+    assert quote(norms.layer_norm).text.startswith("`refembed/kernels/exact/norms.py`: `layer_norm`\n")
+    assert quote(norms.layer_norm, "LN")._repr_markdown_().startswith("`refembed/kernels/exact/norms.py`: `LN`\n")
+
+
+def test_a_table_is_markdown_and_the_same_as_plain_text() -> None:
+    shown = table(["a", "b|c"], [(1 / 3, "x|y"), (2, "z")])
+    assert shown.text == "| a | b\\|c |\n| --- | --- |\n| 0.333333 | x\\|y |\n| 2 | z |\n"
+    assert repr(shown) == shown._repr_markdown_() == shown.text
