@@ -31,7 +31,8 @@ class MeanPoolingContract(PoolingContract):
             "none_keeps_every_token", "cls_is_the_first_token_and_last_the_last", "max_is_reached_and_never_passed",
             "mean_sqrt_len_is_the_sum_over_the_root_of_the_count", "the_first_token_is_the_last_one_backwards",
             "forwards_and_backwards_the_weights_even_out", "a_weight_is_as_good_as_a_repetition",
-        ),        "of other modes",
+        ),
+        "of other modes",
     ) | {"channels_do_not_mix": "it holds to the bit, and NumPy adds a lone column in another order"}  # fmt: skip
 
     def mean_pooling(self, hidden: Any, offsets: Any) -> Any:

@@ -104,7 +104,9 @@ class WordPieceContract(OperationContract):
         at = 0
         for piece in self.pieces_of(word, vocabulary):
             longer = [p for p in vocabulary if word.startswith(p, at) and len(p) > len(piece)]
-            require(not longer, f"at {word[at:]!r} {piece!r} was taken, but {max(longer, key=len, default='')!r} fits too")
+            require(
+                not longer, f"at {word[at:]!r} {piece!r} was taken, but {max(longer, key=len, default='')!r} fits too"
+            )
             at += len(piece)
 
     @for_all(front=words, back=words, vocabulary=vocabularies)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,10 +20,9 @@ def code_of(quoted: Markdown) -> str:
 
 
 @pytest.mark.parametrize("function", [norms.layer_norm, activations.silu, WordPiece.match])
-def test_a_quotation_is_the_source_without_its_docstring(function: object) -> None:
-    found, full = (
-        ast.parse(inspect.cleandoc(code)).body[0] for code in (code_of(quote(function)), inspect.getsource(function))
-    )  # type: ignore[arg-type]
+def test_a_quotation_is_the_source_without_its_docstring(function: Callable[..., Any]) -> None:
+    sources = (code_of(quote(function)), textwrap.dedent(inspect.getsource(function)))
+    found, full = (ast.parse(source).body[0] for source in sources)
     assert isinstance(found, ast.FunctionDef)
     assert isinstance(full, ast.FunctionDef)
     assert ast.get_docstring(full)
