@@ -15,7 +15,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 COURSE = ROOT / "docs" / "course"
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TAGS = re.compile(r"\A:tags: \[([^\]]*)\]\n")
+OPTIONS = re.compile(r"\A(?::[^\n]*\n)+")
+TAGS = re.compile(r"^:tags: \[([^\]]*)\]$", re.MULTILINE)
 HIDDEN = ("hide-input", "hide-cell")  # folded on a page, and in a notebook
 
 
@@ -37,10 +38,11 @@ def cells(path: Path) -> list[Cell]:
     text = path.read_text(encoding="utf-8")
     found = []
     for match in CELL.finditer(text):
-        tags = TAGS.match(match[1])
-        code = match[1][tags.end() :] if tags else match[1]
-        line = text[: match.start(1)].count("\n") + 1 + bool(tags)
-        found.append(Cell(line, tuple(tags[1].replace(" ", "").split(",")) if tags else (), code))
+        options = OPTIONS.match(match[1])
+        head = options[0] if options else ""
+        tags = TAGS.search(head)
+        line = text[: match.start(1)].count("\n") + 1 + head.count("\n")
+        found.append(Cell(line, tuple(tags[1].replace(" ", "").split(",")) if tags else (), match[1][len(head) :]))
     return found
 
 

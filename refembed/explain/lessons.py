@@ -3,7 +3,7 @@
     quote(layer_norm)                      its file and its code, read when the cell runs
     table(["token", "id"], [["a", 1]])     rows and columns
 
-Both are Markdown to a notebook, and plain text elsewhere.
+Notebooks show the one as Markdown and the other as HTML; elsewhere both are plain text.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from refembed.html.page import esc
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,33 @@ def without_docstring(code: str) -> str:
     return "\n".join(lines)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markdown:
-    """Rows under a header; floats with six significant digits."""
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header, as text."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def _repr_html_(self) -> str:
+        def row(cells: Iterable[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{esc(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        body = "".join(row(cells, "td") for cells in self.rows)
+        return (
+            '<div class="table-wrapper" style="overflow-x:auto"><table class="docutils align-default">'
+            f"<thead>{row(self.header, 'th')}</thead><tbody>{body}</tbody></table></div>"
+        )
+
+    def __repr__(self) -> str:
+        lines = [self.header, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """Rows under a header, each as long as it; floats with six significant digits."""
 
     def cell(value: Any) -> str:
-        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-        return shown.replace("|", "\\|")
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
 
-    lines = [header, ["---"] * len(header), *rows]
-    return Markdown("\n".join(f"| {' | '.join(map(cell, row))} |" for row in lines) + "\n")
+    return Table(tuple(header), tuple(tuple(map(cell, row)) for row in rows))

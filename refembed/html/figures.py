@@ -78,8 +78,8 @@ def heatmap(
     most           the magnitude of the strongest tint; None takes the largest
     """
     a = np.atleast_2d(np.asarray(x, np.float64))
-    top = float(np.abs(a).max(initial=0)) if most is None else most
-    wide = max(LETTER * (digits + 4), LETTER * max(map(len, columns), default=1) + 6, 24) if numbers else 13.0
+    top = float(np.abs(a[np.isfinite(a)]).max(initial=0)) if most is None else most
+    wide = max(LETTER * (digits + 4), LETTER * max(map(len, columns), default=1) + 10, 24) if numbers else 13.0
     tall = 26.0 if numbers else 17.0
     left = LETTER * max(map(len, rows), default=0) + 12 + 18 * bool(row_name)
     above = 20.0 + 18 * bool(column_name)

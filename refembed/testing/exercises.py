@@ -7,6 +7,7 @@ report has the law, the smallest input found, and what came out.
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,6 +57,9 @@ EXERCISES: dict[str, type[Contract]] = {  # name of the function -> what it must
 }
 
 
+WIDTH = 84  # of a report, in letters
+
+
 @dataclass(frozen=True)
 class Failure:
     """A property that does not hold: its law, the smallest input found, and what happened there."""
@@ -84,7 +88,7 @@ class ExerciseReport:
             lines.append(f"  {'FAILS' if failure else 'holds'}  {name.replace('_', ' ')}")
             if failure and failure.given:
                 for what, said in (("law", failure.law), ("given", failure.given), ("found", failure.why)):
-                    lines.append(f"         {what:6} " + said.replace("\n", "\n" + " " * 16))
+                    lines += folded(said, f"         {what:6} ")
         return "\n".join(lines)
 
 
@@ -115,6 +119,12 @@ def check_exercise(name: str, function: Callable[..., Any], max_examples: int = 
                 smallest = None if shown else smallest_failure(contract, prop, max_examples)
                 failures[key] = smallest or Failure(law_of(prop), "", why)
     return ExerciseReport(name, tuple(properties), failures)
+
+
+def folded(words: str, head: str) -> list[str]:
+    """Lines of words behind a head, indented as far as it is."""
+    lines = [part for line in words.splitlines() for part in textwrap.wrap(line, WIDTH - len(head)) or [""]]
+    return [(head if i == 0 else " " * len(head)) + line for i, line in enumerate(lines)]
 
 
 def law_of(prop: Property) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,8 @@ def test_a_quotation_names_its_file_and_says_what_it_is() -> None:
     assert quote(norms.layer_norm, "LN")._repr_markdown_().startswith("`refembed/kernels/exact/norms.py`: `LN`\n")
 
 
-def test_a_table_is_markdown_and_the_same_as_plain_text() -> None:
-    shown = table(["a", "b|c"], [(1 / 3, "x|y"), (2, "z")])
-    assert shown.text == "| a | b\\|c |\n| --- | --- |\n| 0.333333 | x\\|y |\n| 2 | z |\n"
-    assert repr(shown) == shown._repr_markdown_() == shown.text
+def test_a_table_is_html_in_a_notebook_and_plain_text_elsewhere() -> None:
+    shown = table(["a", "b<c"], [(1 / 3, "x&y"), (2, "z")])
+    html = ET.fromstring(shown._repr_html_())
+    assert [[cell.text for cell in row] for row in html.iter("tr")] == [["a", "b<c"], ["0.333333", "x&y"], ["2", "z"]]
+    assert repr(shown) == "a         b<c\n0.333333  x&y\n2         z"
