@@ -116,6 +116,15 @@ def test_every_number_of_the_prose_is_in_a_cell(stem: str) -> None:
     assert {n for n in said - known if n > FREE or n != int(n)} == set()
 
 
+def test_what_lessons_compute_by_themselves_is_what_refembed_computes() -> None:
+    """In float64 within a few last bits (2e-15 on an AMD EPYC); the finished vector within its rounding to float32."""
+    said = re.compile(r"largest difference to refembed:? ([\d.e+-]+)")
+    found = {stem: [float(x) for done in run(stem) for x in said.findall(done.output)] for stem in LESSONS[1:7]}
+    assert {stem: len(gaps) for stem, gaps in found.items()} == dict(zip(LESSONS[1:7], (1, 2, 2, 3, 2, 1), strict=True))
+    assert max(found.pop(LESSONS[6])) < 8e-9  # half a step of float32 is 7.5e-9 there
+    assert max(gap for gaps in found.values() for gap in gaps) < 1e-13
+
+
 @pytest.mark.parametrize("stem", LESSONS)
 def test_a_reader_without_matplotlib_can_run_every_cell(stem: str) -> None:
     code = "\n".join(cell.code for cell in cells(BY_STEM[stem]))
