@@ -1,8 +1,8 @@
 """The vectors of every build of builds.toml, asked for one build at a time and stored: history.json, history.npz.
 
-`python -m conformance builds run` asks each build for MiniLM in five types and for a small model of each architecture,
-in two settings: `unasked` is what a build does when nothing is chosen, `plain` is without flash attention and without
-repacked weights. Vectors are stored as they come, unnormalized, each distinct one once, under a digest of its bits:
+`python -m conformance builds run` asks each build for MiniLM in five types, in two settings: `unasked` is what a build
+does when nothing is chosen, `plain` is without flash attention and without repacked weights; and unasked for a small
+model of each architecture. Vectors are stored as they come, unnormalized, each distinct one once, under a digest of its bits:
 equal digests are equal bits. Of refembed's own vectors only the digests are kept, one set for each profile and switch
 of the `ggml` numerics (`python -m conformance builds profiles`): they say which of them has a build's bits.
 """
@@ -180,17 +180,17 @@ def check_layouts(build: Build, engine: LlamaCpp) -> None:
 
 
 def ask_architecture(build: Build, variant: Variant, found: Answers, history: History) -> None:
-    """A small model with random weights, float32. A build that does not know the architecture says so."""
+    """A small model with random weights, float32, unasked. A build that does not know the architecture says so."""
     with tempfile.TemporaryDirectory() as folder:
         path = variant.write(Path(folder) / "small.gguf")
-        for setting, options in SETTINGS.items():
-            try:
-                with open_build(build, path, pooling=variant.pooling, n_batch=128, n_seq_max=1, **options) as engine:
-                    vectors = engine.embed([some_ids(n) for n in ARCH_LENGTHS])
-            except EngineError as e:
-                found.failed[variant.arch] = reason_of(e)
-                return
-            found.vectors.setdefault(variant.arch, {})[setting] = [history.digest(v) for v in vectors]
+        options = {"pooling": variant.pooling, "n_batch": 128, "n_seq_max": 1, **SETTINGS["unasked"]}
+        try:
+            with open_build(build, path, **options) as engine:
+                vectors = engine.embed([some_ids(n) for n in ARCH_LENGTHS])
+        except EngineError as e:
+            found.failed[variant.arch] = reason_of(e)
+            return
+        found.vectors[variant.arch] = {"unasked": [history.digest(v) for v in vectors]}
 
 
 @cache
