@@ -1,10 +1,10 @@
 """The vectors of every build of builds.toml, asked for one build at a time and stored: history.json, history.npz.
 
-`python -m conformance builds run` asks each build for MiniLM in five types, in two settings: `unasked` is what a build
-does when nothing is chosen, `plain` is without flash attention and without repacked weights; and unasked for a small
-model of each architecture. Vectors are stored as they come, unnormalized, each distinct one once, under a digest of its bits:
-equal digests are equal bits. Of refembed's own vectors only the digests are kept, one set for each profile and switch
-of the `ggml` numerics (`python -m conformance builds profiles`): they say which of them has a build's bits.
+`python -m conformance builds run` asks each build for MiniLM in five types, in two settings: `unasked` is what it does
+when nothing is chosen, `plain` is without flash attention and without repacked weights; and unasked for a small
+model of each architecture. Vectors are stored as they come, unnormalized, each distinct one once, under a digest of its
+bits: equal digests are equal bits. Of refembed's own vectors only the digests are kept, one set for each profile and
+switch of the `ggml` numerics (`python -m conformance builds profiles`): they say which of them has a build's bits.
 """
 
 from __future__ import annotations

@@ -9,10 +9,12 @@ the installed wheel. What it does is what it does unasked: flash attention and r
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,12 +67,22 @@ def compare_builds(
 def ask(model: str | Path, build: Path | None, texts: Sequence[str], pooling: str, cpu: str) -> Answer:
     """One build's answers; a build that cannot be opened, or does not load the model, says why."""
     name = "installed" if build is None else build.name
+    known = number_in(name if build else installed_wheel())
+    options: dict[str, Any] = {"lib": build, "cpu": (cpu if build else "") or None, "pooling": pooling, **UNASKED}
     try:
-        with LlamaCpp(model, lib=build, cpu=(cpu if build else "") or None, pooling=pooling, **UNASKED) as engine:  # type: ignore[arg-type]
-            number = engine.facts["build_number"] or number_in(name)
+        with LlamaCpp(model, **options) as engine:
+            number = known or engine.facts["build_number"] or None
             return Answer(name, number, engine.tokenize_many(texts, True, True), engine.embed(texts))
     except EngineError as e:
-        return Answer(name, number_in(name), failed=" ".join(line.strip(" |") for line in str(e).splitlines()[:3]))
+        return Answer(name, known, failed=" ".join(line.strip(" |") for line in str(e).splitlines()[:3]))
+
+
+def installed_wheel() -> str:
+    """`xllamacpp-2026.10.11549`; "" where the wheel is not installed."""
+    try:
+        return f"xllamacpp-{importlib.metadata.version('xllamacpp')}"
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def number_in(name: str) -> int | None:
@@ -94,7 +106,7 @@ def rows(answers: Sequence[Answer]) -> Iterator[BuildRow]:
         changed = sum(list(x) != list(y) for x, y in zip(a.tokens, last.tokens, strict=True))
         comparable = [(unit(x), unit(y)) for x, y in zip(a.vectors, last.vectors, strict=True) if x.shape == y.shape]
         moved = max((float(np.abs(x - y).max()) for x, y in comparable), default=None)
-        distance = max((float(np.max(1 - (x * y).sum(-1))) for x, y in comparable), default=None)
+        distance = max((float(np.max(((x - y) ** 2).sum(-1)) / 2) for x, y in comparable), default=None)
         yield BuildRow(a.name, a.number, groups[bits(a)], moved, distance, changed, "")
 
 

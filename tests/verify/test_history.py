@@ -97,7 +97,7 @@ def test_what_is_asked_reaches_the_engine(monkeypatch):
 
     monkeypatch.setattr(history, "LlamaCpp", Engine)
     found = compare_builds("m.gguf", [Path("a.whl"), None], ["x"], pooling="cls", cpu="haswell")
-    assert [(r.name, r.number, r.group) for r in found] == [("a.whl", 7, "A"), ("installed", 7, "A")]
+    assert [(r.name, r.number, r.group) for r in found] == [("a.whl", 7, "A"), ("installed", 11549, "A")]
     unasked = {"flash_attn": "auto", "extra_buffer_types": True, "pooling": "cls"}
     assert asked == [
         ("m.gguf", {"lib": Path("a.whl"), "cpu": "haswell", **unasked}),
