@@ -38,8 +38,8 @@ PROFILES = {p.name: p for p in (
     Profile("avx2-gcc13",       8, "avx2", 4, True,  True, True,  True,  "avx2", False, True),  # py-sync 0.11548
     Profile("avx2-gcc12",       8, "avx2", 4, True,  True, True,  True,  "avx2", False),  # b11434, Release, GCC 12.2
     Profile("avx2-b11739",      8, "avx2", 4, True,  True, True,  True,  "avx2", True,  True),  # py-sync 0.11739
-    Profile("avx2-b9093",       8, "avx2", 4, False, True, False, False, "avx2", False),  # xllamacpp to b10809
-    Profile("avx2-gcc13-b9014", 8, "avx2", 4, True,  True, False, False, "avx2", False, True),  # py-sync to b11067
+    Profile("avx2-b9093",       8, "avx2", 4, False, False, False, False, "avx2", False),  # xllamacpp to b10809
+    Profile("avx2-gcc13-b9014", 8, "avx2", 4, True, False, False, False, "avx2", False, True),  # py-sync to b11067
     Profile("avx512", 16, "avx512", 8, False, False, False, False, "vdpbf16", False),  # node-llama-cpp 3.22.1, zen4
 )}
 # fmt: on
