@@ -26,14 +26,14 @@ class Profile:
     tiled: bool  # the tiled K-quant kernel, for 8 rows and more
     bf16: Literal["avx2", "avx512f", "vdpbf16"]  # how a BF16 dot product runs
     pad_keys: bool  # keys and values of encoders are padded to whole blocks of 256, as those of a KV cache are
-    rope_in_fours: bool = False  # RoPE turns neighboring channels four pairs at a time, pairs left over without FMA
+    rope_in_twos: bool = False  # RoPE turns neighboring channels two pairs at a time, one left over without FMA
     flash_attn: bool = True  # llama.cpp's own default on a CPU (AUTO)
     repack: bool = False  # weights interleaved at load: use_extra_bufts, llama.cpp's default unless asked otherwise
 
 
 # fmt: off
 PROFILES = {p.name: p for p in (
-    # lanes, expf, tail, fa_sum_fma, fa_tail, pad_k, tiled, bf16, pad_keys, rope_in_fours
+    # lanes, expf, tail, fa_sum_fma, fa_tail, pad_k, tiled, bf16, pad_keys, rope_in_twos
     Profile("avx2",             8, "avx2", 4, False, True, True,  True,  "avx2", False),  # xllamacpp b11549, GCC 10
     Profile("avx2-gcc13",       8, "avx2", 4, True,  True, True,  True,  "avx2", False, True),  # py-sync 0.11548
     Profile("avx2-gcc12",       8, "avx2", 4, True,  True, True,  True,  "avx2", False),  # b11434, Release, GCC 12.2
