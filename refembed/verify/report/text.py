@@ -42,7 +42,7 @@ def numbers(v: Verdict) -> list[str]:
     if worst is not None and not v.tells_itself:
         wrong = sum(not t.agrees for t in e.texts)
         said.append(
-            f"{wrong} of {len(e.texts)} texts are beyond the noise floor; the worst is {worst.distance:.2g} away "
+            f"{wrong} of {len(e.texts)} {'inputs' if e.facts.get('mmproj') else 'texts'} are beyond the noise floor; the worst is {worst.distance:.2g} away "
             f"(1 - cos), where rounding makes {worst.bound:.2g} at most."
         )
         if left is not None and wrong and not v.causes[0].by_size:
@@ -141,6 +141,8 @@ def footer(v: Verdict) -> list[str]:
     if facts:
         types = ", ".join(f"{n} {t}" for t, n in facts["quant_types"].items())
         lines.append(f"model: {facts['model']} ({facts['architecture']}; {types}); pooling {facts['pooling']}")
+        if facts.get("mmproj"):
+            lines.append(f"tower: {facts['mmproj']} ({facts['projector']})")
         count = (
             f", {facts['texts']} text{'s' * (facts['texts'] != 1)}, {facts['tokens']} tokens" if facts["texts"] else ""
         )
