@@ -1,0 +1,113 @@
+"""Towers broken on purpose: `verify` names the fault and the first wrong tensor; a sound one raises no alarm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+
+from refembed import Embedder
+from refembed.verify.run import verify
+from tests.verify.images.engine import MODULES, Faulty, faulty, files, inputs
+
+pytestmark = pytest.mark.system
+
+RESIZE = '__import__("refembed.model.vision.preprocess", fromlist=["resize"]).resize(image,'
+
+
+class Fault(NamedTuple):
+    """One piece of a tower's file, written wrongly."""
+
+    tower: str
+    right: str  # stands once in the file
+    wrong: str
+    cause: str  # the id that names it
+    first: str | None  # the first wrong tensor; None: the tower is right, its rows are handed on otherwise
+
+
+FAULTS = [
+    Fault("gemma3", "normalized(fit(image,", "normalized(fit(image[..., ::-1],", "bgr", "inp_raw"),
+    Fault("gemma3", '_size, "bilinear")', '_size, "bicubic")', "filter-bicubic", "inp_raw"),
+    Fault("gemma3", "fit(image,", RESIZE, "stretched", "inp_raw"),
+    Fault("gemma3", "hp.mean, hp.std)", "hp.std, hp.mean)", "mean-std-swapped", "inp_raw"),
+    Fault("gemma3", "ops.weight(w.position_embd)", "np.roll(ops.weight(w.position_embd), -1, 0)", "places-from-one",
+          "pos_embed"),
+    Fault("gemma3", "activate[hp.activation](h)", "ops.gelu_quick(h)", "gelu-quick", "ffn_gelu-0"),
+    Fault("gemma3", "math.sqrt(hp.n_embd_head)", "math.sqrt(hp.n_embd)", "scores-by-width", "kq_soft_max-0"),
+    Fault("gemma3", "ops.pool_2d(planes, hp.n_merge)",
+          "np.ascontiguousarray(planes[:, :: hp.n_merge, :: hp.n_merge])", "pool-first", "pool_2d"),
+    Fault("gemma3", "for il, blk in enumerate(w.blk):", "for il, blk in enumerate(w.blk[:-1]):",
+          "last-layer-left-out", "norm"),
+    Fault("gemma3", '("<start_of_image>", "<end_of_image>")', '("", "")', "marks-left-out", None),
+    Fault("gemma3", "takes_swapped=True", "takes_swapped=True, causal=True", "image-causal", None),
+    Fault("gemma4v", "ops.multiply(ops.gelu_quick(gate), up)", "ops.geglu(gate, up)", "gelu-tanh", "ffn_geglu_quick-0"),
+    Fault("gemma4v", "TOKENS = (70, 1120)", "TOKENS = (140, 1120)", "at-least-140-tokens", "inp_raw"),
+    Fault("gemma4v", "x * 2 - 1", "x", "pixels-from-0-to-1", "inp_raw_scaled"),
+    Fault("gemma4v", "ROPE_BASE = 100.0", "ROPE_BASE = 10000.0", "rope-base-10000", "Qcur_pos_x-0"),
+    Fault("gemma4v", 'pairs="neox"', 'pairs="norm"', "rope-neighbors", "Qcur_pos_x-0"),
+    Fault("gemma4v", "ops.rms_norm(v, None, eps)", "v", "v-norm-left-out", "Vcur_normed-0"),
+    Fault("gemma4v", "hp.n_head, 1.0)", "hp.n_head, D**-0.5)", "scores-by-head", "kq_soft_max-0"),
+    Fault("gemma4v", "normalized(fit(image,", "normalized(fit(image[:, ::-1],", "mirrored", "inp_raw"),
+    Fault("gemma4v", '("<|image>", "<image|>")', '("<|image>", "")', "end-left-out", None),
+    Fault("qwen3vl", "np.concatenate([x, further], axis=1)", "np.concatenate([x, 0 * further], axis=1)",
+          "deepstack-left-out", "concatenated"),
+    Fault("qwen3vl", "zip(w.deepstack, left, strict=True)", "zip(w.deepstack, left[::-1], strict=True)",
+          "deepstack-layer-behind", "norm-0"),
+    Fault("qwen3vl", "ops.interpolate(places, ny, nx)", "np.ascontiguousarray(np.resize(places, (C, ny, nx)))",
+          "", "interpolated"),
+    Fault("qwen3vl", "enumerate((row, column))", "enumerate((column, row))", "rope-swapped", "Qcur_rope-0"),
+    Fault("qwen3vl", "ops.conv_2d(x, w.patch_embd_1)", "ops.conv_2d(x, w.patch_embd)", "first-frame-twice",
+          "patch_product_1"),
+    Fault("qwen3vl", "ops.conv_2d(x, w.patch_embd_1)", "0 * ops.conv_2d(x, w.patch_embd_1)", "one-frame",
+          "patch_product_1"),
+    Fault("qwen3vl", 'width, height, "bicubic"', 'width, height, "bilinear"', "filter-bilinear", "inp_raw"),
+    Fault("qwen3vl", "mrope=True, causal=True", "mrope=True", "image-sees-all", None),
+    Fault("qwen3vl", "mrope=True, causal=True", "causal=True", "mrope-left-out", None),
+    Fault("qwen3vl", '("<|vision_start|>", "<|vision_end|>")', '("", "<|vision_end|>")', "begin-left-out", None),
+]  # fmt: skip
+NAMES = [f"{f.tower}-{f.cause or 'unlisted'}" for f in FAULTS]
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Embedder]:
+    @cache
+    def make(tower: str) -> Embedder:
+        model, mmproj = files(tmp_path_factory.mktemp(tower), tower)
+        return Embedder.load(model, mmproj=mmproj, numerics="fast")
+
+    return make
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+def test_the_fault_is_named_with_its_tensor(fault: Fault, embedder: Callable[[str], Embedder]) -> None:
+    e = embedder(fault.tower)
+    verdict = verify(e, faulty(e, *fault[:3]), inputs())
+    assert verdict.kind == ("differs" if fault.cause else "unexplained")
+    assert [c.id for c in verdict.causes] == ([fault.cause] if fault.cause else []), verdict.evidence.trials
+    assert (verdict.first_wrong_tensor or "").split("[")[0] == (fault.first or "")
+    assert verdict.remedy
+
+
+BY_VECTORS = [f for f in FAULTS if f.first in ("inp_raw", None) or f.cause in ("gelu-quick", "gelu-tanh", "rope-swapped")]
+
+
+@pytest.mark.parametrize("fault", BY_VECTORS, ids=lambda f: f"{f.tower}-{f.cause}")
+def test_it_is_named_by_vectors_alone(fault: Fault, embedder: Callable[[str], Embedder]) -> None:
+    e = embedder(fault.tower)
+    verdict = verify(e, faulty(e, *fault[:3], shows="vectors"), inputs())
+    assert verdict.kind == "differs"
+    assert [c.id for c in verdict.causes] == [fault.cause], verdict.evidence.trials
+    assert verdict.first_wrong_tensor is None
+
+
+@pytest.mark.parametrize("tower", MODULES)
+def test_there_are_five_faults_a_tower_and_no_alarm_without_one(
+    tower: str, embedder: Callable[[str], Embedder]
+) -> None:
+    assert len({f.cause for f in FAULTS if f.tower == tower and f.cause}) >= 5
+    e = embedder(tower)
+    verdict = verify(e, Faulty(e, MODULES[tower]), inputs())
+    assert (verdict.kind, verdict.causes, verdict.first_wrong_tensor) == ("identical", (), None)
+    assert verdict.evidence.remarks == ()
