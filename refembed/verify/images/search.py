@@ -146,9 +146,9 @@ def confirmed(case: Case, scores: Sequence[Tried]) -> tuple[Tried, ...]:
     short = [t for t in sorted(scores, key=lambda t: t.left)[:CONFIRMED] if t.over < 10]
     done = [Tried(t.hypothesis, *case.leaves(t.hypothesis, every, several)) for t in short]
     good = sorted((t for t in done if t.over <= 1), key=lambda t: t.left)
-    plain = [t for t in good if not t.hypothesis.id.startswith("published")]
-    good = plain or good  # the published model is several things at once: named where no one of them does
-    return tuple(t for t in good if t.left <= max(TIE * good[0].left, LEAST / 100))
+    ties = [t for t in good if t.left <= max(TIE * good[0].left, LEAST / 100)]
+    plain = [t for t in ties if not t.hypothesis.id.startswith("published")]
+    return tuple(plain or ties)  # the published model is several things at once: named where no one of them does
 
 
 def probe(case: Case) -> Tried | None:
