@@ -149,8 +149,11 @@ def test_verify_names_what_the_published_model_does_otherwise(
     inputs = [{"image": drawn(*size)}, {"image": drawn(size[1], size[0])}]
     verdict = verify(Embedder.load(model, mmproj=mmproj, numerics="fast"), engine, inputs)
     if not cause:
-        assert (verdict.kind, verdict.causes) == ("within rounding", ())
+        assert (verdict.kind, verdict.causes, verdict.first_wrong_tensor) == ("within rounding", (), None)
     else:
         assert (verdict.kind, [c.id for c in verdict.causes]) == ("differs", [cause])
+        assert verdict.first_wrong_tensor == "inp_raw"
     published = Embedder.load(model, mmproj=mmproj, numerics="fast", semantics="original")
-    assert verify(published, engine, inputs).kind == "within rounding"
+    verdict = verify(published, engine, inputs)
+    assert (verdict.kind, verdict.first_wrong_tensor) == ("within rounding", None)
+    assert len(verdict.evidence.tensors) > 10

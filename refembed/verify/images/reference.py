@@ -132,4 +132,5 @@ def half(base: Ops) -> Ops:
     def conv_2d(true: Ops, x: Float, w: Tensor) -> Float:
         return true.conv_2d(f16(x), Tensor.of(w.dequantize().astype(np.float16).astype(np.float32), f"{w.name} in F16"))
 
-    return PatchedOps(base, {"conv_2d": conv_2d, "gelu": rounded("gelu"), "gelu_quick": rounded("gelu_quick")})
+    names = ("gelu", "gelu_quick", "geglu")
+    return PatchedOps(base, {"conv_2d": conv_2d, **{name: rounded(name) for name in names}})

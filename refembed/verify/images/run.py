@@ -73,15 +73,20 @@ def verify_images(
     distances, nearest = floor.distances([o.theirs for o in observations])
     cost = sorted(range(len(observations)), key=lambda i: (observations[i].what, r.n_tokens(observations[i].item)))
     case = Case(r, observations, floor, distances, until, cost)
-    wrong = bool((distances > floor.bound).any())
+    beyond = distances > floor.bound
+    wrong, rows = bool(beyond.any()), [bad for bad, o in zip(beyond, observations, strict=True) if o.what == "rows"]
+    first = inside.first(any(rows) or (wrong and not rows))  # rows that agree are of a sound tower
     remarks, causes, result = [inside.remark] if inside.remark else [], list[Cause](), None
     if wrong:
         progress("looking for the cause")
         result = search(case)
         causes = [Cause(t.hypothesis.id, t.hypothesis.says, t.left, remedy=t.hypothesis.advice) for t in result.found]
-        if not causes and inside.first(wrong=True):
+        if not causes and first:
             explained, _ = explaining(r, traced.image, inside, case.late)
             causes = [Cause(h.id, h.says, remedy=h.advice) for h in explained]
+    elif first is not None:
+        remarks.append(f"{first} is wrong although all that was compared agrees")
+        remarks += [f"{h.id}: the engine {h.says}" for h in explaining(r, traced.image, inside, case.late)[0]]
     elif (likely := probe(case)) is not None:
         remarks.append(f"within rounding, but {likely.hypothesis.id} leaves {likely.left:.2g} of it: the engine "
                        f"{likely.hypothesis.says}")  # fmt: skip
@@ -101,7 +106,6 @@ def verify_images(
         untried=f"{result.untried} about images" if result and result.untried else "",
         facts=facts_of(r, asked, items, observations),
     )
-    first = inside.first(wrong)
     spread = floor.spread
     numbers = {
         "spread_median": float(np.median(spread)), "spread_worst": float(spread.max()),

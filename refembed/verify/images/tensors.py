@@ -24,6 +24,7 @@ from refembed.verify.printed import NUMERICS as PRINTED
 from refembed.verify.printed import rooms_of, rows_of
 
 TRACED = 1 << 28  # numbers of all attention weights of one image: beyond, tensors are not compared
+NOTHING_PAIRS = "no tensor that the engine shows has the name and shape of one of the tower's"
 LARGE = "tensors are not compared: the attention weights of such an image take too much memory"
 
 
@@ -59,7 +60,7 @@ def look_inside(r: ImageReference, engine: ImageEngine, image: U8) -> Inside:
         return Inside(theirs, size=f"reads {w} x {h} pixels of the image, where llama.cpp reads {own[2]} x {own[1]}")
     found = compared(r, image, theirs)
     said = "the engine prints some numbers of each tensor: compared there" if theirs.meta.get("partial") else ""
-    return Inside(theirs, found, remark=said if found.rows else "the engine shows no tensor of such a tower")
+    return Inside(theirs, found, remark=said if found.rows else NOTHING_PAIRS)
 
 
 def compared(r: ImageReference, image: U8, theirs: Trace) -> Comparison:
