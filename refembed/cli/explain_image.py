@@ -45,7 +45,9 @@ def run(
 def show(w: ImageWalkthrough) -> None:
     """The walkthrough as text."""
     click.echo(f"1. From pixels to patches\n  {facts(w)}")
-    click.echo(f"\n2. From patches to vectors\n  numbers are those of the patch in row {w.patch[0]}, column {w.patch[1]}")
+    click.echo(
+        f"\n2. From patches to vectors\n  numbers are those of the patch in row {w.patch[0]}, column {w.patch[1]}"
+    )
     steps(w.before)
     click.echo(f"\n3. Layer {w.layer} of {len(w.layers)}, step by step")
     steps(w.inside)
@@ -60,7 +62,9 @@ def show(w: ImageWalkthrough) -> None:
     steps(w.behind)
     click.echo(f"\n6. The image in the vector\n  the text model reads {w.n_tokens} tokens: {w.text}; pooling {w.how}")
     if w.shares is not None and w.image_share is not None:
-        click.echo(f"  the image is {w.image_share:.1%} of the vector; the largest shares (row,column): {strongest(w.shares)}")
+        click.echo(
+            f"  the image is {w.image_share:.1%} of the vector; the largest shares (row,column): {strongest(w.shares)}"
+        )
     click.echo(f"  the vector begins {spell_numbers(w.vector.reshape(-1)[:FIRST])} ...")
     for remark in w.notes:
         click.echo(f"\nNote: {remark}")

@@ -93,8 +93,8 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
 @quiet_option
 def command(
     model: str, against: str, texts: str | None, pooling: str, normalize: int | None, lora: tuple[str, ...],
-    mmproj: str | None, images: tuple[str, ...], prompt_name: str | None, prefix: str | None, budget: float, trace: bool, html: str | None, as_json: bool,
-    quiet: bool, **options: Any,
+    mmproj: str | None, images: tuple[str, ...], prompt_name: str | None, prefix: str | None, budget: float,
+    trace: bool, html: str | None, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compare an engine with the reference that MODEL is, and say what differs and why.
 
@@ -164,7 +164,9 @@ def with_images(images: Sequence[str], texts: Sequence[str] | None) -> list[dict
     own = list(texts or [""])
     own = own * len(images) if len(own) == 1 else own
     if len(own) != len(images):
-        raise RequestError(f"{len(own)} texts for {len(images)} images", hint="a text for each image, one for all, or none")
+        raise RequestError(
+            f"{len(own)} texts for {len(images)} images", hint="a text for each image, one for all, or none"
+        )
     return [{"text": text, "image": image} for text, image in zip(own, images, strict=True)]
 
 

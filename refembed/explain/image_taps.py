@@ -20,7 +20,9 @@ TAPS: dict[str, Meaning] = {
     # from pixels to patches
     "inp_raw": Meaning("Pixels as the tower reads them: planes of red, green, blue", "(pixel / 255 - mean) / std"),
     "inp_raw_scaled": Meaning("Pixels from -1 to 1", "2 x - 1"),
-    "patch_product": Meaning("Each square of P x P pixels through one matrix: a patch is a row of C numbers", "W patch"),
+    "patch_product": Meaning(
+        "Each square of P x P pixels through one matrix: a patch is a row of C numbers", "W patch"
+    ),
     "patch_product_1": Meaning("The same by the kernel of a film's second frame", "W₁ patch"),
     "patch_sum": Meaning("A picture is a film of two equal frames", "W patch + W₁ patch"),
     "patch_bias": Meaning("With its bias", "x + b"),
@@ -33,7 +35,9 @@ TAPS: dict[str, Meaning] = {
     "embd_y": Meaning("The embedding of each patch's row", "e[row]"),
     "pos_embd": Meaning("With the embeddings of its column and row", "x + e[row]"),
     # attention
-    "norm": Meaning("Divided by its size, channel by channel of a patch", "(x - mean(x)) / sqrt(var(x) + eps), or x / rms(x)"),
+    "norm": Meaning(
+        "Divided by its size, channel by channel of a patch", "(x - mean(x)) / sqrt(var(x) + eps), or x / rms(x)"
+    ),
     "norm_w": Meaning("Times the norm's weights", "x · w"),
     "norm_b": Meaning("The norm's result", "x · w + b"),
     "layer_inp_normed": Meaning("The layer's input, normalized"),
@@ -84,7 +88,9 @@ TAPS: dict[str, Meaning] = {
     "std_scaled": Meaning("Times its scale", "x · scale"),
     "normed": Meaning("Over its size", "x / rms(x)"),
     "soft_emb_norm": Meaning("Normalized", "x / rms(x) · w"),
-    "deepstack": Meaning("DeepStack: what this layer leaves, projected for a layer of the text model", "gelu(x Wᵀ + b) W₂ᵀ + b₂"),
+    "deepstack": Meaning(
+        "DeepStack: what this layer leaves, projected for a layer of the text model", "gelu(x Wᵀ + b) W₂ᵀ + b₂"
+    ),
     "deepstack_stacked": Meaning("Those of several layers side by side"),
     "projected": Meaning("Rows of the text model: each is one token of the image"),
     "concatenated": Meaning("With what DeepStack adds to further layers behind it"),

@@ -24,14 +24,15 @@ def facts(w: ImageWalkthrough) -> str:
     return (
         f"{w.given.width} x {w.given.height} pixels become {w.read.width} x {w.read.height} that the tower reads; "
         f"these are {w.patches.width} x {w.patches.height} = {w.patches.width * w.patches.height} patches of "
-        f"{w.read.width // w.patches.width} x {w.read.height // w.patches.height} pixels; squares of {merged} x {merged} "
-        f"become {w.tokens.width} x {w.tokens.height} = {w.tokens.width * w.tokens.height} tokens."
+        f"{w.read.width // w.patches.width} x {w.read.height // w.patches.height} pixels; squares of {merged} x "
+        f"{merged} become {w.tokens.width} x {w.tokens.height} = {w.tokens.width * w.tokens.height} tokens."
     )
 
 
 def caption(w: ImageWalkthrough) -> str:
     """The first picture."""
-    return f"What the tower reads: {w.read.width} x {w.read.height} pixels, {w.patches.width} x {w.patches.height} patches"
+    pixels, patches = f"{w.read.width} x {w.read.height}", f"{w.patches.width} x {w.patches.height}"
+    return f"What the tower reads: {pixels} pixels, {patches} patches"
 
 
 def spell_layers(w: ImageWalkthrough) -> list[list[str]]:

@@ -131,7 +131,7 @@ def follow_on(w: ImageWalkthrough, embedder: Embedder, given: dict[str, Any], ro
     keeper = Keeper()
     embedder.trace(given, pooling=w.how, tap=keeper)
     batch_rows = keeper.hidden
-    w.vector = np.asarray(embedder.embed(given, pooling=w.how), np.float64)
+    w.vector = np.asarray(embedder.embed([given], pooling=w.how)[0], np.float64)
     if batch_rows is None or w.how not in POOLERS:
         return
     begin, w.n_tokens = begin_of(embedder, given), len(batch_rows)

@@ -105,6 +105,13 @@ def test_the_command_prints_sizes_and_writes_a_page(tmp_path: Path, cli: Cli) ->
 
 
 def test_names_of_optional_tensors_have_their_line_too() -> None:
-    for name in ("std_shifted", "std_scaled", "layer_out_scaled-0", "deepstack_stacked-2", "ffn_out_clamped-1", "ffn_silu-0"):
+    for name in (
+        "std_shifted",
+        "std_scaled",
+        "layer_out_scaled-0",
+        "deepstack_stacked-2",
+        "ffn_out_clamped-1",
+        "ffn_silu-0",
+    ):
         assert meaning(name).title
     assert set(USUAL) == set(TOWERS)

@@ -1,4 +1,4 @@
-"""`semantics="original"` for towers against the image processors of `transformers`, and `verify` of folders with them."""
+"""`semantics="original"` for towers against image processors of `transformers`, and `verify` of folders with them."""
 
 from __future__ import annotations
 

@@ -153,9 +153,7 @@ def compare_traces(
     return compare_runs(partial(reference.show, ids), reference.model.hparams.n_head, theirs, several_numerics)
 
 
-def compare_runs(
-    show: Show, n_head: int, theirs: Trace, several_numerics: Sequence[str] = NUMERICS
-) -> Comparison:
+def compare_runs(show: Show, n_head: int, theirs: Trace, several_numerics: Sequence[str] = NUMERICS) -> Comparison:
     """The same of any run of ours: `show` does it in some numerics, with a tap."""
     found = [run_numerics(show, theirs, w) for w in several_numerics]
     first = found[0]

@@ -193,7 +193,8 @@ def open_image_engine(spec: Spec, model: Path, mmproj: Path, **options: Any) -> 
 def of_engine(engine: Any) -> ImageEngine:
     """An engine of `open_engine` as one that takes images. EngineError for one that does not."""
     if hasattr(engine, "embed_images"):
-        return engine  # type: ignore[no-any-return]
+        found: ImageEngine = engine
+        return found
     if isinstance(engine, HttpEngine):
         return ServedImages(engine)
     if isinstance(engine, (RecordedTrace, RecordedVectors)):

@@ -2,9 +2,10 @@
 
     TransformersImages("gemma-3-4b-it")          # a folder with config.json and preprocessor_config.json
 
-Shows the rows that the text model would get: `get_image_features` of Gemma 3, Gemma 4, Qwen3-VL and others that have it,
-and of these three what their towers' modules compute, by forward hooks (TABLES, read as `hooks` has it). Texts with images are not asked of it, and a folder of a tower alone (SiglipVisionModel) has no rows: the projector is
-part of the whole model.
+Shows the rows that the text model would get: `get_image_features` of Gemma 3, Gemma 4, Qwen3-VL and others that have
+it, and of these three what the layers of their towers compute, by forward hooks (TABLES, read as `hooks` has it). Texts
+with images are not asked of it, and a folder of a tower alone (SiglipVisionModel) has no rows: the projector is part of
+the whole model.
 """
 
 from __future__ import annotations
@@ -164,8 +165,8 @@ def hooked(model: Any) -> Iterator[tuple[str, Any, str, tuple[str, ...]]]:
 def planes_of(given: dict[str, Any]) -> F32:
     """What a processor made of an image, as planes (3, height, width): it may have cut them into patches.
 
-    Those of Gemma 4 are (N, P P 3), a row of patches after the other; those of Qwen3-VL (N, 3 2 P P), in squares of 2 x 2
-    and twice, as frames of a film.
+    Those of Gemma 4 are (N, P P 3), a row of patches after the other; those of Qwen3-VL (N, 3 2 P P), in squares of
+    2 x 2, and twice, as frames of a film.
     """
     x: F32 = given["pixel_values"].float().cpu().numpy()
     if "image_position_ids" in given:

@@ -12,7 +12,7 @@ import numpy as np
 
 from refembed.arrays import F32, F64, U8
 from refembed.model.vision.hparams import VisionHparams
-from refembed.model.vision.preprocess import BLACK, Size, normalized, resize, whole_squares
+from refembed.model.vision.preprocess import BLACK, Filter, Size, normalized, resize, whole_squares
 from refembed.model.vision.published import size_within_budget
 from refembed.verify.images.hypothesis import Change, ImageHypothesis
 from refembed.verify.images.reference import ImageReference
@@ -20,11 +20,13 @@ from refembed.verify.images.reference import ImageReference
 Resize: TypeAlias = Callable[[U8, int, int], U8]  # image, width, height
 Place: TypeAlias = Callable[[U8, int, int, Resize], U8]
 
-FILTERS = {"gemma3": "bilinear", "gemma4v": "bicubic", "qwen3vl_merger": "bicubic"}
+FILTERS: dict[str, Filter] = {"gemma3": "bilinear", "gemma4v": "bicubic", "qwen3vl_merger": "bicubic"}
 LIKE = "prepare images as libmtmd does"
 COLORS = "hand over pixels as red, green and blue, as they lie in the file"
 NUMBERS = "take mean and standard deviation from the file: clip.vision.image_mean, clip.vision.image_std"
-BUDGET = "give an image as many tokens as llama.cpp does (--image-min-tokens, --image-max-tokens), or state the other budget"
+BUDGET = (
+    "give an image as many tokens as llama.cpp does (--image-min-tokens, --image-max-tokens), or state the other budget"
+)
 FRAME = f"{LIKE}: the ratio is kept, the image stands in the middle, black around it"
 
 
@@ -65,9 +67,7 @@ def preparing(**parts: Callable[..., object]) -> Change:
 # -- the frame -------------------------------------------------------------------------------------------------------
 
 
-def framed(
-    image: U8, width: int, height: int, resized: Resize, color: tuple[int, ...] = BLACK, at: float = 0.5
-) -> U8:
+def framed(image: U8, width: int, height: int, resized: Resize, color: tuple[int, ...] = BLACK, at: float = 0.5) -> U8:
     """As large as fits, the rest in one color. at: which share of the rest is above and at the left."""
     h, w, _ = image.shape
     if (w, h) == (width, height):
@@ -189,7 +189,8 @@ DECODED: tuple[tuple[str, str, Callable[[U8], U8]], ...] = (
     ("upside-down", "reads the image from its last row up", lambda x: np.ascontiguousarray(x[::-1])),
     ("half-turn", "turns the image by 180 degrees", lambda x: np.ascontiguousarray(x[::-1, ::-1])),
     ("quarter-turn-left", "turns the image by 90 degrees to the left", lambda x: np.ascontiguousarray(np.rot90(x))),
-    ("quarter-turn-right", "turns the image by 90 degrees to the right", lambda x: np.ascontiguousarray(np.rot90(x, -1))),
+    ("quarter-turn-right", "turns the image by 90 degrees to the right",
+     lambda x: np.ascontiguousarray(np.rot90(x, -1))),
     ("rows-for-columns", "takes width for height", lambda x: x.reshape(x.shape[1], x.shape[0], 3)),
     ("transposed", "has rows and columns of the image swapped", lambda x: np.ascontiguousarray(x.transpose(1, 0, 2))),
     ("gray", "makes the image gray", grayed),
@@ -212,11 +213,12 @@ def frames(r: ImageReference) -> Iterator[tuple[str, str, Change]]:
 def filters(r: ImageReference) -> Iterator[tuple[str, str, Change]]:
     """How pixels of another size come about."""
     own = FILTERS[r.tower.hparams.projector]
-    for name in ("bilinear", "bicubic"):
-        if name != own:
-            yield f"filter-{name}", f"resizes by the {name} filter, not by {own}", preparing(resized=partial(resize, how=name))
+    other: Filter = "bicubic" if own == "bilinear" else "bilinear"
+    says = f"resizes by the {other} filter, not by {own}"
+    yield f"filter-{other}", says, preparing(resized=partial(resize, how=other))
     for id, kernel, reach in (
-        ("bilinear", triangle, 1.0), ("bicubic", partial(cubic, a=-0.5), 2.0), ("bicubic-75", partial(cubic, a=-0.75), 2.0),
+        ("bilinear", triangle, 1.0), ("bicubic", partial(cubic, a=-0.5), 2.0),
+        ("bicubic-75", partial(cubic, a=-0.75), 2.0),
     ):  # fmt: skip
         says = f"resizes by the {id.split('-')[0]} filter without widening it where an image gets smaller (no antialias"
         says += ", a = -0.75)" if id == "bicubic-75" else ")"
@@ -253,9 +255,9 @@ def numbers(hp: VisionHparams) -> Iterator[tuple[str, str, Change]]:
             id = name.split("'")[0].lower().replace(" ", "-")
             yield f"colors-{id}", f"normalizes by {name} mean and standard deviation", scaled(mean, std)
     if hp.mean[0] != hp.mean[2] or hp.std[0] != hp.std[2]:
-        mean, std = (tuple(reversed(v)) for v in (hp.mean, hp.std))
+        (r, g, b), (s, t, u) = hp.mean, hp.std
         says = "normalizes red by the numbers of blue"
-        yield "colors-reversed", says, scaled(mean, std)  # type: ignore[arg-type]
+        yield "colors-reversed", says, scaled((b, g, r), (u, t, s))
     yield "mean-left-out", "does not subtract the mean", scaled((0.0, 0.0, 0.0), hp.std)
     yield "std-left-out", "does not divide by the standard deviation", scaled(hp.mean, (1.0, 1.0, 1.0))
     means = tuple(255 * m for m in hp.mean)

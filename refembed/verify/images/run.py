@@ -17,13 +17,13 @@ import numpy as np
 
 from refembed._version import __version__
 from refembed.embedder import Embedder
+from refembed.errors import EngineError
 from refembed.gguf import GGUFFile, open_gguf
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.verify.compare.arrays import compare
 from refembed.verify.compare.floor import BUILDS, EVERYWHERE, OTHER_TYPES, Floor, apart, relative_length
 from refembed.verify.compare.length import NORM_OF, Length, length_of
 from refembed.verify.engines.images import ImageEngine, of_engine
-from refembed.errors import EngineError
 from refembed.verify.images.pictures import ImageItem, items_of
 from refembed.verify.images.pixels import BUDGET
 from refembed.verify.images.reference import HALF, ImageReference, image_reference
@@ -138,7 +138,7 @@ def observe(engine: ImageEngine, items: Sequence[ImageItem]) -> list[Observation
 
 
 def floor_of(r: ImageReference, observations: Sequence[Observation]) -> Floor:
-    """What rounding does to each observation. Of a tower that is too large for `ggml`, what its coarsest roundings do."""
+    """What rounding does to each observation. Of a tower too large for `ggml`, what its coarsest roundings do."""
     several = (*EVERYWHERE, "exact") if work_of(r, observations) <= LARGE else ("fast", HALF)
     found = {w: [o.ours(r, w) for o in observations] for w in several}
     pairs = list(combinations(found.values(), 2))

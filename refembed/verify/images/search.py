@@ -129,7 +129,7 @@ def search(case: Case) -> Search:
 
 def screen(case: Case, listed: Sequence[ImageHypothesis], places: Sequence[int]) -> tuple[list[Tried], int]:
     """Each on a few observations in float32, until time is up; and how many were left out."""
-    scores = []
+    scores: list[Tried] = []
     for n, h in enumerate(listed):
         if case.late():
             return scores, len(listed) - n

@@ -1,7 +1,7 @@
 """Tensors of an engine's tower against the reference's: the first wrong one, and which hypotheses explain it.
 
-A whole trace is compared operation by operation, ours on the engine's own inputs (`compare.local`); a printed one, which
-shows a few numbers of each tensor, in the places that were printed (`verify.printed`).
+A whole trace is compared operation by operation, ours on the engine's own inputs (`compare.local`); a printed one,
+which shows a few numbers of each tensor, in the places that were printed (`verify.printed`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def compared(r: ImageReference, image: U8, theirs: Trace) -> Comparison:
     return Comparison(rows_of(ours, theirs, rooms_of(ours)))
 
 
-def explaining(r: ImageReference, image: U8, inside: Inside, late: Callable[[], bool]) -> tuple[list[ImageHypothesis], int]:
+def explaining(
+    r: ImageReference, image: U8, inside: Inside, late: Callable[[], bool]
+) -> tuple[list[ImageHypothesis], int]:
     """Hypotheses under which no tensor is wrong any more, and how many were tried."""
     found, tried = [], 0
     for h in (*pixel_hypotheses(r), *tower_hypotheses(r)):

@@ -47,10 +47,14 @@ def text_hypotheses(r: ImageReference) -> Iterator[ImageHypothesis]:
         yield ImageHypothesis(id, "text", says, scaling(factor), ROWS)
     if causal and not own.causal:
         advice = MASK.format(what="each other")
-        yield ImageHypothesis("image-causal", "text", "lets rows of an image look back only", traits(causal=True), advice)
+        yield ImageHypothesis(
+            "image-causal", "text", "lets rows of an image look back only", traits(causal=True), advice
+        )
     if causal and own.causal:
         advice = MASK.format(what="what is before them alone")
-        yield ImageHypothesis("image-sees-all", "text", "lets rows of an image see each other", traits(causal=False), advice)
+        yield ImageHypothesis(
+            "image-sees-all", "text", "lets rows of an image see each other", traits(causal=False), advice
+        )
     if own.mrope:
         rows = (
             ("mrope-left-out", "gives rows of an image places one behind the other, as tokens", one_by_one),

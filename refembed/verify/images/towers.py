@@ -56,7 +56,8 @@ def activations(r: ImageReference) -> Iterator[Entry]:
         if name != hp.activation:
             yield (
                 name.replace("_", "-") if name != "gelu" else "gelu-tanh",
-                f"computes {spelled} where llama.cpp computes {names[hp.activation]}", hparams(activation=name), ACTIVATION,
+                f"computes {spelled} where llama.cpp computes {names[hp.activation]}",
+                hparams(activation=name), ACTIVATION,
             )  # fmt: skip
 
     def geglu(true: Ops, gate: Float, up: Float) -> Float:
@@ -76,8 +77,18 @@ def activations(r: ImageReference) -> Iterator[Entry]:
 def common(r: ImageReference) -> Iterator[Entry]:
     """Of every tower."""
     hp = r.tower.hparams
-    yield "kernel-transposed", "reads a patch's columns for its rows", patch_kernel(lambda w: w.transpose(0, 1, 3, 2)), PATCHES
-    yield "patches-bfloat16", "rounds patches and their kernel to bfloat16", operations(conv_2d=bfloat16_patches), PATCHES
+    yield (
+        "kernel-transposed",
+        "reads a patch's columns for its rows",
+        patch_kernel(lambda w: w.transpose(0, 1, 3, 2)),
+        PATCHES,
+    )
+    yield (
+        "patches-bfloat16",
+        "rounds patches and their kernel to bfloat16",
+        operations(conv_2d=bfloat16_patches),
+        PATCHES,
+    )
 
     def causal(true: Ops, q: Float, k: Float, v: Float, spec: AttentionSpec, *rest: Any, **more: Any) -> Float:
         return true.attention(q, k, v, replace(spec, mask=replace(spec.mask, causal=True)), *rest, **more)
@@ -186,9 +197,19 @@ def pooled_by(name: str) -> Callable[..., Float]:
 
 def squares_pooled() -> Iterator[Entry]:
     """How a square of patches becomes one token."""
-    yield "pool-max", "takes the largest number of each square of patches, not the mean", operations(pool_2d=pooled_by("max")), MERGE
+    yield (
+        "pool-max",
+        "takes the largest number of each square of patches, not the mean",
+        operations(pool_2d=pooled_by("max")),
+        MERGE,
+    )
     yield "pool-first", "takes one patch of each square, not the mean", operations(pool_2d=pooled_by("first")), MERGE
-    yield "pool-transposed", "takes columns of patches for rows when it averages squares", operations(pool_2d=transposed), MERGE
+    yield (
+        "pool-transposed",
+        "takes columns of patches for rows when it averages squares",
+        operations(pool_2d=transposed),
+        MERGE,
+    )
 
 
 def transposed(true: Ops, x: Float, k: int) -> Float:
@@ -229,21 +250,40 @@ def of_siglip(r: ImageReference) -> Iterator[Entry]:
     """SigLIP, of Gemma 3."""
     n = r.tower.hparams.n_side
     yield "places-left-out", "leaves the embeddings of places out", embedding(np.zeros_like), PLACES
-    yield "places-from-one", "counts places from 1, as behind a class token", embedding(lambda x: np.roll(x, -1, 0)), PLACES
-    yield "places-transposed", "gives patches the places of columns for rows", embedding(
-        lambda x: x.reshape(n, n, -1).transpose(1, 0, 2).reshape(x.shape)
-    ), PLACES
+    yield (
+        "places-from-one",
+        "counts places from 1, as behind a class token",
+        embedding(lambda x: np.roll(x, -1, 0)),
+        PLACES,
+    )
+    yield (
+        "places-transposed",
+        "gives patches the places of columns for rows",
+        embedding(lambda x: x.reshape(n, n, -1).transpose(1, 0, 2).reshape(x.shape)),
+        PLACES,
+    )
     if r.tower.weights.patch_bias is not None:
-        yield "patch-bias-left-out", "leaves the bias of patches out (v.patch_embd.bias)", without("patch_bias"), PATCHES
+        yield (
+            "patch-bias-left-out",
+            "leaves the bias of patches out (v.patch_embd.bias)",
+            without("patch_bias"),
+            PATCHES,
+        )
     if r.tower.weights.post_ln is not None:
         yield "post-norm-left-out", "leaves the norm behind the layers out (v.post_ln)", without("post_ln"), NORMS
     yield from squares_pooled()
-    yield "soft-norm-left-out", "leaves the norm of the projector out (mm.soft_emb_norm)", rms_norm_of(
-        "mm.soft_emb_norm", then=skipped
-    ), NORMS
-    yield "soft-norm-one-more", "adds 1 to the weights of mm.soft_emb_norm, which have it already", rms_norm_of(
-        "mm.soft_emb_norm", then=one_more
-    ), NORMS
+    yield (
+        "soft-norm-left-out",
+        "leaves the norm of the projector out (mm.soft_emb_norm)",
+        rms_norm_of("mm.soft_emb_norm", then=skipped),
+        NORMS,
+    )
+    yield (
+        "soft-norm-one-more",
+        "adds 1 to the weights of mm.soft_emb_norm, which have it already",
+        rms_norm_of("mm.soft_emb_norm", then=one_more),
+        NORMS,
+    )
 
 
 def of_gemma4v(r: ImageReference) -> Iterator[Entry]:
@@ -253,16 +293,32 @@ def of_gemma4v(r: ImageReference) -> Iterator[Entry]:
     yield "places-swapped", "takes the embeddings of rows for columns", embedding(lambda x: x[::-1]), PLACES
     yield "places-from-one", "counts columns and rows from 1", embedding(lambda x: np.roll(x, -1, 1)), PLACES
     yield "rope-left-out", "does not turn queries and keys", operations(rope=lambda true, x, pos, rope: x), PLACES
-    yield "rope-base-10000", "turns by a base of 10000, not 100", turning(lambda rope: replace(rope, freq_base=1e4)), PLACES
-    yield "rope-neighbors", "turns neighboring channels together", turning(lambda rope: replace(rope, pairs="norm")), PLACES
+    yield (
+        "rope-base-10000",
+        "turns by a base of 10000, not 100",
+        turning(lambda rope: replace(rope, freq_base=1e4)),
+        PLACES,
+    )
+    yield (
+        "rope-neighbors",
+        "turns neighboring channels together",
+        turning(lambda rope: replace(rope, pairs="norm")),
+        PLACES,
+    )
     yield "rope-swapped", "turns by the row where it should by the column", operations(rope=rope_swapped), PLACES
     yield "pixels-from-0-to-1", "leaves pixels from 0 to 1, where the tower reads -1 to 1", not_doubled, PATCHES
-    yield "q-k-norms-left-out", "leaves the norms of queries and keys out", rms_norm_of(
-        "attn_q_norm", "attn_k_norm", then=skipped
-    ), NORMS
-    yield "v-norm-left-out", "leaves values as they are, where they have a norm without weights", rms_norm_of(
-        "", then=lambda true, x, w, eps: x if x.ndim == 3 else true.rms_norm(x, w, eps)
-    ), NORMS
+    yield (
+        "q-k-norms-left-out",
+        "leaves the norms of queries and keys out",
+        rms_norm_of("attn_q_norm", "attn_k_norm", then=skipped),
+        NORMS,
+    )
+    yield (
+        "v-norm-left-out",
+        "leaves values as they are, where they have a norm without weights",
+        rms_norm_of("", then=lambda true, x, w, eps: x if x.ndim == 3 else true.rms_norm(x, w, eps)),
+        NORMS,
+    )
     if w.blk and w.blk[0].attn_post_norm is not None:
         yield "attn-post-norm-left-out", "leaves the norm behind attention out", in_blocks(attn_post_norm=None), NORMS
     if w.blk and w.blk[0].ffn_post_norm is not None:
@@ -274,11 +330,19 @@ def of_gemma4v(r: ImageReference) -> Iterator[Entry]:
     if w.post_ln is not None:
         yield "post-norm-left-out", "leaves the norm behind the layers out (v.post_ln)", without("post_ln"), NORMS
     if r.tower.hparams.limits:
-        yield "limits-left-out", "does not limit what matrices read and make (*.input_min ...)", hparams(limits={}), LAYERS
+        yield (
+            "limits-left-out",
+            "does not limit what matrices read and make (*.input_min ...)",
+            hparams(limits={}),
+            LAYERS,
+        )
     yield from squares_pooled()
-    yield "norm-left-out", "leaves the norm in front of the projection out", rms_norm_of(
-        "", then=lambda true, x, w, eps: x if x.ndim == 2 else true.rms_norm(x, w, eps)
-    ), NORMS
+    yield (
+        "norm-left-out",
+        "leaves the norm in front of the projection out",
+        rms_norm_of("", then=lambda true, x, w, eps: x if x.ndim == 2 else true.rms_norm(x, w, eps)),
+        NORMS,
+    )
 
 
 def rope_swapped(true: Ops, x: Float, pos: Any, rope: Rope) -> Float:
@@ -299,51 +363,105 @@ def of_qwen3vl(r: ImageReference) -> Iterator[Entry]:
     """The tower of Qwen3-VL."""
     hp, w = r.tower.hparams, r.tower.weights
     S = math.isqrt(hp.n_pos)
-    yield "projector-gelu-erf", "computes GELU in its erf form in the projections", hparams(projector_activation="gelu_erf"), ACTIVATION
+    yield (
+        "projector-gelu-erf",
+        "computes GELU in its erf form in the projections",
+        hparams(projector_activation="gelu_erf"),
+        ACTIVATION,
+    )
     yield "places-left-out", "leaves the embeddings of places out", embedding(np.zeros_like), PLACES
-    yield "places-not-interpolated", "takes the first places' embeddings, not interpolated ones", operations(
-        interpolate=lambda true, x, height, width: np.ascontiguousarray(x[:, :height, :width])
-    ), PLACES
-    yield "places-by-number", "takes the first N embeddings in a row, not interpolated ones", operations(
-        interpolate=lambda true, x, height, width: x.reshape(len(x), -1)[:, : height * width].reshape(-1, height, width)
-    ), PLACES
-    yield "places-centers", "interpolates places by the centers of squares, not corner on corner", operations(
-        interpolate=by_centers
-    ), PLACES
-    yield "places-transposed", "takes rows of the table of places for columns", embedding(
-        lambda x: x.reshape(S, S, -1).transpose(1, 0, 2).reshape(x.shape)
-    ), PLACES
+    yield (
+        "places-not-interpolated",
+        "takes the first places' embeddings, not interpolated ones",
+        operations(interpolate=lambda true, x, height, width: np.ascontiguousarray(x[:, :height, :width])),
+        PLACES,
+    )
+    yield (
+        "places-by-number",
+        "takes the first N embeddings in a row, not interpolated ones",
+        operations(
+            interpolate=lambda true, x, height, width: x.reshape(len(x), -1)[:, : height * width].reshape(
+                -1, height, width
+            )
+        ),
+        PLACES,
+    )
+    yield (
+        "places-centers",
+        "interpolates places by the centers of squares, not corner on corner",
+        operations(interpolate=by_centers),
+        PLACES,
+    )
+    yield (
+        "places-transposed",
+        "takes rows of the table of places for columns",
+        embedding(lambda x: x.reshape(S, S, -1).transpose(1, 0, 2).reshape(x.shape)),
+        PLACES,
+    )
     yield "rope-left-out", "does not turn queries and keys", operations(rope=lambda true, x, pos, rope: x), PLACES
-    yield "rope-neighbors", "turns neighboring channels together", turning(lambda rope: replace(rope, pairs="norm")), PLACES
-    yield "rope-swapped", "turns by the column where it should by the row", in_module(
-        "turned", lambda own: lambda x, row, column, ops: own(x, column, row, ops)
-    ), PLACES
-    yield "one-frame", "reads a picture as one frame (v.patch_embd.weight.1 left out)", weights(
-        lambda w: replace(w, patch_embd_1=altered(w.patch_embd_1, np.zeros_like))
-    ), PATCHES
-    yield "first-frame-twice", "multiplies both frames with the first kernel", weights(
-        lambda w: replace(w, patch_embd_1=w.patch_embd)
-    ), PATCHES
-    yield "patch-bias-left-out", "leaves the bias of patches out (v.patch_embd.bias)", weights(
-        lambda w: replace(w, patch_bias=altered(w.patch_bias, np.zeros_like))
-    ), PATCHES
-    yield "squares-by-columns", "has the four patches of a square column by column", in_module(
-        "squares", lambda own: lambda x: own(x).reshape(-1, 2, 2, len(x)).transpose(0, 2, 1, 3).reshape(-1, len(x))
-    ), MERGE
-    yield "rows-for-squares", "has patches row by row, where squares of 2 x 2 stand together", in_module(
-        "squares", lambda own: lambda x: np.ascontiguousarray(x.reshape(len(x), -1).T)
-    ), MERGE
+    yield (
+        "rope-neighbors",
+        "turns neighboring channels together",
+        turning(lambda rope: replace(rope, pairs="norm")),
+        PLACES,
+    )
+    yield (
+        "rope-swapped",
+        "turns by the column where it should by the row",
+        in_module("turned", lambda own: lambda x, row, column, ops: own(x, column, row, ops)),
+        PLACES,
+    )
+    yield (
+        "one-frame",
+        "reads a picture as one frame (v.patch_embd.weight.1 left out)",
+        weights(lambda w: replace(w, patch_embd_1=altered(w.patch_embd_1, np.zeros_like))),
+        PATCHES,
+    )
+    yield (
+        "first-frame-twice",
+        "multiplies both frames with the first kernel",
+        weights(lambda w: replace(w, patch_embd_1=w.patch_embd)),
+        PATCHES,
+    )
+    yield (
+        "patch-bias-left-out",
+        "leaves the bias of patches out (v.patch_embd.bias)",
+        weights(lambda w: replace(w, patch_bias=altered(w.patch_bias, np.zeros_like))),
+        PATCHES,
+    )
+    yield (
+        "squares-by-columns",
+        "has the four patches of a square column by column",
+        in_module(
+            "squares", lambda own: lambda x: own(x).reshape(-1, 2, 2, len(x)).transpose(0, 2, 1, 3).reshape(-1, len(x))
+        ),
+        MERGE,
+    )
+    yield (
+        "rows-for-squares",
+        "has patches row by row, where squares of 2 x 2 stand together",
+        in_module("squares", lambda own: lambda x: np.ascontiguousarray(x.reshape(len(x), -1).T)),
+        MERGE,
+    )
     with_it = [i for i, d in enumerate(w.deepstack) if d.fc1 is not None]
     if with_it:
         C = hp.n_proj
         yield "deepstack-left-out", "leaves DeepStack out", lambda r: r.add(rows=lambda x: only_first(x, C)), DEEPSTACK
         for by, word in ((1, "behind"), (-1, "before")):
             if 0 <= with_it[-1] + by < len(w.deepstack) and with_it[0] + by >= 0:
-                yield f"deepstack-layer-{word}", f"lets DeepStack read what the layer {word} leaves", shifted(by), DEEPSTACK
+                yield (
+                    f"deepstack-layer-{word}",
+                    f"lets DeepStack read what the layer {word} leaves",
+                    shifted(by),
+                    DEEPSTACK,
+                )
         if len(with_it) > 1:
-            yield "deepstack-backward", "hands what DeepStack adds on in the reverse order", lambda r: r.add(
-                rows=lambda x: backward(x, C)
-            ), DEEPSTACK
+            yield (
+                "deepstack-backward",
+                "hands what DeepStack adds on in the reverse order",
+                lambda r: r.add(rows=lambda x: backward(x, C)),
+                DEEPSTACK,
+            )
 
 
 def in_module(name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Change:

@@ -41,8 +41,9 @@ def numbers(v: Verdict) -> list[str]:
     worst = max(e.texts, key=lambda t: t.distance / t.bound, default=None)
     if worst is not None and not v.tells_itself:
         wrong = sum(not t.agrees for t in e.texts)
+        what = "inputs" if e.facts.get("mmproj") else "texts"
         said.append(
-            f"{wrong} of {len(e.texts)} {'inputs' if e.facts.get('mmproj') else 'texts'} are beyond the noise floor; the worst is {worst.distance:.2g} away "
+            f"{wrong} of {len(e.texts)} {what} are beyond the noise floor; the worst is {worst.distance:.2g} away "
             f"(1 - cos), where rounding makes {worst.bound:.2g} at most."
         )
         if left is not None and wrong and not v.causes[0].by_size:

@@ -90,7 +90,9 @@ def test_the_fault_is_named_with_its_tensor(fault: Fault, embedder: Callable[[st
     assert verdict.remedy
 
 
-BY_VECTORS = [f for f in FAULTS if f.first in ("inp_raw", None) or f.cause in ("gelu-quick", "gelu-tanh", "rope-swapped")]
+BY_VECTORS = [
+    f for f in FAULTS if f.first in ("inp_raw", None) or f.cause in ("gelu-quick", "gelu-tanh", "rope-swapped")
+]
 
 
 @pytest.mark.parametrize("fault", BY_VECTORS, ids=lambda f: f"{f.tower}-{f.cause}")
