@@ -85,6 +85,8 @@ class Case:
             changed = h.change(self.reference)
             for i in places:
                 o = self.observations[i]
+                if o.what == "rows" and changed.tower.n_tokens(changed.seen(o.item.image)) != len(o.theirs):
+                    return 1.0, np.inf  # of another number: the tower need not run
                 with np.errstate(all="ignore"):
                     d = min(distance(o.theirs, o.ours(changed, numerics)) for numerics in several)
                 left, over = max(left, d), max(over, d / float(self.floor.bound[i]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ DEEPSTACK = "project what the layers with v.deepstack.* leave, and hand it on in
 LAYERS = "run each layer of the file once, in the order of their numbers"
 PUBLISHED = "compare with --semantics original in mind: docs/images.md, `The published models`"
 
+ALTERED = itertools.count()  # tensors that were altered so far
 Entry = tuple[str, str, Change, str]
 
 
@@ -148,8 +150,8 @@ def patch_kernel(alter: Callable[[F32], F32]) -> Change:
 
 
 def altered(w: Tensor, alter: Callable[[F32], Any]) -> Tensor:
-    """A tensor with other numbers, under a name of its own."""
-    return Tensor.of(np.ascontiguousarray(alter(w.dequantize())), f"{w.name}, altered by {id(alter)}")
+    """A tensor with other numbers, under a name of its own: operations keep by name what they decode."""
+    return Tensor.of(np.ascontiguousarray(alter(w.dequantize())), f"{w.name}, altered no. {next(ALTERED)}")
 
 
 def bfloat16_patches(true: Ops, x: Float, w: Tensor) -> Float:

@@ -35,7 +35,7 @@ def files(folder: Path, tower: str) -> tuple[Path, Path]:
     """A small text model, and its tower."""
     if tower == "qwen3vl":
         model = qwen_text_model(folder, D=24, pooling=3)
-        return model, synthetic_mmproj(folder / "mmproj.gguf", "qwen3vl_merger", P=6, C=24, S=25)
+        return model, synthetic_mmproj(folder / "mmproj.gguf", "qwen3vl_merger", P=6, C=24, S=400)
     if tower == "gemma4v":
         model = text_model(folder, "gemma-embedding2", pooling=1)
         return model, synthetic_mmproj(folder / "mmproj.gguf", "gemma4v", P=4, n_merge=3, n_layer=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -55,8 +55,8 @@ FAULTS = [
           "deepstack-left-out", "concatenated"),
     Fault("qwen3vl", "zip(w.deepstack, left, strict=True)", "zip(w.deepstack, left[::-1], strict=True)",
           "deepstack-layer-behind", "norm-0"),
-    Fault("qwen3vl", "ops.interpolate(places, ny, nx)", "np.ascontiguousarray(np.resize(places, (C, ny, nx)))",
-          "", "interpolated"),
+    Fault("qwen3vl", "ops.interpolate(places, ny, nx)", "np.ascontiguousarray(places[:, :ny, :nx])",
+          "places-not-interpolated", "interpolated"),
     Fault("qwen3vl", "enumerate((row, column))", "enumerate((column, row))", "rope-swapped", "Qcur_rope-0"),
     Fault("qwen3vl", "ops.conv_2d(x, w.patch_embd_1)", "ops.conv_2d(x, w.patch_embd)", "first-frame-twice",
           "patch_product_1"),
@@ -67,7 +67,15 @@ FAULTS = [
     Fault("qwen3vl", "mrope=True, causal=True", "causal=True", "mrope-left-out", None),
     Fault("qwen3vl", '("<|vision_start|>", "<|vision_end|>")', '("", "<|vision_end|>")', "begin-left-out", None),
 ]  # fmt: skip
-NAMES = [f"{f.tower}-{f.cause or 'unlisted'}" for f in FAULTS]
+NAMES = [f"{f.tower}-{f.cause}" for f in FAULTS]
+
+
+SAMPLE = ("bgr", "image-causal", "at-least-140-tokens", "deepstack-left-out", "mrope-left-out")  # the others are slow
+
+
+def slow(fault: Fault) -> Any:
+    """A row of the slow tier."""
+    return pytest.param(fault, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +88,12 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Embedd
     return make
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+@pytest.mark.parametrize("fault", [f if f.cause in SAMPLE else slow(f) for f in FAULTS], ids=NAMES)
 def test_the_fault_is_named_with_its_tensor(fault: Fault, embedder: Callable[[str], Embedder]) -> None:
     e = embedder(fault.tower)
     verdict = verify(e, faulty(e, *fault[:3]), inputs())
-    assert verdict.kind == ("differs" if fault.cause else "unexplained")
-    assert [c.id for c in verdict.causes] == ([fault.cause] if fault.cause else []), verdict.evidence.trials
+    assert verdict.kind == "differs"
+    assert [c.id for c in verdict.causes] == [fault.cause], verdict.evidence.trials
     assert (verdict.first_wrong_tensor or "").split("[")[0] == (fault.first or "")
     assert verdict.remedy
 
@@ -93,9 +101,10 @@ def test_the_fault_is_named_with_its_tensor(fault: Fault, embedder: Callable[[st
 BY_VECTORS = [
     f for f in FAULTS if f.first in ("inp_raw", None) or f.cause in ("gelu-quick", "gelu-tanh", "rope-swapped")
 ]
+NAMES_BY_VECTORS = [f"{f.tower}-{f.cause}" for f in BY_VECTORS]
 
 
-@pytest.mark.parametrize("fault", BY_VECTORS, ids=lambda f: f"{f.tower}-{f.cause}")
+@pytest.mark.parametrize("fault", [f if f.cause in SAMPLE else slow(f) for f in BY_VECTORS], ids=NAMES_BY_VECTORS)
 def test_it_is_named_by_vectors_alone(fault: Fault, embedder: Callable[[str], Embedder]) -> None:
     e = embedder(fault.tower)
     verdict = verify(e, faulty(e, *fault[:3], shows="vectors"), inputs())
@@ -108,7 +117,7 @@ def test_it_is_named_by_vectors_alone(fault: Fault, embedder: Callable[[str], Em
 def test_there_are_five_faults_a_tower_and_no_alarm_without_one(
     tower: str, embedder: Callable[[str], Embedder]
 ) -> None:
-    assert len({f.cause for f in FAULTS if f.tower == tower and f.cause}) >= 5
+    assert len({f.cause for f in FAULTS if f.tower == tower}) >= 5
     e = embedder(tower)
     verdict = verify(e, Faulty(e, MODULES[tower]), inputs())
     assert (verdict.kind, verdict.causes, verdict.first_wrong_tensor) == ("identical", (), None)
