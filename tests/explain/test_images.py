@@ -18,9 +18,10 @@ from refembed.explain.images import explain_image
 from refembed.model.vision import TOWERS
 from refembed.testing.synthetic_mmproj import USUAL
 from refembed.verify.images.pictures import drawn
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, cli
 from tests.verify.images.engine import MODULES, files
 
+__all__ = ["cli"]  # a fixture
 PICTURE = drawn(60, 40)
 
 

@@ -16,10 +16,11 @@ from refembed.pipeline.images import MARKER
 from refembed.verify.engines.images import open_image_engine
 from refembed.verify.images.run import verify_images
 from refembed.verify.run import verify
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, cli
 from tests.llama_server import llama_server
 from tests.verify.images.engine import MODULES, faulty, files, inputs
 
+__all__ = ["cli"]  # a fixture
 AGREES = ("identical", "within rounding")
 
 
