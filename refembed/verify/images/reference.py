@@ -25,7 +25,7 @@ from refembed.kernels.wrapper import PatchedOps
 from refembed.model.batch import Batch
 from refembed.model.vision import Tower
 from refembed.pipeline.images import ImageInput
-from refembed.pipeline.multimodal import ids_within, with_rows
+from refembed.pipeline.multimodal import ids_within, token_ids, with_rows
 from refembed.pipeline.vectors import forward_and_pool
 from refembed.pooling.poolers import resolve_pooling
 from refembed.verify.images.pictures import ImageItem
@@ -109,7 +109,8 @@ class ImageReference:
     def n_tokens(self, item: ImageItem) -> int:
         """Tokens of an input, those of its images included."""
         e = self.embedder
-        return len(ids_within(item.given, self.tower, e.tokenizer, e.info.n_ctx, item.name)[0])
+        counts = [self.tower.n_tokens(image) for image in item.given.images]
+        return len(token_ids(item.given.text, counts, self.tower, e.tokenizer)[0])
 
 
 def image_reference(embedder: Embedder, pooling: str = "native") -> ImageReference:
