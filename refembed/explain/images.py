@@ -19,9 +19,12 @@ from refembed.embedder import Embedder
 from refembed.errors import RequestError
 from refembed.explain.image_taps import meaning
 from refembed.explain.walkthrough import HIDDEN_END, Layer, number_of
+from refembed.model.batch import Batch
 from refembed.model.vision import Tower
 from refembed.model.vision.preprocess import Size
 from refembed.pipeline.images import MARKER, image_input
+from refembed.pipeline.multimodal import ids_within, with_rows
+from refembed.pipeline.vectors import cut_and_normalize, forward_and_pool
 from refembed.pooling.poolers import POOLERS, resolve_pooling
 from refembed.verify.compare.contributions import contributions
 
@@ -98,6 +101,7 @@ def explain_image(
     row, column = (patches.height // 2, patches.width // 2) if patch is None else patch
     if not (0 <= row < patches.height and 0 <= column < patches.width):
         raise RequestError(f"patch {row},{column}: there are {patches.height} rows of {patches.width} patches")
+    ids, begins = ids_within(given, tower, embedder.tokenizer, embedder.info.n_ctx, "the text with its image")
     watcher = TowerWatcher(order_of(tower, patches), row * patches.width + column, layer % hp.n_layer)
     rows = tower.rows(pixels, embedder.ops, watcher)
     before, inside, behind = watcher.parts(layer % hp.n_layer, hp.n_layer)
@@ -112,7 +116,7 @@ def explain_image(
         tokens=tokens, patch=(row, column), layer=layer % hp.n_layer, seen=picture_of(planes, tower), before=before,
         inside=inside, behind=behind, layers=watcher.layers(), looked_at=watcher.grids(patches), looks=None,
         lengths=np.linalg.norm(rows[:, : tower.width].astype(np.float64), axis=1).reshape(tokens.height, tokens.width),
-        text=given.text.replace(MARKER, f"[{len(rows)} tokens of the image]"), n_tokens=0,
+        text=given.text.replace(MARKER, f"[{len(rows)} tokens of the image]"), n_tokens=len(ids),
         how=resolve_pooling(pooling, embedder.model.hparams.pooling), shares=None, image_share=None,
         vector=np.zeros(0),
     )  # fmt: skip
@@ -122,34 +126,23 @@ def explain_image(
         walkthrough.notes.append(
             "The run shows no attention: with flash attention no scores are kept; --no-flash-attn shows them."
         )
-    follow_on(walkthrough, embedder, {"text": text, "image": pixels}, rows)
+    follow_on(walkthrough, embedder, with_rows(ids, begins, [rows], [pixels], tower), pooling)
     return walkthrough
 
 
-def follow_on(w: ImageWalkthrough, embedder: Embedder, given: dict[str, Any], rows: Float) -> None:
-    """From the tower's rows to the vector: how much of it each token of the image is."""
-    keeper = Keeper()
-    embedder.trace(given, pooling=w.how, tap=keeper)
-    batch_rows = keeper.hidden
-    w.vector = np.asarray(embedder.embed([given], pooling=w.how)[0], np.float64)
-    if batch_rows is None or w.how not in POOLERS:
+def follow_on(w: ImageWalkthrough, embedder: Embedder, batch: Batch, pooling: str) -> None:
+    """From the tower's rows among tokens to the vector: how much of it each token of the image is."""
+    keeper, options = Keeper(), embedder.resolve_options(pooling)
+    (row,) = forward_and_pool(embedder.model, embedder.ops, batch, options.pooling, keeper)
+    w.vector = np.asarray(cut_and_normalize(row, options.normalize), np.float64)
+    if keeper.hidden is None or w.how not in POOLERS:
         return
-    begin, w.n_tokens = begin_of(embedder, given), len(batch_rows)
     if w.how in PLAIN:
-        shares = contributions(batch_rows, w.how)[begin : begin + len(rows)]
+        (image,) = batch.images
+        shares = contributions(keeper.hidden, w.how)[image.begin : image.end]
         w.shares, w.image_share = shares.reshape(w.tokens.height, w.tokens.width), float(shares.sum())
     else:
         w.notes.append(f"Pooling {w.how} takes one token's vector: no other token has a share of its own in it.")
-
-
-def begin_of(embedder: Embedder, given: dict[str, Any]) -> int:
-    """Where the image's rows stand among the tokens."""
-    from refembed.pipeline.multimodal import token_ids
-
-    assert embedder.tower is not None
-    one = image_input(given, 0)
-    counts = [embedder.tower.n_tokens(image) for image in one.images]
-    return token_ids(one.text, counts, embedder.tower, embedder.tokenizer)[1][0]
 
 
 def order_of(tower: Tower, patches: Size) -> npt.NDArray[np.int64]:
