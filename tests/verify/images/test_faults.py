@@ -10,6 +10,7 @@ import pytest
 
 from refembed import Embedder
 from refembed.verify.run import verify
+from tests.model.faults import broken
 from tests.verify.images.engine import MODULES, Faulty, faulty, files, inputs
 
 pytestmark = pytest.mark.system
@@ -122,3 +123,14 @@ def test_there_are_five_faults_a_tower_and_no_alarm_without_one(
     verdict = verify(e, Faulty(e, MODULES[tower]), inputs())
     assert (verdict.kind, verdict.causes, verdict.first_wrong_tensor) == ("identical", (), None)
     assert verdict.evidence.remarks == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shows", ["all", "vectors"])
+def test_two_faults_at_once_are_both_named(shows: str, embedder: Callable[[str], Embedder]) -> None:
+    e = embedder("gemma3")
+    module = broken(MODULES["gemma3"], "activate[hp.activation](h)", "ops.gelu_quick(h)")
+    vars(module)["pixels"] = broken(MODULES["gemma3"], "fit(image,", "fit(image[..., ::-1],").pixels
+    verdict = verify(e, Faulty(e, module, shows), inputs())
+    assert [c.id for c in verdict.causes] == ["bgr + gelu-quick"], verdict.evidence.trials
+    assert verdict.first_wrong_tensor == ("inp_raw" if shows == "all" else None)
