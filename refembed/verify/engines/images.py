@@ -136,7 +136,7 @@ class RecordedImages(ShowsNothing):
     def __init__(self, recorded: RecordedTrace | RecordedVectors) -> None:
         super().__init__({k: v for k, v in recorded.info.items() if k != "texts"})
         self.recorded = recorded
-        if isinstance(recorded, RecordedTrace) and "inp_raw" not in recorded.recorded:
+        if isinstance(recorded, RecordedTrace) and not is_of_tower(recorded.recorded):
             hint = "`refembed trace --mmproj FILE --image FILE --save run.npz` writes one"
             raise EngineError(f"{recorded.path}: no run of a vision tower: no tensor inp_raw in it", hint=hint)
 
@@ -150,6 +150,11 @@ class RecordedImages(ShowsNothing):
 
     def trace_image(self, image: U8) -> Trace | None:
         return self.recorded.recorded if isinstance(self.recorded, RecordedTrace) else None
+
+
+def is_of_tower(trace: Trace) -> bool:
+    """Whether a trace may be of a vision tower: it shows what the tower reads, which printed runs do not."""
+    return "inp_raw" in trace or bool(trace.meta.get("partial"))
 
 
 class CalledImages(ShowsNothing):

@@ -13,12 +13,15 @@ import pytest
 from refembed import Embedder
 from refembed.errors import EngineError, RequestError
 from refembed.pipeline.images import MARKER
+from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from refembed.verify.engines.images import open_image_engine
+from refembed.verify.engines.llamacpp import LlamaCpp
 from refembed.verify.images.run import verify_images
 from refembed.verify.run import verify
 from tests.cli.conftest import Cli, cli
 from tests.llama_server import llama_server
 from tests.verify.images.engine import MODULES, faulty, files, inputs
+from tests.verify.printed import tensor_lines
 
 __all__ = ["cli"]  # a fixture
 AGREES = ("identical", "within rounding")
@@ -109,3 +112,27 @@ def test_texts_and_images_are_not_mixed(tmp_path: Path) -> None:
     e = Embedder.load(model, mmproj=mmproj)
     with pytest.raises(RequestError, match="compared apart"):
         verify(e, open_image_engine(e.embed, model, mmproj), ["a cat", *inputs()])
+
+
+@pytest.mark.oracle
+def test_a_printed_run_of_a_tower_is_compared_where_it_was_printed(tmp_path: Path) -> None:
+    """What llama.cpp's eval-callback prints of live libmtmd; and of a tower whose file asks for another GELU."""
+    model, mmproj = files(tmp_path, "gemma3")
+    (given,) = inputs([(50, 71)])
+    with LlamaCpp(model, mmproj=mmproj) as engine:
+        trace = engine.trace_image(given["image"])
+    lines = [line for i, t in enumerate(trace.tensors) if t.op != "NONE" for line in tensor_lines(trace, i)]
+    (tmp_path / "dump.txt").write_text("\n".join(lines) + "\n")
+    for activation, kind, causes, first in (
+        ("gelu", "within rounding", [], None),
+        ("quick", "differs", ["gelu-tanh", "gelu-erf"], "ffn_down-0"),  # four decimals cannot tell these
+    ):
+        keys = {"use_gelu": (activation == "gelu", "BOOL")}
+        own = synthetic_mmproj(tmp_path / f"{activation}.gguf", keys=keys)
+        e = Embedder.load(model, mmproj=own)
+        verdict = verify(e, open_image_engine(tmp_path / "dump.txt", model, own), [given])
+        assert (verdict.kind, [c.id for c in verdict.causes]) == (kind, causes)
+        assert len(verdict.evidence.tensors) > 20
+        assert verdict.first_wrong_tensor == first
+    with pytest.raises(EngineError, match="nothing to compare"):
+        verify(e, open_image_engine(tmp_path / "dump.txt", model, own), [given], trace=False)
