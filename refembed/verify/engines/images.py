@@ -206,7 +206,8 @@ def of_engine(engine: Any) -> ImageEngine:
         return RecordedImages(engine)
     if isinstance(engine, CallableEngine):
         return CalledImages(engine)
-    raise EngineError(f"{engine.name} takes no images")
+    hint = "open_image_engine(spec, model, mmproj) opens engines with images; on the command line, --mmproj FILE"
+    raise EngineError(f"{engine.name} takes no images", hint=hint)
 
 
 def rows_of(value: Any, who: str) -> F32:

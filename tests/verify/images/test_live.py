@@ -20,6 +20,7 @@ from refembed.verify.images.run import verify_images
 from refembed.verify.run import verify
 from tests.cli.conftest import Cli, cli
 from tests.llama_server import llama_server
+from tests.verify.engine import Stub
 from tests.verify.images.engine import MODULES, faulty, files, inputs
 from tests.verify.printed import tensor_lines
 
@@ -112,6 +113,8 @@ def test_texts_and_images_are_not_mixed(tmp_path: Path) -> None:
     e = Embedder.load(model, mmproj=mmproj)
     with pytest.raises(RequestError, match="compared apart"):
         verify(e, open_image_engine(e.embed, model, mmproj), ["a cat", *inputs()])
+    with pytest.raises(EngineError, match="stub takes no images"):
+        verify(e, Stub(e.embed), inputs())
 
 
 @pytest.mark.oracle
