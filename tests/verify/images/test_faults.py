@@ -134,3 +134,12 @@ def test_two_faults_at_once_are_both_named(shows: str, embedder: Callable[[str],
     verdict = verify(e, Faulty(e, module, shows), inputs())
     assert [c.id for c in verdict.causes] == ["bgr + gelu-quick"], verdict.evidence.trials
     assert verdict.first_wrong_tensor == ("inp_raw" if shows == "all" else None)
+
+
+def test_what_is_below_the_noise_floor_is_a_remark(embedder: Callable[[str], Embedder]) -> None:
+    """GELU in its erf form in the projections moves rows by 1.8e-4: 1 - cos is half the square of that."""
+    e = embedder("qwen3vl")
+    right = '{"gelu": ops.gelu, "gelu_erf"'
+    verdict = verify(e, faulty(e, "qwen3vl", right, right.replace("ops.gelu,", "ops.gelu_erf,")), inputs())
+    assert (verdict.kind, verdict.causes) == ("within rounding", ())
+    assert "projector-gelu-erf" in " ".join(verdict.evidence.remarks)
