@@ -128,7 +128,7 @@ def test_a_printed_run_of_a_tower_is_compared_where_it_was_printed(tmp_path: Pat
     (tmp_path / "dump.txt").write_text("\n".join(lines) + "\n")
     for activation, kind, causes, first in (
         ("gelu", "within rounding", [], None),
-        ("quick", "differs", ["gelu-tanh", "gelu-erf"], "ffn_down-0"),  # four decimals cannot tell these
+        ("quick", "differs", ["gelu-tanh", "gelu-erf"], "ffn_down-0"),  # the same to four decimals
     ):
         keys = {"use_gelu": (activation == "gelu", "BOOL")}
         own = synthetic_mmproj(tmp_path / f"{activation}.gguf", keys=keys)
