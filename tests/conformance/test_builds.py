@@ -196,7 +196,7 @@ def test_a_profile_has_the_stored_bits_of_its_build(build, model, setting, choic
     assert compute(model, choice) == load_history().answers[build].vectors[model][setting]
 
 
-def test_the_fields_that_tell_builds_apart_do():
+def test_builds_that_profiles_keep_apart_have_other_bits():
     """The pinned build's vectors are not those of the newest without flash attention, nor of older ones."""
     stored = load_history().answers
     pinned = stored[f"xllamacpp {PINNED}"].vectors
