@@ -52,6 +52,7 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     "pip install": "needs a package index",
     "refembed embed -m OWNER/REPO": "needs a hub: tests/hub",
     "refembed embed --device cuda": "needs a GPU: tests/cli/test_device.py",
+    "refembed verify old.jsonl": "needs two engines: tests/cli/test_verify_upgrade.py",
     "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
     "kill $!": "the servers here end with the page",
     "refembed tokenize -m model.gguf --compare http": "likewise: tests/tokenizer",
