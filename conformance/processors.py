@@ -28,7 +28,7 @@ from refembed.verify.compare.replay import replay
 from refembed.verify.engines.llamacpp import LlamaCpp
 
 FOLDER = RECORDED / "processors"
-MODELS = ("minilm-f32", "minilm-f16", "minilm-q8_0")
+MODELS = ("minilm-f32", "minilm-f16", "minilm-bf16", "minilm-q8_0")
 TEXTS = (  # lengths that leave something over at the end of every register: 3, 4, 6, 9, 12, 18, 22, 70
     "a",
     "a cat",

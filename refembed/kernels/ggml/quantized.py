@@ -26,7 +26,7 @@ from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.threads import parallel_for
 
 TILE, QUAD = jit.TILE, jit.QUAD
-FUSED = True  # vmlaq_n_f32: one rounding
+FUSED = False  # vmlaq_n_f32 of GCC 10: product and sum, each rounded
 PART = 1 << 22  # weights that are unpacked at a time: the whole numbers of a large tensor need several times its bytes
 
 

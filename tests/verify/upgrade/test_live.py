@@ -72,7 +72,7 @@ def nearest(query, documents, own, k=10):
 
 
 def test_another_tokenizer_flag_is_a_change_of_tokens_of_some_texts(minilm, tmp_path):
-    cased = copied(minilm, tmp_path / "cased.gguf", {"tokenizer.ggml.normalizer.lowercase": (False, "bool")})
+    cased = copied(minilm, tmp_path / "cased.gguf", {"tokenizer.ggml.normalizer.lowercase": (False, "BOOL")})
     texts = [t.lower() for t in CORPUS[:24]] + [t.upper() for t in CORPUS[24:30]]
     found = compared(minilm, {}, {}, other=cased, texts=texts)
     assert (found.kind, found.same_tokens) == ("re-embed", False)
