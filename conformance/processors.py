@@ -14,6 +14,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from conformance.models import model_path
 from conformance.oracle import RECORDED
 from conformance.toml import write_whole
 from refembed import Embedder, Trace
+from refembed.kernels.ops import Tap
 from refembed.verify.compare.align import align
 from refembed.verify.compare.replay import replay
 from refembed.verify.engines.llamacpp import LlamaCpp
@@ -73,6 +75,11 @@ def differing(ours: Trace, theirs: Trace) -> list[tuple[str, int]]:
     return found
 
 
+def traced(e: Embedder, ids: list[int], tap: Tap) -> None:
+    """Show a run to a tap."""
+    e.trace(ids, tap=tap)
+
+
 def row(model: str, flash: bool, profile: str, traces: Sequence[Trace], vectors: Sequence[Any]) -> Row:
     """Compare one model's runs with the profile's."""
     e = Embedder.load(model_path(model), numerics="ggml", profile=profile, flash_attn=flash)
@@ -83,7 +90,7 @@ def row(model: str, flash: bool, profile: str, traces: Sequence[Trace], vectors:
         pairs = differing(e.trace(ids), trace)
         tensors += len(pairs)
         equal += sum(not n for _, n in pairs)
-        operations += sum(d.difference.identical for d in replay(lambda tap, i=ids: e.trace(i, tap=tap), trace))
+        operations += sum(d.difference.identical for d in replay(partial(traced, e, ids), trace))
         same += bool(np.array_equal(e.embed([ids], normalize=-1)[0], vector))
         wrong = next((f"{name}, {n} numbers" for name, n in pairs if n), "")
         first = first or (f"{wrong} ({len(ids)} tokens)" if wrong else "")

@@ -79,7 +79,7 @@ STEPS = (
 
 @contextmanager
 def wheel(version: str, where: Path | None) -> Iterator[Path]:
-    """A folder with the wheel of that version in it, fetched by pip unless it is given. RequestError where pip fails."""
+    """A folder with the wheel of that version, fetched by pip unless it is given. RequestError where pip fails."""
     if where is not None:
         yield where
         return

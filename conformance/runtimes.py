@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,17 @@ def onnxruntime(file: Path) -> Iterator[Setting]:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for size in SIZES:
             says = f"{level}, {threads} threads, batches of {size}"
-            yield precision, says, lambda batch, s=session: s.run(None, batch)[0], size
+            yield precision, says, partial(first_output, session), size
+
+
+def first_output(session: Any, batch: Batch) -> Any:
+    """A call of ONNX Runtime."""
+    return session.run(None, batch)[0]
+
+
+def inferred(request: Any, batch: Batch) -> Any:
+    """A call of OpenVINO."""
+    return request.infer(list(batch.values()))[0].copy()
 
 
 def openvino(file: Path) -> Iterator[Setting]:
@@ -98,10 +109,7 @@ def openvino(file: Path) -> Iterator[Setting]:
         except RuntimeError:  # a precision that this processor does not have
             continue
         for size in SIZES:
-            yield (
-                precision, f"{threads} threads, batches of {size}",
-                lambda batch, r=request: r.infer(list(batch.values()))[0].copy(), size,
-            )  # fmt: skip
+            yield precision, f"{threads} threads, batches of {size}", partial(inferred, request), size
 
 
 def pytorch(folder: Path) -> Iterator[Setting]:

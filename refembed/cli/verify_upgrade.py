@@ -43,7 +43,8 @@ def upgrade(
             engines.append(opened(spec, path, asked, normalize, quiet or as_json))
         refuse_unused(options, (old, new))
         answer = verify_upgrade(
-            *engines,
+            engines[0],
+            engines[1],
             lines_of(texts),
             corpus=documents_of(corpus),
             queries=lines_of(queries),

@@ -30,11 +30,9 @@ def answer(found: Measured) -> Upgrade:
     kind, cause, remedy = judged(found)
     named, better = by_model(found)
     m = found.movement
-    order = np.argsort(-m.moved, kind="stable")[:LISTED] if m is not None else []
+    order: list[int] = np.argsort(-m.moved, kind="stable")[:LISTED].tolist() if m is not None else []
     beyond = beyond_margin(found)
-    rows = tuple(
-        MovedText(str(found.items[i]), float(m.moved[i]), float(m.cosine[i]), bool(i in beyond)) for i in order if m
-    )
+    rows = tuple(MovedText(str(found.items[i]), float(m.moved[i]), float(m.cosine[i]), i in beyond) for i in order if m)
     return Upgrade(
         kind=kind,
         cause=f"{cause}; {named}" if named and kind != "identical" else cause,
