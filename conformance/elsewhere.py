@@ -50,15 +50,16 @@ def processors(profile: str, python: str, models: tuple[str, ...], write_: bool)
 
 
 @click.command()
+@click.argument("names", nargs=-1, type=click.Choice(["onnxruntime", "openvino", "pytorch"]))
 @click.option(
     "--onnx", type=click.Path(path_type=Path, dir_okay=False), help="MiniLM as ONNX; made if PyTorch is here."
 )
 @click.option("--write", "write_", is_flag=True, help="Put the numbers into runtimes.toml.")
-def runtimes(onnx: Path | None, write_: bool) -> None:
-    """Measure how far ONNX Runtime, OpenVINO and PyTorch, those that are installed, are from themselves."""
+def runtimes(names: tuple[str, ...], onnx: Path | None, write_: bool) -> None:
+    """Measure how far ONNX Runtime, OpenVINO and PyTorch, those that are installed or named, are from themselves."""
     from conformance import runtimes as others
 
-    others.command(onnx, write_, click.echo)
+    others.command(onnx, names, write_, click.echo)
 
 
 def today() -> str:

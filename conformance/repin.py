@@ -103,6 +103,8 @@ def library_in(folder: Path) -> Path:
 def names_in(data: bytes) -> dict[str, set[str]]:
     """What a library's bytes name, by kind: C strings that look like it.
 
+    A linker keeps a string that ends another one (`bert` of `modern-bert`) only there: such names are not seen.
+
     >>> sorted(names_in(b"\\0%s.rope.scale\\0tokenizer.ggml.pre\\0blk.%d.attn_q\\0")["metadata keys"])
     ['%s.rope.scale', 'tokenizer.ggml.pre']
     """
@@ -112,9 +114,10 @@ def names_in(data: bytes) -> dict[str, set[str]]:
 
 
 def architectures_in(data: bytes) -> set[str]:
-    """The C strings between the first and the last architecture of the table that llama.cpp keeps of them."""
-    first, last = data.find(b"\0clip\0"), data.find(b"\0(unknown)\0")
-    if not 0 <= first < last or last - first > 20_000:
+    """The C strings of the table that llama.cpp keeps of them (LLM_ARCH_NAMES): from `llama` to `(unknown)`."""
+    last = data.find(b"\0(unknown)\0")
+    first = data.rfind(b"\0llama\0", max(0, last - 20_000), max(0, last))
+    if first < 0:
         return set()
     return {s.decode("ascii", "replace") for s in data[first:last].split(b"\0") if s}
 

@@ -36,9 +36,10 @@ HEAD = """# Written by `python -m conformance runtimes --write`. A table is <run
 #   spread  settings that change no more than rounding, furthest apart: median and worst text
 #   exact   the worst setting to float64 with the published model's GELU: median and worst text
 """
-LONGEST = 250  # tokens of the longest text
+LONGEST = 80  # tokens of the longest text
 Vectors = npt.NDArray[np.float64]  # (N, D)
 Run = Callable[[Sequence[Sequence[int]]], Any]  # padded ids -> (S, D)
+Table = dict[str, dict[str, dict[str, Any]]]  # runtime -> precision -> numbers
 Batch = dict[str, npt.NDArray[np.int64]]
 
 
@@ -102,7 +103,7 @@ def openvino(file: Path) -> Iterator[Setting]:
     ov: Any = importlib.import_module("openvino")
     core = ov.Core()
     graph = core.read_model(str(file))
-    for precision, threads in product(("f32", "bf16", "f16"), (1, 2)):
+    for precision, threads in product(("f32", "bf16"), (1, 2)):
         options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
         try:
             request = core.compile_model(graph, "CPU", options).create_infer_request()
@@ -113,10 +114,12 @@ def openvino(file: Path) -> Iterator[Setting]:
 
 
 def pytorch(folder: Path) -> Iterator[Setting]:
-    """Both kernels of attention, in three types of numbers."""
+    """Both kernels of attention, in three types of numbers; float32 on two threads as well."""
     torch: Any = importlib.import_module("torch")
     transformers: Any = importlib.import_module("transformers")
     for precision, kernel, threads in product(("float32", "bfloat16", "float16"), ("eager", "sdpa"), (1, 2)):
+        if threads > 1 and precision != "float32":
+            continue
         model = transformers.AutoModel.from_pretrained(
             str(folder), attn_implementation=kernel, local_files_only=True, dtype=getattr(torch, precision)
         ).eval()
@@ -170,9 +173,11 @@ def floors(settings: Iterator[Setting], ids: Sequence[Sequence[int]], exact: Vec
     return rows
 
 
-def measure(onnx: Path | None, say: Callable[[str], object]) -> dict[str, dict[str, dict[str, Any]]]:
-    """The floors of the runtimes that are installed. RequestError where there is none, or no ONNX file for them."""
-    names = installed()
+def measure(
+    onnx: Path | None, only: Sequence[str], keep: Callable[[Table], object], say: Callable[[str], object]
+) -> None:
+    """The floors of the runtimes that are installed, one by one. RequestError where there is none, or no ONNX file."""
+    names = [name for name in installed() if not only or name in only]
     if not names:
         raise RequestError("no other runtime is installed here", hint="`make test-peers` has ONNX Runtime and PyTorch")
     folder = source_folder("minilm")
@@ -184,15 +189,14 @@ def measure(onnx: Path | None, say: Callable[[str], object]) -> dict[str, dict[s
         if "pytorch" not in names:
             raise RequestError("there is no ONNX file, and no PyTorch to make one", hint="--onnx FILE")
         onnx = export(folder, onnx or PATH.with_suffix(".onnx"))
-    found = {}
     for name in names:
         settings = {"onnxruntime": onnxruntime, "openvino": openvino}.get(name)
-        found[name] = floors(settings(onnx) if settings else pytorch(folder), ids, exact)
-        for precision, row in found[name].items():
+        found = floors(settings(onnx) if settings else pytorch(folder), ids, exact)
+        for precision, row in found.items():
             say(f"{name} {precision}: spread {row['spread'][1]:.2g}, to float64 {row['exact'][1]:.2g}")
             row["version"] = version_of(name)
             row["cpu"] = cpu_name()
-    return found
+        keep({name: found})
 
 
 def version_of(name: str) -> str:
@@ -202,12 +206,12 @@ def version_of(name: str) -> str:
     return version({"pytorch": "torch"}.get(name, name))
 
 
-def load() -> dict[str, dict[str, dict[str, Any]]]:
+def load() -> Table:
     """runtimes.toml."""
     return read_toml(PATH) if PATH.is_file() else {}
 
 
-def write(found: dict[str, dict[str, dict[str, Any]]]) -> None:
+def write(found: Table) -> None:
     """Put these runtimes' tables into runtimes.toml; others stay."""
     lines = [HEAD]
     for name, precisions in sorted((load() | found).items()):
@@ -222,9 +226,8 @@ def write(found: dict[str, dict[str, dict[str, Any]]]) -> None:
     write_whole(PATH, "\n".join(lines).encode())
 
 
-def command(onnx: Path | None, write_: bool, say: Callable[[str], object]) -> None:
+def command(onnx: Path | None, only: Sequence[str], write_: bool, say: Callable[[str], object]) -> None:
     """Measure, print, and with `write_` store."""
-    found = measure(onnx, say)
+    measure(onnx, only, write if write_ else lambda found: None, say)
     if write_:
-        write(found)
         say(f"wrote {PATH}")

@@ -12,12 +12,12 @@ from conformance.__main__ import main
 from refembed.errors import RequestError
 from refembed.verify.engines.llamacpp_lib import PINNED, wheel_file
 
-RODATA = b"\0clip\0llama\0bert\0new-arch\0(unknown)\0%s.rope.scale\0tokenizer.ggml.pre\0blk.%d.attn_q\0printf %s\0"
+RODATA = b"\0llama\0bert\0new-arch\0(unknown)\0%s.rope.scale\0tokenizer.ggml.pre\0blk.%d.attn_q\0printf %s\0"
 
 
 def test_names_are_read_out_of_the_librarys_strings():
     found = repin.names_in(RODATA)
-    assert found["architectures"] == {"clip", "llama", "bert", "new-arch"}
+    assert found["architectures"] == {"llama", "bert", "new-arch"}
     assert found["metadata keys"] == {"%s.rope.scale", "tokenizer.ggml.pre"}
     assert found["tensors"] == {"blk.%d.attn_q"}
 
@@ -39,8 +39,8 @@ def test_the_pinned_library_names_what_it_is_known_to_have():
     assert {"tokenizer.ggml.pre", "general.architecture", "%s.context_length", "%s.pooling_type"} <= found[
         "metadata keys"
     ]
-    assert {"blk.%d.attn_q", "blk.%d.ffn_gate_inp", "blk.%d.ssm_conv1d"} <= found["tensors"]
-    assert {"llama", "bert", "gemma3", "qwen3", "nomic-bert-moe"} <= found["architectures"]
+    assert {"blk.%d.attn_kv_a_mqa", "blk.%d.ffn_gate_inp", "blk.%d.ssm_conv1d"} <= found["tensors"]
+    assert {"llama", "modern-bert", "gemma-embedding2", "qwen3", "nomic-bert-moe"} <= found["architectures"]
 
 
 def test_a_check_takes_no_step_that_writes():
