@@ -88,7 +88,7 @@ def test_codes_are_x_times_one_over_d():
 @pytest.fixture(scope="module")
 def q8(tmp_path_factory):
     """A matrix of Q8_0."""
-    f = open_gguf(synthetic("bert", tmp_path_factory.mktemp("q8") / "m.gguf", quant="Q8_0"))
+    f = open_gguf(synthetic(tmp_path_factory.mktemp("q8") / "m.gguf", "bert", C=96, D=16, F=96, type_name="Q8_0"))
     return f.tensors["blk.0.attn_q.weight"]
 
 
@@ -106,7 +106,7 @@ def test_q8_0_compiled_is_the_definition(q8, n):
 
 
 def test_other_quantized_types_are_refused_by_name(tmp_path):
-    path = synthetic("bert", tmp_path / "m.gguf", quant="Q4_0")
+    path = synthetic(tmp_path / "m.gguf", "bert", C=96, D=16, F=96, type_name="Q4_0")
     with pytest.raises(
         ModelError, match="the profile neon has no products with Q4_0 weights\n  hint: it has Q8_0, F32"
     ):
