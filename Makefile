@@ -8,13 +8,14 @@
 # make test-attack   mutants, kills, interruptions, hostile clients: docs/security.md; ARGS="--seed 5" for others
 # make test-peers    against PyTorch, in a virtual environment of its own: gigabytes the first time
 # make vocabularies  real vocabularies against live llama.cpp, 20,000 texts each
+# make notebooks     the lessons of docs/course as notebooks, run: build/notebooks
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 WORKERS ?= 2  # processes that tests are dealt to, a file at a time; 0: this one alone
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast check conformance bench test-slow test-attack test-peers vocabularies clean
+.PHONY: demo test test-fast check conformance bench test-slow test-attack test-peers vocabularies notebooks clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -54,6 +55,14 @@ test-peers: .venv-peers/.done
 	.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test,peers]"
 	touch $@
 
+notebooks: .venv-docs/.done
+	.venv-docs/bin/python -m tools.lessons
+
+.venv-docs/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[docs]"
+	touch $@
+
 vocabularies: $(VENV)/.test
 	$(BIN)/python -m conformance fetch vocabularies
 	$(BIN)/python -m conformance vocabularies --texts 20000
@@ -70,4 +79,4 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-docs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

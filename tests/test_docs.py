@@ -54,6 +54,7 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     "refembed embed --device cuda": "needs a GPU: tests/cli/test_device.py",
     "refembed verify old.jsonl": "needs two engines: tests/cli/test_verify_upgrade.py",
     "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
+    "refembed explain --serve": "runs until it is interrupted: tests/playground",
     "kill $!": "the servers here end with the page",
     "refembed tokenize -m model.gguf --compare http": "likewise: tests/tokenizer",
     "import mteb": "fetches a task: tests/peers/test_compat_mteb.py",
