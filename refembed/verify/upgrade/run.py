@@ -94,8 +94,8 @@ def verify_upgrade(
     >>> answer.kind, round(answer.moved, 6)  # 2 sin(0.005 degrees)
     ('valid', 0.000175)
     >>> answer = verify_upgrade(CallableEngine(at(0)), CallableEngine(at(40)), list(angles))
-    >>> answer.kind, answer.search.arrangements[0].changed  # queries turned, documents not: other neighbors
-    ('re-embed', 3)
+    >>> answer.kind, answer.search.arrangements[0].changed  # west, at 309 degrees now, has north nearest, not south
+    ('re-embed', 1)
     """
     reference = known_model(model, pooling, prefix)
     infos = dict(old.info), dict(new.info)
