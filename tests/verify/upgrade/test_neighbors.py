@@ -76,6 +76,14 @@ def test_a_place_that_ties_share_is_kept_if_any_of_them_has_it():
     assert compare_neighbors(before, after, 3)[1] == [2]
 
 
+def test_what_tied_before_may_have_an_order_after():
+    """Two documents half a tie apart: whichever of them comes first then, nothing has changed."""
+    before = np.array([[0.1, 0.1 + TIE / 2, 0.3, 0.3 + TIE / 2, 0.9]])
+    after = np.array([[0.2, 0.1, 0.4, 0.3, 0.9]])
+    assert compare_neighbors(before, after, 3) == ([], [3], 0.0)
+    assert compare_neighbors(before + np.array([0, TIE, 0, TIE, 0]), after, 3)[:2] == ([0], [2])
+
+
 def test_neighbors_are_those_that_sorting_finds():
     rng = np.random.default_rng(3)
     documents, queries = unit_rows(rng.normal(size=(60, 8))), unit_rows(rng.normal(size=(40, 8)))
@@ -135,17 +143,15 @@ def test_a_quarter_of_the_gap_is_where_it_begins(share, changes):
 
 def test_three_ways_to_go_on():
     """The new engine turns everything by 40 degrees: only a new index with new queries is as it was."""
-    old = circle(0, 30, 90, 180, 270)
-    new = circle(40, 70, 130, 220, 310)
-    c = Collection(circle(1, 91), circle(41, 131), old, new, ())
-    c = Collection(c.old_queries, c.new_queries, old, new, (np.array([], int), np.array([], int)))
+    old, new = circle(0, 30, 90, 180, 270), circle(40, 70, 130, 220, 310)
+    none = (np.array([], int),) * 3
+    c = Collection(circle(1, 91, 31), circle(41, 131, 71), old, new, none)
     found = {a.says: a for a in search.search(c, chord(40)).arrangements}
-    assert found[NEW].changed == 0
-    assert found[NEW].overlap == 1
-    # of 41 degrees the nearest among 0, 30, 90 ... is 30; of 131 it is 90 as before
-    assert found[STORED].changed == 1
-    assert found[STORED].farther == pytest.approx(chord(29) - chord(1))
-    # among 0, 70, 90, 220, 270: of 41 it is 70 (29 away), of 131 it is 90
+    assert (found[NEW].changed, found[NEW].overlap) == (0, 1)
+    # among 0, 30, 90, 180, 270: of 41 it is 30, not 0; of 131 it is 90 as before; of 71 it is 90, not 30
+    assert found[STORED].changed == 2
+    assert found[STORED].farther == pytest.approx(chord(59) - chord(1))
+    # among 0, 70, 90, 220, 270: of 41 it is the second; of 131 the third, of 71 the second, as before
     assert found[MIXED].changed == 1
 
 

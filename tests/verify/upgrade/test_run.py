@@ -45,6 +45,26 @@ def test_a_small_movement_leaves_the_index_valid():
     assert [a.changed for a in found.search.arrangements] == [0, 0, 0]
 
 
+@pytest.mark.parametrize(("share", "kind"), [(0.9, "valid"), (1.1, "re-embed")])
+def test_four_movements_are_held_against_the_gap_of_the_median_query(share, kind):
+    """Seven places on a circle; gaps are those of 10 and 40, of 10 and 30 degrees ..."""
+    degrees = {"a": 0, "b": 10, "c": 40, "d": 80, "e": 130, "f": 190, "g": 260}
+
+    def chord(angle):
+        return 2 * math.sin(math.radians(angle) / 2)
+
+    def at(turn):
+        angles = {t: math.radians(d + turn) for t, d in degrees.items()}
+        return Stub(lambda texts: [[math.cos(angles[t]), math.sin(angles[t])] for t in texts])
+
+    two = [(10, 40), (10, 30), (30, 40), (40, 50), (50, 60), (60, 70), (70, 100)]  # to the nearest, and to the next
+    gap = sorted(chord(b) - chord(a) for a, b in two)[3]
+    turn = math.degrees(2 * math.asin(share * gap / 4 / 2))  # an angle whose chord is so much of a quarter of the gap
+    found = verify_upgrade(at(0), at(turn), list(degrees))
+    assert found.search.gap == pytest.approx(gap, rel=1e-5)
+    assert found.kind == kind
+
+
 def test_a_large_one_does_not():
     found = verify_upgrade(engine(), engine(turn=100.0), TEXTS)
     assert (found.kind, found.exit_code, found.same_tokens) == ("re-embed", 3, None)
