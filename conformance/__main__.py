@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 
 from conformance import bounds as bounds_file
+from conformance.builds_command import command as builds_command
 from conformance.cases import NUMERICS, Test, select
 from conformance.elsewhere import COMMANDS
 from conformance.environment import environment
@@ -381,6 +382,9 @@ def fetch(what: tuple[str, ...]) -> None:
         if found != about["source_sha256"]:
             raise click.ClickException(f"{folder / 'model.safetensors'}: sha256 {found}, not {about['source_sha256']}")
         click.echo(f"{name}: {model_path(name)}")
+
+
+main.add_command(builds_command)
 
 
 def wide() -> Console:

@@ -261,11 +261,11 @@ def floating(v: Variant, path: Path, numerics: str, theirs: Theirs, floor: float
     return row
 
 
-def to_the_bit(v: Variant, path: Path, off: Theirs, on: Theirs) -> Row:
-    """`ggml`, which has llama.cpp's bits."""
+def to_the_bit(v: Variant, path: Path, off: Theirs, on: Theirs, profile: str = "avx2") -> Row:
+    """`ggml`, which has llama.cpp's bits. profile: of the build that was asked."""
     row = Row(v.arch, v.name, v.group, "ggml")
     for flash, theirs in ((False, off), (True, on)):
-        e = Embedder.load(path, numerics="ggml", flash_attn=flash, repack=flash)
+        e = Embedder.load(path, numerics="ggml", profile=profile, flash_attn=flash, repack=flash)
         row.vectors += sum(unequal(x, y) for x, y in zip(alone(e, v, LENGTHS), theirs.alone, strict=True))
         row.batch += sum(unequal(x, y) for x, y in zip(together(e, v), theirs.together, strict=True))
         for trace in theirs.traces:

@@ -40,6 +40,7 @@ COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.
     "trace": "Show every tensor of one text's run.",
     "explain": "Follow a text through the model, step by step, for learners.",
     "verify": "Compare an engine with the reference, and say why it differs; two engines: may an index stay?",
+    "history": "Say which builds of llama.cpp give the same bits.",
     "diff": "Compare two traces, tensor by tensor.",
     "doctor": "Look for mistakes in a model file, and say what to do.",
     "serve": "Answer HTTP clients of llama-server, OpenAI, Ollama, TEI.",

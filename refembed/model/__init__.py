@@ -14,7 +14,7 @@ from refembed.gguf import GGUFFile, Tensor
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.hparams import MAX_LAYERS, Hparams, read_hparams
-from refembed.model.unsupported import refusal
+from refembed.model.unsupported import ROTATED, refusal
 from refembed.model.weights import bind
 
 
@@ -148,6 +148,9 @@ def load_model(f: GGUFFile) -> Model:
     arch = f.metadata.string("general.architecture")
     if arch not in ARCHITECTURES:
         raise refusal(str(f.path), arch, ARCHITECTURES)
+    if ROTATED in f.metadata:
+        hint = "llama.cpp from build 11739 on turns activations likewise; quantize the model without the rotation"
+        raise ModelError(f"{f.path}: its matrices are turned by a Hadamard transform ({ROTATED})", hint=hint)
     if not f.tensors:
         raise ModelError(f"{f.path}: no tensors in it", hint="was the conversion interrupted? convert the model again")
     module = ARCHITECTURES[arch]

@@ -21,15 +21,17 @@ UNSUPPORTED = {
     "it drafts for another model, whose states it needs": "dflash eagle3 gemma4-assistant",
     "it is a model of pictures or of sound": "clip pockettts qwen3tts wavtokenizer-dec",
     "it is an encoder with a decoder; its encoder alone, t5encoder, is computed": "t5",
-    "it decides between answers": "clef",
+    "it decides between answers": "clef vllm-decision2",
     "its layers or experts are of a kind that is not computed": """
-        afmoe apertus arcee arctic baichuan bailingmoe bailingmoe2 bitnet chameleon codeshell cogvlm cohere2moe
-        dbrx deci deepseek deepseek2-ocr deepseek32 dots1 dots3note ernie4_5-moe exaone-moe glm-dsa
-        glm4moe gptj granite_swa graniteswitch grok grovemoe hrm_text hunyuan-moe hunyuan_vl hy_v3 hy_v4 jais
-        jais2 laguna llama4 maincoder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4
-        muse-glimmer nanbeige olmo openelm orion paddleocr pangu-embedded plamo plamo3 plm qwen qwen3vlmoe
-        refact smallthinker spark2_5 starcoder step35 talkie xverse""",
+        afmoe apertus arcee arctic baichuan bailingmoe bailingmoe2 beam bitnet chameleon codeshell cogvlm cohere2moe
+        dbrx deci deepseek deepseek2-ocr deepseek32 dots1 dots3note ernie4_5-moe exaone-moe glm-dsa glm4moe gptj
+        granite_swa graniteswitch grok grovemoe hrm_text hunyuan-moe hunyuan_vl hy_v3 hy_v4 jais jais2 kolibri1
+        laguna llama4 maincoder maion-coder maple mellum mimo2 minicpm3 minimax-m2 minimax-m3 mistral4 muse-glimmer
+        muse-spark nanbeige olmo openelm orion paddleocr pangu-embedded plamo plamo3 plm qwen qwen3vlmoe refact
+        smallthinker spark2_5 starcoder step35 talkie xverse""",
 }
+
+ROTATED = "prism.hadamard.version"  # matrices are stored turned; llama.cpp turns what they multiply, from b11739 on
 
 
 def refusal(path: str, arch: str, computed: Collection[str]) -> ModelError:

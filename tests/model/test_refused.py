@@ -14,6 +14,7 @@ from refembed.gguf import GGUFWriter, open_gguf
 from refembed.model import ARCHITECTURES, load_model
 from refembed.model.unsupported import UNSUPPORTED
 from refembed.testing.synthetic import synthetic
+from refembed.tokenizer import load_tokenizer
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.copies import copied, with_keys, without
 from tests.model import test_dense_decoders, test_mla
@@ -40,6 +41,12 @@ GATE = {"ffn_gate.weight"}
 QK_NORM = {f"attn_{x}_norm.{part}" for x in "qk" for part in ("weight", "bias")}
 VALUES_SWA = {"attention.key_length_swa": (10, "UINT32"), "attention.value_length_swa": (8, "UINT32")}
 NEXT = ("gemma-embedding3", "qwen4", "llama-embed2", "bert-moe", "nomic-ber", "smollm")  # near to names, and others
+NEWEST = (
+    "beam",
+    "kolibri1",
+    "maion-coder",
+    "muse-spark",
+)  # b11739 knows them, b11548 says "unknown model architecture"
 NARROW = {"feed_forward_length": (40, "UINT32")}
 WIDER_HEADS = {f"attention.{x}_length": (8, "UINT32") for x in ("key", "value")}
 BOTH_GATES = {"wide": True, "optional": GATE}
@@ -355,9 +362,31 @@ def test_every_architecture_is_computed_or_refused_by_what_it_is() -> None:
         ("clip", "a model of pictures or of sound"),
         ("smolm3", "does not compute architecture 'smolm3'\n  hint: it computes bert, .*; is it 'smollm3'?"),
         ("plm", "llama.cpp knows it: its layers or experts are of a kind that is not computed"),
+        *((name, "llama.cpp knows it: its layers or experts are of a kind") for name in NEWEST),
+        ("vllm-decision2", "llama.cpp knows it: it decides between answers"),
         *((other, "t5encoder; this one is unknown here") for other in NEXT),
     ],
 )
 def test_a_file_of_another_architecture_is_refused(arch: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=message):
         load_model(open_gguf(GGUFWriter(arch).write(tmp_path / "m.gguf")))
+
+
+def test_matrices_that_are_stored_turned_are_refused(tmp_path: Path) -> None:
+    """llama.cpp of b11739 turns what they multiply; the pinned build passes the key over, and gets other numbers."""
+    path = copied(
+        synthetic(tmp_path / "m.gguf", "qwen3"), tmp_path / "k.gguf", {"prism.hadamard.version": (1, "UINT32")}
+    )
+    with pytest.raises(ModelError, match=r"turned by a Hadamard transform \(prism\.hadamard\.version\)"):
+        load_model(open_gguf(path))
+
+
+def test_a_vocabulary_for_composed_texts_is_refused(tmp_path: Path) -> None:
+    """b11739 reads the key, the pinned build passes it over: both as the file says and as before, or neither."""
+    key = "tokenizer.ggml.normalizer.nfc"
+    raw = synthetic(tmp_path / "m.gguf", "bert")
+    composed = copied(raw, tmp_path / "k.gguf", {key: (True, "BOOL")})
+    with pytest.raises(ModelError, match=r"normalizer\.nfc asks for texts in Unicode's composed form"):
+        load_tokenizer(composed)
+    as_ever = copied(raw, tmp_path / "f.gguf", {key: (False, "BOOL")})
+    assert load_tokenizer(as_ever).encode("the cat") == load_tokenizer(raw).encode("the cat")

@@ -47,7 +47,8 @@ def attention(
         first, k, v = len(past[0]), np.concatenate([past[0], k]), np.concatenate([past[1], v])
     T, fused = len(q), profile.flash_attn and bias is None
     mask, cached = spec.mask, spec.cached
-    N = max(CELLS, -(-(first + T) // CELLS) * CELLS) if cached and not fused else first + T
+    padded = (cached or profile.pad_keys) and not fused
+    N = max(CELLS, -(-(first + T) // CELLS) * CELLS) if padded else first + T
     qh = heads(q, spec.n_head, T)  # (H, T, D)
     kh, vh = (heads(x, spec.n_head_kv, N, first + T - len(x)) for x in (k, v))  # (K, N, D), (K, N, E)
     if cached or fused:

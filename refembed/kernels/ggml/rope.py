@@ -4,6 +4,8 @@
     a       = theta_i / factors_i
     y0, y1  = x0 cos a - x1 sin a,  x0 sin a + x1 cos a   the second product rounded, the first fused with the sum
 
+GCC 13 turns neighboring channels (pairs "norm") four pairs at a time; in pairs that are left over nothing is fused.
+
 The drift of theta against the exact angle (3e-5 at position 1000) is llama.cpp's own and must be kept.
 """
 
@@ -22,8 +24,8 @@ f32 = np.float32
 PI = f32(math.pi)
 
 
-def rope(x: F32, pos: I64, rope: Rope) -> F32:
-    """Turn every head of x (T, H, D) by its token's position pos (T)."""
+def rope(x: F32, pos: I64, rope: Rope, in_fours: bool = False) -> F32:
+    """Turn every head of x (T, H, D) by its token's position pos (T). in_fours: as GCC 13 does it, where pairs are."""
     half = rope.n_dims // 2
     factors = np.ones(half, np.float32) if rope.factors is None else rope.factors.dequantize().reshape(-1)[:half]
     theta_scale = f32(power(f32(rope.freq_base), f32(-2) / f32(rope.n_dims)))
@@ -32,7 +34,8 @@ def rope(x: F32, pos: I64, rope: Rope) -> F32:
     cos, sin = angles(pos, theta_scale, factors, low, high, *numbers)
     y = np.array(x, np.float32, order="C")
     step, apart = (2, 1) if rope.pairs == "norm" else (1, half)
-    turn(y, cos, sin, step, apart)
+    fused = half - half % 4 if in_fours and step == 2 else half
+    turn(y, cos, sin, step, apart, fused)
     return y
 
 
@@ -87,12 +90,16 @@ def angles(pos, theta_scale, factors, low, high, freq_scale, ext_factor, attn_fa
 
 
 @njit()
-def turn(x, cos, sin, step, apart):
-    """Rotate pairs of x (T, H, D) in place: pair i is channels `step` i and `step` i + `apart`."""
+def turn(x, cos, sin, step, apart, fused):
+    """Rotate pairs of x (T, H, D) in place, `fused` of them by FMA: pair i is channels `step` i, `step` i + `apart`."""
     for t in range(x.shape[0]):
         for h in range(x.shape[1]):
             for i in range(cos.shape[1]):
                 c, s = cos[t, i], sin[t, i]
                 x0, x1 = x[t, h, step * i], x[t, h, step * i + apart]
-                x[t, h, step * i] = fma(x0, c, -(x1 * s))
-                x[t, h, step * i + apart] = fma(x0, s, x1 * c)
+                if i < fused:
+                    x[t, h, step * i] = fma(x0, c, -(x1 * s))
+                    x[t, h, step * i + apart] = fma(x0, s, x1 * c)
+                else:
+                    x[t, h, step * i] = x0 * c - x1 * s
+                    x[t, h, step * i + apart] = x0 * s + x1 * c

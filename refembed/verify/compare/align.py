@@ -32,7 +32,7 @@ import numpy.typing as npt
 from refembed.model.trace import Trace, TracedTensor
 
 VIEWS = frozenset({"VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})  # compute nothing, own no memory
-COPIES = frozenset({"CONT", "CPY", "DUP"})  # the same numbers in another order or type
+COPIES = frozenset({"CONT", "CPY", "DUP", "PAD"})  # the same numbers in another order or type, or before zeros
 STORES = frozenset({"SET_ROWS", "CPY"})  # may write into a KV cache
 UNNAMED = re.compile(r"node_\d+$")
 DERIVED = re.compile(r" \((view|reshaped|permuted|transposed|cont|copy.*)\)$")  # what ggml appends to a source's name

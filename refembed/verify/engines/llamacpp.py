@@ -33,6 +33,7 @@ from refembed.errors import EngineError, RequestError
 from refembed.gguf.digest import sha256_of
 from refembed.model.trace import Trace, TracedTensor
 from refembed.verify.compare.align import addition_order
+from refembed.verify.engines.llamacpp_packages import is_package, unpack
 from refembed.verify.engines.llamacpp_wire import receive, send
 
 Input: TypeAlias = "str | bytes | Sequence[int]"  # one text: characters, UTF-8 bytes, or token ids ready made
@@ -62,7 +63,8 @@ class LlamaCpp:
     n_seq_max           texts that fit in one call with batched=True
     lora                (adapter file, scale) each, applied to every run, in the order `lora_order`
     mmproj              the file of a vision tower: `embed_images` and its neighbors then take images
-    lib, cpu            another build: a folder of libllama and libggml, and which of its CPU backends ("haswell")
+    lib, cpu            another build: a wheel or npm tarball, a folder of libllama and libggml, or one file with all of
+                        llama.cpp; and which of its CPU backends ("haswell")
     vocab_only          tokenize only: loads in milliseconds
     python              the command of another Python that runs the library, one for another processor in an emulator,
                         say: ["qemu-aarch64", "-L", ROOT, "ROOT/usr/bin/python3"]; it needs NumPy and the wheel
@@ -107,7 +109,7 @@ class LlamaCpp:
             "n_seq_max": n_seq_max,
             "lora": [(os.fspath(Path(file).absolute()), float(scale)) for file, scale in lora],
             "mmproj": None if mmproj is None else os.fspath(Path(mmproj).absolute()),
-            "lib": None if lib is None else os.fspath(Path(lib).absolute()),
+            "lib": None if lib is None else os.fspath(library_place(Path(lib).absolute())),
             "cpu": cpu,
             "vocab_only": vocab_only,
         }
@@ -346,6 +348,11 @@ def check_options(options: dict[str, Any]) -> None:
         value = options[name]
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise RequestError(f"{name}={value!r}: must be a positive whole number")
+
+
+def library_place(lib: Path) -> Path:
+    """Where a build's libraries are: a package file is unpacked into the cache."""
+    return unpack(lib) if is_package(lib) else lib
 
 
 def utf8(text: str | bytes) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from refembed.errors import EngineError
 
-Field: TypeAlias = "tuple[str, Any, Any]"  # name, C type, default; ... where any value will do
+Field: TypeAlias = "tuple[str, Any, Any]"  # name, C type, default; a tuple of defaults, or ... for any value
 Struct: TypeAlias = "type[ct.Structure]"
 
 EVAL_CALLBACK = ct.CFUNCTYPE(ct.c_bool, ct.c_void_p, ct.c_bool, ct.c_void_p)  # (tensor, ask, user data)
@@ -33,38 +33,6 @@ def rows(ctype: Any, **defaults: Any) -> list[Field]:
     return [(name, ctype, value) for name, value in defaults.items()]
 
 
-MODEL_PARAMS = [
-    *rows(ct.c_void_p, devices=None, tensor_buft_overrides=None),
-    *rows(ct.c_int32, n_gpu_layers=-1, split_mode=1, load_mode=-1, lazy_mode=1, main_gpu=0),
-    *rows(ct.c_void_p, tensor_split=None, progress_callback=None, progress_user_data=None, kv_overrides=None),
-    *rows(ct.c_uint8, vocab_only=0, check_tensors=0, use_extra_bufts=1, no_host=0, no_alloc=0, load_mtp=0),
-]
-
-CONTEXT_SIZES = rows(ct.c_uint32, n_ctx=512, n_batch=2048, n_ubatch=512, n_seq_max=1, n_rs_seq=0, n_outputs_max=0)
-CONTEXT_MIDDLE = [
-    *rows(ct.c_int32, n_threads=ANY, n_threads_batch=ANY),
-    *rows(ct.c_int32, ctx_type=0, rope_scaling_type=-1, pooling_type=-1, attention_type=-1, flash_attn_type=-1),
-    *rows(ct.c_float, rope_freq_base=0, rope_freq_scale=0, yarn_ext_factor=-1, yarn_attn_factor=-1),
-    *rows(ct.c_float, yarn_beta_fast=-1, yarn_beta_slow=-1),
-    *rows(ct.c_uint32, yarn_orig_ctx=0),
-    *rows(ct.c_float, defrag_thold=-1),
-    *rows(ct.c_void_p, cb_eval=None, cb_eval_user_data=None),
-    *rows(ct.c_int32, type_k=1, type_v=1),
-    *rows(ct.c_void_p, abort_callback=None, abort_callback_data=None),
-]
-CONTEXT_FLAGS = rows(ct.c_uint8, embeddings=0, offload_kqv=1, no_perf=1, op_offload=1, swa_full=1, kv_unified=0)
-CONTEXT_TAIL = [*rows(ct.c_void_p, samplers=None), *rows(ct.c_size_t, n_samplers=0), *rows(ct.c_void_p, ctx_other=None)]
-PER_SEQUENCE = rows(ct.c_uint32, n_outputs_max_per_seq=1)
-UNNAMED_8_BYTES = rows(ct.c_void_p, unnamed=None)  # in the pinned wheel; no public header of that month has it
-
-# what is tried, in this order; the first that fits is taken
-MODEL_LAYOUTS: dict[str, Sequence[Field]] = {"2026-10": MODEL_PARAMS}
-CONTEXT_LAYOUTS: dict[str, Sequence[Field]] = {
-    "xllamacpp b11549": CONTEXT_SIZES + PER_SEQUENCE + CONTEXT_MIDDLE + UNNAMED_8_BYTES + CONTEXT_FLAGS + CONTEXT_TAIL,
-    "llama.h 2026-10": CONTEXT_SIZES + PER_SEQUENCE + CONTEXT_MIDDLE + CONTEXT_FLAGS + CONTEXT_TAIL,
-}
-
-
 class Batch(ct.Structure):
     """llama_batch: n_tokens rows of one call."""
 
@@ -77,6 +45,12 @@ class Batch(ct.Structure):
         ("seq_id", ct.POINTER(I32P)),
         ("logits", ct.POINTER(ct.c_int8)),
     )
+
+
+class BufferOverride(ct.Structure):
+    """llama_model_tensor_buft_override: the memory for tensors whose name fits a pattern."""
+
+    _fields_ = (("pattern", ct.c_char_p), ("buft", ct.c_void_p))
 
 
 class GgmlInit(ct.Structure):
@@ -115,24 +89,26 @@ def structure(name: str, fields: Sequence[Field]) -> Struct:
 
 
 def matching_layout(lib: Any, function: str, layouts: dict[str, Sequence[Field]]) -> tuple[str, Struct]:
-    """The first layout that fits what `function` returns, and its name. EngineError says of each why it does not."""
+    """The first layout that fits what `function` returns, and its name. EngineError says why the nearest does not."""
     reports = []
     for label, fields in layouts.items():
         struct = structure(function, fields)
         misfits = layout_misfits(lib, function, struct, fields)
         if not misfits:
             return label, struct
-        reports.append(f"layout {label!r}: " + "; ".join(misfits))
+        reports.append((len(misfits), f"layout {label!r}: " + "; ".join(misfits)))
+    nearest = [report for _, report in sorted(reports, key=lambda r: r[0])[:2]]
+    others = f"\n  and {len(reports) - 2} others with more such faults" if len(reports) > 2 else ""
     raise EngineError(
-        f"{function}() of this llama.cpp build fits no layout known here\n  " + "\n  ".join(reports),
-        hint="compare refembed/verify/engines/llamacpp_abi.py with the llama.h this library was built from",
+        f"{function}() of this llama.cpp build fits no layout known here\n  " + "\n  ".join(nearest) + others,
+        hint="compare refembed/verify/engines/llamacpp_layouts.py with the llama.h this library was built from",
     )
 
 
 def layout_misfits(lib: Any, function: str, struct: Struct, fields: Sequence[Field]) -> list[str]:
     """What speaks against a layout: a size that is not the library's, fields without their default."""
     size, written = ct.sizeof(struct), bytes_written(lib, function)
-    misfits = []
+    misfits: list[str] = []
     if written is not None and not size - 8 < written <= size:
         misfits.append(f"the library writes {written} bytes, the layout has {size}")
     f = lib[function]
@@ -141,11 +117,21 @@ def layout_misfits(lib: Any, function: str, struct: Struct, fields: Sequence[Fie
     found = f()
     f.restype = struct
     misfits += [
-        f"{name} is {getattr(found, name)!r}, not {default!r}"
+        f"{name} is {getattr(found, name)!r}, not {shown(default)}"
         for name, _, default in fields
-        if default is not ANY and getattr(found, name) != default
+        if default is not ANY and getattr(found, name) not in defaults_of(default)
     ]
     return misfits
+
+
+def defaults_of(default: Any) -> tuple[Any, ...]:
+    """The values that a field may have, of one default or several."""
+    return default if isinstance(default, tuple) else (default,)
+
+
+def shown(default: Any) -> str:
+    """'-1' or '-1 or 32', for messages."""
+    return " or ".join(repr(value) for value in defaults_of(default))
 
 
 def bytes_written(lib: Any, function: str) -> int | None:

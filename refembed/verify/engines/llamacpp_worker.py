@@ -88,6 +88,15 @@ class Graph:
         return self.factors.get(address) or name_at(address)
 
 
+def put(struct: Any, **values: Any) -> bool:
+    """Set those fields that this build's structure has. Whether it has them all."""
+    names = {name for name, *_ in struct._fields_}
+    for name, value in values.items():
+        if name in names:
+            setattr(struct, name, value)
+    return names >= values.keys()
+
+
 def name_at(address: int) -> str:
     """A tensor's own name."""
     name: str = abi.tensor_at(address).name.decode(errors="replace")
@@ -117,9 +126,12 @@ class Session:
         """Open the model, on the CPU only."""
         params = self.lib.llama_model_default_params()
         no_devices = (ct.c_void_p * 1)()  # an empty list, which is not the same as none given: no GPU takes part
-        params.devices, params.n_gpu_layers = ct.addressof(no_devices), 0
-        params.use_extra_bufts = self.options["extra_buffer_types"]
-        params.vocab_only = self.options["vocab_only"]
+        put(params, devices=ct.addressof(no_devices), n_gpu_layers=0, vocab_only=self.options["vocab_only"])
+        if (
+            not put(params, use_extra_bufts=self.options["extra_buffer_types"])
+            and not self.options["extra_buffer_types"]
+        ):
+            self.leave_weights_as_they_are(params)
         self.model = self.lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.model:
             raise EngineError(f"{path}: llama.cpp cannot load this model")
@@ -130,6 +142,18 @@ class Session:
             if not adapter:
                 raise EngineError(f"{file}: llama.cpp refuses this adapter")
             self.adapters.append(adapter)
+
+    def leave_weights_as_they_are(self, params: Any) -> None:
+        """Keep llama.cpp from repacking weights where there is no switch: every tensor in plain memory, by name.
+
+        Builds before b5129 have neither: theirs are repacked, whatever the option says.
+        """
+        make = "ggml_backend_cpu_buffer_type"
+        if make in self.lib and put(params, tensor_buft_overrides=None):
+            plain = self.declared(make, ct.c_void_p)()
+            end = abi.BufferOverride()
+            self.overrides = (abi.BufferOverride * 2)(abi.BufferOverride(b".*", plain), end)  # it outlives the load
+            params.tensor_buft_overrides = ct.addressof(self.overrides)
 
     def declared(self, name: str, result: Any, *arguments: Any) -> Any:
         """A function that only few sessions need, and that not every build has under this name; an error when used."""
@@ -191,9 +215,11 @@ class Session:
         n_batch += -n_batch % o["n_seq_max"]  # llama.cpp aborts on mean pooling when n_seq_max does not divide n_ubatch
         p.n_ctx, p.n_batch, p.n_ubatch, p.n_seq_max = max(n_ctx, n_batch), n_batch, n_batch, o["n_seq_max"]
         p.n_threads = p.n_threads_batch = o["threads"]
-        p.pooling_type, p.flash_attn_type = POOLINGS[o["pooling"]], self.flash_attn_type
-        p.attention_type = CAUSAL[o["causal"]]
-        p.embeddings, p.kv_unified, p.offload_kqv, p.op_offload = True, True, False, False
+        p.pooling_type, p.attention_type = POOLINGS[o["pooling"]], CAUSAL[o["causal"]]
+        p.embeddings, p.offload_kqv = True, False
+        put(p, kv_unified=True, op_offload=False)
+        if not put(p, flash_attn_type=self.flash_attn_type) and o["flash_attn"] != "auto":  # a bool before b6325
+            put(p, flash_attn=o["flash_attn"])
         if o["type_kv"] is not None:
             p.type_k = p.type_v = KV_TYPES[o["type_kv"]]
         if watched:
@@ -214,6 +240,7 @@ class Session:
             "files": [os.fspath(f) for f in lib.files],
             "system_info": lib.llama_print_system_info().decode().strip(" |"),
             "layouts": lib.layouts,
+            "build_number": lib.build_number(),
             "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("GGML_", "LLAMA_"))},
         }
         if self.model is not None:
@@ -320,9 +347,7 @@ class Session:
                 batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, pos, 1, 1
                 batch.seq_id[i][0] = s
             batch.n_tokens = n_tokens
-            memory = lib.llama_get_memory(context)
-            if memory:
-                lib.llama_memory_clear(memory, True)
+            lib.clear_memory(context)
             status = lib.llama_decode(context, batch)
         finally:
             lib.llama_batch_free(batch)
