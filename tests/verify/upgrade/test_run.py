@@ -128,7 +128,7 @@ def test_vectors_of_another_length_are_another_model():
 @pytest.mark.parametrize(
     ("how", "pick"), [("mean", lambda r: r.mean(axis=0)), ("cls", lambda r: r[0]), ("last", lambda r: r[-1])]
 )
-def test_an_engine_that_stops_pooling_is_told_how_the_old_one_did(how, pick):
+def test_how_the_old_engine_pooled_is_named_where_the_new_one_does_not(how, pick):
     rng = np.random.default_rng(0)
     rows = {t: rng.normal(size=(3 + len(t) % 4, 6)) for t in TEXTS}
     pooled, unpooled = Stub(lambda texts: [pick(rows[t]) for t in texts]), Stub(lambda texts: [rows[t] for t in texts])
