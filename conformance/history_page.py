@@ -226,7 +226,8 @@ def small_section(history: History, builds: Sequence[Build]) -> Iterator[str]:
     if not asked:
         return
     yield "## Small models of every architecture\n"
-    yield "Random weights, float32, unasked: letters as above, a column a build. `-`: it does not load the file.\n"
+    yield "Random weights, float32, unasked: letters as above, a column a build. `-`: it refuses the file, for an"
+    yield "architecture, a key or an optional tensor that came later (history.json has its words).\n"
     yield "| architecture | " + " | ".join(f"b{b.number} {short(b)}" for b in asked) + " |"
     yield "|---|" + "---|" * len(asked)
     for arch in small_models():

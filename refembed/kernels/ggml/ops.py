@@ -136,7 +136,7 @@ class Ggml(Ops):
 
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
         """Turn every head of x (T, H, D) by its token's position."""
-        return rotary.rope(np.ascontiguousarray(x, np.float32), pos, rope, self.profile.rope_in_fours)
+        return rotary.rope(np.ascontiguousarray(x, np.float32), pos, rope, self.profile.rope_in_twos)
 
     def attention(
         self, q: Float, k: Float, v: Float, spec: AttentionSpec, offsets: I64, tap: Tap = NO_TAP, *,

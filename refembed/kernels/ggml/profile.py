@@ -26,7 +26,7 @@ class Profile:
     tiled: bool  # the tiled K-quant kernel, for 8 rows and more
     bf16: Literal["avx2", "avx512f", "vdpbf16", "double"]  # how a BF16 dot product runs
     pad_keys: bool  # keys and values of encoders are padded to whole blocks of 256, as those of a KV cache are
-    rope_in_fours: bool = False  # RoPE turns neighboring channels four pairs at a time, pairs left over without FMA
+    rope_in_twos: bool = False  # RoPE turns neighboring channels two pairs at a time, one left over without FMA
     blas_rows: int = 2  # float products of so many rows and more are tinyBLAS's
     blas_f16: bool = True  # which takes activations rounded to F16, where weights are; else as they are
     q8_by_scale: bool = False  # codes of 8 bits are x times 1/d, else x times 127/max |x|
@@ -36,13 +36,13 @@ class Profile:
 
 # fmt: off
 PROFILES = {p.name: p for p in (
-    # lanes, expf, tail, fa_sum_fma, fa_tail, pad_k, tiled, bf16, pad_keys, rope_in_fours
+    # lanes, expf, tail, fa_sum_fma, fa_tail, pad_k, tiled, bf16, pad_keys, rope_in_twos
     Profile("avx2",             8, "avx2", 4, False, True, True,  True,  "avx2", False),  # xllamacpp b11549, GCC 10
     Profile("avx2-gcc13",       8, "avx2", 4, True,  True, True,  True,  "avx2", False, True),  # py-sync 0.11548
     Profile("avx2-gcc12",       8, "avx2", 4, True,  True, True,  True,  "avx2", False),  # b11434, Release, GCC 12.2
     Profile("avx2-b11739",      8, "avx2", 4, True,  True, True,  True,  "avx2", True,  True),  # py-sync 0.11739
-    Profile("avx2-b9093",       8, "avx2", 4, False, True, False, False, "avx2", False),  # xllamacpp to b10809
-    Profile("avx2-gcc13-b9014", 8, "avx2", 4, True,  True, False, False, "avx2", False, True),  # py-sync to b11067
+    Profile("avx2-b9093",       8, "avx2", 4, False, False, False, False, "avx2", False),  # xllamacpp to b10809
+    Profile("avx2-gcc13-b9014", 8, "avx2", 4, True, False, False, False, "avx2", False, True),  # py-sync to b11067
     Profile("avx512", 16, "avx512", 8, False, False, False, False, "vdpbf16", False),  # node-llama-cpp 3.22.1, zen4
     Profile("neon", 4, "avx2", 4, False, False, False, False, "double", False,  # xllamacpp b11549 for aarch64, GCC 10
             blas_rows=4, blas_f16=False, q8_by_scale=True),

@@ -4,7 +4,7 @@
     a       = theta_i / factors_i
     y0, y1  = x0 cos a - x1 sin a,  x0 sin a + x1 cos a   the second product rounded, the first fused with the sum
 
-GCC 13 turns neighboring channels (pairs "norm") four pairs at a time; in pairs that are left over nothing is fused.
+GCC 13 turns neighboring channels (pairs "norm") two pairs at a time; in a last pair that is left over nothing is fused.
 
 The drift of theta against the exact angle (3e-5 at position 1000) is llama.cpp's own and must be kept.
 """
@@ -24,8 +24,8 @@ f32 = np.float32
 PI = f32(math.pi)
 
 
-def rope(x: F32, pos: I64, rope: Rope, in_fours: bool = False) -> F32:
-    """Turn every head of x (T, H, D) by its token's position pos (T). in_fours: as GCC 13 does it, where pairs are."""
+def rope(x: F32, pos: I64, rope: Rope, in_twos: bool = False) -> F32:
+    """Turn every head of x (T, H, D) by its token's position pos (T). in_twos: as GCC 13 does it, where pairs are."""
     half = rope.n_dims // 2
     factors = np.ones(half, np.float32) if rope.factors is None else rope.factors.dequantize().reshape(-1)[:half]
     theta_scale = f32(power(f32(rope.freq_base), f32(-2) / f32(rope.n_dims)))
@@ -34,7 +34,7 @@ def rope(x: F32, pos: I64, rope: Rope, in_fours: bool = False) -> F32:
     cos, sin = angles(pos, theta_scale, factors, low, high, *numbers)
     y = np.array(x, np.float32, order="C")
     step, apart = (2, 1) if rope.pairs == "norm" else (1, half)
-    fused = half - half % 4 if in_fours and step == 2 else half
+    fused = half - half % 2 if in_twos and step == 2 else half
     turn(y, cos, sin, step, apart, fused)
     return y
 
