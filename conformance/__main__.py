@@ -19,6 +19,7 @@ from rich.console import Console
 from conformance import bounds as bounds_file
 from conformance.builds_command import command as builds_command
 from conformance.cases import NUMERICS, Test, select
+from conformance.elsewhere import COMMANDS
 from conformance.environment import environment
 from conformance.measure import measure as measure_bounds
 from conformance.models import load_models, model_path
@@ -407,6 +408,10 @@ def print_environment(where: dict[str, str], console: Console) -> None:
     for name, value in where.items():
         console.print(f"{name:14} {value}", markup=False, highlight=False, soft_wrap=True)
     console.print()
+
+
+for more in COMMANDS:
+    main.add_command(more)
 
 
 def command() -> None:

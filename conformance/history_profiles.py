@@ -30,7 +30,8 @@ class Choice:
 
 def choices() -> Iterator[Choice]:
     """All of them; where several have a build's bits, the first says so."""
-    for profile, flash_attn, repack in product(PROFILES, (True, False), (True, False)):
+    x86 = [p.name for p in PROFILES.values() if p.lanes > 4]
+    for profile, flash_attn, repack in product(x86, (True, False), (True, False)):
         yield Choice(profile, flash_attn, repack)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from refembed.arrays import F32, U8
 from refembed.errors import EngineError
+from refembed.verify.engines.llamacpp_lib import INSTALL
 
 TYPE_COUNT = 43  # GGML_TYPE_COUNT of the pinned build; ids from there on are read out of bounds
 Q8_K = 15  # has a decoder, but no to_float
@@ -73,9 +74,7 @@ class Ggml:
             raise EngineError("ggml's process ended") from None
         answer: dict[str, Any] = json.loads(self.process.stdout.readline() or "null") or {}
         if not answer:
-            raise EngineError(
-                "ggml's process ended", hint="is the wheel xllamacpp installed? pip install 'xllamacpp==2026.10.11549'"
-            )
+            raise EngineError("ggml's process ended", hint=f"is the wheel xllamacpp installed? {INSTALL}")
         return answer
 
     def decode(self, id: int, raw: U8) -> F32:

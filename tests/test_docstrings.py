@@ -33,6 +33,7 @@ PACKAGES = (
 VERIFY = (  # `refembed.verify` has no names of its own: what a program needs from its modules
     "refembed.verify.run.verify", "refembed.verify.engines.base.open_engine",
     "refembed.verify.engines.callables.CallableEngine", "refembed.verify.compare.align.align",
+    "refembed.verify.upgrade.run.verify_upgrade",
     "refembed.verify.compare.arrays.compare", "refembed.verify.compare.arrays.cosine_distance",
     "refembed.testing.synthetic.synthetic", "refembed.kernels.quant.dequant.dequantize",
     "refembed.kernels.quant.quantize.quantize",

@@ -39,7 +39,7 @@ COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.
     "info": "Say what a model file is.",
     "trace": "Show every tensor of one text's run.",
     "explain": "Follow a text through the model, step by step, for learners.",
-    "verify": "Compare an engine with the reference, and say why it differs.",
+    "verify": "Compare an engine with the reference, or with an older engine.",
     "history": "Say which builds of llama.cpp give the same bits.",
     "diff": "Compare two traces, tensor by tensor.",
     "doctor": "Look for mistakes in a model file, and say what to do.",

@@ -62,7 +62,7 @@ def schemes() -> Iterable[str]:
 
 
 def engines() -> Iterable[str]:
-    """What `verify --against` takes."""
+    """What `verify --against` takes, and OLD."""
     return ("http://localhost:8080", "llamacpp")
 
 
@@ -71,7 +71,8 @@ COMPLETERS: dict[str, Completer] = {  # name of a parameter -> what is offered
     "model": model, "model_option": model, "option": model, "pooling": words(poolings), "normalize": words(norms),
     "embd_normalize": words(norms), "outtype": words(outtypes), "type_name": words(outtypes), "against": words(engines),
     "prompt_name": words(lambda: ("query", "document", "none")), "scheme": words(schemes),
-    "models": model, "weights": words(outtypes), "poolings": words(poolings), "vectors": words(schemes),
+    "subject": model, "models": model, "weights": words(outtypes), "poolings": words(poolings),
+    "vectors": words(schemes),
     "measures": words(lambda: ("ndcg@10", "recall@10", "mrr@10", "map", "p@10")),
 }  # fmt: skip
 FILES = (

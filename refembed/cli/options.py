@@ -18,7 +18,7 @@ NORMS = {
 }  # fmt: skip
 NUMERICS = ("auto", "exact", "ggml", "fast", "int8", "bf16", "cupy")
 # rows of kernels/ggml/profile.py
-PROFILES = ("avx2", "avx2-gcc13", "avx2-gcc12", "avx2-b11739", "avx2-b9093", "avx2-gcc13-b9014", "avx512")
+PROFILES = ("avx2", "avx2-gcc13", "avx2-gcc12", "avx2-b11739", "avx2-b9093", "avx2-gcc13-b9014", "avx512", "neon")
 SEMANTICS = ("llama.cpp", "original")
 FORMATS = ("text", "json", "jsonl", "npy", "csv", "raw", "array", "json+")  # cli/embedding.py
 

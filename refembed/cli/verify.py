@@ -1,4 +1,7 @@
-"""`refembed verify`: is this engine right, and if not, where does it go wrong first, and why?"""
+"""`refembed verify`: is this engine right, and if not, where does it go wrong first, and why?
+
+Of two engines, whether vectors of the first may stay in an index: `verify_upgrade`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from refembed.cli.options import json_option, lora_option, mmproj_option, model_argument, quiet_option
+from refembed.cli.options import MODEL_SPELLINGS, json_option, lora_option, mmproj_option, quiet_option
 from refembed.cli.show import decode, is_terminal, note, print_json
 from refembed.cli.texts import Texts
+from refembed.cli.verify_upgrade import put_before, upgrade
 from refembed.errors import RequestError
 
 if TYPE_CHECKING:
@@ -25,11 +29,12 @@ Examples:
   refembed verify minilm --against ./all-MiniLM-L6-v2
   refembed verify minilm --against run.npz
   refembed verify minilm --against mymodule:embed --json
+  refembed verify old.jsonl --against http://localhost:8080 --corpus docs.txt
   refembed verify model.gguf --mmproj mmproj.gguf --image photo.png --against llamacpp
 
 \b
 --against  what it stands for
-  llamacpp           live llama.cpp, from the wheel xllamacpp
+  llamacpp           live llama.cpp, from the wheel xllamacpp; llamacpp:FOLDER another build
   http://HOST:PORT   llama-server, Ollama, TEI, or anything with OpenAI's /v1/embeddings; HOST:PORT alone is http
   FOLDER             sentence-transformers or transformers
   FILE.onnx          ONNX Runtime
@@ -42,11 +47,23 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
 
 
 @click.command("verify", epilog=EPILOG)
-@model_argument
+@click.argument("subject", metavar="MODEL|OLD", required=False)
+@click.option(
+    *MODEL_SPELLINGS,
+    "model",
+    metavar="MODEL",
+    help="The same as the argument; after OLD, the model that both engines are to run.",
+)
 @click.option("--against", required=True, metavar="ENGINE", help="What to compare with; see below.")
 @click.option(
     "--texts", metavar="FILE", help="Texts to compare on, one a line; - is standard input.  [default: built in]"
 )
+@click.option(
+    "--corpus",
+    metavar="FILE",
+    help="After OLD: documents whose nearest neighbors are compared, one a line, or OLD's stored vectors (.npy).",
+)
+@click.option("--queries", metavar="FILE", help="With --corpus: what is looked for, one a line.")
 @click.option("--pooling", default="native", show_default=True, metavar="NAME", help="How the reference pools.")
 @click.option(
     "--normalize",
@@ -92,19 +109,38 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
 @json_option
 @quiet_option
 def command(
-    model: str, against: str, texts: str | None, pooling: str, normalize: int | None, lora: tuple[str, ...],
-    mmproj: str | None, images: tuple[str, ...], prompt_name: str | None, prefix: str | None, budget: float,
-    trace: bool, html: str | None, as_json: bool, quiet: bool, **options: Any,
+    subject: str | None, model: str | None, against: str, texts: str | None, corpus: str | None, queries: str | None,
+    pooling: str, normalize: int | None, lora: tuple[str, ...], mmproj: str | None, images: tuple[str, ...],
+    prompt_name: str | None, prefix: str | None, budget: float, trace: bool, html: str | None, as_json: bool,
+    quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compare an engine with the reference that MODEL is, and say what differs and why.
 
     MODEL is a GGUF file or the name of a model. The bounds are the noise floor: how far sound arithmetics are apart on
     this model and these texts.
+
+    OLD is an engine, as --against takes it: a server, recorded vectors, a build. Then two engines are compared, and the
+    answer is whether an index of OLD's vectors stays valid.
     """
     from refembed.embedder import Embedder
     from refembed.hub import resolve
-    from refembed.verify.engines.base import open_engine
+    from refembed.verify.engines.base import is_engine, is_llamacpp, open_engine
     from refembed.verify.run import verify
+
+    if subject is not None and is_engine(subject):
+        if mmproj or images:
+            raise RequestError("--mmproj and --image are about a model", hint="two engines are compared on texts")
+        if html:
+            raise RequestError("--html writes a report about a model", hint="of two engines --json has all numbers")
+        upgrade(
+            subject, against, model, texts=texts, corpus=corpus, queries=queries, pooling=pooling, prefix=prefix,
+            prompt_name=prompt_name, lora=lora, normalize=normalize, budget=budget, as_json=as_json, quiet=quiet,
+            options=options,
+        )  # fmt: skip
+        return
+    model = one_model(subject, model)
+    if corpus or queries:
+        raise RequestError("--corpus and --queries are for two engines", hint="refembed verify OLD --against NEW")
 
     items = [decode(t) for t in Texts((), texts)] if texts else None
     if images and not mmproj:
@@ -116,7 +152,7 @@ def command(
         raise RequestError(f"{html}: there is no such folder", hint="--html takes a file to write")
     path = Path(resolve(model))
     reference = Embedder.load(path, numerics="fast", lora=lora, mmproj=mmproj)
-    given = chosen(against, pooling, options, reference.adapters)
+    given = chosen(is_llamacpp(against), pooling, options, reference.adapters)
     if mmproj:
         more = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
         verdict = of_images(reference, against, with_images(images, items), given, quiet or as_json, more)
@@ -155,6 +191,15 @@ def finish(verdict: Any, as_json: bool) -> NoReturn:
     click.get_current_context().exit(verdict.exit_code)
 
 
+def one_model(subject: str | None, model: str | None) -> str:
+    """MODEL, as the argument or with -m."""
+    if subject and model:
+        raise click.UsageError("Give the model once: as the argument or with -m.")
+    if not (subject or model):
+        raise click.UsageError("Missing argument 'MODEL'.")
+    return str(subject or model)
+
+
 def with_images(images: Sequence[str], texts: Sequence[str] | None) -> list[dict[str, str]] | None:
     """Inputs: a text for each image, one text for all, or none. None: drawn images."""
     if not images:
@@ -187,19 +232,10 @@ def of_images(
         engine.close()
 
 
-def put_before(reference: Embedder, prompt_name: str | None, prefix: str | None) -> str:
-    """What the engine is said to put before each text."""
-    if prompt_name is None:
-        return prefix or ""
-    from refembed.hub.prompts import find, prefix_for
-
-    return prefix_for(find(reference.file), prompt_name, prefix, reference.info.path.name)
-
-
-def chosen(against: str, pooling: str, options: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
+def chosen(llamacpp: bool, pooling: str, options: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
     """Options that were given, for the engine to take or to refuse; llama.cpp has the reference's pooling and LoRA."""
     given = {name: value for name, value in options.items() if value is not None}
-    if against.lower() in ("llamacpp", "llama.cpp"):
+    if llamacpp:
         given |= {"pooling": pooling, "lora": [(a.path, a.scale) for a in adapters]}
     return given
 

@@ -158,8 +158,8 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
                          speed, no bits
 
         For `ggml`, which llama.cpp to equal:
-        profile     its build: "avx2" (the wheel that refembed is checked against), "avx2-gcc12", "avx512" and others,
-                    rows of kernels/ggml/profile.py
+        profile     its build: "avx2" (the wheel that refembed is checked against), "avx2-gcc12", "avx512", "neon" and
+                    others, rows of kernels/ggml/profile.py
         flash_attn  with flash attention, as llama.cpp runs by default
         repack      with weights interleaved at load time, likewise (`--no-repack` turns it off there)
         n_ubatch    texts that fit into so many tokens run together, as llama.cpp runs those that one call brings;

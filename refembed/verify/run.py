@@ -31,6 +31,7 @@ from refembed.verify.compare.align import without_lora
 from refembed.verify.compare.floor import EVERYWHERE, LEAST, SCREEN, Floor, distance, floor_of
 from refembed.verify.compare.length import NORM_OF, Length, length_of
 from refembed.verify.compare.local import compare_traces, explained_by
+from refembed.verify.compare.runtimes import rounding_of
 from refembed.verify.diagnose import Diagnosis, diagnose, probe
 from refembed.verify.engines.base import Engine
 from refembed.verify.findings import Findings, verdict_of
@@ -115,8 +116,16 @@ def verify(
         found.budget.until = max(begin + budget, time.monotonic() + budget / 4)
     verdict = decide(found, expects(engine, normalize), progress)
     facts = facts_of(found.reference, engine, info, found.tokens)
-    verdict = replace(verdict, evidence=replace(verdict.evidence, facts=facts))
+    remarks = (*verdict.evidence.remarks, *of_its_own(engine, verdict))
+    verdict = replace(verdict, evidence=replace(verdict.evidence, facts=facts, remarks=remarks))
     return with_remedies(verdict, model, info)
+
+
+def of_its_own(engine: Engine, verdict: Verdict) -> list[str]:
+    """A remark where what a cause leaves is the runtime's own rounding."""
+    left = verdict.causes[0].left if verdict.causes and verdict.kind == "differs" else None
+    said = "" if left is None else rounding_of(engine.name, left)
+    return [said] if said else []
 
 
 def findings(

@@ -18,7 +18,7 @@ import numpy as np
 
 from refembed.arrays import F32, Float
 from refembed.kernels.ggml.attention_scores import Scoring
-from refembed.kernels.ggml.floats import multiply, order_of, pack, rounded
+from refembed.kernels.ggml.floats import activations, multiply, order_of, pack
 from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.ggml.rows import soft_max
 from refembed.kernels.llvm.jit import njit
@@ -87,7 +87,7 @@ def product(x: F32, w: F32, kind: str, profile: Profile, contiguous: bool = True
     for i in range(g):
         packed = pack(w[i], order)
         for j in range(i * h // g, (i + 1) * h // g):
-            out[j] = multiply(rounded(x[j], kind), packed, order, m)
+            out[j] = multiply(activations(x[j], kind, order), packed, order, m)
     return out
 
 

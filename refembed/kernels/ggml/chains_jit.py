@@ -188,6 +188,48 @@ def lanes_by_turns(shape, v, d, codes, dx, out, begin, end):
 
 
 @njit()
+def quarters_by_turns(shape, v, d, codes, dx, fused, out, begin, end):
+    """`chains.quarters_by_turns`."""
+    Q, nb, E, columns = shape
+    step = 4 * TILE
+    acc = np.empty(2 * QUAD * step, np.float32)
+    for t in range(begin, end):
+        for r in range(Q):
+            acc[:] = 0
+            for b in range(nb - nb % 2):
+                w, x = t * nb + b, r * nb + b
+                scale = mul4(every(load(d, w * TILE)), rows(dx, x * QUAD))
+                for i in range(4):
+                    s = zeros()
+                    for lane in range(i // 2, LANES, 2):
+                        at, xt = (w * LANES + lane) * E * TILE, (x * LANES + lane) * E * QUAD
+                        half_lane = i % 2 * (E // 2)
+                        s = add4(s, dot(v, at + half_lane * TILE, codes, xt + half_lane * QUAD, E // 2))
+                    at = (b % 2) * QUAD * step + i * TILE
+                    if fused:
+                        link(acc, at, step, scale, s)
+                    else:
+                        s = mul4(scale, s)
+                        for j in range(QUAD):
+                            put(acc, at + j * step, load(acc, at + j * step) + s[j])
+            for j in range(QUAD):
+                first, second = neighbors(acc, j * step), neighbors(acc, (QUAD + j) * step)
+                put(out, (QUAD * r + j) * columns + t * TILE, first + second)
+            if nb % 2:
+                w, x = (t + 1) * nb - 1, (r + 1) * nb - 1
+                scale = mul4(every(load(d, w * TILE)), rows(dx, x * QUAD))
+                s = dot(v, w * E * SET, codes, x * E * LANES * QUAD, E * LANES)
+                link(out, QUAD * r * columns + t * TILE, columns, scale, s)
+
+
+@njit(inline="always")
+def neighbors(acc, at):
+    """(0 + 1) + (2 + 3) of four lanes."""
+    even = load(acc, at) + load(acc, at + TILE)
+    return even + (load(acc, at + 2 * TILE) + load(acc, at + 3 * TILE))
+
+
+@njit()
 def lanes_nested(shape, v, d, each, codes, dx, out, begin, end):
     """`chains.lanes_nested`; so many blocks of x are each block of w."""
     Q, nb, E, columns = shape
@@ -358,7 +400,7 @@ ROUND = f32(12582912.0)  # 1.5 x 2^23: adding it rounds a float32 to a whole num
 
 
 @njit()
-def quantize_q8(x, codes, dx, sums, begin, end):
+def quantize_q8(x, by_scale, codes, dx, sums, begin, end):
     """`codes.q8`: x (n, k) into codes (Q, nb, 8, 4, 4), dx (Q, nb, 4), and sums (Q, nb, 1, 4) unless S is 0."""
     for t in range(begin, end):
         r, i = t // QUAD, t % QUAD
@@ -367,7 +409,8 @@ def quantize_q8(x, codes, dx, sums, begin, end):
             amax = f32(0)
             for c in range(32):
                 amax = max(amax, abs(block[c]))
-            d, inverse = amax / f32(127), f32(127) / amax
+            d = amax / f32(127)
+            inverse = f32(1) / d if by_scale else f32(127) / amax
             if not np.isfinite(inverse):
                 inverse = f32(0)
             total = f32(0)

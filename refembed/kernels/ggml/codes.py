@@ -1,8 +1,8 @@
-"""Activations as 8-bit codes: what llama.cpp's x86 CPU backend makes of x before it meets quantized weights.
+"""Activations as 8-bit codes: what llama.cpp's CPU backend makes of x before it meets quantized weights.
 
 A row of x is cut into blocks of 32 (Q8_0, Q8_1) or 256 (Q8_K); each keeps one scale d and whole numbers of at most 127
 in magnitude, x ~ d code. The codes come from the exact inverse scale, the stored d is rounded: one never sees the other
-(quantize_row_q8_0, _q8_1: ggml-cpu/arch/x86/quants.c; quantize_row_q8_K_ref: ggml-quants.c).
+(quantize_row_q8_0, _q8_1: ggml-cpu/arch/x86/quants.c and arch/arm/quants.c; quantize_row_q8_K_ref: ggml-quants.c).
 
 `quantize` is the definition; `chains_jit.quantize` its compiled version, which writes straight into the order that
 kernels read.
@@ -30,18 +30,21 @@ class Codes:
     sums: F32  # (n, nb, S): Q8_1: d times the sum of codes; Q8_K: the sum of each 16 codes; Q8_0: none, S = 0
 
 
-def quantize(x: F32, kind: str) -> Codes:
-    """x (n, k), k a multiple of the block, as codes of that kind."""
+def quantize(x: F32, kind: str, by_scale: bool = False) -> Codes:
+    """x (n, k), k a multiple of the block, as codes of that kind. by_scale: as `q8` has it."""
     blocks = x.reshape(len(x), -1, BLOCK_LENGTHS[kind])
-    return q8_k(blocks) if kind == "Q8_K" else q8(blocks, kind == "Q8_1")
+    return q8_k(blocks) if kind == "Q8_K" else q8(blocks, kind == "Q8_1", by_scale)
 
 
-def q8(x: F32, with_sum: bool) -> Codes:
-    """Q8_0 and Q8_1: x (n, nb, 32); the largest magnitude becomes 127, ties go to even."""
+def q8(x: F32, with_sum: bool, by_scale: bool = False) -> Codes:
+    """Q8_0 and Q8_1: x (n, nb, 32); the largest magnitude becomes 127, ties go to even.
+
+    by_scale  x is multiplied by 1/d, rounded twice (ARM), not by 127/max |x|
+    """
     amax = np.abs(x).max(axis=-1)  # (n, nb)
     with np.errstate(divide="ignore", over="ignore"):
         d = amax / np.float32(127)
-        inverse = np.float32(127) / amax
+        inverse = np.float32(1) / d if by_scale else np.float32(127) / amax
     inverse[~np.isfinite(inverse)] = 0  # a block of zeros, or so small that its d is stored as 0
     codes = np.rint(x * inverse[..., None])
     with np.errstate(over="ignore"):

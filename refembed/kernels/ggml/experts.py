@@ -54,7 +54,7 @@ def one_expert(x: F32, w: Tensor, profile: Profile, kept: dict[Any, Any]) -> F32
         order = floats.order_of(type, 1, w.shape, profile)
         if (w.name, order) not in kept:
             kept[w.name, order] = floats.pack(w.dequantize(), order)
-        return floats.multiply(floats.rounded(x, type), kept[w.name, order], order, w.shape[0])
+        return floats.multiply(floats.activations(x, type, order), kept[w.name, order], order, w.shape[0])
     quantized.check(x, w)
     how = quantized.RECIPES[type]
     if quantized.repacked(w, profile):
@@ -63,4 +63,6 @@ def one_expert(x: F32, w: Tensor, profile: Profile, kept: dict[Any, Any]) -> F32
         how = quantized.TILED[type]
     elif len(x) >= 8 and not profile.tiled and w.shape[0] % 8 == 0 and type in quantized.CODEBOOK:
         how = quantized.CODEBOOK[type]
-    return np.ascontiguousarray(quantized.product(x, w, how, kept))
+    if profile.lanes == 4:
+        how = quantized.recipe(type, 1, w.shape[0], profile)
+    return np.ascontiguousarray(quantized.product(x, w, how, kept, profile.q8_by_scale))

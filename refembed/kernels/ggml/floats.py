@@ -37,10 +37,15 @@ class Order:
     rest: int  # elements rest:k are left over ...
     chunk: int  # ... and added in chunks of so many rounded products, the last few by FMA; 0: one by one in double
     second: int = 0  # acc[second] is added to acc[0] in double, before the rest; 0: there is none
+    rounds: bool = True  # activations are rounded to the weights' type
 
 
 def pairwise(lanes: int, adjacent: bool = False) -> list[tuple[int, int]]:
-    """The tree that sums a register: halves, quarters, then lanes 0+2, 1+3 and both; adjacent: 0+1, 2+3 and both."""
+    """The tree that sums a register: halves, quarters, then lanes 0+2, 1+3 and both; adjacent: 0+1, 2+3 and both.
+
+    Of four lanes it is the latter (NEON's FADDP).
+    """
+    adjacent = adjacent or lanes == 4
     tree = [(i, i + half) for half in (8, 4) if half < lanes for i in range(half)]
     return tree + ([(0, 1), (2, 3), (0, 2)] if adjacent else [(0, 2), (1, 3), (0, 1)])
 
@@ -55,11 +60,17 @@ def vec_dot(k: int, lanes: int, chunk: int, adjacent: bool) -> Order:
 
 
 @lru_cache(512)
-def tinyblas(k: int, lanes: int) -> Order:
+def tinyblas(k: int, lanes: int, rounds: bool = True) -> Order:
     """One register; where k does not fill the last one, zeros do."""
     whole = -(-k // lanes) * lanes
     elements = np.where(np.arange(whole) < k, np.arange(whole), -1).reshape(-1, lanes).T
-    return Order(elements, np.array(pairwise(lanes)), k, 1)
+    return Order(elements, np.array(pairwise(lanes)), k, 1, rounds=rounds)
+
+
+@lru_cache(512)
+def in_double(k: int) -> Order:
+    """vec_dot_bf16 without vector instructions: all products one by one in double."""
+    return Order(np.empty((1, 0), np.int64), np.empty((0, 2), np.int64), 0, 0)
 
 
 @lru_cache(512)
@@ -88,6 +99,8 @@ def order_of(kind: str, n: int, shape: tuple[int, ...], profile: Profile, contig
     contiguous  False: the activations are a view (queries in attention), which tinyBLAS refuses for F32
     """
     (m, k), lanes = shape, profile.lanes
+    if lanes == 4:
+        return neon_order(kind, n, m, k, profile, contiguous)
     wide = 32 if kind == "BF16" and profile.bf16 == "vdpbf16" else lanes
     fits = k % wide == 0 or profile.pad_k
     if n >= 2 and m % 4 == 0 and fits and (contiguous or kind != "F32"):
@@ -101,6 +114,16 @@ def order_of(kind: str, n: int, shape: tuple[int, ...], profile: Profile, contig
     if kind == "F32":
         return vec_dot(k, lanes, profile.tail, True)
     return vec_dot(k, lanes, 0, kind == "F16")
+
+
+def neon_order(kind: str, n: int, m: int, k: int, profile: Profile, contiguous: bool) -> Order:
+    """The same of a build for ARM: tinyBLAS takes F16 weights with activations that are not rounded."""
+    rows = profile.blas_rows if kind == "F32" else 2
+    if kind != "BF16" and n >= rows and m % 4 == 0 and k % 4 == 0 and contiguous:
+        return tinyblas(k, 4, rounds=kind == "F32" or profile.blas_f16)
+    if kind == "BF16":
+        return in_double(k)
+    return vec_dot(k, 4, profile.tail if kind == "F32" else 0, True)
 
 
 def pack(w: F32, order: Order) -> tuple[F32, F32]:
@@ -217,7 +240,12 @@ def mul_mat(x: F32, w: F32, kind: str, profile: Profile, contiguous: bool = True
     w  float32 values of the weights; x is rounded to `kind` first, as llama.cpp does
     """
     order = order_of(kind, len(x), w.shape, profile, contiguous)
-    return multiply(rounded(x, kind), pack(w, order), order, len(w))
+    return multiply(activations(x, kind, order), pack(w, order), order, len(w))
+
+
+def activations(x: F32, kind: str, order: Order) -> F32:
+    """Activations as a product with weights of that float type takes them, in that order."""
+    return rounded(x, kind) if order.rounds else x
 
 
 def rounded(x: F32, kind: str) -> F32:

@@ -60,7 +60,8 @@ class Ggml(Ops):
         order = floats.order_of(w.type.name, len(x), w.shape, self.profile)
         if (w.name, order) not in self.packed:
             self.packed[w.name, order] = floats.pack(w.dequantize(), order)
-        return floats.multiply(floats.rounded(x, w.type.name), self.packed[w.name, order], order, w.shape[0])
+        taken = floats.activations(x, w.type.name, order)
+        return floats.multiply(taken, self.packed[w.name, order], order, w.shape[0])
 
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
         """y = x Wᵀ, rounded, + b."""

@@ -1,4 +1,4 @@
-"""x Wᵀ for quantized weights, equal to llama.cpp's x86 CPU backend to the last bit.
+"""x Wᵀ for quantized weights, equal to llama.cpp's CPU backend to the last bit: on x86 all types, on ARM Q8_0.
 
 Three things decide how llama.cpp adds: the weight's type, how many rows of activations come at once, and whether the
 weights were interleaved at load. `RECIPES` is that decision as a table (ggml_compute_forward_mul_mat in ggml-cpu.c,
@@ -26,6 +26,7 @@ from refembed.kernels.ggml.profile import Profile
 from refembed.kernels.threads import parallel_for
 
 TILE, QUAD = jit.TILE, jit.QUAD
+FUSED = False  # vmlaq_n_f32 of GCC 10: product and sum, each rounded
 PART = 1 << 22  # weights that are unpacked at a time: the whole numbers of a large tensor need several times its bytes
 
 
@@ -92,13 +93,16 @@ def unpacked(w: Tensor, how: Callable[[Any], Blocks]) -> Weights:
     return Weights(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
 
-def quantized(x: F32, kind: str) -> Rows:
-    """x (n, k) as codes of that kind."""
+def quantized(x: F32, kind: str, by_scale: bool = False) -> Rows:
+    """x (n, k) as codes of that kind. by_scale: as `codes.q8` has it."""
     (n, k), B, S = x.shape, BLOCK_LENGTHS[kind], {"Q8_0": 0, "Q8_1": 1, "Q8_K": 16}[kind]
     Q, nb = -(-n // QUAD), k // B
     shapes = (Q, nb, 8, B // 8, QUAD), (Q, nb, QUAD), (Q, nb, S, QUAD)
     codes, d, sums = (np.zeros(s, np.float32) for s in shapes)
-    parallel_for(jit.quantize_q8_k if kind == "Q8_K" else jit.quantize_q8, x, codes, d, sums, rows=n, size=x.size)
+    if kind == "Q8_K":
+        parallel_for(jit.quantize_q8_k, x, codes, d, sums, rows=n, size=x.size)
+    else:
+        parallel_for(jit.quantize_q8, x, by_scale, codes, d, sums, rows=n, size=x.size)
     return Rows(codes, d, sums)
 
 
@@ -123,6 +127,11 @@ def lanes(x: Rows, w: Weights) -> F32:
 def lanes_by_turns(x: Rows, w: Weights) -> F32:
     """Two sets of lanes."""
     return run(jit.lanes_by_turns, x, w, w.v, w.d, x.codes, x.d)
+
+
+def quarters_by_turns(x: Rows, w: Weights) -> F32:
+    """Two sets of four lanes."""
+    return run(jit.quarters_by_turns, x, w, w.v, w.d, x.codes, x.d, FUSED)
 
 
 def lanes_nested(x: Rows, w: Weights) -> F32:
@@ -238,6 +247,9 @@ RECIPES: dict[str, Recipe] = {
 # two rows of activations and more: tinyBLAS, where it adds in another order than vec_dot (llamafile/sgemm.cpp)
 TINYBLAS: dict[str, Recipe] = {"IQ4_NL": (unpack.iq4_nl, lanes)}
 
+# builds for ARM, whatever the number of rows (arch/arm/quants.c)
+NEON: dict[str, Recipe] = {"Q8_0": (unpack.q8_0, quarters_by_turns)}
+
 # eight rows and more: the tiled kernel
 TILED: dict[str, Recipe] = {
     "Q2_K": (unpack.q2_k, tiled),
@@ -280,11 +292,16 @@ REPACKED: dict[str, tuple[Recipe, Recipe]] = {
 def repacked(w: Tensor, profile: Profile) -> bool:
     """Whether llama.cpp interleaves this weight at load; Q2_K only with AVX-512."""
     known = w.type.name in REPACKED and (w.type.name != "Q2_K" or profile.lanes == 16)
-    return profile.repack and known and w.shape[0] % 8 == 0
+    return profile.repack and known and w.shape[0] % 8 == 0 and profile.lanes > 4
 
 
 def recipe(type: str, n: int, m: int, profile: Profile) -> Recipe:
     """What n rows of activations do with m rows of weights of a type that are not interleaved."""
+    if profile.lanes == 4:
+        if type not in NEON:
+            hint = f"it has {', '.join(NEON)}, F32, F16 and BF16; every type has products in the profiles of x86"
+            raise ModelError(f"the profile {profile.name} has no products with {type} weights", hint=hint)
+        return NEON[type]
     if n >= 8 and profile.tiled and type in TILED:
         return TILED[type]
     if n >= 8 and not profile.tiled and m % 8 == 0 and type in CODEBOOK:
@@ -294,13 +311,13 @@ def recipe(type: str, n: int, m: int, profile: Profile) -> Recipe:
     return RECIPES[type]
 
 
-def product(x: F32, w: Tensor, how: Recipe, kept: dict[str, Any]) -> F32:
+def product(x: F32, w: Tensor, how: Recipe, kept: dict[str, Any], by_scale: bool = False) -> F32:
     """x Wᵀ by one recipe; `kept` has the weights unpacked."""
     unpacker, chain = how
     key = f"{w.name}/{unpacker.__name__}"
     if key not in kept:
         kept[key] = unpacked(w, unpacker)
-    return chain(quantized(x, w.type.dot), kept[key])[: len(x), : w.shape[0]]
+    return chain(quantized(x, w.type.dot, by_scale), kept[key])[: len(x), : w.shape[0]]
 
 
 def check(x: F32, w: Tensor) -> None:
@@ -327,7 +344,8 @@ def mul_mat(x: F32, w: Tensor, profile: Profile, kept: dict[str, Any]) -> F32:
     if not n or not m:
         return np.zeros((n, m), np.float32)
     if not repacked(w, profile):
-        return np.ascontiguousarray(product(x, w, recipe(w.type.name, n, m, profile), kept))
+        how = recipe(w.type.name, n, m, profile)
+        return np.ascontiguousarray(product(x, w, how, kept, profile.q8_by_scale))
     out, fours = np.empty((n, m), np.float32), n // 4 * 4
     gemm, gemv = REPACKED[w.type.name]
     for rows, how in ((slice(0, fours), gemm), (slice(fours, n), gemv)):

@@ -1,8 +1,8 @@
 """Operations on one row at a time, each rounding where llama.cpp rounds: norms, softmax, activations.
 
 Sources: ggml-cpu/ops.cpp (norm, rms_norm, soft_max), vec.cpp and vec.h (exp, GELU's table, SiLU). `lanes` is the width
-of a register, 8 or 16: it decides which partial sums there are, and how many elements at the end of a row are left to
-libm's functions.
+of a register, 4, 8 or 16: it decides which partial sums there are, and how many elements at the end of a row are left
+to libm's functions.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def register_sum(x, begin, lanes):
     """The sum of lanes begin:begin+lanes of x, across a register."""
     if lanes == 16:
         return reduce16(x[begin : begin + 16])
+    if lanes == 4:
+        return (x[begin] + x[begin + 1]) + (x[begin + 2] + x[begin + 3])
     return hsum8(x[begin : begin + 8])
 
 

@@ -7,6 +7,7 @@
 | spec                                         | engine                                   | module                |
 |----------------------------------------------|------------------------------------------|-----------------------|
 | "llamacpp"                                   | live llama.cpp from the pinned wheel     | live                  |
+| "llamacpp:FOLDER", "llamacpp:FOLDER@haswell" | the build of llama.cpp in that folder    | live                  |
 | http://… https://… host:port                 | llama-server, OpenAI, Ollama, TEI        | http                  |
 | a folder with config.json or modules.json    | sentence-transformers or transformers    | sentence_transformers |
 | FILE.onnx                                    | ONNX Runtime                             | onnx                  |
@@ -36,6 +37,8 @@ Spec: TypeAlias = "str | Path | Callable[[list[str]], Any]"
 RECORDED = {".npz", ".npy", ".jsonl", ".json", ".txt", ".log", ".out", ".dump"}  # endings of a recorded run
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):(\d{1,5})(/\S*)?")  # host:port/path
 SERVER = re.compile(r"(localhost|\d+\.\d+\.\d+\.\d+|[a-z0-9-]+(\.[a-z0-9-]+)*\.(com|org|net|io|ai|dev|local))(/|$)")
+LLAMACPP = re.compile(r"llama\.?cpp(?::(?P<lib>.+?)(?:@(?P<cpu>\w+))?)?", re.IGNORECASE)  # and which build of it
+FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")  # module:function
 POOLINGS = ("none", "mean", "cls", "last")  # what an engine that gives rows of tokens can be asked to make of them
 ENGINE_KINDS = (
     "llamacpp, an http:// address, a sentence-transformers folder, a FILE.onnx, a recording "
@@ -109,11 +112,12 @@ class Plain:
         self.close()
 
 
-def open_engine(spec: Spec, model: Path, **options: Any) -> Engine:
+def open_engine(spec: Spec, model: Path | None, **options: Any) -> Engine:
     """The engine that `spec` stands for (table above).
 
     spec      what to compare with
-    model     the GGUF file on refembed's side: live llama.cpp loads it; the other engines bring their own weights
+    model     the GGUF file on refembed's side: live llama.cpp loads it; the other engines bring their own weights, and
+              None serves them
     options   of the engine's own class; an unknown one is a RequestError that lists those it has
 
     RequestError when spec stands for nothing; EngineError when the engine cannot be opened.
@@ -123,6 +127,10 @@ def open_engine(spec: Spec, model: Path, **options: Any) -> Engine:
     'callable'
     """
     module, kind, argument = which(spec)
+    if argument is None and model is None:
+        raise RequestError(f"{spell_spec(spec)} runs a GGUF file", hint="--model FILE says which")
+    if build := build_of(spec):
+        options = build | options
     opener = getattr(importlib.import_module(f"refembed.verify.engines.{module}"), kind)
     known = [p.name for p in inspect.signature(opener).parameters.values() if p.kind is p.KEYWORD_ONLY]
     if "gguf" in known:  # an engine that has no tokenizer of its own borrows refembed's
@@ -143,7 +151,7 @@ def which(spec: Spec) -> tuple[str, str, Any]:
         return "callables", "CallableEngine", spec
     text = os.fspath(spec)
     path = Path(text).expanduser()
-    if text.lower() in ("llamacpp", "llama.cpp"):
+    if LLAMACPP.fullmatch(text):
         return "live", "LiveLlamaCpp", None
     if text.lower().startswith(("http://", "https://")):
         return "http", "HttpEngine", text
@@ -161,6 +169,40 @@ def which(spec: Spec) -> tuple[str, str, Any]:
         return "callables", "CallableEngine", text
     hint = f"for a server, http://{text}" if SERVER.match(text) else ENGINE_KINDS
     raise RequestError(f"{text!r} stands for no engine: no such folder, and no kind of file known here", hint=hint)
+
+
+def is_llamacpp(spec: Spec) -> bool:
+    """Whether a spec stands for live llama.cpp, of any build."""
+    return not callable(spec) and bool(LLAMACPP.fullmatch(os.fspath(spec)))
+
+
+def build_of(spec: Spec) -> dict[str, str]:
+    """The options `lib` and `cpu` of a build that is named: llamacpp:FOLDER@haswell."""
+    found = None if callable(spec) else LLAMACPP.fullmatch(os.fspath(spec))
+    return {name: value for name, value in found.groupdict().items() if value} if found else {}
+
+
+def is_engine(text: str) -> bool:
+    """Whether a word is an engine's and no model's: a server, a recording, a function, llama.cpp. A folder is a model.
+
+    >>> is_engine("run.npz"), is_engine("localhost:8080"), is_engine("mine:embed"), is_engine("llamacpp")
+    (True, True, True, True)
+    >>> is_engine("minilm"), is_engine("minilm:q8_0"), is_engine("model.gguf"), is_engine("org/model:Q4_K_M")
+    (False, False, False, False)
+    """
+    from refembed.hub.models import MODELS
+
+    if is_llamacpp(text) or "://" in text or ADDRESS.fullmatch(text):
+        return True
+    if Path(text).expanduser().is_dir():
+        return False
+    if ":" in text:
+        names = {alias for model in MODELS for alias in model.aliases}
+        return bool(FUNCTION.fullmatch(text)) and text.split(":")[0].lower() not in names
+    try:
+        return bool(which(text))
+    except RequestError:
+        return False
 
 
 def spell_spec(spec: Spec) -> str:

@@ -66,6 +66,8 @@ class LlamaCpp:
     lib, cpu            another build: a wheel or npm tarball, a folder of libllama and libggml, or one file with all of
                         llama.cpp; and which of its CPU backends ("haswell")
     vocab_only          tokenize only: loads in milliseconds
+    python              the command of another Python that runs the library, one for another processor in an emulator,
+                        say: ["qemu-aarch64", "-L", ROOT, "ROOT/usr/bin/python3"]; it needs NumPy and the wheel
     timeout             seconds that one request may take
 
     EngineError when the wheel is absent, the library does not fit, llama.cpp refuses or aborts, or time runs out.
@@ -89,6 +91,7 @@ class LlamaCpp:
         lib: str | Path | None = None,
         cpu: str | None = None,
         vocab_only: bool = False,
+        python: Sequence[str] = (),
         timeout: float = 600.0,
     ) -> None:
         if path is not None and not Path(path).is_file():
@@ -114,7 +117,7 @@ class LlamaCpp:
         self.timeout, self.known_order = timeout, cast("tuple[int, ...] | None", None)
         self.lock = threading.Lock()  # one request at a time
         self.log = open_log()
-        self.worker = start_worker(self.log)
+        self.worker = start_worker(self.log, python)
         self.to_worker, self.from_worker = pipes(self.worker)
         self.end = weakref.finalize(self, end_worker, self.worker, self.log, os.getpid())
         try:
@@ -375,12 +378,12 @@ def one(text: Input) -> str:
     return f"{text!r:.200}" if isinstance(text, (str, bytes)) else f"{len(text)} token ids {list(text[:8])}"
 
 
-def start_worker(log: Any) -> subprocess.Popen[bytes]:
+def start_worker(log: Any, python: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     """A fresh interpreter that finds this very package, with its own thread pools and no debugger to call."""
     root = os.fspath(Path(__file__).resolve().parents[3])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", NO_BACKTRACE: "1"}
-    command = [sys.executable, "-m", "refembed.verify.engines.llamacpp_worker"]
+    command = [*(python or [sys.executable]), "-m", "refembed.verify.engines.llamacpp_worker"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env)
 
 

@@ -1,0 +1,1 @@
+"""Two engines, or two records of one: must an index of stored vectors be made anew? docs/upgrade.md"""

@@ -1,0 +1,131 @@
+"""`python -m conformance repin`: its steps, what it reads out of a library, and that a check writes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from click.testing import CliRunner
+
+from conformance import repin
+from conformance.__main__ import main
+from refembed.errors import RequestError
+from refembed.verify.engines.llamacpp_lib import PINNED, wheel_file
+
+RODATA = b"\0llama\0bert\0new-arch\0(unknown)\0%s.rope.scale\0tokenizer.ggml.pre\0blk.%d.attn_q\0printf %s\0"
+
+
+def test_names_are_read_out_of_the_librarys_strings():
+    found = repin.names_in(RODATA)
+    assert found["architectures"] == {"llama", "bert", "new-arch"}
+    assert found["metadata keys"] == {"%s.rope.scale", "tokenizer.ggml.pre"}
+    assert found["tensors"] == {"blk.%d.attn_q"}
+
+
+def test_new_and_gone_names(tmp_path):
+    old, new = tmp_path / "old.so", tmp_path / "new.so"
+    old.write_bytes(RODATA.replace(b"new-arch\0", b""))
+    new.write_bytes(RODATA.replace(b"bert\0", b"").replace(b"pre\0", b"normalizer.nfc\0"))
+    found = repin.new_names(old, new)
+    assert found["architectures"] == (["new-arch"], ["bert"])
+    assert found["metadata keys"] == (["tokenizer.ggml.normalizer.nfc"], ["tokenizer.ggml.pre"])
+    assert found["tensors"] == ([], [])
+
+
+@pytest.mark.oracle
+def test_the_pinned_library_names_what_it_is_known_to_have():
+    """Names from llama.cpp's own constants (src/llama-arch.cpp)."""
+    found = repin.names_in(wheel_file().read_bytes())
+    assert {"tokenizer.ggml.pre", "general.architecture", "%s.context_length", "%s.pooling_type"} <= found[
+        "metadata keys"
+    ]
+    assert {"blk.%d.attn_kv_a_mqa", "blk.%d.ffn_gate_inp", "blk.%d.ssm_conv1d"} <= found["tensors"]
+    assert {"llama", "modern-bert", "gemma-embedding2", "qwen3", "nomic-bert-moe"} <= found["architectures"]
+
+
+def test_a_check_takes_no_step_that_writes():
+    assert [s.id for s in repin.chosen(True, (), None)] == ["names", "verdict", "bits", "suite", "tokenizers", "tests"]
+    everything = repin.chosen(False, (), None)
+    assert everything[:6] == repin.chosen(True, (), None)
+    assert [s.id for s in everything].index("pin") == 6
+    assert next(s.id for s in repin.chosen(False, (), "measure")) == "measure"
+    assert [s.id for s in repin.chosen(True, ("bits",), None)] == ["bits"]
+    with pytest.raises(RequestError, match="'bytes' is no step\n  hint: steps are names, verdict"):
+        repin.chosen(True, ("bytes",), None)
+
+
+def test_each_step_says_what_to_look_at():
+    assert [s.id for s in repin.STEPS if not s.look] == []
+    listed = CliRunner().invoke(main, ["repin", "--list"])
+    assert listed.exit_code == 0
+    assert listed.output.count("look: ") == len(repin.STEPS)
+    assert "python -m conformance run ggml/*" in listed.output
+
+
+def test_commands_of_steps_are_commands_there_are():
+    of_conformance = {s.command[2] for s in repin.STEPS if s.command[:2] == ("-m", "conformance")}
+    assert of_conformance == {"run", "measure", "record", "architectures", "no-false-alarm", "verify-mutants"}
+    assert of_conformance <= set(main.commands)
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A small tree with the pin in it, in place of the repository's own."""
+    for name, text in {
+        "pyproject.toml": f'"xllamacpp=={PINNED}",\n', "README.md": f"wheel {PINNED}\nother\n",
+        "refembed/verify/engines/llamacpp_lib.py": f'PINNED = "{PINNED}"\n', "docs/numerics.md": f"with {PINNED}\n",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(repin, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_the_pin_is_written_where_it_is_the_pin_and_nowhere_else(tree):
+    said = []
+    repin.write_pin("2030.1.1", said.append)
+    assert said == [
+        "  README.md: 1 line",
+        "  pyproject.toml: 1 line",
+        "  refembed/verify/engines/llamacpp_lib.py: 1 line",
+    ]
+    assert (tree / "pyproject.toml").read_text() == '"xllamacpp==2030.1.1",\n'
+    assert PINNED in (tree / "docs/numerics.md").read_text()
+    said.clear()
+    repin.show_comments(said.append)
+    assert said == ["  docs/numerics.md: 1 line"]
+
+
+@pytest.mark.oracle
+def test_the_pinned_wheel_against_itself_has_no_new_names_and_changes_nothing(tree):
+    said = []
+    assert repin.repin(PINNED, True, ("names",), None, wheel_file().parents[1], said.append)
+    assert [line for line in said if "new:" in line or "gone:" in line] == [
+        f"  {kind}, {what}: none" for kind in repin.PATTERNS for what in ("new", "gone")
+    ]
+    assert PINNED in (tree / "pyproject.toml").read_text()
+
+
+def test_steps_run_with_the_other_wheel_in_front(tmp_path, monkeypatch):
+    asked = []
+
+    def run(command, **how):
+        asked.append((command[1:], how["env"]["PYTHONPATH"].split(":")[0]))
+        return subprocess.CompletedProcess(command, 3 if "run" in command else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    (tmp_path / "xllamacpp").mkdir()
+    (tmp_path / "xllamacpp" / "xllamacpp.so").write_bytes(b"")
+    said = []
+    assert not repin.repin("1", False, ("verdict", "bits", "suite"), None, tmp_path, said.append)
+    assert asked == [(list(s.command), str(tmp_path)) for s in repin.STEPS if s.id in ("verdict", "bits")]
+    assert "stopped; after a remedy: python -m conformance repin 1 --from bits" in said[-2]
+    asked.clear()
+    assert not repin.repin("1", True, ("verdict", "bits", "suite"), None, tmp_path, said.append)
+    assert len(asked) == 3
+    assert said[-1] == "\n2 of 3 steps differ: bits, suite"
+
+
+def test_a_folder_without_the_wheel_is_one_sentence(tmp_path):
+    with pytest.raises(RequestError, match="no xllamacpp in it"):
+        repin.library_in(tmp_path)
