@@ -65,10 +65,14 @@ def remark_on(ops: Ops, tensors: Iterable[Tensor]) -> str:
     """What is to be said of a model's weights in these numerics; "" for nothing.
 
     >>> remark_on(load_ops("int8"), [Tensor.of([[1, 2]])])
-    'no weight is quantized, so that numerics int8 is the same as fast'
+    'no weight is quantized, so that numerics int8 is fast with attention in bfloat16'
     """
     if ops.name != "int8":
         return ""
     from refembed.kernels.quant.codes import has_codes
 
-    return "" if any(map(has_codes, tensors)) else "no weight is quantized, so that numerics int8 is the same as fast"
+    return (
+        ""
+        if any(map(has_codes, tensors))
+        else "no weight is quantized, so that numerics int8 is fast with attention in bfloat16"
+    )

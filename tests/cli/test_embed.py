@@ -38,7 +38,9 @@ def test_one_text_prints_its_whole_vector(embed: Cli, e: Embedder) -> None:
 
 def test_int8_says_that_it_changes_nothing_where_no_weight_is_quantized(cli: Cli, tiny: Path) -> None:
     r = cli("embed", "-q", "-m", tiny, "--numerics", "int8", "hello")
-    assert r.err == f"warning: {tiny}: no weight is quantized, so that numerics int8 is the same as fast\n"
+    assert (
+        r.err == f"warning: {tiny}: no weight is quantized, so that numerics int8 is fast with attention in bfloat16\n"
+    )
     assert r.out == cli("embed", "-q", "-m", tiny, "--numerics", "fast", "hello").out
 
 

@@ -13,7 +13,7 @@ from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.verify.compare.arrays import cosine_distance
 from tests.embedder.test_int8 import TEXTS
 
-FAR = 5.8e-5  # 1 - cos to `exact`, the worst of these texts: measured 3.4e-5, times 1.7
+FAR = 5.2e-5  # 1 - cos to `exact`, the worst of these texts: measured 3.0e-5, times 1.7
 
 
 def test_vectors_are_as_near_as_stated_and_no_nearer() -> None:

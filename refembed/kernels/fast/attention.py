@@ -77,7 +77,7 @@ def aligned(size):
 @njit()
 def pack_keys(k, begin, n, channel, panels):
     """Keys begin:begin+n of k (T, C), channels from `channel` on: panels (n/P, D, P), the rest zeros."""
-    C, D = k.shape[1], panels.shape[1]
+    C, (D, P) = k.shape[1], panels.shape[1:]
     source, to = k.reshape(-1), panels.reshape(-1)
     for p in range(panels.shape[0]):
         m = min(P, n - p * P)

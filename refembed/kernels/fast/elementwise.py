@@ -62,8 +62,8 @@ def high_of(x, at, n):
 
 
 @njit()
-def softmax(x, at, n, scale):
-    """exp(scale y) / sum(exp(scale y)) of y = x[at : at + n], in place; x is flat, with ROOM behind it."""
+def exponentials(x, at, n, scale):
+    """exp(scale y - its largest) of y = x[at : at + n], in place, and 1 / their sum; x is flat, with ROOM behind it."""
     end, sum_, lowest, zero = at + n, 0.0, broadcast(f32(-87.3)), broadcast(f32(0))
     lowered = broadcast(-(high_of(x, at, n) * scale))
     for begin in range(at, end, SUMMED):
@@ -78,8 +78,14 @@ def softmax(x, at, n, scale):
             part = part + e
             put(x, full, e)
         sum_ += total(part)
-    share = f32(1 / sum_)
-    for j in range(at, end, N):
+    return f32(1 / sum_)
+
+
+@njit()
+def softmax(x, at, n, scale):
+    """exp(scale y) / sum(exp(scale y)) of y = x[at : at + n], in place; x is flat, with ROOM behind it."""
+    share = exponentials(x, at, n, scale)
+    for j in range(at, at + n, N):
         put(x, j, load(x, j) * share)
 
 

@@ -22,7 +22,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.exact import activations, attention, conv, experts, sums
 from refembed.kernels.exact import rope as rotary
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import decoder, elementwise, recurrent
+from refembed.kernels.fast import attention_bfloat16, decoder, elementwise, recurrent
 from refembed.kernels.fast.bfloat16 import BFloat16Products
 from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.graph import GraphCache
@@ -82,6 +82,7 @@ class Fast(FastStateOps):
     dtype: type[np.floating[Any]] = np.float32
     one_text_a_core = True
     bits = 16 if integer_tile.QUICK else 0  # of activations' codes where weights are quantized; 0: they have none
+    attention_kernels: Any = fast_attention  # a module with `attention`, `scores_of`, `mix_of`
 
     def __init__(self, *, memory_budget: int | str | None = None) -> None:
         """As `load_ops` takes it."""
@@ -396,7 +397,7 @@ class Fast(FastStateOps):
         texts = len(offsets) - 1
         packed = (np.ascontiguousarray(x) for x in (q, k, v))
         spinning_pool.parallel_for(
-            fast_attention.attention, *packed, spec.n_head, spec.group, offsets, *how, slopes, more, sink,
+            self.attention_kernels.attention, *packed, spec.n_head, spec.group, offsets, *how, slopes, more, sink,
             out,
             rows=texts * spec.n_head, size=1000 * texts * spec.n_head + q.size * (len(q) // texts) // 32,
         )  # fmt: skip
@@ -415,7 +416,7 @@ class Fast(FastStateOps):
         v = np.ascontiguousarray(v)
         kq = np.empty((H, n, n), q.dtype)
         for h in range(H):
-            fast_attention.scores_of(q[h], k[h // group], kq[h])
+            self.attention_kernels.scores_of(q[h], k[h // group], kq[h])
         p = tap("kq", kq).copy()
         if how.soft_cap:
             p = tap("kq_scaled_1", p * how.scale / how.soft_cap).copy()
@@ -430,7 +431,7 @@ class Fast(FastStateOps):
         p = tap("kq_soft_max", p)
         kqv = np.empty((H, n, v.shape[2]), q.dtype)
         for h in range(H):
-            fast_attention.mix_of(p[h], v[h // group], kqv[h])
+            self.attention_kernels.mix_of(p[h], v[h // group], kqv[h])
         out[:] = tap("kqv", kqv).transpose(1, 0, 2).reshape(out.shape)
 
     def mean(self, x: Float, offsets: I64) -> Float:
@@ -466,17 +467,22 @@ class Fast(FastStateOps):
 
 
 class Int8(Fast):
-    """`fast` with activations rounded to codes of 8 bits wherever weights are quantized, as llama.cpp rounds them."""
+    """`fast` with activations rounded to codes of 8 bits wherever weights are quantized, as llama.cpp rounds them.
+
+    Attention rounds to bfloat16.
+    """
 
     name = "int8"
     bits = 8
+    attention_kernels = attention_bfloat16
 
 
 class BF16(Fast):
-    """`fast` with activations and matrices rounded to bfloat16; sums stay in float32."""
+    """`fast` with activations and matrices rounded to bfloat16, also in attention; sums stay in float32."""
 
     name = "bf16"
     bits = 0
+    attention_kernels = attention_bfloat16
 
     def rounded_products(self) -> RoundedProducts:
         """For every matrix."""

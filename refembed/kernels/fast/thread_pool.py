@@ -27,7 +27,7 @@ from numba import types
 from refembed.arrays import F32, I64
 from refembed.kernels import threads
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import decoder, elementwise, recurrent
+from refembed.kernels.fast import attention_bfloat16, decoder, elementwise, recurrent
 from refembed.kernels.llvm import bfloat16, gemm, integer
 from refembed.kernels.llvm.atomics import add, getter, pause, publish, put, replace, seen
 from refembed.kernels.llvm.jit import njit, out_of_line
@@ -59,6 +59,7 @@ class Kernel(NamedTuple):
 
 PRODUCT = types.Tuple((f2, f3, f1, f2, i))
 CODES = types.Tuple((f2, words, i, i, f1, f2, i, i))
+ATTENTION = types.Tuple((f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f1, f2))
 ONE, TWO = types.Tuple((f2, f2)), types.Tuple((f2, f2, f2))
 KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry is all that a new one needs
     gemm.by_rows: Kernel(PRODUCT),
@@ -74,9 +75,8 @@ KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry 
     integer.product16: Kernel(CODES),
     bfloat16.round_pairs: Kernel(ONE),
     bfloat16.product_bf16: Kernel(types.Tuple((f2, words, f1, f2, i, i))),
-    fast_attention.attention: Kernel(
-        types.Tuple((f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f1, f2))
-    ),
+    fast_attention.attention: Kernel(ATTENTION),
+    attention_bfloat16.attention: Kernel(ATTENTION),
     elementwise.layer_norm: Kernel(types.Tuple((f2, f2, f1, f1, types.float64, f2))),
     elementwise.rms_norm: Kernel(types.Tuple((f2, f1, types.float64, f2))),
     elementwise.gelu: Kernel(ONE),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from refembed.arrays import F32, I32
-from refembed.kernels.llvm.bfloat16_tile import ROWS, P, tile_bf16
+from refembed.kernels.llvm.bfloat16_tile import LANES, ROWS, P, tile_bf16
 from refembed.kernels.llvm.gemm import aligned
 from refembed.kernels.llvm.jit import njit
 
@@ -59,9 +59,10 @@ def product_bf16(x, panels, bias, out, first, by_rows, begin, end):
             j = first + p * P
             for i in range(tiles):
                 t, behind = some + rows * i // tiles, some + rows * (i + 1) // tiles
+                width = min(P, N - j)
                 tile_bf16(
-                    behind - t, pairs, t * words, words, ws, p * words * P, words,
-                    to, t * N + j, N, min(P, N - j), bias, j, len(bias) > 0,
+                    behind - t, (width + LANES - 1) // LANES, pairs, t * words, words, ws, p * words * P, P, words,
+                    to, t * N + j, N, width, bias, j, len(bias) > 0,
                 )  # fmt: skip
 
 

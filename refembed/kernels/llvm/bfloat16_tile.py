@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 
+from refembed.kernels.llvm import simd
 from refembed.kernels.llvm.microkernel import (
     WIDTH,
     features,
@@ -25,6 +27,7 @@ from refembed.kernels.llvm.microkernel import (
 )
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
+ROUNDED_TO_LEAST = int(np.float32(2.0**-55 * (1 - 2.0**-9)).view(np.uint32))  # half a step below `bfloat16.LEAST`
 
 
 class Road(NamedTuple):
@@ -64,36 +67,40 @@ def add_pairs(builder, sums, w, x):
 
 @intrinsic
 def tile_bf16(
-    typing_context, rows, x, x_at, x_step, w, w_at, pairs, out, out_at, out_step, width, bias, bias_at, biased,
+    typing_context, rows, vectors, x, x_at, x_step, w, w_at, w_step, pairs, out, out_at, out_step, width, bias, bias_at,
+    biased,
 ):  # fmt: skip
-    """out[t, :width] of `rows` rows t, 1 to ROWS.
+    """out[t, :width] of `rows` rows t.
 
-    *_at, *_step  where the first number is, and how far it is to the next row: in words, from the array's start
-    pairs         of channels in a row
-    width         columns that are stored: the last vector's others are computed, and dropped
-    bias          its `width` numbers from bias_at on are added at last, if `biased`
-    Nothing is checked.
+    rows, vectors  1 to ROWS, 1 to VECTORS: there is code for each pair
+    *_at, *_step   where the first number is, and how far it is to the next row: in words, from the array's start
+    pairs          of channels in a row
+    width          columns that are stored: the last vector's others are computed, and dropped
+    bias           its `width` numbers from bias_at on are added at last, if `biased`
+    Nothing is checked; w must be readable for `vectors` whole vectors in every row.
     """
 
     def generate(context, builder, sig, args):
-        starts = [context.make_array(sig.args[k])(context, builder, args[k]).data for k in (1, 4, 7, 11)]
-        numbers = [args[k] for k in (2, 3, 5, 6, 8, 9, 10, 12, 13)]
+        starts = [context.make_array(sig.args[k])(context, builder, args[k]).data for k in (2, 5, 9, 13)]
+        numbers = [args[k] for k in (3, 4, 6, 7, 8, 10, 11, 12, 14, 15)]
         for R in range(1, ROWS + 1):
-            with builder.if_then(builder.icmp_signed("==", args[0], I64(R))):
-                write(builder, R, *starts, *numbers)
+            for V in range(1, VECTORS + 1):
+                rows_fit, vectors_fit = (builder.icmp_signed("==", a, I64(n)) for a, n in ((args[0], R), (args[1], V)))
+                with builder.if_then(builder.and_(rows_fit, vectors_fit)):
+                    write(builder, R, V, *starts, *numbers)
         return context.get_dummy_value()
 
     i = types.intp
-    return types.void(i, x, i, i, w, i, i, out, i, i, i, bias, i, types.boolean), generate
+    return types.void(i, i, x, i, i, w, i, i, i, out, i, i, i, bias, i, types.boolean), generate
 
 
 def write(
-    b: Any, R: int, x: Any, w: Any, out: Any, bias: Any, x_at: Any, x_step: Any, w_at: Any, pairs: Any, out_at: Any,
-    out_step: Any, width: Any, bias_at: Any, biased: Any,
+    b: Any, R: int, V: int, x: Any, w: Any, out: Any, bias: Any, x_at: Any, x_step: Any, w_at: Any, w_step: Any,
+    pairs: Any, out_at: Any, out_step: Any, width: Any, bias_at: Any, biased: Any,
 ) -> None:  # fmt: skip
-    """The code of R rows of a tile: pair after pair, then the bias, then where the sums go."""
+    """The code of R rows and V vectors of a tile: pair after pair, then the bias, then where the sums go."""
     none = ir.Constant(REALS, None)
-    sums = [[cgutils.alloca_once_value(b, none) for _ in range(VECTORS)] for _ in range(R)]
+    sums = [[cgutils.alloca_once_value(b, none) for _ in range(V)] for _ in range(R)]
     rows = [b.gep(x, [b.add(x_at, b.mul(x_step, I64(r)))]) for r in range(R)]
     panel = b.gep(w, [w_at])
 
@@ -102,20 +109,43 @@ def write(
         return b.bitcast(b.gep(base, [b.add(at, I64(v * LANES))]), kind.as_pointer())
 
     with cgutils.for_range(b, pairs) as loop:
-        start = b.mul(loop.index, I64(P))
-        weights = [b.load(vector(panel, start, v, INTS), align=4) for v in range(VECTORS)]
+        start = b.mul(loop.index, w_step)
+        weights = [b.load(vector(panel, start, v, INTS), align=4) for v in range(V)]
         for r in range(R):
             word = b.load(b.bitcast(b.gep(rows[r], [loop.index]), I32.as_pointer()), align=4)
             pair = in_every_lane(b, INTS, word)
-            for v in range(VECTORS):
+            for v in range(V):
                 b.store(add_pairs(b, b.load(sums[r][v]), weights[v], pair), sums[r][v])
-    masks = [lanes_below(b, REALS, b.sub(width, I64(v * LANES))) for v in range(VECTORS)]
+    masks = [lanes_below(b, REALS, b.sub(width, I64(v * LANES))) for v in range(V)]
     with b.if_then(biased):
-        for v in range(VECTORS):
+        for v in range(V):
             more = masked(b, "load", REALS, vector(bias, bias_at, v, REALS), I32(4), masks[v], none)
             for r in range(R):
                 b.store(b.fadd(b.load(sums[r][v]), more), sums[r][v])
     for r in range(R):
         at = b.add(out_at, b.mul(out_step, I64(r)))
-        for v in range(VECTORS):
+        for v in range(V):
             masked(b, "store", REALS, b.load(sums[r][v]), vector(out, at, v, REALS), I32(4), masks[v])
+
+
+@intrinsic
+def put_bfloat16(typing_context, out, at, x):
+    """Sixteen float32, rounded as `bfloat16.rounded` does, as eight words from out[at] on; a NaN keeps its sign.
+
+    For CPUs that have the instruction.
+    """
+
+    def generate(context, builder, sig, args):
+        integers, halves = ir.VectorType(I32, simd.N), ir.VectorType(ir.IntType(16), simd.N)
+        floats = ir.VectorType(ir.FloatType(), simd.N)
+        sign, least = (ir.Constant(integers, [n] * simd.N) for n in (0x7FFFFFFF, ROUNDED_TO_LEAST))
+        magnitude = builder.and_(builder.bitcast(args[2], integers), sign)
+        large = builder.icmp_unsigned(">=", magnitude, least)
+        kept = builder.select(large, args[2], ir.Constant(floats, None))
+        kind = ir.FunctionType(halves, [floats])
+        name = "llvm.x86.avx512bf16.cvtneps2bf16.512"
+        found = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [kept])
+        builder.store(found, simd.pointer(context, builder, sig, args, 1, halves), align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, at, x), generate

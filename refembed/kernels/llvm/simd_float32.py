@@ -192,3 +192,16 @@ def put_bytes(typing_context, out, at, x):
         return context.get_dummy_value()
 
     return types.void(out, at, x), generate
+
+
+# Neighbors
+
+
+@intrinsic
+def swap_pairs(typing_context, x):
+    """Lanes 1, 0, 3, 2 ..."""
+
+    def generate(context, builder, sig, args):
+        return builder.shuffle_vector(args[0], args[0], vector([i ^ 1 for i in range(N)]))
+
+    return REALS(REALS), generate

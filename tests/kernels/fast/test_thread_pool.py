@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from refembed import Embedder, hub
 from refembed.kernels import threads
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import decoder, elementwise, recurrent, thread_pool
+from refembed.kernels.fast import attention_bfloat16, decoder, elementwise, recurrent, thread_pool
 from refembed.kernels.fast.ops import Fast
 from refembed.kernels.fast.thread_pool import (
     ALL,
@@ -73,6 +73,7 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         gemm.by_panels: ((x, packed, bias, out, 0), out, len(packed)),
         gemm.by_q8: ((x, codes, scales, bias, out), out, len(packed)),
         fast_attention.attention: (attention, same, 18),
+        attention_bfloat16.attention: (attention, same, 18),
         elementwise.layer_norm: ((x, up, g, g, 1e-5, same), same, T),
         elementwise.rms_norm: ((x, g, 1e-5, same), same, T),
         elementwise.gelu: ((x, same), same, T),

@@ -98,7 +98,7 @@ def test_where_weights_are_quantized_an_engine_may_be_near_to_int8(tmp_path):
         apart = [max(distance(a[i], b[i]) for a, b in combinations(three, 2)) for i in range(3)]
         assert floor.spread == pytest.approx(apart)
     with pytest.warns(
-        UserWarning, match=r"F32.gguf: no weight is quantized, so that numerics int8 is the same as fast"
+        UserWarning, match=r"F32.gguf: no weight is quantized, so that numerics int8 is fast with attention in bfloat16"
     ):
         Embedder.load(path, numerics="int8")
 

@@ -1,0 +1,231 @@
+"""Attention of `int8` and `bf16`: attention.py with queries, keys, shares and values rounded to bfloat16.
+
+    scores = q kᵀ, out = p v     each a product of exact/bfloat16.py; softmax stays in float32
+
+A pair of numbers is what one instruction takes: channels 2d and 2d + 1 of queries and keys, keys 2j and 2j + 1 of
+shares and values. With VDPBF16PS it is a word of 32 bits (llvm/bfloat16_tile.py). A CPU without it multiplies rounded
+float32 by the tiles of llvm/gemm.py, the second of a pair before the first, which is the instruction's order: the same
+bits, and as fast as attention in float32. Pairs are counted from the start of a text, so a row's bits are its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refembed.kernels.fast.attention import QUERIES, aligned, pack_keys, reach, shares
+from refembed.kernels.fast.elementwise import ROOM, exponentials
+from refembed.kernels.llvm import bfloat16_tile
+from refembed.kernels.llvm.bfloat16 import INFINITE, LEAST_BITS, MAGNITUDE
+from refembed.kernels.llvm.bfloat16_tile import LANES, put_bfloat16, tile_bf16
+from refembed.kernels.llvm.gemm import row_loop
+from refembed.kernels.llvm.jit import njit
+from refembed.kernels.llvm.microkernel import ROWS, VECTORS
+from refembed.kernels.llvm.simd import N, bits_of, broadcast, choose, of_bits, put
+from refembed.kernels.llvm.simd_float32 import load, swap_pairs
+
+f32 = np.float32
+INSTRUCTION = bfloat16_tile.ROAD.instruction
+PAIR = 1 if INSTRUCTION else 2  # float32 that a pair takes
+TILE = bfloat16_tile.ROWS if INSTRUCTION else ROWS
+P = LANES * (bfloat16_tile.VECTORS if INSTRUCTION else VECTORS)
+NAN, LARGEST, LEAST = 0x7FC00000, int(INFINITE), int(LEAST_BITS)
+UPPER, SIGNLESS = -0x10000, int(MAGNITUDE)
+
+
+@njit(inline="always")
+def rounded(x):
+    """`bfloat16.rounded` of sixteen numbers: their bits, the lower half of which is 0."""
+    bits = bits_of(x)
+    up = (bits + 0x7FFF + ((bits >> 16) & 1)) & UPPER
+    large = (broadcast(LEAST - 1) - (up & SIGNLESS)) >> 31
+    nan = (broadcast(LARGEST) - (bits & SIGNLESS)) >> 31
+    return choose(nan, broadcast(NAN), choose(large, up, broadcast(0)))
+
+
+if INSTRUCTION:
+
+    @njit(inline="always")
+    def put_row(out, to, x):
+        """Sixteen numbers, rounded, as eight pairs."""
+        put_bfloat16(out, to, x)
+
+    @njit(inline="always")
+    def put_columns(out, at, apart, a, b):
+        """Pairs of sixteen columns: of a row of rounded numbers and the next."""
+        put(out, at, of_bits((a >> 16) | b))
+
+    @njit()
+    def product(x, at, step, rows, w, w_at, w_step, numbers, out, out_at, out_step, width):
+        """Some rows of pairs times a panel; numbers: that a row has."""
+        for t in range(0, rows, TILE):
+            tile_bf16(
+                min(TILE, rows - t), (width + LANES - 1) // LANES, x, at + t * step, step, w, w_at, w_step, numbers,
+                out, out_at + t * out_step, out_step, width, out, 0, False,
+            )  # fmt: skip
+
+else:
+
+    @njit(inline="always")
+    def put_row(out, to, x):
+        """Sixteen numbers, rounded, as eight pairs, the second of each first."""
+        put(out, to, swap_pairs(of_bits(rounded(x))))
+
+    @njit(inline="always")
+    def put_columns(out, at, apart, a, b):
+        """Pairs of sixteen columns: the next row of rounded numbers, then, so far apart, this one."""
+        put(out, at, of_bits(b))
+        put(out, at + apart, of_bits(a))
+
+    @njit()
+    def product(x, at, step, rows, w, w_at, w_step, numbers, out, out_at, out_step, width):
+        """Some rows of pairs times a panel; numbers: that a row has."""
+        row_loop(
+            x, at, step, rows, w, w_at, w_step, numbers,
+            out, out_at, out_step, width, False, out, 0, False, out, 0,
+        )  # fmt: skip
+
+
+@njit(inline="always")
+def copy(x, at, n, out, to):
+    """out[to : to + n] = x[at : at + n]."""
+    full = n // N * N
+    for j in range(0, full, N):
+        put(out, to + j, load(x, at + j))
+    for j in range(full, n):
+        out[to + j] = x[at + j]
+
+
+@njit(inline="always")
+def round_row(x, at, n, factor, out, to):
+    """factor x[at : at + n] as pairs from out[to] on. Up to N numbers behind both may be used."""
+    for j in range(0, n, N):
+        put_row(out, to + j * PAIR // 2, load(x, at + j) * factor)
+
+
+@njit()
+def round_rows(x, at, step, rows, n, out):
+    """Rows x[at + t step :][:n] as rows of pairs: out (rows, their length)."""
+    to, words = out.reshape(-1), out.shape[1]
+    if n % N == 0:
+        for t in range(rows):
+            round_row(x, at + t * step, n, f32(1), to, t * words)
+        return
+    row, pairs = np.zeros(n + N, np.float32), np.empty(n + 2 * N, np.float32)
+    for t in range(rows):
+        copy(x, at + t * step, n, row, 0)
+        round_row(row, 0, n, f32(1), pairs, 0)
+        copy(pairs, 0, words, to, t * words)
+
+
+@njit()
+def pack_values(v, begin, n, channel, E, panels):
+    """Values begin:begin+n of v (T, C), E channels from `channel` on: panels (E/W, pairs of n PAIR, W)."""
+    C, (depth, W) = v.shape[1], panels.shape[1:]
+    room = max(E, len(panels) * W) + N
+    a, b, pairs = np.zeros(room, np.float32), np.zeros(room, np.float32), np.zeros(PAIR * room, np.float32)
+    source, to = v.reshape(-1), panels.reshape(-1)
+    for j in range(0, n, 2):
+        copy(source, (begin + j) * C + channel, E, a, 0)
+        if j + 1 < n:
+            copy(source, (begin + j + 1) * C + channel, E, b, 0)
+        else:
+            b[:] = f32(0)
+        for e in range(0, E, N):
+            put_columns(pairs, e, room, rounded(load(a, e)), rounded(load(b, e)))
+        for c in range(len(panels)):
+            for r in range(PAIR):
+                copy(pairs, r * room + c * W, W, to, (c * depth + j * PAIR // 2 + r) * W)
+
+
+@njit()
+def value_panels(E, n):
+    """Room for the values of a head: as few panels as will do, of equal width."""
+    count, rows = (E + P - 1) // P, (n + 1) // 2 * PAIR
+    width = (E + count * LANES - 1) // (count * LANES) * LANES
+    return aligned(count * rows * width).reshape(count, rows, width)
+
+
+@njit()
+def key_panels(k, first, n, channel, D):
+    """Keys first:first+n of k (T, C), D channels from `channel` on, as panels (n/P, pairs of D PAIR, P)."""
+    words, count = (D + 1) // 2 * PAIR, (n + P - 1) // P
+    rows, panels = np.empty((n, words), np.float32), aligned(count * words * P).reshape(count, words, P)
+    round_rows(k.reshape(-1), first * k.shape[1] + channel, k.shape[1], n, D, rows)
+    pack_keys(rows, 0, n, 0, panels)
+    return panels
+
+
+@njit()
+def scores(q, rows, keys, n, low, high, out, out_step):
+    """q kᵀ: rows of pairs q (rows, D) against keys low:high of n; out: rows so far apart, other columns may change."""
+    words = keys.shape[1]
+    for p in range(low // P, (high + P - 1) // P):
+        product(q, 0, words, rows, keys, p * words * P, P, words, out, p * P, out_step, min(P, n - p * P))
+
+
+@njit()
+def mix(p, p_step, rows, low, high, values, E, out, out_at, out_step):
+    """p v: rows of pairs of shares of keys low:high, both even."""
+    depth, W = values.shape[1:]
+    first, numbers = low * PAIR // 2, (high - low) * PAIR // 2
+    for c in range(len(values)):
+        product(
+            p, first, p_step, rows, values, (c * depth + first) * W, W, numbers,
+            out, out_at + c * W, out_step, min(W, E - c * W),
+        )  # fmt: skip
+
+
+@njit()
+def attention(
+    q, k, v, n_head, group, offsets, scale, causal, window, kind, soft_cap, slopes, bias, sinks, out, begin, end
+):  # fmt: skip
+    """As attention.attention: head h of sequence s, for s H + h in begin:end."""
+    none, C, width = np.empty(0, np.float32), q.shape[1], out.shape[1]
+    D, E = C // n_head, width // n_head
+    words = (D + 1) // 2 * PAIR
+    for unit in range(begin, end):
+        s, h = unit // n_head, unit % n_head
+        first, n, theirs = offsets[s], offsets[s + 1] - offsets[s], h // group
+        plain = soft_cap == 0 and slopes[h] == 0 and len(bias) == 0 and len(sinks) == 0
+        keys, values = key_panels(k, first, n, theirs * D, D), value_panels(E, n)
+        pack_values(v, first, n, theirs * E, E, values)
+        step = n + 2 * ROOM
+        height = min(QUERIES, n)
+        p, pairs, mine = aligned(height * step), aligned(height * step), np.empty((height, words), np.float32)
+        for t in range(0, n, QUERIES):
+            rows = min(QUERIES, n - t)
+            low, high = reach(t, n, causal, window, kind)[0], reach(t + rows - 1, n, causal, window, kind)[1]
+            round_rows(q.reshape(-1), (first + t) * C + h * D, C, rows, D, mine)
+            scores(mine, rows, keys, n, low, high, p, step)
+            even, after = low // 2 * 2, (high + 1) // 2 * 2
+            for i in range(rows):
+                a, b = reach(t + i, n, causal, window, kind)
+                share = f32(1)
+                if plain:
+                    share = exponentials(p, i * step + a, b - a, scale)
+                else:
+                    more = bias[h, t + i, a:b] if len(bias) > 0 else none
+                    shares(p, i * step + a, b - a, t + i, a, scale, soft_cap, slopes[h], more, sinks[h : h + 1])
+                p[i * step + even : i * step + a] = f32(0)
+                p[i * step + b : i * step + after] = f32(0)
+                round_row(p, i * step + even, after - even, share, pairs, i * step + even * PAIR // 2)
+            mix(pairs, step, rows, even, after, values, E, out, (first + t) * width + h * E, width)
+
+
+@njit()
+def scores_of(q, keys, out):
+    """`scores` of every query with every key: q, keys (n, D), out (n, n). For traces: `attention` keeps no scores."""
+    n, D = q.shape
+    mine = np.empty((n, (D + 1) // 2 * PAIR), np.float32)
+    round_rows(q.reshape(-1), 0, D, n, D, mine)
+    scores(mine, n, key_panels(keys, 0, n, 0, D), n, 0, n, out, n)
+
+
+@njit()
+def mix_of(p, v, out):
+    """`mix` for every row: p (n, n), v, out (n, E)."""
+    n, E = v.shape
+    values, pairs = value_panels(E, n), np.empty((n, (n + 1) // 2 * PAIR), np.float32)
+    pack_values(v, 0, n, 0, E, values)
+    round_rows(p.reshape(-1), 0, n, n, n, pairs)
+    mix(pairs, pairs.shape[1], n, 0, (n + 1) // 2 * 2, values, E, out, 0, E)
