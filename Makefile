@@ -8,13 +8,15 @@
 # make test-attack   mutants, kills, interruptions, hostile clients: docs/security.md; ARGS="--seed 5" for others
 # make test-peers    against PyTorch, in a virtual environment of its own: gigabytes the first time
 # make vocabularies  real vocabularies against live llama.cpp, 20,000 texts each
+# make docs          the site, docs/build/html/index.html: warnings are errors, every link is followed
+# make docs-links    links to other sites, which takes network and minutes
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 WORKERS ?= 2  # processes that tests are dealt to, a file at a time; 0: this one alone
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast check conformance bench test-slow test-attack test-peers vocabularies clean
+.PHONY: demo test test-fast check conformance bench test-slow test-attack test-peers vocabularies docs docs-links clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -54,6 +56,20 @@ test-peers: .venv-peers/.done
 	.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test,peers]"
 	touch $@
 
+docs: .venv-docs/.done
+	rm -rf docs/build/html docs/made
+	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs docs/build/html
+	.venv-docs/bin/python -m tools.site.check docs/build/html
+	@echo 'the site: docs/build/html/index.html' >&2
+
+docs-links: .venv-docs/.done
+	.venv-docs/bin/python -m sphinx --builder linkcheck --quiet docs docs/build/links
+
+.venv-docs/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[docs]"
+	touch $@
+
 vocabularies: $(VENV)/.test
 	$(BIN)/python -m conformance fetch vocabularies
 	$(BIN)/python -m conformance vocabularies --texts 20000
@@ -70,4 +86,4 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-docs build dist docs/build docs/made *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
