@@ -33,7 +33,7 @@ suppress_warnings = [
 ]
 
 # Markdown
-myst_enable_extensions = ["deflist", "colon_fence", "dollarmath", "attrs_inline", "substitution"]
+myst_enable_extensions = ["deflist", "colon_fence", "dollarmath"]
 myst_heading_anchors = 4  # GitHub's anchors: the same links work there
 myst_dmath_allow_labels = False
 myst_dmath_allow_digits = False  # "$5 and $6" is no formula

@@ -87,7 +87,13 @@ def on_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
     lines[:] = converted(lines)
 
 
+def on_skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Fields of a named tuple are in its signature; "Alias for field number 0" says no more."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx calls this."""
     app.connect("autodoc-process-docstring", on_docstring)
+    app.connect("autodoc-skip-member", on_skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

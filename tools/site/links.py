@@ -30,6 +30,7 @@ SHOWN = {  # page of the site -> the file of the repository that it shows
 }
 PAGES = {file: page for page, file in SHOWN.items()} | {"README.md": "index"}
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|//)([^)#\s]+)(#[^)\s]*)?(?=\))")
+TEXTS = (".py", ".md")  # files of a linked folder that are shown
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 linked: set[str] = set()  # files that pages link to; each becomes a page
 
@@ -76,28 +77,25 @@ def target_of(file: str, docname: str) -> str:
 
 
 def source_pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """A page for each file and folder that is linked to; what a folder holds becomes pages too."""
-    waiting, done = sorted(linked), set()
-    while waiting:
-        file = waiting.pop()
-        if file in done:
-            continue
-        done.add(file)
+    """A page for each file and folder that is linked to; a linked folder's texts become pages too."""
+    folders = [file for file in linked if (ROOT / file).is_dir()]
+    texts = {f"{folder}/{path.name}" for folder in folders for path in (ROOT / folder).iterdir() if path.suffix in TEXTS}
+    for file in sorted(linked | texts):
         path = ROOT / file
-        if path.is_dir():
-            inside = sorted(p.name for p in path.iterdir() if not p.name.startswith((".", "__pycache__")))
-            waiting += [f"{file}/{name}" for name in inside]
-            body = folder_page(file, inside)
-        else:
-            body = file_page(path)
+        body = folder_page(file, linked | texts) if path.is_dir() else file_page(path)
         yield f"source/{file}", {"title": file, "body": f"<h1>{html.escape(file)}</h1>{body}"}, "page.html"
 
 
-def folder_page(file: str, names: list[str]) -> str:
-    """What a folder holds."""
-    base = Path(file).name
-    rows = "".join(f'<li><a href="{base}/{html.escape(name)}.html">{html.escape(name)}</a></li>' for name in names)
-    return f"<ul>{rows}</ul>"
+def folder_page(file: str, pages: set[str]) -> str:
+    """What a folder holds; what is a page is a link."""
+    rows = []
+    for path in sorted((ROOT / file).iterdir()):
+        name = html.escape(path.name)
+        if f"{file}/{path.name}" in pages:
+            rows.append(f'<li><a href="{html.escape(Path(file).name)}/{name}.html">{name}</a></li>')
+        elif not path.name.startswith((".", "__pycache__")):
+            rows.append(f"<li>{name}</li>")
+    return f"<ul>{''.join(rows)}</ul>"
 
 
 def file_page(path: Path) -> str:
@@ -110,7 +108,7 @@ def file_page(path: Path) -> str:
         lexer = get_lexer_for_filename(path.name)
     except ClassNotFound:
         lexer = TextLexer()
-    return highlight(text, lexer, HtmlFormatter(lineanchors="L", anchorlinenos=True))
+    return highlight(text, lexer, HtmlFormatter(lineanchors="L"))
 
 
 def setup(app: Any) -> dict[str, Any]:
