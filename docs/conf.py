@@ -9,8 +9,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from refembed import __version__
-from tools.site import api_pages, architectures, cli_pages, openapi_page
+from refembed import __version__  # noqa: E402  # found there
+from tools.site import api_pages, architectures, cli_pages, openapi_page  # noqa: E402  # likewise
 
 project = "refembed"
 author = "The refembed developers"
@@ -67,6 +67,7 @@ html_show_search_summary = False  # a page opened from a disk may not fetch anot
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+smartquotes = False  # `--file` keeps its two dashes
 pygments_style = "default"
 pygments_dark_style = "github-dark"
 

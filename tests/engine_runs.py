@@ -1,7 +1,9 @@
-"""The runs of `refembed verify` that the pages "Is my engine right?" show: `python -m tests.engine_runs --write [NAME ...]`.
+"""The runs of `refembed verify` that the pages "Is my engine right?" show.
 
-An engine is real, or a real one with a fault planted in front of it or in its file; what `verify` prints of it stands on the
-page between `<!-- run: NAME -->` and `<!-- end of run -->`. `tests/test_engine_pages.py` runs them again and compares.
+    python -m tests.engine_runs --write [NAME ...]
+
+An engine is real, or a real one with a fault planted in front of it or in its file; what `verify` prints of it stands
+on the page between `<!-- run: NAME -->` and `<!-- end of run -->`. `tests/test_engine_pages.py` runs them again.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from tests.verify.engines.stand_in import Answer, stand_in
 
 DOCS = Path(__file__).parents[1] / "docs" / "engine"
 LLAMA_SERVER, OLLAMA = "http://127.0.0.1:8080", "http://127.0.0.1:11434"  # as pages name them
+ROWS = 4  # texts of a report that a page shows
 
 
 class Run(NamedTuple):
@@ -63,9 +66,7 @@ def ollama(folder: Path, change: Callable[[str], str]) -> Iterator[dict[str, str
 @contextlib.contextmanager
 def reconverted(folder: Path) -> Iterator[dict[str, str]]:
     """A llama-server with a file that a converter of another version has made: its epsilon is another one."""
-    other = copied(
-        resolve("minilm"), folder / "new.gguf", {"bert.attention.layer_norm_epsilon": (1e-3, "FLOAT32")}
-    )
+    other = copied(resolve("minilm"), folder / "new.gguf", {"bert.attention.layer_norm_epsilon": (1e-3, "FLOAT32")})
     with server(folder, model=other) as found:
         yield found
 
@@ -137,7 +138,17 @@ def printed(name: str) -> str:
         text = out.buffer.getvalue().decode()  # type: ignore[attr-defined]  # it is a BytesIO
         for shown, real in names.items():
             text = text.replace(real, shown).replace(Path(real).name if "/" in real else real, shown)
-    return re.sub(rf"{re.escape(os.fspath(resolve('minilm').parent))}/", "", text).strip()
+    return shortened(re.sub(rf"{re.escape(os.fspath(resolve('minilm').parent))}/", "", text).strip())
+
+
+def shortened(report: str) -> str:
+    """The first rows of the table of texts, and how many more there are."""
+
+    def cut(match: re.Match[str]) -> str:
+        rows = match[2].splitlines()
+        return "\n".join([match[1], *rows[:ROWS], *([f"  ... {len(rows) - ROWS} more"] if len(rows) > ROWS else [])])
+
+    return re.sub(r"(texts\n  text .*)\n((?:  '.*(?:\n|$))+)", lambda m: cut(m) + "\n", report)
 
 
 def on_page(name: str) -> str:

@@ -64,7 +64,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for name in names:
                 place = source / target / (name if (ROOT / name).is_file() else "")
                 if (ROOT / name).is_dir():
-                    shutil.copytree(ROOT / name, place, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+                    shutil.copytree(
+                        ROOT / name, place, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+                    )
                 else:
                     shutil.copy(ROOT / name, place)
     command = of("RUN")[0]

@@ -1,4 +1,4 @@
-"""The pages "Is my engine right?" show what `refembed verify` prints: engines with and without planted faults, run again."""
+"""The pages "Is my engine right?" show what `refembed verify` prints of engines with and without planted faults."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What other systems lack, taken away: the paths that macOS and Windows take, on this machine. docs/stability.md has the list.
+"""What other systems lack, taken away: the paths that macOS and Windows take, on this machine.
 
-Where `fcntl`, Unix sockets, /proc and SIGBREAK are not the same is decided in one line each; these lines are turned here. What only the other
-system can show (that its locks lock) is not shown.
+docs/stability.md has the list. Where locks, Unix sockets, /proc and signals are not the same is decided in one line
+each; these lines are turned here. What only the other system can show (that its locks lock) is not shown.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `make docs` makes of code, and the last word on it: links that lead nowhere are found, docstrings keep their sense."""
+"""What `make docs` makes of code: links that lead nowhere are found, docstrings keep their sense."""
 
 from __future__ import annotations
 
@@ -137,8 +137,7 @@ def test_every_architecture_has_a_page_that_the_table_leads_to(tmp_path: Path) -
     (tmp_path / "architectures.md").write_text((ROOT / "docs/architectures.md").read_text(encoding="utf-8"))
     architectures.write(tmp_path)
     pages = {path.stem for path in (tmp_path / architectures.FOLDER).glob("*.md")}
-    assert pages == set(ARCHITECTURES)
+    assert pages == {*ARCHITECTURES, "measured"}
     overview = architectures.overview((tmp_path / "architectures.md").read_text(encoding="utf-8"))
     assert [name for name in pages if f"]({architectures.FOLDER}/{name}.md)" not in overview] == []
-    assert "## Measured" in overview
     assert "../../../refembed/model/bert.py" in (tmp_path / architectures.FOLDER / "bert.md").read_text()

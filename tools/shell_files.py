@@ -1,7 +1,7 @@
 """Man pages and completion scripts, which the wheel installs under share/: `python -m tools.shell_files --write`.
 
-Pages are made of the commands' own help (`tools.site.commands`); tests/test_shell_files.py holds share/ to what this makes.
-Completion scripts only ask `refembed` what may follow, so they need no change when an option is added.
+Pages are made of the commands' own help (`tools.site.commands`); tests/test_shell_files.py holds share/ to what this
+makes. Completion scripts only ask `refembed` what may follow, so they need no change when an option is added.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ SHARE = Path(__file__).parents[1] / "share"
 FISH = """\
 # Completion of refembed in fish.
 function _refembed_completion
-    set -l words (env _REFEMBED_COMPLETE=fish_complete COMP_WORDS=(commandline -cp) COMP_CWORD=(commandline -t) refembed)
+    set -lx _REFEMBED_COMPLETE fish_complete
+    set -lx COMP_WORDS (commandline -cp)
+    set -lx COMP_CWORD (commandline -t)
+    set -l words (refembed)
     for word in $words
         set -l parts (string split -m 1 "," $word)
         switch $parts[1]
@@ -109,7 +112,7 @@ def page(command: Command, verbs: Sequence[Command] = ()) -> str:
     if command.options:
         lines.append(".SH OPTIONS")
         for spelling, what in command.options:
-            lines += [".TP", f"\\fB{roff(spelling)}\\fR", prose(what) or "\\&"]
+            lines += [".TP", f"\\fB{roff(spelling)}\\fR", prose(what)]
     if command.more:
         lines += [".SH EXAMPLES AND NOTES", *texts(command.more)]
     lines.append(".SH EXIT STATUS")

@@ -33,7 +33,11 @@ def entry(full: str) -> list[str]:
         if left_out := INTERNAL.get(name):
             lines.append(f"   :exclude-members: {', '.join(left_out.split())}")
         return [*lines, ""]
-    return [f".. {'autofunction' if callable(value) else 'autodata'}:: {full}", *([] if callable(value) else ["   :no-value:"]), ""]
+    return [
+        f".. {'autofunction' if callable(value) else 'autodata'}:: {full}",
+        *([] if callable(value) else ["   :no-value:"]),
+        "",
+    ]
 
 
 def page(package: str) -> str:
@@ -42,7 +46,14 @@ def page(package: str) -> str:
     names = [f"{package}.{name}" for name in module.__all__ if not name.startswith("__")]
     if package == "refembed":
         names += [f"refembed.{name}" for name in refembed.ERRORS]
-    lines = [f"# `{package}`: {TITLES[package]}", "", "```{eval-rst}", f".. automodule:: {package}", "   :no-members:", ""]
+    lines = [
+        f"# `{package}`: {TITLES[package]}",
+        "",
+        "```{eval-rst}",
+        f".. automodule:: {package}",
+        "   :no-members:",
+        "",
+    ]
     for name in names:
         lines += entry(name)
     return "\n".join([*lines, "```", ""])
@@ -58,7 +69,12 @@ def verify_page() -> str:
 
 def first_page(names: list[str]) -> Iterator[str]:
     """The list of packages."""
-    yield from ("# Python", "", "Every example on these pages is run by the tests. [What may change](../../stability.md) says which names are stable.", "")
+    yield from (
+        "# Python",
+        "",
+        "Every example is run by the tests. [What may change](../../stability.md) says which names are stable.",
+        "",
+    )
     yield from ("| | |", "|---|---|")
     yield from (f"| [`{package}`]({package}.md) | {TITLES[package]} |" for package in PACKAGES)
     yield "| [`refembed.verify`](refembed.verify.md) | engines compared, and what tools are made of |"

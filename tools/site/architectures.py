@@ -1,4 +1,4 @@
-"""docs/architectures.md is 5,000 lines: on the site each architecture is a page of its own, and the table leads there."""
+"""docs/architectures.md is 5,000 lines: on the site each architecture is a page of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def write(docs: Path) -> None:
     """A page for each section."""
     folder = docs / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    _, named, _ = parts((docs / "architectures.md").read_text(encoding="utf-8"))
+    _, named, measured = parts((docs / "architectures.md").read_text(encoding="utf-8"))
+    (folder / "measured.md").write_text(measured.removeprefix("#"), encoding="utf-8")
     for name, section in named.items():
         text = section.removeprefix("## ").replace("](../", "](../../../")
         text = re.sub(r"\]\((?=[\w-]+\.md)", "](../../", text)
@@ -30,8 +31,9 @@ def write(docs: Path) -> None:
 
 def overview(text: str) -> str:
     """The page without its sections: links of the table lead to pages."""
-    head, named, behind = parts(text)
+    head, named, _ = parts(text)
     for name in named:
         head = head.replace(f"](#{name})", f"]({FOLDER}/{name}.md)")
-    names = [f"{FOLDER}/{name}" for name in named]
+    names = [f"{FOLDER}/{name}" for name in (*named, "measured")]
+    behind = f"[Every variant, as it was measured]({FOLDER}/measured.md)"
     return "\n".join([head, behind, "", "```{toctree}", ":hidden:", "", *names, "```", ""])

@@ -1,7 +1,7 @@
 """Whether the finished site holds together: `python -m tools.site.check docs/build/html`, the last step of `make docs`.
 
-Every link and picture of every page leads to a file of the site, and to a place that is in it; no page loads a script, a
-style or a font from elsewhere, so that the site can be read from a disk. Links to other sites are not followed here:
+Every link and picture of every page leads to a file of the site, and to a place that is in it; no page loads a script,
+a style or a font from elsewhere, so that the site can be read from a disk. Links to other sites are not followed here:
 `make docs-links` does that.
 """
 

@@ -19,7 +19,7 @@ def option_list(options: Sequence[tuple[str, str]]) -> list[str]:
     """A definition list."""
     lines = []
     for spelling, what in options:
-        lines += [f"`{spelling}`", f": {escaped(what) or '-'}", ""]
+        lines += [f"`{spelling}`", f": {escaped(what)}", ""]
     return lines
 
 
@@ -56,7 +56,11 @@ def first_page(found: Sequence[Command]) -> str:
     lines = ["# The command line", "", *texts(found[0].about)]
     lines += ["| command | |", "|---|---|"]
     lines += [f"| [`{c.name}`]({n}.md) | {escaped(c.summary)} |" for c, n in zip(found[1:], names, strict=True)]
-    lines += ["", "Results go to stdout, everything else to stderr. The same pages are man pages: `man refembed-embed`.", ""]
+    lines += [
+        "",
+        "Results go to stdout, everything else to stderr. The same pages are man pages: `man refembed-embed`.",
+        "",
+    ]
     lines += ["## Exit codes", "", "| | |", "|---|---|", *(f"| {code} | {what} |" for code, what in EXIT_CODES), ""]
     lines += ["## Environment", "", "| | |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in ENVIRONMENT), ""]
     lines += ["```{toctree}", ":hidden:", "", *names, "```", ""]

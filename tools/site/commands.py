@@ -21,7 +21,10 @@ EXIT_CODES = (
     ("130", "interrupted; 141 where the reader of stdout went away"),
 )
 ENVIRONMENT = (
-    ("REFEMBED_CACHE", "the folder of models and vectors; without it `$XDG_CACHE_HOME/refembed` or `~/.cache/refembed`"),
+    (
+        "REFEMBED_CACHE",
+        "the folder of models and vectors; without it `$XDG_CACHE_HOME/refembed` or `~/.cache/refembed`",
+    ),
     ("REFEMBED_THREADS", "cores to use, also by BLAS"),
     ("REFEMBED_DEBUG", "any value: errors come with a traceback"),
     ("NUMBA_CACHE_DIR", "where compiled kernels are kept"),
@@ -61,7 +64,8 @@ def commands() -> Iterator[Command]:
 
 def described(command: click.Command, name: str, summary: str) -> Command:
     """A command's help."""
-    ctx = command.context_class(command, info_name=name)
+    root = click.Context(refembed, info_name="refembed", help_option_names=["-h", "--help"])
+    ctx = root if command is refembed else command.context_class(command, info_name=name, parent=root)
     usage = " ".join(command.collect_usage_pieces(ctx))
     records = [param.get_help_record(ctx) for param in command.get_params(ctx)]
     return Command(
@@ -69,7 +73,7 @@ def described(command: click.Command, name: str, summary: str) -> Command:
         summary.rstrip(),
         usage,
         texts(command.help),
-        tuple((spelling, shortened(what)) for spelling, what in filter(None, records)),
+        tuple((spelling, shortened(what)) for spelling, what in filter(None, records) if what),  # no bare arguments
         texts(command.epilog),
     )
 

@@ -1,7 +1,7 @@
 """Docstrings of this repository as reStructuredText.
 
-They are plain text that help() prints well: a list of arguments is a column of names and a column of what they are, code
-stands in single back quotes, and what is indented is meant to be seen as it stands.
+They are plain text that help() prints well: a list of arguments is a column of names and a column of what they are,
+code stands in single back quotes, and what is indented is meant to be seen as it stands.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ def inline(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Prose whose characters mean themselves."""
-    return re.sub(r"([\\*`|]|_(?=\W|$))", r"\\\1", text)
+    """Prose whose characters mean themselves; a page of docs/ becomes a link."""
+    text = re.sub(r"([\\*`|]|_(?=\W|$))", r"\\\1", text)
+    return re.sub(r"(?<!\w)docs/([\w/-]+)\.md", r":doc:`docs/\1.md </\1>`", text)
 
 
 def indent_of(line: str) -> int:

@@ -1,8 +1,8 @@
 """Links of Markdown pages that leave docs/, and the files they lead to.
 
-A reader of the repository follows `[...](../refembed/model/bert.py)` to the file. On the site the same link leads to a page
-`source/refembed/model/bert.py.html` with the file in it, highlighted; and the pages named in SHOWN, which lie outside of
-docs/ because the repository's front page looks for them there, are pages of the site.
+A reader of the repository follows `[...](../refembed/model/bert.py)` to the file. On the site the same link leads to a
+page `source/refembed/model/bert.py.html` with the file in it, highlighted; and the pages named in SHOWN, which lie
+outside of docs/ because the repository's front page looks for them there, are pages of the site.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def target_of(file: str, docname: str) -> str:
 def source_pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
     """A page for each file and folder that is linked to; a linked folder's texts become pages too."""
     folders = [file for file in linked if (ROOT / file).is_dir()]
-    texts = {f"{folder}/{path.name}" for folder in folders for path in (ROOT / folder).iterdir() if path.suffix in TEXTS}
+    texts = {
+        f"{folder}/{path.name}" for folder in folders for path in (ROOT / folder).iterdir() if path.suffix in TEXTS
+    }
     for file in sorted(linked | texts):
         path = ROOT / file
         body = folder_page(file, linked | texts) if path.is_dir() else file_page(path)

@@ -87,9 +87,9 @@ def page() -> str:
     doc = document()
     lines = [
         "# The server's endpoints", "",
-        f"Made of the document that a running `refembed serve` answers at `/openapi.json` (OpenAPI {doc['openapi']}); the "
-        "document itself: {download}`openapi.json`. [What each endpoint means, and where it differs from the program that it "
-        "stands in for](../../server.md). A question mark stands behind a field that may be missing.", "",
+        f"Made of the document that a running `refembed serve` answers at `/openapi.json` (OpenAPI {doc['openapi']}): "
+        "{download}`openapi.json`. [What each endpoint means, and where it differs from the program that it stands in "
+        "for](../../server.md). A question mark stands behind a field that may be missing.", "",
     ]  # fmt: skip
     for title, error in FAMILIES:
         lines += [f"## {title}", "", *endpoints(doc, error)]

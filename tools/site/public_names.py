@@ -1,4 +1,4 @@
-"""Which Python names the reference shows: those whose docstrings tests/test_docstrings.py holds to have running examples."""
+"""Which Python names the reference shows: those whose docstrings must have running examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def tables() -> dict[str, Any]:
-    """PACKAGES, VERIFY and INTERNAL of that file, read and not imported: it needs pytest, which the site does not."""
+    """PACKAGES, VERIFY and INTERNAL of tests/test_docstrings.py: read, not imported, since that needs pytest."""
     tree = ast.parse((ROOT / "tests/test_docstrings.py").read_text(encoding="utf-8"))
     return {
         node.targets[0].id: ast.literal_eval(node.value)
