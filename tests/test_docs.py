@@ -50,6 +50,7 @@ ELSEWHERE = {  # pages whose blocks another test runs
     "docs/engine/ollama-and-llama-server.md": "tests/test_engine_pages.py",
     "docs/engine/onnx-export.md": "tests/test_engine_pages.py",
     "docs/security.md": "`make test-attack`, by hand",
+    "docs/gpu.md": "needs a GPU",
 }
 
 SKIPPED = {  # how a line or a block begins -> why it is not run
@@ -60,6 +61,7 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     "refembed embed --device cuda": "needs a GPU: tests/cli/test_device.py",
     "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
     "refembed verify minilm --against": "likewise: tests/test_engine_pages.py",
+    "refembed 0.": "a line that verify prints",
     "uvx ": "needs a package index",
     "pipx ": "likewise",
     "kill $!": "the servers here end with the page",
