@@ -10,13 +10,14 @@
 # make vocabularies  real vocabularies against live llama.cpp, 20,000 texts each
 # make docs          the site, docs/build/html/index.html: warnings are errors, every link is followed
 # make docs-links    links to other sites, which takes network and minutes
+# make notebooks     the lessons of docs/course as notebooks, run: build/notebooks
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 WORKERS ?= 2  # processes that tests are dealt to, a file at a time; 0: this one alone
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast check conformance bench test-slow test-attack test-peers vocabularies docs docs-links clean
+.PHONY: demo test test-fast check conformance bench test-slow test-attack test-peers vocabularies docs docs-links notebooks clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -64,6 +65,9 @@ docs: .venv-docs/.done
 
 docs-links: .venv-docs/.done
 	.venv-docs/bin/python -m sphinx --builder linkcheck --quiet docs docs/build/links
+
+notebooks: .venv-docs/.done
+	.venv-docs/bin/python -m tools.lessons
 
 .venv-docs/.done: pyproject.toml
 	$(PYTHON) -m venv .venv-docs

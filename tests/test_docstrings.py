@@ -51,9 +51,13 @@ INTERNAL = {  # methods without underscore that other rooms of refembed call, an
     "Cache": "find keep report reported store vectors",
     "CallableEngine": "asked trace tokenize",
     "CodeContract": "bytes_of quantize",
+    "LayerNormContract": "plain",
     "NormalizeContract": "dtype length of one rows",
     "PoolingContract": "as_exact batch dtype of one slack",
+    "Q8Contract": "block",
+    "RopeContract": "turned",
     "SimilarityContract": "is_a_distance",
+    "WordPieceContract": "pieces_of",
 }
 
 

@@ -131,9 +131,9 @@ def close(actual: npt.ArrayLike, expected: npt.ArrayLike, within: npt.ArrayLike,
         at = np.unravel_index(int(excess.argmax()), excess.shape)
         bound = np.broadcast_to(np.asarray(within, np.float64), a.shape)[at]
         place = "".join(f"[{int(i)}]" for i in at)
-        raise AssertionError(
-            f"{what}{place}: {a[at]!r}, expected {e[at]!r}, off by {abs(a[at] - e[at]):.3g} of {bound:.3g}"
-        )
+        found, wanted = float(a[at]), float(e[at])
+        off = abs(found - wanted)
+        raise AssertionError(f"{what}{place}: {found!r}, expected {wanted!r}, off by {off:.3g} of {bound:.3g}")
 
 
 def at_most(low: npt.ArrayLike, high: npt.ArrayLike, slack: npt.ArrayLike, what: str) -> None:
