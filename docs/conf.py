@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,14 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
 
+def own_kernel_settings() -> None:
+    """Lessons run under these settings, whatever the reader of this machine has for IPython; no remarks but errors."""
+    folder = ROOT / "docs" / "build" / "ipython"
+    (folder / "profile_default").mkdir(parents=True, exist_ok=True)
+    (folder / "profile_default" / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
+    os.environ["IPYTHONDIR"] = str(folder)
+
+
 # Python
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -86,6 +95,7 @@ def on_source_read(app: Any, docname: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     """Make the pages that are read from the code itself."""
+    own_kernel_settings()
     made = Path(app.srcdir) / "made"
     cli_pages.write(made / "cli")
     api_pages.write(made / "api")
