@@ -49,6 +49,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
 
+
 def own_kernel_settings() -> None:
     """Lessons run under these settings, whatever the reader of this machine has for IPython; no remarks but errors."""
     folder = ROOT / "docs" / "build" / "ipython"

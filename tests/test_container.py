@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,11 +52,15 @@ def test_what_is_copied_is_there() -> None:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image() -> Iterator[Path]:
     """A folder with the environment that the first stage makes, from the copied files alone; the index is asked."""
-    folder = tmp_path_factory.mktemp("image")
-    for parent in [folder, *folder.parents[:2]]:
-        parent.chmod(0o755)  # pytest's folders are for their owner alone
+    with tempfile.TemporaryDirectory(prefix="image-") as name:  # pytest's own folders are for their owner alone
+        Path(name).chmod(0o755)
+        yield built_in(Path(name))
+
+
+def built_in(folder: Path) -> Path:
+    """The first stage."""
     source = folder / "src"
     source.mkdir()
     for line in of("COPY"):
@@ -124,10 +129,10 @@ def healthy(env: dict[str, str]) -> bool:
     return subprocess.run(command, env=env, user=USER, group=USER, stderr=subprocess.DEVNULL).returncode == 0
 
 
-def written_by(user: int, *folders: Path) -> list[Path]:
-    """Files and folders of a user."""
+def written_by(user: int, since: Path, *folders: Path) -> list[Path]:
+    """Files and folders of a user that are newer than a file."""
     found = subprocess.run(
-        ["find", *folders, "-xdev", "-uid", str(user), "-not", "-path", "/proc/*"], capture_output=True, text=True
+        ["find", *folders, "-xdev", "-uid", str(user), "-newer", since], capture_output=True, text=True
     ).stdout
     return [Path(line) for line in found.splitlines()]
 
@@ -148,7 +153,16 @@ def test_the_server_of_the_image(image: Path, server: tuple[subprocess.Popen[byt
     asked = f"http://127.0.0.1:{env['PORT']}/v1/embeddings"
     answer = subprocess.run(["curl", "-s", asked, "-d", body], capture_output=True, text=True, check=True).stdout
     assert len(json.loads(answer)["data"][0]["embedding"]) == 384
-    written = written_by(USER, image, Path("/tmp"), Path("/var"), Path("/root"), Path("/opt"), Path("/home"))
+    written = written_by(
+        USER,
+        image / "models" / "model.gguf",
+        image,
+        Path("/tmp"),
+        Path("/var"),
+        Path("/root"),
+        Path("/opt"),
+        Path("/home"),
+    )
     assert any("numba" in str(path) for path in written), "kernels are kept for the next start"
     assert [path for path in written if image / "cache" not in (path, *path.parents)] == []
     process.send_signal(signal.SIGTERM)
