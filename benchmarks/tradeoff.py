@@ -89,6 +89,16 @@ CONTENDERS = [
     *of_peer("OpenVINO", "OpenVINO", "f32", "bf16", "int8"),
 ]
 
+# whose speeds are set against each other: those that multiply alike, and for `int8` those of comparable error
+COMPARED = {
+    "refembed F32 fast": ["OpenVINO F32", "ONNX Runtime F32", "PyTorch F32", "llama.cpp, native F32"],
+    "refembed F32 bf16": ["OpenVINO BF16", "PyTorch BF16"],
+    "refembed Q8_0 int8": ["OpenVINO INT8", "OpenVINO BF16", "ONNX Runtime INT8", "llama.cpp, native Q8_0"],
+    "refembed Q8_0 fast": ["OpenVINO F32", "llama.cpp, native Q8_0"],
+    "refembed Q4_K_M int8": ["OpenVINO INT8", "llama.cpp, native Q4_K_M"],
+    "refembed Q4_K_M fast": ["llama.cpp, native Q4_K_M"],
+}
+
 
 def texts_and_ids() -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of the texts whose error is measured, and of others that an engine may calibrate its codes with."""
@@ -167,7 +177,7 @@ def measure(workers: dict[str, Worker], row: str, ids: list[list[int]], seconds:
         name: partial(lambda w, way: float(w.ask("run", row=row, way=way, least=least)["seconds"]), worker, ways[name])
         for name, worker in workers.items()
     }
-    taken = interleaved(runs, dict.fromkeys(probe, 1.0), seconds=seconds)
+    taken = interleaved(runs, probe, seconds=seconds)
     tokens = sum(map(len, ids))
     for name, found in taken.items():
         print(f"  {name:<32}{tokens / median(found):>10,.0f} tokens a second  {ways[name]}", flush=True)
@@ -212,10 +222,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def keep(results: dict[str, Any]) -> None:
-    """Write what was measured so far."""
-    ended = {"load": [results["load"][0], os.getloadavg()[0]], "when": f"{datetime.now(timezone.utc):%d %B %Y}"}
-    name = machine.slug(results["machine"])
-    replace(FOLDER / f"tradeoff-{name}.json", json.dumps(results | ended, indent=1) + "\n")
+    """Write what was measured so far; rows of an earlier run stay where the same builds ran on the same day."""
+    found = results | {
+        "load": [results["load"][0], os.getloadavg()[0]],
+        "when": f"{datetime.now(timezone.utc):%d %B %Y}",
+    }
+    file = FOLDER / f"tradeoff-{machine.slug(results['machine'])}.json"
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if all(before[key] == found[key] for key in ("machine", "threads", "builds", "when")):
+            rows = before["rows"] | found["rows"]
+            found["rows"] = {row: rows[row] for row in ROWS if row in rows}
+    replace(file, json.dumps(found, indent=1) + "\n")
 
 
 def speed(found: dict[str, Any] | None) -> str:
@@ -223,15 +241,9 @@ def speed(found: dict[str, Any] | None) -> str:
     return f"{found['tokens a second']:,.0f}" if found else ""
 
 
-def ratios(row: dict[str, Any], name: str, family: str) -> str:
-    """How many times as fast as a family's fastest of this row a contender is."""
-    peers = {n: f for n, f in row.items() if n.startswith(family)}
-    if name not in row or not peers:
-        return ""
-    best = min(peers, key=lambda n: median(peers[n]["seconds"]))
-    r = ratio(peers[best]["seconds"], row[name]["seconds"])
-    kind = best.removeprefix(family).strip()
-    return f"{r.median:.2f} ({kind})" if kind else f"{r.median:.2f}"
+def ratios(row: dict[str, Any], name: str, peer: str) -> str:
+    """How many times as fast as a peer a contender is, in the median of the rounds."""
+    return f"{ratio(row[peer]['seconds'], row[name]['seconds']).median:.2f}" if name in row and peer in row else ""
 
 
 def page(every: Sequence[dict[str, Any]]) -> str:
@@ -254,13 +266,11 @@ def page(every: Sequence[dict[str, Any]]) -> str:
             [name, f"{a:.1e} / {b:.1e}", *[speed(row.get(name)) for row in rows.values()]]
             for name, (a, b) in results["errors"].items()
         ]
-        ours = [name for name in results["errors"] if name.startswith("refembed")]
-        families = ["OpenVINO INT8", "OpenVINO BF16", "OpenVINO F32", "ONNX Runtime", "PyTorch", "llama.cpp, native"]
         against = [
-            [f"{name} / {family}", *[ratios(rows[r], name, family) for r in rows]]
-            for name in ours
-            for family in families
-            if any(n.startswith(family) for n in results["errors"])
+            [f"{name} / {peer}", *[ratios(row, name, peer) for row in rows.values()]]
+            for name, peers in COMPARED.items()
+            for peer in peers
+            if name in results["errors"] and peer in results["errors"]
         ]
         plot = f"tradeoff-{machine.slug(results['machine'])}.svg"
         parts += [
@@ -268,7 +278,7 @@ def page(every: Sequence[dict[str, Any]]) -> str:
             f"{results['machine']['features']}; {about}",
             f"![Error against tokens a second of each engine, 256 texts of 32 tokens]({plot})",
             table(head, body),
-            "Ratios of speed, in the median of the rounds (in brackets: which of the peer's kinds was its fastest).",
+            "Ratios of speed, in the median of the rounds, where two do the same or bring comparable vectors.",
             table(["refembed / peer", *[ROWS[r].about for r in rows]], against),
         ]
         if results["absent"]:
@@ -281,7 +291,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     mpl.rcParams["svg.hashsalt"] = "refembed"  # the same file from the same figures
     row = results["rows"][next(iter(results["rows"]))]
@@ -295,8 +305,15 @@ def plot(results: dict[str, Any], file: Path) -> None:
         y = [max(results["errors"][n][0], 1e-16) for n in names]
         axes.scatter(x, y, marker=marker, label=family, s=50)
         for name, a, b in zip(names, x, y, strict=True):
-            axes.annotate(name.removeprefix(family).strip(), (a, b), xytext=(5, 4), textcoords="offset points", size=8)
+            ours = family == "refembed"  # on the other side, since peers lie close
+            at, align = ((-5, -11), "right") if ours else ((5, 4), "left")
+            axes.annotate(
+                name.removeprefix(family).strip(), (a, b), xytext=at, ha=align, textcoords="offset points", size=8
+            )
     axes.set(xscale="log", yscale="log", xlabel="tokens a second", ylabel="1 - cos to float64, median of 40 texts")
+    axes.xaxis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5)))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
     figure.savefig(file, metadata={"Date": None})

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refembed import Embedder
+from refembed import Embedder, hub
 from refembed.kernels import threads
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast import decoder, elementwise, recurrent, thread_pool
@@ -321,7 +321,7 @@ def test_small_work_and_work_inside_shared_work_stay_on_one_core(monkeypatch: py
 def test_a_process_with_little_to_do_starts_no_thread_pool() -> None:
     """One short text neither loads nor compiles what workers run; the same text many times does, aside."""
     code = """
-from refembed import Embedder
+from refembed import Embedder, hub
 from refembed.kernels import threads
 from refembed.kernels.fast.thread_pool import spinning_pool, work
 threads.use(2)
@@ -335,6 +335,7 @@ spinning_pool.start()
 print(spinning_pool.loading.done(), len(work.signatures))
 assert e.embed("hi").tobytes() == once
 """
+    hub.resolve("minilm")  # fetched here where the cache is empty, which is said
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, text=True)
     assert (out.stdout, out.stderr) == ("None 0\nTrue\nTrue 1\n", "")
 
