@@ -97,6 +97,8 @@ def test_links_lead_to_pages_of_the_site() -> None:
     )
     assert links.linked == {"refembed/model/bert.py"}
     assert links.rewritten("[x](docs/tour.md)", "project/contributing", Path()) == "[x](../tour.md)"
+    picture = "![a plot](tradeoff-amd-epyc-2-cores-linux.svg)"
+    assert links.rewritten(picture, "tradeoff", Path("docs")) == picture
     fenced = "```python\na[0](../refembed/model/bert.py)\n```\n"
     assert links.rewritten(fenced, "tour", Path("docs")) == fenced
 

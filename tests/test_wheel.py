@@ -28,11 +28,12 @@ def run(*command: object, cwd: Path) -> str:
 
 
 def interpreter(version: str) -> str | None:
-    """That Python, where this machine has it: this one, one on the path, or one of pyenv's."""
+    """That Python, where this machine has it: this one, one of pyenv's, or one on the path that is no shim of pyenv."""
     if version == ".".join(map(str, sys.version_info[:2])):
         return sys.executable
     pyenv = sorted(Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python"))
-    return shutil.which(f"python{version}") or (str(pyenv[-1]) if pyenv else None)
+    found = shutil.which(f"python{version}")
+    return str(pyenv[-1]) if pyenv else None if found and "shims" in found else found
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def target_of(file: str, docname: str) -> str:
     here = Path(docname).parent
     if file in PAGES:
         return Path(os.path.relpath(PAGES[file], here)).as_posix() + ".md"
-    if file.startswith("docs/") and file.endswith(".md"):
+    if file.startswith("docs/"):  # a page, or a picture
         return Path(os.path.relpath(file.removeprefix("docs/"), here)).as_posix()
     linked.add(file)
     return "source:" + Path(os.path.relpath(f"source/{file}.html", here)).as_posix()
