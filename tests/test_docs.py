@@ -64,6 +64,7 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     "refembed 0.": "a line that verify prints",
     "uvx ": "needs a package index",
     "pipx ": "likewise",
+    "refembed explain --serve": "runs until it is interrupted: tests/playground",
     "kill $!": "the servers here end with the page",
     "refembed tokenize -m model.gguf --compare http": "likewise: tests/tokenizer",
     "import mteb": "fetches a task: tests/peers/test_compat_mteb.py",

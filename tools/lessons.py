@@ -61,8 +61,9 @@ def write_notebook(path: Path, folder: Path, timeout: int) -> Path:
     for cell in notebook.cells:
         if set(HIDDEN) & set(cell.metadata.get("tags", ())):
             cell.metadata["jupyter"] = {"source_hidden": True}
-        if cell.cell_type == "markdown":  # links to other lessons
+        if cell.cell_type == "markdown":  # links to other lessons work; those to pages become names
             cell.source = re.sub(r"\((\d\d-[\w-]+)\.md\)", r"(\1.ipynb)", cell.source)
+            cell.source = re.sub(r"\[([^\]]+)\]\(\.\./([\w-]+\.md)\)", r"\1 (`docs/\2`)", cell.source)
     NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     target = folder / f"{path.stem}.ipynb"
     nbformat.write(notebook, target)

@@ -7,7 +7,7 @@ from collections import Counter
 import click
 
 from refembed.cli.options import json_option, model_argument, quiet_option
-from refembed.cli.show import escape, note, print_json
+from refembed.cli.show import escape, fold, note, print_json
 from refembed.gguf import GGUFFile
 from refembed.hub.opening import open_gguf
 from refembed.verify.doctor import SEVERITIES, examine, in_order
@@ -24,8 +24,14 @@ Exit codes: 0 no errors (warnings and notes do not count), 2 not a GGUF file, 3 
 """
 
 SICK = 3  # exit code
-MARKS = {"error": "✗", "warning": "!", "note": "·"}
-COLORS = {"error": "red", "warning": "yellow", "note": "blue"}
+MARKS = {"error": "✗", "warning": "!", "note": "·", "": "✓"}
+COLORS = {"error": "red", "warning": "yellow", "note": "blue", "": "green"}
+VERDICTS = {  # by the gravest finding
+    "error": "its vectors will be wrong, or there will be none",
+    "warning": "its vectors may be wrong, by how it was trained or by the program that runs it",
+    "note": "nothing is wrong with it that can be seen in the file",
+    "": "nothing to complain about",
+}
 
 
 @click.command("doctor", epilog=EPILOG)
@@ -53,15 +59,18 @@ def command(model: str, weights: bool, as_json: bool, quiet: bool) -> None:
 
 
 def show(f: GGUFFile, found: list[Finding]) -> None:
-    """Findings for a person."""
+    """For a person: the verdict in one sentence, then each finding and what to do about it."""
+    count = Counter(x.severity for x in found)
+    worst = next((s for s in SEVERITIES if count[s]), "")
+    summary = ", ".join(f"{count[s]} {s}{'s' * (count[s] != 1)}" for s in SEVERITIES if count[s])
+    head = f"{MARKS[worst]} {escape(str(f.path))}"
+    said = f"{head}: {VERDICTS[worst]}{f' ({summary})' if summary else ''}"
+    click.echo(fold(said, "  ", head, COLORS[worst]))
     for x in found:
         where = f" [{escape(x.where)}]" if x.where and x.where not in x.says else ""
-        head = click.style(f"{MARKS[x.severity]} {x.severity}", fg=COLORS[x.severity], bold=True)
-        click.echo(f"{head}: {x.check}: {escape(x.says)}{where}")
-        click.echo(f"    do: {escape(x.do)}")
-    count = Counter(x.severity for x in found)
-    summary = ", ".join(f"{count[s]} {s}{'s' * (count[s] != 1)}" for s in SEVERITIES if count[s])
-    click.echo(f"{escape(str(f.path))}: {summary or 'nothing to complain about'}")
+        head = f"{MARKS[x.severity]} {x.severity}"
+        click.echo("\n" + fold(f"{head}: {x.check}: {escape(x.says)}{where}", "    ", head, COLORS[x.severity]))
+        click.echo(fold(f"    do: {escape(x.do)}", "        "))
 
 
 def as_object(f: GGUFFile, found: list[Finding], weights: bool) -> dict[str, object]:

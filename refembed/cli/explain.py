@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from refembed.cli.first_word import take_model
 from refembed.cli.models import open_embedder, spell_model
@@ -22,11 +23,15 @@ from refembed.cli.options import (
     quiet_option,
     truncate_option,
 )
-from refembed.cli.show import escape, note, print_json, table
+from refembed.cli.show import decode, escape, note, print_json, table
 from refembed.cli.texts import Texts
+from refembed.errors import RequestError
 from refembed.explain.walkthrough import FIRST, Step, Walkthrough, explain, normalized
-from refembed.explain.words import as_object, spell_numbers, spell_parts, spell_shape, spell_shares
+from refembed.explain.words import as_object, in_one_sentence, spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.similarity import cosine
+
+if TYPE_CHECKING:
+    from refembed.embedder import Embedder
 
 EPILOG = """\b
 Examples:
@@ -34,12 +39,16 @@ Examples:
   refembed explain "Hello, world!" --layer -1 --token 2
   refembed explain "a cat" "a dog" "a car" --html page.html
   refembed explain -m qwen3.gguf --pooling last "Hello, world!"
+  refembed explain --serve minilm
 
 Every number is the model's own. The first text is followed step by step; further ones are compared with it.
 """
 
+HOME = "pip install starlette uvicorn httptools orjson (refembed's extra `server`)"
 SHOWN_PARTS = 24  # of a tokenizer's stage
 SHOWN_TOKENS = 60  # of the table of shares
+ON_THE_PAGE = ("html", "as_json", "layer", "head", "token", "truncate")  # what --serve leaves to the page, or has not
+TEXTS = ("A cat sat on the mat.", "The dog lay on the rug.", "Interest rates rose again in May.")  # of --serve
 
 
 @click.command("explain", cls=TextCommand, epilog=EPILOG)
@@ -54,6 +63,11 @@ SHOWN_TOKENS = 60  # of the table of shares
 @click.option(
     "--token", type=int, metavar="N", help="Whose numbers are shown.  [default: the first that is not special]"
 )
+@click.option("--serve", is_flag=True, help="Open a page on this machine: type texts, switch pooling, weights, faults.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="--serve: 0 takes any free port."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="--serve: the address to listen on.")
 @pooling_option
 @numerics_options
 @lora_option
@@ -64,14 +78,19 @@ SHOWN_TOKENS = 60  # of the table of shares
 def command(
     ctx: click.Context, /,
     text: tuple[str, ...], file: str | None, model: str, html: str | None, layer: int, head: int | None,
-    token: int | None, pooling: str, numerics: dict[str, Any], lora: tuple[str, ...], truncate: bool, as_json: bool,
-    quiet: bool,
+    token: int | None, serve: bool, port: int, host: str, pooling: str, numerics: dict[str, Any],
+    lora: tuple[str, ...], truncate: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Show how TEXT becomes a vector: characters, tokens, each step of a layer, pooling, normalization.
 
     Each step has its formula, where it comes from (paper, GGUF tensors and keys), its shape and a few of its numbers.
     """
-    model, text = take_model(ctx, model, text, more=file is not None, quiet=quiet)
+    check_serve(ctx, serve)
+    model, text = take_model(ctx, model, text, more=serve or file is not None, quiet=quiet)
+    if serve:
+        given = [decode(t) for t in Texts(text, file)] if text or file is not None else []
+        show_page(open_embedder(model, numerics, lora), given or list(TEXTS), pooling, host, port, quiet)
+        return
     texts = list(Texts(text, file))
     embedder = open_embedder(model, numerics, lora)
     if head is not None and not 0 <= head < embedder.info.n_head:
@@ -90,8 +109,38 @@ def command(
         show(walkthrough)
 
 
+def check_serve(ctx: click.Context, serve: bool) -> None:
+    """UsageError for options that do not go together."""
+    given = [
+        param.opts[-1]
+        for param in ctx.command.params
+        if ctx.get_parameter_source(str(param.name)) not in (ParameterSource.DEFAULT, None)
+        and param.name in (ON_THE_PAGE if serve else ("port", "host"))
+    ]
+    if given and serve:
+        raise click.UsageError(f"{given[0]} does not go with --serve: the page shows every layer, head and token.")
+    if given:
+        raise click.UsageError(f"{given[0]} goes with --serve.")
+
+
+def show_page(embedder: Embedder, texts: list[str], pooling: str, host: str, port: int, quiet: bool) -> None:
+    """Serve the page until it is interrupted."""
+    try:
+        from refembed.playground.serve import serve
+    except ModuleNotFoundError as e:
+        if (e.name or "").split(".")[0] not in ("starlette", "uvicorn", "anyio", "httptools", "orjson"):
+            raise
+        raise RequestError(f"`refembed explain --serve` needs {e.name}", hint=HOME) from None
+    serve(
+        embedder, texts, pooling=pooling, host=host, port=port,
+        announce=lambda where: note(f"listening on {where}\nopen it in a browser; Ctrl-C ends it", quiet=quiet),
+    )  # fmt: skip
+
+
 def show(j: Walkthrough) -> None:
     """The walkthrough as text."""
+    line("", escape(in_one_sentence(j)))
+    click.echo("")
     heading(1, "From characters to token ids", j.tokenizer)
     for stage in j.stages:
         parts = [escape(p) for p in spell_parts(stage, j.special)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -46,6 +48,18 @@ def escape_character(c: str) -> str:
     if 0xDC80 <= n <= 0xDCFF:
         n -= 0xDC00
     return f"\\x{n:02x}" if n < 0x100 else f"\\u{n:04x}" if n < 0x10000 else f"\\U{n:08x}"
+
+
+def fold(text: str, indent: str = "", head: str = "", color: str = "") -> str:
+    """A paragraph in lines of the terminal's width; as it is where stdout is no terminal: for grep.
+
+    indent  in front of every line but the first
+    head    what the text begins with, shown bold and in a color
+    """
+    if is_terminal(sys.stdout):
+        width = max(shutil.get_terminal_size().columns, 40)
+        text = textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return click.style(head, fg=color, bold=True) + text[len(head) :] if head and text.startswith(head) else text
 
 
 def print_json(value: Any) -> None:

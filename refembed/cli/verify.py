@@ -153,26 +153,32 @@ def chosen(against: str, pooling: str, options: dict[str, Any], adapters: Sequen
 
 def show(verdict: Any) -> None:
     """The report: colored on a terminal, plain text elsewhere."""
+    import shutil
     import sys
 
-    from refembed.verify.report.text import footer, paragraph, tables, text_report, to_do
+    from refembed.verify.report.text import fitted, footer, legend, numbers, paragraph, tables, text_report, to_do
 
     if not is_terminal(sys.stdout):
         click.echo(text_report(verdict))
         return
-    from refembed.cli.show import rich_table
+    from refembed.cli.show import fold, rich_table
 
     color = {"identical": "green", "within rounding": "green", "differs": "red", "unexplained": "yellow"}[verdict.kind]
-    word, rest = paragraph(verdict).split(":", 1)
-    click.echo(click.style(word, fg=color, bold=True) + ":" + rest)
+    said = paragraph(verdict)
+    click.echo(fold(said, head=said.split(":")[0], color=color))
+    if evidence := " ".join(numbers(verdict)):
+        click.echo("\n" + fold(evidence))
     for title, heads, rows in tables(verdict):
         click.echo("\n" + click.style(title, bold=True))
+        if about := legend(verdict, title):
+            click.echo(fold(f"({about})"))
+        heads, rows = fitted(heads, rows, shutil.get_terminal_size().columns)
         names, right = [h.removeprefix(">") for h in heads], [h.startswith(">") for h in heads]
         rich_table(names, right, rows, alarming="")
     click.echo("")
     for line in footer(verdict):
-        click.echo(line)
-    click.echo("\n" + click.style(to_do(verdict), bold=True))
+        click.echo(fold(line, "  "))
+    click.echo("\n" + click.style(fold(to_do(verdict), "  "), bold=True))
 
 
 def write_html(target: Path, verdict: Any, engine: Any, model: Embedder, pooling: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from refembed.explain.walkthrough import FIRST, Step, Walkthrough, normalized
-from refembed.explain.words import spell_numbers, spell_parts, spell_shape, spell_shares
+from refembed.explain.words import in_one_sentence, spell_numbers, spell_parts, spell_shape, spell_shares
 from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
 from refembed.html.page import Section, clipped, esc, figure, page, table
@@ -37,10 +37,7 @@ def walkthrough_page(j: Walkthrough, head: int | None = None) -> str:
     )
     built = ((id, heading, build(j)) for id, heading, build in builders)
     sections = [Section(id, heading, body) for id, heading, body in built if body]
-    lead = (
-        f"The journey of <b>“{esc(clipped(j.text, 120))}”</b> through <b>{esc(j.info['model'])}</b>: "
-        f"{j.n_tokens} tokens, {j.info['layers']} layers, computed with the numerics “{esc(j.info['numerics'])}”."
-    )
+    lead = f"{esc(in_one_sentence(j))} Computed with the numerics “{esc(j.info['numerics'])}”."
     return page("How a text becomes a vector", lead, sections)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from refembed.explain.walkthrough import Step, Walkthrough
+from refembed.html.page import clipped
 from refembed.tokenizer.explain import Stage
 
 ADDS = {  # pooling -> q[t], what token t adds to the pooled vector
@@ -15,11 +16,34 @@ ADDS = {  # pooling -> q[t], what token t adds to the pooled vector
 }  # fmt: skip
 
 
+def in_one_sentence(j: Walkthrough) -> str:
+    """What becomes of the text: the sentence that a walkthrough begins with."""
+    tokens, layers = plural(j.n_tokens, "token"), plural(j.info["layers"], "layer")
+    if j.pooled is None:
+        becomes = f"{j.n_tokens:,} vectors of {plural(j.vector.shape[-1], 'number')}"
+    elif j.how == "rank":
+        becomes = plural(len(j.vector), "score")
+    else:
+        becomes = f"one vector of {plural(len(j.vector), 'number')}"
+    text = clipped(j.text, 120)
+    return f"“{text}” is cut into {tokens}, which {layers} of {j.info['model']} turn into {becomes}."
+
+
+def plural(n: int, what: str) -> str:
+    """1 token, 2 tokens."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def spell_shares(j: Walkthrough) -> str:
     """What the shares of tokens are."""
+    return spell_shares_of(j.how)
+
+
+def spell_shares_of(how: str) -> str:
+    """The same for a pooling."""
     return (
         "What each token contributes to the pooled vector p: its share is q[t] · p / |p|², where q[t] is what token t "
-        f"adds to p: {ADDS.get(j.how, 'its part of the sum')}. Shares add up to 1; a negative one pulls the other way."
+        f"adds to p: {ADDS.get(how, 'its part of the sum')}. Shares add up to 1; a negative one pulls the other way."
     )
 
 

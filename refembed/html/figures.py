@@ -188,22 +188,22 @@ def ticks(low: float, high: float) -> list[float]:
 def plane(arrows: Sequence[tuple[str, float, float]], alt: str, *, size: float = 340.0) -> Figure:
     """Arrows (name, x, y) from the origin of a plane, on circles around it."""
     reach = max(math.hypot(x, y) for _, x, y in arrows) or 1.0
-    scale, middle = (size / 2 - 44) / reach, size / 2
-    parts = [line(8, middle, size - 8, middle, 0.5), line(middle, 8, middle, size - 8, 0.5)]
+    scale, middle, across = (size / 2 - 30) / reach, size / 2, size / 2 + 60  # room for names at both sides
+    parts = [line(68, middle, size + 52, middle, 0.5), line(across, 8, across, size - 8, 0.5)]
     for radius in sorted({round(math.hypot(x, y) * scale, 1) for _, x, y in arrows}):
         parts.append(
-            f'<circle cx="{middle}" cy="{middle}" r="{radius}" fill="none" stroke="currentColor" stroke-opacity="0.2"/>'
+            f'<circle cx="{across}" cy="{middle}" r="{radius}" fill="none" stroke="currentColor" stroke-opacity="0.2"/>'
         )
     for k, (name, x, y) in enumerate(arrows):
-        to_x, to_y, color = middle + x * scale, middle - y * scale, COLORS[k % 4]
+        to_x, to_y, color = across + x * scale, middle - y * scale, COLORS[k % 4]
         parts.append(
-            f'<line x1="{middle}" y1="{middle}" x2="{to_x:.1f}" y2="{to_y:.1f}" stroke="{color}" stroke-width="2.4"/>'
+            f'<line x1="{across}" y1="{middle}" x2="{to_x:.1f}" y2="{to_y:.1f}" stroke="{color}" stroke-width="2.4"/>'
             f'<circle cx="{to_x:.1f}" cy="{to_y:.1f}" r="4" fill="{color}"/>'
         )
         beyond = 16 / (math.hypot(x, y) * scale or 1)
         anchor = "start" if x >= 0 else "end"
         parts.append(text(to_x + x * scale * beyond, to_y - y * scale * beyond + 4.5, name, anchor))
-    return Figure("".join(parts), alt, size + 60, size)
+    return Figure("".join(parts), alt, size + 120, size)
 
 
 def ladder(rows: Sequence[tuple[str, Sequence[tuple[str, int, int]]]], alt: str, *, unit: float = 30.0) -> Figure:
@@ -220,5 +220,5 @@ def ladder(rows: Sequence[tuple[str, Sequence[tuple[str, int, int]]]], alt: str,
                 f'<rect x="{x + 1:.1f}" y="{y}" width="{wide - 2:.1f}" height="28" rx="4" fill="{BLUE}" '
                 f'fill-opacity="{0.18 + 0.14 * (k % 2):.2f}" stroke="{BLUE}"/>'
             )
-            parts.append(text(x + wide / 2, y + 19, label, "middle"))
+            parts.append(text(x + wide / 2, y + 18.5, label, "middle", ' font-size="12"'))
     return Figure("".join(parts), alt, left + last * unit + 6, len(rows) * tall)

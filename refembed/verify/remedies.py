@@ -16,6 +16,7 @@ from refembed.verify.reference import Reference
 from refembed.verify.verdict import Cause, Verdict
 
 NOTHING = "nothing to do"
+ANOTHER = "another model?"  # in a cause where vectors have nothing to do with each other
 OTHER_MODEL = "serve the file that was verified, or verify the file that is served"
 RAW = "normalize its vectors to length 1, or compare by cosine; if lengths are meant to stay, pass --normalize -1"
 BATCH = "until it is mended, send one text a request; pad with an attention mask that hides the padding, or not at all"
@@ -145,6 +146,9 @@ def with_remedies(verdict: Verdict, reference: Reference, info: dict[str, Any]) 
 def remedy(verdict: Verdict, causes: Sequence[Cause], reference: Reference, info: dict[str, Any]) -> str:
     """One line: what to do now."""
     if verdict.kind == "unexplained":
+        if ANOTHER in verdict.cause:
+            more = untried_first(verdict)
+            return f"{OTHER_MODEL}; if it is the same model, {more}" if more else OTHER_MODEL
         return untried_first(verdict) or (causes[0].remedy if causes and causes[0].id != "unexplained" else UNEXPLAINED)
     if verdict.kind == "differs":
         either = list(dict.fromkeys(c.remedy for c in causes if c.remedy))

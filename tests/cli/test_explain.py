@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,33 @@ def test_text_is_read_from_standard_input_and_may_be_odd(explain: Cli) -> None:
     assert explain("\x1b[31m red \u202e").code == 0
     assert "\x1b[31m" not in explain("\x1b[31m red \u202e").out
     assert explain("").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--serve", "--html", "page.html"), "--html does not go with --serve"),
+        (("--serve", "--layer", "1"), "--layer does not go with --serve"),
+        (("--serve", "--json"), "--json does not go with --serve"),
+        (("--port", "0", "hello"), "--port goes with --serve"),
+        (("--serve", "--port", "70000"), "70000"),
+        (("--serve", "--pooling", "nosuch"), "there is no such pooling"),
+        (("--serve", "--pooling", "none"), "pooling none has none"),
+        (("--serve", "--pooling", "rank"), "classifier head"),
+        (("--serve", "--host", "nosuch.invalid"), "cannot listen on nosuch.invalid"),
+    ],
+)
+def test_options_of_the_page_are_checked(explain: Cli, options: tuple[str, ...], words: str) -> None:
+    r = explain(*options)
+    assert (r.code, r.raw) == (1, b"")
+    assert words in r.err
+
+
+def test_without_the_server_extra_the_page_says_what_to_install(explain: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("refembed.playground", "uvicorn"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    r = explain("--serve")
+    assert (r.code, r.raw) == (1, b"")
+    assert "`refembed explain --serve` needs uvicorn" in r.err
+    assert "pip install starlette uvicorn httptools" in r.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from refembed import Embedder
 from refembed.pipeline.progress import Bar
 from tests.cli.conftest import ENVIRONMENT
 
@@ -108,3 +110,19 @@ def test_no_terminal_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     with Bar(1, wanted=True) as bar:
         bar.advance(1)
     assert bar.bar is None
+
+
+def test_a_verdict_fits_80_columns(tiny: Path, tmp_path: Path) -> None:
+    """No text is folded into a column of a few letters, no line is cut by the terminal."""
+    texts = ["hello world, and the cat sat on the mat all day", "the cat sat", "Hello, mat!"]
+    vectors = -Embedder.load(tiny, numerics="exact").embed(texts)
+    rows = [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, vectors, strict=True)]
+    (tmp_path / "run.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, shown = seen("verify", "-q", tiny, "--against", tmp_path / "run.jsonl", COLUMNS="80")
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in shown.splitlines()]
+    assert code == 3
+    assert "DIFFERS: recorded on" in lines[0]
+    assert max(map(len, lines)) <= 80
+    table = lines[lines.index("texts") :]
+    assert sum(line.startswith("'") for line in table[: table.index("")]) == 3  # a text a line
+    assert lines[-1].startswith(("what to do: ", "  "))

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from refembed import Embedder
 from refembed.html.figures import Figure
 from refembed.testing.exercises import EXERCISES, ExerciseReport
+from refembed.testing.synthetic import synthetic
 from refembed.verify.engines.llamacpp import LlamaCpp
-from tools.lessons import Cell, cells, lessons, prose
+from tools.lessons import COURSE, ROOT, Cell, cells, lessons, prose
 
 pytestmark = pytest.mark.system
 
@@ -114,6 +116,42 @@ def test_every_number_of_the_prose_is_in_a_cell(stem: str) -> None:
     known = numbers("\n".join(f"{done.cell.code}\n{done.output}" for done in run(stem)))
     said = numbers(NOT_RESULTS.sub(" ", prose(BY_STEM[stem])))
     assert {n for n in said - known if n > FREE or n != int(n)} == set()
+
+
+def test_what_lessons_compute_by_themselves_is_what_refembed_computes() -> None:
+    """In float64 within a few last bits (2e-15 on an AMD EPYC); the finished vector within its rounding to float32."""
+    said = re.compile(r"largest difference to refembed:? ([\d.e+-]+)")
+    found = {stem: [float(x) for done in run(stem) for x in said.findall(done.output)] for stem in LESSONS[1:7]}
+    assert {stem: len(gaps) for stem, gaps in found.items()} == dict(zip(LESSONS[1:7], (1, 2, 2, 3, 2, 1), strict=True))
+    assert max(found.pop(LESSONS[6])) < 8e-9  # half a step of float32 is 7.5e-9 there
+    assert max(gap for gaps in found.values() for gap in gaps) < 1e-13
+
+
+@pytest.mark.parametrize("stem", LESSONS)
+def test_files_that_are_named_or_linked_are_there(stem: str) -> None:
+    text = prose(BY_STEM[stem])
+    named = re.findall(r"`((?:refembed|tests|docs)/[\w./-]+)`", text)
+    linked = re.findall(r"\]\(([^)#:]+\.md)\)", text)
+    assert linked
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    assert [path for path in linked if not (COURSE / path).exists()] == []
+
+
+def test_tensors_keys_and_taps_that_are_named_are_those_of_a_model(minilm: Path, tmp_path: Path) -> None:
+    """Of MiniLM, or of the small decoder that lesson 6 makes."""
+    encoder = Embedder.load(minilm, numerics="exact")
+    decoder = Embedder.load(synthetic(tmp_path / "small.gguf", "qwen3", n_layer=1, pooling=3), numerics="exact")
+    traces = [encoder.trace("the cat"), decoder.trace("the cat")]
+    text = "\n".join(prose(path) for path in lessons())
+    taps = set(re.findall(r"`([A-Za-z_]+-0|inp_embd|embd|result_[a-z_]+)`", text))
+    assert len(taps) > 15
+    assert {tap for tap in taps if not any(tap in trace for trace in traces)} == set()
+    tensors = set(re.findall(r"`((?:blk\.0|token|position)[\w.]*\.weight)`", text))
+    assert len(tensors) > 12
+    assert tensors <= encoder.file.tensors.keys() | decoder.file.tensors.keys()
+    keys = set(re.findall(r"`((?:bert|qwen3)\.[\w.]+)`", text))
+    optional = {"qwen3.rope.freq_base"}  # files may leave it out: 10000 then
+    assert keys - optional <= set(encoder.file.metadata) | set(decoder.file.metadata)
 
 
 @pytest.mark.parametrize("stem", LESSONS)

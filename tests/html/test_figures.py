@@ -65,7 +65,7 @@ def test_bars_are_as_long_as_their_numbers() -> None:
 def test_arrows_end_where_their_numbers_say() -> None:
     figure = plane([("a", 3.0, 4.0)], "one", size=300.0)
     arrow = next(e for e in elements(figure, "line") if e.attrib["stroke"] == BLUE)
-    x, y = float(arrow.attrib["x2"]) - 150, 150 - float(arrow.attrib["y2"])
+    x, y = float(arrow.attrib["x2"]) - 210, 150 - float(arrow.attrib["y2"])
     assert math.degrees(math.atan2(y, x)) == pytest.approx(math.degrees(math.atan2(4, 3)), abs=0.1)
 
 

@@ -320,9 +320,10 @@ def test_equal_tensors_need_no_heat_map() -> None:
 
 def test_the_environment_is_laid_out_fact_by_fact() -> None:
     text = report_page(
-        ReportData("m", "e", "identical", environment={"build": {"wheel": "1.2", "lib": None}, "cpu": "x"})
+        ReportData("m", "e", "identical", environment={"build": {"wheel": "1.2", "lib": None, "files": [{"sha": "7"}]}})
     )
     assert "<td>build, wheel</td><td>1.2</td>" in text
+    assert "<td>build, files, sha</td><td>7</td>" in text
     assert "lib" not in text.partition('id="environment"')[2]
 
 

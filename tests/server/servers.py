@@ -68,10 +68,17 @@ class Client:
 @contextmanager
 def refembed(*args: str | Path, wait: bool = True) -> Iterator[Client]:
     """`refembed serve` on a free port, ended with SIGTERM, which must leave exit code 0."""
-    command = [sys.executable, "-m", "refembed", "serve", "--port", "0", *map(str, args)]
+    with started("serve", *args, until="the model is loaded" if wait else "listening on ") as client:
+        yield client
+
+
+@contextmanager
+def started(verb: str, *args: str | Path, until: str = "listening on ") -> Iterator[Client]:
+    """A command that serves, on a free port, once it has said a line that begins with `until`."""
+    command = [sys.executable, "-m", "refembed", verb, "--port", "0", *map(str, args)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
-            yield watch(process, "the model is loaded" if wait else "listening on ")
+            yield watch(process, until)
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0

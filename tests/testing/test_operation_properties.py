@@ -28,7 +28,7 @@ from refembed.testing import (
     WordPieceContract,
 )
 
-EXAMPLES = 60
+EXAMPLES = 40
 
 Function = Callable[..., Any]
 

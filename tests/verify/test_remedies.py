@@ -75,7 +75,8 @@ def test_the_last_line_of_every_report_says_what_to_do(e, answer, kind, line):
     v = verify(e, engine, TEXTS)
     assert v.kind == kind
     assert v.remedy.startswith(line)
-    assert text_report(v).split("\n\n")[-1].startswith(f"what to do: {line[:20]}")
+    begin = line if line == "nothing to do" else f"what to do: {line[:20]}"
+    assert text_report(v).split("\n\n")[-1].startswith(begin)
     assert v.as_dict()["remedy"] == v.remedy
     assert all(c["remedy"] for c in v.as_dict()["causes"])
     assert report_page(report_data(v, engine, e)).count("What to do:") == 1
@@ -87,7 +88,10 @@ def test_an_unexplained_verdict_says_how_to_go_on(e):
     assert v.kind == "unexplained"
     assert re.search(r"\d+ (about|pairs)", v.evidence.untried)
     assert f"Time ran out before these hypotheses were tried: {v.evidence.untried}" in " ".join(text_report(v).split())
-    assert v.remedy == "give the search more time: --budget 600"
+    assert v.remedy == (  # such vectors look like another model's
+        "serve the file that was verified, or verify the file that is served; if it is the same model, give the search "
+        "more time: --budget 600"
+    )
 
 
 def test_two_causes_that_come_together_have_two_remedies(e):

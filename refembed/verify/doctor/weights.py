@@ -58,7 +58,11 @@ def check_file_type(f: GGUFFile) -> Iterator[Finding]:
     most = count.most_common(1)[0][0]
     if number is None:
         yield Finding(
-            "note", "file type", f"the file does not say its type; most weights are {most}", "nothing to do", key
+            "note",
+            "file type",
+            f"the file does not say its type; most weights are {most}",
+            "nothing: vectors do not depend on it",
+            key,
         )
     elif number in FTYPES and FTYPES[number][1] not in count:
         name = FTYPES[number][0]

@@ -14,7 +14,9 @@ from refembed.html.attention import attention_map
 from refembed.html.charts import Line, plot, strip
 from refembed.html.page import Section, clipped, esc, figure, page, table, write_page
 from refembed.html.picture import heat
+from refembed.verify.remedies import NOTHING
 from refembed.verify.report.data import Array, BothTokens, ReportData, TensorError, WorstTensor
+from refembed.verify.report.text import HELP, ended
 
 MARKS = {"identical": "✓", "within rounding": "✓", "differs": "✗", "unexplained": "✗"}
 SHOWN_TEXTS, FEW_TEXTS, SHOWN_TENSORS = 500, 12, 16
@@ -47,13 +49,14 @@ def report_page(data: ReportData) -> str:
 def verdict(data: ReportData) -> str:
     """The sentence that matters."""
     good = data.verdict in ("identical", "within rounding")
-    parts = [f"<p><strong>{MARKS.get(data.verdict, '?')} {esc(data.verdict)}</strong></p>"]
-    parts += [f"<p>{esc(data.cause[0].upper() + data.cause[1:])}.</p>"] if data.cause else []
+    said = f"{MARKS.get(data.verdict, '?')} {data.verdict}: {ended(data.cause or HELP[data.verdict])}"
+    parts = [f"<p><strong>{esc(said)}</strong></p>"]
     if data.first_wrong_tensor:
         parts.append(f"<p>The first tensor that is wrong: <code>{esc(data.first_wrong_tensor)}</code></p>")
     evidence = "".join(f"<li>{esc(line)}</li>" for line in data.evidence)
     parts += [f"<ul>{evidence}</ul>"] if evidence else []
-    parts += [f"<p><b>What to do:</b> {commands(data.advice)}.</p>"] if data.advice else []
+    advice = data.advice.replace(NOTHING, "nothing", 1) if data.advice.startswith(NOTHING) else data.advice
+    parts += [f"<p><b>What to do:</b> {commands(advice)}.</p>"] if advice else []
     return f'<div class="verdict {"good" if good else "bad"}">{"".join(parts)}</div>'
 
 
@@ -114,7 +117,8 @@ def layers(data: ReportData) -> str:
     drawn = plot(lines, alt, x_labels=labels, y_name="NMSE", x_name="layer", log=True, titles=titles)
     caption = (
         f"{esc(alt)} <b>Local</b>: this operation alone, ours run on the engine's own inputs. <b>Propagated</b>: "
-        "the two runs side by side, with all that went wrong before. Errors of 0 stand at the foot."
+        "the two runs side by side, with all that went wrong before. NMSE is the sum of squared differences over the "
+        "sum of squares; errors of 0 stand at the foot."
     )
     return figure(drawn, caption) + tensor_table(data, beyond)
 
@@ -292,6 +296,9 @@ def facts(prefix: str, found: Mapping[str, Any]) -> Iterator[tuple[str, object]]
     for key, value in found.items():
         if isinstance(value, Mapping):
             yield from facts(f"{prefix}{key}, ", value)
+        elif isinstance(value, list) and all(isinstance(part, Mapping) for part in value):
+            for part in value:
+                yield from facts(f"{prefix}{key}, ", part)
         elif value is not None and value != []:
             yield f"{prefix}{key}", value
 

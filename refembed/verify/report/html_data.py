@@ -18,7 +18,7 @@ from refembed.verify.compare.floor import SCREEN
 from refembed.verify.engines.base import Engine
 from refembed.verify.reference import NUMERICS, Reference, reference_of
 from refembed.verify.report.data import Attention, BothTokens, ReportData, TensorError, TextResult, WorstTensor
-from refembed.verify.report.text import HELP, numbers
+from refembed.verify.report.text import numbers
 from refembed.verify.verdict import Verdict
 
 LAYER = re.compile(r"-(\d+)$")
@@ -48,11 +48,7 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
         verdict=verdict.kind,
         cause=verdict.cause,
         advice=verdict.remedy,
-        evidence=[
-            *([] if verdict.cause else [HELP[verdict.kind]]),
-            *(s for s in numbers(verdict) if "first wrong tensor" not in s),
-            *e.remarks,
-        ],
+        evidence=[*(s for s in numbers(verdict) if "first wrong tensor" not in s), *e.remarks],
         first_wrong_tensor=verdict.first_wrong_tensor,
         texts=[TextResult(t.text, t.tokens, t.distance, t.bound, t.agrees, t.nearest) for t in e.texts],
         tensors=[
@@ -165,6 +161,6 @@ def environment_of(verdict: Verdict) -> dict[str, Any]:
     }
     found |= {"weights": ", ".join(f"{n} {t}" for t, n in facts.get("quant_types", {}).items())}
     found |= {"Python": platform.python_version(), "NumPy": np.__version__, "machine": platform.platform()}
-    found |= {f"engine: {k}": str(v) for k, v in facts.get("info", {}).items()}
+    found |= {f"engine: {k}": v for k, v in facts.get("info", {}).items()}
     found |= {f"noise floor, {k.replace('_', ' ')}": f"{v:.3g}" for k, v in verdict.noise_floor.items()}
     return found

@@ -1,33 +1,42 @@
-"""A verdict as people read it: the word first, one paragraph, then the tables it stands on. Plain text, any width."""
+"""A verdict as people read it: one sentence, the evidence in sentences and tables, what to do. Plain text."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from refembed.verify.remedies import NOTHING
 from refembed.verify.verdict import TextRow, Verdict
 
 WIDTH = 100
 MAX_TABLE_ROWS = 24  # of a table; texts that differ come first
-HELP = {
-    "identical": "Every vector is the reference's, bit for bit.",
-    "within rounding": "What differs is what sound arithmetics differ by.",
-    "differs": "It computes something else, and this is what:",
-    "unexplained": "It computes something else, and no hypothesis says what.",
+AGREEING = 5  # texts that agree, nearest to their bounds, that are listed
+DROPPED = (">ulps", ">largest", ">length", "nearest", "operation")  # columns that a narrow terminal does without
+LEGENDS = {  # first word of a table's title -> what its columns are
+    "texts": "1-cos: how far a vector is from the reference's; bound: how far rounding alone may put it",
+    "tensors": "local: what this operation alone is off, on the engine's own inputs; propagated: with all before it",
+    "what": "each was put into the reference in turn: what it leaves of the difference, worst text",
+}
+HELP = {  # of a verdict without a cause: what it means
+    "identical": "every vector is the reference's, bit for bit",
+    "within rounding": "it is no further from the reference than correct arithmetics are from each other",
+    "differs": "it computes something else",
+    "unexplained": "it computes something else, and no hypothesis says what",
 }
 Table = tuple[str, list[str], list[list[str]]]  # title, heads (">" set flush right), rows
 
 
 def paragraph(v: Verdict) -> str:
-    """The verdict in one paragraph of sentences."""
+    """The verdict: its word, who was compared, and one sentence."""
     facts = v.evidence.facts
     who = f"{facts.get('engine', 'the engine')} on {facts.get('name') or facts.get('model', 'this model')}"
-    said = [f"{v.kind.upper()}: {who}."]
-    if v.kind != "unexplained" or not v.cause:
-        said.append(HELP[v.kind])
-    if v.cause:
-        said.append(f"{v.cause[0].upper()}{v.cause[1:]}.")
-    return " ".join([*said, *numbers(v)])
+    said = ended(v.cause or HELP[v.kind])
+    return f"{v.kind.upper()}: {who}. {said[0].upper()}{said[1:]}"
+
+
+def ended(said: str) -> str:
+    """A sentence with its full stop; a question has its mark."""
+    return said if said.endswith("?") else f"{said}."
 
 
 def numbers(v: Verdict) -> list[str]:
@@ -41,12 +50,14 @@ def numbers(v: Verdict) -> list[str]:
     worst = max(e.texts, key=lambda t: t.distance / t.bound, default=None)
     if worst is not None and not v.tells_itself:
         wrong = sum(not t.agrees for t in e.texts)
+        n = len(e.texts)
+        many = f"{wrong} of {n} texts differ" if wrong else f"All {n} texts agree" if n > 1 else "The text agrees"
         said.append(
-            f"{wrong} of {len(e.texts)} texts are beyond the noise floor; the worst is {worst.distance:.2g} away "
-            f"(1 - cos), where rounding makes {worst.bound:.2g} at most."
+            f"{many}: the {'worst' if wrong else 'furthest'} is {worst.distance:.2g} away (1 - cos), where rounding "
+            f"alone may reach {worst.bound:.2g} (its noise floor)."
         )
         if left is not None and wrong and not v.causes[0].by_size:
-            said.append(f"With the reference changed so, {left:.2g} is left.")
+            said.append(f"With the reference changed in that way, {left:.2g} is left.")
     if v.first_wrong_tensor:
         said.append(f"The first wrong tensor is {v.first_wrong_tensor}.")
     if e.untried:
@@ -66,7 +77,7 @@ def tables(v: Verdict) -> Iterator[Table]:
     order = sorted(e.texts, key=lambda t: -t.distance / t.bound)
     if order:
         heads = ["text", ">tokens", ">1-cos", ">bound", ">length", ">ulps", ">largest", "nearest", "verdict"]
-        yield "texts", heads, [text_cells(t) for t in order[:MAX_TABLE_ROWS]]
+        yield "texts", heads, [text_cells(t) for t in listed(order)]
     if e.tensors:
         yield (
             f"tensors of {preview(e.traced)}",
@@ -76,6 +87,30 @@ def tables(v: Verdict) -> Iterator[Table]:
     if e.trials:
         rows = [[id, f"{left:.2g}"] for id, left in e.trials]
         yield f"what helped most, of {e.tried} hypotheses and pairs", ["hypothesis", ">1-cos left"], rows
+
+
+def listed(order: Sequence[TextRow]) -> list[TextRow]:
+    """Texts that differ, and the first few that agree; order: the worst first."""
+    wrong = [t for t in order if not t.agrees][:MAX_TABLE_ROWS]
+    return wrong + [t for t in order if t.agrees][: min(AGREEING, MAX_TABLE_ROWS - len(wrong))]
+
+
+def legend(v: Verdict, title: str) -> str:
+    """What stands below a table's title: what its columns are, and how many texts it leaves out."""
+    found, n = LEGENDS.get(title.split(" ")[0], ""), len(v.evidence.texts)
+    shown = len(listed(v.evidence.texts)) if title == "texts" else n
+    return found + (f"; {shown} of {n} are shown, the others agree (--json has all)" if shown < n else "")
+
+
+def fitted(heads: list[str], rows: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
+    """The columns that there is room for: those of DROPPED go, one by one, until the rest fits."""
+    for name in DROPPED:
+        if sum(max(map(len, column)) + 2 for column in zip(heads, *rows, strict=True)) <= width:
+            break
+        if name in heads:
+            at = heads.index(name)
+            heads, rows = heads[:at] + heads[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
+    return heads, rows
 
 
 def text_cells(t: TextRow) -> list[str]:
@@ -159,9 +194,10 @@ def floor_line(f: dict[str, float]) -> str:
 
 def text_report(v: Verdict) -> str:
     """All of it as plain text."""
-    parts = [textwrap.fill(paragraph(v), WIDTH)]
+    parts = [textwrap.fill(text, WIDTH) for text in (paragraph(v), " ".join(numbers(v))) if text]
     for title, heads, rows in tables(v):
-        parts.append("\n".join([title, *aligned(heads, rows)]))
+        about = legend(v, title)
+        parts.append("\n".join([title, *textwrap.wrap(f"({about})" if about else "", WIDTH), *aligned(heads, rows)]))
     parts.append(
         "\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_long_words=False) for line in footer(v))
     )
@@ -171,7 +207,7 @@ def text_report(v: Verdict) -> str:
 
 def to_do(v: Verdict) -> str:
     """The last line of every report."""
-    return f"what to do: {v.remedy}"
+    return v.remedy if v.remedy.startswith(NOTHING) else f"what to do: {v.remedy}"
 
 
 def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,7 +8,16 @@ import pytest
 from refembed import Embedder
 from refembed.verify.report.html import report_page
 from refembed.verify.report.html_data import report_data
-from refembed.verify.report.text import aligned, first_apart, paragraph, preview, tables, text_report
+from refembed.verify.report.text import (
+    aligned,
+    first_apart,
+    fitted,
+    legend,
+    paragraph,
+    preview,
+    tables,
+    text_report,
+)
 from refembed.verify.run import verify
 from tests.verify.engine import Shown, Stub
 
@@ -68,6 +77,39 @@ def test_the_worst_tokens_of_the_first_wrong_tensor_are_named(e):
     v = verify(e, Shown(Embedder(e.info, e.tokenizer, e.model, Off())), TEXTS)
     assert v.first_wrong_tensor == "ffn_gelu-0"
     assert "worst tokens of ffn_gelu-0: 3 (100 %)" in text_report(v)
+
+
+def test_the_verdict_is_one_sentence_and_the_evidence_follows_it(e):
+    for engine, words in (
+        (Stub(e.embed), "All 3 texts agree: the furthest is "),
+        (Stub(lambda t: -e.embed(t)), "3 of 3 texts differ: the worst is "),
+    ):
+        first, second, *_ = text_report(verify(e, engine, TEXTS)).split("\n\n")
+        assert " ".join(first.split()).count(". ") == 1
+        assert second.startswith(words)
+
+
+def test_of_many_texts_that_agree_a_few_are_listed(e):
+    many = [f"the cat {i}" for i in range(12)]
+    v = verify(e, Stub(e.embed), many)
+    rows = next(rows for title, _, rows in tables(v) if title == "texts")
+    assert len(rows) == 5
+    assert "5 of 12 are shown, the others agree" in legend(v, "texts")
+    wrong = verify(e, Stub(lambda t: -e.embed(t)), many)
+    assert "are shown" not in legend(wrong, "texts")
+
+
+def test_a_narrow_terminal_does_without_the_columns_that_matter_least(e):
+    v = verify(e, Stub(lambda t: e.embed(t)[::-1]), TEXTS)
+    heads, rows = next((heads, rows) for title, heads, rows in tables(v) if title == "texts")
+    assert fitted(heads, rows, 200) == (heads, rows)
+    narrow, cells = fitted(heads, rows, 72)
+    assert narrow[:4] == ["text", ">tokens", ">1-cos", ">bound"]
+    assert narrow[-1] == "verdict"
+    assert len(narrow) < len(heads)
+    assert all(len(line) <= 74 for line in aligned(narrow, cells))  # which are set in by two
+    assert [(row[0], row[-1]) for row in cells] == [(row[0], row[-1]) for row in rows]
+    assert fitted(heads, rows, 20)[0] == ["text", ">tokens", ">1-cos", ">bound", "verdict"]
 
 
 def test_ids_that_part_are_located():
