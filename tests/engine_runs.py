@@ -148,7 +148,7 @@ def shortened(report: str) -> str:
         rows = match[2].splitlines()
         return "\n".join([match[1], *rows[:ROWS], *([f"  ... {len(rows) - ROWS} more"] if len(rows) > ROWS else [])])
 
-    return re.sub(r"(texts\n  text .*)\n((?:  '.*(?:\n|$))+)", lambda m: cut(m) + "\n", report)
+    return re.sub(r"(texts\n(?:\(.*\n)*  text .*)\n((?:  '.*(?:\n|$))+)", lambda m: cut(m) + "\n", report)
 
 
 def on_page(name: str) -> str:
