@@ -22,6 +22,7 @@ OTHERS = {
     "stalls": "how long /health waits while large bodies are read",
     "tradeoff": "every engine's error and speed: PyTorch, ONNX Runtime, OpenVINO, llama.cpp",
     "tokens": "tokenizing, compared with llama.cpp",
+    "towers": "one image through each vision tower, compared with libmtmd",
     "verify": "how long a verdict takes",
 }
 

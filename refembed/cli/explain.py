@@ -15,8 +15,10 @@ from refembed.cli.models import open_embedder, spell_model
 from refembed.cli.options import (
     TextCommand,
     file_option,
+    image_option,
     json_option,
     lora_option,
+    mmproj_option,
     model_option,
     numerics_options,
     pooling_option,
@@ -39,6 +41,7 @@ Examples:
   refembed explain "Hello, world!" --layer -1 --token 2
   refembed explain "a cat" "a dog" "a car" --html page.html
   refembed explain -m qwen3.gguf --pooling last "Hello, world!"
+  refembed explain -m model.gguf --mmproj mmproj.gguf --image photo.png --html page.html
   refembed explain --serve minilm
 
 Every number is the model's own. The first text is followed step by step; further ones are compared with it.
@@ -47,7 +50,16 @@ Every number is the model's own. The first text is followed step by step; furthe
 HOME = "pip install starlette uvicorn httptools orjson (refembed's extra `server`)"
 SHOWN_PARTS = 24  # of a tokenizer's stage
 SHOWN_TOKENS = 60  # of the table of shares
-ON_THE_PAGE = ("html", "as_json", "layer", "head", "token", "truncate")  # what --serve leaves to the page, or has not
+ON_THE_PAGE = (
+    "html",
+    "as_json",
+    "layer",
+    "head",
+    "token",
+    "truncate",
+    "mmproj",
+    "images",
+)  # what --serve leaves to the page, or has not
 TEXTS = ("A cat sat on the mat.", "The dog lay on the rug.", "Interest rates rose again in May.")  # of --serve
 
 
@@ -57,7 +69,7 @@ TEXTS = ("A cat sat on the mat.", "The dog lay on the rug.", "Interest rates ros
 @model_option
 @click.option("--html", metavar="FILE", help="Write an illustrated page that stands alone: no network, one file.")
 @click.option(
-    "--layer", type=int, default=0, show_default=True, metavar="N", help="Show layer N in full; -1: the last."
+    "--layer", type=int, metavar="N", help="Show layer N in full; -1: the last.  [default: 0; of an image the last]"
 )
 @click.option("--head", type=int, metavar="N", help="--html: the head that the map of attention shows first.")
 @click.option(
@@ -71,31 +83,39 @@ TEXTS = ("A cat sat on the mat.", "The dog lay on the rug.", "Interest rates ros
 @pooling_option
 @numerics_options
 @lora_option
+@mmproj_option
+@image_option
 @truncate_option
 @json_option
 @quiet_option
 @click.pass_context
 def command(
     ctx: click.Context, /,
-    text: tuple[str, ...], file: str | None, model: str, html: str | None, layer: int, head: int | None,
+    text: tuple[str, ...], file: str | None, model: str, html: str | None, layer: int | None, head: int | None,
     token: int | None, serve: bool, port: int, host: str, pooling: str, numerics: dict[str, Any],
-    lora: tuple[str, ...], truncate: bool, as_json: bool, quiet: bool,
+    lora: tuple[str, ...], mmproj: str | None, images: tuple[str, ...], truncate: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Show how TEXT becomes a vector: characters, tokens, each step of a layer, pooling, normalization.
 
     Each step has its formula, where it comes from (paper, GGUF tensors and keys), its shape and a few of its numbers.
     """
     check_serve(ctx, serve)
-    model, text = take_model(ctx, model, text, more=serve or file is not None, quiet=quiet)
+    more = serve or file is not None or bool(images)
+    model, text = take_model(ctx, model, text, more=more, quiet=quiet)
     if serve:
         given = [decode(t) for t in Texts(text, file)] if text or file is not None else []
         show_page(open_embedder(model, numerics, lora), given or list(TEXTS), pooling, host, port, quiet)
+        return
+    if images:
+        from refembed.cli import explain_image
+
+        explain_image.run(model, numerics, lora, mmproj, images, text, pooling, layer, html, as_json, quiet)
         return
     texts = list(Texts(text, file))
     embedder = open_embedder(model, numerics, lora)
     if head is not None and not 0 <= head < embedder.info.n_head:
         raise click.UsageError(f"--head {head}: the model has heads 0 to {embedder.info.n_head - 1}.")
-    walkthrough = explain(embedder, texts, pooling=pooling, layer=layer, token=token, truncate=truncate)
+    walkthrough = explain(embedder, texts, pooling=pooling, layer=layer or 0, token=token, truncate=truncate)
     note(spell_model(model, embedder.info), quiet=quiet)
     if html:
         from refembed.explain.page import walkthrough_page

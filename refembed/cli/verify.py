@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from refembed.cli.options import json_option, lora_option, model_argument, quiet_option
+from refembed.cli.options import json_option, lora_option, mmproj_option, model_argument, quiet_option
 from refembed.cli.show import decode, is_terminal, note, print_json
 from refembed.cli.texts import Texts
 from refembed.errors import RequestError
@@ -25,6 +25,7 @@ Examples:
   refembed verify minilm --against ./all-MiniLM-L6-v2
   refembed verify minilm --against run.npz
   refembed verify minilm --against mymodule:embed --json
+  refembed verify model.gguf --mmproj mmproj.gguf --image photo.png --against llamacpp
 
 \b
 --against  what it stands for
@@ -56,6 +57,12 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
     "p; a server whose route has a switch is asked for it.  [default: any of these; other servers normalize]",
 )
 @lora_option
+@mmproj_option
+@click.option(
+    "--image", "images", multiple=True, metavar="FILE",
+    help="With --mmproj: an image to compare on, or pixels as .npy; repeatable. --texts then has a text for each, with "
+    "<__media__> where it stands.  [default: drawn]",
+)  # fmt: skip
 @click.option("--prompt-name", metavar="NAME", help="The engine puts this prompt of the model's before each text.")
 @click.option("--prefix", metavar="TEXT", help="The engine puts TEXT before each text.")
 @click.option("--flash-attn/--no-flash-attn", default=None, help="llamacpp: with flash attention.")
@@ -86,8 +93,8 @@ exit codes: 0 agrees, 1 the question cannot be put, 2 the model cannot be used, 
 @quiet_option
 def command(
     model: str, against: str, texts: str | None, pooling: str, normalize: int | None, lora: tuple[str, ...],
-    prompt_name: str | None, prefix: str | None, budget: float, trace: bool, html: str | None, as_json: bool,
-    quiet: bool, **options: Any,
+    mmproj: str | None, images: tuple[str, ...], prompt_name: str | None, prefix: str | None, budget: float,
+    trace: bool, html: str | None, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compare an engine with the reference that MODEL is, and say what differs and why.
 
@@ -100,12 +107,21 @@ def command(
     from refembed.verify.run import verify
 
     items = [decode(t) for t in Texts((), texts)] if texts else None
+    if images and not mmproj:
+        raise click.UsageError("--image needs --mmproj FILE, the model's vision tower.")
+    if mmproj and (html or prompt_name or prefix):
+        raise click.UsageError("--html, --prompt-name and --prefix are for texts without images.")
     target = Path(html) if html else None
     if target is not None and not target.absolute().parent.is_dir():
         raise RequestError(f"{html}: there is no such folder", hint="--html takes a file to write")
     path = Path(resolve(model))
-    reference = Embedder.load(path, numerics="fast", lora=lora)
-    engine = open_engine(against, path, **chosen(against, pooling, options, reference.adapters))
+    reference = Embedder.load(path, numerics="fast", lora=lora, mmproj=mmproj)
+    given = chosen(against, pooling, options, reference.adapters)
+    if mmproj:
+        more = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
+        verdict = of_images(reference, against, with_images(images, items), given, quiet or as_json, more)
+        finish(verdict, as_json)
+    engine = open_engine(against, path, **given)
     if normalize is not None and getattr(getattr(engine, "route", None), "norm", None) is not None:
         engine.normalize = normalize  # type: ignore[attr-defined]  # a server with a switch for it
     if "scheme assumed" in engine.info:
@@ -127,11 +143,48 @@ def command(
             note(f"wrote {target}", quiet=quiet)
     finally:
         engine.close()
+    finish(verdict, as_json)
+
+
+def finish(verdict: Any, as_json: bool) -> NoReturn:
+    """Print the verdict and end with its exit code."""
     if as_json:
         print_json(verdict.as_dict())
     else:
         show(verdict)
     click.get_current_context().exit(verdict.exit_code)
+
+
+def with_images(images: Sequence[str], texts: Sequence[str] | None) -> list[dict[str, str]] | None:
+    """Inputs: a text for each image, one text for all, or none. None: drawn images."""
+    if not images:
+        if texts:
+            raise click.UsageError("--texts with --mmproj needs --image FILE, one for each text.")
+        return None
+    own = list(texts or [""])
+    own = own * len(images) if len(own) == 1 else own
+    if len(own) != len(images):
+        raise RequestError(
+            f"{len(own)} texts for {len(images)} images", hint="a text for each image, one for all, or none"
+        )
+    return [{"text": text, "image": image} for text, image in zip(own, images, strict=True)]
+
+
+def of_images(
+    reference: Embedder, against: str, inputs: Any, given: dict[str, Any], hushed: bool, more: dict[str, Any]
+) -> Any:
+    """The verdict on an engine's images."""
+    from refembed.verify.engines.images import open_image_engine
+    from refembed.verify.images.run import verify_images
+
+    assert reference.tower is not None
+    engine = open_image_engine(against, reference.info.path, Path(reference.tower.path), **given)
+    try:
+        return verify_images(
+            reference, engine, inputs, **more, progress=lambda message: note(f"{message} ...", quiet=hushed)
+        )
+    finally:
+        engine.close()
 
 
 def put_before(reference: Embedder, prompt_name: str | None, prefix: str | None) -> str:

@@ -33,6 +33,7 @@ from refembed.model.lora import Adapter, adapted, load_adapters
 from refembed.model.published import check_semantics, original
 from refembed.model.trace import Recorder, Trace
 from refembed.model.vision import Tower, load_tower
+from refembed.model.vision.published import original_tower
 from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
 from refembed.pipeline.images import has_image
 from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
@@ -189,6 +190,7 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         tower = None if mmproj is None else load_tower(open_file(mmproj, mmap=mmap))
         if tower is not None:
             check_tower(loaded, tower, str(f.path), ops)
+            tower = original_tower(tower) if semantics == "original" else tower
         e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
         e.options = switches | {

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from refembed.arrays import I64, Float
+from refembed.arrays import I64, U8, Float
 from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.kernels.wrapper import OpsWrapper
@@ -53,23 +53,40 @@ def batch_of(
     what   names the input in errors
     tap    is given every tensor of the tower
     """
+    ids, begins = ids_within(given, tower, tokenizer, limit, what)
+    return with_rows(ids, begins, [tower.rows(image, ops, tap) for image in given.images], given.images, tower)
+
+
+def ids_within(
+    given: ImageInput, tower: Tower, tokenizer: Tokenizer, limit: int, what: str
+) -> tuple[list[int], list[int]]:
+    """`token_ids` of an input that the text model can read: with an image, and at most `limit` tokens."""
     counts = [tower.n_tokens(image) for image in given.images]
-    ids, places = token_ids(given.text, counts, tower, tokenizer)
-    if not places:
+    ids, begins = token_ids(given.text, counts, tower, tokenizer)
+    if not begins:
         raise RequestError(f"{what}: no image in the text")
     if len(ids) > limit:
         hint = f"images are {sum(counts)} of them"
         raise TooLongError(f"{what}: {len(ids)} tokens, but the model reads at most {limit}", hint=hint)
+    return ids, begins
+
+
+def with_rows(
+    ids: Sequence[int], begins: Sequence[int], rows: Sequence[Float], images: Sequence[U8], tower: Tower
+) -> Batch:
+    """The tokens of a text as a batch of one sequence, with rows of images in it.
+
+    begins  where each image's rows stand among the tokens
+    """
     batch = pack([ids])
     traits = tower.module.TRAITS
-    images = tuple(
-        ImageRows(begin, begin + n, tower.rows(image, ops, tap), traits.causal)
-        for begin, n, image in zip(places, counts, given.images, strict=True)
+    found = tuple(
+        ImageRows(begin, begin + len(own), own, traits.causal) for begin, own in zip(begins, rows, strict=True)
     )
     if not traits.mrope:
-        return Batch(batch.ids, batch.pos, batch.offsets, images)
-    streams = places_of(len(ids), images, [tower.grid(image) for image in given.images])
-    return Batch(batch.ids, streams[0], batch.offsets, images, streams)
+        return Batch(batch.ids, batch.pos, batch.offsets, found)
+    streams = places_of(len(ids), found, [tower.grid(image) for image in images])
+    return Batch(batch.ids, streams[0], batch.offsets, found, streams)
 
 
 def places_of(T: int, images: Sequence[ImageRows], grids: Sequence[Size]) -> I64:

@@ -41,16 +41,20 @@ def named(name: str) -> dict[str, Any]:
 MIXED = many({"oneOf": [INT, TEXT]})
 USAGE = record("prompt_tokens total_tokens", prompt_tokens=INT, total_tokens=INT)
 MATRIX_SCHEMA = many(many(NUMBER))
+TEXT_PART = record("type text", type={"const": "text"}, text=TEXT)
+IMAGE_URL = {"type": "string", "pattern": "^data:image/[a-z]+;base64,"}  # nothing is fetched
+IMAGE_PART = record("type image_url", type={"const": "image_url"}, image_url=record("url", url=IMAGE_URL))
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "One": {
-        "description": "A text: characters, token ids, or both",
+        "description": "A text: characters, token ids, or both; with images, where the server has a vision tower: a "
+        "marker (`media_marker` of /props) for each of `multimodal_data`, files in base64, or OpenAI's parts",
         "anyOf": [
             TEXT,
             many(INT, minItems=1),
             MIXED,
-            record("prompt_string", prompt_string={"anyOf": [TEXT, MIXED]}),
-            record("content", content=many(record("type text", type={"const": "text"}, text=TEXT))),
+            record("prompt_string", prompt_string={"anyOf": [TEXT, MIXED]}, multimodal_data=many(TEXT)),
+            record("content", content=many({"anyOf": [TEXT_PART, IMAGE_PART]})),
         ],
     },
     "Texts": {"anyOf": [named("One"), many(named("One"), minItems=1)]},

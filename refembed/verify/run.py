@@ -21,6 +21,7 @@ import numpy as np
 
 from refembed.embedder import Embedder
 from refembed.errors import EngineError, RequestError
+from refembed.pipeline.images import has_image
 from refembed.pooling.heads import width
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.verify import early, identity
@@ -55,7 +56,7 @@ TRACED = (5, 64)  # tokens of the text that is traced, where there is one
 def verify(
     model: str | Path | Embedder | Reference,
     engine: Engine,
-    texts: Sequence[Item] | None = None,
+    texts: Sequence[Any] | None = None,
     *,
     pooling: str = "native",
     normalize: int | None = None,
@@ -69,7 +70,8 @@ def verify(
     model      a GGUF file, a name that `refembed.hub` knows, an Embedder, or what `reference_of` made of one, which
                keeps what it computes for the next engine
     engine     of `refembed.verify.engines.base.open_engine`, or anything with that protocol
-    texts      what to embed; None: a recording's own texts, else `default_texts`
+    texts      what to embed; None: a recording's own texts, else `default_texts`. Or texts with images, {"text": ...,
+               "image": ...}, for an Embedder that has a tower (`refembed.verify.images`)
     pooling    of the reference, as `Embedder.embed` takes it; a Reference has its own
     normalize  what the engine is to do to lengths, as embd_normalize counts: 2 normalize, -1 leave alone, 0, 1, p;
                None: any of these, but a server that is not llama-server normalizes
@@ -92,6 +94,14 @@ def verify(
     ('differs', 'the engine pools the first token')
     """
     begin = time.monotonic()
+    if texts is not None and any(map(has_image, texts)):
+        from refembed.verify.images.run import verify_images
+
+        if isinstance(model, Reference) or prefix or not all(map(has_image, texts)):
+            raise RequestError("images are compared apart from texts", hint="inputs with images alone, and an Embedder")
+        own = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
+        more: dict[str, Any] = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
+        return verify_images(own, engine, texts, **more, progress=progress)
     if not isinstance(model, Reference):
         embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
         model = reference_of(embedder, pooling)

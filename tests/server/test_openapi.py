@@ -42,6 +42,7 @@ def test_every_route_that_computes_or_tells_is_in_the_document() -> None:
     assert listed == routes - {("get", "/openapi.json")}
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
 BODIES: dict[str, list[Any]] = {
     "/embedding": [{"content": "a"}, {"input": ["a", [5], [5, "b"], {"prompt_string": "c"}]}, {"input": [7, 8]}],
     "/v1/embeddings": [{"input": "a"}, {"input": ["a", "b"], "encoding_format": "base64", "model": "m"}],
@@ -82,3 +83,18 @@ def test_ranks_are_what_the_document_says(rerankers: Pair) -> None:
     schema = document()["paths"]["/rerank"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
     for key in ("documents", "texts"):
         assert fits(rerankers[0].post("/rerank", {"query": "a", key: ["the cat"], "return_text": True}).json, schema)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_one"),
+    [
+        ({"prompt_string": "a <__media__>", "multimodal_data": ["aGk="]}, True),
+        ({"prompt_string": "a <__media__>", "multimodal_data": "aGk="}, False),
+        ({"content": [{"type": "text", "text": "a"}, IMAGE]}, True),
+        ({"content": [{"type": "image_url", "image_url": {}}]}, False),
+        ({"content": [{"type": "input_audio"}]}, False),
+    ],
+)
+def test_texts_with_images_are_in_the_document(given: Any, is_one: bool) -> None:
+    """As llama-server takes them; tests/peers/test_serve_images.py sends them."""
+    assert fits(given, {"$ref": "#/components/schemas/One"}) is is_one

@@ -11,7 +11,7 @@ are, `siglip.py` the plainest; `preprocess.py` has what comes before them.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -72,6 +72,12 @@ class Tower:
         """What the tower reads of an image (height, width, 3): planes (3, h, w)."""
         planes: F32 = self.module.pixels(image, self.hparams)
         return planes
+
+    def changed(self, **names: Any) -> Tower:
+        """The same tower computed otherwise. names: functions of its module, or TRAITS, and what takes their place."""
+        module = ModuleType(self.module.__name__)
+        vars(module).update(vars(self.module) | names)
+        return replace(self, module=module)
 
     def rows(self, image: U8, ops: Ops, tap: Tap = NO_TAP) -> Float:
         """An image (height, width, 3) -> rows (n_tokens, E) of the text model, in the dtype of `ops`."""

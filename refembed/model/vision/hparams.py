@@ -47,6 +47,7 @@ class VisionHparams:
     mean: tuple[float, float, float]  # clip.vision.image_mean: of red, green and blue, each from 0 to 1
     std: tuple[float, float, float]  # clip.vision.image_std
     activation: Literal["gelu", "silu", "gelu_quick"]  # clip.use_gelu, clip.use_silu; neither: gelu_quick
+    projector_activation: Literal["gelu", "gelu_erf"] = "gelu"  # of the projections of qwen3vl; erf: as published
     n_pos: int = 0  # (S) columns and rows that v.position_embd.weight has embeddings for (gemma4v), or places (qwen3vl)
     # name of a matrix -> least and most of what it reads, then of what it makes: *.input_min ... (gemma4v)
     limits: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)

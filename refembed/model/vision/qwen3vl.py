@@ -110,7 +110,7 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
     x, left = layers(w, hp, x, row, column, ops, taps)
 
     x = norm(x, w.post_ln, hp, ops, at_layer(taps, hp.n_layer))
-    x = mlp(x.reshape(-1, 4 * C), w.mm_0, w.mm_2, ops, taps, "projected")  # (n, E)
+    x = mlp(x.reshape(-1, 4 * C), w.mm_0, w.mm_2, hp, ops, taps, "projected")  # (n, E)
     further = deepstack(w, hp, left, ops, taps)
     return x if further is None else taps("concatenated", np.concatenate([x, further], axis=1))
 
@@ -156,7 +156,7 @@ def deepstack(w: Weights, hp: VisionHparams, left: list[Float], ops: Ops, taps: 
         if own.norm is not None and own.fc1 is not None and own.fc2 is not None:
             tap = at_layer(taps, il)
             y = norm(x.reshape(-1, 4 * hp.n_embd), own.norm, hp, ops, tap)
-            y = mlp(y, own.fc1, own.fc2, ops, tap, "deepstack")  # (n, E)
+            y = mlp(y, own.fc1, own.fc2, hp, ops, tap, "deepstack")  # (n, E)
             found = y if found is None else tap("deepstack_stacked", np.concatenate([found, y], axis=1))
     return found
 
@@ -166,9 +166,10 @@ def norm(x: Float, w: Affine, hp: VisionHparams, ops: Ops, tap: Tap) -> Float:
     return tap("norm_b", ops.layer_norm(x, *w, hp.norm_eps, tap))
 
 
-def mlp(x: Float, up: Affine, down: Affine, ops: Ops, tap: Tap, name: str) -> Float:
+def mlp(x: Float, up: Affine, down: Affine, hp: VisionHparams, ops: Ops, tap: Tap, name: str) -> Float:
     """gelu(x Wᵀ + b) W₂ᵀ + b₂ of each square: (n, 4C) -> (n, E)."""
-    h = tap("ffn_gelu", ops.gelu(tap("ffn_up_b", ops.linear(x, *up, tap, "ffn_up"))))
+    activate = {"gelu": ops.gelu, "gelu_erf": ops.gelu_erf}[hp.projector_activation]
+    h = tap("ffn_gelu", activate(tap("ffn_up_b", ops.linear(x, *up, tap, "ffn_up"))))
     return tap(name, ops.linear(h, *down, tap, "ffn_down"))
 
 

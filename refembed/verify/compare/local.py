@@ -8,16 +8,18 @@ all of them computes something else. The first such, in the order of our forward
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from refembed.arrays import Float
 from refembed.errors import RefembedError
+from refembed.kernels.ops import Tap
 from refembed.model.trace import Recorder, Trace, TracedTensor
 from refembed.verify.compare.align import Alignment, Pair, align, without_empty_cells
 from refembed.verify.compare.arrays import Array, Difference, Share, compare, worst_heads, worst_rows
@@ -25,6 +27,7 @@ from refembed.verify.compare.replay import HandBack
 from refembed.verify.hypothesis import Hypothesis
 from refembed.verify.reference import Reference
 
+Show: TypeAlias = Callable[[str, Tap], object]  # a run of ours in some numerics, with a tap
 NUMERICS = ("exact", "ggml, plain", "ggml")  # the first shows all tensors
 BOUND = 3.0  # times the floor, in the root of NMSE: an engine may round in another place than all of ours
 LEAST = 1e-5  # root of NMSE: float32 sums in any order stay below 3e-6
@@ -106,14 +109,14 @@ class NumericsRun:
     kept: dict[int, tuple[Pair, Float]]
 
 
-def run_numerics(reference: Reference, ids: list[int], theirs: Trace, numerics: str) -> NumericsRun:
+def run_numerics(show: Show, theirs: Trace, numerics: str) -> NumericsRun:
     """Our run as it is, and once more on the engine's tensors."""
     recorder = Recorder()
-    reference.show(ids, numerics, recorder)
+    show(numerics, recorder)
     alignment = last_with_last(align(recorder.trace, theirs), recorder.trace, theirs)
     tap = Replay(theirs, alignment.pairs)
     with np.errstate(all="ignore"):
-        reference.show(ids, numerics, tap)
+        show(numerics, tap)
     return NumericsRun(recorder.trace, alignment, tap.kept)
 
 
@@ -147,14 +150,19 @@ def compare_traces(
     reference  the model
     ids        of the text; the engine's trace is of the same
     """
-    found = [run_numerics(reference, ids, theirs, w) for w in several_numerics]
+    return compare_runs(partial(reference.show, ids), reference.model.hparams.n_head, theirs, several_numerics)
+
+
+def compare_runs(show: Show, n_head: int, theirs: Trace, several_numerics: Sequence[str] = NUMERICS) -> Comparison:
+    """The same of any run of ours: `show` does it in some numerics, with a tap."""
+    found = [run_numerics(show, theirs, w) for w in several_numerics]
     first = found[0]
     cut = without_empty_cells(theirs)
     rows = []
     for j, (pair, _) in first.kept.items():
         arrays = [w.kept[j][1] for w in found if j in w.kept and w.kept[j][1].shape == first.kept[j][1].shape]
         mine = [w.ours.tensors[w.kept[j][0].ours].array for w in found if j in w.kept]
-        rows.append(row_of(pair, theirs.tensors[j], cut.tensors[j], arrays, mine, reference.model.hparams.n_head))
+        rows.append(row_of(pair, theirs.tensors[j], cut.tensors[j], arrays, mine, n_head))
     names = [t.name for t in first.ours.tensors]
     return Comparison(
         rows,
@@ -206,7 +214,8 @@ def explained_by(
     found = []
     for h in hypotheses:
         try:
-            numerics = run_numerics(h.change(reference), h.change(reference).ids_of(ids), theirs, "exact")
+            changed = h.change(reference)
+            numerics = run_numerics(partial(changed.show, changed.ids_of(ids)), theirs, "exact")
         except (RefembedError, ValueError, IndexError, TypeError, AttributeError):
             continue
         errors = {

@@ -50,8 +50,9 @@ def numbers(v: Verdict) -> list[str]:
     worst = max(e.texts, key=lambda t: t.distance / t.bound, default=None)
     if worst is not None and not v.tells_itself:
         wrong = sum(not t.agrees for t in e.texts)
-        n = len(e.texts)
-        many = f"{wrong} of {n} texts differ" if wrong else f"All {n} texts agree" if n > 1 else "The text agrees"
+        n, what = len(e.texts), "input" if e.facts.get("mmproj") else "text"
+        many = f"All {n} {what}s agree" if n > 1 else f"The {what} agrees"
+        many = f"{wrong} of {n} {what}s differ" if wrong else many
         said.append(
             f"{many}: the {'worst' if wrong else 'furthest'} is {worst.distance:.2g} away (1 - cos), where rounding "
             f"alone may reach {worst.bound:.2g} (its noise floor)."
@@ -176,6 +177,8 @@ def footer(v: Verdict) -> list[str]:
     if facts:
         types = ", ".join(f"{n} {t}" for t, n in facts["quant_types"].items())
         lines.append(f"model: {facts['model']} ({facts['architecture']}; {types}); pooling {facts['pooling']}")
+        if facts.get("mmproj"):
+            lines.append(f"tower: {facts['mmproj']} ({facts['projector']})")
         count = (
             f", {facts['texts']} text{'s' * (facts['texts'] != 1)}, {facts['tokens']} tokens" if facts["texts"] else ""
         )
