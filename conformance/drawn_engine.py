@@ -58,6 +58,7 @@ class Settings:
     tile_heads: bool = False
     edit: Callable[[Weights], Weights] | None = None
     half: bool = False  # queries, keys and values in float16, as llama.cpp's flash attention reads them
+    broken: Callable[[Any], Any] | None = None  # an Embedder made wrong: of the models of drawn_families.py alone
 
 
 class NumpyModel:

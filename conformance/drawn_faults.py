@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.drawn_engine import Array, NumpyModel, Weights
+from conformance.drawn_engine import Array, Weights
 
 Rng = np.random.Generator
 
@@ -60,7 +60,7 @@ class Target:
     """The model that is broken, and what a fault may need to know of it."""
 
     name: str
-    model: NumpyModel
+    model: Any  # a NumpyModel, or a FamilyModel of drawn_families.py
     front: tuple[int, ...]  # special tokens in front
     end: int | None  # the closing one
     pad: int
@@ -325,8 +325,8 @@ def structure(rng: Rng, t: Target) -> Piece:
 
 def tensors(rng: Rng, t: Target) -> Piece:
     """One tensor spoiled, in one layer or in all."""
-    matrices = sorted({re.sub(r"^blk\.\d+\.", "", n) for n in t.model.weights
-                       if n.startswith("blk.") and n.endswith("weight") and "norm" not in n})  # fmt: skip
+    matrices = sorted({re.sub(r"^blk\.\d+\.", "", n) for n, w in t.model.weights.items()
+                       if n.startswith("blk.") and n.endswith("weight") and "norm" not in n and w.ndim == 2})  # fmt: skip
     kind = matrices[int(rng.integers(len(matrices)))]
     layer = int(rng.integers(-1, t.model.n_layer))
     scope = kind.removesuffix(".weight") if layer < 0 else f"blk.{layer}.{kind.removesuffix('.weight')}"

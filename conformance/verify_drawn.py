@@ -1,10 +1,11 @@
 """Engines with faults drawn at random, one and two at a time, and healthy ones: does `refembed verify` name them?
 
     python -m conformance verify-drawn --count 300 --seed 1 --write
+    python -m conformance verify-drawn --count 120 --seed 1 --families --write
 
 A fault is a kind of `drawn_faults` with its numbers drawn from ranges; two of different stages may come together. The
-engine is NumPy's (`drawn_engine`) behind a wire. Whether a fault shows is measured here, against the same engine
-without it, not taken from the verdict.
+engine is NumPy's (`drawn_engine`) behind a wire; with --families it is refembed's own, broken (`drawn_families`).
+Whether a fault shows is measured here, against the same engine without it, not taken from the verdict.
 
     named        the first cause names every fault that shows, or one of at most three that cannot be told apart does
     tied         it is among more than three
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from conformance.drawn_engine import Array, NumpyModel, Settings
-from conformance.drawn_faults import SINGLE, Piece, Rng, Target
+from conformance.drawn_faults import SINGLE, Kind, Piece, Rng, Target
 from refembed import Embedder
 from refembed.kernels import threads
 from refembed.testing.synthetic import synthetic
@@ -43,7 +44,8 @@ from refembed.verify.verdict import Verdict
 LONGEST = 140  # tokens of the longest text
 PAIRS = 0.4  # how many engines have two faults
 DOC = Path(__file__).parents[1] / "docs" / "verify.md"
-BEGIN, END = "<!-- drawn: begin -->", "<!-- drawn: end -->"
+MARKS = ("<!-- drawn: begin -->", "<!-- drawn: end -->")
+MARKS_OF_FAMILIES = ("<!-- drawn families: begin -->", "<!-- drawn families: end -->")
 SHARE = (("minilm", 0.1), ("bert", 0.3), ("qwen3", 0.25), ("qwen3-mean", 0.2), ("bert-cls", 0.15))
 
 
@@ -240,21 +242,20 @@ def targets(folder: Path) -> dict[str, tuple[Embedder, Target]]:
     return found
 
 
-def target_of(name: str, e: Embedder, pooling: str) -> tuple[Embedder, Target]:
-    """What faults need to know of a model."""
+def target_of(name: str, e: Embedder, pooling: str, model: Any = None) -> tuple[Embedder, Target]:
+    """What faults need to know of a model. model: None: NumPy's."""
     vocab = e.tokenizer.vocab
     ids = e.tokenize("the cat")
     end = ids[-1] if ids[-1:] in ([vocab.sep], [vocab.eos]) else None
     front = tuple(ids[:1]) if ids[0] == vocab.bos or end is not None else ()
     special = frozenset(i for i in (*front, end) if i is not None)
-    target = Target(name, NumpyModel(e.info.path), front, end, vocab.pad or 0, vocab.unk or 0,
-                    name.startswith("qwen3"), pooling, special)  # fmt: skip
+    target = Target(name, model or NumpyModel(e.info.path), front, end, vocab.pad or 0, vocab.unk or 0,
+                    model is not None or name.startswith("qwen3"), pooling, special)  # fmt: skip
     return e, target
 
 
-def draw(rng: Rng, target: Target) -> tuple[Piece, ...]:
+def draw(rng: Rng, target: Target, kinds: Sequence[Kind] = SINGLE) -> tuple[Piece, ...]:
     """One fault, or two of different stages (or both in the model)."""
-    kinds = [*SINGLE]
     while True:
         first = kinds[int(rng.integers(len(kinds)))](rng, target)
         if first is not None:
@@ -315,16 +316,30 @@ def apart(xs: Sequence[Array], ys: Sequence[Array], bound: Array) -> bool:
     return False
 
 
-def run(count: int, seed: int, healthy: int = 0, only: Sequence[int] = ()) -> Iterator[Outcome]:
-    """Draw engines and ask about each, on one thread: the models are small. only: these numbers alone."""
+def run(
+    count: int, seed: int, healthy: int = 0, only: Sequence[int] = (), *, families: bool = False
+) -> Iterator[Outcome]:
+    """Draw engines and ask about each, on one thread: the models are small.
+
+    only      these numbers alone
+    families  of the models of drawn_families.py, each as often
+    """
+    from conformance import drawn_families
+
     threads.use(1)
     with tempfile.TemporaryDirectory() as folder:
-        known = targets(Path(folder))
+        if families:
+            found = drawn_families.targets(Path(folder))
+            known = {name: target_of(name, e, "last", model) for name, (e, model) in found.items()}
+            share: Sequence[tuple[str, float]] = [(name, 1.0) for name in known]
+        else:
+            known, share = targets(Path(folder)), SHARE
+        kinds = drawn_families.KINDS if families else SINGLE
         references: dict[str, Reference] = {}
         floors: dict[str, Array] = {}
         texts = {n: texts_of(e) for n, (e, _) in known.items()}
-        names = [n for n, _ in SHARE if n in known]
-        shares = np.array([s for n, s in SHARE if n in known])
+        names = [n for n, _ in share if n in known]
+        shares = np.array([s for n, s in share if n in known])
         for number in range(count + healthy):
             rng = np.random.default_rng([seed, number])
             name = str(rng.choice(names, p=shares / shares.sum()))
@@ -334,7 +349,7 @@ def run(count: int, seed: int, healthy: int = 0, only: Sequence[int] = ()) -> It
             if name not in references:
                 references[name] = reference_of(e)
                 floors[name] = floor_of(references[name], texts[name], sample=True).bound
-            pieces = draw(rng, target) if number < count else ()
+            pieces = draw(rng, target, kinds) if number < count else ()
             visible = shows(e, target, pieces, texts[name], number, floors[name])
             reference = references[name]
             engine: Any = DrawnEngine(e, target, pieces, number) if pieces else Healthy(e, target, rng)
@@ -431,8 +446,9 @@ def good(outcomes: Sequence[Outcome]) -> bool:
     return grades["named"] >= 0.95 * visible and not grades["acquitted"] and not grades["false alarm"]
 
 
-def write(outcomes: Sequence[Outcome], seed: int) -> None:
+def write(outcomes: Sequence[Outcome], seed: int, marks: tuple[str, str] = MARKS) -> None:
     """Put the table into docs/verify.md, between its two marks."""
     text = DOC.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    DOC.write_text(f"{head}{BEGIN}\n{markdown(outcomes, seed)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    head, rest = text.split(marks[0])
+    table = f"{marks[0]}\n{markdown(outcomes, seed)}\n{marks[1]}"
+    DOC.write_text(f"{head}{table}{rest.split(marks[1])[1]}", encoding="utf-8")

@@ -5,8 +5,9 @@
     V/bin/python -m tests.record_converter LLAMA_CPP_SOURCE [MINILM_FOLDER]
 
 LLAMA_CPP_SOURCE is the folder of convert_hf_to_gguf.py, MINILM_FOLDER the default model as published: all-MiniLM-L6-v2.
-The converter runs as it is, but for one thing: it refuses WordPiece vocabularies that it has no `tokenizer.ggml.pre`
-name for, as those of the tiny folders (hf_folders.py); there it is handed "default". llama.cpp reads that key for BPE.
+The converter runs as it is, but for two things: it refuses vocabularies that it has no `tokenizer.ggml.pre` name for,
+as those of the tiny folders (hf_folders.py); there it is handed "default". And it asks for rotary_pct (GPT-NeoX, Cohere
+2), which `transformers` 5 reads as another key; it is handed that of config.json.
 """
 
 from __future__ import annotations
@@ -27,9 +28,14 @@ DATA = Path(__file__).parent / "data"
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
 
 CONVERT = """
-import runpy, sys
-from conversion.base import TextModel
+import json, runpy, sys
+from conversion.base import ModelBase, TextModel
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "default"
+load = ModelBase.load_hparams
+def load_hparams(dir_model, *rest, **more):
+    kept = json.loads((dir_model / "config.json").read_text()).get("rotary_pct")
+    return ({} if kept is None else {"rotary_pct": kept}) | load(dir_model, *rest, **more)
+ModelBase.load_hparams = staticmethod(load_hparams)
 sys.argv = ["convert_hf_to_gguf.py", *sys.argv[1:]]
 runpy.run_path("convert_hf_to_gguf.py", run_name="__main__")
 """

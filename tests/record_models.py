@@ -1,7 +1,7 @@
 """Records what llama.cpp's converter makes of tiny models that are no BERT: tests/data/converter-models.json.
 
     V/bin/pip install torch==2.13.0 transformers==5.23.0 sentencepiece numpy pyyaml     (V as in record_converter.py)
-    V/bin/python -m tests.record_models LLAMA_CPP_SOURCE
+    V/bin/python -m tests.record_models LLAMA_CPP_SOURCE [NAME ...]     names: these alone, the others stay as they are
 
 The folders are those of tests/peers/folders.py, saved by `transformers`, with weights that follow from their names
 (hf_folders.weights). The record holds the folders' files and shapes, so that the test needs no PyTorch.
@@ -22,6 +22,9 @@ from tests.record_converter import DATA, convert, fold, provenance
 FILE = "converter-models.json"
 OUTTYPES = ("f32", "f16")
 DTYPE = "BF16"  # which most such models are published in
+FLAGS = dict.fromkeys(
+    ("qwen3next", "qwen35", "qwen35-images"), ("--no-mtp",)
+)  # of layers that guess further tokens there are none
 
 
 def build(record: dict[str, Any], folder: Path) -> Path:
@@ -57,20 +60,23 @@ def take(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    from tests.peers.folders import MODELS
+    from tests.peers.folders import RECORDED
     from tests.peers.folders import build as build_with_torch
 
     source = Path(sys.argv[1]).resolve()
     sys.path.insert(0, str(source / "gguf-py"))
     records: dict[str, Any] = {"provenance": provenance(source) | {"patched": "get_vocab_base_pre gives 'default'"}}
+    if sys.argv[2:]:
+        records = json.loads((DATA / FILE).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:
-        for name in MODELS:
+        for name in sys.argv[2:] or RECORDED:
             saved = Path(scratch) / f"{name}-saved"
             build_with_torch(name, saved)
             record = take(saved)
             folder = build(record, Path(scratch) / name)
             try:
-                written = {outtype: convert(source, folder, outtype, patched=True) for outtype in OUTTYPES}
+                flags = FLAGS.get(name, ())
+                written = {outtype: convert(source, folder, outtype, patched=True, flags=flags) for outtype in OUTTYPES}
             except Exception as e:
                 print(f"{name}: {e}")
                 continue

@@ -39,3 +39,28 @@ def test_its_report_names_the_build_of_llama_cpp(capsys: pytest.CaptureFixture[s
     assert "wheel, built for AVX2, not native" in printed
     assert "olmo2 F16" in printed
     assert "1x512" in printed
+
+
+def test_a_model_that_fails_does_not_end_the_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure_model(family: str, type_name: str, args: object) -> None:
+        if family == "qwen3moe":
+            raise RuntimeError("no such kernel")
+        print(f"measured {family} {type_name}")
+
+    monkeypatch.setattr(families, "measure_model", measure_model)
+    with pytest.raises(SystemExit) as end:
+        families.main(["--families", "qwen3moe", "olmo2", "--types", "F16"])
+    printed = capsys.readouterr().out
+    assert end.value.code == 1
+    assert "missing: qwen3moe F16: RuntimeError: no such kernel" in printed
+    assert "measured olmo2 F16" in printed
+
+
+def test_no_model_is_begun_that_would_not_be_done_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        families.main(["--families", "olmo2", "--minutes", "0"])
+    printed = capsys.readouterr().out
+    assert "missing: olmo2 F16: no time left" in printed
+    assert "missing: olmo2 Q8_0: no time left" in printed

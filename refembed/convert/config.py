@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refembed.convert.graph import LAYER_KINDS, ROPE_DEFAULT, THETAS, table_of
+from refembed.convert.families import CHECKPOINTS
+from refembed.convert.graph import LAYER_KINDS, ROPE_DEFAULT, THETAS, names_of, table_of
 from refembed.convert.planned import read_labels
 from refembed.convert.recipes import Recipe
 from refembed.errors import ModelError
@@ -15,13 +16,14 @@ from refembed.gguf.cursor import quote
 LAYERS_27B = 62  # of the one Gemma 3 whose scores llama.cpp scales by C/H
 
 SIZES = {  # GGUF key -> what config.json may call it, in the order of the file
-    "block_count": ("num_hidden_layers", "num_layers", "n_layer"),
-    "context_length": ("max_position_embeddings", "n_positions"),
-    "embedding_length": ("hidden_size", "d_model", "n_embd"),
+    "block_count": ("num_hidden_layers", "num_layers", "n_layer", "n_layers"),
+    "context_length": ("max_position_embeddings", "n_positions", "max_seq_len"),
+    "embedding_length": ("hidden_size", "d_model", "n_embd", "n_embed"),
     "feed_forward_length": ("intermediate_size", "d_ff", "n_inner"),
-    "attention.head_count": ("num_attention_heads", "num_heads", "n_head"),
+    "attention.head_count": ("num_attention_heads", "num_heads", "n_head", "n_heads"),
     "attention.head_count_kv": ("num_key_value_heads",),
 }
+WIDENED = ("GPT2", "Bloom", "Falcon", "MPT", "Mpt")  # feed-forward is four times as wide where config.json is silent
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Config:
     stem: str  # of RECIPES
     notes: list[str] = field(default_factory=list)  # what the file will lack, a sentence each
     answers: tuple[int, int] | None = None  # ids of "yes" and "no", of a Qwen3 reranker
+    file_type: int = 0  # general.file_type
 
     @property
     def path(self) -> Path:
@@ -72,6 +75,12 @@ class Config:
         return str(self.raw.get("feed_forward_proj")).startswith("gated")
 
     @property
+    def two_norms(self) -> bool:
+        """Whether a Falcon has a norm for attention and another for feed-forward."""
+        count = self.raw.get("num_ln_in_parallel_attn")
+        return bool(self.raw.get("new_decoder_architecture")) and count in (None, 2)
+
+    @property
     def thetas(self) -> tuple[float | None, float | None]:
         """RoPE's base, of layers that see all and of layers with a window, whichever way config.json spells them."""
         spelled = "rope_parameters" if self.raw.get("rope_parameters") else "rope_scaling"
@@ -103,27 +112,105 @@ class Config:
     @property
     def sizes(self) -> dict[str, int]:
         """The letters of rows."""
-        C, H = self.size(*SIZES["embedding_length"]), self.size(*SIZES["attention.head_count"])
+        C = self.size(*SIZES["embedding_length"])
+        H = self.size(*SIZES["attention.head_count"]) if self.recipe.attention else 1
         D = self.size("head_dim", "d_kv", default=256 if self.recipe.arch.startswith("gemma") else C // H)
-        F, K = self.size(*SIZES["feed_forward_length"], default=self.width), self.size("num_key_value_heads", default=H)
+        D = D if self.recipe.head_width else C // H
+        F = self.size(*SIZES["feed_forward_length"], default=self.width) if self.recipe.attention else C
+        K = self.kv_heads(H)
         P = self.size(*SIZES["context_length"], default=512)
         sizes = {"C": C, "H": H, "D": D, "HD": H * D, "KD": K * D, "F": F, "2F": 2 * F, "3C": 3 * C, "P": P, "K": K}
+        sizes |= {"HD+2KD": (H + 2 * K) * D}
         sizes |= {"V": self.size("vocab_size"), "types": self.size("type_vocab_size", default=2)}
         sizes |= {"X": self.experts, "exp": self.size("moe_intermediate_size", default=F), "1": 1}
         sizes |= {"shexp": self.size("shared_expert_intermediate_size", default=F)}
         sizes |= {"buckets": self.size("relative_attention_num_buckets", default=32), "R": len(self.labels) or 1}
-        return sizes
+        return sizes | (self.recipe.sizes(self) if self.recipe.sizes else {})
+
+    def kv_heads(self, heads: int) -> int:
+        """How many heads have keys of their own. Falcon's config.json states a number that some models ignore."""
+        if self.stem == "Falcon":
+            one = self.raw.get("multi_query") and not self.raw.get("new_decoder_architecture")
+            return 1 if one else self.size("num_kv_heads", default=heads)
+        return self.size("num_key_value_heads", default=heads)
 
     @property
     def width(self) -> int:
         """Feed-forward's where config.json is silent: GPT-2's, four times the channels; 0: it must say."""
-        return 4 * self.size(*SIZES["embedding_length"]) if self.stem == "GPT2" else 0
+        return 4 * self.size(*SIZES["embedding_length"]) if self.stem in WIDENED else 0
+
+    @property
+    def layers(self) -> int:
+        """How many there are."""
+        return self.size(*SIZES["block_count"])
+
+    @property
+    def turned(self) -> int:
+        """How many channels of a head RoPE turns."""
+        table = self.inner("rope_parameters") or self.inner("rope_scaling")
+        part = table.get("partial_rotary_factor") or self.number("partial_rotary_factor", "rotary_pct")
+        part = part or CHECKPOINTS[self.stem].turns or 1.0
+        turned = int(part * self.sizes["D"]) if isinstance(part, (int, float)) and 0 < part <= 1 else 0
+        if not turned or turned % 2:
+            hint = "a part of each head is turned, an even number of channels"
+            raise ModelError(f"{self.path}: partial_rotary_factor is {quote(str(part))}", hint=hint)
+        return turned
+
+    @property
+    def sections(self) -> list[int]:
+        """How many pairs RoPE turns by a picture's time, height and width (M-RoPE); [] where config.json is silent."""
+        found = self.inner("rope_parameters").get("mrope_section")
+        if found is None:
+            return []
+        if not isinstance(found, list) or len(found) > 4 or not all(type(n) is int and 0 <= n < 1024 for n in found):
+            raise ModelError(f"{self.path}: mrope_section is {quote(str(found))}", hint="three whole numbers")
+        return [*found, 0, 0, 0, 0][:4]
+
+    @property
+    def original_context(self) -> int:
+        """The context before RoPE was stretched (Phi-3)."""
+        table = self.inner("rope_parameters") or self.inner("rope_scaling")
+        found = table.get("original_max_position_embeddings")
+        return found if type(found) is int and found > 0 else self.size("original_max_position_embeddings")
+
+    def multiplier(self, name: str) -> float:
+        """A number, 1 where config.json is silent; "ssm_multipliers.2" is one of a list."""
+        key, dot, i = name.partition(".")
+        value = self.raw.get(key)
+        if dot and value is not None:
+            value = value[int(i)] if isinstance(value, list) and len(value) > int(i) else "none"
+        if value is None:
+            return 1.0
+        if type(value) not in (int, float) or not -1e12 < value < 1e12:
+            raise ModelError(f"{self.path}: {name} is {quote(str(value))}", hint="a number; is the file whole?")
+        return float(value)
+
+    def inner(self, key: str) -> dict[str, Any]:
+        """The table under a key, {} where there is none."""
+        return table_of(self.path, self.raw, key)
 
     @property
     def experts(self) -> int:
         """How many there are in a layer; 0 where the architecture has none."""
         routed = any(name.endswith("ffn_gate_inp") for name, _, _, _ in self.recipe.rows)
-        return self.size("num_local_experts", "num_experts") if routed else 0
+        none = self.raw.get("num_local_experts") == 0
+        return self.size("num_local_experts", "num_experts") if routed and not none else 0
+
+    @property
+    def attention_layers(self) -> frozenset[int]:
+        """Layers with attention, of a model that has others, too."""
+        kinds = names_of(self.path, self.raw, "layer_types") or names_of(self.path, self.raw, "layers_block_type")
+        if kinds is None:
+            some, every = self.raw.get("full_attn_idxs"), self.raw.get("full_attention_interval", 4)
+            if isinstance(some, list) and all(type(il) is int for il in some):
+                return frozenset(some)
+            if type(every) is not int or every < 1:
+                raise ModelError(f"{self.path}: full_attention_interval is {quote(str(every))}", hint="a whole number")
+            return frozenset(il for il in range(self.layers) if (il + 1) % every == 0)
+        if len(kinds) != self.layers:
+            hint = "one for each layer; is the file whole?"
+            raise ModelError(f"{self.path}: layer_types has {len(kinds)} names for {self.layers} layers", hint=hint)
+        return frozenset(il for il, kind in enumerate(kinds) if kind in ("attention", "full_attention"))
 
     @property
     def first_position(self) -> int:

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from refembed.convert import models
+from refembed.convert.families import ARCHITECTURES as OTHERS
 from refembed.convert.graph import check_graph, remarks
 from refembed.convert.modules import read_modules
 from refembed.convert.own_heads import add_heads, splade_module, there
 from refembed.convert.planned import OUTTYPES, Planned, note_dropped, read_labels, stored_type
 from refembed.convert.quantize import quantize_file
 from refembed.convert.quantize_mix import canonical
-from refembed.convert.recipes import ARCHITECTURES as OTHERS
 from refembed.convert.safetensors import Entry
 from refembed.convert.weights import check_floats, check_place, open_weights
 from refembed.convert.wordpiece import ID_KEYS, Vocab, check_card, read_json, read_vocab, warn_lowered

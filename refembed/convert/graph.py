@@ -13,13 +13,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from refembed.convert.checkpoint import DECODER_DEFAULTS, EITHER, EVERY_LAYER, GELUS, NO, SILU, TANH_GELUS, WHOLE_HEADS
+from refembed.convert.families import CHECKPOINTS
 from refembed.errors import ModelError
 from refembed.gguf.cursor import quote
-
-GELUS = ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate", "gelu_python_tanh")
-SILU = ("silu", "swish")
-NO = (False,)
-EITHER = (False, True)
 
 BERT = {
     "hidden_act": GELUS,
@@ -28,10 +25,8 @@ BERT = {
     "add_cross_attention": NO,
     "pruned_heads": ({},),
 }
-EVERY_LAYER = {"decoder_sparse_step": (1,), "mlp_only_layers": ([],)}  # has experts
-WHOLE_HEADS = {"partial_rotary_factor": (1, 1.0)}
 GEMMA = {
-    "hidden_activation": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_accurate", "gelu_python_tanh"),
+    "hidden_activation": TANH_GELUS,
     "attention_bias": NO,
     "attn_logit_softcapping": (),
     "partial_rotary_factor": (1, 1.0),
@@ -125,6 +120,7 @@ COMPUTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "is_decoder": NO,
     },
 }
+COMPUTED |= {stem: one.computed for stem, one in CHECKPOINTS.items()}
 HEADS: dict[str, dict[str, tuple[Any, ...]]] = {  # the same, of what stands on a ForSequenceClassification
     "ModernBert": {
         "classifier_activation": ("gelu", "gelu_python"),
@@ -141,7 +137,7 @@ MODEL_TYPES = {  # `transformers` opens a folder by model_type, not by the class
     "Qwen3": "qwen3", "Llama": "llama", "Gemma3": "gemma3_text", "Gemma3Text": "gemma3_text", "EuroBert": "eurobert",
     "ModernBert": "modernbert", "T5Encoder": "t5", "Olmo2": "olmo2", "SeedOss": "seed_oss", "Cohere": "cohere",
     "Ernie4_5": "ernie4_5", "Qwen2Moe": "qwen2_moe", "Qwen3Moe": "qwen3_moe", "Olmoe": "olmoe", "Exaone4": "exaone4",
-    "Starcoder2": "starcoder2", "GPT2": "gpt2",
+    "Starcoder2": "starcoder2", "GPT2": "gpt2", **{stem: one.model_type for stem, one in CHECKPOINTS.items()},
 }  # fmt: skip
 
 ROBERTA_DEFAULTS = {
@@ -149,7 +145,6 @@ ROBERTA_DEFAULTS = {
     "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
     "pad_token_id": 1,
 }  # fmt: skip
-DECODER_DEFAULTS = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "rms_norm_eps": 1e-6}
 GEMMA_DEFAULTS = {
     "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
     "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
@@ -227,15 +222,19 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8,
         "relative_attention_num_buckets": 32, "layer_norm_epsilon": 1e-6, "feed_forward_proj": "relu",
     },
+    **{stem: one.defaults for stem, one in CHECKPOINTS.items()},
 }  # fmt: skip
 
+GEMMA2_27B = 46  # layers of the one Gemma 2 whose scores llama.cpp scales by C/H
 LAYER_KINDS = ("full_attention", "sliding_attention")  # tables of rope_parameters, names in layer_types
 # RoPE's base where config.json is silent: of layers that see all, of layers with a window
 THETAS: dict[str, tuple[float | None, float | None]] = {
     "Gemma3": (1e6, 1e4), "Gemma3Text": (1e6, 1e4), "ModernBert": (160000.0, 1e4), "T5Encoder": (None, None),
     "Cohere": (500000.0, None), "Ernie4_5": (500000.0, None), "GPT2": (None, None),
+    **{stem: (one.theta, None) for stem, one in CHECKPOINTS.items()},
 }  # fmt: skip
 ROPE_DEFAULT = (10000.0, None)
+SCALINGS = {"Llama": ("llama3",)}  # of RoPE, that the file has keys or tensors for
 
 
 def with_defaults(stem: str, raw: dict[str, Any]) -> dict[str, Any]:
@@ -262,15 +261,17 @@ def check_graph(path: Path, stem: str, raw: dict[str, Any], *, classifies: bool 
         raise ModelError(f"{path}: the weights are quantized (quantization_config)", hint=hint)
     table = COMPUTED[stem] | (HEADS.get(stem, {}) if classifies else {})
     for key, allowed in table.items():
-        value = raw.get(key)
+        outer, dot, inner = key.partition(".")
+        value = table_of(path, raw, outer).get(inner) if dot else raw.get(key)
         if value is None and key not in REQUIRED.get(stem, ()):
             continue
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
             computed = " or ".join(str(one) for one in allowed[:2]) or "none"
             hint = f"llama.cpp computes this architecture with {computed} only; the vectors would be another model's"
             raise ModelError(f"{path}: {key} is {quote(str(value))}", hint=hint)
-    check_rope(path, raw)
+    check_rope(path, stem, raw)
     check_windows(path, stem, raw)
+    check_others(path, stem, raw)
 
 
 def table_of(path: Path, holder: dict[str, Any], key: str) -> dict[str, Any]:
@@ -291,8 +292,12 @@ def names_of(path: Path, holder: dict[str, Any], key: str) -> list[str] | None:
     return found
 
 
-def check_rope(path: Path, raw: dict[str, Any]) -> None:
-    """Refuse RoPE that is scaled or turns a part of each head, for any kind of layer, whichever way it is spelled."""
+def check_rope(path: Path, stem: str, raw: dict[str, Any]) -> None:
+    """Refuse RoPE that is scaled or turns a part of each head where the file cannot say so, whichever way it is
+    spelled, for any kind of layer.
+    """
+    known = CHECKPOINTS.get(stem)
+    scalings = ("default", *(known.scalings if known else SCALINGS.get(stem, ())))
     for name in ("rope_parameters", "rope_scaling"):
         found = table_of(path, raw, name)
         for layers in LAYER_KINDS:
@@ -300,10 +305,12 @@ def check_rope(path: Path, raw: dict[str, Any]) -> None:
         kinds = [part for part in found.values() if isinstance(part, dict)] or [found]
         for part in kinds:
             kind = part.get("rope_type", part.get("type")) or "default"
-            if kind != "default":
+            if kind not in scalings:
                 hint = "refembed converts models without RoPE scaling; llama.cpp's converter takes more"
+                if len(scalings) > 1:
+                    hint = f"refembed converts RoPE of this architecture that is {' or '.join(scalings)}"
                 raise ModelError(f"{path}: rope_type is {quote(str(kind))}", hint=hint)
-            if part.get("partial_rotary_factor") not in (None, 1):
+            if part.get("partial_rotary_factor") not in (None, 1) and not (known and known.turns):
                 hint = "llama.cpp turns whole heads in this architecture"
                 found_part = quote(str(part["partial_rotary_factor"]))
                 raise ModelError(f"{path}: partial_rotary_factor is {found_part}", hint=hint)
@@ -320,15 +327,59 @@ def check_windows(path: Path, stem: str, raw: dict[str, Any]) -> None:
         wanted = ["full_attention" if il % 6 == 5 else "sliding_attention" for il in range(len(layers or ()))]
         if (layers or []) != wanted:
             raise ModelError(f"{path}: layer_types are not those of Gemma 3", hint=hint)
+    elif stem in CHECKPOINTS and CHECKPOINTS[stem].period:
+        period, given = CHECKPOINTS[stem].period, raw.get("sliding_window_pattern", raw.get("_sliding_window_pattern"))
+        hint = f"llama.cpp gives every layer but each {period}th a window"
+        if layers is None and given not in (None, period):
+            raise ModelError(f"{path}: sliding_window_pattern is {quote(str(given))}", hint=hint)
+        wanted = ["sliding_attention" if (il + 1) % period else "full_attention" for il in range(len(layers or ()))]
+        if (layers or []) != wanted:
+            raise ModelError(f"{path}: layer_types are others than llama.cpp's", hint=hint)
     elif stem != "ModernBert":
         hint = "llama.cpp's graph of this architecture lets every token see the whole text"
-        odd = [kind for kind in layers or () if kind != "full_attention"]
+        others = CHECKPOINTS[stem].kinds if stem in CHECKPOINTS else ()
+        odd = [kind for kind in layers or () if kind not in ("full_attention", *others)]
         if odd:
             raise ModelError(f"{path}: layer_types has {quote(str(odd[0]))}", hint=hint)
         if stem == "Exaone4" and "sliding_window" not in raw:  # 4096, in three layers of four
             raise ModelError(f"{path}: no sliding_window, which is 4096 then", hint=hint)
         if layers is None and stem.startswith("Qwen") and qwen_window(raw):
             raise ModelError(f"{path}: use_sliding_window is True", hint=hint)
+
+
+def check_others(path: Path, stem: str, raw: dict[str, Any]) -> None:
+    """Refuse what one architecture alone can ask for."""
+    layers = raw.get("num_hidden_layers", DEFAULTS.get(stem, {}).get("num_hidden_layers"))
+    if stem == "SmolLM3" and raw.get("no_rope_layers") is not None:
+        usual = [int((il + 1) % 4 != 0) for il in range(layers if type(layers) is int and layers < 10_000 else 0)]
+        if raw["no_rope_layers"] != usual:
+            hint = "llama.cpp leaves RoPE out of every fourth layer, and its converter writes nothing else"
+            raise ModelError(f"{path}: no_rope_layers is {quote(str(raw['no_rope_layers']))}", hint=hint)
+    if stem == "FalconH1" and raw.get("mamba_rms_norm") and raw.get("mamba_norm_before_gate", True):
+        found = f"{path}: mamba_norm_before_gate is {quote(str(raw.get('mamba_norm_before_gate', True)))}"
+        raise ModelError(found, hint="llama.cpp normalizes what the gate has let through")
+    if stem in ("Qwen3Next", "Qwen3_5"):
+        widths = [with_defaults(stem, raw).get(f"linear_{part}_head_dim") for part in ("key", "value")]
+        if widths[0] != widths[1]:
+            found = (
+                f"{path}: linear_key_head_dim is {quote(str(widths[0]))}, linear_value_head_dim {quote(str(widths[1]))}"
+            )
+            raise ModelError(found, hint="llama.cpp's delta rule has as many channels of values as of keys in a head")
+    if stem == "GraniteMoeHybrid" and raw.get("num_local_experts") == 0:
+        widths = [with_defaults(stem, raw).get(key) for key in ("shared_intermediate_size", "intermediate_size")]
+        if widths[0] != widths[1]:
+            found = f"shared_intermediate_size is {quote(str(widths[0]))}, intermediate_size {quote(str(widths[1]))}"
+            raise ModelError(f"{path}: {found}", hint="without experts llama.cpp knows one width, intermediate_size")
+    if stem == "Gemma2":
+        full = with_defaults(stem, raw)
+        keys = ("hidden_size", "num_attention_heads", "head_dim", "query_pre_attn_scalar")
+        sizes = [n for n in map(full.get, keys) if type(n) is int and n > 0]
+        if len(sizes) == len(keys):
+            channels, heads, width, asked = sizes
+            scaled = channels / heads if layers == GEMMA2_27B else width
+            if asked != scaled:
+                hint = f"llama.cpp scales the scores of this size by {scaled:g} only"
+                raise ModelError(f"{path}: query_pre_attn_scalar is {asked}", hint=hint)
 
 
 def qwen_window(raw: dict[str, Any]) -> bool:
@@ -342,8 +393,16 @@ def qwen_window(raw: dict[str, Any]) -> bool:
 
 
 def remarks(raw: dict[str, Any], architecture: str) -> list[str]:
-    """What is assumed of a config.json that names code of its own, or a key that the library does not read."""
+    """What is assumed of a config.json that names code of its own, or a key that the library or llama.cpp ignores."""
     found = []
+    window = raw.get("sliding_window", 4096 if architecture.startswith("Mistral") else None)
+    context = raw.get("max_position_embeddings")
+    longer = type(window) is int and not (type(context) is int and context <= window)
+    if architecture.startswith(("Mistral", "Phi3")) and longer:
+        found.append(
+            f"the {architecture} of `transformers` lets a token see the {window} before it; llama.cpp lets it see all: "
+            f"texts of more than {window} tokens get other vectors"
+        )
     if isinstance(raw.get("auto_map"), dict) and raw["auto_map"]:
         found.append(
             f"config.json names code of its own (auto_map), which is not read: "

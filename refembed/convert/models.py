@@ -7,21 +7,25 @@ Mirrors llama.cpp's conversion/*.py: the same names, keys and values. Some weigh
               where scores are scaled by another width than a head's, the norm of queries makes up for it
     RoBERTa   the first rows of the positions go, which no text uses
     GPT-2     matrices stand columns first
+    NeoX      queries of all heads come first, then keys, then values, not head by head; BLOOM's and Falcon's, too
     experts   the matrices of all experts of a layer become one tensor
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from refembed.convert.config import SIZES, Config
-from refembed.convert.graph import check_graph, names_of, remarks, with_defaults
+from refembed.convert.families import ARCHITECTURES, CHECKPOINTS, RECIPES
+from refembed.convert.graph import check_graph, names_of, remarks, table_of, with_defaults
 from refembed.convert.modules import POOLING, RANK, Modules, read_modules
 from refembed.convert.planned import OUTTYPES, Planned, stored_type
-from refembed.convert.recipes import ARCHITECTURES, RECIPES
+from refembed.convert.recipes import Key
 from refembed.convert.rerank import LABELS, TEMPLATE, answer_ids, is_reranker
+from refembed.convert.rope import plan_rope
 from refembed.convert.tensors import plan_tensors
 from refembed.convert.tokenizers import VOCABS
 from refembed.convert.weights import open_weights
@@ -40,16 +44,17 @@ def prepare(
     folder: Path, outtype: str, notes: list[str], name: str | None
 ) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
     """`general.architecture`, the tensors to write, and what adds the keys. ModelError for what is not whole."""
-    config = read_config(folder, notes, name)
+    config = replace(read_config(folder, notes, name), file_type=OUTTYPES[outtype][1])
     arch, keeps_dense = config.recipe.arch, "dense" in config.recipe.extras
     width = config.sizes["C"]
     modules = read_modules(
         folder, config.architecture, keeps_dense=keeps_dense, width=width, notes=notes, answers=config.answers
     )
-    plan = plan_dense(modules, outtype) + plan_tensors(config, open_weights(folder, notes), outtype)
+    plan = plan_dense(modules, outtype) + plan_rope(config)
+    plan += plan_tensors(config, open_weights(folder, notes), outtype)
 
     def add(writer: GGUFWriter) -> None:
-        (add_t5_keys if arch == "t5encoder" else add_keys)(writer, config, modules, outtype)
+        (add_t5_keys if arch == "t5encoder" else add_keys)(writer, config, modules)
         writer.add("general.quantization_version", 2, "UINT32")
         try:
             add_tokenizer(writer, config)
@@ -66,6 +71,8 @@ def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
     raw = read_json(path, required=True)
     architecture = str(raw["architectures"][0])
     stem = ARCHITECTURES[architecture]
+    if stem in CHECKPOINTS and CHECKPOINTS[stem].nested:
+        raw = raw | table_of(path, raw, "text_config")
     check_graph(path, stem, raw, classifies=architecture.endswith("ForSequenceClassification"))
     notes += remarks(raw, architecture)
     if "pad_token_id" in raw and raw["pad_token_id"] is None and RECIPES[stem].arch == "bert":
@@ -88,11 +95,36 @@ def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
 def plan_dense(modules: Modules, outtype: str) -> list[Planned]:
     """The matrices behind pooling, which stand first."""
     kind = OUTTYPES[outtype][0]
-    return [Planned(f"{d.name}.weight", d.entry, stored_type(d.name, d.entry.shape, kind)) for d in modules.dense]
+    names = [f"{dense.name}.weight" for dense in modules.dense]
+    return [
+        Planned(name, dense.entry, stored_type(name, dense.entry.shape, kind))
+        for name, dense in zip(names, modules.dense, strict=True)
+    ]
 
 
-def add_keys(writer: GGUFWriter, config: Config, modules: Modules, outtype: str) -> None:
+def add_keys(writer: GGUFWriter, config: Config, modules: Modules) -> None:
     """`{arch}.*`, in the order of llama.cpp's converter."""
+    if config.recipe.keys:
+        add_own(writer, config, config.recipe.keys)
+    else:
+        add_usual(writer, config)
+    add_own(writer, config, config.recipe.more_keys)
+    for extra in config.recipe.extras:
+        (add_modules(writer, config, modules, extra) if extra in MODULES else EXTRAS[extra](writer, config))
+    if config.stem in CHECKPOINTS:
+        add_modules(writer, config, modules, "pooling")  # which llama.cpp's converter leaves out, and llama.cpp reads
+
+
+def add_own(writer: GGUFWriter, config: Config, keys: tuple[Key, ...]) -> None:
+    """Keys of one architecture. A later value takes the place of an earlier one, as in gguf-py."""
+    for name, kind, value in keys:
+        if (found := value(config)) is not None:
+            full = name if name.startswith(("general.", "tokenizer.")) else f"{config.recipe.arch}.{name}"
+            writer.add(full, found, kind, replace=True)
+
+
+def add_usual(writer: GGUFWriter, config: Config) -> None:
+    """Those that most architectures have."""
     arch = config.recipe.arch
     theta, theta_swa = (None, None) if arch == "bert" else config.thetas
     for key, names in SIZES.items():
@@ -102,6 +134,8 @@ def add_keys(writer: GGUFWriter, config: Config, modules: Modules, outtype: str)
             writer.add(f"{arch}.{key}", config.size(*names, default=default) - offset, "UINT32")
     if config.raw.get("is_causal") is False:
         writer.add(f"{arch}.attention.causal", False, "BOOL")
+    if config.sections:
+        writer.add(f"{arch}.rope.dimension_sections", config.sections, "ARRAY[INT32]")
     for key, value in (
         ("rope.freq_base", theta),
         ("rope.freq_base_swa", theta_swa),
@@ -113,14 +147,15 @@ def add_keys(writer: GGUFWriter, config: Config, modules: Modules, outtype: str)
     if config.experts:
         writer.add(f"{arch}.expert_count", config.experts, "UINT32")
         writer.add(f"{arch}.expert_used_count", config.size("num_experts_per_tok"), "UINT32")
-    if config.raw.get("head_dim") is not None:
+    elif config.raw.get("num_local_experts") == 0:  # Granite 4 without experts says so
+        writer.add(f"{arch}.expert_count", 0, "UINT32")
+        writer.add(f"{arch}.expert_used_count", 0, "UINT32")
+    if config.raw.get("head_dim") is not None and config.recipe.head_width:
         add_head_width(writer, config)
-    writer.add("general.file_type", OUTTYPES[outtype][1], "UINT32")
-    for extra in config.recipe.extras:
-        (add_modules(writer, config, modules, extra) if extra in MODULES else EXTRAS[extra](writer, config))
+    writer.add("general.file_type", config.file_type, "UINT32")
 
 
-def add_t5_keys(writer: GGUFWriter, config: Config, modules: Modules, outtype: str) -> None:
+def add_t5_keys(writer: GGUFWriter, config: Config, modules: Modules) -> None:
     """The same for T5, whose converter asks for them in another order. attention.causal is not among them."""
     arch, eps = config.recipe.arch, config.number("layer_norm_epsilon")
     writer.add(f"{arch}.context_length", config.sizes["P"], "UINT32")
@@ -130,7 +165,7 @@ def add_t5_keys(writer: GGUFWriter, config: Config, modules: Modules, outtype: s
     writer.add(f"{arch}.attention.layer_norm_epsilon", eps or 1e-6, "FLOAT32")
     writer.add(f"{arch}.attention.relative_buckets_count", config.sizes["buckets"], "UINT32")
     writer.add(f"{arch}.attention.layer_norm_rms_epsilon", eps or 1e-6, "FLOAT32")
-    writer.add("general.file_type", OUTTYPES[outtype][1], "UINT32")
+    writer.add("general.file_type", config.file_type, "UINT32")
     add_modules(writer, config, modules, "pooling")  # which llama.cpp's converter leaves out, and llama.cpp reads
 
 

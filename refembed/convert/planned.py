@@ -16,7 +16,9 @@ from refembed.convert.safetensors import Entry
 from refembed.errors import ModelError
 from refembed.gguf.cursor import quote
 
-ROUTERS = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")  # which stay in F32
+ALWAYS_F32 = (  # ends of names: routers, norms of heads, convolutions
+    "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "_norm.weight", "ssm_conv1d.weight", "shortconv.conv.weight",
+)  # fmt: skip
 OUTTYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "bf16": ("BF16", 32), "q8_0": ("Q8_0", 7)}  # type, general.file_type
 
 
@@ -69,6 +71,7 @@ def note_dropped(notes: list[str], names: list[str]) -> None:
 
 def stored_type(name: str, shape: tuple[int, ...], wanted: str) -> str:
     """The type llama.cpp's converter stores a tensor as: F32 unless a matrix, F16 where Q8_0 does not divide a row."""
-    if len(shape) < 2 or name in ("position_embd.weight", "token_types.weight") or name.endswith(ROUTERS):
+    matrix = len(shape) >= 2 and name.endswith(".weight") and not name.endswith(ALWAYS_F32)
+    if not matrix or name in ("position_embd.weight", "token_types.weight"):
         return "F32"
     return "F16" if wanted == "Q8_0" and shape[-1] % 32 else wanted

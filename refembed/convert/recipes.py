@@ -9,7 +9,11 @@ word of CHANGES, or says where the tensor is:
 
     ?      a file may have it                 gated  T5 with a gated feed-forward part has it
     first  layer 0 alone has it               head   a ForSequenceClassification has it
-    rest   layer 0 alone lacks it
+    rest   layer 0 alone lacks it             ...    others are PLACES of tensors.py
+
+or both: "attention: turn-q" is done to the layers that have attention. ".weight" and ".bias" follow both names, unless
+the checkpoint's begins with "=": that one is whole, as A_log is, and so is the file's. The shape is the checkpoint's;
+where the row "columns-first" turns it, the file's. One matrix may be several rows, each of which takes its part.
 
 Experts have a tensor each in a checkpoint and one together in the file: a # in the middle stands for their numbers, and
 the shape's first letter is how many there are:
@@ -19,10 +23,12 @@ the shape's first letter is how many there are:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 Row: TypeAlias = "tuple[str, str, str, str]"  # GGUF name, shape, Hugging Face's name, what and where
+Key: TypeAlias = "tuple[str, str, Callable[[Any], Any]]"  # without {arch}., GGUF type, value of a Config; None: no key
 ALWAYS = "always"
 
 
@@ -40,6 +46,11 @@ class Recipe:
     pre: str = ""  # tokenizer.ggml.pre where the tokenizer cuts as GPT-2 does
     extras: tuple[str, ...] = ()  # of EXTRAS, in order
     tokenizer: dict[str, Any] = field(default_factory=dict)  # tokenizer.ggml.* that stand first
+    keys: tuple[Key, ...] = ()  # in place of those that most architectures have
+    more_keys: tuple[Key, ...] = ()  # behind these
+    head_width: bool = True  # a file says how wide a head is; else it is C/H
+    attention: bool = True  # there is any
+    sizes: Callable[[Any], dict[str, int]] | None = None  # of a Config: letters of shapes that config.py does not have
 
 
 NORMS: tuple[Row, ...] = (
@@ -177,7 +188,7 @@ RECIPES: dict[str, Recipe] = {
     "Olmo2": Recipe("olmo2", DECODER + WHOLE_NORMS + POST_NORMS + HEAD, extras=("pooling",)),
     "SeedOss": Recipe("seed_oss", DECODER + NORMS[:1] + POST_NORMS[:1] + HEAD,
                       biases=dict.fromkeys(QKV, "attention_bias"), extras=("pooling",)),
-    "Cohere": Recipe("command-r", DECODER + NORMS[:1], dropped=("lm_head.",),
+    "Cohere": Recipe("command-r", DECODER + NORMS[:1], dropped=("lm_head.",), pre="command-r",
                      extras=("logit-scale", "unscaled", "pooling")),
     "Qwen2Moe": Recipe("qwen2moe", ATTENTION + NORMS + EXPERTS + SHARED_EXPERT + HEAD,
                        biases=dict.fromkeys(QKV, "qkv_bias"), extras=("expert-width", "shared-width", "pooling")),

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from refembed.convert.cuts import cut_of
 from refembed.convert.merges import is_merged, scores_of, space_before
 from refembed.convert.rules import (
     Around,
@@ -43,13 +44,6 @@ from refembed.tokenizer.pretokenize import defaults_of
 
 Keys: TypeAlias = "dict[str, tuple[Any, str]]"  # tokenizer.ggml.*, without these words -> value and GGUF type
 
-# What cuts words before byte-pair encoding, as tokenizer.json writes it -> tokenizer.ggml.pre
-CUTS = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",  # noqa: E501
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",  # noqa: E501
-}
-GPT2 = "gpt-2"
-
 
 @dataclass(frozen=True)
 class Vocab:
@@ -64,7 +58,7 @@ class Vocab:
 
 
 def add_bpe(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
-    """Byte-level BPE. pre: what the cut of GPT-2 is called in this architecture."""
+    """Byte-level BPE. pre: what its cut is called in this architecture."""
     path = folder / "tokenizer.json"
     tokenizer = read_json(path, required=True)
     if is_merged(tokenizer):
@@ -72,7 +66,7 @@ def add_bpe(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
     model = tokenizer.get("model") or {}
     if model.get("type", "BPE") != "BPE":
         raise ModelError(f"{path}: not a byte-level BPE tokenizer", hint="refembed converts this architecture's own")
-    name = cut_of(path, tokenizer, pre or GPT2)
+    name = cut_of(path, tokenizer, pre)
     ends = around(path, tokenizer)
     check_bpe(path, tokenizer, ignore_merges=defaults_of(name).ignore_merges)
     pieces = Pieces.blank(size, path)
@@ -129,24 +123,6 @@ def put_added(pieces: Pieces, tokenizer: dict[str, Any], vocab: dict[str, int]) 
         score = pieces.scores[i] if i < len(pieces.tokens) and pieces.kinds[i] != UNUSED else 0.0
         pieces.put_added(i, text if special else text.replace("▁", " "), score, kind)
     warn_added(pieces.path, added)
-
-
-def cut_of(path: Path, tokenizer: dict[str, Any], gpt2: str) -> str:
-    """`tokenizer.ggml.pre`, by the pre-tokenizer. ModelError for one that no name is known for."""
-    parts = steps(tokenizer.get("pre_tokenizer"))
-    splits = [part for part in parts if part.get("type") == "Split"]
-    patterns = [part.get("pattern", {}).get("Regex") for part in splits]
-    isolated = all(part.get("behavior") == "Isolated" and not part.get("invert") for part in splits)
-    bytes_ = [part for part in parts if part.get("type") == "ByteLevel" and not part.get("add_prefix_space")]
-    if len(parts) == len(splits) + len(bytes_) and len(bytes_) == 1 and parts[-1] is bytes_[0] and isolated:
-        if not patterns and bytes_[0].get("use_regex", True):
-            return gpt2
-        if len(patterns) == 1 and patterns[0] in CUTS and not bytes_[0].get("use_regex", True):
-            merges = tokenizer["model"].get("ignore_merges")
-            return "smaug-bpe" if CUTS[patterns[0]] == "llama-bpe" and not merges else CUTS[patterns[0]]
-    hint = "refembed knows how GPT-2, Qwen2 and Llama 3 cut words"
-    cutter = str(tokenizer.get("pre_tokenizer"))
-    raise ModelError(f"{path}: a pre-tokenizer that has no name here: {quote(cutter[:200])}", hint=hint)
 
 
 def add_unigram(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
@@ -256,6 +232,44 @@ def add_llama(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
     elif not model:
         writer.add("tokenizer.ggml.add_space_prefix", False, "BOOL")
     add_sentencepiece(writer, folder, size, pre)
+
+
+def add_gemma1(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
+    """The same of the first Gemma, whose turns end with token 107."""
+    add_sentencepiece(writer, folder, size, pre)
+    writer.add("tokenizer.ggml.eot_token_id", 107, "UINT32", replace=True)
+    writer.add("tokenizer.ggml.add_space_prefix", False, "BOOL")
+
+
+def add_nemotron(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
+    """SentencePiece, with Nemotron's numbers of the padding and the unknown token."""
+    add_sentencepiece(writer, folder, size, pre)
+    for name, i in (("padding", 0), ("unknown", 1)):
+        writer.add(f"tokenizer.ggml.{name}_token_id", i, "UINT32", replace=True)
+
+
+def add_glm(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
+    """Byte-level BPE, with GLM's special tokens where no file names others."""
+    add_bpe(writer, folder, size, pre)
+    path = folder / "tokenizer.json"
+    added = {token["content"]: token["id"] for token in read_json(path, required=True).get("added_tokens") or []}
+    roles = {"eos": "<|endoftext|>", "eot": "<|user|>", "unknown": "<|endoftext|>"}
+    for name, text in (roles | ({"bos": "<|endoftext|>"} if pre == "glm4" else {})).items():
+        if text not in added:
+            raise refuse(path, "a vocabulary", f"no token {text}", "GLM's tokenizers have it")
+        if f"tokenizer.ggml.{name}_token_id" not in writer:
+            writer.add(f"tokenizer.ggml.{name}_token_id", added[text], "UINT32")
+
+
+def add_hunyuan(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
+    """Byte-level BPE; the token that ends a document ends a text, and another one a turn."""
+    add_bpe(writer, folder, size, pre)
+    end = read_json(folder / "config.json").get("eod_token_id", 3)
+    turns = read_json(folder / "generation_config.json").get("eos_token_id")
+    if type(end) is int:
+        writer.add("tokenizer.ggml.eos_token_id", end, "UINT32", replace=True)
+    if isinstance(turns, list) and len(turns) > 1 and type(turns[0]) is int:
+        writer.add("tokenizer.ggml.eot_token_id", turns[0], "UINT32", replace=True)
 
 
 def add_gemma(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
@@ -382,4 +396,9 @@ VOCABS = {
     "spm": Vocab(("tokenizer.model",), add_llama),
     "spiece": Vocab(("tokenizer.model", "spiece.model"), add_spiece),
     "gemma": Vocab(("tokenizer.model",), add_gemma),
+    "gemma1": Vocab(("tokenizer.model",), add_gemma1),
+    "sentencepiece": Vocab(("tokenizer.model",), add_sentencepiece),
+    "nemotron": Vocab(("tokenizer.model",), add_nemotron),
+    "glm": Vocab(("tokenizer.json",), add_glm),
+    "hunyuan": Vocab(("tokenizer.json",), add_hunyuan),
 }

@@ -289,7 +289,7 @@ def convolution(run: Run, i: int, call: Call) -> Formula:
 
 def pooled_from(run: Run, i: int) -> str:
     """The hidden states that are pooled."""
-    by = latest(run, i, "result_norm", "final_norm_out", "result_embd")
+    by = latest(run, i, "result_norm", "final_norm_out", "result_embd", "result_embd_proj")
     return "" if by is None else tap_of(run, by)
 
 

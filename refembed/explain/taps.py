@@ -227,6 +227,7 @@ TAPS: dict[str, Meaning] = {name: Meaning(*line) for name, line in TITLES.items(
     "result_embd": Meaning("The last hidden states", DEVLIN),
     "result_norm": Meaning("The last hidden states, normalized", NORM),
     "final_norm_out": Meaning("The last hidden states, normalized", NORM),
+    "result_embd_proj": Meaning("The last hidden states times a matrix: a vector of each token", REIMERS),
     "result_embd_pooled": Meaning("Pooled: one vector for the text", REIMERS),
     "dense_2": Meaning("A matrix after pooling", REIMERS),
     "cls_pooled": Meaning("What the head reads", DEVLIN),

@@ -114,6 +114,18 @@ TABLE = (  # the first row that fits counts
     Known("f2llm-v2-(80m|160m|330m|0.6b|1.7b|4b|8b|14b)", ("qwen3",),
           {"query": "Instruct: Given a question, retrieve passages that can help answer the question.\nQuery: ",
            "document": ""}, "codefuse-ai/F2LLM-v2-4B"),
+    # what config_sentence_transformers.json of the three calls web_search_query, sts_query and bitext_query
+    Known("harrier-oss-v1-(270m|0.6b|27b)", ("qwen3", "gemma3", "gemma-embedding"),
+          {"query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: ",
+           "document": "", "sts": "Instruct: Retrieve semantically similar text\nQuery: ",
+           "bitext": "Instruct: Retrieve parallel sentences\nQuery: "}, "microsoft/harrier-oss-v1-0.6b"),
+    # the words of the cards, which are those of the authors' entries in mteb (kalm_models.py)
+    Known("kalm-embedding-multilingual-mini-instruct-v2(.5)?", ("qwen2",),
+          {"query": "Instruct: Given a query, retrieve documents that answer the query \n Query: ", "document": ""},
+          "KaLM-Embedding/KaLM-embedding-multilingual-mini-instruct-v2.5"),
+    Known("kalm-embedding-gemma3-12b-2511", ("gemma-embedding", "gemma3"),
+          {"query": "Instruct: Given a query, retrieve documents that answer the query \nQuery: ", "document": ""},
+          "tencent/KaLM-Embedding-Gemma3-12B-2511"),
     Known("embedding-?gemma-300m(-qat-q[48]-0(-unquantized)?)?", ("gemma-embedding",), GEMMA,
           "google/embeddinggemma-300m"),
     Known("embedding-?gemma-2", ("gemma-embedding2",), GEMMA, "google/embeddinggemma-2"),

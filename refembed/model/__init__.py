@@ -122,12 +122,18 @@ class Model:
     @property
     def output(self) -> str:
         """llama.cpp's name for what `forward` returns."""
-        return str(self.module.TRAITS.output)
+        return "result_embd_proj" if self.projection is not None else str(self.module.TRAITS.output)
+
+    @property
+    def projection(self) -> Any:
+        """The matrix and bias of a last product that a file may have or not (qwen35); None where there is none."""
+        return getattr(self.weights, "embd_proj", None)
 
     @property
     def width(self) -> int:
         """Channels of what `forward` returns: C, or where its last step is a product, n_embd_out."""
-        return self.hparams.n_embd_out if self.module.TRAITS.projected else self.hparams.n_embd
+        projected = self.module.TRAITS.projected or self.projection is not None
+        return self.hparams.n_embd_out if projected else self.hparams.n_embd
 
     @property
     def runs_alone(self) -> bool:

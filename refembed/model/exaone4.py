@@ -25,6 +25,7 @@ from refembed.model.weights import blocks, tensor
 
 TRAITS = Traits(
     norm="rms", rope="neox", window="standard", window_pattern=4, window_default=4096, window_n_layer=64, heads="fill",
+    nextn=True,
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from refembed.model.hparams import Hparams, Traits
 from refembed.model.trace import at_layer
 from refembed.model.weights import blocks, tensor
 
-TRAITS = Traits(norm="rms", rope="norm", turns_whole_heads=False)
+TRAITS = Traits(norm="rms", rope="norm", turns_whole_heads=False, nextn=True)
 
 
 @dataclass(frozen=True)

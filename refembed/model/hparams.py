@@ -465,8 +465,6 @@ def check_rare(hp: Hparams, keys: Keys) -> None:
         raise ModelError(f"{keys.path}: {key}: pictures that enter behind several layers are not computed")
     if hp.arch == "glm4" and sum(n > 0 for n in keys.md.ints(f"{hp.arch}.rope.dimension_sections", ())[:2]) == 2:
         raise ModelError(f"{keys.path}: glm4.rope.dimension_sections: places of pictures (M-RoPE) are not computed")
-    if hp.arch in ("exaone4", "glm4") and keys.uint("nextn_predict_layers", 0):
-        raise ModelError(f"{keys.path}: {hp.arch}.nextn_predict_layers: layers for a token further on, not computed")
     if hp.arch == "cohere2":
         keys.float("logit_scale")  # of the next token alone; llama.cpp refuses a file without it
     if keys.uint("decision.block_count", 0):

@@ -79,16 +79,17 @@ class Weights:
     blk: tuple[Block, ...] = blocks(Block)
     output_norm: Tensor = tensor("C")
     output: Tensor | None = tensor("V C", presence="optional")  # guesses the next token; embedding needs it not
+    embd_proj: Affine | None = affine("out C", bias="optional", presence="optional", name="cls.output")
 
 
 def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float:
-    """Token ids (T) -> hidden states (T, C)."""
+    """Token ids (T) -> hidden states (T, C), or where the file has cls.output, vectors (T, n_embd_out)."""
     x = taps("model.input_embed", ops.get_rows(w.token_embd, batch.ids))  # (T, C)
     return run_layers(layers, w, hp, batch, ops, taps, x)
 
 
 def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
-    """All layers, and the norm behind them: (T, C) -> (T, C)."""
+    """All layers, the norm behind them and, if there is one, a last product: (T, C) -> (T, C or n_embd_out)."""
     eps, factors = hp.norm_eps, still(hp.rope_sections, hp.n_rot // 2)
 
     for il, blk in enumerate(w.blk):
@@ -110,7 +111,8 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
         h = tap("ffn_out", ops.linear(h, blk.ffn_down))  # (T, C)
         x = tap("l_out", ops.add(h, x))
 
-    return taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
+    x = taps("result_norm", ops.rms_norm(x, w.output_norm, eps, taps))
+    return x if w.embd_proj is None else taps("result_embd_proj", ops.linear(x, *w.embd_proj))
 
 
 def linear_attention(y: Float, blk: MixingBlock, hp: Hparams, batch: Batch, ops: Ops, tap: Tap) -> Float:

@@ -19,6 +19,8 @@ from tests.hf_heads import RECORDS, C, classifier, headed, modules
 
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32, "rope_theta": 10000.0}  # fmt: skip
 GRAPHS: list[tuple[str, dict[str, Any], str]] = [
     ("roberta", {"hidden_act": "relu"}, "hidden_act is relu"),
     ("roberta", {"hidden_act": "quick_gelu"}, "hidden_act is quick_gelu"),
@@ -67,6 +69,48 @@ GRAPHS: list[tuple[str, dict[str, Any], str]] = [
     ("t5encoder", {"relative_attention_max_distance": 64}, "relative_attention_max_distance is 64"),
     ("t5encoder", {"feed_forward_proj": "gated-gelu"}, "missing tensors: enc.blk.0.ffn_gate"),
     ("t5encoder-gated", {"feed_forward_proj": "relu"}, "unexpected tensors: enc.blk.0.ffn_gate"),
+    (
+        "llama3",
+        {"rope_parameters": PLAIN | {"rope_type": "yarn", "factor": 2.0}},
+        "rope_type is yarn\n.*default or llama3",
+    ),
+    ("llama3", {"rope_parameters": LLAMA3 | {"low_freq_factor": 4.0}}, "low_freq_factor is 4.0, high_freq_factor 4.0"),
+    ("llama3", {"rope_parameters": LLAMA3 | {"factor": "x"}}, "factor of rope_type llama3 is 'x'"),
+    ("mistral", {"hidden_act": "gelu"}, "hidden_act is gelu"),
+    ("smollm3", {"no_rope_layers": [1, 1, 0, 1]}, "no_rope_layers is"),
+    ("granite", {"mlp_bias": True}, "mlp_bias is True"),
+    ("phi-mini", {"rope_parameters": PLAIN | {"rope_type": "longrope"}}, "rope_type is longrope"),
+    ("phi-mini", {"rope_parameters": PLAIN | {"partial_rotary_factor": 0.4}}, r"partial_rotary_factor is 0\.4"),
+    ("chatglm", {"attention_bias": False}, "unexpected tensors: blk.0.attn_k.bias"),
+    ("hunyuan-dense", {"rope_parameters": PLAIN | {"rope_type": "dynamic", "factor": 1.0}}, "rope_type is dynamic"),
+    ("cohere2", {"layer_types": ["sliding_attention"] * 4}, "layer_types are others than llama.cpp's"),
+    ("cohere2", {"layer_types": None, "sliding_window_pattern": 2}, "sliding_window_pattern is 2"),
+    ("gemma2", {"query_pre_attn_scalar": 24}, "query_pre_attn_scalar is 24"),
+    ("gemma2", {"attn_logit_softcapping": None}, "no attn_logit_softcapping"),
+    ("gptneox", {"attention_bias": False}, "attention_bias is False"),
+    ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm is True"),
+    ("falcon", {"alibi": True}, "alibi is True"),
+    ("falcon", {"multi_query": False, "num_kv_heads": 2}, r"is \[64, 48\], config.json says \[80, 48\]"),
+    ("mpt", {"attn_config": {"alibi": False}}, "attn_config.alibi is False"),
+    ("mpt", {"attn_config": [1]}, "attn_config is"),
+    ("phi2", {"qk_layernorm": True}, "qk_layernorm is True"),
+    ("stablelm", {"use_parallel_residual": True}, "unexpected tensors: blk.0.ffn_norm"),
+    ("stablelm", {"qk_layernorm": True}, "missing tensors: blk.0.attn_k_norm"),
+    ("nemotron", {"hidden_act": "relu"}, "hidden_act is relu"),
+    ("mamba", {"use_bias": True}, "use_bias is True"),
+    ("mamba", {"expand": 4}, "expand is 4"),
+    ("mamba2", {"use_conv_bias": False}, "use_conv_bias is False"),
+    ("falcon-h1", {"mamba_rms_norm": False}, "unexpected tensors: blk.0.ssm_norm"),
+    ("falcon-h1", {"mamba_norm_before_gate": True}, "mamba_norm_before_gate is True"),
+    ("falcon-h1", {"ssm_multipliers": [1.0, 2.0]}, r"ssm_multipliers\.2 is none"),
+    ("granitehybrid", {"position_embedding_type": "rope"}, "position_embedding_type is rope"),
+    ("granitehybrid", {"layer_types": ["mamba"] * 3}, "layer_types has 3 names for 4 layers"),
+    ("granitehybrid-dense", {"shared_intermediate_size": 34}, "shared_intermediate_size is 34, intermediate_size 80"),
+    ("lfm2", {"conv_bias": True}, "conv_bias is True"),
+    ("lfm2", {"layer_types": ["conv"] * 4}, "missing tensors: blk.1.shortconv"),
+    ("qwen3next", {"linear_key_head_dim": 6}, "linear_key_head_dim is 6, linear_value_head_dim 8"),
+    ("qwen3next", {"norm_topk_prob": False}, "norm_topk_prob is False"),
+    ("qwen35", {"layer_types": ["full_attention"] * 4}, "missing tensors: blk.0.attn_k"),
 ]
 
 

@@ -34,6 +34,12 @@ MODELS = [
      "Instruct: Given a question, retrieve passages that can help answer the question.\nQuery: ", ""),
     ("F2LLM-v2-4B-Q4_K_M.gguf", "qwen3", {},
      "Instruct: Given a question, retrieve passages that can help answer the question.\nQuery: ", ""),
+    ("harrier-oss-v1-0.6b-Q8_0.gguf", "qwen3", {}, TASK + " ", ""),
+    ("m.gguf", "gemma3", {"name": "Harrier Oss v1 270m"}, TASK + " ", ""),
+    ("m.gguf", "qwen2", {"name": "KaLM Embedding Multilingual Mini Instruct v2.5"},
+     "Instruct: Given a query, retrieve documents that answer the query \n Query: ", ""),
+    ("KaLM-Embedding-Gemma3-12B-2511.Q4_K_M.gguf", "gemma-embedding", {},
+     "Instruct: Given a query, retrieve documents that answer the query \nQuery: ", ""),
     ("embeddinggemma-300m-qat-Q8_0.gguf", "gemma-embedding", {},
      "task: search result | query: ", "title: none | text: "),
     ("m.gguf", "gemma-embedding2", {"name": "Embeddinggemma 2"},
@@ -59,6 +65,8 @@ STRANGERS = [
     ("m.gguf", "qwen3", {"name": "Qwen3 Reranker 0.6B"}),
     ("m.gguf", "qwen3", {"name": "F2LLM 0.6B"}),  # the first version has a card of its own
     ("m.gguf", "qwen3", {"name": "pplx-embed-v1-0.6b"}),  # its card: no instruction
+    ("m.gguf", "qwen2", {"name": "KaLM embedding multilingual mini v1"}),  # no instruct in its name, and none for it
+    ("m.gguf", "qwen2", {"name": "nomic-embed-code"}),  # its words could not be read off a card
     ("m.gguf", "bert", {}),
 ]
 

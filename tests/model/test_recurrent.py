@@ -37,6 +37,7 @@ INTERVAL_2 = {"full_attention_interval": (2, "UINT32")}
 SECTIONS = {"rope.dimension_sections": ([8, 4, 4, 0], "ARRAY[INT32]")}
 IN_PART = {"rope.dimension_count": (14, "UINT32")}
 OUTPUT, GATE_UP = {"output.weight"}, {"ffn_gate_up_exps.weight"}
+CLS_OUT, LONGER = {"cls.output.weight", "cls.output.bias"}, {"embedding_length_out": (50, "UINT32")}
 SHARED = {"expert_shared_feed_forward_length": (30, "UINT32")}
 WIDTHS_EXP = SHARED | {"expert_feed_forward_length": (14, "UINT32")}
 GATING = {"expert_gating_func": (1, "UINT32"), "leading_dense_block_count": (0, "UINT32")}
@@ -49,6 +50,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
                                                  "keys": PATTERN | SECTIONS | BASE, "optional": QKV_BIAS | OUTPUT}),
     "qwen35, fused, sees all":       ("qwen35", {"H": 5, "G": 3, "dt": 3, "N": 7, "conv": 2, "optional": FUSED_BIAS,
                                                  "keys": SEES_ALL | YARN | IN_PART | INTERVAL_2, "D": 16}),
+    "qwen35, a last product":        ("qwen35", {"K": 2, "keys": LONGER, "optional": CLS_OUT}),
     "qwen35, Q8_0":                  ("qwen35", {**BLOCKS, "K": 1, "type_name": "Q8_0", "dt": 3, "G": 3, "conv": 4}),
     "qwen35moe":                     ("qwen35moe", {"K": 2, "conv": 4, "X": 5, "n_used": 3}),
     "qwen35moe, one tensor, widths": ("qwen35moe", {"X": 6, "keys": WIDTHS_EXP, "optional": GATE_UP | FUSED_BIAS}),

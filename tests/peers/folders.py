@@ -30,8 +30,8 @@ def scatter(model: Any, seed: int = 0) -> Any:
     return model.eval()
 
 
-def bpe(folder: Path, cut: str = QWEN2_CUT) -> None:
-    """A byte-level BPE tokenizer; no cut: GPT-2's."""
+def bpe(folder: Path, cut: str = QWEN2_CUT, special: tuple[str, ...] = ("<s>", "</s>")) -> None:
+    """A byte-level BPE tokenizer; no cut: GPT-2's. The first two special tokens are BOS and EOS."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:V - 10]  # fmt: skip
@@ -41,14 +41,18 @@ def bpe(folder: Path, cut: str = QWEN2_CUT) -> None:
     split = [pre_tokenizers.Split(Regex(cut), "isolated")] if cut else []
     tok.pre_tokenizer = pre_tokenizers.Sequence([*split, levels]) if cut else levels
     tok.decoder = decoders.ByteLevel()
-    tok.add_special_tokens(["<s>", "</s>"])
+    tok.add_special_tokens([*special])
     tok.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "bos_token": "<s>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": special[1], "bos_token": special[0]}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 def gpt2_cut(folder: Path) -> None:
     bpe(folder, "")
+
+
+def glm_tokens(folder: Path) -> None:
+    bpe(folder, special=("<|user|>", "<|endoftext|>"))
 
 
 def sentencepiece(folder: Path, kind: str, name: str) -> None:
@@ -196,6 +200,191 @@ def t5_gated(t: Any) -> Any:
     return t5(t, "gated-gelu")
 
 
+def turning(part: float) -> dict[str, Any]:
+    """RoPE of a part of each head."""
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": part}}
+
+
+LONG: dict[str, Any] = {**SIZES, "max_position_embeddings": 64}
+NO_WIDTH = {key: n for key, n in LONG.items() if key != "intermediate_size"}
+TWO_KEYS: dict[str, Any] = {**LONG, "num_key_value_heads": 2}
+SHORT: dict[str, Any] = {"vocab_size": V, "n_layer": 4, "n_head": 6}
+NO_TOKENS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+
+
+def llama3(t: Any) -> Any:
+    rope = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32, "rope_theta": 10000.0}  # fmt: skip
+    return t.LlamaForCausalLM(t.LlamaConfig(**TWO_KEYS, rope_parameters=rope))
+
+
+def mistral(t: Any) -> Any:
+    return t.MistralForCausalLM(t.MistralConfig(**TWO_KEYS, head_dim=10, sliding_window=None))
+
+
+def smollm3(t: Any) -> Any:
+    return t.SmolLM3ForCausalLM(t.SmolLM3Config(**TWO_KEYS, **NO_TOKENS))
+
+
+def granite(t: Any) -> Any:
+    scales = {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5}
+    return t.GraniteForCausalLM(t.GraniteConfig(**TWO_KEYS, **scales, attention_multiplier=0.25))
+
+
+def phi3(t: Any) -> Any:
+    config = t.Phi3Config(**TWO_KEYS, **NO_TOKENS, **turning(0.5), original_max_position_embeddings=64)
+    return t.Phi3ForCausalLM(config)
+
+
+def glm(t: Any) -> Any:
+    return t.GlmForCausalLM(t.GlmConfig(**TWO_KEYS, **turning(0.5), head_dim=8, pad_token_id=0))
+
+
+def glm4(t: Any) -> Any:
+    return t.Glm4ForCausalLM(t.Glm4Config(**TWO_KEYS, **turning(0.5), head_dim=12, pad_token_id=0))
+
+
+def hunyuan(t: Any) -> Any:
+    return t.HunYuanDenseV1ForCausalLM(t.HunYuanDenseV1Config(**TWO_KEYS, head_dim=10, eod_token_id=4))
+
+
+def cohere2(t: Any) -> Any:
+    return t.Cohere2ForCausalLM(t.Cohere2Config(**TWO_KEYS, **NO_TOKENS, sliding_window=8))
+
+
+def gemma1(t: Any) -> Any:
+    return t.GemmaForCausalLM(t.GemmaConfig(**TWO_KEYS, head_dim=10))
+
+
+def gemma2(t: Any) -> Any:
+    more = {"head_dim": 10, "query_pre_attn_scalar": 10, "sliding_window": 8, "attn_logit_softcapping": 3.0}
+    return t.Gemma2ForCausalLM(t.Gemma2Config(**TWO_KEYS, **more))
+
+
+def gptneox(t: Any) -> Any:
+    return t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**LONG, **turning(0.5)))
+
+
+def gptneox_serial(t: Any) -> Any:
+    return t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**LONG, **turning(0.25), use_parallel_residual=False))
+
+
+def bloom(t: Any) -> Any:
+    return t.BloomForCausalLM(t.BloomConfig(**SHORT, hidden_size=48))
+
+
+def falcon(t: Any) -> Any:
+    return t.FalconForCausalLM(t.FalconConfig(**NO_WIDTH, multi_query=True, parallel_attn=True, num_kv_heads=1))
+
+
+def falcon_two_norms(t: Any) -> Any:
+    return t.FalconForCausalLM(t.FalconConfig(**NO_WIDTH, new_decoder_architecture=True, num_kv_heads=2))
+
+
+def mpt(t: Any) -> Any:
+    return t.MptForCausalLM(t.MptConfig(vocab_size=V, d_model=48, n_heads=6, n_layers=4, max_seq_len=64))
+
+
+def phi2(t: Any) -> Any:
+    return t.PhiForCausalLM(t.PhiConfig(**LONG | {"intermediate_size": 192}, **turning(0.5)))
+
+
+def stablelm(t: Any) -> Any:
+    return t.StableLmForCausalLM(t.StableLmConfig(**TWO_KEYS, **turning(0.25), use_qkv_bias=True))
+
+
+def stablelm_parallel(t: Any) -> Any:
+    return t.StableLmForCausalLM(t.StableLmConfig(**TWO_KEYS, **turning(0.5), use_parallel_residual=True))
+
+
+def stablelm_normed(t: Any) -> Any:
+    return t.StableLmForCausalLM(t.StableLmConfig(**TWO_KEYS, **turning(0.5), qk_layernorm=True))
+
+
+def nemotron(t: Any) -> Any:
+    return t.NemotronForCausalLM(t.NemotronConfig(**TWO_KEYS, **turning(0.5)))
+
+
+def mamba(t: Any) -> Any:
+    return t.MambaForCausalLM(t.MambaConfig(vocab_size=V, hidden_size=48, num_hidden_layers=4, state_size=6))
+
+
+def mamba2(t: Any) -> Any:
+    more: dict[str, Any] = {"num_heads": 6, "head_dim": 16, "n_groups": 2, "state_size": 6, "chunk_size": 8}
+    return t.Mamba2ForCausalLM(t.Mamba2Config(vocab_size=128, hidden_size=48, num_hidden_layers=4, **more))
+
+
+IN_LAYERS: dict[str, Any] = {"mamba_n_heads": 6, "mamba_n_groups": 2, "mamba_d_state": 6, "mamba_chunk_size": 8}
+
+
+def falcon_h1(t: Any) -> Any:
+    scales = {"embedding_multiplier": 2.0, "key_multiplier": 0.5, "attention_in_multiplier": 1.5,
+              "attention_out_multiplier": 0.75, "ssm_in_multiplier": 1.25, "ssm_out_multiplier": 0.5,
+              "mlp_multipliers": [0.75, 1.5], "ssm_multipliers": [0.5, 1.5, 0.75, 1.25, 2.0]}  # fmt: skip
+    more = {"mamba_d_ssm": 48, "mamba_d_head": 8, "head_dim": 10, "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False}  # fmt: skip
+    return t.FalconH1ForCausalLM(t.FalconH1Config(**TWO_KEYS, **IN_LAYERS, **more, **scales))
+
+
+def granite_moe(t: Any) -> Any:
+    config = t.GraniteMoeConfig(**TWO_KEYS, num_local_experts=5, num_experts_per_tok=2, attention_multiplier=0.25)
+    return t.GraniteMoeForCausalLM(one_by_one(config))
+
+
+def granite_hybrid(t: Any, experts: int = 5) -> Any:
+    kinds = ["mamba", "attention", "mamba", "mamba"]
+    more = {"num_local_experts": experts, "num_experts_per_tok": 2 if experts else 0,
+            "shared_intermediate_size": 34 if experts else 80}  # fmt: skip
+    scales = {"residual_multiplier": 0.5, "embedding_multiplier": 3.0, "attention_multiplier": 0.25}
+    config = t.GraniteMoeHybridConfig(**TWO_KEYS, **IN_LAYERS, **more, **scales, layer_types=kinds,
+                                      position_embedding_type="nope")  # fmt: skip
+    return t.GraniteMoeHybridForCausalLM(one_by_one(config))
+
+
+def granite_hybrid_dense(t: Any) -> Any:
+    return granite_hybrid(t, 0)
+
+
+def lfm2(t: Any) -> Any:
+    kinds = ["conv", "full_attention", "conv", "conv"]
+    return t.Lfm2ForCausalLM(t.Lfm2Config(**TWO_KEYS, layer_types=kinds, block_multiple_of=16))
+
+
+DELTA: dict[str, Any] = {
+    "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "head_dim": 8,
+}  # fmt: skip
+
+
+def qwen3next(t: Any) -> Any:
+    more: dict[str, Any] = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 26,
+                            "shared_expert_intermediate_size": 34}  # fmt: skip
+    config = t.Qwen3NextConfig(**TWO_KEYS, **DELTA, **more, **turning(0.5))
+    return t.Qwen3NextForCausalLM(one_by_one(config))
+
+
+def sections(part: float) -> dict[str, Any]:
+    """RoPE of pictures, too."""
+    return {
+        "rope_parameters": turning(part)["rope_parameters"] | {"mrope_section": [1, 1, 0], "mrope_interleaved": True}
+    }
+
+
+def qwen35(t: Any) -> Any:
+    return t.Qwen3_5ForCausalLM(t.Qwen3_5TextConfig(**TWO_KEYS, **DELTA, **sections(0.5)))
+
+
+def qwen35_images(t: Any) -> Any:
+    """The same behind what looks at images, as it is published."""
+    text = {**TWO_KEYS, **DELTA, **turning(1.0), "head_dim": 64}  # no sections: they are 11, 11 and 10
+    eye = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 48}
+    return t.Qwen3_5ForConditionalGeneration(t.Qwen3_5Config(text_config=text, vision_config=eye))
+
+
+def lfm2_bare(t: Any) -> Any:
+    return lfm2(t).model
+
+
 MODELS: dict[str, tuple[Callable[[Any], Any], Callable[[Path], None]]] = {
     "qwen2": (qwen2, bpe),
     "qwen3": (qwen3, bpe),
@@ -218,6 +407,52 @@ MODELS: dict[str, tuple[Callable[[Any], Any], Callable[[Path], None]]] = {
     "roberta": (roberta, gpt2_cut),
     "t5encoder": (t5, spiece),
     "t5encoder-gated": (t5_gated, spiece),
+    "llama3": (llama3, bpe),
+    "mistral": (mistral, spm),
+    "smollm3": (smollm3, bpe),
+    "granite": (granite, bpe),
+    "phi-mini": (phi3, spm),
+    "chatglm": (glm, glm_tokens),
+    "glm4": (glm4, glm_tokens),
+    "hunyuan-dense": (hunyuan, bpe),
+    "cohere2": (cohere2, bpe),
+    "gemma": (gemma1, spm),
+    "gemma2": (gemma2, spm),
+    "gptneox": (gptneox, gpt2_cut),
+    "gptneox-serial": (gptneox_serial, gpt2_cut),
+    "bloom": (bloom, gpt2_cut),
+    "falcon": (falcon, gpt2_cut),
+    "falcon-two-norms": (falcon_two_norms, gpt2_cut),
+    "mpt": (mpt, gpt2_cut),
+    "phi2": (phi2, gpt2_cut),
+    "stablelm": (stablelm, bpe),
+    "stablelm-parallel": (stablelm_parallel, bpe),
+    "stablelm-normed": (stablelm_normed, bpe),  # llama.cpp's converter stops at its norms
+    "nemotron": (nemotron, spm),
+    "mamba": (mamba, gpt2_cut),
+    "mamba2": (mamba2, gpt2_cut),
+    "falcon-h1": (falcon_h1, bpe),
+    "granitemoe": (granite_moe, bpe),
+    "granitehybrid": (granite_hybrid, bpe),
+    "granitehybrid-dense": (granite_hybrid_dense, bpe),
+    "lfm2": (lfm2, bpe),
+    "qwen3next": (qwen3next, bpe),
+    "qwen35": (qwen35, bpe),
+}
+RECORDED = MODELS | {  # and those whose graph is none of `transformers`
+    "qwen35-images": (qwen35_images, bpe),
+    "lfm2-bidirectional": (lfm2_bare, bpe),
+}
+# What published folders say and `transformers` 5 does not save: llama.cpp's converter asks for it
+PUBLISHED_CONFIG: dict[str, dict[str, Any]] = {
+    "gemma-embedding": {"sliding_window": 9},  # the whole window, and it is read so
+    "gptneox": {"rotary_pct": 0.5},
+    "gptneox-serial": {"rotary_pct": 0.25},
+    "cohere2": {"rotary_pct": 1.0},
+    "mpt": {"architectures": ["MPTForCausalLM"]},
+    "granitehybrid": {"layer_types": ["mamba", "attention", "mamba", "mamba"]},
+    "granitehybrid-dense": {"layer_types": ["mamba", "attention", "mamba", "mamba"]},
+    "lfm2-bidirectional": {"architectures": ["Lfm2BidirectionalModel"]},
 }
 
 
@@ -225,11 +460,11 @@ def build(name: str, folder: Path) -> Any:
     """Save the model of that name with its tokenizer, and return it, in float64."""
     import transformers
 
-    make, tokenizer = MODELS[name]
+    make, tokenizer = RECORDED[name]
     model = scatter(make(transformers))
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer(folder)
-    if name == "gemma-embedding":  # config.json of such a model says the whole window, and is read so
+    if name in PUBLISHED_CONFIG:
         path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"sliding_window": 9}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | PUBLISHED_CONFIG[name]))
     return model.double()

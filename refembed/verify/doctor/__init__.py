@@ -21,7 +21,7 @@ from refembed.pooling.heads import check_dense, check_rank
 from refembed.pooling.poolers import UNNAMED, unnamed_pooling, usual_pooling
 from refembed.tokenizer.pairs import TEMPLATE
 from refembed.tokenizer.pretokenize import TABLE
-from refembed.verify.doctor.finding import Check, Finding, ModelFile
+from refembed.verify.doctor.finding import COLBERT, NO_DENSE, STORED_AS, Check, Finding, ModelFile
 
 SEVERITIES = ("error", "warning", "note")
 MOST_LINES = 5  # of an error that lists tensors
@@ -52,6 +52,10 @@ def loads(p: ModelFile) -> Iterator[Finding]:
             "error", "architecture", says, "is this a language model? convert it again", "general.architecture"
         )
         return
+    for pattern, (wrong, right, source) in STORED_AS.items():
+        if p.arch == wrong and p.is_called(pattern):
+            says = f"stored as {wrong}, whose tokens look back only, but a model of this name is a {right}"
+            yield Finding("error", "architecture", says, f"convert it again ({source})", "general.architecture")
     loaded = p.model, p.tokenizer
     for e in p.trouble:
         yield Finding("error", "loading", brief(str(e), p), e.hint or "convert the model again")
@@ -137,6 +141,9 @@ def heads(p: ModelFile) -> Iterator[Finding]:
             yield Finding(
                 "error", "head", says, f"add {TEMPLATE} from the model card; scores mean nothing without", TEMPLATE
             )
+    elif not has_head and "rerank" in p.name.lower():
+        says = "a reranker by its name, without a head (cls.output): it can embed texts, and score no pair"
+        yield Finding("error", "head", says, "convert it again with a converter that keeps the head", "cls.output")
     elif has_head and p.is_encoder:
         says = "the file has a classifier's head, but does not call itself a reranker"
         do = f"for reranking set {p.arch}.pooling_type to 4 (rank), or pass --pooling rank; for embedding this is fine"
@@ -145,12 +152,19 @@ def heads(p: ModelFile) -> Iterator[Finding]:
 
 def modules(p: ModelFile) -> Iterator[Finding]:
     """Layers of a sentence-transformers model behind pooling. llama.cpp#18677, ollama#12426, plur#270."""
-    dense = [n for n in ("dense_2.weight", "dense_3.weight") if n in p.tensors]
-    if p.arch == "gemma-embedding" and len(dense) < 2:
-        missing = " and ".join(n for n in ("dense_2.weight", "dense_3.weight") if n not in dense)
-        says = f"EmbeddingGemma without {missing}: its vectors are not those of the model"
-        do = "convert again with --sentence-transformers-dense-modules"
-        yield Finding("error", "dense layers", says, do, missing)
+    wanted: tuple[str, ...] = ()
+    if p.arch == "gemma-embedding" and not any(p.is_called(name) for name in NO_DENSE):
+        wanted, who, do = (
+            ("dense_2.weight", "dense_3.weight"),
+            "EmbeddingGemma",
+            "--sentence-transformers-dense-modules",
+        )
+    elif p.arch == "lfm2" and p.is_called(COLBERT):
+        wanted, who, do = ("dense_2.weight",), "LFM2-ColBERT", "the folder 1_Dense next to its weights"
+    missing = " and ".join(name for name in wanted if name not in p.tensors)
+    if missing:
+        says = f"{who} without {missing}: its vectors are not those of the model"
+        yield Finding("error", "dense layers", says, f"convert again with {do}", missing)
 
 
 def length(p: ModelFile) -> Iterator[Finding]:

@@ -26,7 +26,20 @@ SEE_ALL = {  # names as `hub.prompts` spells them -> architectures, and who says
     "gte-qwen2-7b-instruct": (("qwen2",), "https://huggingface.co/Alibaba-NLP/gte-Qwen2-7B-instruct/discussions/30"),
     "giga-embeddings-instruct-3b-0826": (("qwen3",), "https://github.com/sgl-project/sglang/pull/35531"),
     "giga-embeddings-instruct-10b-a1.8b-0826": (("deepseek2",), "https://github.com/sgl-project/sglang/pull/35532"),
+    "kalm-embedding-multilingual-mini-instruct-v2": (
+        ("qwen2",), "https://huggingface.co/HIT-TMG/KaLM-embedding-multilingual-mini-instruct-v2",
+    ),
+    "kalm-embedding-multilingual-mini-instruct-v2.5": (
+        ("qwen2",), "https://huggingface.co/KaLM-Embedding/KaLM-embedding-multilingual-mini-instruct-v2.5",
+    ),
+}  # fmt: skip
+EMBEDDING_GEMMA = "embedding-?gemma-300m(-qat-q[48]-0(-unquantized)?)?"
+STORED_AS = {  # names -> what they are stored as by mistake, what they are, and who met such a file
+    "kalm-embedding-gemma3-12b-2511": ("gemma3", "gemma-embedding", "https://github.com/ollama/ollama/issues/13571"),
+    EMBEDDING_GEMMA: ("gemma3", "gemma-embedding", "https://github.com/ggml-org/llama.cpp/pull/15798"),
 }
+NO_DENSE = ("kalm-embedding-gemma3-12b-2511", "harrier-oss-v1-(270m|27b)")  # unlike others that are gemma-embedding
+COLBERT = "lfm2(.5)?-colbert-350m"  # has one dense layer, for every token
 
 
 @dataclass(frozen=True)
@@ -84,9 +97,13 @@ class ModelFile:
         A language model's architecture looks back unless the file says otherwise, and converters may not know.
         """
         for pattern, (architectures, source) in SEE_ALL.items():
-            if self.arch in architectures and any(is_called(name, pattern) for name in names(self.f)):
+            if self.arch in architectures and self.is_called(pattern):
                 return source
         return ""
+
+    def is_called(self, pattern: str) -> bool:
+        """Whether the file has a model's name, as `hub.prompts` spells it."""
+        return any(is_called(name, pattern) for name in names(self.f))
 
     @property
     def calls_itself_embedder(self) -> bool:

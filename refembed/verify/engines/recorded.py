@@ -34,7 +34,7 @@ from refembed.verify.engines.http_shapes import embeddings, in_order
 VECTORS = ("embeddings", "embedding", "vectors", "vector", "sentence_embedding", "arr_0")
 TEXTS = ("texts", "text", "input", "inputs", "sentences", "sentence", "content", "prompt")
 IDS = ("tokens", "ids", "input_ids")
-RESULTS = ("result_embd_pooled", "result_embd", "result_norm")  # what a run ends with, pooled first
+RESULTS = ("result_embd_pooled", "result_embd_proj", "result_embd", "result_norm")  # what a run ends with, pooled first
 LISTED = re.compile(r"^embedding +(\d+): +(.*\S)\s*$")  # llama-embedding's own format
 FLOAT = r"[-+]?(?:\d+\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
 ROW = re.compile(rf"{FLOAT}(?: +{FLOAT})+$")  # its format raw

@@ -161,6 +161,7 @@ def test_a_t5_file_without_a_causal_key_is_a_finding(tmp_path: Path) -> None:
         ("qwen2", "gte Qwen2 7B Instruct"),
         ("qwen3", "Giga-Embeddings-instruct-3B-0826"),
         ("deepseek2", "ai-sage/Giga-Embeddings-instruct-10B-A1.8B-0826"),
+        ("qwen2", "KaLM Embedding Multilingual Mini Instruct v2.5"),
     ],
 )
 def test_a_model_that_was_trained_to_see_the_whole_text_has_to_say_so(arch: str, name: str, tmp_path: Path) -> None:
@@ -181,6 +182,33 @@ def test_embeddinggemma_without_its_dense_layers_is_found(tmp_path: Path) -> Non
         keys={"dense_2_feat_out": (72, U32), "dense_3_feat_in": (72, U32)},
     )  # fmt: skip
     assert ("error", "dense layers") not in found(whole)
+
+
+def test_only_embeddinggemma_has_dense_layers(tmp_path: Path) -> None:
+    """KaLM's model of this architecture has none behind pooling: its modules.json says so."""
+    bare = synthetic(tmp_path / "a.gguf", "gemma-embedding", pooling=3)
+    named: Keys = {"general.name": ("KaLM Embedding Gemma3 12B 2511", TEXT)}
+    assert ("error", "dense layers") not in found(changed(bare, tmp_path / "b.gguf", named))
+    colbert: Keys = {"general.name": ("LFM2 ColBERT 350M", TEXT)}
+    lfm2 = changed(synthetic(tmp_path / "c.gguf", "lfm2", pooling=0), tmp_path / "d.gguf", colbert)
+    assert finding(lfm2, "dense layers").where == "dense_2.weight"
+
+
+@pytest.mark.parametrize("name", ["KaLM-Embedding-Gemma3-12B-2511", "embeddinggemma-300m"])
+def test_an_embedder_that_is_stored_as_a_language_model_is_found(name: str, tmp_path: Path) -> None:
+    """ollama#13571: such files were published. Its tokens look back only, whatever the key says of windows."""
+    plain = synthetic(tmp_path / "a.gguf", "gemma3", pooling=1)
+    assert ("error", "architecture") not in found(plain)
+    stored = changed(plain, tmp_path / "b.gguf", {"general.name": (name, TEXT)})
+    one = finding(stored, "architecture")
+    assert (one.severity, one.where) == ("error", "general.architecture")
+    assert "gemma-embedding" in one.says
+
+
+def test_a_reranker_without_its_head_is_found_by_its_name(qwen3: Path, tmp_path: Path) -> None:
+    """llama.cpp#16407: converted as a language model it embeds, and scores nothing."""
+    named = changed(qwen3, tmp_path / "a.gguf", {"general.name": ("Qwen3 Reranker 0.6B", TEXT)})
+    assert finding(named, "head").where == "cls.output"
 
 
 @pytest.mark.parametrize(
