@@ -8,6 +8,8 @@
 # make test-attack   mutants, kills, interruptions, hostile clients: docs/security.md; ARGS="--seed 5" for others
 # make test-peers    against PyTorch, in a virtual environment of its own: gigabytes the first time
 # make vocabularies  real vocabularies against live llama.cpp, 20,000 texts each
+# make docs          the site, docs/build/html/index.html: warnings are errors, every link is followed
+# make docs-links    links to other sites, which takes network and minutes
 # make notebooks     the lessons of docs/course as notebooks, run: build/notebooks
 PYTHON ?= python3
 VENV   ?= .venv
@@ -15,7 +17,7 @@ BIN    := $(VENV)/bin
 WORKERS ?= 2  # processes that tests are dealt to, a file at a time; 0: this one alone
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-fast check conformance bench test-slow test-attack test-peers vocabularies notebooks clean
+.PHONY: demo test test-fast check conformance bench test-slow test-attack test-peers vocabularies docs docs-links notebooks clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -55,6 +57,15 @@ test-peers: .venv-peers/.done
 	.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test,peers]"
 	touch $@
 
+docs: .venv-docs/.done
+	rm -rf docs/build/html docs/made
+	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs docs/build/html
+	.venv-docs/bin/python -m tools.site.check docs/build/html
+	@echo 'the site: docs/build/html/index.html' >&2
+
+docs-links: .venv-docs/.done
+	.venv-docs/bin/python -m sphinx --builder linkcheck --quiet docs docs/build/links
+
 notebooks: .venv-docs/.done
 	.venv-docs/bin/python -m tools.lessons
 
@@ -79,4 +90,4 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-docs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-docs build dist docs/build docs/made *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

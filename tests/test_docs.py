@@ -43,8 +43,15 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md",
     "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md", "docs/images.md",
-    "docs/evaluate.md", "docs/recipes.md", "docs/scale.md",
+    "docs/evaluate.md", "docs/recipes.md", "docs/scale.md", "docs/index.md", "docs/engine/after-an-upgrade.md",
 )  # fmt: skip
+ELSEWHERE = {  # pages whose blocks another test runs
+    "docs/start.md": "tests/test_start.py",
+    "docs/engine/ollama-and-llama-server.md": "tests/test_engine_pages.py",
+    "docs/engine/onnx-export.md": "tests/test_engine_pages.py",
+    "docs/security.md": "`make test-attack`, by hand",
+    "docs/gpu.md": "needs a GPU",
+}
 
 SKIPPED = {  # how a line or a block begins -> why it is not run
     "make ": "installs and runs everything",
@@ -55,6 +62,10 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     "refembed history model.gguf old.whl": "needs two packages of llama.cpp: tests/cli/test_history.py",
     "refembed verify old.jsonl": "needs two engines: tests/cli/test_verify_upgrade.py",
     "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
+    "refembed verify minilm --against": "likewise: tests/test_engine_pages.py",
+    "refembed 0.": "a line that verify prints",
+    "uvx ": "needs a package index",
+    "pipx ": "likewise",
     "refembed explain --serve": "runs until it is interrupted: tests/playground",
     "kill $!": "the servers here end with the page",
     "refembed tokenize -m model.gguf --compare http": "likewise: tests/tokenizer",
@@ -243,6 +254,19 @@ def test_what_a_page_shows_works_with_optional_packages(page: str, cli: Cli, fol
 @pytest.mark.parametrize("sign", [*SKIPPED, *NEEDS, *EXIT])
 def test_what_is_left_out_is_on_a_page(sign: str) -> None:
     assert any(sign in block.text for page in PAGES for block in blocks(page))
+
+
+def test_every_page_with_something_to_run_is_run() -> None:
+    """By this file, or by the one that ELSEWHERE names. Lessons (docs/course) are run while the site is made."""
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    made = ("docs/build/", "docs/made/", "docs/course/", "docs/decisions/")
+    runnable = {
+        page
+        for page in pages
+        if not page.startswith(made) and any(block.language in ("sh", "python") for block in blocks(page))
+    }
+    assert runnable - {*PAGES, *ELSEWHERE} == set()
+    assert ELSEWHERE.keys() <= runnable
 
 
 @pytest.mark.slow

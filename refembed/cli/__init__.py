@@ -55,6 +55,7 @@ COMMANDS = {  # verb -> what `refembed --help` says of it; `refembed/cli/<verb>.
 
 COMPLETING = "_REFEMBED_COMPLETE"  # environment variable: the shell asks what may follow
 EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_PIPE = 1, 70, 130, 141
+CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if sys.platform == "win32" else (errno.EPIPE,)  # the reader went away
 
 EPILOG = """\b
 Example:
@@ -171,7 +172,7 @@ def dispatch(args: Sequence[str]) -> int:
 
 def report(e: Exception, args: Sequence[str] = ()) -> int:
     """Say on stderr what went wrong; return the exit code that stands for it."""
-    if isinstance(e, OSError) and e.errno == errno.EPIPE:
+    if isinstance(e, OSError) and (e.errno == errno.EPIPE or (e.errno in CLOSED_PIPE and e.filename is None)):
         discard(sys.stdout, sys.stderr)
         return EXIT_PIPE
     if isinstance(e, click.Abort):

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ ROW = struct.Struct("<16sIII")  # digest, tokens, lengths of key and text
 NO_TEXT = 0xFFFFFFFF
 MAX_PAYLOAD_BYTES = 1 << 30  # bytes of a payload; more is damage
 BUFFER = 1 << 20
+WINDOWS = sys.platform == "win32"  # a locked byte cannot be read there, an open file not be removed
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,23 @@ class Journal:
         self.waiting: list[bytes] = []
         with self.reported():
             self.file: BinaryIO = path.open("a+b", buffering=0)
+            self.lock_path = path.with_name(f"{path.name}.lock") if WINDOWS else path
+            self.lock_file = self.lock_path.open("ab") if WINDOWS else self.file
         try:
             with self.reported():
                 self.lock()
                 self.begin(resume)
         except BaseException:
-            self.file.close()
+            self.close()
             raise
+
+    def close(self) -> None:
+        """Close the file, which unlocks it."""
+        self.file.close()
+        self.lock_file.close()
+        if self.lock_path != self.path:
+            with contextlib.suppress(OSError):  # another process has it open
+                self.lock_path.unlink()
 
     def __enter__(self) -> Journal:
         return self
@@ -103,7 +115,7 @@ class Journal:
         """Write what waits, and close; without any row the file goes."""
         with contextlib.suppress(RequestError):
             self.flush()
-        self.file.close()
+        self.close()
         if not self.count:
             self.remove()
 
@@ -119,9 +131,9 @@ class Journal:
 
     def lock(self) -> None:
         """Keep other processes out for as long as the file is open."""
-        self.file.seek(0)
+        self.lock_file.seek(0)
         try:
-            try_lock(self.file)
+            try_lock(self.lock_file)
         except (BlockingIOError, PermissionError):
             raise RequestError(f"{self.path}: another process is writing it", hint="wait, or end that one") from None
         except OSError:
@@ -227,6 +239,8 @@ class Journal:
             raise
 
     def remove(self) -> None:
+        if WINDOWS:
+            self.close()
         with contextlib.suppress(OSError):
             self.path.unlink()
 

@@ -41,6 +41,8 @@ log = logging.getLogger("refembed.server")
 
 GRACE_SECONDS = 10.0  # between the first signal and the end of requests under way
 FORCE_SECONDS = 2.0  # after those, until the process ends although a thread is still at work
+# Ctrl-Break is what a service manager on Windows sends
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
 SWITCH_SECONDS = 0.0005  # between Python's threads: tokenizing a large request must not hold up a small one
 
 
@@ -66,7 +68,7 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, self.handle_exit) for s in SIGNALS}
         try:
             yield
         finally:
@@ -181,6 +183,8 @@ async def run(
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that listens; a Unix socket's file goes with it. EngineError where the address cannot be had."""
     local = host.endswith(".sock")
+    if local and not hasattr(socket, "AF_UNIX"):
+        raise EngineError(f"{host}: Python has no Unix sockets on this system", hint="--host 127.0.0.1 takes a port")
     try:
         family, _, proto, _, where = (
             (socket.AF_UNIX, 0, 0, "", host) if local else socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -194,7 +198,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
             if local:
                 remove_stale(Path(host))
             else:
-                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                # on Windows SO_REUSEADDR would let two servers have one port
+                s.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR), 1)
             s.bind(where)
             s.listen(QUEUE)
         except OSError as e:

@@ -37,6 +37,7 @@ from refembed.verify.trials import (
     Case,
     Trial,
     confirm,
+    each_once,
     earned,
     explains,
     joined,
@@ -133,9 +134,10 @@ class Diagnostician:
             search()
         self.refine()
         found = [
-            t for t in with_the_long_ones(self.case, self.scores, self.found) if t.over > 1 or earned(self.case, t)
+            t
+            for t in each_once(with_the_long_ones(self.case, self.scores, self.found))
+            if t.over > 1 or earned(self.case, t)
         ]
-        found.sort(key=lambda t: (t.over > 1, t.left))
         sized = [] if explains(found) or self.mark else by_size(self.case, self.listed)
         named = ties(found) or sized or ([] if self.mark else self.sized_in_addition(found))
         return Diagnosis(

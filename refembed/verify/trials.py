@@ -203,6 +203,14 @@ def ties(found: Sequence[Trial]) -> list[Trial]:
     return [t for t in good if not any(simpler in ids for h in t.hypotheses for simpler in h.includes)]
 
 
+def each_once(found: Sequence[Trial]) -> list[Trial]:
+    """Best first; of those that say the same, which two searches may have come to, the best alone."""
+    once: dict[str, Trial] = {}
+    for t in sorted(found, key=lambda t: (t.over > 1, t.left)):
+        once.setdefault(t.id, t)
+    return list(once.values())
+
+
 def under(case: Case, hypotheses: Sequence[Hypothesis]) -> Case:
     """The case as it stands with these changes made: what differs now is left."""
     reference, smooth = case.reference, case.smooth

@@ -12,7 +12,7 @@ from refembed.verify.compare.floor import floor_of
 from refembed.verify.hypotheses import cheap_hypotheses
 from refembed.verify.reference import reference_of
 from refembed.verify.run import verify
-from refembed.verify.trials import EARNED, Case, Trial, earned, gain, joined
+from refembed.verify.trials import EARNED, Case, Trial, each_once, earned, gain, joined, ties
 from tests.tiny import tiny_bert
 from tests.verify.engine import Stub
 
@@ -45,6 +45,16 @@ def causes(e, answer, **options):
 )
 def test_a_planted_fault_is_named(e, answer, cause):
     assert causes(e, lambda t: answer(e, t))[0] == cause
+
+
+def test_a_cause_that_two_searches_came_to_is_no_tie_with_itself(e):
+    """An ONNX export with another epsilon and the erf form of GELU was said to be one of two, both the same."""
+    first, second, other = cheap_hypotheses(reference_of(e), TEXTS)[:3]
+    found = [Trial((first, second), left, left, left) for left in (3e-7, 2e-7)] + [Trial((other,), 0.1, 0.1, 9)]
+    assert len(ties(found)) == 2
+    once = each_once(found)
+    assert [(t.id, t.left) for t in once] == [(found[0].id, 2e-7), (other.id, 0.1)]
+    assert len(ties(once)) == 1
 
 
 def test_two_faults_at_once_are_named(e):
