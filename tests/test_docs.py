@@ -56,10 +56,10 @@ ELSEWHERE = {  # pages whose blocks another test runs
 SKIPPED = {  # how a line or a block begins -> why it is not run
     "make ": "installs and runs everything",
     ". .venv/bin/activate": "belongs to `make demo`",
-    "pip install": "needs a package index",
+    "pip ": "needs a package index",
     "refembed embed -m OWNER/REPO": "needs a hub: tests/hub",
     "refembed embed --device cuda": "needs a GPU: tests/cli/test_device.py",
-    "refembed history model.gguf old.whl": "needs two packages of llama.cpp: tests/cli/test_history.py",
+    "refembed history model.gguf": "needs two packages of llama.cpp: tests/cli/test_history.py",
     "refembed verify old.jsonl": "needs two engines: tests/cli/test_verify_upgrade.py",
     "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
     "refembed verify minilm --against": "likewise: tests/test_engine_pages.py",
