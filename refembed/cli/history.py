@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from refembed.cli.options import json_option, quiet_option
-from refembed.cli.show import escape, note, print_json, table
+from refembed.cli.show import decode, escape, note, print_json, table
+from refembed.cli.texts import Texts
 from refembed.errors import RequestError
 from refembed.hub.opening import open_gguf
 from refembed.verify.history import BuildRow, compare_builds
@@ -45,9 +46,7 @@ def command(
     Each runs in a process of its own, as it does unasked. Vectors are compared with those of the last build: a letter
     for each set of bits, A the last build's, and how far the unit vectors are from it.
     """
-    texts = file.read_text(encoding="utf-8").splitlines() if file else list(DEFAULT)
-    if not texts:
-        raise RequestError(f"{file}: no texts", hint="one a line")
+    texts = [decode(t) for t in Texts((), str(file))] if file else list(DEFAULT)
     path = open_gguf(model).path
     note(f"{len(builds)} builds, {len(texts)} texts", quiet=quiet)
     places = [None if build == "installed" else Path(build) for build in builds]

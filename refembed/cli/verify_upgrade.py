@@ -11,7 +11,7 @@ import click
 
 from refembed.cli.show import decode, is_terminal, note, print_json
 from refembed.cli.texts import Texts
-from refembed.errors import RequestError
+from refembed.errors import EngineError, RequestError
 
 if TYPE_CHECKING:
     from refembed.embedder import Embedder
@@ -131,9 +131,15 @@ def documents_of(file: str | None) -> Any:
     from refembed.verify.engines.recorded import from_numpy
 
     if Path(file).suffix.lower() == ".npz":
-        return np.stack(from_numpy(Path(file))[0])
-    with reading_arrays():
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        return np.asarray(from_numpy(Path(file))[0])
+    try:
+        with reading_arrays():
+            found = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as e:
+        raise EngineError(f"{file}: cannot be read as NumPy's format: {e}") from None
+    if not isinstance(found, np.ndarray):
+        raise EngineError(f"{file}: several arrays, where one is meant", hint="such a file is called .npz")
+    return found
 
 
 def put_before(reference: Embedder, prompt_name: str | None, prefix: str | None) -> str:

@@ -98,7 +98,7 @@ def rows(answers: Sequence[Answer]) -> Iterator[BuildRow]:
         raise EngineError("no build gives vectors:" + "".join(f"\n  {a.name}: {a.failed}" for a in answers))
     last, groups = answered[-1], dict[bytes, str]()
     for answer in reversed(answered):
-        groups.setdefault(bits(answer), LETTERS[min(len(groups), len(LETTERS) - 1)])
+        groups.setdefault(bits(answer), letter(len(groups)))
     for a in answers:
         if not a.vectors:
             yield BuildRow(a.name, a.number, "", None, None, 0, a.failed)
@@ -108,6 +108,11 @@ def rows(answers: Sequence[Answer]) -> Iterator[BuildRow]:
         moved = max((float(np.abs(x - y).max()) for x, y in comparable), default=None)
         distance = max((float(np.max(((x - y) ** 2).sum(-1)) / 2) for x, y in comparable), default=None)
         yield BuildRow(a.name, a.number, groups[bits(a)], moved, distance, changed, "")
+
+
+def letter(n: int) -> str:
+    """A, B ... Z, AA, AB ..."""
+    return (letter(n // len(LETTERS) - 1) if n >= len(LETTERS) else "") + LETTERS[n % len(LETTERS)]
 
 
 def bits(answer: Answer) -> bytes:

@@ -67,3 +67,21 @@ def test_a_build_that_is_not_there_is_named(cli: Cli, tiny: Path) -> None:
     r = cli("history", tiny, "missing.whl")
     assert r.code == 1
     assert "missing.whl: no such package or folder" in r.err
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"),
+    [
+        (b"caf\xe9\n", 0, "is not UTF-8"),
+        ("cat\n".encode("utf-16"), 1, "this is UTF-16, not UTF-8"),
+        (b"", 1, "no texts"),
+    ],
+)
+def test_texts_are_read_as_in_every_command(
+    cli: Cli, tiny: Path, tmp_path: Path, builds: list[Path], content: bytes, code: int, said: str
+) -> None:
+    (tmp_path / "texts.txt").write_bytes(content)
+    r = cli("history", tiny, *builds[2:], "--file", tmp_path / "texts.txt")
+    assert r.code == code
+    assert said in r.err
+    assert "refembed failed" not in r.err

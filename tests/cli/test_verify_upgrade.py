@@ -125,3 +125,25 @@ def test_two_builds_by_their_settings(cli, tiny):
     data = json.loads(result.out)
     assert (result.code, data["kind"], data["same_tokens"]) == (0, "identical", True)
     assert data["verdicts"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("objects.npy", np.array([{}], dtype=object), "cannot be read as NumPy's format"),
+        ("prose.npy", b"Call me Ishmael.", "cannot be read as NumPy's format"),
+        ("empty.npy", b"", "cannot be read as NumPy's format"),
+        ("none.npz", np.zeros((0, 3)), "the corpus has shape (0"),
+    ],
+)
+def test_a_corpus_that_holds_no_vectors_is_one_sentence(cli, recorded, tmp_path, name, content, says):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif name.endswith(".npz"):
+        np.savez(tmp_path / name, embeddings=content)
+    else:
+        np.save(tmp_path / name, content, allow_pickle=True)
+    r = cli("verify", recorded("old.jsonl"), "--against", recorded("new.jsonl", noisy), "--corpus", tmp_path / name)
+    assert r.code == 1
+    assert says in r.err
+    assert "refembed failed" not in r.err

@@ -26,6 +26,12 @@ def test_letters_follow_the_bits_from_the_last_build_back():
     assert [r.distance for r in found] == pytest.approx([1 - 24 / 25, 0.0, 0.0])
 
 
+def test_more_builds_than_letters():
+    """Twenty-eight sets of bits have twenty-eight names."""
+    found = list(rows([Answer(str(n), None, [[1]], vectors([1, n])) for n in range(28)]))
+    assert [r.group for r in found] == ["AB", "AA", *"ZYXWVUTSRQPONMLKJIHGFEDCBA"]
+
+
 def test_a_bit_is_enough_for_another_letter():
     one = np.float32(1)
     a, b = (Answer(n, None, [[0]], vectors([x, 0])) for n, x in (("a", np.nextafter(one, np.float32(2))), ("b", one)))

@@ -232,6 +232,8 @@ def as_vector(value: Any, who: str, index: int) -> F32:
     where = f"{who}, text {index}"
     try:
         x = np.asarray(value, np.float64)
+    except OverflowError:  # an integer of more than 308 digits
+        raise EngineError(f"{where}: a number does not fit in float32") from None
     except (TypeError, ValueError):
         raise EngineError(f"{where}: not a list of numbers but {value!r:.80}") from None
     if x.ndim not in (1, 2):

@@ -27,6 +27,7 @@ from refembed.verify.engines.older_glibc import for_older_glibc
 
 OTHER_HARDWARE = re.compile(r"cuda|vulkan|kompute|rocm|hip|sycl|opencl|metal")
 SUFFIXES = (".whl", ".tgz")
+MOST_BYTES = 2**30  # of all libraries of a package; those of a build for CPUs have a tenth
 
 
 def is_package(path: Path) -> bool:
@@ -70,17 +71,29 @@ def has_older_glibc() -> bool:
 
 def libraries(package: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """Name and content of each shared library for CPUs, in the package's order."""
+    left = MOST_BYTES
     if package.suffix == ".whl":
         with zipfile.ZipFile(package) as archive:
             for info in archive.infolist():
                 if wanted(info.filename):
+                    left = less(left, info.file_size, package)
                     yield PurePosixPath(info.filename).name, archive.open(info)
     else:
         with tarfile.open(package) as tar:
             for member in tar:
                 data = tar.extractfile(member) if member.isfile() and wanted(member.name) else None
                 if data is not None:
+                    left = less(left, member.size, package)
                     yield PurePosixPath(member.name).name, data
+
+
+def less(left: int, size: int, package: Path) -> int:
+    """What is left of MOST_BYTES behind a library. EngineError where that is nothing."""
+    if size > left:
+        raise EngineError(
+            f"{package}: its libraries have more than {MOST_BYTES >> 20} MiB, which no build for CPUs has"
+        )
+    return left - size
 
 
 def wanted(member: str) -> bool:

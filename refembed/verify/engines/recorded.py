@@ -266,11 +266,19 @@ def from_entries(entries: list[Any], path: Path) -> Read:
         if vector is None:
             raise EngineError(f"{path}, entry {number}: no {', '.join(VECTORS[:3])} in it: {entry!r:.80}")
         vectors.append(vector)
-        items.append(one_of(entry, TEXTS + IDS) if isinstance(entry, dict) else None)
+        item = one_of(entry, TEXTS + IDS) if isinstance(entry, dict) else None
+        if item is not None and not is_item(item):
+            raise EngineError(f"{path}, entry {number}: neither a text nor ids: {item!r:.80}")
+        items.append(item)
     named = [i for i in items if i is not None]
     if named and len(named) != len(items):
         raise EngineError(f"{path}: {len(named)} of {len(items)} entries name their text; all or none is meant")
     return vectors, named or None, {}
+
+
+def is_item(value: object) -> bool:
+    """Whether it is a text, or ids."""
+    return isinstance(value, str) or (isinstance(value, list) and all(type(i) is int for i in value))
 
 
 def one_of(entry: dict[str, Any], names: Sequence[str]) -> Any:

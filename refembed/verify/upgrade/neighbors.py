@@ -75,9 +75,10 @@ def distances(queries: F64, documents: Rows) -> F64:
     documents  of any length, float16 to float64, also mapped from a file: a block of rows is read at a time
     """
     found = np.empty((len(queries), len(documents)))
-    for i in range(0, len(documents), ROWS):
-        cosines = queries @ unit_rows(documents[i : i + ROWS]).T
-        found[:, i : i + ROWS] = np.sqrt(np.maximum(2 - 2 * cosines, 0))
+    with np.errstate(invalid="ignore"):  # infinite numbers end in NaN
+        for i in range(0, len(documents), ROWS):
+            cosines = queries @ unit_rows(documents[i : i + ROWS]).T
+            found[:, i : i + ROWS] = np.sqrt(np.maximum(2 - 2 * cosines, 0))
     return found
 
 

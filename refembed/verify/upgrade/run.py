@@ -21,14 +21,15 @@ from refembed.embedder import Embedder
 from refembed.errors import RequestError
 from refembed.verify.asking import ask_all
 from refembed.verify.engines.base import Engine
+from refembed.verify.engines.recorded import RecordedVectors
 from refembed.verify.reference import Item, Reference, Vectors, reference_of
 from refembed.verify.run import items_of
 from refembed.verify.texts import default_texts
 from refembed.verify.upgrade import decide
 from refembed.verify.upgrade.answer import Search, Upgrade
-from refembed.verify.upgrade.movement import Movement, movement_of, storage_error
-from refembed.verify.upgrade.neighbors import Rows, unit_rows
-from refembed.verify.upgrade.search import Collection, key, same_text, search
+from refembed.verify.upgrade.movement import HALF_STEPS, Movement, movement_of, storage_error
+from refembed.verify.upgrade.neighbors import UNIT, Rows, unit_rows
+from refembed.verify.upgrade.search import Collection, key, same_text, same_vector, search, with_documents_left
 
 WINDOW = 256  # tokens of the longest text used unasked, where the model is not known
 QUERIES = 1000  # texts of a corpus that are looked for in it, where no queries are given
@@ -98,6 +99,7 @@ def verify_upgrade(
     ('re-embed', 1)
     """
     reference = known_model(model, pooling, prefix)
+    name_rows(old, new, texts)
     infos = dict(old.info), dict(new.info)
     items, remarks = texts_of(infos, texts, reference, old)
     documents = None if corpus is None or isinstance(corpus, np.ndarray) else list(corpus)
@@ -123,6 +125,15 @@ def known_model(model: str | Path | Embedder | Reference | None, pooling: str, p
     embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
     reference = reference_of(embedder, pooling)
     return reference.add(text=partial(str.__add__, prefix)) if prefix else reference
+
+
+def name_rows(old: Engine, new: Engine, texts: Sequence[Item] | None) -> None:
+    """Rows that a file does not name are of the given texts, or of the other file's, where there are as many."""
+    for engine, other in ((old, new), (new, old)):
+        if isinstance(engine, RecordedVectors) and engine.items is None:
+            given = other.info.get("texts") if texts is None else texts
+            if given is not None and len(given) == len(engine.vectors):
+                engine.items = list(given)
 
 
 def texts_of(
@@ -190,27 +201,42 @@ def token_changes(old: Engine, new: Engine, items: Sequence[Item]) -> tuple[list
 
 
 def neighbors_of(found: Measured, corpus: Any, queries: Sequence[Item] | None) -> Search | None:
-    """Neighbors among the corpus, or among the texts themselves; None where there are too few and nothing moved."""
+    """Neighbors among the corpus, or among the texts themselves; None where there are too few and nothing moved.
+
+    RequestError where no query has one document nearer than another: no movement can be held against that.
+    """
     m = found.movement
     assert m is not None
     place = {key(item): i for i, item in enumerate(found.items)}
     old, new = unit_rows(np.stack(found.old)), unit_rows(np.stack(found.new))
     rows = [place[key(q)] for q in (found.items if queries is None else queries) if key(q) in place]
+    errors = found.errors
     if isinstance(corpus, np.ndarray):
-        if corpus.ndim != 2 or corpus.shape[1] != old.shape[1]:
-            numbers = f"the corpus has shape {corpus.shape}, the engines' vectors {old.shape[1]} numbers"
-            raise RequestError(numbers, hint="stored vectors are (N, D), of the old engine")
-        c = Collection(old[rows], new[rows], corpus)
-        return search(c, m.most, found.errors)
-    listed = found.items if corpus is None else [d for d in corpus if key(d) in place]
-    if len(listed) < FEWEST:
-        if m.most <= sum(found.errors):
-            return None
-        hint = f"--texts FILE with {FEWEST} lines and more, or --corpus FILE"
-        raise RequestError(f"{len(listed)} texts have no neighbors to compare, and their vectors moved", hint=hint)
-    of = [place[key(d)] for d in listed]
-    c = Collection(old[rows], new[rows], old[of], new[of], same_text([found.items[i] for i in rows], listed))
-    return search(c, m.most, found.errors)
+        check_stored(corpus, old.shape[1])
+        errors = max(errors[0], HALF_STEPS.get(str(corpus.dtype), UNIT)), errors[1]
+        c = Collection(old[rows], new[rows], corpus, left_out=same_vector(old[rows], corpus, 4 * errors[0]))
+    else:
+        listed = found.items if corpus is None else [d for d in corpus if key(d) in place]
+        if len(listed) < FEWEST:
+            if m.most <= sum(errors):
+                return None
+            hint = f"--texts FILE with {FEWEST} lines and more, or --corpus FILE"
+            raise RequestError(f"{len(listed)} texts have no neighbors to compare, and their vectors moved", hint=hint)
+        of = [place[key(d)] for d in listed]
+        c = Collection(old[rows], new[rows], old[of], new[of], same_text([found.items[i] for i in rows], listed))
+    result = search(with_documents_left(c), m.most, errors)
+    if result.gap == np.inf and m.most > sum(errors):
+        says = "half of the queries or more have all documents at one distance, so how far vectors moved says nothing"
+        raise RequestError(says, hint="--corpus FILE takes documents that differ")
+    return result
+
+
+def check_stored(corpus: Rows, width: int) -> None:
+    """RequestError for an array that holds no vectors of the old engine."""
+    if corpus.ndim != 2 or corpus.shape[1] != width or not len(corpus) or corpus.dtype.kind not in "fiu":
+        kind = "" if corpus.dtype.kind in "fiu" else f"is {corpus.dtype} and "
+        numbers = f"the corpus {kind}has shape {corpus.shape}, the engines' vectors {width} numbers"
+        raise RequestError(numbers, hint="stored vectors are (N, D), of the old engine")
 
 
 def distinct(items: Sequence[Item]) -> list[Item]:

