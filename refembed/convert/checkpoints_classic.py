@@ -104,8 +104,8 @@ MPT_CHECKPOINT = Checkpoint(
         keys=(
             *TOP, LAYERS, FEED_FORWARD, HEADS,
             real("attention.layer_norm_epsilon", lambda c: 1e-5),
-            real("attention.clamp_kqv", lambda c: c.inner("attn_config").get("clip_qkv")),
-            real("attention.max_alibi_bias", lambda c: float(c.inner("attn_config").get("alibi_bias_max", 8))),
+            real("attention.clamp_kqv", lambda c: c.number_of("attn_config", "clip_qkv")),
+            real("attention.max_alibi_bias", lambda c: c.number_of("attn_config", "alibi_bias_max", 8.0)),
         ),
     ),
     ("ForCausalLM",), "mpt",

@@ -13,6 +13,7 @@ from refembed.convert.recipes import Recipe
 from refembed.errors import ModelError
 from refembed.gguf.cursor import quote
 
+MOST_LAYERS = 512  # LLAMA_MAX_LAYERS: llama.cpp refuses a file with more
 LAYERS_27B = 62  # of the one Gemma 3 whose scores llama.cpp scales by C/H
 
 SIZES = {  # GGUF key -> what config.json may call it, in the order of the file
@@ -142,7 +143,11 @@ class Config:
     @property
     def layers(self) -> int:
         """How many there are."""
-        return self.size(*SIZES["block_count"])
+        n = self.size(*SIZES["block_count"])
+        if n > MOST_LAYERS:
+            says = f"{self.path}: {SIZES['block_count'][0]} is {n}; llama.cpp takes at most {MOST_LAYERS} layers"
+            raise ModelError(says, hint="is the file whole?")
+        return n
 
     @property
     def turned(self) -> int:
@@ -188,6 +193,13 @@ class Config:
     def inner(self, key: str) -> dict[str, Any]:
         """The table under a key, {} where there is none."""
         return table_of(self.path, self.raw, key)
+
+    def number_of(self, key: str, name: str, default: float | None = None) -> float | None:
+        """A number in the table under a key; the default where it is not there or null."""
+        value = self.inner(key).get(name)
+        if value is not None and (type(value) not in (int, float) or not 0 <= value < 1e12):
+            raise ModelError(f"{self.path}: {key}.{name} is {quote(str(value))}", hint="a number, 0 or above")
+        return default if value is None else float(value)
 
     @property
     def experts(self) -> int:
