@@ -196,8 +196,10 @@ def neighbors_of(found: Measured, corpus: Any, queries: Sequence[Item] | None) -
     place = {key(item): i for i, item in enumerate(found.items)}
     old, new = unit_rows(np.stack(found.old)), unit_rows(np.stack(found.new))
     rows = [place[key(q)] for q in (found.items if queries is None else queries) if key(q) in place]
+    if not rows:
+        raise RequestError("there is no query that both engines take", hint="one query a line in --queries FILE")
     if isinstance(corpus, np.ndarray):
-        if corpus.ndim != 2 or corpus.shape[1] != old.shape[1]:
+        if corpus.ndim != 2 or corpus.shape[1] != old.shape[1] or not len(corpus):
             numbers = f"the corpus has shape {corpus.shape}, the engines' vectors {old.shape[1]} numbers"
             raise RequestError(numbers, hint="stored vectors are (N, D), of the old engine")
         c = Collection(old[rows], new[rows], corpus)
