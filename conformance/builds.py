@@ -211,11 +211,10 @@ def npm_command(build: Build) -> list[str]:
 
 
 def open_build(build: Build, model: str | Path | None, **options: Any) -> LlamaCpp:
-    """A build in a process of its own, with a model or without. EngineError where it does not open it.
+    """A build in a process of its own, with a model or without. `history.check_layouts` compares its layouts.
 
     options  of `LlamaCpp`
-
-    The package must have been fetched; its layouts must be those of the row.
+    Raises DownloadError where the package has not been fetched, EngineError where it does not open.
     """
     place = package_path(build)
     if not place.is_file():

@@ -70,11 +70,11 @@ def member(file: Path, name: str) -> bytes:
 
 
 def cpus(folder: Path) -> list[str]:
-    """Which CPU code to compare: one for AVX2 and one for AVX-512, or [""] where the package has but one."""
+    """Which CPU code to compare: one for AVX2 and, if there is one, one for AVX-512; [""] where there is no choice."""
     kinds = [f.stem.split("libggml-cpu-")[1] for f in folder.glob("libggml-cpu-*.so")]
     if not kinds:
         return [""]
-    return ["haswell", next(k for k in COMPARED[1:] if k in kinds)]
+    return ["haswell", *[k for k in COMPARED[1:] if k in kinds][:1]]
 
 
 def number_of(file: Path, version: str) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -204,7 +205,7 @@ def small_models() -> dict[str, Variant]:
 
 def reason_of(error: EngineError) -> str:
     """The line of llama.cpp's log that says why, or the error's own first line; without paths."""
-    lines = str(error).splitlines()
+    lines = [re.sub(r"\S*/(?=[^/\s]+:)", "", line) for line in str(error).splitlines()]
     said = [line.strip(" |") for line in lines[1:]]
     for word in (
         "unknown model architecture",

@@ -81,7 +81,7 @@ STEPS = (
 def wheel(version: str, where: Path | None) -> Iterator[Path]:
     """A folder with the wheel of that version, fetched by pip unless it is given. RequestError where pip fails."""
     if where is not None:
-        yield where
+        yield where.resolve()  # steps run in the repository's folder
         return
     with tempfile.TemporaryDirectory(prefix="repin-") as folder:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]

@@ -38,7 +38,6 @@ HEAD = """# Written by `python -m conformance runtimes --write`. A table is <run
 """
 LONGEST = 80  # tokens of the longest text
 Vectors = npt.NDArray[np.float64]  # (N, D)
-Run = Callable[[Sequence[Sequence[int]]], Any]  # padded ids -> (S, D)
 Table = dict[str, dict[str, dict[str, Any]]]  # runtime -> precision -> numbers
 Batch = dict[str, npt.NDArray[np.int64]]
 

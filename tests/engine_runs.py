@@ -104,7 +104,22 @@ def exported(folder: Path, **changes: Any) -> Iterator[dict[str, str]]:
     yield {"model.onnx": str(file)}
 
 
+@contextlib.contextmanager
+def function(folder: Path) -> Iterator[dict[str, str]]:
+    """The Python function that the page has."""
+    found = re.search(r"```python\n(.*?)```", (DOCS / RUNS["function"].page).read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    (folder / "my_engine.py").write_text(found[1], encoding="utf-8")
+    sys.path.insert(0, str(folder))
+    try:
+        yield {}
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("my_engine", None)
+
+
 RUNS = {
+    "function": Run("../is-my-engine-right.md", "minilm --against my_engine:embed", function),
     "llama-server": Run("ollama-and-llama-server.md", f"minilm --against {LLAMA_SERVER}", server),
     "pooling": Run(
         "ollama-and-llama-server.md", f"minilm --against {LLAMA_SERVER}", lambda folder: server(folder, "cls")

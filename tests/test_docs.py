@@ -49,6 +49,7 @@ ELSEWHERE = {  # pages whose blocks another test runs
     "docs/start.md": "tests/test_start.py",
     "docs/engine/ollama-and-llama-server.md": "tests/test_engine_pages.py",
     "docs/engine/onnx-export.md": "tests/test_engine_pages.py",
+    "docs/is-my-engine-right.md": "tests/test_engine_pages.py",
     "docs/security.md": "`make test-attack`, by hand",
     "docs/gpu.md": "needs a GPU",
 }

@@ -147,7 +147,11 @@ def main() -> None:
         for name, text in found.items():
             (SHARE / name).parent.mkdir(parents=True, exist_ok=True)
             (SHARE / name).write_text(text, encoding="utf-8")
-    old = [name for name, text in found.items() if not (SHARE / name).is_file() or (SHARE / name).read_text() != text]
+    old = [
+        name
+        for name, text in found.items()
+        if not (SHARE / name).is_file() or (SHARE / name).read_text(encoding="utf-8") != text
+    ]
     sys.exit(f"out of date: {', '.join(old)}" if old else 0)
 
 

@@ -47,7 +47,7 @@ Examples:
 Every number is the model's own. The first text is followed step by step; further ones are compared with it.
 """
 
-HOME = "pip install starlette uvicorn httptools orjson (refembed's extra `server`)"
+INSTALL = "pip install starlette uvicorn httptools orjson (refembed's extra `server`)"
 SHOWN_PARTS = 24  # of a tokenizer's stage
 SHOWN_TOKENS = 60  # of the table of shares
 ON_THE_PAGE = (
@@ -60,6 +60,7 @@ ON_THE_PAGE = (
     "mmproj",
     "images",
 )  # what --serve leaves to the page, or has not
+NOT_OF_IMAGES = ("file", "head", "token", "truncate")  # options of a walkthrough of texts alone
 TEXTS = ("A cat sat on the mat.", "The dog lay on the rug.", "Interest rates rose again in May.")  # of --serve
 
 
@@ -99,7 +100,7 @@ def command(
 
     Each step has its formula, where it comes from (paper, GGUF tensors and keys), its shape and a few of its numbers.
     """
-    check_serve(ctx, serve)
+    check_options(ctx, serve, bool(images))
     more = serve or file is not None or bool(images)
     model, text = take_model(ctx, model, text, more=more, quiet=quiet)
     if serve:
@@ -129,18 +130,20 @@ def command(
         show(walkthrough)
 
 
-def check_serve(ctx: click.Context, serve: bool) -> None:
+def check_options(ctx: click.Context, serve: bool, images: bool) -> None:
     """UsageError for options that do not go together."""
-    given = [
-        param.opts[-1]
+    given = {
+        str(param.name): max(param.opts, key=len)
         for param in ctx.command.params
         if ctx.get_parameter_source(str(param.name)) not in (ParameterSource.DEFAULT, None)
-        and param.name in (ON_THE_PAGE if serve else ("port", "host"))
-    ]
-    if given and serve:
-        raise click.UsageError(f"{given[0]} does not go with --serve: the page shows every layer, head and token.")
-    if given:
-        raise click.UsageError(f"{given[0]} goes with --serve.")
+    }
+    for name, option in given.items():
+        if serve and name in ON_THE_PAGE:
+            raise click.UsageError(f"{option} does not go with --serve: the page shows every layer, head and token.")
+        if not serve and name in ("port", "host"):
+            raise click.UsageError(f"{option} goes with --serve.")
+        if images and name in NOT_OF_IMAGES:
+            raise click.UsageError(f"{option} does not go with --image: it is about texts alone.")
 
 
 def show_page(embedder: Embedder, texts: list[str], pooling: str, host: str, port: int, quiet: bool) -> None:
@@ -150,7 +153,7 @@ def show_page(embedder: Embedder, texts: list[str], pooling: str, host: str, por
     except ModuleNotFoundError as e:
         if (e.name or "").split(".")[0] not in ("starlette", "uvicorn", "anyio", "httptools", "orjson"):
             raise
-        raise RequestError(f"`refembed explain --serve` needs {e.name}", hint=HOME) from None
+        raise RequestError(f"`refembed explain --serve` needs {e.name}", hint=INSTALL) from None
     serve(
         embedder, texts, pooling=pooling, host=host, port=port,
         announce=lambda where: note(f"listening on {where}\nopen it in a browser; Ctrl-C ends it", quiet=quiet),

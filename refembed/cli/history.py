@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from refembed.cli.options import json_option, quiet_option
+from refembed.cli.options import file_option, json_option, quiet_option
 from refembed.cli.show import decode, escape, note, print_json, table
 from refembed.cli.texts import Texts
 from refembed.errors import RequestError
@@ -22,8 +22,8 @@ Examples:
   refembed history minilm old.whl installed --file texts.txt
   refembed history model.gguf node-llama-cpp-linux-x64-3.22.1.tgz ./build/bin --cpu haswell --json
 
-BUILD is a wheel, an npm tarball, a folder of libllama and libggml, or `installed`. docs/history.md has the answers for
-MiniLM and 50 builds. Exit codes: 0 all builds give the same bits, 1 no build gives vectors, 3 they do not.
+BUILD is a wheel, an npm tarball, a folder of libllama and libggml, or `installed`. docs/history.md has MiniLM's
+answers of two years. Exit codes: 0 all builds give the same bits, 1 no build gives vectors, 3 they do not.
 """
 
 DIFFERS = 3  # exit code
@@ -33,20 +33,22 @@ DEFAULT = (*TEXTS, " ".join(SENTENCES[:3]), " ".join(SENTENCES * 2))
 @click.command("history", epilog=EPILOG)
 @click.argument("model", metavar="MODEL")
 @click.argument("builds", metavar="BUILD...", nargs=-1, required=True)
-@click.option("--file", "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Texts, one a line.")
+@file_option
 @click.option("--pooling", default="native", show_default=True, metavar="NAME", help="native, none, mean, cls, last.")
 @click.option("--cpu", default="", metavar="NAME", help="Of packages with code for several processors: which.")
 @json_option
 @quiet_option
 def command(
-    model: str, builds: tuple[str, ...], file: Path | None, pooling: str, cpu: str, as_json: bool, quiet: bool
+    model: str, builds: tuple[str, ...], file: str | None, pooling: str, cpu: str, as_json: bool, quiet: bool
 ) -> None:
     """Ask builds of llama.cpp for the same texts, oldest first, and say which give the same bits.
 
     Each runs in a process of its own, as it does unasked. Vectors are compared with those of the last build: a letter
     for each set of bits, A the last build's, and how far the unit vectors are from it.
     """
-    texts = [decode(t) for t in Texts((), str(file))] if file else list(DEFAULT)
+    texts = list(DEFAULT) if file is None else [decode(t) for t in Texts((), file)]
+    if not texts:
+        raise RequestError(f"{file}: no texts", hint="one a line")
     path = open_gguf(model).path
     note(f"{len(builds)} builds, {len(texts)} texts", quiet=quiet)
     places = [None if build == "installed" else Path(build) for build in builds]
@@ -90,5 +92,6 @@ def cells(row: BuildRow) -> list[str]:
     number = f"b{row.number}" if row.number else ""
     if not row.group:
         return [escape(row.name), number, "", "", "", escape(row.failed)]
-    numbers = [f"{0 if v is None else v:.2g}" for v in (row.moved, row.distance)]
-    return [escape(row.name), number, row.group, *numbers, ""]
+    if row.moved is None or row.distance is None:
+        return [escape(row.name), number, row.group, "", "", "vectors of another length"]
+    return [escape(row.name), number, row.group, f"{row.moved:.2g}", f"{row.distance:.2g}", ""]

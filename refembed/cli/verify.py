@@ -216,7 +216,7 @@ def with_images(images: Sequence[str], texts: Sequence[str] | None) -> list[dict
 
 
 def of_images(
-    reference: Embedder, against: str, inputs: Any, given: dict[str, Any], hushed: bool, more: dict[str, Any]
+    reference: Embedder, against: str, inputs: Any, given: dict[str, Any], quiet: bool, more: dict[str, Any]
 ) -> Any:
     """The verdict on an engine's images."""
     from refembed.verify.engines.images import open_image_engine
@@ -226,7 +226,7 @@ def of_images(
     engine = open_image_engine(against, reference.info.path, Path(reference.tower.path), **given)
     try:
         return verify_images(
-            reference, engine, inputs, **more, progress=lambda message: note(f"{message} ...", quiet=hushed)
+            reference, engine, inputs, **more, progress=lambda message: note(f"{message} ...", quiet=quiet)
         )
     finally:
         engine.close()

@@ -9,6 +9,7 @@ its shape, a few numbers, and of attention what is drawn.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def explain_image(
     walkthrough = ImageWalkthrough(
         info={
             "model": embedder.info.name, "architecture": embedder.info.architecture, "file": embedder.info.path.name,
-            "tower": hp.projector, "tower's file": tower.path.rsplit("/", 1)[-1], "layers of the tower": hp.n_layer,
+            "tower": hp.projector, "tower's file": Path(tower.path).name, "layers of the tower": hp.n_layer,
             "heads": hp.n_head, "channels": hp.n_embd, "patch": f"{side} x {side} pixels",
             "squares of patches to a token": f"{hp.n_merge} x {hp.n_merge}", "numerics": embedder.ops.name,
         },

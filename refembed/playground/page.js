@@ -32,10 +32,11 @@ function list_faults() {
   let count = 0;
   for (const [id, group, says] of faults) {
     const text = (id + " " + says).toLowerCase();
-    if (id !== kept && !words.every(word => text.includes(word))) continue;
+    const matches = words.every(word => text.includes(word));
+    count += matches;
+    if (id !== kept && !matches) continue;
     if (!groups.has(group)) groups.set(group, make("optgroup", {label: group}));
     groups.get(group).append(make("option", {value: id}, says));
-    count++;
   }
   at("fault").replaceChildren(make("option", {value: ""}, "none: does as the reference does"), ...groups.values());
   at("fault").value = kept;

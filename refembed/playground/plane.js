@@ -3,7 +3,7 @@
 import {at, digits, make, named, table, token} from "./parts.js";
 
 const SVG = "http://www.w3.org/2000/svg", EDGE = 46;
-let planes = [], tokens = [], points = [], timer = 0, width = 640, height = 420;
+let planes = [], tokens = [], points = [], picture = null, timer = 0, width = 640, height = 420;
 
 function shape(tag, attributes) {
   const element = document.createElementNS(SVG, tag);
@@ -15,7 +15,7 @@ function shape(tag, attributes) {
 export function show_planes(pieces, found) {
   stop();
   [tokens, planes] = [pieces, found];
-  const picture = shape("svg", {role: "img", id: "plane-picture"});
+  picture = shape("svg", {role: "img", id: "plane-picture"});
   points = tokens.map(t => {
     const group = shape("g", t.special ? {class: "special"} : {});
     group.append(shape("circle", {r: t.special ? 4 : 5}));
@@ -27,19 +27,19 @@ export function show_planes(pieces, found) {
     picture.append(group);
     return group;
   });
-  at("plane").replaceChildren(picture);
   fit();
   at("depth").max = planes.length - 1;
   if (Number(at("depth").value) >= planes.length) at("depth").value = planes.length - 1;
   draw();
+  at("plane").replaceChildren(picture);  // in their places already: points glide from layer to layer, not into the page
 }
 
 // as wide as the page, so that names stay legible in a narrow window
 function fit() {
   width = Math.max(Math.min(at("plane").clientWidth, 900), 240);
   height = Math.round(Math.max(width * 0.5, 280));
-  at("plane-picture").setAttribute("viewBox", `0 0 ${width} ${height}`);
-  at("plane-picture").setAttribute("width", width);
+  picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  picture.setAttribute("width", width);
 }
 
 const called = depth => depth ? `After layer ${depth - 1} (${depth} of ${planes.length - 1})` : "What goes into layer 0";
@@ -55,8 +55,8 @@ function draw() {
   const far = `the point furthest out is ${digits(Math.max(...plane.points.map(p => Math.hypot(p[0], p[1]))), 3)} from the middle`;
   at("depth-says").textContent = `${called(depth)}: ${kept}; ${far}.`;
   at("depth").setAttribute("aria-valuetext", called(depth));
-  at("plane-picture").setAttribute("aria-label", `${called(depth)}: ${tokens.length} tokens as points. ${kept}.`);
-  at("plane-picture").dataset.depth = String(depth);
+  picture.setAttribute("aria-label", `${called(depth)}: ${tokens.length} tokens as points. ${kept}.`);
+  picture.dataset.depth = String(depth);
   const rows = plane.nearest.map(([j, cosine], i) => [token(tokens[i]), named(tokens, j), cosine.toFixed(4)]);
   at("near-table").replaceChildren(table("The token whose state is nearest", ["token", "nearest", ">cosine"], rows));
 }

@@ -33,8 +33,8 @@ class BuildRow:
     name: str  # the file or folder; "installed"
     number: int | None  # of llama.cpp's build, where the library or the file's name says it
     group: str  # A: the last build's bits; builds with one letter have the same bits for every text; "": no vectors
-    moved: float | None  # the largest difference of a component of unit vectors from the last build's
-    distance: float | None  # 1 - cos, the worst text
+    moved: float | None  # the largest difference of a component of unit vectors from the last build's; None: no text's
+    distance: float | None  # 1 - cos, the worst text; None: vectors are of another length, or there are none
     tokens: int  # texts whose token ids are not the last build's
     failed: str  # why there are no vectors
 
@@ -98,7 +98,7 @@ def rows(answers: Sequence[Answer]) -> Iterator[BuildRow]:
         raise EngineError("no build gives vectors:" + "".join(f"\n  {a.name}: {a.failed}" for a in answers))
     last, groups = answered[-1], dict[bytes, str]()
     for answer in reversed(answered):
-        groups.setdefault(bits(answer), letter(len(groups)))
+        groups.setdefault(bits(answer), letters(len(groups)))
     for a in answers:
         if not a.vectors:
             yield BuildRow(a.name, a.number, "", None, None, 0, a.failed)
@@ -110,9 +110,14 @@ def rows(answers: Sequence[Answer]) -> Iterator[BuildRow]:
         yield BuildRow(a.name, a.number, groups[bits(a)], moved, distance, changed, "")
 
 
-def letter(n: int) -> str:
-    """A, B ... Z, AA, AB ..."""
-    return (letter(n // len(LETTERS) - 1) if n >= len(LETTERS) else "") + LETTERS[n % len(LETTERS)]
+def letters(n: int) -> str:
+    """The name of set n of bits: A to Z, then AA, AB, as a spreadsheet names its columns.
+
+    >>> letters(0), letters(25), letters(26), letters(52)
+    ('A', 'Z', 'AA', 'BA')
+    """
+    more, last = divmod(n, len(LETTERS))
+    return (letters(more - 1) if more else "") + LETTERS[last]
 
 
 def bits(answer: Answer) -> bytes:

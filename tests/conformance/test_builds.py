@@ -62,7 +62,7 @@ def test_a_row_that_cannot_be_is_refused(tmp_path, change, message):
 
 def test_a_row_with_an_unknown_field_and_a_row_twice_are_refused(tmp_path):
     with pytest.raises(RequestError, match="a row has about"):
-        load_builds(table(tmp_path, more='[[build]]\npackage = "x"\ncolour = "red"\n'))
+        load_builds(table(tmp_path, more='[[build]]\npackage = "x"\ncolor = "red"\n'))
     with pytest.raises(RequestError, match="two rows have one package"):
         load_builds(table(tmp_path, ROW, ROW))
 
@@ -203,6 +203,14 @@ def test_builds_that_profiles_keep_apart_have_other_bits():
     assert pinned["minilm-f32"]["plain"] != stored["llama-cpp-py-sync 0.11739"].vectors["minilm-f32"]["plain"]
     assert pinned["minilm-f32"]["unasked"] != stored["llama-cpp-py-sync 0.11548"].vectors["minilm-f32"]["unasked"]
     assert pinned["minilm-q4_k_m"]["plain"] != stored["xllamacpp 2026.9.10809"].vectors["minilm-q4_k_m"]["plain"]
+
+
+def test_a_reason_has_no_path_of_the_machine_that_compiled_the_build():
+    log = EngineError("llama.cpp ended\n | /home/runner/work/x/ggml/src/ggml.c:3214: GGML_ASSERT(n > 0) failed")
+    assert history.reason_of(log) == "ggml.c:3214: GGML_ASSERT(n > 0) failed"
+    reasons = [why for answers in load_history().answers.values() for why in answers.failed.values()]
+    assert reasons
+    assert [why for why in reasons if why.startswith("/")] == []
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

@@ -101,6 +101,10 @@ def test_the_command_prints_sizes_and_writes_a_page(tmp_path: Path, cli: Cli) ->
     assert (found["patches"], found["tokens"]) == ({"width": 6, "height": 6}, {"width": 3, "height": 3})
     assert cli(*args, "--html", str(tmp_path / "page.html"), "--quiet").code == 0
     assert "How an image becomes a vector" in (tmp_path / "page.html").read_text()
+    (tmp_path / "texts.txt").write_text("a cat\n")
+    for more in (["--head", "0"], ["--token", "1"], ["--truncate"], ["--file", str(tmp_path / "texts.txt")]):
+        r = cli(*args, *more)
+        assert (r.code, f"{more[0]} does not go with --image" in r.err) == (1, True)
     r = cli("explain", "-m", str(model), "--image", str(tmp_path / "photo.npy"))
     assert (r.code, "--image needs --mmproj FILE" in r.err) == (1, True)
 

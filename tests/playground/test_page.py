@@ -340,6 +340,27 @@ def test_the_page_works_by_keyboard(page: Tab) -> None:
 
 
 @needs_chromium
+def test_points_are_in_their_places_when_an_answer_comes(page: Tab) -> None:
+    """They glide from layer to layer; they do not fly in from the corner."""
+    page.run("globalThis.glides = 0; document.addEventListener('transitionrun', () => glides++)")
+    explain(page, "hello world")
+    assert page.run("glides") == 0
+    page.run("document.getElementById('depth').focus()")
+    press(page, "End")
+    page.until("glides > 0")
+
+
+@needs_chromium
+def test_a_search_counts_the_faults_that_match(page: Tab) -> None:
+    explain(page, "hello world")
+    choose(page, "fault", "gelu-erf")
+    page.run("document.getElementById('find').value = 'no such words';"
+             "document.getElementById('find').dispatchEvent(new Event('input'))")  # fmt: skip
+    assert page.text("found").startswith("0 of ")
+    assert page.run("document.getElementById('fault').value") == "gelu-erf"
+
+
+@needs_chromium
 def test_motion_stops_where_a_reader_prefers_none(page: Tab) -> None:
     moves = "getComputedStyle(document.querySelector('#plane g')).transitionDuration"
     assert page.run(moves) == "0.45s"

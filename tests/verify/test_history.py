@@ -8,7 +8,10 @@ import pytest
 
 from refembed.errors import EngineError, RequestError
 from refembed.verify import history
+from refembed.verify.engines.llamacpp_lib import PINNED
 from refembed.verify.history import Answer, compare_builds, number_in, rows
+
+NUMBER = int(PINNED.split(".")[2])  # of the installed wheel's llama.cpp
 
 
 def vectors(*lists):
@@ -38,6 +41,13 @@ def test_a_bit_is_enough_for_another_letter():
     found = list(rows([a, b]))
     assert [r.group for r in found] == ["B", "A"]
     assert found[0].moved == 0.0  # unit vectors of the same direction
+
+
+def test_thirty_builds_with_thirty_sets_of_bits_have_thirty_names():
+    answers = [Answer(str(i), None, [[0]], vectors([1, i])) for i in range(30)]
+    found = [r.group for r in rows(answers)]
+    assert len(set(found)) == 30
+    assert found[-1:] + found[:5] == ["A", "AD", "AC", "AB", "AA", "Z"]
 
 
 def test_texts_whose_tokens_changed_are_counted():
@@ -103,7 +113,7 @@ def test_what_is_asked_reaches_the_engine(monkeypatch):
 
     monkeypatch.setattr(history, "LlamaCpp", Engine)
     found = compare_builds("m.gguf", [Path("a.whl"), None], ["x"], pooling="cls", cpu="haswell")
-    assert [(r.name, r.number, r.group) for r in found] == [("a.whl", 7, "A"), ("installed", 11549, "A")]
+    assert [(r.name, r.number, r.group) for r in found] == [("a.whl", 7, "A"), ("installed", NUMBER, "A")]
     unasked = {"flash_attn": "auto", "extra_buffer_types": True, "pooling": "cls"}
     assert asked == [
         ("m.gguf", {"lib": Path("a.whl"), "cpu": "haswell", **unasked}),
@@ -124,4 +134,4 @@ def test_the_installed_wheel_and_its_own_file_have_the_same_bits(minilm):
 
     found = compare_builds(minilm, [wheel_file(), None], ["hello", "a longer text of a few words"])
     assert [(r.group, r.moved, r.tokens) for r in found] == [("A", 0.0, 0), ("A", 0.0, 0)]
-    assert found[1].number == 11549
+    assert found[1].number == NUMBER

@@ -107,10 +107,15 @@ def imported(spec: str) -> Callable[..., Any]:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    if module.endswith(".py"):
+        raise RequestError(f"{spec}: a module is named without .py", hint=f"{module.removesuffix('.py')}:{path}")
     try:
         found: Any = importlib.import_module(module)
     except Exception as e:
-        raise EngineError(f"{spec}: importing {module} failed: {type(e).__name__}: {e}") from e
+        first = module.partition(".")[0]
+        missing = isinstance(e, ModuleNotFoundError) and e.name == first
+        hint = f"run in the folder of {first}.py, or name it in PYTHONPATH" if missing else ""
+        raise EngineError(f"{spec}: importing {module} failed: {type(e).__name__}: {e}", hint=hint) from e
     for name in path.split("."):
         if not hasattr(found, name):
             raise EngineError(f"{spec}: {getattr(found, '__name__', found)} has no {name!r}")

@@ -15,8 +15,6 @@ server as a PNG file, so that no decoder of JPEG comes between.
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +23,7 @@ import numpy as np
 
 from refembed.arrays import F32, U8
 from refembed.errors import EngineError, RequestError
+from refembed.html.picture import png
 from refembed.model.trace import Trace
 from refembed.pipeline.images import MARKER, ImageInput
 from refembed.verify.engines.base import Spec, as_vector, checked, open_engine, which
@@ -192,7 +191,12 @@ def open_image_engine(spec: Spec, model: Path, mmproj: Path, **options: Any) -> 
         return TransformersImages(argument, **options)
     if module == "onnx":
         raise RequestError(f"{argument}: ONNX Runtime is not asked for images", hint="compare texts: leave --image out")
-    return of_engine(open_engine(spec, model, **options))
+    engine = open_engine(spec, model, **options)
+    try:
+        return of_engine(engine)
+    except EngineError:
+        engine.close()
+        raise
 
 
 def of_engine(engine: Any) -> ImageEngine:
@@ -216,20 +220,3 @@ def rows_of(value: Any, who: str) -> F32:
     if rows.ndim != 2:
         raise EngineError(f"{who}: rows of an image of shape {rows.shape}, where (n, E) is meant")
     return rows
-
-
-def png(image: U8) -> bytes:
-    """A PNG file of these pixels (height, width, 3).
-
-    >>> png(np.zeros((1, 1, 3), np.uint8))[:8]
-    b'\\x89PNG\\r\\n\\x1a\\n'
-    """
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    height, width, _ = image.shape
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, three colors
-    filters = np.zeros((height, 1), np.uint8)
-    rows = np.concatenate([filters, image.reshape(height, -1)], axis=1).tobytes()
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

@@ -180,8 +180,11 @@ class Library:
             ask = self["llama_build_number"]
             ask.restype, ask.argtypes = ct.c_int, ()
             return int(ask())
-        common = sorted(self.files[-1].parent.glob("libllama-common*"))  # of newer separate libraries
-        for part in [*self.parts, *(ct.CDLL(os.fspath(f)) for f in common[:1])]:
+        parts = list(self.parts)
+        with contextlib.suppress(OSError):  # it may need what is not there, such as curl
+            common = sorted(self.files[-1].parent.glob("libllama-common*"))  # of newer separate libraries
+            parts += [ct.CDLL(os.fspath(f)) for f in common[:1]]
+        for part in parts:
             with contextlib.suppress(ValueError):
                 return ct.c_int.in_dll(part, "LLAMA_BUILD_NUMBER").value
         return 0
@@ -258,7 +261,7 @@ def library_files(lib: Path) -> list[Path]:
     bundled = [f for f in shared if re.search(BUNDLED + SUFFIX, f.name) and not f.name.startswith("libllama")]
     main = [f for f in separate if f and lib.is_dir()]
     if separate[-1] is None or lib.is_file():
-        main = [lib] if lib.is_file() else [f for f in shared if exports_llama(f)][:1]
+        main = [lib] if lib.is_file() else [f for f in shared if lib.is_dir() and exports_llama(f)][:1]
     if not main:
         raise EngineError(
             f"{lib}: no libllama.so in it, and no file that exports llama.cpp's C API",

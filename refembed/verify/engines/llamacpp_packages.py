@@ -55,7 +55,7 @@ def unpack(package: Path) -> Path:
                     with data:
                         content = data.read()
                     target.write_bytes(for_older_glibc(content) if has_older_glibc() else content)
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as e:
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, ValueError) as e:
             raise EngineError(f"{package}: cannot be unpacked: {e}") from None
         if not any(made.iterdir()):
             raise EngineError(f"{package}: there is no shared library for a CPU in it")

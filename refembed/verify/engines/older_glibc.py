@@ -30,9 +30,20 @@ class Section:
 
 
 def for_older_glibc(data: bytes) -> bytes:
-    """The library with its number parsers renamed; as it was where it needs nothing of 2.38, or more than those."""
+    """The library with its number parsers renamed.
+
+    As it was where it needs nothing of 2.38, or more than those, and where it is no whole ELF file of 64 bits.
+    """
     if data[:6] != b"\x7fELF\x02\x01":
         return data
+    try:
+        return renamed(data)
+    except (struct.error, ValueError, IndexError):  # tables that lead out of the file: loading it says so
+        return data
+
+
+def renamed(data: bytes) -> bytes:
+    """The same of an ELF file of 64 bits. struct.error, ValueError or IndexError where a table leads out of it."""
     sections = list(read_sections(data))
     by_kind = {section.kind: section for section in sections}
     if not {DYNSYM, VERNEED, VERSYM} <= by_kind.keys():

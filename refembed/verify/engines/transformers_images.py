@@ -121,12 +121,12 @@ class TransformersImages(ShowsNothing):
     def trace_image(self, image: U8) -> Trace | None:
         """What the tower's layers compute; None for a model that TABLES does not know."""
         found: list[TracedTensor] = []
-        handles = []
-        for layer, module, take, names in hooked(self.model):
-            handles.append(hook(module, take, tuple(name.format(layer) for name in names), found))
-        if not handles:
-            return None
+        handles: list[Any] = []
         try:
+            for layer, module, take, names in hooked(self.model):
+                handles.append(hook(module, take, tuple(name.format(layer) for name in names), found))
+            if not handles:
+                return None
             out, given = self.run(image)
         finally:
             for handle in handles:

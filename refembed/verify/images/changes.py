@@ -14,6 +14,7 @@ from refembed.arrays import F32, Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
 from refembed.model import vision
+from refembed.verify.hypotheses.layers import bfloat16
 from refembed.verify.images.hypothesis import Change, operations, weights
 from refembed.verify.images.reference import ImageReference
 
@@ -61,14 +62,6 @@ def altered(w: Tensor, alter: Callable[[F32], Any]) -> Tensor:
 def bfloat16_patches(true: Ops, x: Float, w: Tensor) -> Float:
     """Both factors with eight bits of mantissa."""
     return true.conv_2d(bfloat16(x), Tensor.of(bfloat16(w.dequantize()), f"{w.name} in BF16"))
-
-
-def bfloat16(x: Float) -> Float:
-    """Nearest, ties to even."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16) << np.uint64(16)
-    found: Float = rounded.astype(np.uint32).view(np.float32).astype(x.dtype)
-    return found
 
 
 def without(name: str) -> Change:

@@ -6,6 +6,7 @@ import math
 import textwrap
 from typing import Any
 
+from refembed.verify.remedies import NOTHING
 from refembed.verify.report.text import WIDTH, aligned, first_apart, preview
 from refembed.verify.upgrade.answer import REACH, Search, Upgrade
 
@@ -39,7 +40,8 @@ def report(u: Upgrade) -> str:
         cells = [[preview(t.text), f"{t.cosine:.2g}", f"{t.moved:.2g}", "beyond" if t.beyond else ""] for t in u.texts]
         parts.append("\n".join(["texts that moved most", *aligned(["text", ">1-cos", ">moved", ""], cells[:10])]))
     parts.append("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in footer(u)))
-    parts.append(textwrap.fill(f"what to do: {u.remedy}", WIDTH, subsequent_indent="  "))
+    to_do = u.remedy if u.remedy.startswith(NOTHING) else f"what to do: {u.remedy}"
+    parts.append(textwrap.fill(to_do, WIDTH, subsequent_indent="  "))
     return "\n\n".join(parts)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from refembed.verify.compare.length import length_of
 from refembed.verify.engines.base import Engine
 from refembed.verify.reference import Item, Reference
+from refembed.verify.remedies import NOTHING
 from refembed.verify.run import verify
 from refembed.verify.upgrade.answer import REACH, Kind, MovedText, Upgrade
 from refembed.verify.upgrade.common import in_common
@@ -56,10 +57,10 @@ def judged(found: Measured) -> tuple[Kind, str, str]:
     m = found.movement
     if m is None:
         return "re-embed", *shape_change(found)
+    if m.same_bits:  # whatever ids the engines show: one of them may leave special tokens out
+        return "identical", "", NOTHING
     if found.ids:
         return "re-embed", *token_change(found, m)
-    if m.same_bits:
-        return "identical", "", "nothing to do"
     tokens = "same tokens, " if found.show_tokens else ""
     moved = f"{tokens}vectors moved by at most {m.cosine.max():.2g} (1 - cos)"
     beyond = beyond_margin(found)
@@ -73,7 +74,7 @@ def judged(found: Measured) -> tuple[Kind, str, str]:
     if scale:
         remedy = "normalize vectors to length 1 before they go into the index, or search by cosine similarity"
         return "normalize", f"{moved}, but their lengths changed: {scale}", remedy
-    return "valid", f"{moved}: the index stays valid", "nothing to do: old and new vectors may stand in one index"
+    return "valid", f"{moved}: the index stays valid", f"{NOTHING}: old and new vectors may stand in one index"
 
 
 def beyond_margin(found: Measured) -> set[int]:

@@ -210,6 +210,8 @@ def neighbors_of(found: Measured, corpus: Any, queries: Sequence[Item] | None) -
     place = {key(item): i for i, item in enumerate(found.items)}
     old, new = unit_rows(np.stack(found.old)), unit_rows(np.stack(found.new))
     rows = [place[key(q)] for q in (found.items if queries is None else queries) if key(q) in place]
+    if not rows:
+        raise RequestError("there is no query that both engines take", hint="one query a line in --queries FILE")
     errors = found.errors
     if isinstance(corpus, np.ndarray):
         check_stored(corpus, old.shape[1])

@@ -108,8 +108,16 @@ def test_by_name(tmp_path, monkeypatch):
     (tmp_path / "my_broken_engine.py").write_text("1 / 0\n")
     with pytest.raises(EngineError, match="importing my_broken_engine failed: ZeroDivisionError"):
         CallableEngine("my_broken_engine:embed")
-    with pytest.raises(EngineError, match="importing no_such_module_here failed: ModuleNotFoundError"):
+    with pytest.raises(EngineError, match="importing no_such_module_here failed: ModuleNotFoundError") as missing:
         CallableEngine("no_such_module_here:embed")
+    assert missing.value.hint == "run in the folder of no_such_module_here.py, or name it in PYTHONPATH"
+    (tmp_path / "my_engine_that_imports.py").write_text("import no_such_module_here\n")
+    with pytest.raises(EngineError, match="importing my_engine_that_imports failed: ModuleNotFoundError") as missing:
+        CallableEngine("my_engine_that_imports:embed")
+    assert not missing.value.hint
+    with pytest.raises(RequestError, match=r"a module is named without \.py") as file:
+        CallableEngine("my_engine_of_a_test.py:embed")
+    assert file.value.hint == "my_engine_of_a_test:embed"
 
 
 BAD = {

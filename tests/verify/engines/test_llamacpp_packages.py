@@ -125,6 +125,8 @@ def test_one_file_with_all_of_llama_cpp(tmp_path):
     expected = ["libgomp-a34b3233.so.1.0.0", "x.abi3.so"]
     assert [f.name for f in library_files(tmp_path)] == expected
     assert [f.name for f in library_files(tmp_path / "x.abi3.so")] == expected
+    with pytest.raises(EngineError, match=r"y\.so: no libllama\.so in it"):
+        library_files(tmp_path / "y.so")  # no other file stands in for one that is not there
     (tmp_path / "x.abi3.so").unlink()
     with pytest.raises(EngineError, match=r"no libllama\.so in it, and no file that exports"):
         library_files(tmp_path)

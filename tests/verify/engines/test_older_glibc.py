@@ -58,3 +58,16 @@ def test_what_needs_more_stays_as_it_is(names):
 @pytest.mark.parametrize("data", [b"", b"MZ and no ELF", b"\x7fELF\x01\x01 of 32 bits"])
 def test_what_is_no_elf_file_of_64_bits_stays_as_it_is(data):
     assert for_older_glibc(data) == data
+
+
+@pytest.mark.parametrize("cut", [16, 64, 200, -1])
+def test_a_library_that_is_cut_off_stays_as_it_is(cut):
+    data, _, _ = library("__isoc23_strtol")
+    assert for_older_glibc(data[:cut]) == data[:cut]
+
+
+def test_a_table_that_leads_out_of_the_file_leaves_it_as_it_is():
+    data, _, at = library("__isoc23_strtol")
+    made = bytearray(data)
+    struct.pack_into("<I", made, at["needs"] + 8, 1 << 30)  # where the first record of a version is
+    assert for_older_glibc(bytes(made)) == bytes(made)

@@ -153,6 +153,19 @@ def test_a_corpus_is_searched_for_its_own_texts_or_for_queries():
         verify_upgrade(engine(), engine(turn=1e-3), TEXTS, corpus=stored[:, :2])
 
 
+def test_no_queries_and_an_empty_corpus_are_refused():
+    with pytest.raises(RequestError, match="no query that both engines take"):
+        verify_upgrade(engine(), engine(turn=1e-3), TEXTS, corpus=TEXTS, queries=[])
+    with pytest.raises(RequestError, match=r"the corpus has shape \(0, 3\)"):
+        verify_upgrade(engine(), engine(turn=1e-3), TEXTS, corpus=np.zeros((0, 3), np.float32))
+
+
+def test_ids_that_are_shown_otherwise_do_not_outweigh_equal_vectors():
+    """One engine shows special tokens, the other does not."""
+    found = verify_upgrade(engine(lambda t: [1, len(t), 2]), engine(lambda t: [len(t)]), TEXTS)
+    assert (found.kind, found.same_tokens, found.exit_code) == ("identical", False, 0)
+
+
 def written(folder, name, texts, **how):
     rows = [{"text": t, "embedding": v.tolist()} for t, v in zip(texts, vectors(texts, **how), strict=True)]
     path = folder / name
