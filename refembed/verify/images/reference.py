@@ -31,6 +31,7 @@ from refembed.pooling.poolers import resolve_pooling
 from refembed.verify.images.pictures import ImageItem
 from refembed.verify.reference import OpsByNumerics
 
+MOST_KEPT = 64  # rows of images
 HALF = "fast, patches and GELU in float16"  # float32, but where llama.cpp rounds most: for towers too large for `ggml`
 
 Rows = tuple[Any, Any]  # a cache's value: what must stay alive, and the rows
@@ -78,6 +79,8 @@ class ImageReference:
         """Rows (n, E) of an image; those computed before are kept."""
         key = (id(self.tower), self.ops, self.decoded, numerics, id(image))
         if key not in self.kept:
+            if len(self.kept) >= MOST_KEPT:  # changed towers have tables of positions of their own
+                self.kept.clear()
             self.kept[key] = (self.tower, image), self.show(image, numerics, NO_TAP)
         rows: Float = self.kept[key][1]
         for change in self.rows:

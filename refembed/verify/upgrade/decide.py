@@ -59,11 +59,12 @@ def judged(found: Measured) -> tuple[Kind, str, str]:
         return "re-embed", *shape_change(found)
     if m.same_bits:  # whatever ids the engines show: one of them may leave special tokens out
         return "identical", "", NOTHING
-    if found.ids:
-        return "re-embed", *token_change(found, m)
-    tokens = "same tokens, " if found.show_tokens else ""
-    moved = f"{tokens}vectors moved by at most {m.cosine.max():.2g} (1 - cos)"
     beyond = beyond_margin(found)
+    if found.ids and (found.search is None or beyond & changed_tokens(found)):
+        return "re-embed", *token_change(found, m)
+    other_ids = f"the engines show other tokens for {len(found.ids)} texts, but "
+    tokens = other_ids if found.ids else "same tokens, " if found.show_tokens else ""
+    moved = f"{tokens}vectors moved by at most {m.cosine.max():.2g} (1 - cos)"
     if beyond:
         which = in_common([str(i) for i in found.items], beyond)
         trait = f": all texts with {which}, and no others" if which else ""
@@ -82,6 +83,12 @@ def beyond_margin(found: Measured) -> set[int]:
     if found.movement is None or found.search is None:
         return set()
     return set(np.flatnonzero(REACH * found.movement.moved >= found.search.gap).tolist())
+
+
+def changed_tokens(found: Measured) -> set[int]:
+    """Texts for which the engines show different ids."""
+    texts = [str(i) for i in found.items]
+    return {texts.index(t) for t, _, _ in found.ids}
 
 
 def shape_change(found: Measured) -> tuple[str, str]:
@@ -104,8 +111,7 @@ def shape_change(found: Measured) -> tuple[str, str]:
 
 def token_change(found: Measured, m: Movement) -> tuple[str, str]:
     """Tokens changed, of all texts or of some."""
-    texts = [str(i) for i in found.items]
-    changed = {texts.index(t) for t, _, _ in found.ids}
+    texts, changed = [str(i) for i in found.items], changed_tokens(found)
     which = in_common(texts, changed)
     trait = f", all texts with {which} and no others" if which else ""
     says = f"the tokens of {len(changed)} of {len(texts)} texts changed{trait}"

@@ -164,6 +164,9 @@ def test_ids_that_are_shown_otherwise_do_not_outweigh_equal_vectors():
     """One engine shows special tokens, the other does not."""
     found = verify_upgrade(engine(lambda t: [1, len(t), 2]), engine(lambda t: [len(t)]), TEXTS)
     assert (found.kind, found.same_tokens, found.exit_code) == ("identical", False, 0)
+    found = verify_upgrade(engine(lambda t: [1, len(t), 2]), engine(lambda t: [len(t)], turn=1e-3), TEXTS)
+    assert (found.kind, found.same_tokens, found.exit_code) == ("valid", False, 0)
+    assert found.cause.startswith("the engines show other tokens for 24 texts, but vectors moved by at most 1.2e-10")
 
 
 def written(folder, name, texts, **how):
