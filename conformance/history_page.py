@@ -12,6 +12,7 @@ from conformance.history import MODELS, TEXTS, TOKENS, Answers, Change, Digests,
 from conformance.history_changes import neighbors
 from conformance.history_profiles import choices_of
 from refembed.arrays import F32, F64
+from refembed.errors import RequestError
 from refembed.verify.engines.llamacpp_lib import PINNED
 
 PAGE = FOLDER.parent / "docs" / "history.md"
@@ -45,6 +46,8 @@ def page_text() -> str:
     """The whole page."""
     history, builds = load_history(), load_builds()
     known = [b for b in builds.values() if b.id in history.answers]
+    if pinned_id() not in {b.id for b in known}:
+        raise RequestError(f"{pinned_id()}: no row or no answers", hint="builds probe WHEEL; builds run xllamacpp")
     return "\n".join([*head(history, known), *summary(history, known), *tables(history, known),
                       *changes_section(history, known), *small_section(history, known),
                       *builds_section(known, list(builds.values())), *refused_section()]) + "\n"  # fmt: skip

@@ -61,7 +61,11 @@ STEPS = (
     Step("tests", "runs all tests that ask llama.cpp", ("-m", "pytest", "-q", "-m", "oracle"),
          look="recorded answers that are no longer the library's"),
     Step("pin", "writes the new version where it is the pin", writes=True,
-         look="install it: pip install --editable '.[test]'; CHANGELOG.md gets a line"),
+         look="install it: pip install --editable '.[test]'; CHANGELOG.md gets a line. `builds probe WHEEL` prints "
+              "its row of conformance/builds.toml; then `builds run xllamacpp` and `builds profiles`"),
+    Step("history", "writes docs/history.md, where the pinned build is A",
+         ("-m", "conformance", "builds", "page"), True,
+         look="a build without a row or answers: the commands of the step before"),
     Step("measure", "measures the bounds anew", ("-m", "conformance", "measure"), True,
          look="looser bounds are refused: --raise by hand, with the reason in the commit"),
     Step("record", "records the answers anew", ("-m", "conformance", "record"), True,

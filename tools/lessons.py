@@ -53,9 +53,12 @@ def prose(path: Path) -> str:
 
 def write_notebook(path: Path, folder: Path, timeout: int) -> Path:
     """Convert a lesson, run it, and write it with its outputs."""
-    import jupytext
-    import nbformat
-    from nbclient import NotebookClient
+    try:
+        import jupytext
+        import nbformat
+        from nbclient import NotebookClient
+    except ImportError as e:
+        sys.exit(f"{e.name} is not installed: pip install '.[docs]', or make notebooks")
 
     notebook = jupytext.read(path)
     for cell in notebook.cells:

@@ -14,7 +14,7 @@ import click
 from refembed.cli.options import MODEL_SPELLINGS, json_option, lora_option, mmproj_option, quiet_option
 from refembed.cli.show import decode, is_terminal, note, print_json
 from refembed.cli.texts import Texts
-from refembed.cli.verify_upgrade import put_before, upgrade
+from refembed.cli.verify_upgrade import put_before, set_up, upgrade
 from refembed.errors import RequestError
 
 if TYPE_CHECKING:
@@ -158,10 +158,7 @@ def command(
         verdict = of_images(reference, against, with_images(images, items), given, quiet or as_json, more)
         finish(verdict, as_json)
     engine = open_engine(against, path, **given)
-    if normalize is not None and getattr(getattr(engine, "route", None), "norm", None) is not None:
-        engine.normalize = normalize  # type: ignore[attr-defined]  # a server with a switch for it
-    if "scheme assumed" in engine.info:
-        note(f"{against} has no scheme: asking {engine.info['url']}", quiet=quiet or as_json)
+    set_up(engine, against, normalize, quiet or as_json)
     try:
         verdict = verify(
             reference,

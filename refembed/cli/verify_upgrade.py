@@ -90,11 +90,16 @@ def opened(spec: str, path: Path | None, asked: dict[str, Any], normalize: int |
     if not is_llamacpp(spec):  # pooling and LoRA are the model's, which others bring themselves
         known -= {"pooling", "lora"}
     engine = open_engine(spec, path, **{k: v for k, v in asked.items() if k in known and v is not None})
+    set_up(engine, spec, normalize, quiet)
+    return engine
+
+
+def set_up(engine: Engine, spec: str, normalize: int | None, quiet: bool) -> None:
+    """Pass --normalize on to a server that has a switch for it, and print the address where a scheme was assumed."""
     if normalize is not None and getattr(getattr(engine, "route", None), "norm", None) is not None:
-        engine.normalize = normalize  # type: ignore[attr-defined]  # a server with a switch for it
+        engine.normalize = normalize  # type: ignore[attr-defined]
     if "scheme assumed" in engine.info:
         note(f"{spec} has no scheme: asking {engine.info['url']}", quiet=quiet)
-    return engine
 
 
 def options_of(spec: str) -> set[str]:

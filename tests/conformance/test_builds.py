@@ -220,6 +220,12 @@ def test_the_page_is_what_the_stored_answers_give():
     assert history_page.PAGE.read_text(encoding="utf-8") == history_page.page_text()
 
 
+def test_a_pinned_build_without_a_row_is_named(monkeypatch):
+    monkeypatch.setattr(history_page, "PINNED", "2099.1.1")
+    with pytest.raises(RequestError, match=r"xllamacpp 2099.1.1: no row or no answers\n  hint: builds probe WHEEL"):
+        history_page.page_text()
+
+
 def test_letters_and_distances_are_those_of_the_vectors():
     """Unit vectors (3, 4) / 5 and (4, 3) / 5 are 0.2 apart."""
     stored = History(vectors={"a": np.array([3, 4], "f4"), "b": np.array([8, 6], "f4")})

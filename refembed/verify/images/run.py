@@ -73,7 +73,23 @@ def verify_images(
     distances, nearest = floor.distances([o.theirs for o in observations])
     cost = sorted(range(len(observations)), key=lambda i: (observations[i].what, r.n_tokens(observations[i].item)))
     case = Case(r, observations, floor, distances, until, cost)
-    beyond = distances > floor.bound
+    facts, lengths = facts_of(r, asked, items, observations), expected(asked, normalize)
+    return verdict_on(case, nearest, inside, traced, facts, lengths, progress)
+
+
+def verdict_on(
+    case: Case, nearest: Sequence[str], inside: Inside, traced: ImageItem, facts: dict[str, Any],
+    lengths: Sequence[str], progress: Callable[[str], object],
+) -> Verdict:  # fmt: skip
+    """The verdict on an engine whose answers are measured.
+
+    nearest  the numerics that each answer is nearest to
+    inside   tensors of `traced`, where the engine shows them
+    facts    of model, engine and images, for the report
+    lengths  ids of lengths that are no finding
+    """
+    r, observations, floor = case.reference, case.observations, case.floor
+    beyond = case.distances > floor.bound
     wrong, rows = bool(beyond.any()), [bad for bad, o in zip(beyond, observations, strict=True) if o.what == "rows"]
     first = inside.first(any(rows) or (wrong and not rows))  # rows that agree are of a sound tower
     remarks, causes, result = [inside.remark] if inside.remark else [], list[Cause](), None
@@ -92,7 +108,7 @@ def verify_images(
                        f"{likely.hypothesis.says}")  # fmt: skip
     changed = result.found[0].hypothesis.change(r) if result and result.found else r
     length = length_found(case, changed, floor)
-    if not wrong and length is not None and length.id not in expected(asked, normalize):
+    if not wrong and length is not None and length.id not in lengths:
         causes = [Cause(length.id, length.says, 0.0, remedy="normalize as the caller expects: --normalize says how")]
     kind = kind_of(wrong, causes, case, length)
     evidence = Evidence(
@@ -104,7 +120,7 @@ def verify_images(
         length=length.says if length else "",
         remarks=tuple(remarks),
         untried=f"{result.untried} about images" if result and result.untried else "",
-        facts=facts_of(r, asked, items, observations),
+        facts=facts,
     )
     spread = floor.spread
     numbers = {

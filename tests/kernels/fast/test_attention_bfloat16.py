@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,11 @@ from hypothesis import strategies as st
 from refembed.kernels.exact.bfloat16 import LEAST, multiply_bfloat16, round_bfloat16
 from refembed.kernels.fast import attention_bfloat16 as kernels
 from refembed.kernels.fast.attention import QUERIES
-from refembed.kernels.llvm import microkernel
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import BIDIRECTIONAL, AttentionMask, AttentionSpec
 from refembed.model.trace import Recorder, at_layer
 from tests.kernels.fast.test_attention import MASKS, formula
-from tests.kernels.llvm.test_bfloat16 import CPUS
+from tests.kernels.llvm.test_bfloat16 import CPUS, run_as
 from tests.kernels.llvm.test_integer import same_bits
 from tests.kernels.longhand import random, stored
 
@@ -112,12 +108,4 @@ t.test_rounding_is_that_of_the_definition()
 @pytest.mark.slow  # compiles everything anew
 @pytest.mark.parametrize("cpu", CPUS)
 def test_every_road_has_the_bits_of_the_definition(cpu: str, tmp_path: Path) -> None:
-    name, said, instruction = CPUS[cpu]
-    wanted = {word[1:] for word in said.split(",")}
-    if not wanted - {"sse", "sse2"} <= microkernel.features() or "avx2" not in microkernel.features():
-        pytest.skip("this CPU cannot pretend to be that one")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
-    env |= {"NUMBA_CPU_NAME": name, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_CPU_FEATURES": said}
-    done = subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(instruction)
+    run_as(cpu, PROBE, tmp_path)

@@ -120,18 +120,23 @@ t.test_products_have_the_bits_of_the_definition()
 """
 
 
-@pytest.mark.slow  # compiles everything anew
-@pytest.mark.parametrize("cpu", CPUS)
-def test_every_road_has_the_bits_of_the_definition(cpu: str, tmp_path: Path) -> None:
+def run_as(cpu: str, code: str, cache: Path) -> None:
+    """Run code in a process that compiles for a CPU of CPUS; it must print whether that has the instruction."""
     name, said, instruction = CPUS[cpu]
     wanted = {word[1:] for word in said.split(",")}
     if not wanted - {"sse", "sse2"} <= microkernel.features() or "avx2" not in microkernel.features():
         pytest.skip("this CPU cannot pretend to be that one")
     env = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
-    env |= {"NUMBA_CPU_NAME": name, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_CPU_FEATURES": said}
-    done = subprocess.run([sys.executable, "-c", PROBE], env=env, capture_output=True, text=True, timeout=600)
+    env |= {"NUMBA_CPU_NAME": name, "NUMBA_CACHE_DIR": str(cache), "NUMBA_CPU_FEATURES": said}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(instruction)
+
+
+@pytest.mark.slow  # compiles everything anew
+@pytest.mark.parametrize("cpu", CPUS)
+def test_every_road_has_the_bits_of_the_definition(cpu: str, tmp_path: Path) -> None:
+    run_as(cpu, PROBE, tmp_path)
 
 
 @pytest.mark.parametrize(
