@@ -51,6 +51,7 @@ def prepare(
         folder, config.architecture, keeps_dense=keeps_dense, width=width, notes=notes, answers=config.answers
     )
     plan = plan_dense(modules, outtype) + plan_rope(config)
+    plan += config.recipe.made(config) if config.recipe.made else []
     plan += plan_tensors(config, open_weights(folder, notes), outtype)
 
     def add(writer: GGUFWriter) -> None:
@@ -73,8 +74,12 @@ def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
     stem = ARCHITECTURES[architecture]
     if stem in CHECKPOINTS and CHECKPOINTS[stem].nested:
         raw = raw | table_of(path, raw, "text_config")
+    if stem in CHECKPOINTS and (instead := CHECKPOINTS[stem].instead):
+        stem = instead(raw)
     check_graph(path, stem, raw, classifies=architecture.endswith("ForSequenceClassification"))
     notes += remarks(raw, architecture)
+    if stem in CHECKPOINTS and CHECKPOINTS[stem].remark and raw.get("is_causal") is not False:
+        notes.append(CHECKPOINTS[stem].remark)
     if "pad_token_id" in raw and raw["pad_token_id"] is None and RECIPES[stem].arch == "bert":
         raise ModelError(f"{path}: pad_token_id is null", hint="RoBERTa counts places from it")
     answers = answer_ids(folder, notes) if stem == "Qwen3" and is_reranker(folder, raw, name) else None
@@ -128,7 +133,10 @@ def add_usual(writer: GGUFWriter, config: Config) -> None:
     arch = config.recipe.arch
     theta, theta_swa = (None, None) if arch == "bert" else config.thetas
     for key, names in SIZES.items():
-        if key != "attention.head_count_kv" or any(config.raw.get(n) is not None for n in names):
+        said = any(config.raw.get(n) is not None for n in names)
+        if key == "feed_forward_length" and isinstance(config.raw.get(names[0]), list):
+            writer.add(f"{arch}.{key}", [config.sizes["F"]] * config.layers, "ARRAY[INT32]")
+        elif said or (key != "attention.head_count_kv" and (key != "feed_forward_length" or config.recipe.dense)):
             offset = config.first_position if arch == "bert" and key == "context_length" else 0
             default = config.width if key == "feed_forward_length" else 0
             writer.add(f"{arch}.{key}", config.size(*names, default=default) - offset, "UINT32")
@@ -146,10 +154,15 @@ def add_usual(writer: GGUFWriter, config: Config) -> None:
             writer.add(f"{arch}.{key}", float(value), "FLOAT32")
     if config.experts:
         writer.add(f"{arch}.expert_count", config.experts, "UINT32")
-        writer.add(f"{arch}.expert_used_count", config.size("num_experts_per_tok"), "UINT32")
+        writer.add(f"{arch}.expert_used_count", config.size("num_experts_per_tok", "top_k_experts"), "UINT32")
     elif config.raw.get("num_local_experts") == 0:  # Granite 4 without experts says so
         writer.add(f"{arch}.expert_count", 0, "UINT32")
         writer.add(f"{arch}.expert_used_count", 0, "UINT32")
+    for key, name in (("expert_group_count", "n_group"), ("expert_group_used_count", "topk_group")):
+        if config.raw.get(name) is not None:
+            writer.add(f"{arch}.{key}", config.size(name), "UINT32")
+    if (gating := GATINGS.get(str(config.raw.get("scoring_func")))) is not None:
+        writer.add(f"{arch}.expert_gating_func", gating, "UINT32")
     if config.raw.get("head_dim") is not None and config.recipe.head_width:
         add_head_width(writer, config)
     writer.add("general.file_type", config.file_type, "UINT32")
@@ -181,6 +194,7 @@ def add_default_width(writer: GGUFWriter, config: Config) -> None:
         add_head_width(writer, config)
 
 
+GATINGS = {"softmax": 1, "sigmoid": 2}  # enum llama_expert_gating_func_type
 EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 MODULES = ("pooling", "dense")
 

@@ -51,6 +51,11 @@ class Recipe:
     head_width: bool = True  # a file says how wide a head is; else it is C/H
     attention: bool = True  # there is any
     sizes: Callable[[Any], dict[str, int]] | None = None  # of a Config: letters of shapes that config.py does not have
+    layer_sizes: Callable[[Any, int], dict[str, int]] | None = (
+        None  # of a Config and a layer: letters that differ there
+    )
+    dense: bool = True  # some layer has feed-forward without experts, and config.json says how wide it is
+    made: Callable[[Any], Any] | None = None  # of a Config: tensors that stand first and are in no checkpoint
 
 
 NORMS: tuple[Row, ...] = (
