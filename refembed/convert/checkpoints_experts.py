@@ -99,23 +99,23 @@ DEEPSEEK: tuple[Row, ...] = (
     ("blk.{}.attn_k_b", "H(nope+Dv) rkv", "{}.self_attn.kv_b_proj", "keys of latent"),
     ("blk.{}.attn_v_b", "H(nope+Dv) rkv", "{}.self_attn.kv_b_proj", "values of latent"),
     ("blk.{}.attn_output", "C HDv", "{}.self_attn.o_proj", ""),
-    *placed("dense", DECODER[6:]),
-    *placed("routed", EXPERTS),
+    *placed("leading", DECODER[6:]),
+    *placed("trailing", EXPERTS),
     *placed("shared", SHARED_EXPERTS),
     *HEAD,
 )
 DEEPSEEK3: tuple[Row, ...] = (
     *DEEPSEEK,
-    ("blk.{}.exp_probs_b.bias", "X", "={}.mlp.gate.e_score_correction_bias", "routed"),
+    ("blk.{}.exp_probs_b.bias", "X", "={}.mlp.gate.e_score_correction_bias", "trailing"),
 )
 LFM2_MOE: tuple[Row, ...] = (
     *(row for row in LFM2 if row[0].rpartition(".")[2] not in ("ffn_gate", "ffn_up", "ffn_down")),
-    *placed("dense", tuple(row for row in LFM2 if row[0].rpartition(".")[2] in ("ffn_gate", "ffn_up", "ffn_down"))),
-    ("blk.{}.ffn_gate_inp", "X C", "{}.feed_forward.gate", "routed"),
-    ("blk.{}.ffn_gate_exps", "X exp C", "{}.feed_forward.experts.#.w1", "routed"),
-    ("blk.{}.ffn_down_exps", "X C exp", "{}.feed_forward.experts.#.w2", "routed"),
-    ("blk.{}.ffn_up_exps", "X exp C", "{}.feed_forward.experts.#.w3", "routed"),
-    ("blk.{}.exp_probs_b.bias", "X", "={}.feed_forward.expert_bias", "routed"),
+    *placed("leading", tuple(row for row in LFM2 if row[0].rpartition(".")[2] in ("ffn_gate", "ffn_up", "ffn_down"))),
+    ("blk.{}.ffn_gate_inp", "X C", "{}.feed_forward.gate", "trailing"),
+    ("blk.{}.ffn_gate_exps", "X exp C", "{}.feed_forward.experts.#.w1", "trailing"),
+    ("blk.{}.ffn_down_exps", "X C exp", "{}.feed_forward.experts.#.w2", "trailing"),
+    ("blk.{}.ffn_up_exps", "X exp C", "{}.feed_forward.experts.#.w3", "trailing"),
+    ("blk.{}.exp_probs_b.bias", "X", "={}.feed_forward.expert_bias", "trailing"),
 )
 FUSED_EXPERTS: tuple[Row, ...] = (  # as they are published, where EXPERTS are as `transformers` saves them
     ("blk.{}.ffn_gate_exps.weight", "X 2exp C", "={}.mlp.experts.gate_up_proj", "first half"),

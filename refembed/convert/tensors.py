@@ -182,10 +182,10 @@ LAYERS_AT: dict[str, Callable[[Config], Iterable[int]]] = {
     "first": lambda c: range(1),
     "rest": lambda c: range(1, c.layers),
     "attention": lambda c: c.attention_layers,
-    "dense": lambda c: range(c.dense_layers),
+    "leading": lambda c: range(c.dense_layers),
     "keys": own_keys,
     "values": own_values,
-    "routed": lambda c: range(c.dense_layers, c.layers),
+    "trailing": lambda c: range(c.dense_layers, c.layers),
     "shared": lambda c: range(c.dense_layers if c.raw.get("n_shared_experts") else c.layers, c.layers),
     "recurrent": lambda c: [il for il in range(c.layers) if il not in c.attention_layers],
 }
