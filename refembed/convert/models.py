@@ -23,7 +23,7 @@ from refembed.convert.families import ARCHITECTURES, CHECKPOINTS, RECIPES
 from refembed.convert.graph import check_graph, names_of, remarks, table_of, with_defaults
 from refembed.convert.modules import POOLING, RANK, Modules, read_modules
 from refembed.convert.planned import OUTTYPES, Planned, stored_type
-from refembed.convert.recipes import Key
+from refembed.convert.recipes import NESTED, Key
 from refembed.convert.rerank import LABELS, TEMPLATE, answer_ids, is_reranker
 from refembed.convert.rope import plan_rope
 from refembed.convert.tensors import plan_tensors
@@ -72,7 +72,7 @@ def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
     raw = read_json(path, required=True)
     architecture = str(raw["architectures"][0])
     stem = ARCHITECTURES[architecture]
-    if stem in CHECKPOINTS and CHECKPOINTS[stem].nested:
+    if stem in NESTED or (stem in CHECKPOINTS and CHECKPOINTS[stem].nested):
         raw = raw | table_of(path, raw, "text_config")
     if stem in CHECKPOINTS and (instead := CHECKPOINTS[stem].instead):
         stem = instead(raw)

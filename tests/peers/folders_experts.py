@@ -119,6 +119,15 @@ def mistral3(t: Any) -> Any:
     return t.Mistral3ForConditionalGeneration(t.Mistral3Config(text_config=text, vision_config=eye))
 
 
+def gemma3_images(t: Any) -> Any:
+    """Gemma 3 of 4B and more, with an eye of one layer."""
+    eye = t.SiglipVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                               image_size=16, patch_size=4)  # fmt: skip
+    text = t.Gemma3TextConfig(**TEXT | {"num_hidden_layers": 7, "head_dim": 10, "query_pre_attn_scalar": 10,
+                                        "sliding_window": 8})  # fmt: skip
+    return t.Gemma3ForConditionalGeneration(t.Gemma3Config(text_config=text, vision_config=eye))
+
+
 def llama_bare(t: Any) -> Any:
     return t.LlamaModel(t.LlamaConfig(**TEXT))
 
@@ -220,6 +229,7 @@ MODELS: dict[str, Row] = {
     "granite-micro": (granite_micro, "bpe"),
     "granite-experts": (granite_experts, "bpe"),
     "mistral3": (mistral3, "spm"),
+    "gemma3-images": (gemma3_images, "spm"),
     "gemma4": (gemma4, "gemma"),
     "gemma4-experts": (gemma4_experts, "gemma"),
     "gemma-embedding2": (gemma_embedding2, "gemma"),
