@@ -119,6 +119,13 @@ def mistral3(t: Any) -> Any:
     return t.Mistral3ForConditionalGeneration(t.Mistral3Config(text_config=text, vision_config=eye))
 
 
+def ministral3(t: Any) -> Any:
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16,
+            "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1}  # fmt: skip
+    return t.Ministral3ForCausalLM(t.Ministral3Config(**TEXT, head_dim=10, rope_parameters=rope))
+
+
 def gemma3_images(t: Any) -> Any:
     """Gemma 3 of 4B and more, with an eye of one layer."""
     eye = t.SiglipVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -229,6 +236,7 @@ MODELS: dict[str, Row] = {
     "granite-micro": (granite_micro, "bpe"),
     "granite-experts": (granite_experts, "bpe"),
     "mistral3": (mistral3, "spm"),
+    "ministral3": (ministral3, "spm"),
     "gemma3-images": (gemma3_images, "spm"),
     "gemma4": (gemma4, "gemma"),
     "gemma4-experts": (gemma4_experts, "gemma"),
