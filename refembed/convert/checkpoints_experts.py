@@ -76,11 +76,11 @@ GPT_OSS: tuple[Row, ...] = (
     ("blk.{}.attn_norm", "C", "{}.input_layernorm", ""),
     ("blk.{}.post_attention_norm", "C", "{}.post_attention_layernorm", ""),
     ("blk.{}.ffn_gate_inp", "X C", "{}.mlp.router", ""),
-    ("blk.{}.ffn_up_exps.weight", "X C 2F", "={}.mlp.experts.gate_up_proj", "odd columns"),
     ("blk.{}.ffn_gate_exps.weight", "X C 2F", "={}.mlp.experts.gate_up_proj", "even columns"),
+    ("blk.{}.ffn_up_exps.weight", "X C 2F", "={}.mlp.experts.gate_up_proj", "odd columns"),
     ("blk.{}.ffn_down_exps.weight", "X F C", "={}.mlp.experts.down_proj", "columns"),
-    ("blk.{}.ffn_up_exps.bias", "X 2F", "={}.mlp.experts.gate_up_proj_bias", "odd"),
     ("blk.{}.ffn_gate_exps.bias", "X 2F", "={}.mlp.experts.gate_up_proj_bias", "even"),
+    ("blk.{}.ffn_up_exps.bias", "X 2F", "={}.mlp.experts.gate_up_proj_bias", "odd"),
     ("blk.{}.ffn_down_exps.bias", "X C", "={}.mlp.experts.down_proj_bias", ""),
     ("output", "V C", "lm_head", ""),
 )
@@ -150,6 +150,16 @@ def check_frequency(path: Path, raw: dict[str, Any]) -> None:
         raise ModelError(found, hint="llama.cpp computes this architecture with experts in every layer only")
 
 
+def check_latent(path: Path, raw: dict[str, Any]) -> None:
+    """Refuse queries at once in a model that llama.cpp does not take for a small one, by its number of layers."""
+    layers, tokens = raw.get("num_hidden_layers"), raw.get("vocab_size")
+    small = layers in LITE_LAYERS or (layers, tokens) == KANANA
+    if (raw.get("q_lora_rank") is None) != small:
+        found = f"{path}: q_lora_rank is {quote(str(raw.get('q_lora_rank')))} with {quote(str(layers))} layers"
+        raise ModelError(found, hint="llama.cpp looks for q_lora_rank unless there are 26 or 27 layers")
+
+
+LITE_LAYERS, KANANA = (26, 27), (48, 128256)
 MASK = 156895  # <|mask|>: the converter takes it for granted
 EXPERT_WIDTH = count("expert_feed_forward_length", lambda c: c.sizes["exp"])
 WINDOW = count("attention.sliding_window", lambda c: c.size("sliding_window"))
@@ -173,7 +183,7 @@ DEEPSEEK_KEYS = (
 DEEPSEEK_COMPUTED = {"hidden_act": SILU, "attention_bias": NO, "mlp_bias": NO, "moe_layer_freq": (1,)}
 DEEPSEEK_DEFAULTS = {
     "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
-    "rms_norm_eps": 1e-6, "scoring_func": "softmax",
+    "rms_norm_eps": 1e-6,
 }  # fmt: skip
 
 WITH_EXPERTS: dict[str, Checkpoint] = {
@@ -232,6 +242,7 @@ WITH_EXPERTS: dict[str, Checkpoint] = {
         | {"vocab_size": 102400, "intermediate_size": 11008, "max_position_embeddings": 2048,
            "num_key_value_heads": 32, "n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407,
            "num_experts_per_tok": 6, "routed_scaling_factor": 1.0},
+        check=check_latent,
     ),
     "DeepseekV3": Checkpoint(
         Recipe("deepseek2", DEEPSEEK3, sizes=latent_sizes, more_keys=DEEPSEEK_KEYS),
@@ -245,6 +256,7 @@ WITH_EXPERTS: dict[str, Checkpoint] = {
            "n_routed_experts": 256, "n_shared_experts": 1, "moe_intermediate_size": 2048, "num_experts_per_tok": 8,
            "routed_scaling_factor": 2.5, "n_group": 8, "topk_group": 4, "first_k_dense_replace": 3,
            "norm_topk_prob": True, "scoring_func": "sigmoid"},
+        check=check_latent,
     ),
     "Lfm2Moe": Checkpoint(
         Recipe(

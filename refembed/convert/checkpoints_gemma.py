@@ -137,7 +137,7 @@ def shared_kv(c: Config) -> int:
 
 def gemma_sizes(c: Config) -> dict[str, int]:
     """The letters of these rows."""
-    E = c.size("hidden_size_per_layer_input", default=1)
+    E = c.size("hidden_size_per_layer_input") if c.raw.get("hidden_size_per_layer_input") else 1
     per_layer_vocab = c.size("vocab_size_per_layer_input", default=c.size("vocab_size"))
     return {
         "E": E, "LE": c.layers * E, "PV": per_layer_vocab, "out": c.size("embedding_dim", default=1),

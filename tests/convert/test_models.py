@@ -37,7 +37,7 @@ PRE = dict.fromkeys(QWEN2_CUT, "qwen2") | dict.fromkeys(GPT2_CUT, "gpt-2")
 PRE |= {"mpt": "mpt", "phi2": "phi-2", "modern-bert": "modern-bert", "roberta": "roberta-bpe"}
 # AutoTokenizer gives any folder of these architectures tokens of Qwen's own
 TOKENS = {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}
-OTHER_TOKENS = {"qwen2": TOKENS, "qwen35-images": TOKENS}
+OTHER_TOKENS = {"qwen2": TOKENS, "qwen35-images": TOKENS, "qwen35moe": TOKENS}
 # The converter looks for layernorm_epsilon, which config.json of GlmForCausalLM does not have, and takes 1e-5
 OTHER_VALUES = {"chatglm": {"chatglm.attention.layer_norm_rms_epsilon"}}
 # This tokenizer.json puts nothing around a text, and so says the file; llama.cpp's converter asks it only where it does

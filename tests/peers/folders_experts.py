@@ -66,8 +66,9 @@ LATENT: dict[str, Any] = {
 
 
 def deepseek2(t: Any) -> Any:
-    """V2-Lite's kind: queries at once, and a softmax over experts."""
-    config = t.DeepseekV2Config(**TEXT | LATENT, q_lora_rank=None, n_routed_experts=5, n_shared_experts=2)
+    """V2-Lite's kind: queries at once, and a softmax over experts. llama.cpp knows it by its number of layers."""
+    sizes = TEXT | LATENT | {"num_hidden_layers": 26}
+    config = t.DeepseekV2Config(**sizes, q_lora_rank=None, n_routed_experts=3, n_shared_experts=2)
     return t.DeepseekV2ForCausalLM(one_by_one(config))
 
 
@@ -213,7 +214,8 @@ def gemma_bpe(folder: Path) -> None:
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
         "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
                           "invert": False},
-        "post_processor": {"type": "TemplateProcessing", "single": sequence, "pair": sequence,
+        "post_processor": {"type": "TemplateProcessing", "single": sequence,
+                           "pair": [*sequence, {"Sequence": {"id": "B", "type_id": 0}}],
                            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}}},
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True,
