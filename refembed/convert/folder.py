@@ -11,6 +11,7 @@ llama.cpp cannot load.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import math
 import os
@@ -112,6 +113,7 @@ NOT_ALONE = {  # classes whose weights are no model of their own, and what to co
     "JinaEmbeddingsV5Model": "its weights need the LoRA adapter of a task, in adapters/; convert a repository that has "
     "one merged, jinaai/jina-embeddings-v5-text-small-retrieval for one",
 }
+KNOWN_BEST = ("BertModel", "XLMRobertaModel", "ModernBertModel", "Qwen3Model")
 HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification")
 HEAD_NOTES = {  # how llama.cpp computes another score than `transformers`: docs/differences.md
     "Bert": "scores are not those of `transformers`: llama.cpp's converter drops pooler.dense, and so does this one "
@@ -303,8 +305,10 @@ def read_config(folder: Path, notes: list[str]) -> Config:
         hint = 'the class that `transformers` opens it with: "architectures": ["BertModel"]'
         raise ModelError(f"{path}: no architectures", hint=hint)
     if architecture not in ARCHITECTURES:
-        known = ", ".join((*ARCHITECTURES, *OTHERS))
-        hint = NOT_ALONE.get(architecture, f"refembed converts {known}")
+        known = (*ARCHITECTURES, *OTHERS)
+        near = difflib.get_close_matches(architecture, known, 3, 0.9) or KNOWN_BEST
+        hint = f"refembed converts {', '.join(near)} and others, {len(known)} classes: docs/command-line.md"
+        hint = NOT_ALONE.get(architecture, hint)
         raise ModelError(f"{path}: architecture {quote(architecture)}", hint=hint)
     family = ARCHITECTURES[architecture]
     raw = family.defaults | {key: value for key, value in raw.items() if value is not None}
