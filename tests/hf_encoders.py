@@ -201,7 +201,10 @@ def unigram(folder: Path) -> None:
     tokenizer = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
         "normalizer": {"type": "Precompiled", "precompiled_charsmap": CHARSMAP},
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "WhitespaceSplit"},
+            {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        ]},
         "post_processor": {
             "type": "TemplateProcessing", "single": around, "pair": around,
             "special_tokens": {t: {"id": t, "ids": [special.index(t)], "tokens": [t]} for t in ("<s>", "</s>")},
@@ -216,8 +219,8 @@ def unigram(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", settings)
 
 
-# A map of characters: the double array of an empty trie (SentencePiece's builder makes larger ones), and no texts
-CHARSMAP = "BAAAAAAAAAA="
+# A map of characters: the double array of an empty trie, and no texts but the end of one
+CHARSMAP = "BAAAAAAAAAAA"
 
 
 def bytes_bpe(folder: Path) -> None:

@@ -106,10 +106,6 @@ NO_BIASES = {"qkv_proj_bias": NO, "mlp_fc1_bias": NO, "mlp_fc2_bias": NO}
 BIASES = {"qkv_proj_bias": (True,), "mlp_fc1_bias": (True,), "mlp_fc2_bias": (True,)}
 # Of n_positions a quarter is what the models were trained on, and what llama.cpp's converter writes
 TRAINED = count("context_length", lambda c: c.raw.get("max_position_embeddings") or c.size("n_positions") // 4)
-TOP_K = (
-    count("moe_every_n_layers", lambda c: c.size("moe_every_n_layers")),
-    count("expert_used_count", lambda c: c.size("moe_top_k")),
-)
 VL_DROPPED = ("visual.",)
 VL_PREFIXES = ("model.language_model.", "model.")
 QWEN2_VL = Recipe(
@@ -132,7 +128,7 @@ ENCODERS: dict[str, Checkpoint] = {
     "NomicBertMoe": Checkpoint(  # a NomicBertModel whose config.json has moe_every_n_layers
         Recipe("nomic-bert-moe", NOMIC_MOE, "encoder.layers.", ("bert.",), FLASH_DROPPED,
                NORMED | QKV_BIASES | {"ffn_up": "mlp_fc1_bias", "ffn_down": "mlp_fc2_bias"}, ("encoder",),
-               extras=ENCODER, more_keys=(TRAINED, *TOP_K),
+               extras=(*ENCODER, "every-n", "top-k"), more_keys=(TRAINED,),
                sizes=lambda c: {"XF": c.experts * c.size("n_inner")}),
         (), "nomic_bert",
         computed=NOMIC_COMPUTED | BIASES

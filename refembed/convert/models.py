@@ -153,7 +153,7 @@ def add_usual(writer: GGUFWriter, config: Config) -> None:
             writer.add(f"{arch}.{key}", float(value), "FLOAT32")
     if config.experts:
         writer.add(f"{arch}.expert_count", config.experts, "UINT32")
-        if all(name != "expert_used_count" for name, _, _ in config.recipe.more_keys):
+        if "top-k" not in config.recipe.extras:
             writer.add(f"{arch}.expert_used_count", config.size("num_experts_per_tok"), "UINT32")
     elif config.raw.get("num_local_experts") == 0:  # Granite 4 without experts says so
         writer.add(f"{arch}.expert_count", 0, "UINT32")
@@ -265,6 +265,8 @@ EXTRAS: dict[str, Callable[[GGUFWriter, Config], None]] = {
     "rope-dims": key("rope.dimension_count", "UINT32", lambda c: c.sizes["D"]),
     "expert-width": key("expert_feed_forward_length", "UINT32", lambda c: c.sizes["exp"]),
     "shared-width": key("expert_shared_feed_forward_length", "UINT32", lambda c: c.sizes["shexp"]),
+    "every-n": key("moe_every_n_layers", "UINT32", lambda c: c.size("moe_every_n_layers")),
+    "top-k": key("expert_used_count", "UINT32", lambda c: c.size("moe_top_k")),
     "sections": check_sections,
     "deepstack": key("n_deepstack_layers", "UINT32", lambda c: c.deepstack_layers),
     "activation": key("hidden_activation", "STRING", lambda c: str(c.raw.get("hidden_activation") or "gelu")),
