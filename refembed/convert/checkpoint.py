@@ -22,6 +22,7 @@ NO = (False,)
 EITHER = (False, True)
 EVERY_LAYER = {"decoder_sparse_step": (1,), "mlp_only_layers": ([],)}  # has experts
 WHOLE_HEADS = {"partial_rotary_factor": (1, 1.0)}
+STRETCHED = ("linear", "yarn", "dynamic")  # scalings of RoPE that the usual keys say, or no key has to
 DECODER_DEFAULTS = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "rms_norm_eps": 1e-6}
 
 
@@ -31,7 +32,7 @@ class Checkpoint:
 
     recipe: Recipe
     classes: tuple[str, ...]  # ends of the names of its classes
-    model_type: str
+    model_type: str  # or several, "qwen2_vl|qwen2_vl_text"
     computed: dict[str, tuple[Any, ...]]  # key of config.json -> values whose graph llama.cpp computes
     defaults: dict[str, Any] = field(default_factory=dict)  # of `transformers`, for keys that config.json lacks
     theta: float | None = 10000.0  # RoPE's base where config.json is silent; None: there is no RoPE

@@ -5,7 +5,16 @@ Mirrors llama.cpp's conversion/llama.py, phi.py, granite.py, chatglm.py, glm.py,
 
 from __future__ import annotations
 
-from refembed.convert.checkpoint import DECODER_DEFAULTS, EITHER, NO, SILU, TANH_GELUS, WHOLE_HEADS, Checkpoint
+from refembed.convert.checkpoint import (
+    DECODER_DEFAULTS,
+    EITHER,
+    NO,
+    SILU,
+    STRETCHED,
+    TANH_GELUS,
+    WHOLE_HEADS,
+    Checkpoint,
+)
 from refembed.convert.own_keys import (
     CONTEXT,
     FEED_FORWARD,
@@ -34,6 +43,7 @@ from refembed.convert.recipes import (
     LLAMA_BIASES,
     NORMS,
     QKV,
+    Key,
     Recipe,
     Row,
     changed,
@@ -74,6 +84,14 @@ MULTIPLIERS = (
     real("residual_scale", lambda c: c.number("residual_multiplier")),
     real("logit_scale", lambda c: c.number("logits_scaling")),
 )
+NTK_CONTEXT = 1 << 18  # which llama.cpp's converter gives HunYuan where RoPE's base is stretched
+STRETCHED_BASE: tuple[Key, ...] = (
+    real("rope.freq_base", lambda c: c.stretched_base),
+    ("rope.scaling.type", "STRING", lambda c: c.stretched_base and "none"),
+    real("rope.scaling.factor", lambda c: c.stretched_base and 1.0),
+    count("rope.scaling.original_context_length", lambda c: c.stretched_base and NTK_CONTEXT),
+    count("context_length", lambda c: c.stretched_base and NTK_CONTEXT),
+)
 GRANITE_COMPUTED = {"hidden_act": SILU, "attention_bias": NO, "mlp_bias": NO, **WHOLE_HEADS}
 GRANITE_DEFAULTS = DECODER_DEFAULTS | {
     "vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048, "embedding_multiplier": 1.0,
@@ -93,6 +111,7 @@ DENSE: dict[str, Checkpoint] = {
         defaults=DECODER_DEFAULTS
         | {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8,
            "max_position_embeddings": 131072, "sliding_window": 4096},
+        scalings=(*STRETCHED, "llama3"),
     ),
     "Mistral3": Checkpoint(  # Mistral Small 3.1 and later, its text part
         Recipe("mistral3", LLAMA, dropped=("vision_tower.", "multi_modal_projector."), vocabs=("spm", "bpe"),
@@ -144,7 +163,7 @@ DENSE: dict[str, Checkpoint] = {
         | {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
            "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 32768,
            "tie_word_embeddings": True},
-        theta=2e6,
+        theta=2e6, scalings=STRETCHED,
     ),
     "Granite": Checkpoint(
         Recipe("granite", LLAMA, vocabs=("bpe",), more_keys=(VOCAB, ROPE_WIDTH, *MULTIPLIERS),
@@ -166,7 +185,7 @@ DENSE: dict[str, Checkpoint] = {
             "num_attention_heads": 32, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
             "rms_norm_eps": 1e-5,
         },
-        turns=1.0,
+        turns=1.0, scalings=("longrope",),
     ),
     "Glm": Checkpoint(
         Recipe(
@@ -186,12 +205,13 @@ DENSE: dict[str, Checkpoint] = {
         defaults=GLM_DEFAULTS, turns=0.5,
     ),
     "HunYuanDenseV1": Checkpoint(
-        Recipe("hunyuan-dense", HUNYUAN, vocabs=("hunyuan",), biases=ATTENTION_BIASES),
+        Recipe("hunyuan-dense", HUNYUAN, vocabs=("hunyuan",), biases=ATTENTION_BIASES, more_keys=STRETCHED_BASE),
         ("ForCausalLM",), "hunyuan_v1_dense",
         computed={"hidden_act": SILU, "attention_bias": NO, **WHOLE_HEADS},
         defaults=DECODER_DEFAULTS
         | {"vocab_size": 290943, "intermediate_size": 11008, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
            "eod_token_id": 3},
+        scalings=("dynamic",),
     ),
     "Cohere2": Checkpoint(
         Recipe(

@@ -50,6 +50,7 @@ class Recipe:
     more_keys: tuple[Key, ...] = ()  # behind these
     head_width: bool = True  # a file says how wide a head is; else it is C/H
     attention: bool = True  # there is any
+    parametrized: bool = False  # matrices are named as torch's parametrizations name them, with factors of adapters
     sizes: Callable[[Any], dict[str, int]] | None = None  # of a Config: letters of shapes that config.py does not have
     layer_sizes: Callable[[Any, int], dict[str, int]] | None = (
         None  # of a Config and a layer: letters that differ there
@@ -223,6 +224,8 @@ RECIPES: dict[str, Recipe] = {
                       pre="roberta-bpe", extras=ENCODER),
     "XLMRoberta": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), ROBERTA_DROPPED, ROBERTA_BIASES,
                          ("unigram", "xlm-roberta"), extras=ENCODER),
+    "Camembert": Recipe("bert", ROBERTA, "encoder.layer.", ("roberta.",), ROBERTA_DROPPED, ROBERTA_BIASES,
+                        ("unigram",), extras=ENCODER),
     "T5Encoder": Recipe("t5encoder", T5, "encoder.block.", (), vocabs=("spiece", "unigram")),
 }  # fmt: skip
 CLASSES = {
@@ -233,7 +236,8 @@ CLASSES = {
     "Gemma3Text": ("Model",), "Gemma3": ("ForCausalLM", "ForConditionalGeneration"), "EuroBert": ("Model",),
     "ModernBert": ("Model", "ForMaskedLM", "ForSequenceClassification"),
     "Roberta": ("Model", "ForSequenceClassification"),
-    "XLMRoberta": ("Model", "ForSequenceClassification"), "T5Encoder": ("Model",),
+    "XLMRoberta": ("Model", "ForSequenceClassification"), "Camembert": ("Model", "ForSequenceClassification"),
+    "T5Encoder": ("Model",),
 }  # fmt: skip
 NESTED = ("Gemma3",)  # may have all this under text_config, next to what looks at images
 ARCHITECTURES = {stem + end: stem for stem, ends in CLASSES.items() for end in ends}

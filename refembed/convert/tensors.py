@@ -16,14 +16,16 @@ from refembed.convert.mxfp4 import packed_blocks
 from refembed.convert.planned import OUTTYPES, Planned, note_dropped, stored_type
 from refembed.convert.recipes import ALWAYS, Row
 from refembed.convert.safetensors import Entry
-from refembed.convert.weights import check_floats, check_place
+from refembed.convert.weights import QUANTIZED, check_floats, check_place, unknown_tensor
 from refembed.errors import ModelError
 from refembed.gguf.cursor import quote
 
 BUFFERS = (  # ends of names that are no weights
     ".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias",
+    ".mlp.experts.bias",
 )  # fmt: skip
 
+FACTORS = (".0.lora_A", ".0.lora_B")  # ends of names of a matrix's adapters (adapters.py)
 STACKED = re.compile(r"((?:^|\.)(?:experts|norms|altup_projections|altup_unembed_projections))\.(\d+)(?=\.|$)")
 
 Change: TypeAlias = "Callable[[Any, Config], Any]"
@@ -117,6 +119,8 @@ CHANGES: dict[str, Change] = {
     "decay, a column": lambda x, c: decay(x)[:, None],
     "a column": lambda x, c: x[:, None],
     "by groups": lambda x, c: x.reshape(c.sizes["G"], -1),
+    "by expert": lambda x, c: x.reshape(c.sizes["X"], -1, x.shape[1]),
+    "by expert, columns first": lambda x, c: x.reshape(c.sizes["X"], -1, x.shape[1]).swapaxes(1, 2),
     "each part times ssm_multipliers": each_part_times,
     "qkv of heads": lambda x, c: np.concatenate(of_heads(x, c)[:3]),
     "z of heads": lambda x, c: of_heads(x, c)[3],
@@ -152,6 +156,8 @@ RESHAPED: dict[str, Callable[[tuple[int, ...], Config], tuple[int, ...]]] = {  #
     "squeezed, values in turn": lambda shape, c: (shape[0], shape[-1]),
     "decay, a column": lambda shape, c: (*shape, 1),
     "a column": lambda shape, c: (*shape, 1),
+    "by expert": lambda shape, c: (c.sizes["X"], shape[0] // c.sizes["X"], shape[1]),
+    "by expert, columns first": lambda shape, c: (c.sizes["X"], shape[1], shape[0] // c.sizes["X"]),
     "by groups": lambda shape, c: (c.sizes["G"], shape[0] // c.sizes["G"]),
     "even columns": lambda shape, c: (*shape[:-2], shape[-1] // 2, shape[-2]),
     "odd columns": lambda shape, c: (*shape[:-2], shape[-1] // 2, shape[-2]),
@@ -187,6 +193,8 @@ LAYERS_AT: dict[str, Callable[[Config], Iterable[int]]] = {
     "values": own_values,
     "trailing": lambda c: range(c.dense_layers, c.layers),
     "shared": lambda c: range(c.dense_layers if c.raw.get("n_shared_experts") else c.layers, c.layers),
+    "routed": lambda c: c.routed_layers,
+    "dense": lambda c: [il for il in range(c.layers) if il not in c.routed_layers],
     "recurrent": lambda c: [il for il in range(c.layers) if il not in c.attention_layers],
 }
 
@@ -244,7 +252,8 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
     plan: dict[str, Planned] = {one.name: one for one in blocks}
     dropped: list[str] = []
     for entry, name in kept(config, entries, dropped):
-        check_floats(entry, config.folder)
+        if not entry.name.endswith(QUANTIZED):
+            check_floats(entry, config.folder)
         layer = re.match(re.escape(config.recipe.layers) + r"(\d+)(\..*)", name)
         number, part = (layer[1], "{}" + layer[2]) if layer else ("", name)
         stem, _, kind = part.rpartition(".")
@@ -252,8 +261,7 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
         stem = stem if one is None else stem.replace(one[0], f"{one[1]}.#")
         found = rows.get(f"={part}") or rows.get(stem, [])
         if not found or (f"={part}" not in rows and kind not in ("weight", "bias")):
-            hint = f"{config.architecture} has none of that name that refembed knows"
-            raise ModelError(f"{config.folder}: tensor {quote(entry.name)}", hint=hint)
+            raise unknown_tensor(entry, config.folder, config.architecture)
         local = config.recipe.layer_sizes(config, int(number)) if number and config.recipe.layer_sizes else {}
         for row in found:
             target = row[0].format(number) + ("" if row[2].startswith("=") else f".{kind}")
@@ -320,10 +328,18 @@ def kept(config: Config, entries: list[Entry], dropped: list[str]) -> Iterator[t
         unneeded += ("encoder.embed_tokens.",)
     for entry in entries:
         name = next((entry.name.removeprefix(p) for p in recipe.prefixes if entry.name.startswith(p)), entry.name)
+        name = plain_name(name) if recipe.parametrized else name
+        if recipe.parametrized and name.endswith(FACTORS):
+            continue
         if name.startswith(unneeded) or name.endswith(BUFFERS) or (tied and name == "lm_head.weight"):
             dropped.append(entry.name)
         else:
             yield entry, name
+
+
+def plain_name(name: str) -> str:
+    """A name without what torch's parametrizations add: a.parametrizations.weight.original is a.weight."""
+    return name.replace(".parametrizations.", ".").removesuffix(".original")
 
 
 def with_change(entry: Entry, shape: tuple[int, ...], how: str, config: Config) -> Entry:
@@ -356,7 +372,7 @@ def check_complete(config: Config, plan: dict[str, Planned]) -> None:
         names = {name.format(i) + kind for i in layers for kind in ([""] if theirs.startswith("=") else kinds)}
         if where not in PLACES or PLACES[where](config):
             allowed |= names
-            wanted |= names if where != "?" else set()
+            wanted |= names if where != "?" or (len(layers) > 1 and names & found) else set()
     for name, one in plan.items():
         if isinstance(one.entry, Stacked) and len(one.entry.parts) < one.entry.shape[0]:
             lacks = next(i for i in range(one.entry.shape[0]) if i not in one.entry.parts)

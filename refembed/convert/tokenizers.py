@@ -36,7 +36,18 @@ from refembed.convert.rules import (
     warn_flags,
 )
 from refembed.convert.sentencepiece import BYTE, UNKNOWN, Pieces, read_sentencepiece, realign
-from refembed.convert.wordpiece import CONTROL, NORMAL, UNUSED, USER_DEFINED, looks_special, read_json, special_names
+from refembed.convert.wordpiece import (
+    CONTROL,
+    NORMAL,
+    UNUSED,
+    USER_DEFINED,
+    add_vocab,
+    is_wordpiece,
+    looks_special,
+    read_json,
+    read_vocab,
+    special_names,
+)
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import quote
@@ -444,7 +455,18 @@ def add_keys(writer: GGUFWriter, keys: Keys) -> None:
 
 IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
 
+
+def add_encoder(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
+    """The tokenizer of an encoder that has one of several kinds: WordPiece, Unigram, byte-level BPE."""
+    if is_wordpiece(folder):
+        return add_vocab(writer, read_vocab(folder, {**read_json(folder / "config.json"), "vocab_size": size}))
+    kind = (read_json(folder / "tokenizer.json").get("model") or {}).get("type")
+    add = add_xlm_roberta if kind is None else add_unigram if kind == "Unigram" else add_bpe
+    return add(writer, folder, size, pre)
+
+
 VOCABS = {
+    "encoder": Vocab(("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model"), add_encoder),
     "bpe": Vocab(("tokenizer.json",), add_bpe),
     "unigram": Vocab(("tokenizer.json",), add_unigram),
     "xlm-roberta": Vocab(("sentencepiece.bpe.model",), add_xlm_roberta),
