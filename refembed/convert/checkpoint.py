@@ -40,6 +40,7 @@ class Checkpoint:
     period: int = 0  # each such layer sees the whole text, the others a window; 0: all see the whole text
     kinds: tuple[str, ...] = ()  # what else layer_types may name
     scalings: tuple[str, ...] = ()  # of RoPE, that the file has keys or tensors for
+    latent_yarn: bool = False  # YaRN lets scores grow by mscale_all_dim, and queries and keys stay as long as they are
     nested: bool = False  # config.json may have all this under text_config, next to what looks at images
     check: Callable[[Path, dict[str, Any]], None] | None = None  # refuses what keys say together; with the defaults
     instead: Callable[[dict[str, Any]], str] | None = None  # of config.json: the name of the table to take, if another

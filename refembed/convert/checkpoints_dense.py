@@ -128,15 +128,14 @@ DENSE: dict[str, Checkpoint] = {
         Recipe("mistral3", LLAMA, dropped=("vision_tower.", "multi_modal_projector."), vocabs=("spm", "bpe"),
                prefixes=("model.language_model.", "language_model.model.", "language_model.", "model."),
                more_keys=(VOCAB, ROPE_WIDTH,
-                          real("rope.scaling.yarn_log_multiplier",
-                               lambda c: c.number_of("rope_parameters", "mscale_all_dim")),
+                          real("rope.scaling.yarn_log_multiplier", lambda c: c.yarn_growth),
                           real("attention.temperature_scale",
                                lambda c: c.number_of("rope_parameters", "llama_4_scaling_beta")))),
         ("ForCausalLM",), "ministral3", computed={"hidden_act": SILU, "sliding_window": (), **WHOLE_HEADS},
         defaults=DECODER_DEFAULTS
         | {"vocab_size": 131072, "intermediate_size": 14336, "num_hidden_layers": 34, "num_key_value_heads": 8,
            "head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5},
-        theta=1e6, scalings=("yarn",),
+        theta=1e6, scalings=("yarn",), latent_yarn=True,
     ),
     "LlamaBidirectional": Checkpoint(  # llama-embed-nemotron, whose code is not in `transformers`
         Recipe("llama-embed", LLAMA, biases=LLAMA_BIASES, vocabs=("spm", "bpe"), more_keys=(VOCAB, ROPE_WIDTH)),

@@ -179,6 +179,7 @@ DEEPSEEK_KEYS = (
     real("expert_weights_scale", lambda c: c.number("routed_scaling_factor")),
     flag("expert_weights_norm", lambda c: True if c.raw.get("norm_topk_prob") else None),
     count("rope.dimension_count", lambda c: c.sizes["rot"]),
+    real("rope.scaling.yarn_log_multiplier", lambda c: c.yarn_growth and 0.1 * c.yarn_growth),
 )  # fmt: skip
 DEEPSEEK_COMPUTED = {"hidden_act": SILU, "attention_bias": NO, "mlp_bias": NO, "moe_layer_freq": (1,)}
 DEEPSEEK_DEFAULTS = {
@@ -231,7 +232,7 @@ WITH_EXPERTS: dict[str, Checkpoint] = {
             "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 131072,
             "rms_norm_eps": 1e-5, "num_local_experts": 128, "num_experts_per_tok": 4, "sliding_window": 128,
         },
-        theta=150000.0, period=2, packed=("mxfp4",),
+        theta=150000.0, period=2, scalings=("yarn",), packed=("mxfp4",),
     ),
     "DeepseekV2": Checkpoint(
         Recipe("deepseek2", DEEPSEEK, sizes=latent_sizes, more_keys=DEEPSEEK_KEYS),
@@ -242,7 +243,7 @@ WITH_EXPERTS: dict[str, Checkpoint] = {
         | {"vocab_size": 102400, "intermediate_size": 11008, "max_position_embeddings": 2048,
            "num_key_value_heads": 32, "n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407,
            "num_experts_per_tok": 6, "routed_scaling_factor": 1.0},
-        check=check_latent,
+        scalings=("yarn",), latent_yarn=True, check=check_latent,
     ),
     "DeepseekV3": Checkpoint(
         Recipe("deepseek2", DEEPSEEK3, sizes=latent_sizes, more_keys=DEEPSEEK_KEYS),
@@ -256,7 +257,7 @@ WITH_EXPERTS: dict[str, Checkpoint] = {
            "n_routed_experts": 256, "n_shared_experts": 1, "moe_intermediate_size": 2048, "num_experts_per_tok": 8,
            "routed_scaling_factor": 2.5, "n_group": 8, "topk_group": 4, "first_k_dense_replace": 3,
            "norm_topk_prob": True, "scoring_func": "sigmoid"},
-        check=check_latent,
+        scalings=("yarn",), latent_yarn=True, check=check_latent,
     ),
     "Lfm2Moe": Checkpoint(
         Recipe(

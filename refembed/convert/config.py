@@ -204,6 +204,12 @@ class Config:
         return table_of(self.path, found, LAYER_KINDS[0]) or found
 
     @property
+    def yarn_growth(self) -> float | None:
+        """How much YaRN lets scores grow, mscale_all_dim; None where config.json is silent."""
+        value = self.rope.get("mscale_all_dim")
+        return float(value) if type(value) in (int, float) else None
+
+    @property
     def deepstack_layers(self) -> int:
         """How many layers what looks at images adds to (Qwen3-VL)."""
         found = self.inner("vision_config").get("deepstack_visual_indexes", [8, 16, 24])

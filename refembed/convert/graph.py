@@ -369,7 +369,15 @@ def qwen_window(raw: dict[str, Any]) -> bool:
     return not numbers or (first < count and window < context)
 
 
-OWN_CODE = ("NomicBert", "JinaBert", "NeoBERT")  # classes that come with code, which llama.cpp's graph follows
+OWN_CODE = (
+    "NomicBert",
+    "JinaBert",
+    "NeoBERT",
+    "LLaDAMoE",
+    "Dream",
+    "LlamaBidirectional",
+    "Lfm2Bidirectional",
+)  # classes that come with code, which llama.cpp's graph follows
 
 
 def remarks(raw: dict[str, Any], architecture: str) -> list[str]:

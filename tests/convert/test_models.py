@@ -29,8 +29,8 @@ QWEN2_CUT = (
     "qwen2", "qwen3", "eurobert", "olmo2", "seed_oss", "command-r", "qwen2moe", "qwen3moe", "olmoe", "exaone4",
     "starcoder2", "llama3", "smollm3", "granite", "chatglm", "glm4", "hunyuan-dense", "cohere2", "stablelm",
     "stablelm-parallel", "falcon-h1", "granitemoe", "granitehybrid", "granitehybrid-dense", "lfm2", "qwen3next",
-    "qwen35", "qwen35-images", "lfm2-bidirectional", "gpt-oss", "gpt-oss-mxfp4", "qwen35moe", "deepseek2", "deepseek3",
-    "lfm2moe", "granite-micro", "granite-experts", "llada-moe", "dream",
+    "qwen35", "qwen35-images", "lfm2-bidirectional", "gpt-oss", "gpt-oss-yarn", "gpt-oss-mxfp4", "qwen35moe",
+    "deepseek2", "deepseek3", "lfm2moe", "granite-micro", "granite-experts", "llada-moe", "dream",
 )  # fmt: skip
 GPT2_CUT = ("gpt2", "gptneox", "gptneox-serial", "bloom", "falcon", "falcon-two-norms", "mamba", "mamba2")
 PRE = dict.fromkeys(QWEN2_CUT, "qwen2") | dict.fromkeys(GPT2_CUT, "gpt-2")

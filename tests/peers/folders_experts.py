@@ -32,9 +32,20 @@ def gpt_oss(t: Any, **more: Any) -> Any:
     return t.GptOssForCausalLM(one_by_one(t.GptOssConfig(**sizes | more)))
 
 
+def yarn(**more: Any) -> dict[str, Any]:
+    """RoPE of a model that was first trained on 16 tokens."""
+    return {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16,
+            "beta_fast": 32.0, "beta_slow": 1.0, **more}  # fmt: skip
+
+
+def gpt_oss_yarn(t: Any) -> Any:
+    return gpt_oss(t, rope_parameters=yarn(truncate=True))
+
+
 def gpt_oss_wide(t: Any) -> Any:
-    """Rows of whole blocks: its experts are packed in the folder (record_models.py)."""
-    return gpt_oss(t, hidden_size=64, intermediate_size=96, num_hidden_layers=2)
+    """Rows of whole blocks: its experts are packed in the folder (record_models.py). And RoPE as it is published."""
+    more = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    return gpt_oss(t, **more, rope_parameters=yarn(truncate=False))
 
 
 def qwen35_moe(t: Any) -> Any:
@@ -74,7 +85,7 @@ def deepseek2(t: Any) -> Any:
 
 def deepseek3(t: Any) -> Any:
     more = {"q_lora_rank": 14, "n_routed_experts": 6, "n_shared_experts": 1, "n_group": 2, "topk_group": 1,
-            "num_nextn_predict_layers": 0}  # fmt: skip
+            "num_nextn_predict_layers": 0, "rope_parameters": yarn(mscale=0.7, mscale_all_dim=0.7)}  # fmt: skip
     return t.DeepseekV3ForCausalLM(one_by_one(t.DeepseekV3Config(**TEXT | LATENT | more)))
 
 
@@ -121,9 +132,7 @@ def mistral3(t: Any) -> Any:
 
 
 def ministral3(t: Any) -> Any:
-    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16,
-            "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
-            "llama_4_scaling_beta": 0.1}  # fmt: skip
+    rope = yarn(mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)
     return t.Ministral3ForCausalLM(t.Ministral3Config(**TEXT, head_dim=10, rope_parameters=rope))
 
 
@@ -230,6 +239,7 @@ def gemma_bpe(folder: Path) -> None:
 
 MODELS: dict[str, Row] = {
     "gpt-oss": (gpt_oss, "bpe"),
+    "gpt-oss-yarn": (gpt_oss_yarn, "bpe"),
     "qwen35moe": (qwen35_moe, "bpe"),
     "mixtral": (mixtral, "spm"),
     "deepseek2": (deepseek2, "bpe"),
