@@ -22,6 +22,7 @@ from refembed.convert.config import SIZES, Config
 from refembed.convert.families import ARCHITECTURES, CHECKPOINTS, RECIPES, stem_of
 from refembed.convert.graph import check_graph, names_of, remarks, with_defaults
 from refembed.convert.modules import POOLING, RANK, Modules, read_modules
+from refembed.convert.mxfp4 import MXFP4_FILE, is_packed
 from refembed.convert.planned import OUTTYPES, Planned, stored_type
 from refembed.convert.recipes import NESTED, Key
 from refembed.convert.rerank import LABELS, TEMPLATE, answer_ids, is_reranker
@@ -45,7 +46,8 @@ def prepare(
     folder: Path, outtype: str, notes: list[str], name: str | None
 ) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
     """`general.architecture`, the tensors to write, and what adds the keys. ModelError for what is not whole."""
-    config = replace(read_config(folder, notes, name), file_type=OUTTYPES[outtype][1])
+    config = read_config(folder, notes, name)
+    config = replace(config, file_type=MXFP4_FILE if is_packed(config) else OUTTYPES[outtype][1])
     arch, keeps_dense = config.recipe.arch, "dense" in config.recipe.extras
     width = config.sizes["C"]
     modules = read_modules(
@@ -129,7 +131,7 @@ def add_own(writer: GGUFWriter, config: Config, keys: tuple[Key, ...]) -> None:
     """Keys of one architecture. A later value takes the place of an earlier one, as in gguf-py."""
     for name, kind, value in keys:
         if (found := value(config)) is not None:
-            full = name if name.startswith(("general.", "tokenizer.")) else f"{config.recipe.arch}.{name}"
+            full = name if name.startswith(("general.", "tokenizer.", "diffusion.")) else f"{config.recipe.arch}.{name}"
             writer.add(full, found, kind, replace=True)
 
 

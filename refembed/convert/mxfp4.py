@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from refembed.convert.config import Config
 
 WEIGHTS = 32  # of a block
+MXFP4_FILE = 38  # general.file_type, whatever the other matrices are stored as
 NAME = re.compile(r"layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj_(blocks|scales)")
 PARTS = {"gate_up": (("gate", slice(0, None, 2)), ("up", slice(1, None, 2))), "down": (("down", slice(None)),)}
 
