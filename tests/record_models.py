@@ -3,7 +3,8 @@
     V/bin/pip install torch==2.13.0 transformers==5.23.0 sentencepiece numpy pyyaml     (V as in record_converter.py)
     V/bin/python -m tests.record_models LLAMA_CPP_SOURCE [NAME ...]     names: these alone, the others stay as they are
 
-EmbeddingGemma 2 is newer than that source: its record is of the converter in xllamacpp==2026.10.11549's, thirdparty/llama.cpp.
+EmbeddingGemma 2 is newer than that source: its record is of the converter that xllamacpp==2026.10.11549 has under
+thirdparty/llama.cpp.
 
 The folders are those of tests/peers/folders.py, saved by `transformers`, with weights that follow from their names
 (hf_folders.weights). The record holds the folders' files and shapes, so that the test needs no PyTorch.
