@@ -63,7 +63,8 @@ def speed(model: str, numerics: str, roots: dict[str, Path], caches: Path, args:
             taken = interleaved(runs, dict.fromkeys(runs, 1.0), seconds=args.seconds, most=args.rounds)
             tokens, r = sum(map(len, ids)), ratio(taken[args.commit], taken[NOW])
             rates = "  ".join(f"{name} {tokens / median(found):,.0f}" for name, found in taken.items())
-            print(f"{model:<14} {numerics:<6} {row:<7} {rates}  ratio {r.median:.2f} ({r.low:.2f} to {r.high:.2f})")
+            low, high = f"{r.low:.2f}", f"{r.high:.2f}"
+            print(f"{model:<14} {numerics:<6} {row:<7} {rates}  ratio {r.median:.2f} ({low} to {high})", flush=True)
 
 
 def starts(model: str, numerics: str, roots: dict[str, Path], caches: Path, args: argparse.Namespace) -> None:
