@@ -227,7 +227,7 @@ CHARSMAP = base64.b64encode((1024).to_bytes(4, "little") + bytes(1024 + 1)).deco
 
 def bytes_bpe(folder: Path) -> None:
     """Byte-level BPE with a template, as RoBERTa has it."""
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     vocab = {t: i for i, t in enumerate([*special, *"abcdefghijklmnopqrstuvĠ", "Ġt", "he"])}
     tokenizer = {
         "version": "1.0", "truncation": None, "padding": None,
@@ -241,7 +241,10 @@ def bytes_bpe(folder: Path) -> None:
                   "merges": ["Ġ t", "h e"]},
     }  # fmt: skip
     write_json(folder / "tokenizer.json", tokenizer)
-    settings = {"tokenizer_class": "RobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    settings = {
+        "tokenizer_class": "RobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>",
+        "cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>",
+    }  # fmt: skip
     write_json(folder / "tokenizer_config.json", settings)
 
 
