@@ -34,6 +34,7 @@ PATTERNS = {  # kinds of names in the library's bytes -> what they look like
     "tensors": re.compile(rb"\0((?:blk|enc\.blk|dec\.blk|v\.blk|a\.blk)\.%d\.[a-z0-9_.]+)(?=\0)"),
 }
 LISTED = 60  # names that are printed of a kind
+ORACLE = "oracle and not slow and not peers and not attack"  # `make test-slow` and others have the rest
 # it holds when all is done
 PIN_TEST = "tests/verify/engines/test_llamacpp.py::test_the_installed_wheel_is_the_pinned_one"
 
@@ -61,10 +62,10 @@ STEPS = (
     Step("suite", "holds every case to its bound", ("-m", "conformance", "run"),
          look="a number above its bound is a change of llama.cpp's or a fault of ours: name it before bounds move"),
     Step("tokenizers", "holds the tokenizers against the new library",
-         ("-m", "pytest", "-q", "-m", "oracle", "tests/tokenizer"),
+         ("-m", "pytest", "-q", "-m", ORACLE, "tests/tokenizer"),
          look="ids that changed are llama.cpp's doing: docs/tokenizers.md"),
     Step("tests", "runs all other tests that ask llama.cpp",
-         ("-m", "pytest", "-q", "-m", "oracle", "--ignore=tests/tokenizer", f"--deselect={PIN_TEST}"),
+         ("-m", "pytest", "-q", "-m", ORACLE, "--ignore=tests/tokenizer", f"--deselect={PIN_TEST}"),
          look="recorded answers that are no longer the library's"),
     Step("pin", "writes the new version where it is the pin", writes=True,
          look="CHANGELOG.md gets a line. The steps below have the new wheel in front; install it when all are done"),
