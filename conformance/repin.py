@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.builds import select
 from conformance.builds_probe import add_row
 from refembed.errors import RequestError
 from refembed.verify.engines.llamacpp_lib import PINNED, wheel_file
@@ -58,7 +59,8 @@ STEPS = (
          look="identical: the profile stands. Within rounding: the next step says which operation moved"),
     Step("bits", "compares the `ggml` numerics with the new library, bit for bit",
          ("-m", "conformance", "run", "ggml/*"),
-         look="the first tensor that differs is a new row or field of refembed/kernels/ggml/profile.py"),
+         look="the first tensor that differs is a new row or field of refembed/kernels/ggml/profile.py, unless another "
+              "row has its bits: the step `profiles` says which"),
     Step("suite", "holds every case to its bound", ("-m", "conformance", "run"),
          look="a number above its bound is a change of llama.cpp's or a fault of ours: name it before bounds move"),
     Step("tokenizers", "holds the tokenizers against the new library",
@@ -73,9 +75,9 @@ STEPS = (
          look="layouts that the library confirms; one that does not open needs a new layout (llamacpp_layouts.py)"),
     Step("answers", "asks it for its vectors", ("-m", "conformance", "builds", "run", PACKAGE + " {version}"), True,
          look="architectures that it refuses"),
-    Step("changes", "traces each wheel whose bits are not its predecessor's",
-         ("-m", "conformance", "builds", "changes", PACKAGE), True,
-         look="the first tensor that differs from the old pin's"),
+    Step("changes", "traces it and the wheels before and behind it, where their bits differ",
+         ("-m", "conformance", "builds", "changes"), True,
+         look="the first tensor that differs"),
     Step("profiles", "computes every profile of `ggml`, and writes into each row which one has its bits",
          ("-m", "conformance", "builds", "profiles"), True,
          look="a row that lost its profile; the new one's is `avx2`, or its own"),
@@ -198,7 +200,18 @@ def run_step(step: Step, version: str, folder: Path, say: Callable[[str], object
     paths = os.pathsep.join(filter(None, [str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": paths}
     command = [sys.executable, *(part.format(version=version) for part in step.command)]
+    if step.id == "changes":
+        command += around(f"{PACKAGE} {version}")
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def around(name: str) -> list[str]:
+    """A wheel's row and those of its neighbors, by id, oldest llama.cpp first. RequestError where it has none."""
+    ids = [build.id for build in select([PACKAGE])]
+    if name not in ids:
+        raise RequestError(f"{name} has no row", hint="--from row writes it")
+    at = ids.index(name)
+    return ids[max(0, at - 1) : at + 2]
 
 
 def chosen(check: bool, only: Sequence[str], after: str | None) -> list[Step]:

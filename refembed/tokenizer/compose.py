@@ -10,13 +10,14 @@ alone; older builds pass it over (unicode_cpts_normalize_nfc in src/unicode.cpp;
 
 from __future__ import annotations
 
+import codecs
 import functools
 import re
 import unicodedata
 from dataclasses import dataclass
 
 from refembed.tokenizer._composition_data import CLASS_RUNS, LATER_PAIRS
-from refembed.tokenizer.unicode import category
+from refembed.tokenizer.unicode import REPLACEMENT, category
 
 COMPOSES = "tokenizer.ggml.normalizer.nfc"
 
@@ -59,6 +60,27 @@ def compose(text: str) -> str:
         out.append(c)
         last = k
     return "".join(out)
+
+
+def characters(raw: bytes) -> str:
+    """UTF-8 as builds that compose read it: surrogates pass, any other byte that is out of place becomes U+FFFD.
+
+    >>> characters(b"a\xc0\xafb")  # older builds let overlong forms pass: `unicode.decode` has a slash here
+    'a\ufffd\ufffdb'
+    """
+    return raw.decode("utf-8", "refembed.bytewise")
+
+
+def bytewise(error: UnicodeError) -> tuple[str, int]:
+    """Go on where strict UTF-8 stops: the character, and the byte to continue at."""
+    assert isinstance(error, UnicodeDecodeError)
+    three = error.object[error.start : error.start + 3]
+    if re.fullmatch(rb"\xed[\xa0-\xbf][\x80-\xbf]", three):
+        return three.decode("utf-8", "surrogatepass"), error.start + 3
+    return chr(REPLACEMENT), error.start + 1
+
+
+codecs.register_error("refembed.bytewise", bytewise)
 
 
 def ordered(text: str) -> list[str]:

@@ -21,9 +21,9 @@ from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START
 from refembed.tokenizer.bytetokens import ByteTokens
 from refembed.tokenizer.charsmap import Charsmap, read_charsmap
-from refembed.tokenizer.compose import COMPOSES, compose
+from refembed.tokenizer.compose import COMPOSES, characters, compose
 from refembed.tokenizer.split_points import SplitPoints, cached_by_piece, sizes
-from refembed.tokenizer.unicode import REPLACEMENT, decode
+from refembed.tokenizer.unicode import REPLACEMENT
 from refembed.tokenizer.vocab import Vocab
 
 NORMAL, USER_DEFINED, UNUSED = 1, 4, 5  # tokenizer.ggml.token_type
@@ -137,7 +137,7 @@ class Normalizer:
     def __call__(self, text: bytes) -> bytes:
         """The text with its characters replaced, and ▁ for spaces."""
         if self.composes and not text.isascii():
-            text = compose(decode(text)).encode("utf-8", "surrogatepass")
+            text = compose(characters(text)).encode("utf-8", "surrogatepass")
         return self.escape(self.replace(text))
 
     def replace(self, text: bytes) -> bytes:

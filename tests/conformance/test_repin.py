@@ -178,6 +178,15 @@ def test_steps_run_with_the_other_wheel_in_front(tmp_path, monkeypatch):
     assert said[-1] == "\n2 of 3 steps differ: bits, suite"
 
 
+def test_changes_are_looked_for_next_to_a_wheel():
+    ids = [b.id for b in builds.select(["xllamacpp"])]
+    at = ids.index("xllamacpp 2026.5.9093")
+    assert repin.around(ids[at]) == ["xllamacpp 2026.4.8672", "xllamacpp 2026.5.9093", "xllamacpp 2026.6.9538"]
+    assert repin.around(ids[0]) == ids[:2]
+    with pytest.raises(RequestError, match="xllamacpp 1 has no row\n  hint: --from row writes it"):
+        repin.around("xllamacpp 1")
+
+
 def test_a_folder_without_the_wheel_is_one_sentence(tmp_path):
     with pytest.raises(RequestError, match="no xllamacpp in it"):
         repin.library_in(tmp_path)

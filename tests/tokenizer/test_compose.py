@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from refembed.tokenizer import load_tokenizer
 from refembed.tokenizer._composition_data import CLASS_RUNS, LATER_PAIRS
-from refembed.tokenizer.compose import compose, numbers, tables
+from refembed.tokenizer.compose import characters, compose, numbers, tables
 from refembed.tokenizer.unicode import category
 from tests.tokenizer.kinds_vocabs import VARIANTS, write_vocab
 from tests.tokenizer.vocabs import flag
@@ -83,6 +83,21 @@ def test_examples_of_the_standard(text, composed):
     assert compose(composed) == composed
 
 
+@pytest.mark.parametrize(
+    ("raw", "read"),
+    [  # unicode_cpts_from_utf8 of llama-cpp-py-sync 0.11739
+        (b"\xc0\xaf", "\ufffd\ufffd"),
+        (b"A\xe0\x8f\x8f\xef", "A\ufffd\ufffd\ufffd\ufffd"),
+        (b"\xed\xa0\xbf\xc0", "\ud83f\ufffd"),
+        (b"\xe0\xa0A", "\ufffd\ufffdA"),
+        (b"a\xf7\xbf\xbf\xbfb", "a\ufffd\ufffd\ufffd\ufffdb"),
+        (b"\xf4\x90\x80\x80\xef\xbb\xbfx", "\ufffd\ufffd\ufffd\ufffd\ufeffx"),
+    ],
+)
+def test_bytes_are_read_as_the_build_that_composes_reads_them(raw, read):
+    assert characters(raw) == read
+
+
 def test_the_table_is_what_the_generator_writes():
     """From the table's own numbers: its form, and that it is whole. The tool itself asks unicodedata2."""
     classes = [0] * 0x110000
@@ -94,7 +109,7 @@ def test_the_table_is_what_the_generator_writes():
 
 def test_the_key_composes_texts_of_unigram_and_of_no_other_kind(tmp_path):
     nfc = flag("normalizer.nfc", True)
-    text, composed, matters = "<e\u0301< a\u0301\u0300 \u1112\u1161\u11ab", "<\u00e9< \u00e1\u0300 \ud55c", set()
+    text, composed, matters = "e\u0301t a\u0301\u0300 \u1112\u1161\u11ab", "\u00e9t \u00e1\u0300 \ud55c", set()
     for variant in VARIANTS.values():
         with_key = load_tokenizer(write_vocab(tmp_path / "k.gguf", variant, nfc))
         without = load_tokenizer(write_vocab(tmp_path / "m.gguf", variant))
