@@ -15,7 +15,9 @@ from tests.hf_folders import write_json
 from tests.hf_heads import RECORDS, headed
 from tests.record_models import build
 
-YARN = {"rope_type": "default", "rope_theta": 1e6}
+PLAIN = {"rope_type": "default", "rope_theta": 1e6}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16,
+        "mscale": 0.7, "mscale_all_dim": 0.7}  # fmt: skip
 GRAPHS: list[tuple[str, dict[str, Any], str]] = [
     ("gpt-oss", {"swiglu_limit": 10.0}, r"swiglu_limit is 10\.0"),
     ("gpt-oss", {"attention_bias": False}, "attention_bias is False"),
@@ -38,6 +40,10 @@ GRAPHS: list[tuple[str, dict[str, Any], str]] = [
     ("deepseek2", {"first_k_dense_replace": 2}, "missing tensors: blk.1.ffn_down.weight"),
     ("deepseek2", {"first_k_dense_replace": 27}, "first_k_dense_replace is 27 of 26 layers"),
     ("deepseek2", {"kv_lora_rank": 18}, r"is \[20\], config.json says \[18\]"),
+    ("deepseek3", {"rope_parameters": YARN | {"mscale": 1.0}}, "mscale and mscale_all_dim of rope_type yarn are"),
+    ("deepseek3", {"rope_parameters": YARN | {"truncate": False}}, "truncate of rope_type yarn is False"),
+    ("ministral3", {"rope_parameters": YARN | {"beta_fast": 16.0}}, r"beta_fast of rope_type yarn is 16\.0"),
+    ("gpt-oss-yarn", {"rope_parameters": YARN}, "queries and keys of rope_type yarn grow by 1"),
     ("deepseek3", {"scoring_func": "softmax"}, "scoring_func is softmax"),
     ("deepseek3", {"rope_interleave": False}, "rope_interleave is False"),
     ("lfm2moe", {"use_expert_bias": False}, "use_expert_bias is False"),
@@ -49,7 +55,7 @@ GRAPHS: list[tuple[str, dict[str, Any], str]] = [
     ("gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention is all"),
     ("gemma4", {"layer_types": ["full_attention"] + ["sliding_attention"] * 3}, "layer_types ends with sliding"),
     ("gemma4", {"layer_types": ["full_attention"] * 3}, "layer_types has 3 names for 4 layers"),
-    ("gemma4", {"rope_parameters": {"full_attention": YARN}}, "rope_type of layers that see all is default"),
+    ("gemma4", {"rope_parameters": {"full_attention": PLAIN}}, "rope_type of layers that see all is default"),
     ("gemma4", {"num_kv_shared_layers": 4}, "num_kv_shared_layers is 4 of 4 layers"),
     ("gemma4", {"num_kv_shared_layers": 1}, r"is \[48, 160\], config.json says \[48, 80\]"),
     ("gemma4", {"use_double_wide_mlp": False}, r"is \[48, 160\], config.json says \[48, 80\]"),
@@ -80,6 +86,12 @@ def test_a_config_that_asks_for_another_graph_is_refused(
         convert(folder, tmp_path / "out.gguf")
     assert caught.value.hint
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_that_gpt_oss_rounds_no_ramp_is_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    convert(build(RECORDS["gpt-oss-mxfp4"], tmp_path / "m"), tmp_path / "out.gguf", say=notes.append)
+    assert [note[:26] for note in notes] == ["truncate of rope_type yarn"]
 
 
 def test_half_of_a_packed_matrix_is_refused(tmp_path: Path) -> None:
