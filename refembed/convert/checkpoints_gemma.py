@@ -198,7 +198,7 @@ def check_last(path: Path, raw: dict[str, Any]) -> None:
 def check_gemma3n(path: Path, raw: dict[str, Any]) -> None:
     """Refuse what llama.cpp's graph of Gemma 3n has as fixed numbers."""
     layers = raw.get("num_hidden_layers")
-    wanted = {
+    wanted: dict[str, Any] = {
         "altup_num_inputs": STREAMS, "altup_active_idx": 0, "hidden_size_per_layer_input": PER_LAYER,
         "laurel_rank": RANK,
         "num_kv_shared_layers": layers - LAYERS_WITH_KEYS if type(layers) is int else None,
