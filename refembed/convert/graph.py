@@ -132,8 +132,7 @@ HEADS: dict[str, dict[str, tuple[Any, ...]]] = {  # the same, of what stands on 
 }
 REQUIRED = {  # whose default is another graph than llama.cpp's
     "Gemma3Text": ("use_bidirectional_attention",), "Qwen3Moe": ("norm_topk_prob",),
-    "JinaBert": ("position_embedding_type", "feed_forward_type"), "NomicBert": ("activation_function",),
-    "NomicBertMoe": ("activation_function",),
+    "JinaBert": ("position_embedding_type", "feed_forward_type"), "NomicBertMoe": ("activation_function",),
 }  # fmt: skip
 
 MODEL_TYPES = {  # `transformers` opens a folder by model_type, not by the class that it names
@@ -330,6 +329,8 @@ def check_others(path: Path, stem: str, raw: dict[str, Any]) -> None:
         if raw["no_rope_layers"] != usual:
             hint = "llama.cpp leaves RoPE out of every fourth layer, and its converter writes nothing else"
             raise ModelError(f"{path}: no_rope_layers is {quote(str(raw['no_rope_layers']))}", hint=hint)
+    if stem == "NomicBert" and raw.get("activation_function") is None and raw.get("hidden_act") is None:
+        raise ModelError(f"{path}: no activation_function", hint="swiglu; is the file whole?")
     if stem == "FalconH1" and raw.get("mamba_rms_norm") and raw.get("mamba_norm_before_gate", True):
         found = f"{path}: mamba_norm_before_gate is {quote(str(raw.get('mamba_norm_before_gate', True)))}"
         raise ModelError(found, hint="llama.cpp normalizes what the gate has let through")
