@@ -27,7 +27,8 @@ from refembed.kernels.fast.bfloat16 import BFloat16Products
 from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.graph import GraphCache
 from refembed.kernels.fast.integer import IntegerProducts
-from refembed.kernels.fast.panels import DECODED, Panels, RoundedProducts
+from refembed.kernels.fast.panels import DECODED, Panels
+from refembed.kernels.fast.rounding import RoundedProducts
 from refembed.kernels.fast.state_ops import NOTHING, FastStateOps
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, integer_tile, jit
@@ -109,9 +110,11 @@ class Fast(FastStateOps):
         """An array of float32 with anything in it."""
         return self.scratch.empty(shape) if spinning_pool.own.graph is None else spinning_pool.own.graph.empty(shape)
 
-    def capture_or_replay(self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float) -> Float:
-        """`layers(x)`, for short texts without Python between their operations; `GraphCache.run`."""
-        return self.graphs.run(given, layers, x)
+    def capture_or_replay(
+        self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float, offsets: I64 | None = None
+    ) -> Float:
+        """`layers(x)`, without Python between operations where such texts come again; `GraphCache.run`."""
+        return self.graphs.run(given, layers, x, offsets)
 
     def weight(self, w: Tensor) -> F32:
         """A small tensor (bias, norm, convolution) in float32."""
@@ -244,11 +247,14 @@ class Fast(FastStateOps):
         out, apart = self.empty(x.shape), tap.active or x.ndim == 3  # heads have weights of their own
         scale = np.ones(x.shape[-1], np.float32) if w is None or apart else self.weight(w)
         bias = NOTHING if b is None or apart else self.weight(b)
+        if not apart:
+            self.compute(elementwise.layer_norm, x, more, scale, bias, eps, out=out)
+            return out
         rows, more, done = (a.reshape(-1, x.shape[-1]) for a in (x, more, out))
         spinning_pool.parallel_for(
             elementwise.layer_norm, rows, more, scale, bias, eps, done, rows=len(rows), size=x.size
         )
-        if not apart or w is None:
+        if w is None:
             return out
         y = tap("norm", out) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
@@ -265,8 +271,15 @@ class Fast(FastStateOps):
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
         out = self.empty(x.shape)
-        spinning_pool.parallel_for(elementwise.gelu, np.ascontiguousarray(x), out, rows=len(x), size=x.size)
+        self.compute(elementwise.gelu, np.ascontiguousarray(x), out=out)
         return out
+
+    def compute(self, kernel: Callable[..., Any], *arguments: Any, out: F32) -> None:
+        """kernel(*arguments, out), row by row, for what will most often meet matrices."""
+        if self.rounded is not None and out.ndim == 2:
+            self.rounded.compute(kernel, *arguments, out=out)
+        else:
+            spinning_pool.parallel_for(kernel, *arguments, out, rows=len(out), size=out.size)
 
     def gelu_erf(self, x: Float) -> Float:
         """y = x/2 erfc(-x/sqrt(2))."""
@@ -284,33 +297,29 @@ class Fast(FastStateOps):
 
     def silu(self, x: Float) -> Float:
         """y = x / (1 + e^-x)."""
-        out = self.empty(x.shape)
-        spinning_pool.parallel_for(decoder.silu, x, out, rows=len(x), size=x.size)
-        return out
+        return self.of_each(decoder.silu, x)
 
     def relu(self, x: Float) -> Float:
         """y = max(x, 0)."""
+        return self.of_each(decoder.relu, x)
+
+    def of_each(self, kernel: Callable[..., Any], x: Float, *more: Float) -> Float:
+        """A function of each number of x, or of it and others in the same place."""
         out = self.empty(x.shape)
-        spinning_pool.parallel_for(decoder.relu, x, out, rows=len(x), size=x.size)
+        spinning_pool.parallel_for(kernel, x, *more, out, rows=len(x), size=x.size)
         return out
 
     def geglu(self, gate: Float, up: Float) -> Float:
         """y = gelu(gate) up."""
-        out = self.empty(gate.shape)
-        spinning_pool.parallel_for(decoder.geglu, gate, up, out, rows=len(gate), size=gate.size)
-        return out
+        return self.of_each(decoder.geglu, gate, up)
 
     def swiglu(self, gate: Float, up: Float) -> Float:
         """y = silu(gate) up."""
-        out = self.empty(gate.shape)
-        spinning_pool.parallel_for(decoder.swiglu, gate, up, out, rows=len(gate), size=gate.size)
-        return out
+        return self.of_each(decoder.swiglu, gate, up)
 
     def swiglu_oai(self, gate: Float, up: Float) -> Float:
         """y = g sigmoid(1.702 g) (1 + u), both clamped."""
-        out = self.empty(gate.shape)
-        spinning_pool.parallel_for(decoder.swiglu_oai, gate, up, out, rows=len(gate), size=gate.size)
-        return out
+        return self.of_each(decoder.swiglu_oai, gate, up)
 
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
         """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
@@ -334,9 +343,7 @@ class Fast(FastStateOps):
 
     def sigmoid(self, x: Float) -> Float:
         """y = 1 / (1 + e^-x)."""
-        out = self.empty(x.shape)
-        spinning_pool.parallel_for(recurrent.sigmoid, x, out, rows=len(x), size=x.size)
-        return out
+        return self.of_each(recurrent.sigmoid, x)
 
     def add_bias(self, x: Float, b: Tensor) -> Float:
         """x + b."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from refembed.arrays import F32
 from refembed.gguf import Tensor
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm
@@ -81,16 +80,3 @@ class Panels:
             self.pack(w, first + begin * P, min(first + end * P, n), panels, begin, end)
 
         parallel_map([partial(some, begin) for begin in range(0, len(panels), step)])
-
-
-class RoundedProducts(Protocol):
-    """Products with activations that are rounded once for all matrices they meet, and kept as an array of float32."""
-
-    def takes(self, w: Tensor) -> bool:
-        """Whether W is multiplied this way."""
-
-    def codes(self, x: F32) -> F32:
-        """x (T, C) rounded, as `multiply` reads it."""
-
-    def multiply(self, codes: F32, w: Tensor, bias: F32) -> F32:
-        """x Wᵀ + bias (T, N)."""
