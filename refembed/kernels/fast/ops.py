@@ -83,7 +83,7 @@ class Fast(FastStateOps):
     dtype: type[np.floating[Any]] = np.float32
     one_text_a_core = True
     bits = 16 if integer_tile.QUICK else 0  # of activations' codes where weights are quantized; 0: they have none
-    attention_kernels: Any = fast_attention  # a module with `attention`, `scores_of`, `mix_of`
+    attention_kernels: Any = fast_attention  # a module with `attention`, `scores_of`, `shares_of`, `mix_of`
 
     def __init__(self, *, memory_budget: int | str | None = None) -> None:
         """As `load_ops` takes it."""
@@ -433,13 +433,16 @@ class Fast(FastStateOps):
         if len(bias):
             p = tap("kq_plus_kq_b", p * how.scale + bias[:, :n, :n]).copy()
             how = how._replace(scale=np.float32(1))
+        left = np.empty((H, n, 1), q.dtype)  # factors
         for h in range(H):
-            fast_attention.shares_of(p[h], *how, slopes[h], sinks[h : h + 1])
-        p = tap("kq_soft_max", p)
+            left[h, :, 0] = self.attention_kernels.shares_of(p[h], *how, slopes[h], sinks[h : h + 1])
+        shares = p * left
+        if (given := tap("kq_soft_max", shares)) is not shares:
+            p, left = np.ascontiguousarray(given), np.ones_like(left)
         kqv = np.empty((H, n, v.shape[2]), q.dtype)
         for h in range(H):
             self.attention_kernels.mix_of(p[h], v[h // group], kqv[h])
-        out[:] = tap("kqv", kqv).transpose(1, 0, 2).reshape(out.shape)
+        out[:] = tap("kqv", kqv * left).transpose(1, 0, 2).reshape(out.shape)
 
     def mean(self, x: Float, offsets: I64) -> Float:
         """The mean of each sequence's rows, added in double."""
