@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from refembed.arrays import LINE
 from refembed.kernels.fast.elementwise import ROOM, softmax
-from refembed.kernels.llvm.gemm import LANES4, LINE, row_loop
+from refembed.kernels.llvm.gemm import LANES4, row_loop
 from refembed.kernels.llvm.jit import njit, tanh
 from refembed.kernels.llvm.microkernel import ROWS, VECTORS
 from refembed.kernels.llvm.simd import N, put

@@ -27,7 +27,7 @@ import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.kernels import threads
-from refembed.kernels.fast.buffer_pool import FREE, counts
+from refembed.kernels.fast.buffer_pool import FREE, block_of, counts
 from refembed.kernels.fast.thread_pool import EMPTY, RESULTS, WORDS, spinning_pool, write
 
 MAX_TOKENS = 512  # tokens: what Python takes is little compared with a longer text
@@ -53,7 +53,7 @@ class ArrayPool:
         for n, (block, count) in enumerate(zip(self.blocks, counts(self.blocks), strict=True)):
             if len(block) == room and count == FREE:
                 return n, block[:size].reshape(shape)
-        self.blocks.append(np.empty(room, np.float32))
+        self.blocks.append(block_of(room))
         return len(self.blocks) - 1, self.blocks[-1][:size].reshape(shape)
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refembed.arrays import F32, I64, Float
+from refembed.arrays import F32, I64, Float, aligned
 from refembed.gguf import Tensor
 from refembed.kernels.exact import activations, attention, conv, experts, sums
 from refembed.kernels.exact import rope as rotary
@@ -161,7 +161,7 @@ class Fast(FastStateOps):
         """F16 as it is: panels (n/P, C, P) of int16."""
         if not CONVERTS_F16 or w.byteorder != NATIVE or not self.store.reserve(2 * count * k * P):
             return None
-        halves = gemm.aligned((count, k, P), np.int16)
+        halves = aligned((count, k, P), np.int16)
         gemm.pack_rows(np.frombuffer(w.raw, np.int16).reshape(w.shape), halves, 0, count)
         return gemm.by_f16, halves
 
@@ -170,7 +170,7 @@ class Fast(FastStateOps):
         names, nbytes = w.type.block.names or (), count * k * P * 9 // 8
         if w.type.weights != Q8_BLOCK or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
             return None
-        codes, scales = gemm.aligned((count, k, P), np.int8), gemm.aligned((count, k // Q8_BLOCK, P), np.float32)
+        codes, scales = aligned((count, k, P), np.int8), gemm.aligned((count, k // Q8_BLOCK, P), np.float32)
         if self.pack_codes(w, codes, scales):
             return gemm.by_q8, codes, scales
         self.store.reserve(-nbytes)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from refembed.arrays import aligned
 from refembed.gguf import Tensor
 from refembed.kernels.fast.thread_pool import spinning_pool
-from refembed.kernels.llvm import gemm
 from refembed.kernels.quant.row_blocks import Store, row_blocks
 from refembed.kernels.threads import parallel_map, renew_after_fork
 
@@ -65,7 +65,7 @@ class Panels:
             whole = self.kept.get(w.name)
             shape = self.shape_of(w.shape[0], w)
             if whole is None and self.store.reserve(np.dtype(self.dtype).itemsize * int(np.prod(shape))):
-                whole = gemm.aligned(shape, self.dtype)
+                whole = aligned(shape, self.dtype)
                 self.fill(w, 0, whole)
                 self.kept[w.name] = whole
         return whole

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from refembed.arrays import F32, I32
+from refembed.arrays import F32, I32, aligned
 from refembed.kernels.llvm.bfloat16_tile import LANES, ROWS, P, tile_bf16
-from refembed.kernels.llvm.gemm import aligned
 from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.simd import N, bits_of, broadcast, choose
 from refembed.kernels.llvm.simd_float32 import load, put_upper_halves

@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refembed.arrays import F32, I32
-from refembed.kernels.llvm.gemm import aligned
+from refembed.arrays import F32, I32, aligned
 from refembed.kernels.llvm.integer_tile import ROWS, STEPS, P, tile8, tile16, words_of
 from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.microkernel import Q8_BLOCK as BLOCK

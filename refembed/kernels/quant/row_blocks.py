@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from refembed.arrays import Float
+from refembed.arrays import Float, aligned
 from refembed.errors import RequestError
 from refembed.gguf import Tensor
 from refembed.kernels.quant.dequant import dequantize
@@ -80,8 +80,9 @@ class Store:
     def whole(self, w: Tensor) -> Float:
         """A small tensor, decoded once and kept."""
         if w.name not in self.kept:
-            x = w.dequantize()
-            self.kept[w.name] = np.array(x, self.dtype)  # writable: one compiled kernel serves all
+            x = aligned(w.shape, self.dtype)
+            x[...] = w.dequantize()
+            self.kept[w.name] = x  # writable: one compiled kernel serves all
         return self.kept[w.name]
 
     def reserve(self, nbytes: int) -> bool:
