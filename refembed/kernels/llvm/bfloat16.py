@@ -69,16 +69,18 @@ def product_bf16(x, panels, bias, out, first, by_rows, begin, end):
     pairs, ws, to = x.reshape(-1), panels.reshape(-1), out.reshape(-1)
     for some in range(low, high, HIGH):
         rows = min(HIGH, high - some)
-        tiles = (rows + ROWS - 1) // ROWS  # of nearly equal height
+        tiles = (rows + ROWS - 1) // ROWS  # of nearly equal height: `more` of them have a row more
+        low_height, more = rows // tiles, rows % tiles
         for p in range(top, bottom):
-            j = first + p * P
+            j, t = first + p * P, some
+            width = min(P, N - j)
             for i in range(tiles):
-                t, behind = some + rows * i // tiles, some + rows * (i + 1) // tiles
-                width = min(P, N - j)
+                height = low_height + (i < more)
                 tile_bf16(
-                    behind - t, (width + LANES - 1) // LANES, pairs, t * words, words, ws, p * words * P, P, words,
+                    height, (width + LANES - 1) // LANES, pairs, t * words, words, ws, p * words * P, P, words,
                     to, t * N + j, N, width, bias, j, len(bias) > 0,
                 )  # fmt: skip
+                t += height
 
 
 @njit()

@@ -167,39 +167,20 @@ def highest_integer(typing_context, x):
     """The largest lane."""
 
     def generate(context, builder, sig, args):
-        return halves(builder, args[0], lambda a, b: builder.select(builder.icmp_signed("<", a, b), b, a))
+        x, zero = args[0], ir.IntType(32)(0)
+        # four lanes at least: LLVM would take a single integer out of its register
+        for lanes in (
+            range(8, 16),
+            range(4, 8),
+            (2, 3, 0, 1),
+            (1, 0, 3, 2),
+        ):
+            kept = builder.shuffle_vector(x, x, vector(range(len(lanes))))
+            other = builder.shuffle_vector(x, x, vector(lanes))
+            x = builder.select(builder.icmp_signed("<", kept, other), other, kept)
+        return builder.extract_element(x, zero)
 
     return types.int32(INTS), generate
-
-
-@intrinsic
-def put_sums(typing_context, out, at, d, a, b):
-    """Eight words from out[at] on: d; -128 times the sum of a's lanes, of b's, of both; d times these sums, and d 0.
-
-    out  an array of float32, some of whose words are integers then
-    """
-
-    def generate(context, builder, sig, args):
-        d, a, b = args[2:]
-        four, zeros = ir.VectorType(ir.FloatType(), 4), vector([0] * 4)
-
-        def pick(x, y, *lanes):
-            return builder.shuffle_vector(x, y, vector(lanes))
-
-        for half in (8, 4):
-            a, b = (builder.add(pick(x, x, *range(half)), pick(x, x, *range(half, 2 * half))) for x in (a, b))
-        pairs = builder.add(pick(a, b, 0, 1, 4, 5), pick(a, b, 2, 3, 6, 7))
-        own = builder.add(pick(pairs, zeros, 0, 2, 0, 4), pick(pairs, zeros, 1, 3, 1, 4))  # of a, of b, of a, 0
-        sums = builder.add(own, pick(own, zeros, 4, 4, 1, 4))  # of a, of b, of both, 0
-        scale = builder.insert_element(ir.Constant(four, ir.Undefined), d, ir.IntType(32)(0))
-        products = builder.fmul(builder.sitofp(sums, four), pick(scale, scale, 0, 0, 0, 0))
-        lowered = builder.mul(sums, vector([-128] * 4))
-        lowered = pick(builder.bitcast(scale, lowered.type), lowered, 0, 4, 5, 6)
-        words = pick(lowered, builder.bitcast(products, lowered.type), *range(8))
-        builder.store(words, pointer(context, builder, sig, args, 1, words.type), align=4)
-        return context.get_dummy_value()
-
-    return types.void(out, at, types.float32, INTS, INTS), generate
 
 
 @intrinsic
