@@ -250,8 +250,7 @@ class Fast(FastStateOps):
         scale = np.ones(x.shape[-1], np.float32) if w is None or apart else self.weight(w)
         bias = NOTHING if b is None or apart else self.weight(b)
         if not apart:
-            self.compute(elementwise.layer_norm, x, more, scale, bias, eps, out=out)
-            return out
+            return self.compute(elementwise.layer_norm, x, more, scale, bias, eps, out=out)
         rows, more, done = (a.reshape(-1, x.shape[-1]) for a in (x, more, out))
         spinning_pool.parallel_for(
             elementwise.layer_norm, rows, more, scale, bias, eps, done, rows=len(rows), size=x.size
@@ -272,16 +271,15 @@ class Fast(FastStateOps):
 
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
-        out = self.empty(x.shape)
-        self.compute(elementwise.gelu, np.ascontiguousarray(x), out=out)
-        return out
+        return self.compute(elementwise.gelu, np.ascontiguousarray(x), out=self.empty(x.shape))
 
-    def compute(self, kernel: Callable[..., Any], *arguments: Any, out: F32) -> None:
-        """kernel(*arguments, out), row by row, for what will most often meet matrices."""
+    def compute(self, kernel: Callable[..., Any], *arguments: Any, out: F32) -> F32:
+        """kernel(*arguments, out), row by row, for what will most often meet matrices; out."""
         if self.rounded is not None and out.ndim == 2:
             self.rounded.compute(kernel, *arguments, out=out)
         else:
             spinning_pool.parallel_for(kernel, *arguments, out, rows=len(out), size=out.size)
+        return out
 
     def gelu_erf(self, x: Float) -> Float:
         """y = x/2 erfc(-x/sqrt(2))."""
