@@ -172,7 +172,7 @@ class Fast(FastStateOps):
         names, nbytes = w.type.block.names or (), count * k * P * 9 // 8
         if w.type.weights != Q8_BLOCK or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
             return None
-        codes, scales = aligned((count, k, P), np.int8), gemm.aligned((count, k // Q8_BLOCK, P), np.float32)
+        codes, scales = aligned((count, k, P), np.int8), aligned((count, k // Q8_BLOCK, P), np.float32)
         if self.pack_codes(w, codes, scales):
             return gemm.by_q8, codes, scales
         self.store.reserve(-nbytes)
