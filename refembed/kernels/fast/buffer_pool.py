@@ -31,9 +31,15 @@ def counts(blocks: list[F32]) -> list[int]:
 FREE = counts([np.empty(1, np.float32)])[0]  # of a block that is not in use
 
 
+# a fork must not write into its parent's; Windows has neither forks nor these names
+PRIVATE: dict[str, Any] = (
+    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # type: ignore[attr-defined, unused-ignore]
+)
+
+
 def block_of(size: int) -> F32:
     """A block of so many numbers."""
-    return np.frombuffer(mmap.mmap(-1, max(4 * size, 1)), np.float32, size)
+    return np.frombuffer(mmap.mmap(-1, max(4 * size, 1), **PRIVATE), np.float32, size)
 
 
 class Scratch(threading.local):
