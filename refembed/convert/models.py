@@ -20,7 +20,7 @@ from typing import Any
 
 from refembed.convert.config import SIZES, Config
 from refembed.convert.families import ARCHITECTURES, CHECKPOINTS, RECIPES, stem_of
-from refembed.convert.graph import MODEL_TYPES, check_graph, names_of, remarks, with_defaults
+from refembed.convert.graph import check_graph, names_of, remarks, with_defaults
 from refembed.convert.modules import POOLING, RANK, Modules, read_modules
 from refembed.convert.mxfp4 import MXFP4_FILE, is_packed
 from refembed.convert.planned import OUTTYPES, Planned, stored_type
@@ -77,8 +77,8 @@ def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
     architecture = str(raw["architectures"][0])
     stem = stem_of(architecture, raw)
     if stem in NESTED or (stem in CHECKPOINTS and CHECKPOINTS[stem].nested):
-        outer = {"model_type": raw["model_type"]} if "model_type" in raw and "|" in MODEL_TYPES[stem] else {}
-        raw = raw | table_of(path, raw, "text_config") | outer  # of a table that knows the whole model's type as well
+        outer = {"model_type": raw["model_type"]} if "model_type" in raw else {}
+        raw = raw | table_of(path, raw, "text_config") | outer
     if stem in CHECKPOINTS and (instead := CHECKPOINTS[stem].instead):
         stem = instead(raw)
     check_graph(path, stem, raw, classifies=architecture.endswith("ForSequenceClassification"))
