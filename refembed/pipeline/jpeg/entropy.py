@@ -92,7 +92,7 @@ def baseline(bits, at, block, predicted, n, dc, ac):
     if at < 0:
         return at
     block[0] = predicted[n]
-    k = 1
+    k = np.int64(1)
     while k < 64:
         entry = np.int64(ac[peek(bits, at)])
         if entry == 0:

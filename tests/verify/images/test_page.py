@@ -49,7 +49,12 @@ def test_pictures_are_what_both_towers_read(gemma3: Embedder) -> None:
     assert [a["id"] for a in parts.of("section")] == [
         "verdict", "pictures", "texts", "layers", "worst", "hypotheses", "environment",
     ]  # fmt: skip
-    for words in ("✗ differs: reads blue, green, red", "hand over pixels as red, green and blue", "inp_raw"):
+    for words in (
+        "✗ differs",
+        "reads blue, green, red for red, green, blue",
+        "hand over pixels as red, green and blue",
+        "inp_raw",
+    ):
         assert words in page
     drawn = [p for p in parts.of("img") if str(p["alt"]).startswith(("Reference: ", "Engine: "))]
     assert len(drawn) == 3
