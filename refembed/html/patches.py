@@ -25,11 +25,15 @@ class Cut(NamedTuple):
     marked: tuple[int, int] | None = None  # row and column of a patch that has a frame
 
 
-def with_lines(cut: Cut) -> RGB:
-    """Thin lines between patches, thicker ones between tokens, and the frame."""
+def with_lines(cut: Cut, widest: int = WIDEST) -> RGB:
+    """Thin lines between patches, thicker ones between tokens, and the frame.
+
+    widest  pixels to a side on the page: lines are as thick as to be seen there
+    """
     out = enlarged(cut.rgb)
     height, width, _ = out.shape
-    for thick, (columns, rows) in ((1, cut.patches), (2, cut.tokens)):
+    thin = -(-max(height, width) // widest)
+    for thick, (columns, rows) in ((thin, cut.patches), (2 * thin, cut.tokens)):
         tall, wide = height // rows, width // columns
         for y in range(tall, height, tall):
             out[y - thick + 1 : y + 1] = LINE

@@ -32,7 +32,9 @@ def picture(cut: Cut, alt: str) -> str:
     """With its patches."""
     height, width, _ = cut.rgb.shape
     return shown(
-        with_lines(cut), f"{alt}, {width} x {height} pixels in {cut.patches[0]} x {cut.patches[1]} patches", WIDEST
+        with_lines(cut, WIDEST),
+        f"{alt}, {width} x {height} pixels in {cut.patches[0]} x {cut.patches[1]} patches",
+        WIDEST,
     )
 
 
