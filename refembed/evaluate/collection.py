@@ -93,6 +93,9 @@ class Collection:
             ],
         }
         notes += [f"queries {what}: {len(q)} of {len(queries)} ({named(q)})" for what, q in groups.items() if q]
+        for name, part in (("queries", {q: queries[q] for q in kept}), ("documents", documents)):
+            if blank := [i for i, text in part.items() if not text.strip()]:
+                notes.append(f"{name} without text: {len(blank)} of {len(part)} ({named(blank)})")
         order = sorted(documents, key=by_bytes, reverse=True)
         return cls({q: queries[q] for q in kept}, {d: documents[d] for d in order}, kept, tuple(notes))
 

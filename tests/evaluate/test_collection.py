@@ -144,3 +144,8 @@ def test_nothing_is_an_error(part: int) -> None:
     parts[part] = {}
     with pytest.raises(RequestError, match="empty"):
         Collection.of(*parts)  # type: ignore[arg-type]
+
+
+def test_texts_without_a_word_are_counted() -> None:
+    c = Collection.of({"q": " ", "r": "a cat"}, {"a": "", "b": "\n", "c": "cats"}, {"q": {"c": 1}, "r": {"c": 1}})
+    assert c.notes == ("queries without text: 1 of 2 (q)", "documents without text: 2 of 3 (a, b)")

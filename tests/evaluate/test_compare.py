@@ -15,10 +15,11 @@ from refembed import Embedder
 from refembed.compress import fit
 from refembed.convert.quantize import quantize_file
 from refembed.errors import EngineError, ModelError, RequestError
-from refembed.evaluate import Collection, Grid, Pair, compare, evaluate_retrieval, evaluate_sts
+from refembed.evaluate import Collection, Grid, Pair, compare, embedding, evaluate_retrieval, evaluate_sts
 from refembed.evaluate.embedding import Job, in_own_process
 from refembed.evaluate.page import front
 from refembed.kernels import threads
+from refembed.pipeline.progress import Bar
 from refembed.testing.synthetic import synthetic
 from tests.tiny import WORDS
 
@@ -209,6 +210,30 @@ print(peak())
     before, most, after = map(int, done.stdout.split())
     assert 250 << 20 < most - before < 280 << 20
     assert abs(after - most) < 1 << 20  # the kernel counts pages by the batch
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_the_bar_counts_texts_in_this_process_and_in_another(
+    tiny: Path, memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[Bar] = []
+    done: list[int] = []
+
+    class Counted(Bar):
+        def __init__(self, total: int | None, *, wanted: bool) -> None:
+            super().__init__(total, wanted=wanted)
+            bars.append(self)
+            assert (total, wanted) == (72, True)
+
+        def advance(self, done_: int) -> None:
+            super().advance(done_)
+            done.append(done_)
+
+    monkeypatch.setattr(embedding, "Bar", Counted)
+    monkeypatch.setattr(embedding, "STEP", 50)
+    evaluate_retrieval(COLLECTION, Grid((str(tiny),)), ["map"], memory=memory, progress=True)
+    assert done == list(range(1, 73))
+    assert [bar.texts for bar in bars] == [72]
 
 
 def test_a_process_of_its_own_says_what_went_wrong(tiny: Path, tmp_path: Path) -> None:
