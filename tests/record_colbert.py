@@ -57,6 +57,11 @@ MODELS: dict[str, Callable[[Path], Any]] = {
 }  # fmt: skip
 
 
+def rounded(vectors: Any) -> list[list[float]]:
+    """Nine digits are enough for bounds above 1e-8."""
+    return [[float(f"{x:.9g}") for x in row] for row in vectors.tolist()]
+
+
 def main() -> None:
     from pylate import models
 
@@ -69,8 +74,8 @@ def main() -> None:
             record["files"].pop("README.md", None)
             model = models.ColBERT(str(build(record, Path(scratch) / name)), device="cpu").double()
             vectors = {
-                "queries": [v.tolist() for v in model.encode(QUERIES, is_query=True)],
-                "documents": [v.tolist() for v in model.encode(DOCUMENTS, is_query=False)],
+                "queries": [rounded(v) for v in model.encode(QUERIES, is_query=True)],
+                "documents": [rounded(v) for v in model.encode(DOCUMENTS, is_query=False)],
             }
             found[name] = record | vectors
     lines = (f" {json.dumps(name)}: {json.dumps(record, ensure_ascii=False)}" for name, record in found.items())
