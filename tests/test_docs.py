@@ -85,6 +85,7 @@ NEEDS = {  # what a line or a block has in it -> the optional package it needs
     "haystack": "haystack",
     "mteb": "mteb",
     "import faiss": "faiss",
+    "import apsw": "apsw",
     "import sqlite_vec": "sqlite_vec",
     "import lancedb": "lancedb",
     "from sklearn": "sklearn",

@@ -252,7 +252,7 @@ def marker_id(folder: Path, ids: dict[str, int], marker: str, V: int) -> int:
     found = next((ids[word] for word in (marker, marker.rstrip()) if word in ids), None)
     if found is None or found >= V:
         hint = "--heads keeps markers that are one token; other prompts can be put in front of texts by hand"
-        raise ModelError(f"{folder}: texts begin with {quote(marker)}, which is no token of the model", hint=hint)
+        raise ModelError(f"{folder}: texts begin with {marker!r}, which is no token of the model", hint=hint)
     return found
 
 

@@ -25,8 +25,8 @@ from tests.hf_folders import safetensors, stored, weights, write_json
 
 RECORDS = records()
 NAMES = [name for name in RECORDS if name != "provenance"]
-# Largest error of numbers up to 1. Measured with PyLate 1.6.0 in float64
-BOUNDS = {"exact": 2e-7, "fast": 5e-6}
+# Largest error of numbers up to 1. Measured with PyLate 1.6.0 in float64: exact 3.4e-8, fast 3.9e-7
+BOUNDS = {"exact": 1e-7, "fast": 1.2e-6}
 
 
 @pytest.fixture(scope="module")
@@ -182,18 +182,18 @@ def modules(*kinds: str) -> Callable[[Path], None]:
     ("damage", "said"),
     [
         (settings(query_prefix="query: "), "texts begin with 'query: ', which is no token of the model"),
-        (settings(query_length=0), "query_length is '0', not a length"),
-        (settings(document_length="long"), "document_length is 'long', not a length"),
-        (settings(default_prompt_name="q", prompts={"q": "Find: "}), "default_prompt_name 'q'"),
+        (settings(query_length=0), "query_length is 0, not a length"),
+        (settings(document_length="long"), "document_length is long, not a length"),
+        (settings(default_prompt_name="q", prompts={"q": "Find: "}), "default_prompt_name q"),
         (dense_settings(activation_function="torch.nn.modules.activation.Tanh"), "activation_function is .*Tanh"),
-        (dense_settings(module_input_name="sentence_embedding"), "module_input_name is 'sentence_embedding'"),
+        (dense_settings(module_input_name="sentence_embedding"), "module_input_name is sentence_embedding"),
         (dense_settings(use_residual=True), r"not a linear.weight \(n, 32\) and what belongs to it"),
         (dense_weight((12, 31)), r"not a linear.weight \(n, 32\)"),
         (dense_weight((12, C), "weight"), r"not a linear.weight \(n, 32\)"),
         (dense_weight((12, C), value=float("nan")), "the head has NaN or infinity"),
         (lambda f: (f / "1_Dense" / "model.safetensors").unlink(), "no model.safetensors of the Dense module"),
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer.json"),
-        (modules("pylate.models.Other.Other"), "a module of type 'pylate.models.Other.Other'"),
+        (modules("pylate.models.Other.Other"), "a module of type pylate.models.Other.Other"),
     ],
 )  # fmt: skip
 def test_a_head_that_cannot_be_kept_is_refused(damage: Callable[[Path], None], said: str, tmp_path: Path) -> None:

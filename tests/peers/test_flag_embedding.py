@@ -32,17 +32,17 @@ def m3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build("xlm-roberta", folder)
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
-    around = [{"SpecialToken": {"id": t, "type_id": 0}} for t in ("<s>", "</s>")]
-    middle = {"Sequence": {"id": "A", "type_id": 0}}
+    start, end = ({"SpecialToken": {"id": t, "type_id": 0}} for t in ("<s>", "</s>"))
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     tokenizer["post_processor"] = {
-        "type": "TemplateProcessing", "single": [around[0], middle, around[1]], "pair": [around[0], middle, around[1]],
+        "type": "TemplateProcessing", "single": [start, first, end], "pair": [start, first, end, end, second, end],
         "special_tokens": {t: {"id": t, "ids": [i], "tokens": [t]} for t, i in (("<s>", 0), ("</s>", 2))},
     }  # fmt: skip
     path.write_text(json.dumps(tokenizer))
     settings = {f"{name}_token": token for name, token in NAMES.items()}
     write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
     torch.manual_seed(1)
-    for name, rows, shift in (("sparse", 1, 2.0), ("colbert", 24, 0.0)):
+    for name, rows, shift in (("sparse", 1, 6.0), ("colbert", 48, 0.0)):
         layer = torch.nn.Linear(48, rows)
         layer.weight.data *= 4
         layer.bias.data += shift
@@ -54,7 +54,7 @@ def m3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bge_m3_is_flag_embedding(m3: Path, numerics: str, tmp_path: Path) -> None:
     """Dense, sparse, many vectors, and the scores of pairs, alone and together.
 
-    FlagEmbedding computes in float32. Largest differences measured with 1.4.0: see BOUNDS below.
+    FlagEmbedding computes in float32. Bounds are about three times the differences measured with 1.4.0.
     """
     flag: Any = pytest.importorskip("FlagEmbedding", reason="the extra `peers` has it")
     model = flag.BGEM3FlagModel(str(m3), use_fp16=False, devices="cpu")
