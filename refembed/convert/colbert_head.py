@@ -90,7 +90,7 @@ def add_colbert(writer: GGUFWriter, folder: Path, arch: str) -> None:
     C, V = config.get("hidden_size", config.get("dim", 768)), config.get("vocab_size", 0)
     weight, bias = projection(folder, C)
     rules, ids = rules_of(folder), token_ids(folder)
-    add = {"kind": ("colbert", "STRING")} | {
+    add: dict[str, tuple[Any, str]] = {"kind": ("colbert", "STRING")} | {
         name: (np.ascontiguousarray(x, np.float32).reshape(-1), "ARRAY[FLOAT32]")
         for name, x in (("weight", weight), ("bias", bias))
     }  # fmt: skip
