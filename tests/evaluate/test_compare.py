@@ -17,7 +17,7 @@ from refembed.convert.quantize import quantize_file
 from refembed.errors import EngineError, ModelError, RequestError
 from refembed.evaluate import Collection, Grid, Pair, compare, embedding, evaluate_retrieval, evaluate_sts
 from refembed.evaluate.embedding import Job, in_own_process
-from refembed.evaluate.page import front
+from refembed.evaluate.page import evaluation_page, front
 from refembed.kernels import threads
 from refembed.pipeline.progress import Bar
 from refembed.testing.synthetic import synthetic
@@ -255,3 +255,10 @@ def test_the_lines_that_no_other_beats(tiny: Path) -> None:
     cost = {id(a): 128.0, id(b): 64.0, id(c): 4.0}
     assert front(report.lines, "nDCG@10", lambda line: cost[id(line)], True) == {1, 2}  # as good as line 1 for half
     assert front(report.lines, "nDCG@10", lambda line: cost[id(line)], False) == {0}
+
+
+def test_of_equal_lines_the_page_calls_that_the_best_which_costs_least(tiny: Path) -> None:
+    report = evaluate_retrieval(COLLECTION, Grid((str(tiny),), vectors=("float32", "float16")), ["ndcg@10"])
+    for line in report.lines:
+        line.values["nDCG@10"] = 0.5
+    assert "line 2, the best and smallest, has 0.500 at 64" in evaluation_page(report)
