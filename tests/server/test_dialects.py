@@ -125,12 +125,12 @@ def test_tei_gives_each_token_its_vector(pair: Pair, per_token: Pair) -> None:
 
 def test_tei_gives_tokens_and_weights(tiny: Path, tmp_path: Path) -> None:
     """Each weight is ReLU(<hidden, weight> + bias) of llama-server's hidden state; special tokens have none."""
-    path, lexical, _ = with_bge_heads(tiny, tmp_path / "m.gguf", 1.0)
+    path, lexical, _ = with_bge_heads(tiny, tmp_path / "m.gguf", 9.0)
     flags = ("-m", path, "--numerics", "ggml", "-fa", "off", "--no-repack", "--pooling", "none")
     with refembed(*flags) as ours, llama(path, "NONE", n_ctx=0) as theirs:
         ids = theirs.post("/tokenize", {"content": TEXTS[0], "add_special": True}).json["tokens"]
         [given] = theirs.post("/embeddings", {"content": TEXTS[0], "embd_normalize": -1}).json
-        weights = np.maximum(np.array(given["embedding"]) @ lexical + 1, 0)
+        weights = np.maximum(np.array(given["embedding"]) @ lexical + 9, 0)
         wanted = {i: w for i, w in zip(ids[1:-1], weights[1:-1].tolist(), strict=True) if w > 0}
         one, two = ours.post("/embed_sparse", {"inputs": [TEXTS[0], ids]}).json
         assert ours.post("/embed_sparse", {"inputs": TEXTS[0]}).json == [one] == [two]
