@@ -45,6 +45,10 @@ class EmbedderBase(ABC):
         """Token ids of one input, checked."""
 
     @abstractmethod
+    def truncate_or_raise(self, ids: list[int], what: str, truncate: bool, keep_last: bool) -> list[int]:
+        """The ids, truncated if that is asked for."""
+
+    @abstractmethod
     def vectors(
         self, ids: Sequence[Sequence[int]], how: str, normalize: int = -1, dimensions: int | None = None
     ) -> list[F32]:
