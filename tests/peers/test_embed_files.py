@@ -1,4 +1,4 @@
-"""`refembed embed DIR --engine ray`: files of rows to files of vectors, whatever is killed; and Parquet, read in parts."""
+"""`refembed embed DIR --engine ray`: files of rows to files of vectors, whatever is killed; Parquet, read in parts."""
 
 from __future__ import annotations
 
@@ -138,9 +138,6 @@ def test_the_command_says_what_it_did_and_does_nothing_twice(tiny: Path, tmp_pat
         f"error: {texts}/b/c.jsonl: line 11: 101 tokens, but the model reads at most 64\n"
         "  hint: cut it into pieces, or pass truncate=True (--truncate) to keep its first 64 tokens\n"
     ), r.stderr
-    r = run(*given, "--on-error", "column")
-    assert r.returncode == 1
-    assert "--resume goes on" in r.stderr or "differs" in r.stderr, r.stderr
     given = (*given[:3], tmp_path / "other", *given[4:], "--on-error", "column")
     r = run(*given)
     assert (r.returncode, r.stdout) == (0, "")
