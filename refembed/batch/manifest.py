@@ -78,9 +78,8 @@ class Manifest:
         try:
             try_lock(file)
         except (BlockingIOError, PermissionError):
-            raise RequestError(
-                f"{self.path}: another job is writing into this folder", hint="wait, or end it"
-            ) from None
+            message = f"{self.path}: another job is writing into this folder"
+            raise RequestError(message, hint="wait, or end it") from None
         except OSError:
             pass  # a file system without locks
 
@@ -95,7 +94,8 @@ class Manifest:
             message = f"{self.folder}: an earlier run has written {len(lines) - 1} parts here"
             raise RequestError(message, hint="--resume goes on behind them; another folder begins anew")
         try:
-            first, *others = [parse_object(line) for line in lines] or [{}]
+            first, *others = [parse_object(line) for line in lines] or [{"run": {}}]
+            then = dict(first["run"])
             self.done = {line["part"]: line for line in others if (self.folder / line["part"]).exists()}
         except (ValueError, KeyError, TypeError):
             raise RequestError(f"{self.path}: damaged", hint="another folder begins anew") from None
@@ -103,7 +103,7 @@ class Manifest:
             file.truncate(0)
             self.write({"run": self.run})
             return
-        if changed := differences(*(compared(run, mixed) for run in (first["run"], self.run))):
+        if changed := differences(*(compared(run, mixed) for run in (then, self.run))):
             hint = "give the same model and options, or another folder"
             raise RequestError(f"{self.path}: begun by a run that differs: {'; '.join(changed)}", hint=hint)
         if end < len(content):
@@ -119,9 +119,8 @@ class Manifest:
                 raise RequestError(message, hint="give the same files, or delete it")
             if (source.size, source.changed) != (line["size"], line["changed"]):
                 message = f"{source.path}: changed since its texts were embedded"
-                raise RequestError(
-                    message, hint=f"delete {self.folder / name} and other parts of it: they are made anew"
-                )
+                hint = f"delete {self.folder / name} and its other parts: they are made anew"
+                raise RequestError(message, hint=hint)
 
     def add(self, part: Part, rows: int, failed: int, **more: Any) -> None:
         """Note that a part is written. RequestError where the disk is full."""
@@ -138,7 +137,7 @@ class Manifest:
         assert self.file is not None
         end = self.path.stat().st_size
         try:
-            view = memoryview(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            view = memoryview(json.dumps(line).encode() + b"\n")
             while view:
                 view = view[self.file.write(view) :]
             os.fsync(self.file.fileno())

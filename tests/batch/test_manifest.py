@@ -102,7 +102,7 @@ def test_a_folder_of_other_files_is_left_alone(out: Path, sources: list[Source],
     (out / "thesis.txt").touch()
     with pytest.raises(RequestError, match="there are files in it, and no manifest"):
         Manifest(out, RUN, sources, resume=resume)
-    for content in ("my own notes\n", '{"run": ', '{"run": 1}\nnotes\n'):
+    for content in ("my own notes\n", '{"run": ', '{"run": 1}\n{"part": "a"}\n', '{"run": {}}\nnotes\n'):
         (out / NAME).write_text(content)
         if content != '{"run": ':  # that may be torn
             with pytest.raises(RequestError, match=r"not written by refembed|damaged"):
