@@ -15,6 +15,7 @@ import importlib
 import itertools
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from refembed.kernels.threads import available
 
 ATTEMPTS = 4  # processes that may die over one part
 AHEAD = 2  # parts that wait in Ray where the number of processes is the cluster's own: no core is idle between two
+CONNECT_SECONDS = 10.0
 OBJECTS = 128 << 20  # bytes of Ray's object store, through which only results go; by default a third of the memory
 
 
@@ -171,10 +173,18 @@ def connect(ray: Any, address: str, cpus: int) -> None:
         cpus = max(available(), cpus)
         settings |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECTS}
     try:
+        look(address)
         ray.init(address=address, **settings)
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as e:
+    except (OSError, ValueError, RuntimeError) as e:  # ConnectionError and TimeoutError are OSErrors
         hint = "`ray status` says where one runs; without --ray-address one is started here"
         raise RequestError(f"no Ray cluster at {address}: {first_line(e)}", hint=hint) from None
+
+
+def look(address: str) -> None:
+    """OSError where nothing listens at HOST:PORT, for which Ray would wait minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def results(

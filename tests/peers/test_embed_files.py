@@ -57,7 +57,8 @@ def read(out: Path) -> Any:
     """All rows of the output."""
     if files := sorted(out.rglob("*.parquet")):
         return pa.concat_tables([pq.read_table(file) for file in files])
-    rows = [json.loads(line) for file in sorted(out.rglob("*.jsonl")) if file.name != NAME for line in file.open()]
+    files = [file for file in sorted(out.rglob("*.jsonl")) if file.name != NAME]
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     vectors = pa.FixedSizeListArray.from_arrays(
         pa.array(np.array([row["embedding"] for row in rows], np.float32).ravel()), len(rows[0]["embedding"])
     )
@@ -138,7 +139,7 @@ def test_the_command_says_what_it_did_and_does_nothing_twice(tiny: Path, tmp_pat
         f"error: {texts}/b/c.jsonl: line 11: 101 tokens, but the model reads at most 64\n"
         "  hint: cut it into pieces, or pass truncate=True (--truncate) to keep its first 64 tokens\n"
     ), r.stderr
-    given = (*given[:3], tmp_path / "other", *given[4:], "--on-error", "column")
+    given = (*given[:4], tmp_path / "other", *given[5:], "--on-error", "column")
     r = run(*given)
     assert (r.returncode, r.stdout) == (0, "")
     *_, summary, warning = r.stderr.splitlines()
@@ -264,7 +265,7 @@ def test_a_file_of_vectors_has_what_the_file_of_texts_had(tiny: Path, tmp_path: 
     given = given.append_column("kind", pa.array(["a"] * 95).cast(kind)).replace_schema_metadata({"made": "by hand"})
     pq.write_table(given, tmp_path / "a.parquet")
     found = parts(tmp_path / "a.parquet", tmp_path / "out", EmbedBatch(tiny, dtype="float16"), 95)
-    assert found.select(given.schema.names) == given
+    assert found.select(given.schema.names) == pq.read_table(tmp_path / "a.parquet")
     assert found.schema.field("embedding").type == pa.list_(pa.float16(), 32)
     meta = pq.read_schema(tmp_path / "out/a-00000.parquet").metadata
     assert meta[b"made"] == b"by hand"
