@@ -18,7 +18,7 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -115,10 +115,18 @@ def source_line(results: Results) -> str:
     return f"{of}; {cores}, {load}, {results['when']} (`python -m benchmarks scale --engines`)."
 
 
-TABLES = {
+MADE = {
     "scale-source": source_line, "scale-shapes": shapes_table, "scale-ratio": shapes_line,
     "scale-memory": memory_table, "scale-tokenizers": tokenizers_table, "scale-engines": engines_table,
 }  # fmt: skip
+
+
+def where_measured(make: Callable[[Results], str]) -> Callable[[Results], str]:
+    """The same, for a page of which nothing has been measured yet as well."""
+    return lambda results: make(results) if results else "Not measured yet."
+
+
+TABLES = {name: where_measured(make) for name, make in MADE.items()}
 
 
 def main(args: Sequence[str]) -> None:

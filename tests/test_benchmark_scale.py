@@ -48,7 +48,7 @@ def test_the_page_has_every_table_and_those_of_the_results_that_are_kept() -> No
     new = filled(page, RESULTS, "p", scale.TABLES)
     assert filled(new, RESULTS, "p", scale.TABLES) == new
     kept = [json.loads(path.read_text(encoding="utf-8")) for path in scale.FOLDER.glob("scale-*.json")]
-    assert any(filled(page, results, "p", scale.TABLES) == page for results in kept)
+    assert any(filled(page, results, "p", scale.TABLES) == page for results in kept or [{}])
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 6])
