@@ -87,8 +87,11 @@ def test_a_job_that_is_killed_goes_on(corpus: Corpus, tmp_path: Path, kind: str)
         until(lambda: done() >= before + 3, first, deadline)
         left = first.workers("")
         first.process.kill()
+        first.process.wait()
         before = done()
         assert 0 < before < FILES, "the driver was killed in the middle"
+        parts = [json.loads(line)["part"] for line in (out / NAME).read_text().splitlines()[1:]]
+        changed = {part: (out / part).stat().st_mtime_ns for part in parts}
         second = Job(job, log)
         try:
             assert second.process.wait(max(deadline - time.monotonic(), 1)) == 0, log.read_text()[-4000:]
@@ -101,6 +104,7 @@ def test_a_job_that_is_killed_goes_on(corpus: Corpus, tmp_path: Path, kind: str)
     said = log.read_text()
     assert f"{out}: {ROWS} rows in {FILES} files, " in said
     assert int(said.rpartition(" files, ")[2].split()[0]) >= before
+    assert {part: (out / part).stat().st_mtime_ns for part in parts} == changed, "what was done is not done twice"
     check_rows(read(out), corpus)
     assert not list(out.rglob("*.part"))
     assert done() == FILES
