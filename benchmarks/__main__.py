@@ -6,6 +6,7 @@ import importlib
 import sys
 
 OTHERS = {
+    "before": "the code of another commit, compared with this one",
     "cache": "what keeping vectors saves",
     "families": "decoders that people download most, compared with llama.cpp",
     "ggml": "the ggml numerics, compared with the llama.cpp whose bits they have",

@@ -74,9 +74,10 @@ class Refembed:
     ) -> None:
         from refembed import Embedder
         from refembed.kernels import threads as pool
-        from refembed.kernels.fast.ops import Fast
 
         if bits is not None:
+            from refembed.kernels.fast.ops import Fast
+
             Fast.bits = bits
         pool.use(threads)
         self.model, self.pooling = model, pooling

@@ -33,18 +33,24 @@ class Worker:
     python   the interpreter; default: this one
     env      more of the environment
     timeout  seconds that one request may take
+    root     the folder whose packages `benchmarks` and `refembed` it imports
     """
 
     def __init__(
-        self, name: str, python: str | None = None, env: dict[str, str] | None = None, timeout: float = 900
+        self,
+        name: str,
+        python: str | None = None,
+        env: dict[str, str] | None = None,
+        timeout: float = 900,
+        root: Path = ROOT,
     ) -> None:
         self.name, self.timeout = name, timeout
         self.log = cast(BinaryIO, tempfile.TemporaryFile("a+b", buffering=0))  # noqa: SIM115 - `close` does
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
         settings = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", **(env or {})}
         try:
             self.process = subprocess.Popen(
-                [python or sys.executable, "-m", "benchmarks.worker"], cwd=ROOT, env=settings, text=True,
+                [python or sys.executable, "-m", "benchmarks.worker"], cwd=root, env=settings, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
             )  # fmt: skip
         except OSError as e:

@@ -172,7 +172,7 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 UNSUPPORTED = (
-    "AlbertModel", "CamembertModel", "DebertaV2Model", "ElectraModel", "GemmaModel", "Gemma2Model",
-    "GraniteModel", "MPNetModel", "MistralModel", "NewModel", "NomicBertModel", "Phi3ForCausalLM",
+    "AlbertModel", "DebertaV2Model", "ElectraModel", "GemmaModel", "Gemma2Model",
+    "GraniteModel", "MPNetModel", "MistralModel", "NewModel", "Phi3ForCausalLM",
     "Qwen3ForSequenceClassification", "SmolLM3ForCausalLM", "T5ForConditionalGeneration", "XLMRobertaForMaskedLM",
 )  # fmt: skip

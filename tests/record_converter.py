@@ -7,7 +7,8 @@
 LLAMA_CPP_SOURCE is the folder of convert_hf_to_gguf.py, MINILM_FOLDER the default model as published: all-MiniLM-L6-v2.
 The converter runs as it is, but for two things: it refuses vocabularies that it has no `tokenizer.ggml.pre` name for,
 as those of the tiny folders (hf_folders.py); there it is handed "default". And it asks for rotary_pct (GPT-NeoX, Cohere
-2), which `transformers` 5 reads as another key; it is handed that of config.json.
+2), which `transformers` 5 reads as another key; it is handed that of config.json. So is it all of config.json of a
+Nomic BERT, which `transformers` 5 reads with a class of its own that has other keys.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ from conversion.base import ModelBase, TextModel
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "default"
 load = ModelBase.load_hparams
 def load_hparams(dir_model, *rest, **more):
-    kept = json.loads((dir_model / "config.json").read_text()).get("rotary_pct")
+    own = json.loads((dir_model / "config.json").read_text())
+    if own.get("model_type") == "nomic_bert":
+        return own
+    kept = own.get("rotary_pct")
     return ({} if kept is None else {"rotary_pct": kept}) | load(dir_model, *rest, **more)
 ModelBase.load_hparams = staticmethod(load_hparams)
 sys.argv = ["convert_hf_to_gguf.py", *sys.argv[1:]]

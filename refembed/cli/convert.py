@@ -59,5 +59,5 @@ def command(folder: Path, outtype: str, output: Path | None, heads: bool, force:
     if target.exists() and not force:
         raise RequestError(f"{target} is there already", hint="--force replaces it, --output names another")
     with printed_progress(None, str(folder), once=False) as advance:
-        convert(folder, target, outtype=outtype, progress=advance, heads=heads)
+        convert(folder, target, outtype=outtype, progress=advance, heads=heads, adapters=True)
     click.echo(f"{target}: {target.stat().st_size:,} bytes", err=True)

@@ -5,7 +5,16 @@ Mirrors llama.cpp's conversion/llama.py, phi.py, granite.py, chatglm.py, glm.py,
 
 from __future__ import annotations
 
-from refembed.convert.checkpoint import DECODER_DEFAULTS, EITHER, NO, SILU, TANH_GELUS, WHOLE_HEADS, Checkpoint
+from refembed.convert.checkpoint import (
+    DECODER_DEFAULTS,
+    EITHER,
+    NO,
+    SILU,
+    STRETCHED,
+    TANH_GELUS,
+    WHOLE_HEADS,
+    Checkpoint,
+)
 from refembed.convert.own_keys import (
     CONTEXT,
     FEED_FORWARD,
@@ -22,6 +31,7 @@ from refembed.convert.own_keys import (
     VOCAB,
     WIDTH,
     count,
+    flag,
     real,
     rms_epsilon,
 )
@@ -33,6 +43,7 @@ from refembed.convert.recipes import (
     LLAMA_BIASES,
     NORMS,
     QKV,
+    Key,
     Recipe,
     Row,
     changed,
@@ -73,6 +84,14 @@ MULTIPLIERS = (
     real("residual_scale", lambda c: c.number("residual_multiplier")),
     real("logit_scale", lambda c: c.number("logits_scaling")),
 )
+NTK_CONTEXT = 1 << 18  # which llama.cpp's converter gives HunYuan where RoPE's base is stretched
+STRETCHED_BASE: tuple[Key, ...] = (
+    real("rope.freq_base", lambda c: c.stretched_base),
+    ("rope.scaling.type", "STRING", lambda c: c.stretched_base and "none"),
+    real("rope.scaling.factor", lambda c: c.stretched_base and 1.0),
+    count("rope.scaling.original_context_length", lambda c: c.stretched_base and NTK_CONTEXT),
+    count("context_length", lambda c: c.stretched_base and NTK_CONTEXT),
+)
 GRANITE_COMPUTED = {"hidden_act": SILU, "attention_bias": NO, "mlp_bias": NO, **WHOLE_HEADS}
 GRANITE_DEFAULTS = DECODER_DEFAULTS | {
     "vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048, "embedding_multiplier": 1.0,
@@ -92,6 +111,47 @@ DENSE: dict[str, Checkpoint] = {
         defaults=DECODER_DEFAULTS
         | {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8,
            "max_position_embeddings": 131072, "sliding_window": 4096},
+        scalings=(*STRETCHED, "llama3"),
+    ),
+    "Mistral3": Checkpoint(  # Mistral Small 3.1 and later, its text part
+        Recipe("mistral3", LLAMA, dropped=("vision_tower.", "multi_modal_projector."), vocabs=("spm", "bpe"),
+               prefixes=("model.language_model.", "language_model.model.", "language_model.", "model."),
+               more_keys=(VOCAB, ROPE_WIDTH)),
+        ("ForConditionalGeneration",), "mistral", computed={"hidden_act": SILU, **WHOLE_HEADS},
+        defaults=DECODER_DEFAULTS
+        | {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8,
+           "max_position_embeddings": 131072},
+        nested=True,
+        instead=lambda raw: "Ministral3" if raw.get("model_type") == "ministral3" else "Mistral3",
+    ),
+    "Ministral3": Checkpoint(  # and of later ones
+        Recipe("mistral3", LLAMA, dropped=("vision_tower.", "multi_modal_projector."), vocabs=("spm", "bpe"),
+               prefixes=("model.language_model.", "language_model.model.", "language_model.", "model."),
+               more_keys=(VOCAB, ROPE_WIDTH,
+                          real("rope.scaling.yarn_log_multiplier", lambda c: c.yarn_growth),
+                          real("attention.temperature_scale",
+                               lambda c: c.number_of("rope_parameters", "llama_4_scaling_beta")))),
+        ("ForCausalLM",), "ministral3", computed={"hidden_act": SILU, "sliding_window": (), **WHOLE_HEADS},
+        defaults=DECODER_DEFAULTS
+        | {"vocab_size": 131072, "intermediate_size": 14336, "num_hidden_layers": 34, "num_key_value_heads": 8,
+           "head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5},
+        theta=1e6, scalings=("yarn",), latent_yarn=True,
+    ),
+    "LlamaBidirectional": Checkpoint(  # llama-embed-nemotron, whose code is not in `transformers`
+        Recipe("llama-embed", LLAMA, biases=LLAMA_BIASES, vocabs=("spm", "bpe"), more_keys=(VOCAB, ROPE_WIDTH)),
+        ("Model",), "llama_bidirec",
+        computed={"hidden_act": SILU, "attention_bias": EITHER, "mlp_bias": EITHER, **WHOLE_HEADS},
+        defaults=DECODER_DEFAULTS
+        | {"vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048},
+        scalings=("llama3",),
+        remark="tokens look back only, as llama.cpp runs it; `--semantics original` lets them see the whole text, "
+        "as published (docs/differences.md)",
+    ),
+    "Dream": Checkpoint(  # whose code is not in `transformers`
+        Recipe("dream", (*DECODER, *NORMS, *HEAD), biases=QKV, vocabs=("spm", "bpe"),
+               more_keys=(flag("attention.causal", lambda c: False),
+                          count("tokenizer.ggml.mask_token_id", lambda c: c.raw.get("mask_token_id")))),
+        ("Model",), "Dream", computed={"hidden_act": SILU, **WHOLE_HEADS},
     ),
     "SmolLM3": Checkpoint(
         Recipe("smollm3", LLAMA, biases=LLAMA_BIASES, more_keys=(VOCAB, ROPE_WIDTH)),
@@ -102,7 +162,7 @@ DENSE: dict[str, Checkpoint] = {
         | {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
            "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 32768,
            "tie_word_embeddings": True},
-        theta=2e6,
+        theta=2e6, scalings=STRETCHED,
     ),
     "Granite": Checkpoint(
         Recipe("granite", LLAMA, vocabs=("bpe",), more_keys=(VOCAB, ROPE_WIDTH, *MULTIPLIERS),
@@ -124,7 +184,7 @@ DENSE: dict[str, Checkpoint] = {
             "num_attention_heads": 32, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
             "rms_norm_eps": 1e-5,
         },
-        turns=1.0,
+        turns=1.0, scalings=("longrope",),
     ),
     "Glm": Checkpoint(
         Recipe(
@@ -144,12 +204,13 @@ DENSE: dict[str, Checkpoint] = {
         defaults=GLM_DEFAULTS, turns=0.5,
     ),
     "HunYuanDenseV1": Checkpoint(
-        Recipe("hunyuan-dense", HUNYUAN, vocabs=("hunyuan",), biases=ATTENTION_BIASES),
+        Recipe("hunyuan-dense", HUNYUAN, vocabs=("hunyuan",), biases=ATTENTION_BIASES, more_keys=STRETCHED_BASE),
         ("ForCausalLM",), "hunyuan_v1_dense",
         computed={"hidden_act": SILU, "attention_bias": NO, **WHOLE_HEADS},
         defaults=DECODER_DEFAULTS
         | {"vocab_size": 290943, "intermediate_size": 11008, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
            "eod_token_id": 3},
+        scalings=("dynamic",),
     ),
     "Cohere2": Checkpoint(
         Recipe(

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from refembed.convert.families import CHECKPOINTS
-from refembed.convert.graph import LAYER_KINDS, ROPE_DEFAULT, THETAS, names_of, table_of
+from refembed.convert.graph import ROPE_DEFAULT, THETAS, names_of
 from refembed.convert.planned import read_labels
 from refembed.convert.recipes import Recipe
+from refembed.convert.scaling import LAYER_KINDS, kind_of, table_of
 from refembed.errors import ModelError
 from refembed.gguf.cursor import quote
 
@@ -88,7 +89,8 @@ class Config:
         found = table_of(self.path, self.raw, spelled)
         parts = [table_of(self.path, found, kind) for kind in LAYER_KINDS]
         usual, usual_local = THETAS.get(self.stem, ROPE_DEFAULT)
-        theta = parts[0].get("rope_theta") or found.get("rope_theta") or self.number("global_rope_theta", "rope_theta")
+        names = ("global_rope_theta", "rope_theta", "rotary_emb_base")
+        theta = parts[0].get("rope_theta") or found.get("rope_theta") or self.number(*names)
         local = parts[1].get("rope_theta") or self.number("local_rope_theta", "rope_local_base_freq")
         for value in (theta, local):
             if value is not None and (type(value) not in (int, float) or not 0 < value < 1e12):
@@ -117,13 +119,14 @@ class Config:
         H = self.size(*SIZES["attention.head_count"]) if self.recipe.attention else 1
         D = self.size("head_dim", "d_kv", default=256 if self.recipe.arch.startswith("gemma") else C // H)
         D = D if self.recipe.head_width else C // H
-        F = self.size(*SIZES["feed_forward_length"], default=self.width) if self.recipe.attention else C
+        F = self.feed_forward if self.recipe.attention else C
         K = self.kv_heads(H)
         P = self.size(*SIZES["context_length"], default=512)
         sizes = {"C": C, "H": H, "D": D, "HD": H * D, "KD": K * D, "F": F, "2F": 2 * F, "3C": 3 * C, "P": P, "K": K}
         sizes |= {"HD+2KD": (H + 2 * K) * D}
         sizes |= {"V": self.size("vocab_size"), "types": self.size("type_vocab_size", default=2)}
-        sizes |= {"X": self.experts, "exp": self.size("moe_intermediate_size", default=F), "1": 1}
+        sizes |= {"X": self.experts, "exp": (exp := self.size("moe_intermediate_size", default=F))}
+        sizes |= {"2exp": 2 * exp, "1": 1}
         sizes |= {"shexp": self.size("shared_expert_intermediate_size", default=F)}
         sizes |= {"buckets": self.size("relative_attention_num_buckets", default=32), "R": len(self.labels) or 1}
         return sizes | (self.recipe.sizes(self) if self.recipe.sizes else {})
@@ -137,8 +140,32 @@ class Config:
 
     @property
     def width(self) -> int:
-        """Feed-forward's where config.json is silent: GPT-2's, four times the channels; 0: it must say."""
+        """Feed-forward's where config.json is silent: GPT-2's, four times the channels; an expert's where there is no
+        other; 0: it must say.
+        """
+        if not self.recipe.dense:
+            return self.size("moe_intermediate_size", "expert_intermediate_size")
         return 4 * self.size(*SIZES["embedding_length"]) if self.stem in WIDENED else 0
+
+    @property
+    def feed_forward(self) -> int:
+        """Feed-forward's width; where config.json lists one for each layer, they are to be the same."""
+        listed = self.raw.get("intermediate_size")
+        if isinstance(listed, list) and listed:
+            if any(n != listed[0] for n in listed) or type(listed[0]) is not int or not 0 < listed[0] < 2**31:
+                found = f"{self.path}: intermediate_size is {quote(str(listed[:4]))}"
+                raise ModelError(found, hint="refembed converts layers of the same width")
+            return int(listed[0])
+        return self.size(*SIZES["feed_forward_length"], default=self.width)
+
+    @property
+    def dense_layers(self) -> int:
+        """How many layers have feed-forward without experts, of a model in which they stand first."""
+        n = next((self.raw[k] for k in ("first_k_dense_replace", "num_dense_layers") if self.raw.get(k) is not None), 0)
+        if type(n) is not int or not 0 <= n <= self.layers:
+            found = f"{self.path}: first_k_dense_replace is {quote(str(n))} of {self.layers} layers"
+            raise ModelError(found, hint="a number of layers")
+        return n
 
     @property
     def layers(self) -> int:
@@ -152,8 +179,7 @@ class Config:
     @property
     def turned(self) -> int:
         """How many channels of a head RoPE turns."""
-        table = self.inner("rope_parameters") or self.inner("rope_scaling")
-        part = table.get("partial_rotary_factor") or self.number("partial_rotary_factor", "rotary_pct")
+        part = self.rope.get("partial_rotary_factor") or self.number("partial_rotary_factor", "rotary_pct")
         part = part or CHECKPOINTS[self.stem].turns or 1.0
         turned = int(part * self.sizes["D"]) if isinstance(part, (int, float)) and 0 < part <= 1 else 0
         if not turned or turned % 2:
@@ -164,7 +190,7 @@ class Config:
     @property
     def sections(self) -> list[int]:
         """How many pairs RoPE turns by a picture's time, height and width (M-RoPE); [] where config.json is silent."""
-        found = self.inner("rope_parameters").get("mrope_section")
+        found = self.rope.get("mrope_section")
         if found is None:
             return []
         if not isinstance(found, list) or len(found) > 4 or not all(type(n) is int and 0 <= n < 1024 for n in found):
@@ -172,11 +198,47 @@ class Config:
         return [*found, 0, 0, 0, 0][:4]
 
     @property
+    def rope(self) -> dict[str, Any]:
+        """What config.json says of RoPE, of layers that see the whole text."""
+        found = self.inner("rope_parameters") or self.inner("rope_scaling")
+        return table_of(self.path, found, LAYER_KINDS[0]) or found
+
+    @property
+    def yarn_growth(self) -> float | None:
+        """How much YaRN lets scores grow, mscale_all_dim; None where config.json is silent."""
+        value = self.rope.get("mscale_all_dim")
+        return float(value) if type(value) in (int, float) else None
+
+    @property
+    def deepstack_layers(self) -> int:
+        """How many layers what looks at images adds to (Qwen3-VL)."""
+        found = self.inner("vision_config").get("deepstack_visual_indexes", [8, 16, 24])
+        if not isinstance(found, list):
+            raise ModelError(f"{self.path}: deepstack_visual_indexes is {quote(str(found))}", hint="a list of layers")
+        return len(found)
+
+    @property
     def original_context(self) -> int:
-        """The context before RoPE was stretched (Phi-3)."""
-        table = self.inner("rope_parameters") or self.inner("rope_scaling")
-        found = table.get("original_max_position_embeddings")
-        return found if type(found) is int and found > 0 else self.size("original_max_position_embeddings")
+        """The context before RoPE was stretched."""
+        key = "original_max_position_embeddings"
+        found = self.raw.get(key) or self.rope.get(key) or self.sizes["P"]
+        if type(found) is not int or not 0 < found < 2**31:
+            raise ModelError(f"{self.path}: {key} is {quote(str(found))}, not a size", hint="is the file whole?")
+        return found
+
+    @property
+    def stretched_base(self) -> float | None:
+        """RoPE's base where HunYuan asks for another one by `alpha` (rope_type dynamic); None: it is not asked for."""
+        if kind_of(self.rope) != "dynamic":
+            return None
+        alpha, theta, width = self.rope.get("alpha"), self.thetas[0], self.sizes["D"]
+        if type(alpha) not in (int, float) or not 0 < alpha < 1e12:
+            found = f"{self.path}: rope_type is dynamic, and its alpha {quote(str(alpha))}"
+            raise ModelError(found, hint="llama.cpp knows HunYuan's, which is a number")
+        if theta != 10000.0 or self.sizes["P"] not in (1 << 15, 1 << 18):
+            found = f"{self.path}: rope_type is dynamic with rope_theta {theta} and {self.sizes['P']} positions"
+            raise ModelError(found, hint="llama.cpp's converter takes 10000 and 32768 or 262144 for granted")
+        return float(theta * alpha ** (width / (width - 2)))
 
     def multiplier(self, name: str) -> float:
         """A number, 1 where config.json is silent; "ssm_multipliers.2" is one of a list."""
@@ -205,8 +267,16 @@ class Config:
     def experts(self) -> int:
         """How many there are in a layer; 0 where the architecture has none."""
         routed = any(name.endswith("ffn_gate_inp") for name, _, _, _ in self.recipe.rows)
-        none = self.raw.get("num_local_experts") == 0
-        return self.size("num_local_experts", "num_experts") if routed and not none else 0
+        none = self.raw.get("num_local_experts") == 0 or not self.raw.get("enable_moe_block", True)
+        return self.size("num_local_experts", "num_experts", "n_routed_experts") if routed and not none else 0
+
+    def layer_kinds(self, *known: str) -> list[str]:
+        """layer_types: a name for each layer, one of these. ModelError for others, or too few."""
+        kinds = names_of(self.path, self.raw, "layer_types") or []
+        if len(kinds) != self.layers or any(kind not in known for kind in kinds):
+            found = f"{self.path}: layer_types has {len(kinds)} names for {self.layers} layers: {quote(str(kinds[:4]))}"
+            raise ModelError(found, hint=f"one for each layer, of {', '.join(known)}")
+        return kinds
 
     @property
     def attention_layers(self) -> frozenset[int]:
@@ -223,6 +293,12 @@ class Config:
             hint = "one for each layer; is the file whole?"
             raise ModelError(f"{self.path}: layer_types has {len(kinds)} names for {self.layers} layers", hint=hint)
         return frozenset(il for il, kind in enumerate(kinds) if kind in ("attention", "full_attention"))
+
+    @property
+    def routed_layers(self) -> frozenset[int]:
+        """Layers with experts, of a Nomic BERT: every n-th, from the second on."""
+        every = self.size("moe_every_n_layers")
+        return frozenset(il for il in range(self.layers) if il % every == 1)
 
     @property
     def first_position(self) -> int:

@@ -11,6 +11,7 @@ llama.cpp cannot load.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import math
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from refembed.convert import models
+from refembed.convert.adapters import tasks_of, write_adapters
 from refembed.convert.families import ARCHITECTURES as OTHERS
 from refembed.convert.graph import check_graph, remarks
 from refembed.convert.modules import read_modules
@@ -30,8 +32,8 @@ from refembed.convert.planned import OUTTYPES, Planned, note_dropped, read_label
 from refembed.convert.quantize import quantize_file
 from refembed.convert.quantize_mix import canonical
 from refembed.convert.safetensors import Entry
-from refembed.convert.weights import check_floats, check_place, open_weights
-from refembed.convert.wordpiece import ID_KEYS, Vocab, check_card, read_json, read_vocab, warn_lowered
+from refembed.convert.weights import check_floats, check_model, check_place, open_weights, unknown_tensor
+from refembed.convert.wordpiece import add_vocab, check_card, read_json, read_vocab, warn_lowered
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import quote
@@ -107,6 +109,11 @@ DISTILBERT = Family(
     dropped=("embeddings.position_ids", "vocab_"),
     column=3,
 )
+NOT_ALONE = {  # classes whose weights are no model of their own, and what to convert
+    "JinaEmbeddingsV5Model": "its weights need the LoRA adapter of a task, in adapters/; convert a repository that has "
+    "one merged, jinaai/jina-embeddings-v5-text-small-retrieval for one",
+}
+KNOWN_BEST = ("BertModel", "XLMRobertaModel", "ModernBertModel", "Qwen3Model")
 HEADS = ("Model", "ForMaskedLM", "ForSequenceClassification")
 HEAD_NOTES = {  # how llama.cpp computes another score than `transformers`: docs/differences.md
     "Bert": "scores are not those of `transformers`: llama.cpp's converter drops pooler.dense, and so does this one "
@@ -178,6 +185,7 @@ def convert(
     progress: Progress | None = None,
     say: Say | None = None,
     heads: bool = False,
+    adapters: bool = False,
 ) -> Path:
     """Convert a model that Hugging Face's `transformers` or sentence-transformers saved. Returns out_path.
 
@@ -189,6 +197,7 @@ def convert(
     progress  called with ("converting", bytes of weights done, bytes in all)
     say       called with a sentence for each thing of the folder that the file lacks; None: a warning in the log
     heads     keep heads that llama.cpp has no place for, under keys of refembed's own (`own_heads.py`)
+    adapters  write the LoRA adapters that a checkpoint has for its tasks next to out_path (`adapters.py`)
 
     ModelError where the folder holds no whole model of ARCHITECTURES, RequestError where the file cannot be written.
     The weights pass through memory one tensor at a time, and the file is written whole or not at all.
@@ -200,10 +209,10 @@ def convert(
     >>> f.tensors["token_embd.weight"].type.name, f.tensors["token_embd_norm.weight"].type.name
     ('F16', 'F32')
     """
-    source, outtype = Path(folder), outtype.lower()
+    source, outtype, notes = Path(folder), outtype.lower(), list[str]()
+    check_model(source)
     if outtype not in OUTTYPES:
-        return convert_and_quantize(source, Path(out_path), outtype, name, progress, say, heads)
-    notes: list[str] = []
+        return convert_and_quantize(source, Path(out_path), outtype, name, progress, say, heads, adapters)
     if (module := splade_module(source)) and not heads:
         hint = "convert(..., heads=True), `refembed convert --heads`, keeps the head that makes sparse vectors"
         raise ModelError(f"{source / 'modules.json'}: a module of type {quote(module)}", hint=hint)
@@ -233,9 +242,18 @@ def convert(
     written = writer.write(out_path)
     if progress:
         progress("converting", total, total)
+    if arch == "jina-bert-v3":
+        notes.append(adapters_note(source, written if adapters else None))
     for note in notes:
         (say or log.warning)(note)
     return written
+
+
+def adapters_note(folder: Path, model: Path | None) -> str:
+    """One sentence about a checkpoint's adapters, which are written if there is a model to write them next to."""
+    if model is None:
+        return f"left out: LoRA adapters for {', '.join(tasks_of(folder))}; `refembed convert` writes each to a file"
+    return f"LoRA adapters: {', '.join(str(path) for path in write_adapters(folder, model))}"
 
 
 def prepare(
@@ -248,14 +266,16 @@ def prepare(
 
     def add_keys(writer: GGUFWriter) -> None:
         add_parameters(writer, config, outtype)
-        add_vocab(writer, read_vocab(folder, config.raw), config)
+        vocab = read_vocab(folder, config.raw)
+        writer.add("tokenizer.ggml.token_type_count", config.size("type_vocab_size"), "UINT32")
+        add_vocab(writer, vocab)
 
     return "bert", plan_tensors(config, open_weights(folder, notes), outtype), add_keys
 
 
 def convert_and_quantize(
     folder: Path, out_path: Path, outtype: str, name: str | None, progress: Progress | None, say: Say | None,
-    heads: bool,
+    heads: bool, adapters: bool,
 ) -> Path:  # fmt: skip
     """Convert to F32, in the folder of the output, and quantize that."""
     canonical(outtype)
@@ -266,9 +286,12 @@ def convert_and_quantize(
         raise RequestError(f"{out_path} cannot be written: {e.strerror or e}", hint=hint) from None
     with scratch as work:
         full = convert(
-            folder, Path(work) / "f32.gguf", outtype="f32", name=name, progress=progress, say=say, heads=heads
-        )
+            folder, Path(work) / out_path.name, outtype="f32", name=name, progress=progress, say=say, heads=heads,
+            adapters=adapters,
+        )  # fmt: skip
         quantize_file(full, out_path, outtype, progress=progress)
+        for adapter in full.parent.glob("lora-*"):
+            adapter.replace(out_path.with_name(adapter.name))
     return out_path
 
 
@@ -278,9 +301,15 @@ def read_config(folder: Path, notes: list[str]) -> Config:
     raw = read_json(path, required=True)
     names = raw.get("architectures")
     architecture = str(names[0]) if isinstance(names, list) and names else "unknown"
+    if architecture == "unknown":
+        hint = 'the class that `transformers` opens it with: "architectures": ["BertModel"]'
+        raise ModelError(f"{path}: no architectures", hint=hint)
     if architecture not in ARCHITECTURES:
-        known = ", ".join((*ARCHITECTURES, *OTHERS))
-        raise ModelError(f"{path}: architecture {quote(architecture)}", hint=f"refembed converts {known}")
+        known = (*ARCHITECTURES, *OTHERS)
+        near = difflib.get_close_matches(architecture, known, 3, 0.9) or KNOWN_BEST
+        hint = f"refembed converts {', '.join(near)} and others, {len(known)} classes: docs/command-line.md"
+        hint = NOT_ALONE.get(architecture, hint)
+        raise ModelError(f"{path}: architecture {quote(architecture)}", hint=hint)
     family = ARCHITECTURES[architecture]
     raw = family.defaults | {key: value for key, value in raw.items() if value is not None}
     check_graph(path, family.stem, raw)
@@ -309,8 +338,7 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
         number, stem = (layer[1], "{}" + layer[2]) if layer else ("", stem)
         row = rows.get(stem)
         if row is None or kind not in ("weight", "bias"):
-            hint = f"{config.architecture} has none of that name that refembed knows"
-            raise ModelError(f"{config.folder}: tensor {quote(entry.name)}", hint=hint)
+            raise unknown_tensor(entry, config.folder, config.architecture)
         target = row[0].format(number) + "." + kind
         shape = tuple(sizes[letter] for letter in row[1])[: 1 if kind == "bias" else None]
         check_place(entry, shape, target, plan[target].entry if target in plan else None, config.folder)
@@ -347,7 +375,9 @@ def add_general(writer: GGUFWriter, folder: Path, name: str | None, plan: list[P
     except Exception as e:  # gguf-py checks nothing, and a model card may hold anything
         raise ModelError(f"{folder}: README.md or config.json: {e}", hint="correct or remove the model card") from None
     card.name = card.name or folder.resolve().name
-    routed = [p.entry.shape for p in plan if "_exps." in p.name]  # (X, ...): one expert of each counts
+    routed = [
+        p.entry.shape for p in plan if "_exps." in p.name and len(p.entry.shape) > 2
+    ]  # (X, ...): one expert of each counts
     one = sum(math.prod(shape[1:]) for shape in routed)
     n_expert = routed[0][0] if routed else 0
     card.size_label = card.size_label or gguf.size_label(count, count - n_expert * one, one, n_expert)
@@ -384,20 +414,3 @@ def add_parameters(writer: GGUFWriter, config: Config, outtype: str) -> None:
     if config.labels:
         writer.add("bert.classifier.output_labels", config.labels, "ARRAY[STRING]")
     writer.add("general.quantization_version", 2, "UINT32")
-
-
-def add_vocab(writer: GGUFWriter, vocab: Vocab, config: Config) -> None:
-    """`tokenizer.ggml.*`."""
-    writer.add("tokenizer.ggml.token_type_count", config.size("type_vocab_size"), "UINT32")
-    writer.add("tokenizer.ggml.model", "bert", "STRING")
-    writer.add("tokenizer.ggml.pre", vocab.pre, "STRING")
-    writer.add("tokenizer.ggml.tokens", vocab.tokens, "ARRAY[STRING]")
-    writer.add("tokenizer.ggml.token_type", vocab.types, "ARRAY[INT32]")
-    for name, key in ID_KEYS.items():
-        if name in vocab.ids:
-            writer.add(f"tokenizer.ggml.{key}_token_id", vocab.ids[name], "UINT32")
-    for name, added in vocab.adds.items():
-        writer.add(f"tokenizer.ggml.add_{name}_token", added, "BOOL")
-    for key, flag in (("lowercase", vocab.lowercase), ("strip_accents", vocab.strip_accents)):
-        if flag is not None:
-            writer.add(f"tokenizer.ggml.normalizer.{key}", flag, "BOOL")

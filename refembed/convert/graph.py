@@ -15,6 +15,7 @@ from typing import Any
 
 from refembed.convert.checkpoint import DECODER_DEFAULTS, EITHER, EVERY_LAYER, GELUS, NO, SILU, TANH_GELUS, WHOLE_HEADS
 from refembed.convert.families import CHECKPOINTS
+from refembed.convert.scaling import check_rope, table_of
 from refembed.errors import ModelError
 from refembed.gguf.cursor import quote
 
@@ -38,6 +39,7 @@ COMPUTED: dict[str, dict[str, tuple[Any, ...]]] = {
     "DistilBert": BERT | {"activation": GELUS},
     "Roberta": BERT,
     "XLMRoberta": BERT,
+    "Camembert": BERT,
     "Qwen2": {"hidden_act": SILU, **WHOLE_HEADS},
     "Qwen3": {"hidden_act": SILU, "attention_bias": NO, **WHOLE_HEADS},
     "Llama": {
@@ -130,10 +132,13 @@ HEADS: dict[str, dict[str, tuple[Any, ...]]] = {  # the same, of what stands on 
 }
 REQUIRED = {  # whose default is another graph than llama.cpp's
     "Gemma3Text": ("use_bidirectional_attention",), "Qwen3Moe": ("norm_topk_prob",),
+    "JinaBert": ("position_embedding_type", "feed_forward_type"), "NomicBert": ("activation_function",),
+    "NomicBertMoe": ("activation_function",),
 }  # fmt: skip
 
 MODEL_TYPES = {  # `transformers` opens a folder by model_type, not by the class that it names
-    "Bert": "bert", "DistilBert": "distilbert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta", "Qwen2": "qwen2",
+    "Bert": "bert", "DistilBert": "distilbert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta",
+    "Camembert": "camembert", "Qwen2": "qwen2",
     "Qwen3": "qwen3", "Llama": "llama", "Gemma3": "gemma3_text", "Gemma3Text": "gemma3_text", "EuroBert": "eurobert",
     "ModernBert": "modernbert", "T5Encoder": "t5", "Olmo2": "olmo2", "SeedOss": "seed_oss", "Cohere": "cohere",
     "Ernie4_5": "ernie4_5", "Qwen2Moe": "qwen2_moe", "Qwen3Moe": "qwen3_moe", "Olmoe": "olmoe", "Exaone4": "exaone4",
@@ -186,6 +191,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "Roberta": ROBERTA_DEFAULTS,
     "XLMRoberta": ROBERTA_DEFAULTS | {"vocab_size": 30522},
+    "Camembert": ROBERTA_DEFAULTS | {"vocab_size": 30522},
     "Qwen2": DECODER_DEFAULTS | {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768},
     "Qwen3": DECODER_DEFAULTS
     | {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "head_dim": 128},
@@ -226,7 +232,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 GEMMA2_27B = 46  # layers of the one Gemma 2 whose scores llama.cpp scales by C/H
-LAYER_KINDS = ("full_attention", "sliding_attention")  # tables of rope_parameters, names in layer_types
 # RoPE's base where config.json is silent: of layers that see all, of layers with a window
 THETAS: dict[str, tuple[float | None, float | None]] = {
     "Gemma3": (1e6, 1e4), "Gemma3Text": (1e6, 1e4), "ModernBert": (160000.0, 1e4), "T5Encoder": (None, None),
@@ -234,7 +239,6 @@ THETAS: dict[str, tuple[float | None, float | None]] = {
     **{stem: (one.theta, None) for stem, one in CHECKPOINTS.items()},
 }  # fmt: skip
 ROPE_DEFAULT = (10000.0, None)
-SCALINGS = {"Llama": ("llama3",)}  # of RoPE, that the file has keys or tensors for
 
 
 def with_defaults(stem: str, raw: dict[str, Any]) -> dict[str, Any]:
@@ -252,13 +256,16 @@ def check_graph(path: Path, stem: str, raw: dict[str, Any], *, classifies: bool 
     raw         what config.json says
     classifies  whether the class has a head that scores
     """
-    model_type = raw.get("model_type", MODEL_TYPES[stem])
-    if model_type != MODEL_TYPES[stem]:
-        hint = f"`transformers` opens the folder by it; the class named in architectures is a {MODEL_TYPES[stem]}"
+    known = MODEL_TYPES[stem].split("|")
+    model_type = raw.get("model_type", known[0])
+    if model_type not in known:
+        hint = f"`transformers` opens the folder by it; the class named in architectures is a {known[0]}"
         raise ModelError(f"{path}: model_type is {quote(str(model_type))}", hint=hint)
-    if raw.get("quantization_config"):
-        hint = "convert the model in float32, float16 or bfloat16, and quantize the GGUF file: --outtype q8_0"
-        raise ModelError(f"{path}: the weights are quantized (quantization_config)", hint=hint)
+    packed = CHECKPOINTS[stem].packed if stem in CHECKPOINTS else ()
+    for key in ("quantization_config", "quantization"):  # the second of MLX
+        if raw.get(key) and table_of(path, raw, key).get("quant_method") not in packed:
+            hint = "convert the model in float32, float16 or bfloat16, and quantize the GGUF file: --outtype q8_0"
+            raise ModelError(f"{path}: the weights are quantized ({key})", hint=hint)
     table = COMPUTED[stem] | (HEADS.get(stem, {}) if classifies else {})
     for key, allowed in table.items():
         outer, dot, inner = key.partition(".")
@@ -274,14 +281,6 @@ def check_graph(path: Path, stem: str, raw: dict[str, Any], *, classifies: bool 
     check_others(path, stem, raw)
 
 
-def table_of(path: Path, holder: dict[str, Any], key: str) -> dict[str, Any]:
-    """The table under a key of config.json, {} where it is absent or null. ModelError where it is anything else."""
-    found = holder.get(key)
-    if found is not None and not isinstance(found, dict):
-        raise ModelError(f"{path}: {key} is {quote(str(found))}, not a table", hint="is the file whole?")
-    return found or {}
-
-
 def names_of(path: Path, holder: dict[str, Any], key: str) -> list[str] | None:
     """The list of names under a key of config.json, None where it is absent or null. ModelError for anything else."""
     found = holder.get(key)
@@ -290,30 +289,6 @@ def names_of(path: Path, holder: dict[str, Any], key: str) -> list[str] | None:
     if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
         raise ModelError(f"{path}: {key} is {quote(str(found))}, not a list of names", hint="is the file whole?")
     return found
-
-
-def check_rope(path: Path, stem: str, raw: dict[str, Any]) -> None:
-    """Refuse RoPE that is scaled or turns a part of each head where the file cannot say so, whichever way it is
-    spelled, for any kind of layer.
-    """
-    known = CHECKPOINTS.get(stem)
-    scalings = ("default", *(known.scalings if known else SCALINGS.get(stem, ())))
-    for name in ("rope_parameters", "rope_scaling"):
-        found = table_of(path, raw, name)
-        for layers in LAYER_KINDS:
-            table_of(path, found, layers)
-        kinds = [part for part in found.values() if isinstance(part, dict)] or [found]
-        for part in kinds:
-            kind = part.get("rope_type", part.get("type")) or "default"
-            if kind not in scalings:
-                hint = "refembed converts models without RoPE scaling; llama.cpp's converter takes more"
-                if len(scalings) > 1:
-                    hint = f"refembed converts RoPE of this architecture that is {' or '.join(scalings)}"
-                raise ModelError(f"{path}: rope_type is {quote(str(kind))}", hint=hint)
-            if part.get("partial_rotary_factor") not in (None, 1) and not (known and known.turns):
-                hint = "llama.cpp turns whole heads in this architecture"
-                found_part = quote(str(part["partial_rotary_factor"]))
-                raise ModelError(f"{path}: partial_rotary_factor is {found_part}", hint=hint)
 
 
 def check_windows(path: Path, stem: str, raw: dict[str, Any]) -> None:
@@ -358,14 +333,14 @@ def check_others(path: Path, stem: str, raw: dict[str, Any]) -> None:
     if stem == "FalconH1" and raw.get("mamba_rms_norm") and raw.get("mamba_norm_before_gate", True):
         found = f"{path}: mamba_norm_before_gate is {quote(str(raw.get('mamba_norm_before_gate', True)))}"
         raise ModelError(found, hint="llama.cpp normalizes what the gate has let through")
-    if stem in ("Qwen3Next", "Qwen3_5"):
+    if stem in ("Qwen3Next", "Qwen3_5", "Qwen3_5Moe"):
         widths = [with_defaults(stem, raw).get(f"linear_{part}_head_dim") for part in ("key", "value")]
         if widths[0] != widths[1]:
             found = (
                 f"{path}: linear_key_head_dim is {quote(str(widths[0]))}, linear_value_head_dim {quote(str(widths[1]))}"
             )
             raise ModelError(found, hint="llama.cpp's delta rule has as many channels of values as of keys in a head")
-    if stem == "GraniteMoeHybrid" and raw.get("num_local_experts") == 0:
+    if stem.startswith("GraniteMoeHybrid") and raw.get("num_local_experts") == 0:
         widths = [with_defaults(stem, raw).get(key) for key in ("shared_intermediate_size", "intermediate_size")]
         if widths[0] != widths[1]:
             found = f"shared_intermediate_size is {quote(str(widths[0]))}, intermediate_size {quote(str(widths[1]))}"
@@ -380,6 +355,8 @@ def check_others(path: Path, stem: str, raw: dict[str, Any]) -> None:
             if asked != scaled:
                 hint = f"llama.cpp scales the scores of this size by {scaled:g} only"
                 raise ModelError(f"{path}: query_pre_attn_scalar is {asked}", hint=hint)
+    if stem in CHECKPOINTS and (check := CHECKPOINTS[stem].check):
+        check(path, with_defaults(stem, raw))
 
 
 def qwen_window(raw: dict[str, Any]) -> bool:
@@ -392,18 +369,30 @@ def qwen_window(raw: dict[str, Any]) -> bool:
     return not numbers or (first < count and window < context)
 
 
+OWN_CODE = (
+    "NomicBert",
+    "JinaBert",
+    "NeoBERT",
+    "LLaDAMoE",
+    "Dream",
+    "LlamaBidirectional",
+    "Lfm2Bidirectional",
+)  # classes that come with code, which llama.cpp's graph follows
+
+
 def remarks(raw: dict[str, Any], architecture: str) -> list[str]:
     """What is assumed of a config.json that names code of its own, or a key that the library or llama.cpp ignores."""
     found = []
     window = raw.get("sliding_window", 4096 if architecture.startswith("Mistral") else None)
     context = raw.get("max_position_embeddings")
     longer = type(window) is int and not (type(context) is int and context <= window)
-    if architecture.startswith(("Mistral", "Phi3")) and longer:
+    if architecture.startswith(("Mistral", "Phi3", "Mixtral", "PhiMoE")) and longer:
         found.append(
             f"the {architecture} of `transformers` lets a token see the {window} before it; llama.cpp lets it see all: "
             f"texts of more than {window} tokens get other vectors"
         )
-    if isinstance(raw.get("auto_map"), dict) and raw["auto_map"]:
+    own = architecture.startswith(OWN_CODE) or raw.get("lora_adaptations")
+    if isinstance(raw.get("auto_map"), dict) and raw["auto_map"] and not own:
         found.append(
             f"config.json names code of its own (auto_map), which is not read: "
             f"this is the {architecture} of `transformers`"

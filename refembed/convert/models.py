@@ -19,17 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from refembed.convert.config import SIZES, Config
-from refembed.convert.families import ARCHITECTURES, CHECKPOINTS, RECIPES
-from refembed.convert.graph import check_graph, names_of, remarks, table_of, with_defaults
+from refembed.convert.families import ARCHITECTURES, CHECKPOINTS, RECIPES, stem_of
+from refembed.convert.graph import check_graph, names_of, remarks, with_defaults
 from refembed.convert.modules import POOLING, RANK, Modules, read_modules
+from refembed.convert.mxfp4 import MXFP4_FILE, is_packed
 from refembed.convert.planned import OUTTYPES, Planned, stored_type
-from refembed.convert.recipes import Key
+from refembed.convert.recipes import NESTED, Key
 from refembed.convert.rerank import LABELS, TEMPLATE, answer_ids, is_reranker
-from refembed.convert.rope import plan_rope
+from refembed.convert.rope import long_magnitude, plan_rope
+from refembed.convert.scaling import remarks_on, scaling_keys, table_of
 from refembed.convert.tensors import plan_tensors
 from refembed.convert.tokenizers import VOCABS
 from refembed.convert.weights import open_weights
-from refembed.convert.wordpiece import OTHER_SHAPE, read_json
+from refembed.convert.wordpiece import OTHER_SHAPE, is_wordpiece, read_json
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter
 
@@ -44,13 +46,16 @@ def prepare(
     folder: Path, outtype: str, notes: list[str], name: str | None
 ) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
     """`general.architecture`, the tensors to write, and what adds the keys. ModelError for what is not whole."""
-    config = replace(read_config(folder, notes, name), file_type=OUTTYPES[outtype][1])
+    config = read_config(folder, notes, name)
+    config = replace(config, file_type=MXFP4_FILE if is_packed(config) else OUTTYPES[outtype][1])
     arch, keeps_dense = config.recipe.arch, "dense" in config.recipe.extras
     width = config.sizes["C"]
     modules = read_modules(
-        folder, config.architecture, keeps_dense=keeps_dense, width=width, notes=notes, answers=config.answers
-    )
+        folder, config.architecture, keeps_dense=keeps_dense, width=width, notes=notes, answers=config.answers,
+        own=OWN_MODULES if config.recipe.parametrized else (),
+    )  # fmt: skip
     plan = plan_dense(modules, outtype) + plan_rope(config)
+    plan += config.recipe.made(config) if config.recipe.made else []
     plan += plan_tensors(config, open_weights(folder, notes), outtype)
 
     def add(writer: GGUFWriter) -> None:
@@ -70,15 +75,20 @@ def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
     path = folder / "config.json"
     raw = read_json(path, required=True)
     architecture = str(raw["architectures"][0])
-    stem = ARCHITECTURES[architecture]
-    if stem in CHECKPOINTS and CHECKPOINTS[stem].nested:
+    stem = stem_of(architecture, raw)
+    if stem in NESTED or (stem in CHECKPOINTS and CHECKPOINTS[stem].nested):
         raw = raw | table_of(path, raw, "text_config")
+    if stem in CHECKPOINTS and (instead := CHECKPOINTS[stem].instead):
+        stem = instead(raw)
     check_graph(path, stem, raw, classifies=architecture.endswith("ForSequenceClassification"))
     notes += remarks(raw, architecture)
-    if "pad_token_id" in raw and raw["pad_token_id"] is None and RECIPES[stem].arch == "bert":
+    if stem in CHECKPOINTS and CHECKPOINTS[stem].remark and raw.get("is_causal") is not False:
+        notes.append(CHECKPOINTS[stem].remark)
+    if "pad_token_id" in raw and raw["pad_token_id"] is None and RECIPES[stem].arch in SHIFTED:
         raise ModelError(f"{path}: pad_token_id is null", hint="RoBERTa counts places from it")
-    answers = answer_ids(folder, notes) if stem == "Qwen3" and is_reranker(folder, raw, name) else None
+    answers = answer_ids(folder, notes) if stem in RERANKERS and is_reranker(folder, raw, name) else None
     config = Config(folder, architecture, RECIPES[stem], with_defaults(stem, raw), stem, notes, answers)
+    notes += remarks_on(config)
     if stem == "T5Encoder":
         notes.append(
             "tokens look back only, as llama.cpp runs T5's encoder; `--semantics original` lets them see the whole "
@@ -104,6 +114,8 @@ def plan_dense(modules: Modules, outtype: str) -> list[Planned]:
 
 def add_keys(writer: GGUFWriter, config: Config, modules: Modules) -> None:
     """`{arch}.*`, in the order of llama.cpp's converter."""
+    if (length := long_magnitude(config)) is not None:
+        writer.add(f"{config.recipe.arch}.rope.scaling.attn_factor", length, "FLOAT32")
     if config.recipe.keys:
         add_own(writer, config, config.recipe.keys)
     else:
@@ -111,7 +123,7 @@ def add_keys(writer: GGUFWriter, config: Config, modules: Modules) -> None:
     add_own(writer, config, config.recipe.more_keys)
     for extra in config.recipe.extras:
         (add_modules(writer, config, modules, extra) if extra in MODULES else EXTRAS[extra](writer, config))
-    if config.stem in CHECKPOINTS:
+    if config.stem in CHECKPOINTS and "pooling" not in config.recipe.extras:
         add_modules(writer, config, modules, "pooling")  # which llama.cpp's converter leaves out, and llama.cpp reads
 
 
@@ -119,7 +131,7 @@ def add_own(writer: GGUFWriter, config: Config, keys: tuple[Key, ...]) -> None:
     """Keys of one architecture. A later value takes the place of an earlier one, as in gguf-py."""
     for name, kind, value in keys:
         if (found := value(config)) is not None:
-            full = name if name.startswith(("general.", "tokenizer.")) else f"{config.recipe.arch}.{name}"
+            full = name if name.startswith(("general.", "tokenizer.", "diffusion.")) else f"{config.recipe.arch}.{name}"
             writer.add(full, found, kind, replace=True)
 
 
@@ -128,12 +140,17 @@ def add_usual(writer: GGUFWriter, config: Config) -> None:
     arch = config.recipe.arch
     theta, theta_swa = (None, None) if arch == "bert" else config.thetas
     for key, names in SIZES.items():
-        if key != "attention.head_count_kv" or any(config.raw.get(n) is not None for n in names):
-            offset = config.first_position if arch == "bert" and key == "context_length" else 0
+        said = any(config.raw.get(n) is not None for n in names)
+        if key == "feed_forward_length" and isinstance(config.raw.get(names[0]), list):
+            writer.add(f"{arch}.{key}", [config.sizes["F"]] * config.layers, "ARRAY[INT32]")
+        elif said or (key != "attention.head_count_kv" and (key != "feed_forward_length" or config.recipe.dense)):
+            offset = config.first_position if arch in SHIFTED and key == "context_length" else 0
             default = config.width if key == "feed_forward_length" else 0
             writer.add(f"{arch}.{key}", config.size(*names, default=default) - offset, "UINT32")
     if config.raw.get("is_causal") is False:
         writer.add(f"{arch}.attention.causal", False, "BOOL")
+    for key, value, kind in scaling_keys(config):
+        writer.add(f"{arch}.{key}", value, kind)
     if config.sections:
         writer.add(f"{arch}.rope.dimension_sections", config.sections, "ARRAY[INT32]")
     for key, value in (
@@ -146,10 +163,16 @@ def add_usual(writer: GGUFWriter, config: Config) -> None:
             writer.add(f"{arch}.{key}", float(value), "FLOAT32")
     if config.experts:
         writer.add(f"{arch}.expert_count", config.experts, "UINT32")
-        writer.add(f"{arch}.expert_used_count", config.size("num_experts_per_tok"), "UINT32")
+        if "top-k" not in config.recipe.extras:
+            writer.add(f"{arch}.expert_used_count", config.size("num_experts_per_tok", "top_k_experts"), "UINT32")
     elif config.raw.get("num_local_experts") == 0:  # Granite 4 without experts says so
         writer.add(f"{arch}.expert_count", 0, "UINT32")
         writer.add(f"{arch}.expert_used_count", 0, "UINT32")
+    for key, name in (("expert_group_count", "n_group"), ("expert_group_used_count", "topk_group")):
+        if config.raw.get(name) is not None:
+            writer.add(f"{arch}.{key}", config.size(name), "UINT32")
+    if (gating := GATINGS.get(str(config.raw.get("scoring_func")))) is not None:
+        writer.add(f"{arch}.expert_gating_func", gating, "UINT32")
     if config.raw.get("head_dim") is not None and config.recipe.head_width:
         add_head_width(writer, config)
     writer.add("general.file_type", config.file_type, "UINT32")
@@ -181,6 +204,11 @@ def add_default_width(writer: GGUFWriter, config: Config) -> None:
         add_head_width(writer, config)
 
 
+GATINGS = {"softmax": 1, "sigmoid": 2}  # enum llama_expert_gating_func_type
+SHIFTED = ("bert", "jina-bert-v3")  # whose positions begin behind pad_token_id
+TYPED = ("bert", "jina-bert-v2", "jina-bert-v3", "neo-bert", "nomic-bert", "nomic-bert-moe")  # say their segments
+OWN_MODULES = ("custom_st.Transformer",)  # which chooses an adapter by a text's task, and none where none is named
+RERANKERS = ("Qwen3", "Qwen3VL")
 EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 MODULES = ("pooling", "dense")
 
@@ -194,7 +222,7 @@ def add_modules(writer: GGUFWriter, config: Config, modules: Modules, what: str)
                 writer.add(f"{arch}.{dense.name}_feat_{part}", size, "UINT32")
         return
     if modules.pooling and not config.answers:
-        writer.add(f"{arch}.pooling_type", modules.pooling, "UINT32")
+        writer.add(f"{arch}.pooling_type", modules.pooling, "UINT32", replace=True)
     if under := POOLING.get(str(config.raw.get("classifier_pooling"))):
         writer.add(f"{arch}.classifier.pooling_type", under, "UINT32")
 
@@ -205,11 +233,17 @@ def add_labels(writer: GGUFWriter, config: Config) -> None:
         writer.add(f"{config.recipe.arch}.classifier.output_labels", config.labels, "ARRAY[STRING]")
 
 
+def check_sections(writer: GGUFWriter, config: Config) -> None:
+    """ModelError where config.json does not say which pairs M-RoPE turns by what; llama.cpp refuses such a file."""
+    if not config.sections:
+        raise ModelError(f"{config.path}: no mrope_section in rope_parameters", hint="is the file whole?")
+
+
 def add_rerank(writer: GGUFWriter, config: Config) -> None:
     """What makes a Qwen3 a reranker: two labels, and the words around a query and a document."""
     if config.answers:
-        writer.add("qwen3.pooling_type", RANK, "UINT32")
-        writer.add("qwen3.classifier.output_labels", LABELS, "ARRAY[STRING]")
+        writer.add(f"{config.recipe.arch}.pooling_type", RANK, "UINT32")
+        writer.add(f"{config.recipe.arch}.classifier.output_labels", LABELS, "ARRAY[STRING]")
         writer.add("tokenizer.chat_template.rerank", TEMPLATE, "STRING")
         writer.add("tokenizer.chat_templates", ["rerank"], "ARRAY[STRING]")
 
@@ -247,6 +281,10 @@ EXTRAS: dict[str, Callable[[GGUFWriter, Config], None]] = {
     "rope-dims": key("rope.dimension_count", "UINT32", lambda c: c.sizes["D"]),
     "expert-width": key("expert_feed_forward_length", "UINT32", lambda c: c.sizes["exp"]),
     "shared-width": key("expert_shared_feed_forward_length", "UINT32", lambda c: c.sizes["shexp"]),
+    "every-n": key("moe_every_n_layers", "UINT32", lambda c: c.size("moe_every_n_layers")),
+    "top-k": key("expert_used_count", "UINT32", lambda c: c.size("moe_top_k")),
+    "sections": check_sections,
+    "deepstack": key("n_deepstack_layers", "UINT32", lambda c: c.deepstack_layers),
     "activation": key("hidden_activation", "STRING", lambda c: str(c.raw.get("hidden_activation") or "gelu")),
 }
 
@@ -255,6 +293,10 @@ def add_tokenizer(writer: GGUFWriter, config: Config) -> None:
     """`tokenizer.ggml.*`."""
     for name, flag in config.recipe.tokenizer.items():
         writer.add(f"tokenizer.ggml.{name}", flag, "BOOL")
+    typed = config.recipe.arch in TYPED
+    first = typed and is_wordpiece(config.folder)
+    if first:
+        writer.add("tokenizer.ggml.token_type_count", config.sizes["types"], "UINT32")
     for kind in config.recipe.vocabs:
         if VOCABS[kind].there(config.folder):
             VOCABS[kind].add(writer, config.folder, config.sizes["V"], config.recipe.pre)
@@ -267,5 +309,5 @@ def add_tokenizer(writer: GGUFWriter, config: Config) -> None:
                 "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of `transformers` writes tokenizer.json"
             )
         raise ModelError(f"{config.folder}: no {files}", hint=hint)
-    if config.recipe.arch == "bert":
+    if typed and not first:
         writer.add("tokenizer.ggml.token_type_count", config.sizes["types"], "UINT32")

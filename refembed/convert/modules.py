@@ -59,6 +59,7 @@ def read_modules(
     width: int,
     notes: list[str],
     answers: tuple[int, int] | None = None,
+    own: tuple[str, ...] = (),
 ) -> Modules:
     """modules.json and the folders that it names.
 
@@ -67,10 +68,11 @@ def read_modules(
     width         C, the transformer's channels
     notes         is added to where something is left aside
     answers       ids of "yes" and "no" of a reranker that answers with them; a LogitScore may then say the same
+    own           classes in the repository's own code that are a Transformer
 
     ModelError for a module that would be lost, and for one that is not whole.
     """
-    kinds = [(kind, path) for kind, path in module_kinds(folder) if not is_score(kind, folder / path, answers)]
+    kinds = [(kind, path) for kind, path in module_kinds(folder, own) if not is_score(kind, folder / path, answers)]
     order = [kind for kind, _ in kinds]
     if "Dense" in order and not keeps_dense:
         hint = f"GGUF keeps no such module of {architecture}, and the vectors would be others"
@@ -106,8 +108,8 @@ def is_score(kind: str, folder: Path, answers: tuple[int, int] | None) -> bool:
     return True
 
 
-def module_kinds(folder: Path) -> list[tuple[str, str]]:
-    """(kind, folder) of each module, in order; [] where there is no modules.json."""
+def module_kinds(folder: Path, own: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """(kind, folder) of each module, in order; [] where there is no modules.json. own: as in `read_modules`."""
     path = folder / "modules.json"
     modules = load_json(path)
     if modules is None and not path.exists():
@@ -117,6 +119,7 @@ def module_kinds(folder: Path) -> list[tuple[str, str]]:
     kinds, sparse = [], any(str(module.get("type", "")).endswith(".SpladePooling") for module in modules)
     for module in modules:
         kind, place = str(module.get("type", "")), module.get("path", "")
+        kind = "sentence_transformers.models.Transformer" if kind in own else kind
         package, _, name = kind.rpartition(".")
         if sparse and name in SPLADE:  # `convert` refuses such models unless their head is kept (own_heads.py)
             name = SPLADE[name]

@@ -21,6 +21,11 @@ from refembed.errors import ModelError
 from refembed.gguf.cursor import quote
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+QUANTIZED = (  # ends of names that GPTQ, AWQ, bitsandbytes, compressed-tensors, FP8 and MLX give to parts of a matrix
+    ".qweight", ".qzeros", ".g_idx", ".scales", ".biases", ".weight_packed", ".weight_scale", ".weight_scale_inv",
+    ".weight_shape", ".weight_zero_point", ".absmax", ".quant_map", ".SCB", "_blocks", "_scales",
+)  # fmt: skip
+NO_MODEL = re.compile(r"\d+_(Dense|Pooling|Normalize)")  # folders of sentence-transformers' other modules
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -49,10 +54,7 @@ def open_weights(folder: Path, notes: list[str]) -> list[Entry]:
 
 def find_parts(folder: Path, notes: list[str]) -> tuple[list[str], dict[str, Any]]:
     """The names of the files, and tensor -> file where an index says so."""
-    if (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        hint = f"convert its base model, {quote(str(base))}; or merge the adapter into it and save that"
-        raise ModelError(f"{folder}: adapter_config.json: a LoRA adapter, not a model", hint=hint)
+    check_adapter(folder)
     others = sorted(p.name for p in folder.glob("model*.safetensors") if p.name != SINGLE)
     if (folder / SINGLE).is_file():
         return [SINGLE], {}
@@ -80,6 +82,42 @@ def find_parts(folder: Path, notes: list[str]) -> tuple[list[str], dict[str, Any
     raise ModelError(f"{folder}: no {SINGLE}", hint=absent_hint(folder, others))
 
 
+def check_adapter(folder: Path) -> None:
+    """ModelError where the folder is an adapter that PEFT saved."""
+    if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        hint = f"convert its base model, {quote(str(base))}; or merge the adapter into it and save that"
+        raise ModelError(f"{folder}: adapter_config.json: a LoRA adapter, not a model", hint=hint)
+
+
+def check_model(folder: Path) -> None:
+    """ModelError where the folder has no config.json, with what it seems to be."""
+    if (folder / "config.json").exists():
+        return
+    check_adapter(folder)
+    inside = sorted(folder.glob("*.gguf"))
+    if inside:
+        hint = f"give the file: {inside[0]}"
+    elif (folder / "params.json").is_file() and any(folder.glob("consolidated*")):
+        hint = (
+            "a model as Mistral or Meta publish it; fetch the repository's files for `transformers`, with config.json"
+        )
+    elif nested := sorted(p.parent.name for p in folder.glob("*/config.json") if not NO_MODEL.match(p.parent.name)):
+        hint = f"there is one in {folder / nested[0]}: name that folder"
+    else:
+        hint = "give a .gguf file, or a folder as Hugging Face has them"
+    raise ModelError(f"{folder}: a folder without config.json", hint=hint)
+
+
+def unknown_tensor(entry: Entry, folder: Path, architecture: str) -> ModelError:
+    """The error for a tensor of a name that the architecture does not have, or that only quantized weights have."""
+    if entry.name.endswith(QUANTIZED):
+        hint = "convert the model in float32, float16 or bfloat16, and quantize the GGUF file: --outtype q8_0"
+        return ModelError(f"{folder}: the weights are quantized (tensor {quote(entry.name)})", hint=hint)
+    hint = f"{architecture} has none of that name that refembed knows"
+    return ModelError(f"{folder}: tensor {quote(entry.name)}", hint=hint)
+
+
 def absent_hint(folder: Path, variants: list[str]) -> str:
     """What to do about a folder without weights that can be read."""
     if variants:
@@ -87,7 +125,7 @@ def absent_hint(folder: Path, variants: list[str]) -> str:
     if any(folder.glob("pytorch_model*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("tf_model.h5")):
         return "save the model again with save_pretrained(folder, safe_serialization=True)"
     inside = sorted(p.parent.name for p in folder.glob(f"*/{SINGLE}") if (p.parent / "config.json").is_file())
-    inside = [name for name in inside if not re.match(r"\d+_(Dense|Pooling|Normalize)", name)]
+    inside = [name for name in inside if not NO_MODEL.match(name)]
     if inside:
         return f"there is one in {folder / inside[0]}: name that folder"
     if any(folder.glob("onnx/*.onnx")) or any(folder.glob("*.onnx")):

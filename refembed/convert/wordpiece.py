@@ -28,6 +28,7 @@ from refembed.convert.rules import (
     warn_lowercase,
 )
 from refembed.errors import ModelError
+from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import quote
 from refembed.parse_json import parse_json
 
@@ -85,6 +86,31 @@ def read_vocab(folder: Path, config: dict[str, Any]) -> Vocab:
     except OTHER_SHAPE as e:
         found = f"{folder}: tokenizer.json or a file next to it is not as `transformers` writes it: {e!r}"
         raise ModelError(found, hint="save the tokenizer again with save_pretrained") from None
+
+
+def add_vocab(writer: GGUFWriter, vocab: Vocab) -> None:
+    """`tokenizer.ggml.*` of a WordPiece tokenizer, but for the number of segments."""
+    writer.add("tokenizer.ggml.model", "bert", "STRING")
+    writer.add("tokenizer.ggml.pre", vocab.pre, "STRING")
+    writer.add("tokenizer.ggml.tokens", vocab.tokens, "ARRAY[STRING]")
+    writer.add("tokenizer.ggml.token_type", vocab.types, "ARRAY[INT32]")
+    for name, key in ID_KEYS.items():
+        if name in vocab.ids:
+            writer.add(f"tokenizer.ggml.{key}_token_id", vocab.ids[name], "UINT32")
+    for name, added in vocab.adds.items():
+        writer.add(f"tokenizer.ggml.add_{name}_token", added, "BOOL")
+    for key, flag in (("lowercase", vocab.lowercase), ("strip_accents", vocab.strip_accents)):
+        if flag is not None:
+            writer.add(f"tokenizer.ggml.normalizer.{key}", flag, "BOOL")
+
+
+def is_wordpiece(folder: Path) -> bool:
+    """Whether a folder's tokenizer is WordPiece, by its tokenizer.json, or for want of one by its vocab.txt."""
+    tokenizer = read_json(folder / "tokenizer.json")
+    model = tokenizer.get("model")
+    if tokenizer:
+        return isinstance(model, dict) and model.get("type") == "WordPiece"
+    return (folder / "vocab.txt").is_file()
 
 
 def understand(folder: Path, config: dict[str, Any]) -> Vocab:

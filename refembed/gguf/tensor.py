@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -47,10 +47,11 @@ class Tensor:
     raw: U8 = field(repr=False)  # (nbytes) read-only view of the mapped file
     offset: int  # of the first byte in the file
     byteorder: ByteOrder
+    derived: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False)  # its entries and other shapes
 
     @classmethod
     def of(cls, x: npt.ArrayLike, name: str = "w") -> Tensor:
-        """An array as a tensor of type F32, such as a file would hold it. Operations keep what they decode by `name`.
+        """An array as a tensor of type F32, such as a file would hold it.
 
         >>> Tensor.of([[1, 2], [3, 4]]).rows([1])
         array([[3., 4.]], dtype=float32)
@@ -79,6 +80,34 @@ class Tensor:
         wanted = row_numbers(self.name, indices, n)
         raw = self.raw.reshape(n, self.nbytes // n if n else 0)[wanted]  # (N, bytes per row)
         return decode(raw.reshape(-1), self.type, self.byteorder).reshape(len(wanted), *self.shape[1:])
+
+    def entry(self, i: int) -> Tensor:
+        """x[i] along the first axis as a tensor, such as one expert's matrix; asked for again, the same object.
+
+        Operations keep what they decode by tensor, so what stands for the same numbers has to be the same object.
+
+        >>> w = Tensor.of([[[1, 2]], [[3, 4]]])
+        >>> w.entry(1).dequantize().tolist(), w.entry(1) is w.entry(1)
+        ([[3.0, 4.0]], True)
+        """
+        if i not in self.derived:
+            nbytes = self.nbytes // self.shape[0]
+            begin = i * nbytes
+            raw = self.raw[begin : begin + nbytes]
+            self.derived[i] = replace(
+                self, name=f"{self.name}[{i}]", shape=self.shape[1:], raw=raw, offset=self.offset + begin
+            )
+        return self.derived[i]
+
+    def reshape(self, *shape: int) -> Tensor:
+        """The same numbers in another shape; asked for again, the same object.
+
+        >>> Tensor.of([[1, 2], [3, 4]]).reshape(4).dequantize().tolist()
+        [1.0, 2.0, 3.0, 4.0]
+        """
+        if shape not in self.derived:
+            self.derived[shape] = replace(self, shape=shape)
+        return self.derived[shape]
 
 
 def row_numbers(name: str, indices: npt.ArrayLike, n: int) -> npt.NDArray[np.integer[Any]]:

@@ -25,7 +25,7 @@ OUTTYPES = (  # what convert/folder.py can make, which a warm start need not imp
     "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l",
     "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k", "iq4_nl", "iq4_xs",
 )  # fmt: skip
-RECIPE = 2  # to be raised when convert() writes another file from the same folder: what is cached is then made anew
+RECIPE = 3  # to be raised when convert() writes another file from the same folder: what is cached is then made anew
 
 
 def resolve(
@@ -152,9 +152,9 @@ def converted(folder: Path, outtype: str, progress: Progress | None, name: str |
     import hashlib
 
     if not (folder / "config.json").exists():
-        inside = sorted(folder.glob("*.gguf"))
-        hint = f"give the file: {inside[0]}" if inside else "give a .gguf file, or a folder as Hugging Face has them"
-        raise ModelError(f"{folder}: a folder without config.json", hint=hint)
+        from refembed.convert.weights import check_model
+
+        check_model(folder)
     made_of = [RECIPE, name, *states(folder)]
     key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
     path = cache_folder() / "gguf" / f"{name or folder.resolve().name}-{key}-{outtype}.gguf"

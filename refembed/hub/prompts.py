@@ -95,6 +95,7 @@ GEMMA = {
     "similarity": "task: sentence similarity | query: ",
     "code": "task: code retrieval | query: ",
 }
+CODE = "Represent this query for searching relevant code: "
 ZH = "为这个句子生成表示以用于检索相关文章："
 
 TABLE = (  # the first row that fits counts
@@ -106,6 +107,9 @@ TABLE = (  # the first row that fits counts
     Known("bge-(small|base|large)-zh(-v1.5)?", ("bert",), {"query": ZH, "document": ""}, "BAAI/bge-base-zh-v1.5"),
     Known("nomic-embed-text-v1(.5)?", ("nomic-bert",), NOMIC, "nomic-ai/nomic-embed-text-v1.5"),
     Known("nomic-embed-text-v2-moe", ("nomic-bert-moe",), NOMIC, "nomic-ai/nomic-embed-text-v2-moe"),
+    # what config_sentence_transformers.json of both calls query, as programs that embed with them quote it
+    Known("coderankembed", ("nomic-bert",), {"query": CODE, "document": ""}, "nomic-ai/CodeRankEmbed"),
+    Known("nomic-embed-code", ("qwen2",), {"query": CODE, "document": ""}, "nomic-ai/nomic-embed-code"),
     Known("modernbert-embed-base", ("modern-bert",), NOMIC, "nomic-ai/modernbert-embed-base"),
     Known("gte-qwen2-(1.5b|7b)-instruct", ("qwen2",), {"query": WEB + " ", "document": ""},
           "Alibaba-NLP/gte-Qwen2-1.5B-instruct"),

@@ -22,7 +22,6 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.exact.experts import expert
 from refembed.kernels.ops import Ops, Tap
 from refembed.model.batch import Batch
 from refembed.model.blocks import Qkv, QkvBlock, attend, attention_spec, rope_of
@@ -143,13 +142,13 @@ def forward(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap) -> Float
 def streams(x: Float, w: Tensor, ops: Ops, taps: Tap) -> Float:
     """The first stream x (T, C), and the others: products of it with w (S-1, C, C), as long as it is. (S, T, C)."""
     xs = taps("altup_repeated", np.stack([x] * w.shape[0]))
-    y = taps("altup_products", np.stack([ops.linear(xs[i], expert(w, i)) for i in range(w.shape[0])]))  # (S-1, T, C)
+    y = taps("altup_products", np.stack([ops.linear(xs[i], w.entry(i)) for i in range(w.shape[0])]))  # (S-1, T, C)
     return np.concatenate([x[None], as_long(y, x, taps, "altup_added")])
 
 
 def merged(s: Float, w: Tensor, ops: Ops, taps: Tap) -> Float:
     """The mean of the first stream and products of the others, s (S, T, C) and w (S-1, C, C) -> (T, C)."""
-    y = taps("unembd_products", np.stack([ops.linear(s[i + 1], expert(w, i)) for i in range(len(s) - 1)]))
+    y = taps("unembd_products", np.stack([ops.linear(s[i + 1], w.entry(i)) for i in range(len(s) - 1)]))
     y = as_long(y, s[0], taps, "altup_unembd")  # (S-1, T, C)
     x = s[0]  # (T, C)
     for stream in y:

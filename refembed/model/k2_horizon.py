@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def layers(w: Weights, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float)
 def group_norm(x: Float, w: Tensor, hp: Hparams, ops: Ops, tap: Tap) -> Float:
     """RMS norm of each of a few groups of channels by itself, then w, channel by channel: (T, C) -> (T, C)."""
     groups = x.reshape(len(x), hp.n_norm_group, -1)  # (T, G, C/G)
-    w = replace(w, shape=groups.shape[1:])
+    w = w.reshape(*groups.shape[1:])
     if not tap.active:
         return ops.rms_norm(groups, w, hp.norm_eps).reshape(x.shape)
     normed = tap("group_norm", ops.rms_norm(groups, None, hp.norm_eps))
@@ -117,15 +118,20 @@ def heads(name: str, y: Float, w: Tensor, norm: Tensor | None, n: int, eps: floa
     x = tap(f"{name}_product", ops.linear(y, w)).reshape(len(y), n, -1)
     if norm is None:
         return x
-    return tap(f"{name}_normed", ops.rms_norm(x, replace(norm, shape=x.shape[1:]), eps, tap))
+    return tap(f"{name}_normed", ops.rms_norm(x, norm.reshape(*x.shape[1:]), eps, tap))
 
 
 def output_gate(y: Float, w: Tensor, ops: Ops, tap: Tap) -> Float:
     """How much of each channel of attention is let through: softplus to the base of 2, log2(1 + 2^g), (T, H D)."""
     g = tap("out_gate_ln2", ops.scale(tap("out_gate_product", ops.linear(y, w)), math.log(2)))
-    zeros, ones = (Tensor.of(np.full(w.shape[0], n, np.float32), f"{n} x {w.shape[0]}") for n in (0, 1))
-    g = tap("out_gate_softplus", ops.log_decay(g, zeros, ones))
+    g = tap("out_gate_softplus", ops.log_decay(g, constant(0, w.shape[0]), constant(1, w.shape[0])))
     return tap("out_gate", ops.scale(g, 1 / math.log(2)))
+
+
+@lru_cache(maxsize=64)  # one object each: operations keep what they decode by tensor
+def constant(number: float, size: int) -> Tensor:
+    """A number, size times."""
+    return Tensor.of(np.full(size, number, np.float32), f"{size} x {number}")
 
 
 def routed_values(y: Float, blk: Block, hp: Hparams, ops: Ops, tap: Tap) -> Float:

@@ -97,13 +97,16 @@ def module(kind: str, path: str = "") -> dict[str, str]:
 
 Q = "encoder.layer.0.attention.self.query.weight"
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no config": (remove("config.json"), "no config.json"),
+    "no config": (remove("config.json"), "without config.json"),
     "config is no JSON": (text("config.json", "{"), "config.json cannot be read"),
     "config is no UTF-8": (text("config.json", b"\xff\xfe{}"), "config.json cannot be read"),
     "config is a list": (text("config.json", "[]"), r"config.json: \[\], not a JSON object"),
     "config is nested deeply": (text("config.json", "[" * 100_000), "config.json cannot be read"),
-    "no architecture": (edit("config.json", lambda c: c.pop("architectures") and None), "architecture unknown"),
-    "CamemBERT": (edit("config.json", lambda c: c | {"architectures": ["CamembertModel"]}), "(?s)Camem.*converts Bert"),
+    "no architecture": (edit("config.json", lambda c: c.pop("architectures") and None), "no architectures"),
+    "ALBERT": (edit("config.json", lambda c: c | {"architectures": ["AlbertModel"]}), "(?s)Albert.*converts Bert"),
+    "a base of adapters": (
+        edit("config.json", lambda c: c | {"architectures": ["JinaEmbeddingsV5Model"]}), "(?s)Jina.*adapter of a task"
+    ),
     "a size of zero": (edit("config.json", lambda c: c | {"hidden_size": 0}), "hidden_size is 0, not a size"),
     "a size that is text": (edit("config.json", lambda c: c | {"vocab_size": "28"}), "vocab_size is 28, not a size"),
     "a true size": (edit("config.json", lambda c: c | {"num_hidden_layers": True}), "num_hidden_layers is True"),

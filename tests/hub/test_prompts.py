@@ -28,6 +28,8 @@ MODELS = [
     ("m.gguf", "llama", {"name": "e5-mistral-7b-instruct"}, TASK + " ", ""),
     ("m.gguf", "nomic-bert", {"name": "nomic-embed-text-v1.5"}, "search_query: ", "search_document: "),
     ("m.gguf", "nomic-bert-moe", {"name": "Nomic Embed Text v2 Moe"}, "search_query: ", "search_document: "),
+    ("m.gguf", "nomic-bert", {"name": "CodeRankEmbed"}, "Represent this query for searching relevant code: ", ""),
+    ("nomic-embed-code.Q4_K_M.gguf", "qwen2", {}, "Represent this query for searching relevant code: ", ""),
     ("m.gguf", "qwen2", {"name": "Gte Qwen2 1.5B Instruct"}, TASK + " ", ""),
     ("Qwen3-Embedding-0.6B-Q8_0.gguf", "qwen3", {"name": "qwen3"}, TASK, ""),
     ("m.gguf", "qwen3", {"name": "F2LLM v2 0.6B"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,12 @@ def test_a_function_that_raises_fails_everything(name: str) -> None:
 def test_a_function_that_gives_nothing_fails(name: str) -> None:
     """What a student's cell holds at first: `...`."""
     assert not check_exercise(name, lambda *args: None, max_examples=5)
+
+
+def test_a_function_that_ends_the_program_fails_and_does_not_end_it() -> None:
+    report = check_exercise("mean_pooling", lambda hidden, offsets: sys.exit(3), max_examples=5)
+    assert not report
+    assert "exit code 3" in str(report)
 
 
 def test_an_unknown_exercise_is_named() -> None:

@@ -26,7 +26,6 @@ from refembed.kernels.cuda.launch import Memory
 from refembed.kernels.cuda.state_ops import CudaStateOps, floats, whole_numbers
 from refembed.kernels.cuda.weights import DeviceWeights
 from refembed.kernels.exact.attention import by_head, mask_scores, slopes
-from refembed.kernels.exact.experts import expert
 from refembed.kernels.exact.rope import turns
 from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionSpec, Rope, Tap
 
@@ -141,7 +140,7 @@ class Cupy(CudaStateOps, CudaImageOps):
         edges = np.searchsorted(flat[order], np.arange(w.shape[0] + 1))
         for e, (begin, end) in enumerate(itertools.pairwise(edges.tolist())):
             if begin < end:
-                self.product(rows[begin:end], expert(w, e), out=sorted_out[begin:end])
+                self.product(rows[begin:end], w.entry(e), out=sorted_out[begin:end])
         y = self.gather(sorted_out, np.argsort(order, kind="stable")).reshape(T, k, -1)
         if b is None:
             return y

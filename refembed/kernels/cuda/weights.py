@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -24,7 +25,7 @@ SHARE_OF_MEMORY = 0.75  # of what is free: what decoded matrices may take unless
 
 
 class DeviceWeights:
-    """The tensors of a model on a device, by name.
+    """Tensors on a device, each for as long as it is in use.
 
     budget  bytes of decoded matrices to keep, or "mapped" for none; None: three quarters of the device's free memory
     """
@@ -32,17 +33,17 @@ class DeviceWeights:
     def __init__(self, device: Device, budget: int | str | None = None) -> None:
         self.device = device
         self.room = int(device.free_bytes() * SHARE_OF_MEMORY) if budget is None else in_bytes(budget)
-        self.raw: dict[str, Memory] = {}  # blocks as the file has them, little-endian
-        self.decoded: dict[str, Memory] = {}  # float32
+        self.raw: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # blocks as the file has them, little-endian
+        self.decoded: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # float32
         self.codebooks: dict[str, Memory] = {}
         self.lock = threading.RLock()  # a server's threads share an embedder
 
     def whole(self, w: Tensor) -> DeviceArray:
         """A small tensor, decoded once and kept."""
         with self.lock:
-            if w.name not in self.decoded:
-                self.decoded[w.name] = self.decode_all(w)
-        return DeviceArray(self.device, self.decoded[w.name], w.shape)
+            if w not in self.decoded:
+                self.decoded[w] = self.decode_all(w)
+        return DeviceArray(self.device, self.decoded[w], w.shape)
 
     def rows(self, w: Tensor, ids: I64) -> DeviceArray:
         """Some rows of w, decoded alone: (N, ...)."""
@@ -51,13 +52,13 @@ class DeviceWeights:
     def matrix(self, w: Tensor) -> Memory | None:
         """W (N, C), kept; None where there is no room."""
         with self.lock:
-            if w.name not in self.decoded:
+            if w not in self.decoded:
                 nbytes = 4 * w.shape[0] * w.shape[1]
                 if nbytes > self.room:
                     return None
                 self.room -= nbytes
-                self.decoded[w.name] = self.decode_all(w)
-            return self.decoded[w.name]
+                self.decoded[w] = self.decode_all(w)
+            return self.decoded[w]
 
     def parts(self, w: Tensor) -> Iterator[tuple[int, int, Memory]]:
         """begin, end and rows begin:end of W (N, C), one part after the other, all at once where it is kept."""
@@ -71,9 +72,9 @@ class DeviceWeights:
     def blocks(self, w: Tensor) -> Memory:
         """The blocks of w on the device, kept there."""
         with self.lock:
-            if w.name not in self.raw:
-                self.raw[w.name] = self.upload_blocks(w)
-            return self.raw[w.name]
+            if w not in self.raw:
+                self.raw[w] = self.upload_blocks(w)
+            return self.raw[w]
 
     def upload_blocks(self, w: Tensor) -> Memory:
         """The blocks of w on the device, little-endian."""
@@ -84,7 +85,7 @@ class DeviceWeights:
         """All of w in float32; its blocks are not kept."""
         if w.type.name == "F32":
             return self.upload_blocks(w)._replace(dtype=np.dtype(np.float32))
-        raw = self.raw.get(w.name) or self.upload_blocks(w)
+        raw = self.raw.get(w) or self.upload_blocks(w)
         return self.decode(w, raw, None, w.shape[0] if len(w.shape) > 1 else 1).memory
 
     def decode(self, w: Tensor, raw: Memory, ids: Memory | None, rows: int) -> DeviceArray:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+import math
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def as_matrix(w: Tensor) -> Tensor:
     >>> as_matrix(Tensor.of(np.zeros((4, 3, 2, 2)))).shape
     (4, 12)
     """
-    return replace(w, shape=(w.shape[0], int(np.prod(w.shape[1:]))))
+    return w.reshape(w.shape[0], math.prod(w.shape[1:]))
 
 
 def neighbors(n_in: int, n_out: int, dtype: type[np.floating[Any]]) -> tuple[I64, I64, Float]:

@@ -36,12 +36,5 @@ def experts(x: Float, w: Tensor, chosen: I64, product: Callable[[Float, Tensor],
     out = np.empty((T, k, w.shape[1]), x.dtype)
     for e in np.unique(chosen):
         t, rank = np.nonzero(chosen == e)
-        out[t, rank] = product(rows[t, rank], expert(w, int(e)))
+        out[t, rank] = product(rows[t, rank], w.entry(int(e)))
     return out
-
-
-def expert(w: Tensor, e: int) -> Tensor:
-    """Matrix e (N, C) of w (X, N, C), as stored."""
-    nbytes = w.nbytes // w.shape[0]
-    raw = w.raw[e * nbytes : (e + 1) * nbytes]
-    return Tensor(f"{w.name}[{e}]", w.shape[1:], w.type, raw, w.offset + e * nbytes, w.byteorder)

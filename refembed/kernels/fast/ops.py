@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -89,7 +90,8 @@ class Fast(FastStateOps):
         self.store = Store(np.float32, memory_budget)
         self.decoded = self.store.kept
         self.panels = Panels(self.store, np.float32, self.panel_shape, self.pack)
-        self.smaller: dict[str, tuple[Any, ...] | None] = {}  # a product and what it reads, for few rows
+        # a product and what it reads, for few rows
+        self.smaller: WeakKeyDictionary[Tensor, tuple[Any, ...] | None] = WeakKeyDictionary()
         self.renew_locks()
         renew_after_fork(self)
         self.scratch = Scratch()
@@ -149,10 +151,10 @@ class Fast(FastStateOps):
         """
         (n, k), P = w.shape, gemm.panel(4)
         with self.packing:
-            if w.name not in self.smaller:
+            if w not in self.smaller:
                 make = self.make_halves if w.type.name == "F16" else self.make_codes
-                self.smaller[w.name] = make(w, -(-n // P), k, P)
-            return self.smaller[w.name]
+                self.smaller[w] = make(w, -(-n // P), k, P)
+            return self.smaller[w]
 
     def make_halves(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, ...] | None:
         """F16 as it is: panels (n/P, C, P) of int16."""

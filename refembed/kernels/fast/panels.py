@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Panels:
         pack: Callable[[Tensor, int, int, Any, int, int], None],
     ) -> None:
         self.store, self.dtype, self.shape_of, self.pack = store, dtype, shape_of, pack
-        self.kept: dict[str, Any] = {}
+        self.kept: WeakKeyDictionary[Tensor, Any] = WeakKeyDictionary()
         self.renew_locks()
         renew_after_fork(self)
 
@@ -60,15 +61,15 @@ class Panels:
 
     def whole(self, w: Tensor) -> Any:
         """All panels of W, kept; None where there is no room."""
-        if (kept := self.kept.get(w.name)) is not None:
+        if (kept := self.kept.get(w)) is not None:
             return kept
         with self.packing:
-            whole = self.kept.get(w.name)
+            whole = self.kept.get(w)
             shape = self.shape_of(w.shape[0], w)
             if whole is None and self.store.reserve(np.dtype(self.dtype).itemsize * int(np.prod(shape))):
                 whole = gemm.aligned(shape, self.dtype)
                 self.fill(w, 0, whole)
-                self.kept[w.name] = whole
+                self.kept[w] = whole
         return whole
 
     def fill(self, w: Tensor, first: int, panels: Any) -> None:

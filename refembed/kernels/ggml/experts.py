@@ -8,7 +8,6 @@ with eight rows and more takes the tiled kernel, as there.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -17,11 +16,12 @@ from refembed.gguf import Tensor
 from refembed.kernels.exact import experts as definition
 from refembed.kernels.ggml import floats, quantized
 from refembed.kernels.ggml.profile import Profile
+from refembed.kernels.ggml.quantized import Kept
 
 FLOATS = ("F32", "F16", "BF16")
 
 
-def mul_mat_id(x: F32, w: Tensor, chosen: I64, profile: Profile, kept: dict[Any, Any]) -> F32:
+def mul_mat_id(x: F32, w: Tensor, chosen: I64, profile: Profile, kept: Kept) -> F32:
     """x (T, C) or (T, k, C) through experts chosen (T, k) of w (X, N, C): (T, k, N)."""
 
     def product(rows: F32, expert: Tensor) -> F32:
@@ -30,7 +30,7 @@ def mul_mat_id(x: F32, w: Tensor, chosen: I64, profile: Profile, kept: dict[Any,
     return definition.experts(x, w, chosen, product)
 
 
-def per_head(x: F32, w: Tensor, contiguous: bool, profile: Profile, kept: dict[Any, Any]) -> F32:
+def per_head(x: F32, w: Tensor, contiguous: bool, profile: Profile, kept: Kept) -> F32:
     """x (T, H, C), each head times its own of w (H, N, C): (T, H, N). ggml_mul_mat of three dimensions.
 
     A matrix in three dimensions is not interleaved at load.
@@ -39,7 +39,7 @@ def per_head(x: F32, w: Tensor, contiguous: bool, profile: Profile, kept: dict[A
     plain = replace(profile, repack=False)
 
     def product(h: int) -> F32:
-        rows, matrix = np.ascontiguousarray(x[:, h]), definition.expert(w, h)
+        rows, matrix = np.ascontiguousarray(x[:, h]), w.entry(h)
         if w.type.name not in FLOATS:
             return quantized.mul_mat(rows, matrix, plain, kept)
         return floats.mul_mat(rows, matrix.dequantize(), w.type.name, plain, contiguous)
@@ -47,14 +47,15 @@ def per_head(x: F32, w: Tensor, contiguous: bool, profile: Profile, kept: dict[A
     return np.stack([product(h) for h in range(w.shape[0])], axis=1)
 
 
-def one_expert(x: F32, w: Tensor, profile: Profile, kept: dict[Any, Any]) -> F32:
+def one_expert(x: F32, w: Tensor, profile: Profile, kept: Kept) -> F32:
     """x (n, C), the rows that one expert has to do with, times w (N, C) transposed: (n, N)."""
     type = w.type.name
     if type in FLOATS:
         order = floats.order_of(type, 1, w.shape, profile)
-        if (w.name, order) not in kept:
-            kept[w.name, order] = floats.pack(w.dequantize(), order)
-        return floats.multiply(floats.activations(x, type, order), kept[w.name, order], order, w.shape[0])
+        packed = kept.setdefault(w, {})
+        if order not in packed:
+            packed[order] = floats.pack(w.dequantize(), order)
+        return floats.multiply(floats.activations(x, type, order), packed[order], order, w.shape[0])
     quantized.check(x, w)
     how = quantized.RECIPES[type]
     if quantized.repacked(w, profile):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from refembed.kernels.ggml import rope as rotary
 from refembed.kernels.ggml.attention_classic import soft_max_rows, tanh
 from refembed.kernels.ggml.attention_scores import NO_SINK
 from refembed.kernels.ggml.profile import Profile, load_profile
+from refembed.kernels.ggml.quantized import Kept
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
 from refembed.kernels.taps import with_state
 from refembed.kernels.threads import parallel_for
@@ -35,9 +37,9 @@ class Ggml(Ops):
 
     def __init__(self, profile: Profile | None = None) -> None:
         self.profile = profile or load_profile()
-        self.decoded: dict[str, F32] = {}
-        self.packed: dict[tuple[str, floats.Order], tuple[F32, F32]] = {}
-        self.kept: dict[Any, Any] = {}  # quantized weights, as their products read them
+        self.decoded: WeakKeyDictionary[Tensor, F32] = WeakKeyDictionary()
+        self.packed: WeakKeyDictionary[Tensor, dict[floats.Order, tuple[F32, F32]]] = WeakKeyDictionary()
+        self.kept: Kept = WeakKeyDictionary()  # quantized weights, as their products read them
         self.cells: attention.CacheCells | None = (
             None  # of a text that comes in several micro-batches (`pipeline.multimodal`)
         )
@@ -45,9 +47,9 @@ class Ggml(Ops):
 
     def weight(self, w: Tensor) -> F32:
         """A bias or a norm's weights, decoded."""
-        if w.name not in self.decoded:
-            self.decoded[w.name] = w.dequantize().copy()
-        return self.decoded[w.name]
+        if w not in self.decoded:
+            self.decoded[w] = w.dequantize().copy()
+        return self.decoded[w]
 
     def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Float:
         """Rows of w, decoded alone."""
@@ -58,10 +60,11 @@ class Ggml(Ops):
         if w.type.name not in FLOATS:
             return quantized.mul_mat(x, w, self.profile, self.kept)
         order = floats.order_of(w.type.name, len(x), w.shape, self.profile)
-        if (w.name, order) not in self.packed:
-            self.packed[w.name, order] = floats.pack(w.dequantize(), order)
+        packed = self.packed.setdefault(w, {})
+        if order not in packed:
+            packed[order] = floats.pack(w.dequantize(), order)
         taken = floats.activations(x, w.type.name, order)
-        return floats.multiply(taken, self.packed[w.name, order], order, w.shape[0])
+        return floats.multiply(taken, packed[order], order, w.shape[0])
 
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Float:
         """y = x Wᵀ, rounded, + b."""

@@ -8,7 +8,7 @@ sides into whole numbers, `chains` says in which order the rest is added.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +52,7 @@ class Rows:
 
 Chain = Callable[[Rows, Weights], F32]
 Recipe = tuple[Callable[[Any], Blocks], Chain]
+Kept = MutableMapping[Tensor, dict[Any, Any]]  # weights as products read them, as long as their tensor is in use
 
 
 def side_by_side(x: Any) -> Any:
@@ -311,13 +312,13 @@ def recipe(type: str, n: int, m: int, profile: Profile) -> Recipe:
     return RECIPES[type]
 
 
-def product(x: F32, w: Tensor, how: Recipe, kept: dict[str, Any], by_scale: bool = False) -> F32:
+def product(x: F32, w: Tensor, how: Recipe, kept: Kept, by_scale: bool = False) -> F32:
     """x Wᵀ by one recipe; `kept` has the weights unpacked."""
     unpacker, chain = how
-    key = f"{w.name}/{unpacker.__name__}"
-    if key not in kept:
-        kept[key] = unpacked(w, unpacker)
-    return chain(quantized(x, w.type.dot, by_scale), kept[key])[: len(x), : w.shape[0]]
+    ready = kept.setdefault(w, {})
+    if unpacker not in ready:
+        ready[unpacker] = unpacked(w, unpacker)
+    return chain(quantized(x, w.type.dot, by_scale), ready[unpacker])[: len(x), : w.shape[0]]
 
 
 def check(x: F32, w: Tensor) -> None:
@@ -328,13 +329,13 @@ def check(x: F32, w: Tensor) -> None:
         raise ModelError(f"{w.name}: its shape is {w.shape}; the activations' is {x.shape}")
 
 
-def mul_mat(x: F32, w: Tensor, profile: Profile, kept: dict[str, Any]) -> F32:
+def mul_mat(x: F32, w: Tensor, profile: Profile, kept: Kept) -> F32:
     """x Wᵀ as llama.cpp's CPU backend computes it.
 
     x        (n, k) float32: all rows that llama.cpp would have in this call, since it chooses its kernel by n
     w        (m, k) of a quantized type
     profile  the build to equal; `repack` interleaves the types that llama.cpp would
-    kept     unpacked weights by tensor name, for the next call; the caller's to clear
+    kept     unpacked weights by tensor, for the next call; the caller's to clear
     returns  (n, m) float32
     Raises ModelError for a type that has no dot product in llama.cpp, and for rows of another length.
     """

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -74,15 +75,15 @@ class Store:
     def __init__(self, dtype: type[np.floating[Any]], budget: int | str | None = None) -> None:
         self.dtype = dtype
         self.room = in_bytes(budget)
-        self.kept: dict[str, Float] = {}  # name -> whole tensor
+        self.kept: WeakKeyDictionary[Tensor, Float] = WeakKeyDictionary()  # whole tensors, as long as theirs are in use
         self.own = threading.local()  # workspaces: each thread has its own
 
     def whole(self, w: Tensor) -> Float:
         """A small tensor, decoded once and kept."""
-        if w.name not in self.kept:
+        if w not in self.kept:
             x = w.dequantize()
-            self.kept[w.name] = np.array(x, self.dtype)  # writable: one compiled kernel serves all
-        return self.kept[w.name]
+            self.kept[w] = np.array(x, self.dtype)  # writable: one compiled kernel serves all
+        return self.kept[w]
 
     def reserve(self, nbytes: int) -> bool:
         """Take so many bytes out of the budget, if it has them."""
@@ -97,12 +98,12 @@ class Store:
 
     def matrix(self, w: Tensor, *, keep: bool = True) -> Float | None:
         """W (N, C) where it is in memory whole: mapped, or kept, as it is from now on if there is room."""
-        if w.name not in self.kept:
+        if w not in self.kept:
             size = math.prod(w.shape) * np.dtype(self.dtype).itemsize
             if not self.mapped(w) and not (keep and self.reserve(size)):
                 return None
-            self.kept[w.name] = w.dequantize().astype(self.dtype, copy=False)
-        return self.kept[w.name]
+            self.kept[w] = w.dequantize().astype(self.dtype, copy=False)
+        return self.kept[w]
 
     def panels(self, w: Tensor, *, keep: bool = True) -> Iterator[tuple[int, int, Float]]:
         """begin, end and rows begin:end of W (N, C), one panel after the other; each is valid until the next."""

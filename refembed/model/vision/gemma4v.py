@@ -16,7 +16,7 @@ tanh form, and files of llama.cpp's converter say neither.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
     x = taps("inp_raw_scaled", x * 2 - 1)
     x = np.ascontiguousarray(taps("patch_product", ops.conv_2d(x, w.patch_embd)).T)  # (N, C)
     x = taps("inp", x)
-    both = replace(w.position_embd, shape=(2 * S, hp.n_embd))
+    both = w.position_embd.reshape(2 * S, hp.n_embd)
     x = taps("pos_embd_x", ops.add(x, taps("embd_x", ops.get_rows(both, column).astype(x.dtype))))
     y = taps("embd_y", ops.get_rows(both, row + S).astype(x.dtype))
     x = taps("pos_embd", ops.add(x, y))

@@ -212,7 +212,7 @@ def ones(w: Tensor | None) -> Tensor | None:
 
 def negated(w: Tensor) -> Tensor:
     """Every number with the other sign."""
-    return Tensor.of(-w.dequantize(), f"{w.name} negated")  # operations keep decoded weights by name
+    return Tensor.of(-w.dequantize(), f"{w.name} negated")
 
 
 def without_sinks(true: Ops, *rest: Any, **more: Any) -> Float:

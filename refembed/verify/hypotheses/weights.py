@@ -67,7 +67,7 @@ def stored_as(plan: dict[str, str]) -> Change:
 
 
 def requantized(t: Tensor, type_name: str) -> Tensor:
-    """The tensor in another type, under a name of its own: operations remember decoded weights by name."""
+    """The tensor in another type, under a name of its own."""
     if type_name == t.type.name:
         return t
     kind = BY_NAME[type_name]

@@ -55,7 +55,7 @@ def patch_kernel(alter: Callable[[F32], F32]) -> Change:
 
 
 def altered(w: Tensor, alter: Callable[[F32], Any]) -> Tensor:
-    """A tensor with other numbers, under a name of its own: operations keep by name what they decode."""
+    """A tensor with other numbers, under a name of its own."""
     return Tensor.of(np.ascontiguousarray(alter(w.dequantize())), f"{w.name}, altered no. {next(ALTERED)}")
 
 

@@ -56,7 +56,7 @@ def test_a_memory_budget_changes_no_bits(built: Path, name: str) -> None:
     first = np.asarray(kept.linear(x, w, bias))
     assert first.tobytes() == np.asarray(mapped.linear(x, w, bias)).tobytes()
     assert np.isfinite(first).all()
-    assert ("w" in kept.weights.decoded, "w" in mapped.weights.decoded) == (True, False)
+    assert (w in kept.weights.decoded, w in mapped.weights.decoded) == (True, False)
     assert kept.weights.room == 0
 
 

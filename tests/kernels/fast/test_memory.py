@@ -123,7 +123,7 @@ def test_few_rows_read_codes_and_have_the_bits_of_many(kind: str) -> None:
     assert not ops.smaller
     for rows in (1, 3, FEW_ROWS):
         assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
-    _, codes, scales = ops.smaller["w"] or (None, None, None)
+    _, codes, scales = ops.smaller[w] or (None, None, None)
     assert np.array_equal(
         codes.transpose(0, 2, 1).reshape(-1, 96)[:100]
         * np.repeat(scales.transpose(0, 2, 1).reshape(-1, 3)[:100], 32, axis=1),
@@ -174,10 +174,10 @@ def test_few_rows_read_f16_and_have_the_bits_of_many(order: str) -> None:
     assert not ops.smaller
     for rows in (1, 3, FEW_ROWS):
         assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
-    assert (ops.smaller["w"] is not None) == (order == NATIVE)
+    assert (ops.smaller[w] is not None) == (order == NATIVE)
     tight = Fast(memory_budget=2 * 3 * gemm.panel(4) * 96 - 1)
     assert np.array_equal(tight.linear(x[:3], w), many[:3])
-    assert tight.smaller == {"w": None}
+    assert dict(tight.smaller) == {w: None}
 
 
 @pytest.mark.usefixtures("float32_products")
@@ -186,7 +186,7 @@ def test_weights_that_are_no_codes_times_scales_are_not_taken_for_such(kind: str
     """Q4_1 has a smallest value next to its scale: a code times the scale is not what the file says."""
     w, ops = quantized(random(1, 64, 256), kind), Fast(memory_budget=1 << 20)
     ops.linear(random(2, 3, 256), w)
-    assert ops.smaller == {"w": None}
+    assert dict(ops.smaller) == {w: None}
     P = gemm.panel(4)
     assert ops.store.room == (1 << 20) - -(-64 // P) * P * 256 * 4  # the room for codes is given back
 
@@ -195,16 +195,16 @@ def test_float32_of_the_file_is_used_where_it_lies() -> None:
     w = stored(random(3, 64, 64))
     ops = Fast(memory_budget=0)
     ops.linear(random(4, 3, 64), w)
-    assert np.shares_memory(ops.store.kept["w"], w.raw)
+    assert np.shares_memory(ops.store.kept[w], w.raw)
     swapped = Tensor("swapped", w.shape, w.type, w.raw.view(">u4").astype("<u4").view(np.uint8), 0, ">")
     assert np.array_equal(ops.linear(random(4, 3, 64), swapped), ops.linear(random(4, 3, 64), w))
-    assert "swapped" not in ops.store.kept
+    assert swapped not in ops.store.kept
 
 
 def test_norms_and_biases_are_kept_whatever_the_budget() -> None:
     ops, b = Fast(memory_budget=0), stored(random(5, 64), "b")
     ops.layer_norm(random(6, 3, 64), b, b, 1e-5)
-    assert set(ops.store.kept) == {"b"}
+    assert set(ops.store.kept) == {b}
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "IQ4_NL", "Q3_K", "Q4_K", "Q6_K"])
