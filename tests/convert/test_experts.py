@@ -122,7 +122,7 @@ def test_without_a_scoring_function_deepseek_v3_has_its_own(tmp_path: Path) -> N
 
 def test_experts_that_stand_one_by_one_and_together_are_the_same(tmp_path: Path) -> None:
     """Qwen3.5-MoE is published with the experts of a layer in one tensor; `transformers` saves each."""
-    shapes = {}
+    shapes: dict[str, list[int]] = {}
     record = RECORDS["qwen35moe"]
     assert any(".experts.0." in name for name in record["shapes"])
     for name in record["shapes"]:
@@ -147,7 +147,8 @@ def test_widths_of_layers_that_see_all_may_be_said_in_two_ways(key: str, tmp_pat
     said: dict[str, Any] = {"global_head_dim": 16, "num_global_key_value_heads": 1}
     if key == "per_layer_config":
         said = {"per_layer_config": {"1": full, "3": full}}
-    folder = build(record, tmp_path / "n" / "m") if (tmp_path / "n").mkdir() is None else tmp_path
+    (tmp_path / "n").mkdir()  # the folder's own name stands in the file
+    folder = build(record, tmp_path / "n" / "m")
     write_json(folder / "config.json", plain | said)
     assert convert(folder, tmp_path / "b.gguf").read_bytes() == wanted
     if key == "per_layer_config":
