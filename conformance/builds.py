@@ -23,7 +23,7 @@ from typing import Any
 
 from conformance import FOLDER
 from conformance.environment import vector_sets
-from conformance.toml import read_toml
+from conformance.toml import read_toml, write_whole
 from refembed.errors import DownloadError, RequestError
 from refembed.gguf.digest import sha256_of
 from refembed.hub.cache import at_work, cache_folder, move
@@ -231,6 +231,19 @@ def as_toml(table: str, row: Build | Refused) -> str:
         if value != f.default:
             lines.append(f"{f.name} = {quoted(value) if isinstance(value, str) else str(value).lower()}")
     return "\n".join(lines) + "\n"
+
+
+def write_builds(builds: Iterable[Build], path: Path = PATH) -> None:
+    """Put these rows, oldest llama.cpp first, in place of the builds of the file; its comment and other tables stay."""
+    text = path.read_text(encoding="utf-8")
+    first = re.search(r"^\[\[build\]\]$", text, re.MULTILINE)
+    if first is None:
+        raise RequestError(f"{path}: there is no row")
+    others = re.compile(r"^\[\[(?!build\]\])", re.MULTILINE).search(text, first.start())
+    rows = sorted(builds, key=lambda b: (b.number, b.package, b.cpu))
+    written = text[: first.start()] + "\n".join(as_toml("build", b) for b in rows)
+    write_whole(path, (written + ("\n" + text[others.start() :] if others else "")).encode())
+    load_builds.cache_clear()
 
 
 def quoted(text: str) -> str:

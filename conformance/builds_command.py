@@ -17,6 +17,7 @@ from conformance.builds import (
     package_path,
     runs_here,
     select,
+    write_builds,
 )
 from refembed.errors import RefembedError, RequestError
 
@@ -127,15 +128,19 @@ def probe(files: tuple[Path, ...]) -> None:
 
 @command.command("profiles")
 def profiles() -> None:
-    """Compute refembed's vectors in every profile of the `ggml` numerics, and store their digests."""
+    """Compute refembed's vectors in every profile of the `ggml` numerics, and write which has a build's bits."""
+    from dataclasses import replace
+
     from conformance.history import load_history, save_history
     from conformance.history_profiles import compute_all, profile_of
 
     history = load_history()
     history.profiles = compute_all()
     save_history(history)
-    for id_, answers in history.answers.items():
-        click.echo(f"{id_}: {profile_of(history, answers) or 'no profile has its bits everywhere'}")
+    found = {id_: profile_of(history, answers) for id_, answers in history.answers.items()}
+    write_builds(replace(b, profile=found.get(b.id, b.profile)) for b in list(load_builds().values()))
+    for id_, profile in found.items():
+        click.echo(f"{id_}: {profile or 'no profile has its bits everywhere'}")
 
 
 @command.command("equal")

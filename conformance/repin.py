@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.builds import select
+from conformance.builds_probe import add_row
 from refembed.errors import RequestError
 from refembed.verify.engines.llamacpp_lib import PINNED, wheel_file
 
@@ -25,12 +27,17 @@ PACKAGE = "xllamacpp"
 PINS = ("pyproject.toml", "refembed/verify/engines/llamacpp_lib.py", "README.md")  # where the version is the pin itself
 MEASURED = ("refembed", "conformance", "tests", "docs", "benchmarks")  # where it says what a number was measured with
 ENDINGS = (".py", ".toml", ".md", ".json")
+LISTS = ("conformance/builds.toml", "conformance/history.json", "docs/history.md")  # of every version there is
+WHEEL = re.compile(r"\b20\d\d\.\d{1,2}\.\d{4,6}\b")  # a version of the wheel: 2026.10.11549
 PATTERNS = {  # kinds of names in the library's bytes -> what they look like
     "architectures": re.compile(rb"\0([a-z][a-z0-9]*(?:[-_.][a-z0-9]+)*)(?=\0)"),
     "metadata keys": re.compile(rb"\0((?:%s|general|tokenizer|adapter|clip|quantize|prism)\.[a-z0-9_.%]+)(?=\0)"),
     "tensors": re.compile(rb"\0((?:blk|enc\.blk|dec\.blk|v\.blk|a\.blk)\.%d\.[a-z0-9_.]+)(?=\0)"),
 }
 LISTED = 60  # names that are printed of a kind
+ORACLE = "oracle and not slow and not peers and not attack"  # `make test-slow` and others have the rest
+# it holds when all is done
+PIN_TEST = "tests/verify/engines/test_llamacpp.py::test_the_installed_wheel_is_the_pinned_one"
 
 
 @dataclass(frozen=True)
@@ -52,20 +59,31 @@ STEPS = (
          look="identical: the profile stands. Within rounding: the next step says which operation moved"),
     Step("bits", "compares the `ggml` numerics with the new library, bit for bit",
          ("-m", "conformance", "run", "ggml/*"),
-         look="the first tensor that differs is a new row or field of refembed/kernels/ggml/profile.py"),
+         look="the first tensor that differs is a new row or field of refembed/kernels/ggml/profile.py, unless another "
+              "row has its bits: the step `profiles` says which"),
     Step("suite", "holds every case to its bound", ("-m", "conformance", "run"),
          look="a number above its bound is a change of llama.cpp's or a fault of ours: name it before bounds move"),
     Step("tokenizers", "holds the tokenizers against the new library",
-         ("-m", "pytest", "-q", "-m", "oracle", "tests/tokenizer"),
+         ("-m", "pytest", "-q", "-m", ORACLE, "tests/tokenizer"),
          look="ids that changed are llama.cpp's doing: docs/tokenizers.md"),
-    Step("tests", "runs all tests that ask llama.cpp", ("-m", "pytest", "-q", "-m", "oracle"),
+    Step("tests", "runs all other tests that ask llama.cpp",
+         ("-m", "pytest", "-q", "-m", ORACLE, "--ignore=tests/tokenizer", f"--deselect={PIN_TEST}"),
          look="recorded answers that are no longer the library's"),
     Step("pin", "writes the new version where it is the pin", writes=True,
-         look="install it: pip install --editable '.[test]'; CHANGELOG.md gets a line. `builds probe WHEEL` prints "
-              "its row of conformance/builds.toml; then `builds run xllamacpp` and `builds profiles`"),
+         look="CHANGELOG.md gets a line. The steps below have the new wheel in front; install it when all are done"),
+    Step("row", "adds the wheel to conformance/builds.toml", writes=True,
+         look="layouts that the library confirms; one that does not open needs a new layout (llamacpp_layouts.py)"),
+    Step("answers", "asks it for its vectors", ("-m", "conformance", "builds", "run", PACKAGE + " {version}"), True,
+         look="architectures that it refuses"),
+    Step("changes", "traces it and the wheels before and behind it, where their bits differ",
+         ("-m", "conformance", "builds", "changes"), True,
+         look="the first tensor that differs"),
+    Step("profiles", "computes every profile of `ggml`, and writes into each row which one has its bits",
+         ("-m", "conformance", "builds", "profiles"), True,
+         look="a row that lost its profile; the new one's is `avx2`, or its own"),
     Step("history", "writes docs/history.md, where the pinned build is A",
          ("-m", "conformance", "builds", "page"), True,
-         look="a build without a row or answers: the commands of the step before"),
+         look="which builds are A still"),
     Step("measure", "measures the bounds anew", ("-m", "conformance", "measure"), True,
          look="looser bounds are refused: --raise by hand, with the reason in the commit"),
     Step("record", "records the answers anew", ("-m", "conformance", "record"), True,
@@ -76,7 +94,7 @@ STEPS = (
          look="0 false alarms"),
     Step("faults", "asks `verify` about broken engines", ("-m", "conformance", "verify-mutants", "--write"), True,
          look="every fault still named"),
-    Step("comments", "lists where the old version stands as what a number was measured with", writes=True,
+    Step("comments", "lists where another version stands as what a number was measured with", writes=True,
          look="measure those numbers again, or leave the version that they were measured with"),
 )  # fmt: skip
 
@@ -141,30 +159,31 @@ def show_names(folder: Path, say: Callable[[str], object]) -> int:
     return 0
 
 
-def places(version: str, folders: Sequence[str]) -> list[tuple[Path, int]]:
-    """Files below these that name a version, and in how many lines."""
+def places(fits: Callable[[str], bool], folders: Sequence[str]) -> list[tuple[Path, int]]:
+    """Files below these that have such lines, and how many."""
     files = [f for name in folders for f in ([ROOT / name] if (ROOT / name).is_file() else (ROOT / name).rglob("*"))]
     found = []
     for file in sorted(files):
         if file.suffix in ENDINGS and file.is_file():
-            n = sum(version in line for line in file.read_text("utf-8", "replace").splitlines())
+            n = sum(map(fits, file.read_text("utf-8", "replace").splitlines()))
             found += [(file.relative_to(ROOT), n)] if n else []
     return found
 
 
 def write_pin(version: str, say: Callable[[str], object]) -> int:
     """The step `pin`."""
-    for file, n in places(PINNED, PINS):
+    for file, n in places(lambda line: PINNED in line, PINS):
         text = (ROOT / file).read_text(encoding="utf-8")
         (ROOT / file).write_text(text.replace(PINNED, version), encoding="utf-8")
         say(f"  {file}: {n} line{'s' * (n != 1)}")
     return 0
 
 
-def show_comments(say: Callable[[str], object]) -> int:
-    """The step `comments`."""
-    for file, n in places(PINNED, MEASURED):
-        say(f"  {file}: {n} line{'s' * (n != 1)}")
+def show_comments(version: str, say: Callable[[str], object]) -> int:
+    """The step `comments`. What lists every version there is, is left out."""
+    for file, n in places(lambda line: bool(set(WHEEL.findall(line)) - {version}), MEASURED):
+        if file.as_posix() not in LISTS:
+            say(f"  {file}: {n} line{'s' * (n != 1)}")
     return 0
 
 
@@ -174,11 +193,25 @@ def run_step(step: Step, version: str, folder: Path, say: Callable[[str], object
         return show_names(folder, say)
     if step.id == "pin":
         return write_pin(version, say)
+    if step.id == "row":
+        return add_row(PACKAGE, version, say)
     if step.id == "comments":
-        return show_comments(say)
+        return show_comments(version, say)
     paths = os.pathsep.join(filter(None, [str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": paths}
-    return subprocess.run([sys.executable, *step.command], cwd=ROOT, env=environment, check=False).returncode
+    command = [sys.executable, *(part.format(version=version) for part in step.command)]
+    if step.id == "changes":
+        command += around(f"{PACKAGE} {version}")
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def around(name: str) -> list[str]:
+    """A wheel's row and those of its neighbors, by id, oldest llama.cpp first. RequestError where it has none."""
+    ids = [build.id for build in select([PACKAGE])]
+    if name not in ids:
+        raise RequestError(f"{name} has no row", hint="--from row writes it")
+    at = ids.index(name)
+    return ids[max(0, at - 1) : at + 2]
 
 
 def chosen(check: bool, only: Sequence[str], after: str | None) -> list[Step]:
@@ -211,6 +244,8 @@ def repin(
                 failed.append(step.id)
                 if not check:
                     say(f"\nstopped; after a remedy: python -m conformance repin {version} --from {step.id}")
+                    if behind := [s.id for s in steps[steps.index(step) + 1 :]]:
+                        say(f"where the difference is llama.cpp's own, and named: --from {behind[0]}")
                     break
     say(f"\n{len(failed)} of {len(steps)} steps differ: {', '.join(failed)}" if failed else "\nevery step agrees")
     return not failed

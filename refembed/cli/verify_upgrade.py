@@ -83,13 +83,16 @@ def reference_model(model: str | None, lora: tuple[str, ...]) -> Embedder | None
 
 
 def opened(spec: str, path: Path | None, asked: dict[str, Any], normalize: int | None, quiet: bool) -> Engine:
-    """An engine with those of the options that its kind has."""
+    """An engine with those of the options that its kind has. llama.cpp runs as a service does that sets none."""
     from refembed.verify.engines.base import is_llamacpp, open_engine
+    from refembed.verify.history import UNASKED
 
-    known = options_of(spec)
-    if not is_llamacpp(spec):  # pooling and LoRA are the model's, which others bring themselves
+    known, given = options_of(spec), {k: v for k, v in asked.items() if v is not None}
+    if is_llamacpp(spec):
+        given = UNASKED | given
+    else:  # pooling and LoRA are the model's, which others bring themselves
         known -= {"pooling", "lora"}
-    engine = open_engine(spec, path, **{k: v for k, v in asked.items() if k in known and v is not None})
+    engine = open_engine(spec, path, **{k: v for k, v in given.items() if k in known})
     set_up(engine, spec, normalize, quiet)
     return engine
 

@@ -2,13 +2,15 @@
 
     PHI2 = Checkpoint(recipe, ("ForCausalLM",), "phi", computed={"hidden_act": GELUS[1:]}, defaults={...})
 
-checkpoints_classic.py, checkpoints_dense.py and checkpoints_states.py declare one for each architecture, by the name
+checkpoints_classic.py, _dense.py, _states.py, _experts.py and _gemma.py declare one for each architecture, by the name
 that its classes begin with: "Phi" of PhiForCausalLM.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from refembed.convert.recipes import Recipe
@@ -38,4 +40,9 @@ class Checkpoint:
     period: int = 0  # each such layer sees the whole text, the others a window; 0: all see the whole text
     kinds: tuple[str, ...] = ()  # what else layer_types may name
     scalings: tuple[str, ...] = ()  # of RoPE, that the file has keys or tensors for
+    latent_yarn: bool = False  # YaRN lets scores grow by mscale_all_dim, and queries and keys stay as long as they are
     nested: bool = False  # config.json may have all this under text_config, next to what looks at images
+    check: Callable[[Path, dict[str, Any]], None] | None = None  # refuses what keys say together; with the defaults
+    instead: Callable[[dict[str, Any]], str] | None = None  # of config.json: the name of the table to take, if another
+    remark: str = ""  # how llama.cpp's vectors are not the published model's
+    packed: tuple[str, ...] = ()  # quantization_config.quant_method whose blocks go into the file as they are

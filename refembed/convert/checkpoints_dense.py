@@ -31,6 +31,7 @@ from refembed.convert.own_keys import (
     VOCAB,
     WIDTH,
     count,
+    flag,
     real,
     rms_epsilon,
 )
@@ -111,6 +112,46 @@ DENSE: dict[str, Checkpoint] = {
         | {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8,
            "max_position_embeddings": 131072, "sliding_window": 4096},
         scalings=(*STRETCHED, "llama3"),
+    ),
+    "Mistral3": Checkpoint(  # Mistral Small 3.1 and later, its text part
+        Recipe("mistral3", LLAMA, dropped=("vision_tower.", "multi_modal_projector."), vocabs=("spm", "bpe"),
+               prefixes=("model.language_model.", "language_model.model.", "language_model.", "model."),
+               more_keys=(VOCAB, ROPE_WIDTH)),
+        ("ForConditionalGeneration",), "mistral", computed={"hidden_act": SILU, **WHOLE_HEADS},
+        defaults=DECODER_DEFAULTS
+        | {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8,
+           "max_position_embeddings": 131072},
+        nested=True,
+        instead=lambda raw: "Ministral3" if raw.get("model_type") == "ministral3" else "Mistral3",
+    ),
+    "Ministral3": Checkpoint(  # and of later ones
+        Recipe("mistral3", LLAMA, dropped=("vision_tower.", "multi_modal_projector."), vocabs=("spm", "bpe"),
+               prefixes=("model.language_model.", "language_model.model.", "language_model.", "model."),
+               more_keys=(VOCAB, ROPE_WIDTH,
+                          real("rope.scaling.yarn_log_multiplier", lambda c: c.yarn_growth),
+                          real("attention.temperature_scale",
+                               lambda c: c.number_of("rope_parameters", "llama_4_scaling_beta")))),
+        ("ForCausalLM",), "ministral3", computed={"hidden_act": SILU, "sliding_window": (), **WHOLE_HEADS},
+        defaults=DECODER_DEFAULTS
+        | {"vocab_size": 131072, "intermediate_size": 14336, "num_hidden_layers": 34, "num_key_value_heads": 8,
+           "head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5},
+        theta=1e6, scalings=("yarn",), latent_yarn=True,
+    ),
+    "LlamaBidirectional": Checkpoint(  # llama-embed-nemotron, whose code is not in `transformers`
+        Recipe("llama-embed", LLAMA, biases=LLAMA_BIASES, vocabs=("spm", "bpe"), more_keys=(VOCAB, ROPE_WIDTH)),
+        ("Model",), "llama_bidirec",
+        computed={"hidden_act": SILU, "attention_bias": EITHER, "mlp_bias": EITHER, **WHOLE_HEADS},
+        defaults=DECODER_DEFAULTS
+        | {"vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048},
+        scalings=("llama3",),
+        remark="tokens look back only, as llama.cpp runs it; `--semantics original` lets them see the whole text, "
+        "as published (docs/differences.md)",
+    ),
+    "Dream": Checkpoint(  # whose code is not in `transformers`
+        Recipe("dream", (*DECODER, *NORMS, *HEAD), biases=QKV, vocabs=("spm", "bpe"),
+               more_keys=(flag("attention.causal", lambda c: False),
+                          count("tokenizer.ggml.mask_token_id", lambda c: c.raw.get("mask_token_id")))),
+        ("Model",), "Dream", computed={"hidden_act": SILU, **WHOLE_HEADS},
     ),
     "SmolLM3": Checkpoint(
         Recipe("smollm3", LLAMA, biases=LLAMA_BIASES, more_keys=(VOCAB, ROPE_WIDTH)),

@@ -7,7 +7,7 @@ convolution.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refembed.convert.checkpoint import DECODER_DEFAULTS, EITHER, EVERY_LAYER, NO, SILU, WHOLE_HEADS, Checkpoint
 from refembed.convert.checkpoints_dense import GRANITE_COMPUTED, GRANITE_DEFAULTS, MULTIPLIERS, ROPE_WIDTH
@@ -269,6 +269,20 @@ DELTA_DEFAULTS = DECODER_DEFAULTS | {
     "linear_num_value_heads": 32, "head_dim": 256, "max_position_embeddings": 32768,
 }  # fmt: skip
 CONV_BIAS = {"ssm_conv1d": ALWAYS}
+GRANITE_4 = (VOCAB, ROPE_WIDTH, *MULTIPLIERS, SHARED_WIDTH, CONV, STATE, GROUPS, INNER, RANK, SOME_KV_HEADS)
+GRANITE_4_DEFAULTS = GRANITE_DEFAULTS | {
+    "num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 1024, "mamba_n_heads": 128,
+    "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4, "mamba_expand": 2,
+}  # fmt: skip
+
+
+def without_mixers(raw: dict[str, Any]) -> str:
+    """Which Granite 4 config.json describes: all layers have attention, or some have a mixer."""
+    kinds = raw.get("layer_types")
+    if not isinstance(kinds, list) or not kinds or any(kind not in ("attention", "full_attention") for kind in kinds):
+        return "GraniteMoeHybrid"
+    return "GraniteMoeHybridDense" if raw.get("num_local_experts") == 0 else "GraniteMoeHybridSparse"
+
 
 STATES: dict[str, Checkpoint] = {
     "Mamba": Checkpoint(
@@ -325,14 +339,22 @@ STATES: dict[str, Checkpoint] = {
                 *placed("recurrent", IN_LAYERS), *placed("experts", GRANITE_EXPERTS),
                 *placed("experts", GRANITE_SHARED), *placed("no experts", GRANITE_DENSE)),
                biases=CONV_BIAS, head_width=False, sizes=granite_sizes,
-               more_keys=(VOCAB, ROPE_WIDTH, *MULTIPLIERS, SHARED_WIDTH, CONV, STATE, GROUPS, INNER, RANK,
-                          SOME_KV_HEADS, flag("rope.scaling.finetuned", lambda c: False), NO_TEXT_IS_TOO_LONG)),
+               more_keys=(*GRANITE_4, flag("rope.scaling.finetuned", lambda c: False), NO_TEXT_IS_TOO_LONG)),
         ("ForCausalLM",), "granitemoehybrid",
-        computed=IN_LAYERS_COMPUTED | {"position_embedding_type": ("nope",)},
-        defaults=GRANITE_DEFAULTS
-        | {"num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 1024, "mamba_n_heads": 128,
-           "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4, "mamba_expand": 2},
-        kinds=("mamba", "attention", "linear_attention"),
+        computed=IN_LAYERS_COMPUTED | {"position_embedding_type": ("nope",)}, defaults=GRANITE_4_DEFAULTS,
+        kinds=("mamba", "attention", "linear_attention"), instead=without_mixers,
+    ),
+    "GraniteMoeHybridDense": Checkpoint(  # Granite 4 without mixers: micro, 1b, 350m
+        Recipe("granite", (*GRANITE_TOP, *LLAMA_ATTENTION, *GRANITE_DENSE), head_width=False, sizes=granite_sizes,
+               more_keys=(*GRANITE_4, flag("rope.scaling.finetuned", lambda c: True))),
+        (), "granitemoehybrid", computed=IN_LAYERS_COMPUTED | {"position_embedding_type": ("rope",)},
+        defaults=GRANITE_4_DEFAULTS, kinds=("attention",),
+    ),
+    "GraniteMoeHybridSparse": Checkpoint(  # likewise, with experts
+        Recipe("granitemoe", (*GRANITE_TOP, *LLAMA_ATTENTION, *GRANITE_EXPERTS, *GRANITE_SHARED), head_width=False,
+               sizes=granite_sizes, more_keys=(*GRANITE_4, flag("rope.scaling.finetuned", lambda c: True))),
+        (), "granitemoehybrid", computed=IN_LAYERS_COMPUTED | {"position_embedding_type": ("rope",)},
+        defaults=GRANITE_4_DEFAULTS, kinds=("attention",),
     ),
     "Lfm2": Checkpoint(
         Recipe("lfm2", LFM2, sizes=lfm2_sizes, pre="lfm2", more_keys=LFM2_KEYS),
@@ -355,7 +377,7 @@ STATES: dict[str, Checkpoint] = {
     "Qwen3_5": Checkpoint(
         Recipe("qwen35", QWEN35, prefixes=("model.language_model.", "model."), dropped=("mtp.", "visual."),
                sizes=delta_sizes, more_keys=(*DELTA_KEYS, SECTIONS)),
-        ("ForCausalLM", "ForConditionalGeneration"), "qwen3_5_text|qwen3_5", computed=DELTA_COMPUTED,
+        ("ForCausalLM", "ForConditionalGeneration"), "qwen3_5_text", computed=DELTA_COMPUTED,
         defaults=DELTA_DEFAULTS
         | {"vocab_size": 248320, "intermediate_size": 12288, "num_attention_heads": 16, "num_key_value_heads": 4},
         turns=0.25, kinds=("linear_attention",), nested=True,

@@ -119,13 +119,14 @@ class Config:
         H = self.size(*SIZES["attention.head_count"]) if self.recipe.attention else 1
         D = self.size("head_dim", "d_kv", default=256 if self.recipe.arch.startswith("gemma") else C // H)
         D = D if self.recipe.head_width else C // H
-        F = self.size(*SIZES["feed_forward_length"], default=self.width) if self.recipe.attention else C
+        F = self.feed_forward if self.recipe.attention else C
         K = self.kv_heads(H)
         P = self.size(*SIZES["context_length"], default=512)
         sizes = {"C": C, "H": H, "D": D, "HD": H * D, "KD": K * D, "F": F, "2F": 2 * F, "3C": 3 * C, "P": P, "K": K}
         sizes |= {"HD+2KD": (H + 2 * K) * D}
         sizes |= {"V": self.size("vocab_size"), "types": self.size("type_vocab_size", default=2)}
-        sizes |= {"X": self.experts, "exp": self.size("moe_intermediate_size", default=F), "1": 1}
+        sizes |= {"X": self.experts, "exp": (exp := self.size("moe_intermediate_size", default=F))}
+        sizes |= {"2exp": 2 * exp, "1": 1}
         sizes |= {"shexp": self.size("shared_expert_intermediate_size", default=F)}
         sizes |= {"buckets": self.size("relative_attention_num_buckets", default=32), "R": len(self.labels) or 1}
         return sizes | (self.recipe.sizes(self) if self.recipe.sizes else {})
@@ -139,8 +140,32 @@ class Config:
 
     @property
     def width(self) -> int:
-        """Feed-forward's where config.json is silent: GPT-2's, four times the channels; 0: it must say."""
+        """Feed-forward's where config.json is silent: GPT-2's, four times the channels; an expert's where there is no
+        other; 0: it must say.
+        """
+        if not self.recipe.dense:
+            return self.size("moe_intermediate_size", "expert_intermediate_size")
         return 4 * self.size(*SIZES["embedding_length"]) if self.stem in WIDENED else 0
+
+    @property
+    def feed_forward(self) -> int:
+        """Feed-forward's width; where config.json lists one for each layer, they are to be the same."""
+        listed = self.raw.get("intermediate_size")
+        if isinstance(listed, list) and listed:
+            if any(n != listed[0] for n in listed) or type(listed[0]) is not int or not 0 < listed[0] < 2**31:
+                found = f"{self.path}: intermediate_size is {quote(str(listed[:4]))}"
+                raise ModelError(found, hint="refembed converts layers of the same width")
+            return int(listed[0])
+        return self.size(*SIZES["feed_forward_length"], default=self.width)
+
+    @property
+    def dense_layers(self) -> int:
+        """How many layers have feed-forward without experts, of a model in which they stand first."""
+        n = next((self.raw[k] for k in ("first_k_dense_replace", "num_dense_layers") if self.raw.get(k) is not None), 0)
+        if type(n) is not int or not 0 <= n <= self.layers:
+            found = f"{self.path}: first_k_dense_replace is {quote(str(n))} of {self.layers} layers"
+            raise ModelError(found, hint="a number of layers")
+        return n
 
     @property
     def layers(self) -> int:
@@ -177,6 +202,12 @@ class Config:
         """What config.json says of RoPE, of layers that see the whole text."""
         found = self.inner("rope_parameters") or self.inner("rope_scaling")
         return table_of(self.path, found, LAYER_KINDS[0]) or found
+
+    @property
+    def yarn_growth(self) -> float | None:
+        """How much YaRN lets scores grow, mscale_all_dim; None where config.json is silent."""
+        value = self.rope.get("mscale_all_dim")
+        return float(value) if type(value) in (int, float) else None
 
     @property
     def deepstack_layers(self) -> int:
@@ -237,8 +268,16 @@ class Config:
     def experts(self) -> int:
         """How many there are in a layer; 0 where the architecture has none."""
         routed = any(name.endswith("ffn_gate_inp") for name, _, _, _ in self.recipe.rows)
-        none = self.raw.get("num_local_experts") == 0
-        return self.size("num_local_experts", "num_experts") if routed and not none else 0
+        none = self.raw.get("num_local_experts") == 0 or not self.raw.get("enable_moe_block", True)
+        return self.size("num_local_experts", "num_experts", "n_routed_experts") if routed and not none else 0
+
+    def layer_kinds(self, *known: str) -> list[str]:
+        """layer_types: a name for each layer, one of these. ModelError for others, or too few."""
+        kinds = names_of(self.path, self.raw, "layer_types") or []
+        if len(kinds) != self.layers or any(kind not in known for kind in kinds):
+            found = f"{self.path}: layer_types has {len(kinds)} names for {self.layers} layers: {quote(str(kinds[:4]))}"
+            raise ModelError(found, hint=f"one for each layer, of {', '.join(known)}")
+        return kinds
 
     @property
     def attention_layers(self) -> frozenset[int]:

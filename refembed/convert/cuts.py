@@ -22,6 +22,16 @@ GPT4O = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CONTRACTIONS}?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+TEKKEN = GPT4O.replace(f"{CONTRACTIONS}?", "").replace(r"\p{N}{1,3}", r"\p{N}")
+DEEPSEEK = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CASED = (  # letters that have a case, in DeepSeek's own words
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ"
+    "-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰"
+    "-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+)
 CUTS: dict[tuple[str, ...], str] = {  # signature -> tokenizer.ggml.pre
     ("gpt2",): "gpt-2",
     ("each digit", "gpt2"): "starcoder",
@@ -35,6 +45,17 @@ CUTS: dict[tuple[str, ...], str] = {  # signature -> tokenizer.ggml.pre
     ): "qwen35",
     (r" ?[^(\s|[.,!?…。，、।۔،])]+", "bytes"): "bloom",
     (GPT4O, "bytes"): "gpt-4o",
+    (TEKKEN, "bytes"): "tekken",
+    (
+        r"[\r\n]",
+        rf"\s?[{CASED}]+",
+        "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+        r"\s+$",
+        "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
+        "each digit",
+        "bytes",
+    ): "deepseek-llm",
+    (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK, "bytes"): "deepseek-v3",
 }
 
 
@@ -50,7 +71,8 @@ def signature(tokenizer: dict[str, Any]) -> tuple[str, ...] | None:
         elif kind == "Punctuation" and part.get("behavior") == "Contiguous":
             parts.append("marks")
         elif kind == "Split" and part.get("behavior") == "Isolated" and not part.get("invert"):
-            parts.append(str(part.get("pattern", {}).get("Regex")))
+            regex = str(part.get("pattern", {}).get("Regex"))
+            parts.append(regex.replace("\r", r"\r").replace("\n", r"\n"))  # some files hold the characters themselves
         else:
             return None
     return tuple(parts)
@@ -64,10 +86,13 @@ def cut_of(path: Path, tokenizer: dict[str, Any], wanted: str) -> str:
     found = signature(tokenizer)
     name = CUTS.get(found or ())
     if name is None:
-        hint = "refembed knows how GPT-2, Qwen2, Qwen3.5, Llama 3, GPT-4o, StarCoder, Falcon and BLOOM cut words"
+        hint = (
+            "refembed knows how GPT-2, Qwen2, Qwen3.5, Llama 3, GPT-4o, Mistral's Tekken, DeepSeek V3, StarCoder, "
+            "Falcon and BLOOM cut words"
+        )
         cutter = str(tokenizer.get("pre_tokenizer"))
         raise ModelError(f"{path}: a pre-tokenizer that has no name here: {quote(cutter[:200])}", hint=hint)
-    if name == "gpt-4o":
+    if name in ("gpt-4o", "tekken"):
         warn(
             f"{path}: upper and lower case beyond ASCII, and marks that combine, start words there and not in "
             "llama.cpp: only texts that hold such letters may get other ids"

@@ -9,10 +9,12 @@ from refembed.convert.checkpoint import Checkpoint
 from refembed.convert.checkpoints_classic import CLASSIC
 from refembed.convert.checkpoints_dense import DENSE
 from refembed.convert.checkpoints_encoders import ENCODERS
+from refembed.convert.checkpoints_experts import WITH_EXPERTS
+from refembed.convert.checkpoints_gemma import GEMMAS
 from refembed.convert.checkpoints_states import STATES
 from refembed.convert.recipes import Recipe
 
-CHECKPOINTS: dict[str, Checkpoint] = CLASSIC | DENSE | ENCODERS | STATES
+CHECKPOINTS: dict[str, Checkpoint] = CLASSIC | DENSE | ENCODERS | STATES | WITH_EXPERTS | GEMMAS
 RECIPES: dict[str, Recipe] = recipes.RECIPES | {stem: one.recipe for stem, one in CHECKPOINTS.items()}
 ARCHITECTURES: dict[str, str] = recipes.ARCHITECTURES | {  # class -> key of RECIPES
     stem + end: stem for stem, one in CHECKPOINTS.items() for end in one.classes

@@ -376,7 +376,9 @@ def add_general(writer: GGUFWriter, folder: Path, name: str | None, plan: list[P
     except Exception as e:  # gguf-py checks nothing, and a model card may hold anything
         raise ModelError(f"{folder}: README.md or config.json: {e}", hint="correct or remove the model card") from None
     card.name = card.name or folder.resolve().name
-    routed = [p.entry.shape for p in plan if "_exps." in p.name]  # (X, ...): one expert of each counts
+    routed = [
+        p.entry.shape for p in plan if "_exps." in p.name and len(p.entry.shape) > 2
+    ]  # (X, ...): one expert of each counts
     one = sum(math.prod(shape[1:]) for shape in routed)
     n_expert = routed[0][0] if routed else 0
     card.size_label = card.size_label or gguf.size_label(count, count - n_expert * one, one, n_expert)

@@ -260,8 +260,9 @@ def check_graph(path: Path, stem: str, raw: dict[str, Any], *, classifies: bool 
     if model_type not in known:
         hint = f"`transformers` opens the folder by it; the class named in architectures is a {known[0]}"
         raise ModelError(f"{path}: model_type is {quote(str(model_type))}", hint=hint)
+    packed = CHECKPOINTS[stem].packed if stem in CHECKPOINTS else ()
     for key in ("quantization_config", "quantization"):  # the second of MLX
-        if raw.get(key):
+        if raw.get(key) and table_of(path, raw, key).get("quant_method") not in packed:
             hint = "convert the model in float32, float16 or bfloat16, and quantize the GGUF file: --outtype q8_0"
             raise ModelError(f"{path}: the weights are quantized ({key})", hint=hint)
     table = COMPUTED[stem] | (HEADS.get(stem, {}) if classifies else {})
@@ -333,14 +334,14 @@ def check_others(path: Path, stem: str, raw: dict[str, Any]) -> None:
     if stem == "FalconH1" and raw.get("mamba_rms_norm") and raw.get("mamba_norm_before_gate", True):
         found = f"{path}: mamba_norm_before_gate is {quote(str(raw.get('mamba_norm_before_gate', True)))}"
         raise ModelError(found, hint="llama.cpp normalizes what the gate has let through")
-    if stem in ("Qwen3Next", "Qwen3_5"):
+    if stem in ("Qwen3Next", "Qwen3_5", "Qwen3_5Moe"):
         widths = [with_defaults(stem, raw).get(f"linear_{part}_head_dim") for part in ("key", "value")]
         if widths[0] != widths[1]:
             found = (
                 f"{path}: linear_key_head_dim is {quote(str(widths[0]))}, linear_value_head_dim {quote(str(widths[1]))}"
             )
             raise ModelError(found, hint="llama.cpp's delta rule has as many channels of values as of keys in a head")
-    if stem == "GraniteMoeHybrid" and raw.get("num_local_experts") == 0:
+    if stem.startswith("GraniteMoeHybrid") and raw.get("num_local_experts") == 0:
         widths = [with_defaults(stem, raw).get(key) for key in ("shared_intermediate_size", "intermediate_size")]
         if widths[0] != widths[1]:
             found = f"shared_intermediate_size is {quote(str(widths[0]))}, intermediate_size {quote(str(widths[1]))}"
@@ -355,6 +356,8 @@ def check_others(path: Path, stem: str, raw: dict[str, Any]) -> None:
             if asked != scaled:
                 hint = f"llama.cpp scales the scores of this size by {scaled:g} only"
                 raise ModelError(f"{path}: query_pre_attn_scalar is {asked}", hint=hint)
+    if stem in CHECKPOINTS and (check := CHECKPOINTS[stem].check):
+        check(path, with_defaults(stem, raw))
 
 
 def qwen_window(raw: dict[str, Any]) -> bool:
@@ -367,7 +370,15 @@ def qwen_window(raw: dict[str, Any]) -> bool:
     return not numbers or (first < count and window < context)
 
 
-OWN_CODE = ("NomicBert", "JinaBert", "NeoBERT")  # classes that come with code, which llama.cpp's graph follows
+OWN_CODE = (
+    "NomicBert",
+    "JinaBert",
+    "NeoBERT",
+    "LLaDAMoE",
+    "Dream",
+    "LlamaBidirectional",
+    "Lfm2Bidirectional",
+)  # classes that come with code, which llama.cpp's graph follows
 
 
 def remarks(raw: dict[str, Any], architecture: str) -> list[str]:
@@ -376,7 +387,7 @@ def remarks(raw: dict[str, Any], architecture: str) -> list[str]:
     window = raw.get("sliding_window", 4096 if architecture.startswith("Mistral") else None)
     context = raw.get("max_position_embeddings")
     longer = type(window) is int and not (type(context) is int and context <= window)
-    if architecture.startswith(("Mistral", "Phi3")) and longer:
+    if architecture.startswith(("Mistral", "Phi3", "Mixtral", "PhiMoE")) and longer:
         found.append(
             f"the {architecture} of `transformers` lets a token see the {window} before it; llama.cpp lets it see all: "
             f"texts of more than {window} tokens get other vectors"

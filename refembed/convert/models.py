@@ -22,8 +22,9 @@ from refembed.convert.config import SIZES, Config
 from refembed.convert.families import ARCHITECTURES, CHECKPOINTS, RECIPES, stem_of
 from refembed.convert.graph import check_graph, names_of, remarks, with_defaults
 from refembed.convert.modules import POOLING, RANK, Modules, read_modules
+from refembed.convert.mxfp4 import MXFP4_FILE, is_packed
 from refembed.convert.planned import OUTTYPES, Planned, stored_type
-from refembed.convert.recipes import Key
+from refembed.convert.recipes import NESTED, Key
 from refembed.convert.rerank import LABELS, TEMPLATE, answer_ids, is_reranker
 from refembed.convert.rope import long_magnitude, plan_rope
 from refembed.convert.scaling import remarks_on, scaling_keys, table_of
@@ -45,7 +46,8 @@ def prepare(
     folder: Path, outtype: str, notes: list[str], name: str | None
 ) -> tuple[str, list[Planned], Callable[[GGUFWriter], None]]:
     """`general.architecture`, the tensors to write, and what adds the keys. ModelError for what is not whole."""
-    config = replace(read_config(folder, notes, name), file_type=OUTTYPES[outtype][1])
+    config = read_config(folder, notes, name)
+    config = replace(config, file_type=MXFP4_FILE if is_packed(config) else OUTTYPES[outtype][1])
     arch, keeps_dense = config.recipe.arch, "dense" in config.recipe.extras
     width = config.sizes["C"]
     modules = read_modules(
@@ -53,6 +55,7 @@ def prepare(
         own=OWN_MODULES if config.recipe.parametrized else (),
     )  # fmt: skip
     plan = plan_dense(modules, outtype) + plan_rope(config)
+    plan += config.recipe.made(config) if config.recipe.made else []
     plan += plan_tensors(config, open_weights(folder, notes), outtype)
 
     def add(writer: GGUFWriter) -> None:
@@ -73,11 +76,14 @@ def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
     raw = read_json(path, required=True)
     architecture = str(raw["architectures"][0])
     stem = stem_of(architecture, raw)
-    if stem in CHECKPOINTS and CHECKPOINTS[stem].nested:
-        outer = {"model_type": raw["model_type"]} if "model_type" in raw else {}
-        raw = raw | table_of(path, raw, "text_config") | outer
+    if stem in NESTED or (stem in CHECKPOINTS and CHECKPOINTS[stem].nested):
+        raw = raw | table_of(path, raw, "text_config")
+    if stem in CHECKPOINTS and (instead := CHECKPOINTS[stem].instead):
+        stem = instead(raw)
     check_graph(path, stem, raw, classifies=architecture.endswith("ForSequenceClassification"))
     notes += remarks(raw, architecture)
+    if stem in CHECKPOINTS and CHECKPOINTS[stem].remark and raw.get("is_causal") is not False:
+        notes.append(CHECKPOINTS[stem].remark)
     if "pad_token_id" in raw and raw["pad_token_id"] is None and RECIPES[stem].arch in SHIFTED:
         raise ModelError(f"{path}: pad_token_id is null", hint="RoBERTa counts places from it")
     answers = answer_ids(folder, notes) if stem in RERANKERS and is_reranker(folder, raw, name) else None
@@ -125,7 +131,7 @@ def add_own(writer: GGUFWriter, config: Config, keys: tuple[Key, ...]) -> None:
     """Keys of one architecture. A later value takes the place of an earlier one, as in gguf-py."""
     for name, kind, value in keys:
         if (found := value(config)) is not None:
-            full = name if name.startswith(("general.", "tokenizer.")) else f"{config.recipe.arch}.{name}"
+            full = name if name.startswith(("general.", "tokenizer.", "diffusion.")) else f"{config.recipe.arch}.{name}"
             writer.add(full, found, kind, replace=True)
 
 
@@ -134,7 +140,10 @@ def add_usual(writer: GGUFWriter, config: Config) -> None:
     arch = config.recipe.arch
     theta, theta_swa = (None, None) if arch == "bert" else config.thetas
     for key, names in SIZES.items():
-        if key != "attention.head_count_kv" or any(config.raw.get(n) is not None for n in names):
+        said = any(config.raw.get(n) is not None for n in names)
+        if key == "feed_forward_length" and isinstance(config.raw.get(names[0]), list):
+            writer.add(f"{arch}.{key}", [config.sizes["F"]] * config.layers, "ARRAY[INT32]")
+        elif said or (key != "attention.head_count_kv" and (key != "feed_forward_length" or config.recipe.dense)):
             offset = config.first_position if arch in SHIFTED and key == "context_length" else 0
             default = config.width if key == "feed_forward_length" else 0
             writer.add(f"{arch}.{key}", config.size(*names, default=default) - offset, "UINT32")
@@ -155,10 +164,15 @@ def add_usual(writer: GGUFWriter, config: Config) -> None:
     if config.experts:
         writer.add(f"{arch}.expert_count", config.experts, "UINT32")
         if "top-k" not in config.recipe.extras:
-            writer.add(f"{arch}.expert_used_count", config.size("num_experts_per_tok"), "UINT32")
+            writer.add(f"{arch}.expert_used_count", config.size("num_experts_per_tok", "top_k_experts"), "UINT32")
     elif config.raw.get("num_local_experts") == 0:  # Granite 4 without experts says so
         writer.add(f"{arch}.expert_count", 0, "UINT32")
         writer.add(f"{arch}.expert_used_count", 0, "UINT32")
+    for key, name in (("expert_group_count", "n_group"), ("expert_group_used_count", "topk_group")):
+        if config.raw.get(name) is not None:
+            writer.add(f"{arch}.{key}", config.size(name), "UINT32")
+    if (gating := GATINGS.get(str(config.raw.get("scoring_func")))) is not None:
+        writer.add(f"{arch}.expert_gating_func", gating, "UINT32")
     if config.raw.get("head_dim") is not None and config.recipe.head_width:
         add_head_width(writer, config)
     writer.add("general.file_type", config.file_type, "UINT32")
@@ -190,6 +204,7 @@ def add_default_width(writer: GGUFWriter, config: Config) -> None:
         add_head_width(writer, config)
 
 
+GATINGS = {"softmax": 1, "sigmoid": 2}  # enum llama_expert_gating_func_type
 SHIFTED = ("bert", "jina-bert-v3")  # whose positions begin behind pad_token_id
 TYPED = ("bert", "jina-bert-v2", "jina-bert-v3", "neo-bert", "nomic-bert", "nomic-bert-moe")  # say their segments
 OWN_MODULES = ("custom_st.Transformer",)  # which chooses an adapter by a text's task, and none where none is named

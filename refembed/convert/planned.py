@@ -16,8 +16,9 @@ from refembed.convert.safetensors import Entry
 from refembed.errors import ModelError
 from refembed.gguf.cursor import quote
 
-ALWAYS_F32 = (  # ends of names: routers, norms of heads, convolutions
+ALWAYS_F32 = (  # ends of names: routers, norms of heads, convolutions, mixtures of streams
     "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "_norm.weight", "ssm_conv1d.weight", "shortconv.conv.weight",
+    "altup_correct_coef.weight", "altup_predict_coef.weight",
 )  # fmt: skip
 OUTTYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "bf16": ("BF16", 32), "q8_0": ("Q8_0", 7)}  # type, general.file_type
 

@@ -52,6 +52,11 @@ class Recipe:
     attention: bool = True  # there is any
     parametrized: bool = False  # matrices are named as torch's parametrizations name them, with factors of adapters
     sizes: Callable[[Any], dict[str, int]] | None = None  # of a Config: letters of shapes that config.py does not have
+    layer_sizes: Callable[[Any, int], dict[str, int]] | None = (
+        None  # of a Config and a layer: letters that differ there
+    )
+    dense: bool = True  # some layer has feed-forward without experts, and config.json says how wide it is
+    made: Callable[[Any], Any] | None = None  # of a Config: tensors that stand first and are in no checkpoint
 
 
 NORMS: tuple[Row, ...] = (
@@ -205,7 +210,9 @@ RECIPES: dict[str, Recipe] = {
     "Ernie4_5": Recipe("ernie4_5", DECODER + NORMS + HEAD, vocabs=("spm",), extras=("pooling",)),
     "Gemma3Text": Recipe("gemma-embedding", GEMMA, vocabs=("gemma", "bpe"),
                          extras=("gemma", "window", "dense", "pooling")),
-    "Gemma3": Recipe("gemma3", GEMMA, dropped=("lm_head.",), vocabs=("gemma", "bpe"),
+    "Gemma3": Recipe("gemma3", GEMMA, prefixes=("model.language_model.", "language_model.model.", "model."),
+                     dropped=("lm_head.", "language_model.lm_head.", "vision_tower.", "multi_modal_projector."),
+                     vocabs=("gemma", "bpe"),
                      extras=("gemma", "window", "pooling")),
     "EuroBert": Recipe("eurobert", DECODER + NORMS, dropped=("lm_head.",), tokenizer={"add_bos_token": False},
                        extras=("causal", "unscaled", "pooling")),
@@ -226,10 +233,11 @@ CLASSES = {
     "Qwen2Moe": ("Model", "ForCausalLM"), "Qwen3Moe": ("Model", "ForCausalLM"), "Olmoe": ("ForCausalLM",),
     "Exaone4": ("ForCausalLM",), "Starcoder2": ("ForCausalLM",), "GPT2": ("Model", "LMHeadModel"),
     "Olmo2": ("ForCausalLM",), "SeedOss": ("ForCausalLM",), "Cohere": ("ForCausalLM",), "Ernie4_5": ("ForCausalLM",),
-    "Gemma3Text": ("Model",), "Gemma3": ("ForCausalLM",), "EuroBert": ("Model",),
+    "Gemma3Text": ("Model",), "Gemma3": ("ForCausalLM", "ForConditionalGeneration"), "EuroBert": ("Model",),
     "ModernBert": ("Model", "ForMaskedLM", "ForSequenceClassification"),
     "Roberta": ("Model", "ForSequenceClassification"),
     "XLMRoberta": ("Model", "ForSequenceClassification"), "Camembert": ("Model", "ForSequenceClassification"),
     "T5Encoder": ("Model",),
 }  # fmt: skip
+NESTED = ("Gemma3",)  # may have all this under text_config, next to what looks at images
 ARCHITECTURES = {stem + end: stem for stem, ends in CLASSES.items() for end in ends}

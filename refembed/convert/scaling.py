@@ -65,11 +65,14 @@ def check_rope(path: Path, stem: str, raw: dict[str, Any]) -> None:
                     found_factor = f"{path}: rope_type is {kind}, and its factor {quote(str(factor))}"
                     raise ModelError(found_factor, hint="a number, 1 or above")
             if kind == "yarn":
-                check_yarn(path, part)
+                check_yarn(path, part, latent=bool(known and known.latent_yarn), rounded=stem not in UNROUNDED)
             if part.get("partial_rotary_factor") not in (None, 1) and not (known and known.turns):
                 hint = "llama.cpp turns whole heads in this architecture"
                 found_part = quote(str(part["partial_rotary_factor"]))
                 raise ModelError(f"{path}: partial_rotary_factor is {found_part}", hint=hint)
+
+
+UNROUNDED = ("GptOss",)  # published so
 
 
 def kind_of(table: dict[str, Any]) -> str:
@@ -78,15 +81,24 @@ def kind_of(table: dict[str, Any]) -> str:
     return OTHER_NAMES.get(kind, kind)
 
 
-def check_yarn(path: Path, table: dict[str, Any]) -> None:
-    """Refuse settings of YaRN that no graph of llama.cpp reads, where they are not the usual ones."""
+def check_yarn(path: Path, table: dict[str, Any], *, latent: bool = False, rounded: bool = True) -> None:
+    """Refuse settings of YaRN that no graph of llama.cpp reads, where they are not the usual ones.
+
+    latent   mscale and mscale_all_dim are the same number, which the file has
+    rounded  the ramp begins and ends at whole pairs; else that is said, not refused
+    """
     hint = "llama.cpp computes YaRN with the paper's settings only; the vectors would be another model's"
     for key, usual in USUAL.items():
-        if table.get(key) is not None and table[key] not in usual:
+        if table.get(key) is not None and table[key] not in usual and (rounded or key != "truncate"):
             raise ModelError(f"{path}: {key} of rope_type yarn is {quote(str(table[key]))}", hint=hint)
     usual_length, length = magnitude(table["factor"]), table.get("attention_factor", table.get("attn_factor"))
     scales = [table.get("mscale"), table.get("mscale_all_dim")]
     numbers = [n for n in scales if type(n) in (int, float) and n]
+    if latent:
+        if len(numbers) < len(scales) or numbers[0] != numbers[1] or length not in (None, 1):
+            found = f"{path}: mscale and mscale_all_dim of rope_type yarn are {quote(str(scales))}"
+            raise ModelError(found, hint="llama.cpp computes this architecture where they are the same number")
+        return
     if length is None and len(numbers) == len(scales):
         above, below = (magnitude(table["factor"], n) for n in numbers)
         length = above / below
@@ -130,6 +142,11 @@ def remarks_on(c: Config) -> list[str]:
         found.append(
             f"rope_type is dynamic: `transformers` turns texts of more than {c.sizes['P']} tokens more slowly, and "
             "llama.cpp all alike: such texts get other vectors"
+        )
+    if kind == "yarn" and c.rope.get("truncate") is False:
+        found.append(
+            "truncate of rope_type yarn is false: the ramp begins and ends between two pairs, in llama.cpp at one, so "
+            "that vectors are a little off those of `transformers`"
         )
     if kind == "longrope":
         found.append(

@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from refembed.convert.checkpoints_gemma import own_keys, own_values
 from refembed.convert.config import Config
+from refembed.convert.mxfp4 import packed_blocks
 from refembed.convert.planned import OUTTYPES, Planned, note_dropped, stored_type
 from refembed.convert.recipes import ALWAYS, Row
 from refembed.convert.safetensors import Entry
@@ -24,6 +26,7 @@ BUFFERS = (  # ends of names that are no weights
 )  # fmt: skip
 
 FACTORS = (".0.lora_A", ".0.lora_B")  # ends of names of a matrix's adapters (adapters.py)
+STACKED = re.compile(r"((?:^|\.)(?:experts|norms|altup_projections|altup_unembed_projections))\.(\d+)(?=\.|$)")
 
 Change: TypeAlias = "Callable[[Any, Config], Any]"
 
@@ -87,6 +90,11 @@ def squeezed(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return x.reshape(x.shape[0], x.shape[-1])
 
 
+def of_latent(x: npt.NDArray[Any], c: Config) -> npt.NDArray[Any]:
+    """What makes keys and values of a latent vector, head by head: (H, nope + Dv, rkv)."""
+    return x.reshape(c.sizes["H"], c.sizes["nope"] + c.sizes["Dv"], -1)
+
+
 def widened(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """float16 as float32, so that a sum keeps its digits: llama.cpp's converter adds in float16 and loses some."""
     return x.astype(np.float32) if x.dtype == np.float16 else x
@@ -99,6 +107,7 @@ CHANGES: dict[str, Change] = {
     "+1, scaled": lambda x, c: (widened(x) + np.float32(1)) * np.float32(c.query_scale),
     "yes and no": lambda x, c: x[list(c.answers or ())],
     "used-positions": lambda x, c: x[c.first_position :],
+    "padded": lambda x, c: np.concatenate([x, np.zeros((c.sizes["V"] - len(x), x.shape[1]), x.dtype)]),
     "known-tokens": lambda x, c: x[: c.sizes["V"]],
     "columns-first": lambda x, c: x.T if x.ndim == 2 else x,
     "qkv by head": lambda x, c: by_group(x, c.sizes["H"], 1),
@@ -119,6 +128,13 @@ CHANGES: dict[str, Change] = {
     "columns in turn": lambda x, c: in_turn(x, c.sizes["G"], c.sizes["dt"], 1),
     "values in turn": values_in_turn,
     "squeezed, values in turn": lambda x, c: values_in_turn(squeezed(x), c),
+    "even columns": lambda x, c: x.swapaxes(-1, -2)[..., ::2, :],
+    "odd columns": lambda x, c: x.swapaxes(-1, -2)[..., 1::2, :],
+    "columns": lambda x, c: x.swapaxes(-1, -2),
+    "even": lambda x, c: x[..., ::2],
+    "odd": lambda x, c: x[..., 1::2],
+    "keys of latent": lambda x, c: of_latent(x, c)[:, : c.sizes["nope"]].swapaxes(1, 2),
+    "values of latent": lambda x, c: of_latent(x, c)[:, c.sizes["nope"] :],
     "decay, heads in turn": lambda x, c: in_turn(decay(x), c.sizes["G"], c.sizes["dt"]),
 }
 TIMES = "times "  # begins a change that multiplies; keys of config.json follow
@@ -133,6 +149,7 @@ def halved(shape: tuple[int, ...]) -> tuple[int, ...]:
 RESHAPED: dict[str, Callable[[tuple[int, ...], Config], tuple[int, ...]]] = {  # what a change makes of a shape
     "used-positions": lambda shape, c: (shape[0] - c.first_position, *shape[1:]),
     "columns-first": lambda shape, c: shape[::-1],
+    "padded": lambda shape, c: (c.sizes["V"], *shape[1:]),
     "first half": lambda shape, c: halved(shape),
     "second half": lambda shape, c: halved(shape),
     "squeezed": lambda shape, c: (shape[0], shape[-1]),
@@ -142,6 +159,13 @@ RESHAPED: dict[str, Callable[[tuple[int, ...], Config], tuple[int, ...]]] = {  #
     "by expert": lambda shape, c: (c.sizes["X"], shape[0] // c.sizes["X"], shape[1]),
     "by expert, columns first": lambda shape, c: (c.sizes["X"], shape[1], shape[0] // c.sizes["X"]),
     "by groups": lambda shape, c: (c.sizes["G"], shape[0] // c.sizes["G"]),
+    "even columns": lambda shape, c: (*shape[:-2], shape[-1] // 2, shape[-2]),
+    "odd columns": lambda shape, c: (*shape[:-2], shape[-1] // 2, shape[-2]),
+    "columns": lambda shape, c: (*shape[:-2], shape[-1], shape[-2]),
+    "even": lambda shape, c: (*shape[:-1], shape[-1] // 2),
+    "odd": lambda shape, c: (*shape[:-1], shape[-1] // 2),
+    "keys of latent": lambda shape, c: (c.sizes["H"], shape[1], c.sizes["nope"]),
+    "values of latent": lambda shape, c: (c.sizes["H"], c.sizes["Dv"], shape[1]),
     "qkv of heads": lambda shape, c: (c.sizes["I+2GN"], shape[1]),
     "z of heads": lambda shape, c: (c.sizes["I"], shape[1]),
 }
@@ -155,12 +179,20 @@ PLACES: dict[str, Callable[[Config], bool]] = {
     "norms of heads": lambda c: bool(c.raw.get("qk_layernorm")),
     "experts": lambda c: c.experts > 0,
     "no experts": lambda c: c.experts == 0,
+    "queries at once": lambda c: c.raw.get("q_lora_rank") is None,
+    "queries through a rank": lambda c: c.raw.get("q_lora_rank") is not None,
+    "per layer": lambda c: bool(c.raw.get("hidden_size_per_layer_input")),
     "normed mixers": lambda c: bool(c.raw.get("mamba_rms_norm")),
 }
 LAYERS_AT: dict[str, Callable[[Config], Iterable[int]]] = {
     "first": lambda c: range(1),
     "rest": lambda c: range(1, c.layers),
     "attention": lambda c: c.attention_layers,
+    "leading": lambda c: range(c.dense_layers),
+    "keys": own_keys,
+    "values": own_values,
+    "trailing": lambda c: range(c.dense_layers, c.layers),
+    "shared": lambda c: range(c.dense_layers if c.raw.get("n_shared_experts") else c.layers, c.layers),
     "routed": lambda c: c.routed_layers,
     "dense": lambda c: [il for il in range(c.layers) if il not in c.routed_layers],
     "recurrent": lambda c: [il for il in range(c.layers) if il not in c.attention_layers],
@@ -216,7 +248,8 @@ def rows_by_name(config: Config) -> dict[str, list[Row]]:
 def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Planned]:
     """What becomes of each tensor. ModelError if one is unknown, missing, or not of the size config.json states."""
     sizes, rows = config.sizes, rows_by_name(config)
-    plan: dict[str, Planned] = {}
+    blocks, entries = packed_blocks(config, entries)
+    plan: dict[str, Planned] = {one.name: one for one in blocks}
     dropped: list[str] = []
     for entry, name in kept(config, entries, dropped):
         if not entry.name.endswith(QUANTIZED):
@@ -224,14 +257,15 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
         layer = re.match(re.escape(config.recipe.layers) + r"(\d+)(\..*)", name)
         number, part = (layer[1], "{}" + layer[2]) if layer else ("", name)
         stem, _, kind = part.rpartition(".")
-        one = re.search(r"\.(experts|norms)\.(\d+)(?=\.|$)", stem)  # of several that become one tensor
-        stem = stem if one is None else stem.replace(one[0], f".{one[1]}.#")
+        one = STACKED.search(stem)  # of several that become one tensor
+        stem = stem if one is None else stem.replace(one[0], f"{one[1]}.#")
         found = rows.get(f"={part}") or rows.get(stem, [])
         if not found or (f"={part}" not in rows and kind not in ("weight", "bias")):
             raise unknown_tensor(entry, config.folder, config.architecture)
+        local = config.recipe.layer_sizes(config, int(number)) if number and config.recipe.layer_sizes else {}
         for row in found:
             target = row[0].format(number) + ("" if row[2].startswith("=") else f".{kind}")
-            stored = tuple(sizes[x] for x in row[1].split())[: 1 if kind == "bias" else None]
+            stored = tuple((sizes | local)[x] for x in row[1].split())[: 1 if kind == "bias" else None]
             if one is not None:
                 whole = stack(entry, one, stored, target, plan, config)
                 plan[target] = planned(target, whole, outtype)
@@ -273,7 +307,7 @@ def stack(
     parts = dict(known.parts) if isinstance(known, Stacked) else {}
     check_place(entry, shape[1:], target, parts.get(expert), config.folder)
     if expert >= shape[0]:
-        found = f"{config.folder}: tensor {quote(entry.name)}: config.json says {shape[0]} {one[1]}"
+        found = f"{config.folder}: tensor {quote(entry.name)}: config.json says {shape[0]} {one[1].strip('.')}"
         raise ModelError(found, hint="are these files of one model?")
     return Stacked(target, entry.dtype, shape, entry.raw[:0], parts | {expert: entry})
 
@@ -287,6 +321,8 @@ def kept(config: Config, entries: list[Entry], dropped: list[str]) -> Iterator[t
     """The tensors that a file needs, and their names without a prefix. The others' names are added to `dropped`."""
     recipe, tied = config.recipe, config.raw.get("tie_word_embeddings", False)
     unneeded = tuple(part for part in recipe.dropped if not (config.classifies and part == "head."))
+    drafts = config.raw.get("num_nextn_predict_layers")  # behind the last, which guess further tokens
+    unneeded += tuple(f"{recipe.layers}{config.layers + i}." for i in range(drafts if type(drafts) is int else 0))
     names = {entry.name for entry in entries}
     if "shared.weight" in names:  # T5's table, which some files have twice
         unneeded += ("encoder.embed_tokens.",)

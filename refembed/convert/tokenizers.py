@@ -292,6 +292,61 @@ def add_gemma(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
     writer.add("tokenizer.ggml.add_space_prefix", False, "BOOL")
 
 
+def add_gemma4(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
+    """SentencePiece's BPE of Gemma 4, with its merges: llama.cpp does without scores here. pre: of no meaning."""
+    path = folder / "tokenizer.json"
+    tokenizer, settings = read_json(path, required=True), read_json(folder / "tokenizer_config.json")
+    if not is_merged(tokenizer) or space_before(path, tokenizer):
+        raise refuse(path, "a tokenizer", "not Gemma's", "refembed converts BPE with bytes and no space before a text")
+    model, ends = tokenizer["model"], around(path, tokenizer)
+    pieces, specials = Pieces.blank(size, path), special_texts(settings)
+    for token, i in model["vocab"].items():
+        byte = re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token)
+        pieces.put(i, token, -1000.0, BYTE if byte else CONTROL if token in specials else NORMAL)
+    check_added(path, tokenizer, model["vocab"])
+    for token in tokenizer.get("added_tokens") or []:
+        if token["content"] not in model["vocab"]:
+            kind = CONTROL if token["content"] in specials else USER_DEFINED
+            pieces.put(token["id"], token["content"], -1000.0, kind)
+    if UNUSED in pieces.kinds:
+        found = f"no token {pieces.kinds.index(UNUSED)}"
+        raise refuse(path, "a vocabulary", found, f"config.json says {size:,} tokens, and llama.cpp wants as many")
+    for token in VISIBLE:
+        if (known := pieces.id_of(token)) is not None:
+            pieces.kinds[known] = USER_DEFINED
+    warn_added(path, tokenizer.get("added_tokens") or [])
+    plain = [t["content"] for t in tokenizer.get("added_tokens") or [] if pieces.kinds[t["id"]] == NORMAL]
+    if plain:
+        warn(
+            f"{path}: added tokens such as {quote(plain[0])} are none in the file, as in llama.cpp's: merges make them"
+        )
+    writer.add("tokenizer.ggml.model", "gemma4", "STRING")
+    writer.add("tokenizer.ggml.tokens", pieces.tokens, "ARRAY[STRING]")
+    writer.add("tokenizer.ggml.scores", pieces.scores, "ARRAY[FLOAT32]")
+    writer.add("tokenizer.ggml.token_type", pieces.kinds, "ARRAY[INT32]")
+    keys = special_keys(folder, size, merges=True)
+    keys |= {"add_space_prefix": (False, "BOOL"), "add_bos_token": (True, "BOOL")}
+    settle(writer, keys, ends, bos=True, eos=False)
+    warn_flags(path, settings, ends)
+    add_keys(writer, keys)
+
+
+# Of Gemma 4: what begins and ends a call of a tool is always shown
+VISIBLE = (
+    "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>',
+)  # fmt: skip
+
+
+def special_texts(settings: dict[str, Any]) -> set[str]:
+    """Every token that tokenizer_config.json gives a role, as `transformers` lists them (all_special_tokens)."""
+    found = [value for key, value in settings.items() if key.endswith("_token") and not key.startswith("add_")]
+    for key in ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"):
+        more = settings.get(key) or []
+        found += more.values() if isinstance(more, dict) else more
+    texts = [one.get("content") if isinstance(one, dict) else one for one in found]
+    return {text for text in texts if isinstance(text, str)}
+
+
 def add_spiece(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
     """SentencePiece's own file of T5: Unigram, or BPE in a tokenizer.model."""
     path = next(folder / name for name in ("tokenizer.model", "spiece.model") if (folder / name).is_file())
@@ -421,6 +476,7 @@ VOCABS = {
     "spm": Vocab(("tokenizer.model",), add_llama),
     "spiece": Vocab(("tokenizer.model", "spiece.model"), add_spiece),
     "gemma": Vocab(("tokenizer.model",), add_gemma),
+    "gemma4": Vocab(("tokenizer.json",), add_gemma4),
     "gemma1": Vocab(("tokenizer.model",), add_gemma1),
     "sentencepiece": Vocab(("tokenizer.model",), add_sentencepiece),
     "nemotron": Vocab(("tokenizer.model",), add_nemotron),

@@ -258,10 +258,10 @@ def read_n_vocab(keys: Keys) -> int:
 
 
 def read_n_ffs(keys: Keys, n_layer: int, traits: Traits) -> tuple[int, ...]:
-    """{arch}.feed_forward_length of each layer; but for gemma4 all have as much."""
+    """{arch}.feed_forward_length of each layer; but for gemma4 all have as much. Where all have experts it may be 0."""
     key = f"{keys.arch}.feed_forward_length"
     if not (traits.shares_kv and key in keys.md and keys.md.type_name(key).startswith("ARRAY")):
-        return (keys.uint("feed_forward_length"),) * n_layer
+        return (keys.uint("feed_forward_length", 0 if traits.experts == "required" else None),) * n_layer
     widths = tuple(int(n) for n in keys.md.ints(key))
     if len(widths) != n_layer or not 0 < min(widths) <= max(widths) <= LARGEST:
         raise ModelError(f"{keys.path}: {key} is {list(widths)}", hint=f"a number for each of {n_layer} layers")

@@ -72,7 +72,7 @@ def read_shared_width(keys: Keys, n_ff_exp: int, traits: Traits) -> int:
     """Feed-forward width of the expert that every token takes: of as many as {arch}.expert_shared_count, in one."""
     own = "expert_shared_feed_forward_length"
     if traits.shared_count == "none":
-        return keys.uint(own, keys.uint("feed_forward_length") if traits.shared_as_wide else 0)
+        return keys.uint(own, keys.uint("feed_forward_length", 0) if traits.shared_as_wide else 0)
     count = keys.uint("expert_shared_count", 0 if traits.shared_count == "optional" else None)
     width = keys.uint(own, 0) if traits.shared_count == "optional" else 0
     return (width or n_ff_exp * count) if count else 0

@@ -31,7 +31,10 @@ UNSUPPORTED = {
         smallthinker spark2_5 starcoder step35 talkie xverse""",
 }
 
-ROTATED = "prism.hadamard.version"  # matrices are stored turned; llama.cpp turns what they multiply, from b11739 on
+# Matrices are stored turned, and llama.cpp turns what they multiply, from b11739 on: a Walsh-Hadamard transform of each
+# block, and signs. It is not computed here: ten keys say which matrices, tables of embeddings and heads are turned and
+# how, llama.cpp takes them only in graphs that it has checked, and the files that have them write text.
+ROTATED = "prism.hadamard.version"
 
 
 def refusal(path: str, arch: str, computed: Collection[str]) -> ModelError:

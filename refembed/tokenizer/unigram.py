@@ -4,8 +4,9 @@ Kudo 2018, SentencePiece's Unigram; as llama.cpp has it (llm_tokenizer_ugm_sessi
 
     "ﬁne  ①"  ->  "▁fine▁1"  ->  "▁fine" "▁1"
 
-First `Normalizer`: characters are replaced by the charsmap, spaces become ▁. Then the best path (Viterbi). A character
-that no token covers alone may be unknown, for 10 less than the lowest score; unknowns in a row are one token.
+First `Normalizer`: characters are composed where the file asks for it and replaced by the charsmap, spaces become ▁.
+Then the best path (Viterbi). A character that no token covers alone may be unknown, for 10 less than the lowest score;
+unknowns in a row are one token.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from refembed.tokenizer.attributes import Attribute
 from refembed.tokenizer.base import WORD_START
 from refembed.tokenizer.bytetokens import ByteTokens
 from refembed.tokenizer.charsmap import Charsmap, read_charsmap
+from refembed.tokenizer.compose import COMPOSES, characters, compose
 from refembed.tokenizer.split_points import SplitPoints, cached_by_piece, sizes
 from refembed.tokenizer.unicode import REPLACEMENT
 from refembed.tokenizer.vocab import Vocab
@@ -119,11 +121,12 @@ def exact_length(tokens: dict[bytes, tuple[int, float]], unk_score: float) -> in
 
 
 class Normalizer:
-    """What a text becomes before tokens are looked for. Keys: tokenizer.ggml.precompiled_charsmap, add_space_prefix,
-    remove_extra_whitespaces.
+    """What a text becomes before tokens are looked for. Keys: tokenizer.ggml.normalizer.nfc, precompiled_charsmap,
+    add_space_prefix, remove_extra_whitespaces.
     """
 
     def __init__(self, vocab: Vocab, where: str) -> None:
+        self.composes = vocab.metadata.flag(COMPOSES, False)
         self.charsmap = read_charsmap(vocab.metadata, where)
         user_defined = [vocab.tokens[i] for i in np.flatnonzero(vocab.types == USER_DEFINED)]
         self.prefixes = {token[:k] for token in user_defined for k in range(1, len(token) + 1)}
@@ -133,6 +136,8 @@ class Normalizer:
 
     def __call__(self, text: bytes) -> bytes:
         """The text with its characters replaced, and ▁ for spaces."""
+        if self.composes and not text.isascii():
+            text = compose(characters(text)).encode("utf-8", "surrogatepass")
         return self.escape(self.replace(text))
 
     def replace(self, text: bytes) -> bytes:

@@ -62,7 +62,6 @@ BYTE_PAIR = ("gpt2", "whitespace", "hybriddna", "gemma4")
 NO_VOCAB = ("no_vocab", "none")
 MAX_TOKENS = 1 << 22  # of a vocabulary without texts, which costs a file nothing to claim
 KMER = "\ue000".encode()
-COMPOSES = "tokenizer.ggml.normalizer.nfc"
 
 # Role, key behind `tokenizer.ggml.`; in the order they are read: the last three are old names and go over the new ones.
 # "seperator" is how GGUF spells it; cls_token_id is never read: CLS is BOS.
@@ -132,9 +131,6 @@ def read_vocab(metadata: Metadata, where: str) -> Vocab:
     kind = metadata.string("tokenizer.ggml.model")
     if kind in NO_VOCAB:
         return no_vocab(metadata, kind, where)
-    if metadata.flag(COMPOSES, False):
-        hint = "llama.cpp reads the key from build 11739 on; tokenize there, or compose texts and drop the key"
-        raise ModelError(f"{where}: {COMPOSES} asks for texts in Unicode's composed form", hint=hint)
     pre = "gemma4" if kind == "gemma4" else metadata.string("tokenizer.ggml.pre", "")
     defaults = defaults_for(kind, pre, where)
     tokens = read_tokens(metadata)

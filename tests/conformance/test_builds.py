@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from conformance import builds, history, history_page
+from conformance.architectures import some_ids
 from conformance.builds import Build, as_toml, load_builds, load_causes, load_refused, npm_command, pip_command, select
 from conformance.builds_probe import NUMBER, instructions
 from conformance.history import DATA, MODELS, SETTINGS, TEXTS, History, digest_of, load_history, save_history
 from conformance.history_profiles import Choice, choices_of, compute
+from refembed import Embedder
 from refembed.errors import DownloadError, EngineError, RequestError
 from refembed.verify.engines.llamacpp_lib import PINNED
 
@@ -194,6 +196,24 @@ def test_the_pinned_build_has_the_profile_that_the_numerics_are_made_for():
 def test_a_profile_has_the_stored_bits_of_its_build(build, model, setting, choice):
     """What docs/history.md says of profiles holds for this refembed: the build's own vectors, recomputed."""
     assert compute(model, choice) == load_history().answers[build].vectors[model][setting]
+
+
+@pytest.mark.parametrize(
+    ("build", "profile"),
+    [
+        (f"xllamacpp {PINNED}", "avx2"),
+        ("llama-cpp-py-sync 0.11548", "avx2-gcc13"),
+        ("llama-cpp-py-sync 0.11739", "avx2-b11739"),
+    ],
+)
+@pytest.mark.parametrize("arch", ["gpt-oss", "qwen3"])
+def test_small_models_have_the_stored_bits_of_a_build(build, profile, arch, tmp_path):
+    """7 and 70 tokens, flash attention on: key by key and in tiles, for gpt-oss with sinks."""
+    variant = history.small_models()[arch]
+    switches = {"profile": profile, "flash_attn": True, "repack": True}
+    embedder = Embedder.load(variant.write(tmp_path / "m.gguf"), numerics="ggml", **switches)
+    found = embedder.embed([some_ids(n) for n in history.ARCH_LENGTHS], pooling=variant.pooling, normalize=-1)
+    assert [digest_of(v) for v in found] == load_history().answers[build].vectors[arch]["unasked"]
 
 
 def test_builds_that_profiles_keep_apart_have_other_bits():

@@ -27,8 +27,10 @@ def fetched(name):
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_ggml_has_the_bits_of_another_build(name):
-    """MiniLM F32 and Q4_K_M; an encoder, RoPE of both kinds, a decoder with windows: vectors, batches, operations."""
-    variants = select_variants(["bert/plain", "llama/plain", "qwen3/plain", "gemma3/plain"])
+    """MiniLM F32 and Q4_K_M; an encoder, RoPE of both kinds, windows, sinks, latent heads: vectors and operations."""
+    variants = select_variants(
+        [f"{arch}/plain" for arch in ("bert", "llama", "qwen3", "gemma3", "gpt-oss", "deepseek2")]
+    )
     rows = list(equal(fetched(name), ("minilm-f32", "minilm-q4_k_m"), variants))
     assert [line(row) for row in rows if not is_equal(row)] == []
     assert all(row.tensors > 200 for row in rows)

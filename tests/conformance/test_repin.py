@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import subprocess
 
 import pytest
 from click.testing import CliRunner
 
-from conformance import repin
+from conformance import builds, builds_probe, repin
 from conformance.__main__ import main
+from conformance.builds import load_builds, package_path
 from refembed.errors import RequestError
 from refembed.verify.engines.llamacpp_lib import PINNED, wheel_file
 
@@ -91,9 +94,58 @@ def test_the_pin_is_written_where_it_is_the_pin_and_nowhere_else(tree):
     ]
     assert (tree / "pyproject.toml").read_text() == '"xllamacpp==2030.1.1",\n'
     assert PINNED in (tree / "docs/numerics.md").read_text()
-    said.clear()
-    repin.show_comments(said.append)
-    assert said == ["  docs/numerics.md: 1 line"]
+
+
+@pytest.mark.parametrize("pinned", [PINNED, "2030.1.1111"])
+def test_comments_that_name_another_version_are_listed_before_the_pin_is_written_and_after(tree, monkeypatch, pinned):
+    """A run that goes on at a later step reads the pin that an earlier one wrote."""
+    monkeypatch.setattr(repin, "PINNED", pinned)
+    (tree / "docs/history.md").write_text(f"every version: {PINNED}\n")
+    (tree / "docs/other.md").write_text("with 2030.1.1111, of 2026.11.30\n")
+    said = []
+    repin.show_comments("2030.1.1111", said.append)
+    assert said == [
+        "  docs/numerics.md: 1 line",
+        "  refembed/verify/engines/llamacpp_lib.py: 1 line",
+    ]
+
+
+def test_the_test_that_is_left_out_is_there():
+    file, _, name = repin.PIN_TEST.partition("::")
+    assert f"def {name}()" in (repin.ROOT / file).read_text()
+
+
+def downloads(file):
+    """subprocess.run, in which pip brings this file."""
+    real = subprocess.run
+
+    def run(command, **how):
+        if "download" not in command:
+            return real(command, **how)
+        shutil.copy(file, command[command.index("--dest") + 1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    return run
+
+
+@pytest.mark.oracle
+def test_the_row_of_a_wheel_is_written(tmp_path, monkeypatch):
+    """From the pinned wheel's own file: what is in builds.toml, without the profile, which vectors tell."""
+    row = load_builds()[f"xllamacpp {PINNED}"]
+    if not package_path(row).is_file():
+        pytest.skip("the package of the pinned build is not fetched")
+    others = [b for b in load_builds().values() if b != row]
+    table, written = tmp_path / "builds.toml", []  # what add_row hands over, and a copy of the file
+    monkeypatch.setattr(builds_probe, "load_builds", lambda: {b.id: b for b in others})
+    monkeypatch.setattr(builds_probe, "package_path", lambda build: tmp_path / "kept" / build.file)
+    monkeypatch.setattr(builds_probe, "write_builds", written.extend)
+    monkeypatch.setattr(builds_probe.subprocess, "run", downloads(package_path(row)))
+    assert builds_probe.add_row("xllamacpp", PINNED, [].append) == 0
+    assert written == [*others, dataclasses.replace(row, profile="")]
+    assert (tmp_path / "kept" / row.file).is_file()
+    table.write_bytes(builds.PATH.read_bytes())
+    builds.write_builds(load_builds().values(), table)
+    assert table.read_bytes() == builds.PATH.read_bytes()
 
 
 @pytest.mark.oracle
@@ -124,6 +176,15 @@ def test_steps_run_with_the_other_wheel_in_front(tmp_path, monkeypatch):
     assert not repin.repin("1", True, ("verdict", "bits", "suite"), None, tmp_path, said.append)
     assert len(asked) == 3
     assert said[-1] == "\n2 of 3 steps differ: bits, suite"
+
+
+def test_changes_are_looked_for_next_to_a_wheel():
+    ids = [b.id for b in builds.select(["xllamacpp"])]
+    at = ids.index("xllamacpp 2026.5.9093")
+    assert repin.around(ids[at]) == ["xllamacpp 2026.4.8672", "xllamacpp 2026.5.9093", "xllamacpp 2026.6.9538"]
+    assert repin.around(ids[0]) == ids[:2]
+    with pytest.raises(RequestError, match="xllamacpp 1 has no row\n  hint: --from row writes it"):
+        repin.around("xllamacpp 1")
 
 
 def test_a_folder_without_the_wheel_is_one_sentence(tmp_path):

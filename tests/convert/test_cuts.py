@@ -35,6 +35,10 @@ def regex_of(name: str) -> str:
     return next(parts[0] for parts, known in CUTS.items() if known == name)
 
 
+THREE: list[str] = [x for parts, known in CUTS.items() if known == "deepseek-v3" for x in parts[:3]]
+DEEPSEEK: list[dict[str, Any]] = [*(split(regex)[0] for regex in THREE), BYTES]
+
+
 def tokenizer(parts: list[dict[str, Any]], *, ignore_merges: bool = False) -> dict[str, Any]:
     return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": parts}, "model": {"ignore_merges": ignore_merges}}
 
@@ -56,6 +60,8 @@ NAMES: list[tuple[list[dict[str, Any]], bool, str, str]] = [
     (split(regex_of("qwen35")), False, "", "qwen35"),
     (split(regex_of("bloom")), False, "", "bloom"),
     (split(regex_of("gpt-4o")), False, "", "gpt-4o"),
+    (split(regex_of("tekken")), True, "", "tekken"),
+    (DEEPSEEK, False, "", "deepseek-v3"),
 ]
 
 

@@ -161,7 +161,7 @@ def test_adapters_that_are_not_asked_for_are_said_to_be_left_out(tmp_path: Path)
         ("qwen2vl", {"hidden_act": "gelu"}, "hidden_act is gelu"),
         ("qwen2vl", {"rope_scaling": {"type": "mrope"}}, "no mrope_section"),
         ("qwen3vl", {"vision_config": {"deepstack_visual_indexes": 3}}, "deepstack_visual_indexes is 3"),
-        ("qwen3vl", {"model_type": "qwen3"}, "model_type is qwen3"),
+        ("qwen2vl", {"model_type": "qwen2"}, "model_type is qwen2"),
     ],
 )  # fmt: skip
 def test_an_encoder_that_asks_for_another_graph_is_refused(

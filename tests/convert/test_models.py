@@ -29,14 +29,15 @@ QWEN2_CUT = (
     "qwen2", "qwen3", "eurobert", "olmo2", "seed_oss", "command-r", "qwen2moe", "qwen3moe", "olmoe", "exaone4",
     "starcoder2", "llama3", "smollm3", "granite", "chatglm", "glm4", "hunyuan-dense", "cohere2", "stablelm",
     "stablelm-parallel", "falcon-h1", "granitemoe", "granitehybrid", "granitehybrid-dense", "lfm2", "qwen3next",
-    "qwen35", "qwen35-images", "lfm2-bidirectional",
+    "qwen35", "qwen35-images", "lfm2-bidirectional", "gpt-oss", "gpt-oss-yarn", "gpt-oss-mxfp4", "qwen35moe",
+    "deepseek2", "deepseek3", "lfm2moe", "granite-micro", "granite-experts", "llada-moe", "dream",
 )  # fmt: skip
 GPT2_CUT = ("gpt2", "gptneox", "gptneox-serial", "bloom", "falcon", "falcon-two-norms", "mamba", "mamba2")
 PRE = dict.fromkeys(QWEN2_CUT, "qwen2") | dict.fromkeys(GPT2_CUT, "gpt-2")
 PRE |= {"mpt": "mpt", "phi2": "phi-2", "modern-bert": "modern-bert", "roberta": "roberta-bpe"}
 # AutoTokenizer gives any folder of these architectures tokens of Qwen's own
 TOKENS = {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}
-OTHER_TOKENS = {"qwen2": TOKENS, "qwen35-images": TOKENS}
+OTHER_TOKENS = {"qwen2": TOKENS, "qwen35-images": TOKENS, "qwen35moe": TOKENS}
 # The converter looks for layernorm_epsilon, which config.json of GlmForCausalLM does not have, and takes 1e-5
 OTHER_VALUES = {"chatglm": {"chatglm.attention.layer_norm_rms_epsilon"}}
 # This tokenizer.json puts nothing around a text, and so says the file; llama.cpp's converter asks it only where it does
@@ -61,10 +62,14 @@ DECAYS = (
     "qwen3next",
     "qwen35",
     "qwen35-images",
+    "qwen35moe",
 )
 
 
 GROUPS = 2  # linear_num_key_heads of tests/peers/folders.py
+
+
+WIDTHS = {"gpt-oss-mxfp4": 64, "gemma-embedding2": 20}  # of vectors that are not 48 numbers long
 
 
 def without_decays(tensors: list[list[Any]]) -> list[list[Any]]:
@@ -112,7 +117,7 @@ def test_the_file_is_what_llama_cpps_converter_makes_of_the_folder(name: str, ou
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_is_one_that_refembed_runs(name: str, tmp_path: Path) -> None:
     e = Embedder.load(convert(build(RECORDS[name], tmp_path / name), tmp_path / "out.gguf"))
-    assert e.embed("the cat", pooling="mean").shape == (48,)
+    assert e.embed("the cat", pooling="mean").shape == (WIDTHS.get(name, 48),)
 
 
 def edit(file: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:

@@ -14,7 +14,6 @@ from refembed.gguf import GGUFWriter, open_gguf
 from refembed.model import ARCHITECTURES, load_model
 from refembed.model.unsupported import UNSUPPORTED
 from refembed.testing.synthetic import synthetic
-from refembed.tokenizer import load_tokenizer
 from refembed.verify.engines.llamacpp import LlamaCpp
 from tests.copies import copied, with_keys, without
 from tests.model import test_dense_decoders, test_mla
@@ -379,14 +378,3 @@ def test_matrices_that_are_stored_turned_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match=r"turned by a Hadamard transform \(prism\.hadamard\.version\)"):
         load_model(open_gguf(path))
-
-
-def test_a_vocabulary_for_composed_texts_is_refused(tmp_path: Path) -> None:
-    """b11739 reads the key, the pinned build passes it over: both as the file says and as before, or neither."""
-    key = "tokenizer.ggml.normalizer.nfc"
-    raw = synthetic(tmp_path / "m.gguf", "bert")
-    composed = copied(raw, tmp_path / "k.gguf", {key: (True, "BOOL")})
-    with pytest.raises(ModelError, match=r"normalizer\.nfc asks for texts in Unicode's composed form"):
-        load_tokenizer(composed)
-    as_ever = copied(raw, tmp_path / "f.gguf", {key: (False, "BOOL")})
-    assert load_tokenizer(as_ever).encode("the cat") == load_tokenizer(raw).encode("the cat")

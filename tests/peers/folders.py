@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.peers import folders_experts as more
+
 V = 120
 SIZES = {"vocab_size": V, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 4, "num_attention_heads": 6}
 GROUPED = {"num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 64}
@@ -27,6 +29,9 @@ def scatter(model: Any, seed: int = 0) -> Any:
                 p.add_(0.3 * torch.randn_like(p))
             else:
                 p.copy_(torch.randn_like(p) * (1.0 if "embed" in name else 1.5 / p.shape[-1] ** 0.5))
+        for name, b in model.named_buffers():
+            if name.endswith(("expert_bias", "e_score_correction_bias", "layer_scalar")):
+                b.add_(0.3 * torch.randn_like(b))
     return model.eval()
 
 
@@ -439,10 +444,13 @@ MODELS: dict[str, tuple[Callable[[Any], Any], Callable[[Path], None]]] = {
     "qwen3next": (qwen3next, bpe),
     "qwen35": (qwen35, bpe),
 }
+TOKENIZERS = {"bpe": bpe, "spm": spm, "gemma": more.gemma_bpe}
+MODELS |= {name: (make, TOKENIZERS[tokenizer]) for name, (make, tokenizer) in more.MODELS.items()}
 RECORDED = MODELS | {  # and those whose graph is none of `transformers`
     "qwen35-images": (qwen35_images, bpe),
     "lfm2-bidirectional": (lfm2_bare, bpe),
 }
+RECORDED |= {name: (make, TOKENIZERS[tokenizer]) for name, (make, tokenizer) in more.RECORDED.items()}
 # What published folders say and `transformers` 5 does not save: llama.cpp's converter asks for it
 PUBLISHED_CONFIG: dict[str, dict[str, Any]] = {
     "gemma-embedding": {"sliding_window": 9},  # the whole window, and it is read so
@@ -453,6 +461,7 @@ PUBLISHED_CONFIG: dict[str, dict[str, Any]] = {
     "granitehybrid": {"layer_types": ["mamba", "attention", "mamba", "mamba"]},
     "granitehybrid-dense": {"layer_types": ["mamba", "attention", "mamba", "mamba"]},
     "lfm2-bidirectional": {"architectures": ["Lfm2BidirectionalModel"]},
+    **more.PUBLISHED_CONFIG,
 }
 
 
@@ -464,6 +473,8 @@ def build(name: str, folder: Path) -> Any:
     model = scatter(make(transformers))
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer(folder)
+    if name in more.COMPLETED:
+        more.COMPLETED[name](folder)
     if name in PUBLISHED_CONFIG:
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | PUBLISHED_CONFIG[name]))

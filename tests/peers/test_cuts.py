@@ -24,7 +24,7 @@ TEXTS = [
 # Falcon cuts before digits once more, those among the letters that stand for bytes included ("Ġ12", the second byte of
 # "ä"); llama.cpp does not. Its tokens do not reach across, since they were trained with this cut: ids are the same
 FINER = {"falcon"}
-MARKS = {"gpt-4o"}  # which llama.cpp's expression takes otherwise; so says a warning
+MARKS = {"gpt-4o", "tekken"}  # which llama.cpp's expression takes otherwise; so says a warning
 
 
 def alphabet() -> dict[str, int]:

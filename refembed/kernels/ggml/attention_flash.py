@@ -99,7 +99,7 @@ def key_by_key(kq, v, mask, slopes, sinks, scale, soft_cap, sum_fma, out, begin,
             shrink, weight = with_sink(sinks[h], M)
             for d in range(E):
                 A[d] *= shrink
-            S = fma(S, shrink, weight) if sum_fma else S * shrink + weight
+            S = S * shrink + weight  # two roundings in every build: compilers add up behind the branches of the sink
             inverse = f32(1) / S if S else f32(0)
             for d in range(E):
                 out[t, h, d] = A[d] * inverse

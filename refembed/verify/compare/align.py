@@ -1,6 +1,6 @@
 """Two traces of one text -> which tensor of one is which tensor of the other.
 
-Traces carry llama.cpp's names, and those need five rules:
+Traces carry llama.cpp's names, and those need six rules:
 
 1. A name repeats (`Qcur-0` is the product, then the sum with its bias): the k-th pairs with the k-th.
 2. llama.cpp's callback also shows nodes that compute nothing: views, and copies that only change the layout. They are
@@ -13,6 +13,8 @@ Traces carry llama.cpp's names, and those need five rules:
    output of layer 3, finds its node in BERT's graph, which has no name for it.
 5. Decoders run with a KV cache, read in blocks of 256 cells, and compute the next token's logits unasked. Scores of
    cells that hold no token are cut off (`without_empty_cells`), `result_output` is left out: no embedding needs them.
+6. What the heads of latent attention have mixed, times `attn_v_b`, is `kqv_mla` without flash attention and `fattn_mla`
+   with it: one tensor, the first of its names here.
 
 A run with LoRA adapters is aligned after `without_lora`: what an adapter adds belongs to the product it is added to.
 
@@ -39,6 +41,7 @@ DERIVED = re.compile(r" \((view|reshaped|permuted|transposed|cont|copy.*)\)$")  
 SCORES = re.compile(r"kq(_\w+)?-\d+$")  # kq, kq_soft_max ...: (H, T, cells)
 BLOCK = 256  # cells of a KV cache that are read at a time (llama_kv_cache::get_n_kv)
 LOGITS = frozenset({"result_output", "result_output_no_bias"})
+FUSED_NAMES = {"fattn_mla": "kqv_mla"}  # with flash attention, and without
 FACTOR = re.compile(r"lora (\d+): .*\.lora_b$")
 
 
@@ -172,8 +175,18 @@ def side(trace: Trace) -> Side:
             if i in alive and tap.op not in VIEWS | COPIES and not all_rows(trace, i):
                 unnamed.append(i)
         elif not DERIVED.search(tap.name) and tap.name not in LOGITS:
-            named.setdefault(tap.name, []).append(i)
+            named.setdefault(unfused(tap.name), []).append(i)
     return Side(trace.tensors, {name: without_repeated_views(trace, places) for name, places in named.items()}, unnamed)
+
+
+def unfused(name: str) -> str:
+    """The name that a tensor has without flash attention.
+
+    >>> unfused("fattn_mla-3"), unfused("kqv_out-3")
+    ('kqv_mla-3', 'kqv_out-3')
+    """
+    stem, dash, layer = name.partition("-")
+    return FUSED_NAMES.get(stem, stem) + dash + layer
 
 
 def without_repeated_views(trace: Trace, places: list[int]) -> list[int]:

@@ -236,6 +236,16 @@ def test_only_scores_are_cut():
     assert without_empty_cells(wide) is wide
 
 
+def test_with_flash_attention_what_latent_heads_mixed_has_another_name():
+    """`kqv_mla` and `fattn_mla` of build_attn_mha: one product with attn_v_b, (H, T, Dv) on both ways."""
+    ours = trace(("kqv_mla-0", "", (2, T, 3)), "kqv_out-0")
+    theirs = trace(("fattn_mla-0", "MUL_MAT", (2, T, 3)), ("kqv_out-0", "RESHAPE"))
+    assert pairs(ours, theirs) == [("kqv_mla-0", 0, 0, "name"), ("kqv_out-0", 0, 1, "name")]
+    assert align(ours, theirs).theirs_only == ()
+    both = trace(("kqv_mla-0", "MUL_MAT", (2, T, 3)), ("kqv_out-0", "CONT"))
+    assert [p.name for p in align(both, theirs).pairs] == ["kqv_mla-0", "kqv_out-0"]
+
+
 def test_logits_are_left_out():
     """llama.cpp computes them for every decoder; no embedding depends on them."""
     theirs = trace(("result_norm", "MUL"), ("result_output", "MUL_MAT", (T, 99)), ("result_embd_pooled", "MUL_MAT"))

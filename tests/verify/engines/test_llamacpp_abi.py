@@ -13,7 +13,7 @@ import pytest
 
 from refembed.errors import EngineError
 from refembed.verify.engines.llamacpp_layouts import CONTEXT_LAYOUTS
-from refembed.verify.engines.llamacpp_lib import INSTALL, wheel_file
+from refembed.verify.engines.llamacpp_lib import INSTALL, PINNED, wheel_file
 
 PRELUDE = """
 import ctypes as ct
@@ -112,4 +112,4 @@ def test_a_missing_wheel_is_an_error_that_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match="the wheel xllamacpp carries it") as e:
         wheel_file()
-    assert e.value.hint == INSTALL == 'pip install "xllamacpp==2026.10.11549"'
+    assert e.value.hint == INSTALL == f'pip install "xllamacpp=={PINNED}"'
