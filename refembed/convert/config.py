@@ -207,7 +207,7 @@ class Config:
     def yarn_growth(self) -> float | None:
         """How much YaRN lets scores grow, mscale_all_dim; None where config.json is silent."""
         value = self.rope.get("mscale_all_dim")
-        return float(value) if type(value) in (int, float) else None
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
     @property
     def deepstack_layers(self) -> int:

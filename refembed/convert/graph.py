@@ -137,8 +137,8 @@ REQUIRED = {  # whose default is another graph than llama.cpp's
 
 MODEL_TYPES = {  # `transformers` opens a folder by model_type, not by the class that it names
     "Bert": "bert", "DistilBert": "distilbert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta",
-    "Camembert": "camembert", "Qwen2": "qwen2",
-    "Qwen3": "qwen3", "Llama": "llama", "Gemma3": "gemma3_text", "Gemma3Text": "gemma3_text", "EuroBert": "eurobert",
+    "Camembert": "camembert", "Qwen2": "qwen2", "Qwen3": "qwen3", "Llama": "llama", "Gemma3": "gemma3_text|gemma3",
+    "Gemma3Text": "gemma3_text", "EuroBert": "eurobert",
     "ModernBert": "modernbert", "T5Encoder": "t5", "Olmo2": "olmo2", "SeedOss": "seed_oss", "Cohere": "cohere",
     "Ernie4_5": "ernie4_5", "Qwen2Moe": "qwen2_moe", "Qwen3Moe": "qwen3_moe", "Olmoe": "olmoe", "Exaone4": "exaone4",
     "Starcoder2": "starcoder2", "GPT2": "gpt2", **{stem: one.model_type for stem, one in CHECKPOINTS.items()},
