@@ -32,6 +32,8 @@ Examples:
   refembed embed -m model.gguf --pooling cls --normalize -1 "Hello, world!"
   refembed embed --compare "How do I cook pasta?" "A recipe for spaghetti"
   refembed embed -m model.gguf --mmproj mmproj.gguf --image photo.png "a cat on a mat"
+  refembed embed -m sparse.gguf --sparse --file corpus.txt --output corpus.jsonl
+  refembed embed -m colbert.gguf --multi-vector --query "what is a cat" --format jsonl
   refembed embed -m model.gguf -p "one\\ntwo" --embd-output-format json+      as llama-embedding
 
 \b
@@ -41,7 +43,8 @@ Formats:
   npy    a NumPy float32 array (S, D)     raw    as llama-embedding prints it, 7 decimals
   array  likewise                         json+  likewise
 json, jsonl, csv and npy read back to the same float32, bit for bit.
-With --pooling none a text has a vector per token; npy then takes one text only.
+With --pooling none or --multi-vector a text has a vector per token; npy then takes one text only.
+With --sparse: text, or json and jsonl, whose `indices` are token ids and `values` weights.
 
 \b
 A command line with -p, -bf, --embd-output-format, --embd-separator, --cls-separator, --no-escape, --verbose-prompt,
@@ -59,6 +62,9 @@ A command line with -p, -bf, --embd-output-format, --embd-separator, --cls-separ
 @click.option("--dimensions", type=click.IntRange(1), metavar="N", help="Keep the first N numbers of each vector.")
 @truncate_option
 @click.option("--compare", is_flag=True, help="Take two texts and say how alike they are.")
+@click.option("--sparse", is_flag=True, help="Give tokens and their weights, by the head of bge-m3 or SPLADE.")
+@click.option("--multi-vector", is_flag=True, help="Give each token a vector, by the head of ColBERT models or bge-m3.")
+@click.option("--query", "is_query", is_flag=True, help="TEXT is a query, not a document (--multi-vector).")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: by the name of --output, else text.")
 @json_option
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE: it appears whole, or not at all.")
