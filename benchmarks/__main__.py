@@ -10,6 +10,7 @@ OTHERS = {
     "cache": "what keeping vectors saves",
     "families": "decoders that people download most, compared with llama.cpp",
     "ggml": "the ggml numerics, compared with the llama.cpp whose bits they have",
+    "image_memory": "memory over 1,000 images",
     "integers": "quantized weights multiplied as whole numbers: speed and error",
     "gguf_open": "opening a file, compared with gguf-py",
     "gpu": "the `cupy` numerics on a GPU: whether it is right, then how fast",

@@ -33,7 +33,7 @@ from refembed.convert.planned import OUTTYPES, Planned, note_dropped, read_label
 from refembed.convert.quantize import quantize_file
 from refembed.convert.quantize_mix import canonical
 from refembed.convert.safetensors import Entry
-from refembed.convert.weights import check_floats, check_model, check_place, open_weights, unknown_tensor
+from refembed.convert.weights import QUANTIZED, check_floats, check_model, check_place, open_weights, unknown_tensor
 from refembed.convert.wordpiece import add_vocab, check_card, read_json, read_vocab, warn_lowered
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
@@ -336,7 +336,8 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
         if name.startswith(family.dropped):
             dropped.append(entry.name)
             continue
-        check_floats(entry, config.folder)
+        if not entry.name.endswith(QUANTIZED):
+            check_floats(entry, config.folder)
         stem, _, kind = name.rpartition(".")
         kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)
         layer = re.match(re.escape(family.layers) + r"(\d+)(\..*)", stem)

@@ -43,10 +43,12 @@ def fill(model: Any, name: str, *, gated: bool) -> Any:
         for pattern, new in NAMES:
             key = re.sub(pattern, new, key)
         key = key.replace("fc2", "down_proj") if gated else key
+        if "lora" in key or key.startswith("pooler"):
+            continue
         if fused := re.fullmatch(r"(.*)\.(?:attn|mixer)\.Wqkv\.(.*)", key):
             for part, one in zip("qkv", values.chunk(3), strict=True):
                 state[f"{fused[1]}.self_attn.{part}_proj.{fused[2]}"] = one
-        elif "lora" not in key and not key.startswith("pooler"):
+        else:
             state[key] = values
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
