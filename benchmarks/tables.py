@@ -11,7 +11,7 @@ import os
 import re
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,12 +207,14 @@ TABLES: dict[str, Callable[[Results], str]] = {
 }
 
 
-def filled(page: str, results: Results, where: str = "the page") -> str:
+def filled(
+    page: str, results: Results, where: str = "the page", known: Mapping[str, Callable[[Results], str]] = TABLES
+) -> str:
     """A page with its tables made anew. TableError for a marker of no table, or one without its end."""
-    unknown = {name for _, name, _ in MARKED.findall(page)} - set(TABLES)
+    unknown = {name for _, name, _ in MARKED.findall(page)} - set(known)
     if unknown or len(MARKED.findall(page)) != page.count("<!-- table:"):
         raise TableError(f"{where}: a table's marker is unknown or has no end: {', '.join(unknown) or 'no end'}")
-    return MARKED.sub(lambda m: m[1] + "\n" + TABLES[m[2]](results) + "\n\n" + m[3], page)
+    return MARKED.sub(lambda m: m[1] + "\n" + known[m[2]](results) + "\n\n" + m[3], page)
 
 
 def replace(path: Path, text: str) -> None:
