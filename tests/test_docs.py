@@ -78,6 +78,7 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
 }
 NEEDS = {  # what a line or a block has in it -> the optional package it needs
     "--compare tokenizer.json": "tokenizers",
+    "--engine ray": "ray",
     ".parquet": "pyarrow",
     "langchain_core": "langchain_core",
     "llama_index": "llama_index",
@@ -131,6 +132,10 @@ def furnish(page: str, folder: Path, tiny: Path, minilm: Path, minilm_folder: Pa
     (folder / "corpus.txt").write_text("\n".join(lines))
     for name in ("texts.txt", "t.txt"):
         (folder / name).write_text("hello world\nthe cat\n")
+    (folder / "texts").mkdir()
+    (folder / "texts/a.jsonl").write_text(
+        "".join(json.dumps({"id": i, "text": line}) + "\n" for i, line in enumerate(lines))
+    )
     heads = {"refembed.sparse.kind": ("token", "STRING")} | {
         f"refembed.sparse.{name}": ([0.1] * n, "ARRAY[FLOAT32]") for name, n in (("weight", 32), ("bias", 1))
     }

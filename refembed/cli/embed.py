@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from refembed.cli.corpus_options import corpus_options
+from refembed.cli.engine_options import engine_options
 from refembed.cli.llama_embedding import LlamaCommand, llama_options
 from refembed.cli.options import (
     FORMATS,
@@ -23,6 +24,7 @@ from refembed.cli.options import (
     threads_option,
     truncate_option,
 )
+from refembed.cli.show import note
 
 EPILOG = """\b
 Examples:
@@ -34,6 +36,7 @@ Examples:
   refembed embed -m model.gguf --mmproj mmproj.gguf --image photo.png "a cat on a mat"
   refembed embed -m sparse.gguf --sparse --file corpus.txt --output corpus.jsonl
   refembed embed -m colbert.gguf --multi-vector --query "what is a cat" --format jsonl
+  refembed embed texts/ --engine ray --output vectors/ --resume
   refembed embed -m model.gguf -p "one\\ntwo" --embd-output-format json+      as llama-embedding
 
 \b
@@ -77,12 +80,12 @@ A command line with -p, -bf, --embd-output-format, --embd-separator, --cls-separ
 @click.option(
     "--processes",
     type=click.IntRange(1),
-    default=1,
     metavar="N",
     help="Compute in N processes, each with its share of --threads. The output stays the same.  [default: 1]",
 )
 @llama_options
 @corpus_options
+@engine_options
 @quiet_option
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
@@ -91,9 +94,20 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     Without TEXT, and without --file, each line of standard input is a text; a blank line is an empty one. A text that
     is too long for the model is an error, never cut unasked.
     """
+    if (engine := options.pop("engine")).engine is not None:
+        from refembed.cli.embed_files import run
+
+        if unused := tuple(dict.fromkeys(ctx.meta["refembed.ignored"])):
+            note(f"note: no meaning here, ignored: {' '.join(unused)}", quiet=options["quiet"])
+        load = options["numerics"] | {"lora": options["lora"]}
+        vector = {name: options[name] for name in ("pooling", "normalize", "dimensions", "truncate")}
+        shared = (options["texts"], options["model"], options["output"], options["corpus"], options["processes"])
+        run(engine, *shared, load, vector, quiet=options["quiet"])
+        return
     from refembed.cli.embedding import Request, embed
     from refembed.cli.first_word import take_model
 
+    options["processes"] = options["processes"] or 1
     llama, quiet = options["llama"], options["quiet"] or options["llama"].log_disable
     more = any(source is not None for source in (options["file"], llama.prompt, llama.binary_file))
     more |= bool(options["images"])

@@ -377,7 +377,7 @@ STATES: dict[str, Checkpoint] = {
     "Qwen3_5": Checkpoint(
         Recipe("qwen35", QWEN35, prefixes=("model.language_model.", "model."), dropped=("mtp.", "visual."),
                sizes=delta_sizes, more_keys=(*DELTA_KEYS, SECTIONS)),
-        ("ForCausalLM", "ForConditionalGeneration"), "qwen3_5_text|qwen3_5", computed=DELTA_COMPUTED,
+        ("ForCausalLM", "ForConditionalGeneration"), "qwen3_5_text", computed=DELTA_COMPUTED,
         defaults=DELTA_DEFAULTS
         | {"vocab_size": 248320, "intermediate_size": 12288, "num_attention_heads": 16, "num_key_value_heads": 4},
         turns=0.25, kinds=("linear_attention",), nested=True,

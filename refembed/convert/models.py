@@ -77,8 +77,7 @@ def read_config(folder: Path, notes: list[str], name: str | None) -> Config:
     architecture = str(raw["architectures"][0])
     stem = stem_of(architecture, raw)
     if stem in NESTED or (stem in CHECKPOINTS and CHECKPOINTS[stem].nested):
-        outer = {"model_type": raw["model_type"]} if "model_type" in raw else {}
-        raw = raw | table_of(path, raw, "text_config") | outer
+        raw = raw | table_of(path, raw, "text_config")
     if stem in CHECKPOINTS and (instead := CHECKPOINTS[stem].instead):
         stem = instead(raw)
     check_graph(path, stem, raw, classifies=architecture.endswith("ForSequenceClassification"))

@@ -162,7 +162,8 @@ def decode(data: bytes, what: str) -> U8:
     except RequestError:
         raise
     except Image.DecompressionBombError:
-        raise RequestError(f"{what}: far too many pixels; at most {MAX_PIXELS:,} are taken") from None
+        message = f"{what}: far too many pixels; at most {MAX_PIXELS:,} are taken"
+        raise RequestError(message, hint="make it smaller first") from None
     except UnidentifiedImageError:
         hint = f"one of {', '.join(FORMATS)} is wanted"
         raise RequestError(f"{what}: {len(data):,} bytes that are no image", hint=hint) from None

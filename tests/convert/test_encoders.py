@@ -60,25 +60,25 @@ def test_the_file_is_what_llama_cpps_converter_makes_of_the_folder(name: str, ou
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", BUILDERS)
-def test_llama_cpp_loads_the_file(name: str, tmp_path: Path) -> None:
+def test_llama_cpp_computes_the_file_to_the_same_bits(name: str, tmp_path: Path) -> None:
     from refembed.verify.engines.llamacpp import LlamaCpp
 
     path = convert(BUILDERS[name](name, tmp_path), tmp_path / "out.gguf")
-    ids = [5, 7, 9, 11, 6, 6, 8]
+    ids = [3 + i % 20 for i in range(30)]  # more than the original context
     ours = Embedder.load(path, numerics="ggml").forward([ids])
-    with LlamaCpp(path, pooling="none", n_ctx=64) as engine:
+    with LlamaCpp(path, pooling="none", n_ctx=64, flash_attn=True) as engine:
         assert np.array_equal(engine.embed([ids])[0].reshape(ours.shape), ours)
 
 
 TEXTS = [[5], [7, 12], list(range(4, 24)), [11, 11, 3, 4, 5, 6, 3]]
-# Largest error of numbers up to 4, exact and fast: about three times what was measured on an AMD EPYC
+# Largest error of numbers up to 1.6: about three times what was measured on an AMD EPYC
 BOUNDS = {
-    "nomic-bert": (1e-6, 2e-5),
-    "nomic-bert-moe": (1e-6, 2e-5),
-    "jina-bert-v2": (1e-6, 2e-5),
-    "jina-bert-v2-code": (1e-6, 2e-5),
-    "jina-bert-v3": (1e-6, 2e-5),
-    "neo-bert": (1e-6, 2e-5),
+    "nomic-bert": 4e-15,
+    "nomic-bert-moe": 2e-14,
+    "jina-bert-v2": 4e-15,
+    "jina-bert-v2-code": 4e-15,
+    "jina-bert-v3": 3e-13,
+    "neo-bert": 2e-11,
 }
 
 
@@ -92,11 +92,10 @@ def tensors_of(name: str) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
 def test_hidden_states_are_those_of_the_published_formulas(name: str, tmp_path: Path) -> None:
     path = convert(hf_encoders.build(name, tmp_path), tmp_path / "model.gguf")
     w, c = tensors_of(name), hf_encoders.FOLDERS[name][0]
-    for numerics, bound in zip(("exact", "fast"), BOUNDS[name], strict=True):
-        e = Embedder.load(path, numerics=numerics, semantics="original")
-        for ids in TEXTS:
-            error = np.abs(e.forward([ids]) - FORWARD[name](w, c, ids)).max()
-            assert error < bound, (numerics, len(ids), error)
+    e = Embedder.load(path, numerics="exact", semantics="original")
+    for ids in TEXTS:
+        error = np.abs(e.forward([ids]) - FORWARD[name](w, c, ids)).max()
+        assert error < BOUNDS[name], (len(ids), error)
 
 
 def test_an_adapter_makes_of_the_base_what_its_task_was_trained_for(tmp_path: Path) -> None:
@@ -110,7 +109,7 @@ def test_an_adapter_makes_of_the_base_what_its_task_was_trained_for(tmp_path: Pa
     base = Embedder.load(path, numerics="exact", semantics="original").forward([TEXTS[2]])
     for i, file in enumerate(files):
         found = Embedder.load(path, numerics="exact", semantics="original", lora=[file]).forward([TEXTS[2]])
-        assert np.abs(found - jina3(w, c, TEXTS[2], i)).max() < BOUNDS["jina-bert-v3"][0]
+        assert np.abs(found - jina3(w, c, TEXTS[2], i)).max() < 1.2e-6  # 3.9e-7 was measured
         assert np.abs(found - base).max() > 0.1
     assert open_gguf(files[0]).metadata["adapter.lora.prompt_prefix"] == "Represent the query: "
 
@@ -162,7 +161,7 @@ def test_adapters_that_are_not_asked_for_are_said_to_be_left_out(tmp_path: Path)
         ("qwen2vl", {"hidden_act": "gelu"}, "hidden_act is gelu"),
         ("qwen2vl", {"rope_scaling": {"type": "mrope"}}, "no mrope_section"),
         ("qwen3vl", {"vision_config": {"deepstack_visual_indexes": 3}}, "deepstack_visual_indexes is 3"),
-        ("qwen3vl", {"model_type": "qwen3"}, "model_type is qwen3"),
+        ("qwen2vl", {"model_type": "qwen2"}, "model_type is qwen2"),
     ],
 )  # fmt: skip
 def test_an_encoder_that_asks_for_another_graph_is_refused(
