@@ -145,8 +145,8 @@ def command(
     items = [decode(t) for t in Texts((), texts)] if texts else None
     if images and not mmproj:
         raise click.UsageError("--image needs --mmproj FILE, the model's vision tower.")
-    if mmproj and (html or prompt_name or prefix):
-        raise click.UsageError("--html, --prompt-name and --prefix are for texts without images.")
+    if mmproj and (prompt_name or prefix):
+        raise click.UsageError("--prompt-name and --prefix are for texts without images.")
     target = Path(html) if html else None
     if target is not None and not target.absolute().parent.is_dir():
         raise RequestError(f"{html}: there is no such folder", hint="--html takes a file to write")
@@ -155,7 +155,7 @@ def command(
     given = chosen(is_llamacpp(against), pooling, options, reference.adapters)
     if mmproj:
         more = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
-        verdict = of_images(reference, against, with_images(images, items), given, quiet or as_json, more)
+        verdict = of_images(reference, against, with_images(images, items), given, target, quiet, as_json, more)
         finish(verdict, as_json)
     engine = open_engine(against, path, **given)
     set_up(engine, against, normalize, quiet or as_json)
@@ -213,18 +213,26 @@ def with_images(images: Sequence[str], texts: Sequence[str] | None) -> list[dict
 
 
 def of_images(
-    reference: Embedder, against: str, inputs: Any, given: dict[str, Any], quiet: bool, more: dict[str, Any]
-) -> Any:
-    """The verdict on an engine's images."""
+    reference: Embedder, against: str, inputs: Any, given: dict[str, Any], target: Path | None, quiet: bool,
+    as_json: bool, more: dict[str, Any],
+) -> Any:  # fmt: skip
+    """The verdict on an engine's images, and its page."""
     from refembed.verify.engines.images import open_image_engine
     from refembed.verify.images.run import verify_images
 
     assert reference.tower is not None
     engine = open_image_engine(against, reference.info.path, Path(reference.tower.path), **given)
     try:
-        return verify_images(
-            reference, engine, inputs, **more, progress=lambda message: note(f"{message} ...", quiet=quiet)
+        verdict = verify_images(
+            reference, engine, inputs, **more, progress=lambda message: note(f"{message} ...", quiet=quiet or as_json)
         )
+        if target is not None:
+            from refembed.verify.images.report import image_report_data
+            from refembed.verify.report.html import write_report
+
+            write_report(target, image_report_data(verdict, engine, reference, inputs, more["pooling"]))
+            note(f"wrote {target}", quiet=quiet)
+        return verdict
     finally:
         engine.close()
 

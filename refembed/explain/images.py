@@ -21,7 +21,6 @@ from refembed.errors import RequestError
 from refembed.explain.image_taps import meaning
 from refembed.explain.walkthrough import HIDDEN_END, Layer, number_of
 from refembed.model.batch import Batch
-from refembed.model.vision import Tower
 from refembed.model.vision.preprocess import Size
 from refembed.pipeline.images import MARKER, image_input
 from refembed.pipeline.multimodal import ids_within, with_rows
@@ -103,7 +102,7 @@ def explain_image(
     if not (0 <= row < patches.height and 0 <= column < patches.width):
         raise RequestError(f"patch {row},{column}: there are {patches.height} rows of {patches.width} patches")
     ids, begins = ids_within(given, tower, embedder.tokenizer, embedder.info.n_ctx, "the text with its image")
-    watcher = TowerWatcher(order_of(tower, patches), row * patches.width + column, layer % hp.n_layer)
+    watcher = TowerWatcher(tower.order(patches), row * patches.width + column, layer % hp.n_layer)
     rows = tower.rows(pixels, embedder.ops, watcher)
     before, inside, behind = watcher.parts(layer % hp.n_layer, hp.n_layer)
     walkthrough = ImageWalkthrough(
@@ -114,7 +113,7 @@ def explain_image(
             "squares of patches to a token": f"{hp.n_merge} x {hp.n_merge}", "numerics": embedder.ops.name,
         },
         given=Size(pixels.shape[1], pixels.shape[0]), read=Size(planes.shape[2], planes.shape[1]), patches=patches,
-        tokens=tokens, patch=(row, column), layer=layer % hp.n_layer, seen=picture_of(planes, tower), before=before,
+        tokens=tokens, patch=(row, column), layer=layer % hp.n_layer, seen=tower.picture(planes), before=before,
         inside=inside, behind=behind, layers=watcher.layers(), looked_at=watcher.grids(patches), looks=None,
         lengths=np.linalg.norm(rows[:, : tower.width].astype(np.float64), axis=1).reshape(tokens.height, tokens.width),
         text=given.text.replace(MARKER, f"[{len(rows)} tokens of the image]"), n_tokens=len(ids),
@@ -146,26 +145,11 @@ def follow_on(w: ImageWalkthrough, embedder: Embedder, batch: Batch, pooling: st
         w.notes.append(f"Pooling {w.how} takes one token's vector: no other token has a share of its own in it.")
 
 
-def order_of(tower: Tower, patches: Size) -> npt.NDArray[np.int64]:
-    """Of each row of the tower's tensors (N), the number of its patch, counted row by row of the image."""
-    places = np.arange(patches.width * patches.height)
-    squares = getattr(tower.module, "squares", None)
-    if squares is None:
-        return places
-    grid = places.reshape(1, patches.height, patches.width).astype(np.float64)
-    return np.asarray(squares(grid)[:, 0], np.int64)
-
-
-def picture_of(planes: Float, tower: Tower) -> U8:
-    """What the tower reads, as pixels (height, width, 3) again."""
-    x = planes.transpose(1, 2, 0) * np.array(tower.hparams.std) + np.array(tower.hparams.mean)
-    return np.clip(np.rint(x * 255), 0, 255).astype(np.uint8)
-
-
 class TowerWatcher:
     """A tap that keeps of each tensor what is shown of it.
 
-    order  of the rows of tensors (`order_of`); patch: the number of the patch that is looked at; layer: shown in full
+    order  of the rows of tensors (`Tower.order`)
+    patch  the number of the patch that is looked at; layer: shown in full
     """
 
     active = True

@@ -1,8 +1,8 @@
 """Images as inputs: which inputs have some, and from a file's bytes to pixels.
 
 Pixels are those that llama.cpp reads (stb_image, three channels): gray becomes three equal colors, transparency is
-dropped without blending, of 16 bits the upper 8 count, and EXIF's orientation is not read. Pillow decodes; of JPEG
-files its pixels differ from stb_image's by up to 3 of 255, as decoders of JPEG may (docs/images.md).
+dropped without blending, of 16 bits the upper 8 count, and EXIF's orientation is not read. JPEG files, of which
+decoders differ by a few of 255, are decoded as stb_image does it (`refembed.pipeline.jpeg`); others by Pillow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 MARKER = "<__media__>"  # where an image stands in a text (mtmd_default_marker)
 MAX_PIXELS = 1 << 26  # of an image: 8192 x 8192; 192 MiB when decoded
 MAX_BYTES = 1 << 28  # of an image's file
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP")  # all but WEBP stb_image reads too
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP")  # all but WEBP stb_image reads too
+JPEG = b"\xff\xd8"  # what JPEG files begin with
 INSTALL = 'pip install "refembed[images]"; or pass pixels, an array (height, width, 3) of uint8'
 
 
@@ -141,6 +142,13 @@ def check_size(width: int, height: int, what: str) -> None:
 
 def decode(data: bytes, what: str) -> U8:
     """Pixels (height, width, 3) of a file's bytes. Its size is checked before anything is decoded."""
+    if data.startswith(JPEG):
+        from refembed.pipeline.jpeg import JpegError, decode_jpeg
+
+        try:
+            return decode_jpeg(data, lambda width, height: check_size(width, height, what))
+        except JpegError as e:
+            raise RequestError(f"{what}: {e}") from None
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
@@ -148,13 +156,14 @@ def decode(data: bytes, what: str) -> U8:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a size that is checked below, and of damaged metadata
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS[1:]) as image:
                 check_size(image.width, image.height, what)
                 return rgb(image)
     except RequestError:
         raise
     except Image.DecompressionBombError:
-        raise RequestError(f"{what}: far too many pixels; at most {MAX_PIXELS:,} are taken") from None
+        message = f"{what}: far too many pixels; at most {MAX_PIXELS:,} are taken"
+        raise RequestError(message, hint="make it smaller first") from None
     except UnidentifiedImageError:
         hint = f"one of {', '.join(FORMATS)} is wanted"
         raise RequestError(f"{what}: {len(data):,} bytes that are no image", hint=hint) from None

@@ -33,6 +33,16 @@ USUAL = {  # optional tensors of published files
     },
 }
 FLOATS = {"F32": np.float32, "F16": np.float16}
+LIMITS = {"input_min": -1.5, "input_max": 1.2, "output_min": -0.9, "output_max": 1.1}
+SIZES = {  # key -> the argument that it holds
+    "vision.image_size": "image_size",
+    "vision.patch_size": "P",
+    "vision.embedding_length": "C",
+    "vision.feed_forward_length": "F",
+    "vision.block_count": "n_layer",
+    "vision.attention.head_count": "H",
+    "vision.projection_dim": "E",
+}
 
 
 def synthetic_mmproj(
@@ -78,30 +88,10 @@ def synthetic_mmproj(
     module = importlib.import_module(f"{vision.__name__}.{vision.TOWERS[projector]}")
     D = D or (8 if projector == "gemma4v" else C // H)
     optional = USUAL[projector] if optional is None else optional
-    facts: dict[str, tuple[Any, str]] = {
-        "has_vision_encoder": (True, "BOOL"),
-        "projector_type": (projector, "STRING"),
-        "vision.image_size": (image_size, "UINT32"),
-        "vision.patch_size": (P, "UINT32"),
-        "vision.embedding_length": (C, "UINT32"),
-        "vision.feed_forward_length": (F, "UINT32"),
-        "vision.block_count": (n_layer, "UINT32"),
-        "vision.attention.head_count": (H, "UINT32"),
-        "vision.attention.layer_norm_epsilon": (1e-6, "FLOAT32"),
-        "vision.projection_dim": (E, "UINT32"),
-        "vision.projector.scale_factor": (n_merge, "UINT32"),
-        "vision.image_mean": ([0.5, 0.4, 0.45], "ARRAY[FLOAT32]"),
-        "vision.image_std": ([0.5, 0.6, 0.55], "ARRAY[FLOAT32]"),
-    }
-    if projector != "gemma4v":
-        facts["use_gelu"] = (True, "BOOL")
-    if projector == "qwen3vl_merger":
-        facts["vision.spatial_merge_size"] = facts.pop("vision.projector.scale_factor")
-    if D * H != C:
-        facts["vision.attention.head_dim"] = (D, "UINT32")
     w = GGUFWriter("clip")
     w.add("general.name", f"synthetic {projector}", "STRING")
-    for key, (value, kind) in (facts | dict(keys or {})).items():
+    own = keys_of(projector, n_layer=n_layer, image_size=image_size, P=P, C=C, H=H, D=D, F=F, E=E, n_merge=n_merge)
+    for key, (value, kind) in (own | dict(keys or {})).items():
         w.add(f"clip.{key}", value, kind)
     sizes = {"C": C, "F": F, "E": E, "N": (image_size // P) ** 2, "P": P, "D": D, "HD": H * D, "S": S}
     sizes |= {"1": 1, "2": 2, "3": 3, "3C": 3 * C, "4C": 4 * C}
@@ -110,12 +100,35 @@ def synthetic_mmproj(
         if presence == "optional" and not name.endswith(tuple(optional)):
             continue
         x = scaled(rng, name, tuple(sizes[letter] for letter in letters.split()))
-        kept = x.ndim == 1 or "position" in name
         if limits and ".blk." in name and x.ndim == 2:
-            for end, limit in (("input_min", -1.5), ("input_max", 1.2), ("output_min", -0.9), ("output_max", 1.1)):
-                w.add_tensor(f"{name.removesuffix('weight')}{end}", np.array([limit], np.float32), (1,), "F32")
+            add_limits(w, name)
+        kept = x.ndim == 1 or "position" in name
         w.add_tensor(name, x if kept else x.astype(FLOATS[type_name]), x.shape, "F32" if kept else type_name)
     return w.write(path)
+
+
+def keys_of(projector: str, **sizes: int) -> dict[str, tuple[Any, str]]:
+    """Keys of a tower's file, without "clip."; sizes by their letters."""
+    found: dict[str, tuple[Any, str]] = {
+        "has_vision_encoder": (True, "BOOL"),
+        "projector_type": (projector, "STRING"),
+        "vision.attention.layer_norm_epsilon": (1e-6, "FLOAT32"),
+        "vision.image_mean": ([0.5, 0.4, 0.45], "ARRAY[FLOAT32]"),
+        "vision.image_std": ([0.5, 0.6, 0.55], "ARRAY[FLOAT32]"),
+    }
+    if projector != "gemma4v":
+        found["use_gelu"] = (True, "BOOL")
+    merged = "vision.spatial_merge_size" if projector == "qwen3vl_merger" else "vision.projector.scale_factor"
+    names = {**SIZES, merged: "n_merge"}
+    if sizes["D"] * sizes["H"] != sizes["C"]:
+        names["vision.attention.head_dim"] = "D"
+    return found | {key: (sizes[letter], "UINT32") for key, letter in names.items()}
+
+
+def add_limits(w: GGUFWriter, name: str) -> None:
+    """Limits of what a matrix reads and makes."""
+    for end, limit in LIMITS.items():
+        w.add_tensor(f"{name.removesuffix('weight')}{end}", np.array([limit], np.float32), (1,), "F32")
 
 
 def scaled(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> F32:

@@ -95,13 +95,9 @@ def test_original_pixels_are_those_of_the_published_processor(kind: str, tmp_pat
         assert np.abs(got - want).max() <= 5e-7 + steps
 
 
-def folder_of(tower: Tower, folder: Path) -> Path:
-    """A folder with the published model: the tower's weights, a small random text model, the image processor."""
+def model_of(tower: Tower, **text: Any) -> Any:
+    """The published model with the tower's weights, and a small random text model of `text`."""
     hp = tower.hparams
-    text: dict[str, Any] = {
-        "hidden_size": hp.n_proj, "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 6,
-        "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 64,
-    }  # fmt: skip
     vision: dict[str, Any] = {"hidden_size": hp.n_embd, "intermediate_size": hp.n_ff, "patch_size": hp.patch_size}
     if hp.projector == "gemma3":
         from transformers import Gemma3Config, Gemma3Model
@@ -129,6 +125,13 @@ def folder_of(tower: Tower, folder: Path) -> Path:
         model = Qwen3VLModel(Qwen3VLConfig(vision_config=vision, text_config=text))
         frames = [tower.weights.patch_embd.dequantize(), tower.weights.patch_embd_1.dequantize()]
         fill(model.visual, tower, QWEN, {"patch_embed.proj.weight": lambda: np.stack(frames, axis=2)})
+    return model.eval()
+
+
+def folder_of(tower: Tower, folder: Path) -> Path:
+    """A folder with the published model and its image processor."""
+    small = {"num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 6, "num_hidden_layers": 1}
+    model = model_of(tower, hidden_size=tower.width, intermediate_size=8, vocab_size=64, **small)
     model.save_pretrained(folder)
     processor_of(tower).save_pretrained(folder)
     return folder

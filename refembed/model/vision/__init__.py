@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from refembed.arrays import F32, U8, Float
+from refembed.arrays import F32, I64, U8, Float
 from refembed.errors import ModelError
 from refembed.gguf import GGUFFile
 from refembed.kernels.ops import NO_TAP, Ops, Tap
@@ -72,6 +72,20 @@ class Tower:
         """What the tower reads of an image (height, width, 3): planes (3, h, w)."""
         planes: F32 = self.module.pixels(image, self.hparams)
         return planes
+
+    def picture(self, planes: Float) -> U8:
+        """What the tower reads, planes (3, h, w), as pixels (h, w, 3) again."""
+        x = planes.transpose(1, 2, 0) * np.array(self.hparams.std) + np.array(self.hparams.mean)
+        return np.clip(np.rint(x * 255), 0, 255).astype(np.uint8)
+
+    def order(self, patches: Size) -> I64:
+        """Of each row of the tower's tensors (N), the number of its patch, counted row by row of the image."""
+        places = np.arange(patches.width * patches.height)
+        squares = getattr(self.module, "squares", None)
+        if squares is None:
+            return places
+        grid = places.reshape(1, patches.height, patches.width).astype(np.float64)
+        return np.asarray(squares(grid)[:, 0], np.int64)
 
     def changed(self, **names: Any) -> Tower:
         """The same tower computed otherwise. names: functions of its module, or TRAITS, and what takes their place."""

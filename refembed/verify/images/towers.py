@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from refembed.arrays import Float
+from refembed.arrays import F32, Float
 from refembed.kernels.ops import AttentionSpec, Ops
 from refembed.model.vision.published import original_tower
 from refembed.verify.images.changes import (
@@ -199,159 +199,134 @@ def of_gemma4v(r: ImageReference) -> Iterator[Entry]:
     yield "places-left-out", "leaves the embeddings of columns and rows out", embedding(np.zeros_like), PLACES
     yield "places-swapped", "takes the embeddings of rows for columns", embedding(lambda x: x[::-1]), PLACES
     yield "places-from-one", "counts columns and rows from 1", embedding(lambda x: np.roll(x, -1, 1)), PLACES
-    yield "rope-left-out", "does not turn queries and keys", operations(rope=lambda true, x, pos, rope: x), PLACES
-    yield (
-        "rope-base-10000",
-        "turns by a base of 10000, not 100",
-        turning(lambda rope: replace(rope, freq_base=1e4)),
-        PLACES,
-    )
-    yield (
-        "rope-neighbors",
-        "turns neighboring channels together",
-        turning(lambda rope: replace(rope, pairs="norm")),
-        PLACES,
-    )
+    yield from turned()
+    base = turning(lambda rope: replace(rope, freq_base=1e4))
+    yield "rope-base-10000", "turns by a base of 10000, not 100", base, PLACES
     yield "rope-swapped", "turns by the row where it should by the column", operations(rope=rope_swapped), PLACES
     yield "pixels-from-0-to-1", "leaves pixels from 0 to 1, where the tower reads -1 to 1", not_doubled, PATCHES
-    yield (
-        "q-k-norms-left-out",
-        "leaves the norms of queries and keys out",
-        rms_norm_of("attn_q_norm", "attn_k_norm", then=skipped),
-        NORMS,
-    )
-    yield (
-        "v-norm-left-out",
-        "leaves values as they are, where they have a norm without weights",
-        rms_norm_of("", then=lambda true, x, w, eps: x if x.ndim == 3 else true.rms_norm(x, w, eps)),
-        NORMS,
-    )
-    if w.blk and w.blk[0].attn_post_norm is not None:
-        yield "attn-post-norm-left-out", "leaves the norm behind attention out", in_blocks(attn_post_norm=None), NORMS
-    if w.blk and w.blk[0].ffn_post_norm is not None:
-        yield "ffn-post-norm-left-out", "leaves the norm behind feed-forward out", in_blocks(ffn_post_norm=None), NORMS
+    yield from norms_of_gemma4v(w)
     if any(b.out_scale is not None for b in w.blk):
         yield "out-scale-left-out", "leaves the scales of layers out", in_blocks(out_scale=None), LAYERS
     if w.std_bias is not None:
         yield "std-left-out-behind", "does not standardize tokens (v.std_bias, v.std_scale)", without("std_bias"), MERGE
+    if r.tower.hparams.limits:
+        says = "does not limit what matrices read and make (*.input_min ...)"
+        yield "limits-left-out", says, hparams(limits={}), LAYERS
+    yield from squares_pooled()
+
+
+def norms_of_gemma4v(w: Any) -> Iterator[Entry]:
+    """Norms of heads, layers, and in front of the projection."""
+
+    def of_rows_alone(true: Ops, x: Float, w: Any, eps: float) -> Float:
+        return x if x.ndim == 3 else true.rms_norm(x, w, eps)
+
+    def of_heads_alone(true: Ops, x: Float, w: Any, eps: float) -> Float:
+        return x if x.ndim == 2 else true.rms_norm(x, w, eps)
+
+    heads = rms_norm_of("attn_q_norm", "attn_k_norm", then=skipped)
+    yield "q-k-norms-left-out", "leaves the norms of queries and keys out", heads, NORMS
+    says = "leaves values as they are, where they have a norm without weights"
+    yield "v-norm-left-out", says, rms_norm_of("", then=of_rows_alone), NORMS
+    if w.blk and w.blk[0].attn_post_norm is not None:
+        yield "attn-post-norm-left-out", "leaves the norm behind attention out", in_blocks(attn_post_norm=None), NORMS
+    if w.blk and w.blk[0].ffn_post_norm is not None:
+        yield "ffn-post-norm-left-out", "leaves the norm behind feed-forward out", in_blocks(ffn_post_norm=None), NORMS
     if w.post_ln is not None:
         yield "post-norm-left-out", "leaves the norm behind the layers out (v.post_ln)", without("post_ln"), NORMS
-    if r.tower.hparams.limits:
-        yield (
-            "limits-left-out",
-            "does not limit what matrices read and make (*.input_min ...)",
-            hparams(limits={}),
-            LAYERS,
-        )
-    yield from squares_pooled()
-    yield (
-        "norm-left-out",
-        "leaves the norm in front of the projection out",
-        rms_norm_of("", then=lambda true, x, w, eps: x if x.ndim == 2 else true.rms_norm(x, w, eps)),
-        NORMS,
-    )
+    says = "leaves the norm in front of the projection out"
+    yield "norm-left-out", says, rms_norm_of("", then=of_heads_alone), NORMS
 
 
 def of_qwen3vl(r: ImageReference) -> Iterator[Entry]:
     """The tower of Qwen3-VL."""
-    hp, w = r.tower.hparams, r.tower.weights
-    S = math.isqrt(hp.n_pos)
     yield (
         "projector-gelu-erf",
         "computes GELU in its erf form in the projections",
         hparams(projector_activation="gelu_erf"),
         ACTIVATION,
     )
-    yield "places-left-out", "leaves the embeddings of places out", embedding(np.zeros_like), PLACES
-    yield (
-        "places-not-interpolated",
-        "takes the first places' embeddings, not interpolated ones",
-        operations(interpolate=lambda true, x, height, width: np.ascontiguousarray(x[:, :height, :width])),
-        PLACES,
-    )
-    yield (
-        "places-by-number",
-        "takes the first N embeddings in a row, not interpolated ones",
-        operations(
-            interpolate=lambda true, x, height, width: x.reshape(len(x), -1)[:, : height * width].reshape(
-                -1, height, width
-            )
-        ),
-        PLACES,
-    )
-    yield (
-        "places-centers",
-        "interpolates places by the centers of squares, not corner on corner",
-        operations(interpolate=by_centers),
-        PLACES,
-    )
-    yield (
-        "places-transposed",
-        "takes rows of the table of places for columns",
-        embedding(lambda x: x.reshape(S, S, -1).transpose(1, 0, 2).reshape(x.shape)),
-        PLACES,
-    )
+    yield from interpolated_places(math.isqrt(r.tower.hparams.n_pos))
+    yield from turned()
+    swap = in_module("turned", lambda own: lambda x, row, column, ops: own(x, column, row, ops))
+    yield "rope-swapped", "turns by the column where it should by the row", swap, PLACES
+    yield from frames()
+    yield from squares_of_patches()
+    yield from deepstack(r)
+
+
+def turned() -> Iterator[Entry]:
+    """How heads turn, of towers with RoPE."""
     yield "rope-left-out", "does not turn queries and keys", operations(rope=lambda true, x, pos, rope: x), PLACES
-    yield (
-        "rope-neighbors",
-        "turns neighboring channels together",
-        turning(lambda rope: replace(rope, pairs="norm")),
-        PLACES,
-    )
-    yield (
-        "rope-swapped",
-        "turns by the column where it should by the row",
-        in_module("turned", lambda own: lambda x, row, column, ops: own(x, column, row, ops)),
-        PLACES,
-    )
-    yield (
-        "one-frame",
-        "reads a picture as one frame (v.patch_embd.weight.1 left out)",
-        weights(lambda w: replace(w, patch_embd_1=altered(w.patch_embd_1, np.zeros_like))),
-        PATCHES,
-    )
-    yield (
-        "first-frame-twice",
-        "multiplies both frames with the first kernel",
-        weights(lambda w: replace(w, patch_embd_1=w.patch_embd)),
-        PATCHES,
-    )
-    yield (
-        "patch-bias-left-out",
-        "leaves the bias of patches out (v.patch_embd.bias)",
-        weights(lambda w: replace(w, patch_bias=altered(w.patch_bias, np.zeros_like))),
-        PATCHES,
-    )
-    yield (
-        "squares-by-columns",
-        "has the four patches of a square column by column",
-        in_module(
-            "squares", lambda own: lambda x: own(x).reshape(-1, 2, 2, len(x)).transpose(0, 2, 1, 3).reshape(-1, len(x))
-        ),
-        MERGE,
-    )
-    yield (
-        "rows-for-squares",
-        "has patches row by row, where squares of 2 x 2 stand together",
-        in_module("squares", lambda own: lambda x: np.ascontiguousarray(x.reshape(len(x), -1).T)),
-        MERGE,
-    )
+    change = turning(lambda rope: replace(rope, pairs="norm"))
+    yield "rope-neighbors", "turns neighboring channels together", change, PLACES
+
+
+def interpolated_places(S: int) -> Iterator[Entry]:
+    """Embeddings of a square of S x S places, for an image of another shape."""
+
+    def corner(true: Ops, x: Float, height: int, width: int) -> Float:
+        return np.ascontiguousarray(x[:, :height, :width])
+
+    def in_a_row(true: Ops, x: Float, height: int, width: int) -> Float:
+        return x.reshape(len(x), -1)[:, : height * width].reshape(-1, height, width)
+
+    def flipped(x: F32) -> F32:
+        return x.reshape(S, S, -1).transpose(1, 0, 2).reshape(x.shape)
+
+    for id, says, change in (
+        ("places-left-out", "leaves the embeddings of places out", embedding(np.zeros_like)),
+        ("places-not-interpolated", "takes the first places' embeddings, not interpolated ones",
+         operations(interpolate=corner)),
+        ("places-by-number", "takes the first N embeddings in a row, not interpolated ones",
+         operations(interpolate=in_a_row)),
+        ("places-centers", "interpolates places by the centers of squares, not corner on corner",
+         operations(interpolate=by_centers)),
+        ("places-transposed", "takes rows of the table of places for columns", embedding(flipped)),
+    ):  # fmt: skip
+        yield id, says, change, PLACES
+
+
+def frames() -> Iterator[Entry]:
+    """A picture as a film of two frames, each with a kernel of its own."""
+    for id, says, alter in (
+        ("one-frame", "reads a picture as one frame (v.patch_embd.weight.1 left out)",
+         lambda w: replace(w, patch_embd_1=altered(w.patch_embd_1, np.zeros_like))),
+        ("first-frame-twice", "multiplies both frames with the first kernel",
+         lambda w: replace(w, patch_embd_1=w.patch_embd)),
+        ("patch-bias-left-out", "leaves the bias of patches out (v.patch_embd.bias)",
+         lambda w: replace(w, patch_bias=altered(w.patch_bias, np.zeros_like))),
+    ):  # fmt: skip
+        yield id, says, weights(alter), PATCHES
+
+
+def squares_of_patches() -> Iterator[Entry]:
+    """Which four patches stand together."""
+
+    def by_columns(own: Callable[[Float], Float]) -> Callable[[Float], Float]:
+        return lambda x: own(x).reshape(-1, 2, 2, len(x)).transpose(0, 2, 1, 3).reshape(-1, len(x))
+
+    def row_by_row(own: Callable[[Float], Float]) -> Callable[[Float], Float]:
+        return lambda x: np.ascontiguousarray(x.reshape(len(x), -1).T)
+
+    for id, says, other in (
+        ("squares-by-columns", "has the four patches of a square column by column", by_columns),
+        ("rows-for-squares", "has patches row by row, where squares of 2 x 2 stand together", row_by_row),
+    ):
+        yield id, says, in_module("squares", other), MERGE
+
+
+def deepstack(r: ImageReference) -> Iterator[Entry]:
+    """What layers hand on to the text model's first layers."""
+    w, C = r.tower.weights, r.tower.hparams.n_proj
     with_it = [i for i, d in enumerate(w.deepstack) if d.fc1 is not None]
-    if with_it:
-        C = hp.n_proj
-        yield "deepstack-left-out", "leaves DeepStack out", lambda r: r.add(rows=lambda x: only_first(x, C)), DEEPSTACK
-        for by, word in ((1, "behind"), (-1, "before")):
-            if 0 <= with_it[-1] + by < len(w.deepstack) and with_it[0] + by >= 0:
-                yield (
-                    f"deepstack-layer-{word}",
-                    f"lets DeepStack read what the layer {word} leaves",
-                    shifted(by),
-                    DEEPSTACK,
-                )
-        if len(with_it) > 1:
-            yield (
-                "deepstack-backward",
-                "hands what DeepStack adds on in the reverse order",
-                lambda r: r.add(rows=lambda x: backward(x, C)),
-                DEEPSTACK,
-            )
+    if not with_it:
+        return
+    yield "deepstack-left-out", "leaves DeepStack out", lambda r: r.add(rows=lambda x: only_first(x, C)), DEEPSTACK
+    for by, word in ((1, "behind"), (-1, "before")):
+        if 0 <= with_it[-1] + by < len(w.deepstack) and with_it[0] + by >= 0:
+            says = f"lets DeepStack read what the layer {word} leaves"
+            yield f"deepstack-layer-{word}", says, shifted(by), DEEPSTACK
+    if len(with_it) > 1:
+        says = "hands what DeepStack adds on in the reverse order"
+        yield "deepstack-backward", says, lambda r: r.add(rows=lambda x: backward(x, C)), DEEPSTACK

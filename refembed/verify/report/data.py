@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy.typing as npt
 
+from refembed.html.patches import Cut
+
 Array = npt.NDArray[Any]
 
 
@@ -49,6 +51,7 @@ class WorstTensor:
     ours: Array
     theirs: Array
     rows: Sequence[str] = ()  # what its rows stand for: the tokens, if they are tokens
+    unit: str = "token"  # what a row is: "token", or "patch"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,17 @@ class Attention:
     layer: int
     ours: Array
     theirs: Array | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image: what the reference's tower reads of it, and where the engine's tower is off. Ours is the reference."""
+
+    name: str
+    sizes: str  # a sentence: pixels, patches, tokens
+    ours: Cut
+    theirs: Cut | None = None  # what the engine's tower reads, where it shows that
+    rows: Array | None = None  # (rows, columns) of tokens: |engine's - ours| / |ours|, where it shows rows
 
 
 @dataclass(frozen=True)
@@ -90,4 +104,6 @@ class ReportData:
     contributions: Sequence[float] = ()
     their_contributions: Sequence[float] = ()
     hypotheses: Sequence[tuple[str, float, bool]] = ()  # (what was tried, 1 - cos that it left, whether that explains)
+    pictures: Sequence[Picture] = ()  # of a verification of images
+    unit: str = "text"  # what is compared: "text", or "input"
     environment: dict[str, Any] = field(default_factory=dict)  # builds, versions, CPU, sha256, options: label -> value

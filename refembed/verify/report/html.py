@@ -16,6 +16,7 @@ from refembed.html.page import Section, clipped, esc, figure, page, table, write
 from refembed.html.picture import heat
 from refembed.verify.remedies import NOTHING
 from refembed.verify.report.data import Array, BothTokens, ReportData, TensorError, WorstTensor
+from refembed.verify.report.pictures import pictures_of
 from refembed.verify.report.text import HELP, ended
 
 MARKS = {"identical": "✓", "within rounding": "✓", "differs": "✗", "unexplained": "✗"}
@@ -31,6 +32,7 @@ def report_page(data: ReportData) -> str:
     """The page as HTML; sections without data are left out."""
     builders: Sequence[tuple[str, str, Callable[[ReportData], str]]] = (
         ("verdict", "Verdict", verdict),
+        ("pictures", "What the tower reads", pictures),
         ("texts", "End to end", texts),
         ("tokens", "Tokens side by side", tokens),
         ("layers", "Error by layer", layers),
@@ -60,6 +62,11 @@ def verdict(data: ReportData) -> str:
     return f'<div class="verdict {"good" if good else "bad"}">{"".join(parts)}</div>'
 
 
+def pictures(data: ReportData) -> str:
+    """Images as the towers read them, cut into patches."""
+    return "".join(map(pictures_of, data.pictures))
+
+
 def texts(data: ReportData) -> str:
     """Distance of each text, and what rounding can do to it."""
     if not data.texts:
@@ -70,9 +77,15 @@ def texts(data: ReportData) -> str:
         Line("bound", [t.bound for t in data.texts]),
     ]
     wrong = [t for t in data.texts if not t.agrees]
-    alt = f"Distance of {len(data.texts)} texts; {len(wrong)} are beyond what rounding can do to them."
+    alt = f"Distance of {len(data.texts)} {data.unit}s; {len(wrong)} are beyond what rounding can do to them."
     drawn = plot(
-        lines, alt, x_labels=numbers, y_name="1 - cos", x_name="text", log=True, titles=[f"text {n}" for n in numbers]
+        lines,
+        alt,
+        x_labels=numbers,
+        y_name="1 - cos",
+        x_name=data.unit,
+        log=True,
+        titles=[f"{data.unit} {n}" for n in numbers],
     )
     order = sorted(range(len(data.texts)), key=lambda i: (data.texts[i].agrees, i))[:SHOWN_TEXTS]
     rows = [
@@ -81,12 +94,23 @@ def texts(data: ReportData) -> str:
         for i, t in ((i, data.texts[i]) for i in order)
     ]  # fmt: skip
     marked = [k for k, i in enumerate(order) if not data.texts[i].agrees]
-    heads = [">text", "begins", ">tokens", ">1 - cos", ">bound", "verdict", "nearest arithmetic"]
-    listed = table(heads, rows, marked=marked, caption="Texts, those that differ first")
+    heads = [
+        f">{data.unit}",
+        "begins" if data.unit == "text" else "what",
+        ">tokens",
+        ">1 - cos",
+        ">bound",
+        "verdict",
+        "nearest arithmetic",
+    ]
+    listed = table(heads, rows, marked=marked, caption=f"{data.unit.capitalize()}s, those that differ first")
     left_out = (
-        f"<p>{len(data.texts) - len(order)} more texts are not listed.</p>" if len(order) < len(data.texts) else ""
+        f"<p>{len(data.texts) - len(order)} more {data.unit}s are not listed.</p>"
+        if len(order) < len(data.texts)
+        else ""
     )
-    summary = f"All {len(rows)} texts, those that differ first" if len(rows) == len(data.texts) else "The first texts"
+    every = len(rows) == len(data.texts)
+    summary = f"All {len(rows)} {data.unit}s, those that differ first" if every else f"The first {data.unit}s"
     if len(rows) > FEW_TEXTS:
         listed = f"<details><summary>{summary}</summary>{listed}{left_out}</details>"
     return figure(drawn, f"{esc(alt)} A distance of 0 stands at the foot.") + listed
@@ -193,7 +217,7 @@ def row_table(w: WorstTensor, ours: Array, gap: Array) -> str:
     order = np.argsort(-error, kind="stable")[: min(len(error), 10)]
     named = len(w.rows) == len(error)
     rows = [(str(i), esc(w.rows[i]) if named else "", number(float(error[i]))) for i in order]
-    return table([">row", "token", ">NMSE"], rows, caption="Rows, the worst first")
+    return table([">row", w.unit, ">NMSE"], rows, caption="Rows, the worst first")
 
 
 def tokens(data: ReportData) -> str:
