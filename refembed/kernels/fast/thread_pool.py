@@ -279,7 +279,8 @@ class SpinningPool:
         self.slot = np.zeros(WORDS, np.int64)
         self.kept: Any = None  # arrays of the task in the slot, which workers may write to after an interruption
         self.seen = 0  # elements
-        self.loading: Future[int] | None = None
+        self.loading: Future[None] | None = None
+        self.ready = False  # Future.done() takes a lock, which an interruption may leave locked for other threads
         self.own = Own()
 
     def parallel_for(self, kernel: Callable[..., Any], *arguments: Any, rows: int, size: int, grain: int = 1) -> None:
@@ -376,13 +377,18 @@ class SpinningPool:
             if self.seen < WORTH_SPINNING:
                 return False
             if threads.cores() == 1:  # no second thread, not even to load
-                work(np.zeros(WORDS, np.int64), 0, 1, EMPTY, 0)
+                self.load()
                 self.loading = Future()
-                self.loading.set_result(0)
+                self.loading.set_result(None)
                 return True
             with threads.uninterrupted(), contextlib.suppress(RuntimeError):
-                self.loading = threads.workers().submit(work, np.zeros(WORDS, np.int64), 0, 1, EMPTY, 0)
-        return self.loading is not None and self.loading.done()
+                self.loading = threads.workers().submit(self.load)
+        return self.ready
+
+    def load(self) -> None:
+        """Compile and load what workers run."""
+        work(np.zeros(WORDS, np.int64), 0, 1, EMPTY, 0)
+        self.ready = True
 
     def start(self) -> None:
         """Load and compile what workers run, now."""
