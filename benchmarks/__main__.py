@@ -18,7 +18,7 @@ OTHERS = {
     "memory": "peak memory of each engine",
     "retrieval": "what quantization of weights and vectors costs retrieval",
     "rows": "which BLAS kernels keep rows apart, for `exact`",
-    "scale": "texts a second of processes and threads, and the memory of a worker",
+    "scale": "processes and threads, engines, tokenizers, and the memory of a worker",
     "server": "requests a second",
     "soak": "64 clients, some of which leave, compared with llama-server",
     "stalls": "how long /health waits while large bodies are read",

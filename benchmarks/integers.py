@@ -1,7 +1,8 @@
 """Products of whole numbers: python -m benchmarks integers [--models minilm-q8_0 ...] [--rows 256x32 ...] [--threads N]
 
-Speed: `int8`, `fast`, `fast` with its products in float32 ("float32"), and llama.cpp from the wheel, each in a process
-of its own, in turns; tokens a second, and the median over the rounds of (seconds of the peer / seconds of the engine).
+Speed: `int8`, `fast`, `fast` with its products in float32 ("float32"), and llama.cpp from the wheel, or with --native
+from a folder of its libraries, each in a process of its own, in turns; tokens a second, and the median over the rounds
+of (seconds of the peer / seconds of the engine).
 Error: 1 - cos to `exact`, median and worst of 40 texts of the suite; llama.cpp's own is that of `ggml`, which has its
 bits (flash attention on). --error and --speed leave the other out.
 """
@@ -11,12 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.peers import Model
+from benchmarks.peers import Model, native_cpu
 from benchmarks.processes import Worker
 from benchmarks.rounds import interleaved, median, ratio
 from benchmarks.speed import vocabulary
@@ -61,8 +63,9 @@ def speed(model: str, args: argparse.Namespace) -> None:
         for name in args.engines:
             engine, options = ENGINES[name]
             single = {"OPENBLAS_NUM_THREADS": "1"} if engine == "LlamaCpp" else {}
+            native = {"lib": args.native, "cpu": native_cpu(Path(args.native))} if args.native else {}
             workers[name] = Worker(name, None, single)
-            workers[name].open(engine, model=path, threads=args.threads, **options)
+            workers[name].open(engine, model=path, threads=args.threads, **options, **(native if name == LLAMA else {}))
         for row in args.rows:
             measure(workers, model, row, token_ids(ROWS[row], n_vocab), args.seconds)
     finally:
@@ -102,6 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--threads", type=int, default=machine.cores())
     p.add_argument("--seconds", type=float, default=8.0, help="of rounds for each row")
     p.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    p.add_argument("--native", metavar="DIR", help="a folder of llama.cpp's libraries, built for this machine")
     p.add_argument("--error", action="store_true")
     p.add_argument("--speed", action="store_true")
     args = p.parse_args(argv)

@@ -1,160 +1,165 @@
-"""Processes and threads: texts a second, and the memory that a worker has of its own (docs/scale.md).
+"""Processes, engines and tokenizers (docs/scale.md): what each costs, and the memory that a worker has of its own.
 
-python -m benchmarks scale --model minilm:q8_0 --texts 2000 --rounds 3
-python -m benchmarks scale --engines        # also the programs of examples/, on two workers: what an engine costs
+python -m benchmarks scale                                # processes and threads, memory, tokenizers: a minute
+python -m benchmarks scale --engines                      # also Ray, Spark, Dask, datasets on two workers: two more
+python -m benchmarks scale --engines --write              # results into benchmarks/results, tables into docs/scale.md
+python -m benchmarks scale --tables                       # the page's tables anew from those results
 
-Every round measures each number of processes and threads once, so that other work on the machine slows all of them.
+Every round measures each way once, so that other work on the machine slows all of them alike; ratios are taken within
+a round. An engine's program is run with few texts and with many: the difference is its speed, the rest its start. It is
+held against as many programs without an engine, each with its share of the files. Needs what the engine needs; who is
+absent is named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from refembed.batch import EmbedBatch
+from benchmarks import machine, scale_runs
+from benchmarks.rounds import ratio
+from benchmarks.tables import filled, replace, spell_ratio, table
 from refembed.embedder import Embedder
 from refembed.kernels import threads
 
-ROOT = Path(__file__).parents[1]
-FILES = 20
-ENGINES = {"ray": "ray", "spark": "pyspark", "dask": "distributed", "datasets": "datasets"}
-KINDS = ("Private_Clean", "Private_Dirty", "Shared_Clean", "Pss")
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "scale.md"
+Results = dict[str, Any]
+
+
+def measure(options: argparse.Namespace) -> Results:
+    """All figures, fit for JSON."""
+    texts = [f"{i} " + "the cat sat on a mat " * (options.words // 6) for i in range(options.texts)]
+    e = Embedder.load(options.model, numerics=options.numerics)
+    e.warm()
+    tokens = sum(len(e.tokenize(text)) for text in texts) / len(texts)
+    results: Results = {
+        "machine": machine.facts(), "builds": machine.builds(), "load": [os.getloadavg()[0]],
+        "model": f"{options.model}, {options.numerics}", "texts": len(texts), "tokens a text": round(tokens, 1),
+    }  # fmt: skip
+    results |= scale_runs.processes(e, options, texts)
+    results["tokenizers"] = scale_runs.tokenizers(e, texts)
+    if options.engines:
+        results["engines"], results["absent"] = scale_runs.engines(e, texts * 2)
+    results["load"].append(os.getloadavg()[0])
+    return results | {"when": datetime.now(timezone.utc).strftime("%d %B %Y")}
+
+
+def shapes_table(results: Results) -> str:
+    """Texts a second of each number of processes and threads."""
+    n, seconds = results["texts"], results["seconds"]
+    rows = []
+    for name, found in seconds.items():
+        rates = [n / s for s in found]
+        computed = statistics.median(results["computed"][name])
+        spread = f"{min(rates):,.0f} to {max(rates):,.0f}"
+        rows.append([name, f"{statistics.median(rates):,.0f}", spread, f"{1000 * computed / n:.2f}"])
+    return table(["processes x threads", "texts/s", "least to most", "ms of a core a text"], rows)
+
+
+def shapes_line(results: Results) -> str:
+    """All cores as processes, against all as threads."""
+    seconds, n = results["seconds"], threads_of(results)
+    found = ratio(seconds[f"1 x {n}"], seconds[f"{n} x 1"])
+    return f"{n} processes of one thread, over one process of {n} threads, round by round: {spell_ratio(found)}."
+
+
+def threads_of(results: Results) -> int:
+    """Cores of the machine that was measured."""
+    return int(results["machine"]["cores"])
+
+
+def memory_table(results: Results) -> str:
+    """MiB of a worker."""
+    rows = []
+    for name, kib in results["memory"].items():
+        own = kib["Private_Clean"] + kib["Private_Dirty"]
+        shared = kib["Shared_Clean"] + kib["Shared_Dirty"]
+        rows.append([name, *(f"{v / 1024:.0f}" for v in (own, shared, kib["model"], kib["Pss"]))])
+    return table(["MiB of each worker", "private", "shared", "of it the model", "proportional"], rows)
+
+
+def tokenizers_table(results: Results) -> str:
+    """Tokens a second through a model that computes nothing, and through one as fast as a core tokenizes."""
+    found = results["tokenizers"]
+    rows = [[name, *(f"{rate:,.0f}" for rate in rates.values())] for name, rates in found.items()]
+    return table(["tokens/s through a stub", *next(iter(found.values()))], rows)
+
+
+def engines_table(results: Results) -> str:
+    """Start and speed of each engine's program."""
+    if "engines" not in results:
+        return "Not measured."
+    rows, plain = [], None
+    for name, (few, short, many, long) in results["engines"].items():
+        rate = (many - few) / max(long - short, 1e-3)
+        plain = plain or rate
+        rows.append([name, f"{short - few / rate:.1f}", f"{rate:,.0f}", f"{rate / plain:.2f}", f"{long:.1f}"])
+    absent = "".join(f"\n\nNot measured: {name}: {why}." for name, why in results.get("absent", {}).items())
+    last = next(iter(results["engines"].values()))[2]
+    return table(["two workers", "start, s", "texts/s then", "over none", f"{last:,} texts, s"], rows) + absent
+
+
+def source_line(results: Results) -> str:
+    """Where the figures come from."""
+    of = f"{results['model']}, texts of {results['tokens a text']:.0f} tokens"
+    load = f"load {results['load'][0]:.1f} before"
+    cores = f"{results['machine']['processor'].partition(',')[0]}, {results['machine']['cores']} cores"
+    return f"{of}; {cores}, {load}, {results['when']} (`python -m benchmarks scale --engines`)."
+
+
+MADE = {
+    "scale-source": source_line, "scale-shapes": shapes_table, "scale-ratio": shapes_line,
+    "scale-memory": memory_table, "scale-tokenizers": tokenizers_table, "scale-engines": engines_table,
+}  # fmt: skip
+
+
+def where_measured(make: Callable[[Results], str]) -> Callable[[Results], str]:
+    """The same, for a page of which nothing has been measured yet as well."""
+    return lambda results: make(results) if results else "Not measured yet."
+
+
+TABLES = {name: where_measured(make) for name, make in MADE.items()}
 
 
 def main(args: Sequence[str]) -> None:
-    """Print both tables as Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks scale", description=__doc__)
+    """Print all tables as Markdown."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="minilm:q8_0")
     parser.add_argument("--numerics", default="fast")
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--words", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-budget", default=None)
     parser.add_argument("--engines", action="store_true")
+    parser.add_argument("--write", action="store_true", help="keep the results, and make docs/scale.md's tables anew")
+    parser.add_argument("--tables", action="store_true", help="only make the tables anew, from the results kept last")
     options = parser.parse_args(args)
-    budget = int(options.memory_budget) if (options.memory_budget or "").isdecimal() else options.memory_budget
-    texts = [f"{i} " + "the cat sat on a mat " * (options.words // 6) for i in range(options.texts)]
-    e = Embedder.load(options.model, numerics=options.numerics, memory_budget=budget)
-    tokens = sum(len(e.tokenize(text)) for text in texts) / len(texts)
-    load = os.getloadavg()[0]
-    print(f"{options.model}, {options.numerics}, {len(texts)} texts of {tokens:.0f} tokens; load {load:.1f} before")
-    cores = threads.available()
-    ways: dict[str, Any] = {"EmbedBatch, 1 process x 1 thread": batch(options, budget)}
-    ways |= {f"{n} x {t}": pooled(e, n, t) for n, t in shapes(cores)}
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    memory: dict[str, dict[str, int]] = {}
-    for turn in range(-1, options.rounds):
-        for name, way in ways.items():
-            seconds, computed, pids = way(texts)
-            if turn >= 0:
-                rates[name].append(len(texts) / seconds)
-                spent[name].append(1000 * computed / len(texts))
-            print(f"{name}: {seconds:.1f} s{' to warm' * (turn < 0)}", file=sys.stderr)
-            if pids:
-                memory[name] = pids
-    if options.engines:
-        for name, seconds in engines(str(e.info.path), texts):
-            rates[name] = [len(texts) / seconds]
-            print(f"{name}: {seconds:.1f} s", file=sys.stderr)
-    print("\n| processes x threads | texts/s | least to most | ms of a core a text |\n|---|---:|---:|---:|")
-    for name, found in rates.items():
-        core = f"{statistics.median(spent[name]):.1f}" if name in spent else ""
-        print(f"| {name} | {statistics.median(found):,.0f} | {min(found):,.0f} to {max(found):,.0f} | {core} |")
-    print("\n| MiB of each worker | private | shared | proportional |\n|---|---:|---:|---:|")
-    for name, kib in memory.items():
-        own = kib["Private_Clean"] + kib["Private_Dirty"]
-        print(f"| {name} | {own >> 10} | {kib['Shared_Clean'] >> 10} | {kib['Pss'] >> 10} |")
+    if options.tables:
+        kept = sorted(FOLDER.glob("scale-*.json"), key=lambda path: path.stat().st_mtime)
+        if not kept:
+            sys.exit("no results are kept: --write keeps them")
+        results = json.loads(kept[-1].read_text(encoding="utf-8"))
+    else:
+        print(f"load {os.getloadavg()[0]:.1f}, {threads.available()} cores", file=sys.stderr)
+        results = measure(options)
+        for name, make in TABLES.items():
+            print(f"\n{name}\n\n{make(results)}")
+    if options.write:
+        path = FOLDER / f"scale-{machine.slug(results['machine'])}.json"
+        replace(path, json.dumps(results, indent=1) + "\n")
+    if options.write or options.tables:
+        page = PAGE.read_text(encoding="utf-8")
+        replace(PAGE, filled(page, results, "docs/scale.md", TABLES))
 
 
-def shapes(cores: int) -> list[tuple[int, int]]:
-    """Numbers of processes and of their threads: one, all threads of one process, and all divided."""
-    found = [(1, 1), (1, cores)]
-    found += [(n, cores // n) for n in range(2, cores + 1) if cores % n == 0]
-    return list(dict.fromkeys(found))
-
-
-def batch(options: argparse.Namespace, budget: Any) -> Any:
-    """An engine's work on one worker: batches of 256 rows."""
-    embed = EmbedBatch(options.model, numerics=options.numerics, memory_budget=budget)
-
-    def run(texts: list[str]) -> tuple[float, float, dict[str, int]]:
-        embed.ready()
-        began, computed = time.perf_counter(), time.process_time()
-        for at in range(0, len(texts), 256):
-            embed({"text": texts[at : at + 256]})
-        return time.perf_counter() - began, time.process_time() - computed, {}
-
-    return run
-
-
-def pooled(e: Embedder, n: int, t: int) -> Any:
-    """One process of t threads, or a pool of n of them."""
-
-    def run(texts: list[str]) -> tuple[float, float, dict[str, int]]:
-        threads.use(t)
-        if n > 1:
-            e.start_pool(n, threads=t)
-            e.embed(texts[:64] * n)  # each has packed its weights
-        pool = e.running_pool()
-        pids = pool.pids if pool else []
-        began, computed = time.perf_counter(), computed_by(pids)
-        for _ in e.embed_iter(texts):
-            pass
-        seconds, computed = time.perf_counter() - began, computed_by(pids) - computed
-        found = memory_of(pids) if pids else {}
-        e.stop_pool()
-        return seconds, computed, found
-
-    return run
-
-
-def computed_by(pids: list[int]) -> float:
-    """Seconds of a core that this process and others have computed."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def engines(model: str, texts: list[str]) -> Iterator[tuple[str, float]]:
-    """Seconds from the start of each program of examples/ to its end, Python, JVM and models included."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "texts")
-        source.mkdir()
-        for n in range(FILES):
-            part = range(n * len(texts) // FILES, (n + 1) * len(texts) // FILES)
-            pq.write_table(pa.table({"id": list(part), "text": [texts[i] for i in part]}), source / f"{n:03}.parquet")
-        for name, library in ENGINES.items():
-            if importlib.util.find_spec(library):
-                program = [f"examples/embed_{name}.py", str(source), f"{folder}/{name}", model]
-                submit = str(Path(sys.executable).with_name("spark-submit"))
-                run = [submit, "--master", "local[2,4]"] if name == "spark" else [sys.executable]
-                env = os.environ | {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
-                began = time.perf_counter()
-                subprocess.run([*run, *program], check=True, capture_output=True, cwd=ROOT, env=env)
-                yield f"{name}, 2 workers", time.perf_counter() - began
-
-
-def memory_of(pids: list[int]) -> dict[str, int]:
-    """KiB of a worker, the mean over all, as the system counts them."""
-    total = dict.fromkeys(KINDS, 0)
-    for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            name = line.partition(":")[0]
-            if name in total:
-                total[name] += int(line.split()[1])
-    return {name: kib // len(pids) for name, kib in total.items()}
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -28,7 +28,7 @@ from benchmarks.processes import ROOT, WorkerError
 from benchmarks.sections import SECTIONS, Bench
 from benchmarks.texts import ROWS
 
-FOLDER, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "performance.md"
 MINILM_ROWS, GEMMA_ROWS = ("256x32", "48x256", "mixed", "1x8", "1x512"), ("32x64", "1x512")
 KEEP = ("name", "when", "machine", "builds", "skipped", "rows", *SECTIONS)
 
@@ -98,7 +98,7 @@ class Keeper:
     """The file of results: read, added to, and written after every section, so that nothing is lost."""
 
     def __init__(self, name: str, kept: bool) -> None:
-        self.path, self.kept = FOLDER / f"{name}.json", kept
+        self.path, self.kept = tables.FOLDER / f"{name}.json", kept
         self.results: dict[str, Any] = {
             "name": name, "machine": machine.facts(), "builds": {}, "skipped": {}, "rows": {}
         }  # fmt: skip

@@ -7,21 +7,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import asked
 from benchmarks.asked import GEMMA, MINILM, against_best, milliseconds
 from benchmarks.peers import ENGINES, GGML, OURS
+from benchmarks.processes import ROOT
 from benchmarks.rounds import Ratio, median
 from benchmarks.texts import ROWS
 
 Results = dict[str, Any]
+FOLDER = ROOT / "benchmarks" / "results"  # a file a machine
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -189,9 +192,21 @@ def threads(results: Results) -> str:
     return side_by_side(found, "threads") if found else "Not measured."
 
 
+def others(results: Results) -> str:
+    """What was asked, and MiniLM's rows, on every other machine that has a file."""
+    found = []
+    for path in sorted(FOLDER.glob("*.json")):
+        other = {} if path.name.startswith("tradeoff-") else json.loads(path.read_text(encoding="utf-8"))
+        if other and other["name"] != results.get("name"):
+            head = f"### {other['machine']['processor']}\n\n{source(other)} {other['machine']['features']}."
+            found.append("\n\n".join([head, asked_lines(other), throughput(other, MINILM)]))
+    return "\n\n".join(found) or "None has been measured."
+
+
 TABLES: dict[str, Callable[[Results], str]] = {
     "source": source,
     "asked": asked_lines,
+    "others": others,
     "machine": machine,
     "minilm": lambda r: throughput(r, MINILM),
     "gemma": lambda r: throughput(r, (GEMMA,)),
@@ -207,12 +222,14 @@ TABLES: dict[str, Callable[[Results], str]] = {
 }
 
 
-def filled(page: str, results: Results, where: str = "the page") -> str:
+def filled(
+    page: str, results: Results, where: str = "the page", known: Mapping[str, Callable[[Results], str]] = TABLES
+) -> str:
     """A page with its tables made anew. TableError for a marker of no table, or one without its end."""
-    unknown = {name for _, name, _ in MARKED.findall(page)} - set(TABLES)
+    unknown = {name for _, name, _ in MARKED.findall(page)} - set(known)
     if unknown or len(MARKED.findall(page)) != page.count("<!-- table:"):
         raise TableError(f"{where}: a table's marker is unknown or has no end: {', '.join(unknown) or 'no end'}")
-    return MARKED.sub(lambda m: m[1] + "\n" + TABLES[m[2]](results) + "\n\n" + m[3], page)
+    return MARKED.sub(lambda m: m[1] + "\n" + known[m[2]](results) + "\n\n" + m[3], page)
 
 
 def replace(path: Path, text: str) -> None:

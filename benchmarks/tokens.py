@@ -6,6 +6,9 @@ that tests use; "one word" is a megabyte without a space. The first two come in 
 Cold is the first round of a tokenizer that has seen nothing yet, warm its best. llama.cpp runs in its own process and
 is asked for all texts at once; the way there and back is counted. `tokenizers` is the library of that name, where it
 is installed and the same tokenizer can be had for it: all texts in one call, its threads switched off.
+
+--embed NUMERICS ...: instead, tokens a second of a model (of conformance/models.toml; default minilm-q8_0) that embeds
+English texts of about 80 bytes, from text and from token ids, in turns.
 """
 
 from __future__ import annotations
@@ -132,13 +135,44 @@ def measure(name: str, rounds: int) -> None:
             print(f"  {row:10} {found[0][0]:8.1f} {warm:8.1f} {theirs:10.1f} {warm / theirs:6.2f} {last}", flush=True)
 
 
+def embedding(model: str, numerics: str, rounds: int) -> None:
+    """A line: tokens a second from text, a tokenizer that has seen nothing and one that has, and from ids."""
+    from conformance.models import model_path
+    from refembed import Embedder
+
+    texts = [text[i : i + 80] for text in english(SIZE // 8) for i in range(0, len(text), 80)]
+    e = Embedder.load(model_path(model), numerics=numerics)
+    options, ids = e.resolve_options(), [load_tokenizer(model_path(model)).encode(text) for text in texts]
+    tokens = sum(map(len, ids))
+
+    def rate(run: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        run()
+        return tokens / (time.perf_counter() - start)
+
+    for _ in range(2):  # kernels, panels of weights
+        e.vectors(ids, *options)
+    cold = rate(lambda: e.embed(texts))
+    found = [(rate(lambda: e.embed(texts)), rate(lambda: e.vectors(ids, *options))) for _ in range(rounds)]
+    warm, without = (max(column) for column in zip(*found, strict=True))
+    rates = f"{cold:>10,.0f}{warm:>10,.0f}{without:>10,.0f}{warm / without:>7.2f}"
+    print(f"{model:<14} {numerics:<6}{len(texts):>7,} texts{rates}")
+
+
 def main(argv: list[str] | None = None) -> None:
     from conformance import vocabularies
 
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("names", nargs="*", help="GGUF files, models, or vocabularies by name")
     p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--embed", nargs="+", metavar="NUMERICS", help="tokens a second of embedding, tokenizer included")
     args = p.parse_args(argv)
+    if args.embed:
+        print(f"{'':33}{'cold':>10}{'warm':>10}{'from ids':>10}{'ratio':>7}  tokens a second")
+        for name in args.names or ("minilm-q8_0",):
+            for numerics in args.embed:
+                embedding(name, numerics, args.rounds)
+        return
     fetched = vocabularies.names()
     print(f"  {'MB/s':10} {'cold':>8} {'warm':>8} {'llama.cpp':>10} {'ratio':>6} {'tokenizers':>11}")
     for name in args.names or ("minilm", *(n for n in KINDS if n in fetched)):

@@ -6,6 +6,7 @@ The NumPy shape of a GGUF tensor is its `ne` reversed: `ne {in, out}` is `(out, 
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,3 +18,13 @@ Float: TypeAlias = npt.NDArray[np.floating[Any]]  # float32 under `fast`, float6
 I32: TypeAlias = npt.NDArray[np.int32]
 I64: TypeAlias = npt.NDArray[np.int64]
 U8: TypeAlias = npt.NDArray[np.uint8]
+
+LINE = 64  # bytes that memory hands out at a time
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+    """An array with anything in it that begins with a cache line, so that no vector in it need lie in two."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size].view(dtype).reshape(shape)

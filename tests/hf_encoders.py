@@ -7,6 +7,7 @@ jinaai/jina-embeddings-v3, chandar-lab/NeoBERT, Qwen/Qwen2.5-VL-3B-Instruct and 
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +199,7 @@ def unigram(folder: Path) -> None:
     added = [{"id": i, "content": t, **FLAGS} for i, t in enumerate(special)]
     around = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
               {"SpecialToken": {"id": "</s>", "type_id": 0}}]  # fmt: skip
+    pair = [*around, around[2], {"Sequence": {"id": "B", "type_id": 0}}, around[2]]
     tokenizer = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
         "normalizer": {"type": "Precompiled", "precompiled_charsmap": CHARSMAP},
@@ -206,7 +208,7 @@ def unigram(folder: Path) -> None:
             {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
         ]},
         "post_processor": {
-            "type": "TemplateProcessing", "single": around, "pair": around,
+            "type": "TemplateProcessing", "single": around, "pair": pair,
             "special_tokens": {t: {"id": t, "ids": [special.index(t)], "tokens": [t]} for t in ("<s>", "</s>")},
         },
         "decoder": None, "model": {"type": "Unigram", "unk_id": 3, "vocab": pieces, "byte_fallback": False},
@@ -219,13 +221,13 @@ def unigram(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", settings)
 
 
-# A map of characters: the double array of an empty trie, and no texts but the end of one
-CHARSMAP = "BAAAAAAAAAAA"
+# A map of characters that replaces none: the double array of a trie without words, and no texts but the end of one
+CHARSMAP = base64.b64encode((1024).to_bytes(4, "little") + bytes(1024 + 1)).decode()
 
 
 def bytes_bpe(folder: Path) -> None:
     """Byte-level BPE with a template, as RoBERTa has it."""
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     vocab = {t: i for i, t in enumerate([*special, *"abcdefghijklmnopqrstuvĠ", "Ġt", "he"])}
     tokenizer = {
         "version": "1.0", "truncation": None, "padding": None,
@@ -239,7 +241,10 @@ def bytes_bpe(folder: Path) -> None:
                   "merges": ["Ġ t", "h e"]},
     }  # fmt: skip
     write_json(folder / "tokenizer.json", tokenizer)
-    settings = {"tokenizer_class": "RobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    settings = {
+        "tokenizer_class": "RobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>",
+        "cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>",
+    }  # fmt: skip
     write_json(folder / "tokenizer_config.json", settings)
 
 

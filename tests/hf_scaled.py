@@ -37,7 +37,7 @@ TABLES: dict[str, tuple[str, dict[str, Any]]] = {  # base, and what goes over it
     "exaone4-llama3": ("exaone4", {"rope_parameters": THETA | LLAMA3}),
     "mistral-llama3": ("mistral", {"rope_parameters": THETA | LLAMA3}),
     "mistral-dynamic": ("mistral", {"rope_parameters": THETA | {"rope_type": "dynamic", "factor": 2.0}}),
-    "phi3-longrope": (
+    "longrope": (
         "phi-mini", {"rope_parameters": THETA | LONG, "original_max_position_embeddings": 16},
     ),
     "hunyuan-alpha": ("hunyuan-dense", {

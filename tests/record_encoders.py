@@ -19,7 +19,7 @@ from tests import hf_encoders, hf_scaled
 from tests.record_converter import CONVERT, DATA, describe, fold, inputs, provenance
 
 FILE = "converter-encoders.json"
-OUTTYPES = ("f32", "f16")
+OUTTYPES = {**dict.fromkeys(hf_encoders.FOLDERS, ("f32", "f16")), **dict.fromkeys(hf_scaled.TABLES, ("f32",))}
 BUILDERS = dict.fromkeys(hf_encoders.FOLDERS, hf_encoders.build) | dict.fromkeys(hf_scaled.TABLES, hf_scaled.build)
 
 
@@ -36,7 +36,7 @@ def convert(source: Path, folder: Path, outtype: str) -> tuple[dict[str, Any], d
 def record(source: Path, name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as parent:
         folder = BUILDERS[name](name, Path(parent))
-        files = {outtype: convert(source, folder, outtype) for outtype in OUTTYPES}
+        files = {outtype: convert(source, folder, outtype) for outtype in OUTTYPES[name]}
         found = {"inputs": inputs(folder)} | fold({outtype: model for outtype, (model, _) in files.items()})
         return found | {"adapters": files["f32"][1]}
 

@@ -387,6 +387,20 @@ def test_every_table_can_be_made_of_nothing() -> None:
         assert make({"machine": {}, "builds": {}})
 
 
+def test_other_machines_stand_next_to_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    assert tables.others(results()) == "None has been measured."
+    for name in ("n", "elsewhere"):
+        facts = {"processor": f"a CPU of {name}", "features": "avx2"}
+        rows = {"minilm-f32/256x32": row(ours=[1.0], torch=[1.5 if name == "n" else 2.0])}
+        (tmp_path / f"{name}.json").write_text(json.dumps(results(name=name, machine=facts, rows=rows)))
+    (tmp_path / "tradeoff-n.json").write_text("{}")
+    found = tables.others(results())
+    assert "a CPU of elsewhere" in found
+    assert "2.00 (2.00 to 2.00)" in found
+    assert "a CPU of n" not in found
+
+
 def test_only_what_is_between_markers_is_replaced() -> None:
     page = "# a\n<!-- table: machine -->\nold\n<!-- end of table -->\nb\n<!-- table: sgemm -->\n<!-- end of table -->\n"
     new = tables.filled(page, results())

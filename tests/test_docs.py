@@ -25,10 +25,12 @@ import pytest
 
 from conformance.__main__ import main as conformance_command
 from refembed import Embedder
+from refembed.convert import convert
 from refembed.hub.cache import cache_folder
 from refembed.testing.synthetic import synthetic
 from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from tests.cli.conftest import Cli, cli
+from tests.colbert_folders import build, records
 from tests.copies import copied
 from tests.llama_embedding_cases import WITH_EOS
 from tests.pngs import png
@@ -76,6 +78,7 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
 }
 NEEDS = {  # what a line or a block has in it -> the optional package it needs
     "--compare tokenizer.json": "tokenizers",
+    "--engine ray": "ray",
     ".parquet": "pyarrow",
     "langchain_core": "langchain_core",
     "llama_index": "llama_index",
@@ -83,6 +86,9 @@ NEEDS = {  # what a line or a block has in it -> the optional package it needs
     "haystack": "haystack",
     "mteb": "mteb",
     "import faiss": "faiss",
+    "import apsw": "apsw",
+    "import sqlite_vec": "sqlite_vec",
+    "import lancedb": "lancedb",
     "from sklearn": "sklearn",
     "photo.png": "PIL",
 }
@@ -126,10 +132,16 @@ def furnish(page: str, folder: Path, tiny: Path, minilm: Path, minilm_folder: Pa
     (folder / "corpus.txt").write_text("\n".join(lines))
     for name in ("texts.txt", "t.txt"):
         (folder / name).write_text("hello world\nthe cat\n")
+    (folder / "texts").mkdir()
+    (folder / "texts/a.jsonl").write_text(
+        "".join(json.dumps({"id": i, "text": line}) + "\n" for i, line in enumerate(lines))
+    )
     heads = {"refembed.sparse.kind": ("token", "STRING")} | {
         f"refembed.sparse.{name}": ([0.1] * n, "ARRAY[FLOAT32]") for name, n in (("weight", 32), ("bias", 1))
     }
     copied(tiny, folder / "sparse.gguf", heads)
+    colbert = build(records()["modern-bert"], folder / "GTE-ModernColBERT-v1")
+    convert(colbert, folder / "colbert.gguf", heads=True, say=lambda _: None)
     (folder / "report.txt").write_text(
         "\n\n".join(" ".join(f"{line}." for line in lines[i : i + 5]) for i in range(0, 150, 5))
     )

@@ -46,9 +46,9 @@ FORMULAS = {  # what the operations in kernels/exact are made of
     "sums": ("ordered_sum", "means"),
 }
 INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
-    "EmbedBatch": "compare ids_of ready refused vectors",
-    "Embedder": "forward ids_of paths resolve_options running_pool stack streamed truncate_or_raise vectors "
-    "vectors_of width",
+    "EmbedBatch": "compare embed_rows ids_of ready refused vectors",
+    "Embedder": "forward ids_of paths resolve_options running_pool stack streamed tokenized_ahead truncate_or_raise "
+    "vectors vectors_of width",
     "Cache": "find keep report reported store vectors",
     "CallableEngine": "asked trace tokenize",
     "CodeContract": "bytes_of quantize",

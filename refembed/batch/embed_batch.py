@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ log = logging.getLogger("refembed.batch")
 
 EMBED = ("pooling", "normalize", "dimensions")  # options of a vector; all others are of `Embedder.load`
 DTYPES = ("float32", "float16")
+GO_ON = 'on_error="column" (--on-error column) goes on without it'
 MIXED = ("machine",)  # what may differ from worker to worker with allow_mixed: processor, NumPy, Numba
 
 
@@ -113,8 +114,12 @@ class EmbedBatch:
 
     def __call__(self, batch: Any) -> Any:
         """The rows with their vectors. RequestError where a text cannot be embedded, unless on_error is "column"."""
+        return self.embed_rows(batch, lambda i: f"row {i} of column {self.column!r}")
+
+    def embed_rows(self, batch: Any, where: Callable[[int], str]) -> Any:
+        """The same; where: names a row in an error, by its number in the batch."""
         ready = self.ready()
-        found, errors = self.vectors(ready, texts_of(batch, self.column))
+        found, errors = self.vectors(ready, texts_of(batch, self.column), where)
         columns: dict[str, Any] = {self.into: found}
         if self.on_error == "column":
             columns[self.into + "_error"] = errors
@@ -164,13 +169,13 @@ class EmbedBatch:
             raise RequestError(message, hint="allow_mixed=True lets processors and library versions differ")
         log.warning("%s", message)
 
-    def vectors(self, ready: Ready, texts: list[Any]) -> tuple[Vectors, list[str | None]]:
+    def vectors(self, ready: Ready, texts: list[Any], where: Callable[[int], str]) -> tuple[Vectors, list[str | None]]:
         """Vectors of all texts, and why those have none that have none."""
         errors: list[str | None] = [None] * len(texts)
         ids: dict[int, list[int]] = {}
         for i, text in enumerate(texts):
             try:
-                ids[i] = self.ids_of(ready, text, f"row {i} of column {self.column!r}")
+                ids[i] = self.ids_of(ready, text, where(i))
             except RefembedError as e:
                 errors[i] = self.refused(e)
         x = np.full((len(texts), ready.width), np.nan, np.float32)
@@ -196,7 +201,7 @@ class EmbedBatch:
     def ids_of(self, ready: Ready, text: Any, where: str) -> list[int]:
         """Token ids of one row, its prompt in front."""
         if not isinstance(text, (str, bytes)):
-            raise RequestError(f"{where}: no text, but {str(text)[:40]}", hint='on_error="column" goes on without it')
+            raise RequestError(f"{where}: no text, but {str(text)[:40]}", hint=GO_ON)
         embedder = ready.embedder
         ids = embedder.tokenize(add(ready.prefix, text))
         return embedder.truncate_or_raise(ids, where, self.truncate, embedder.tokenizer.vocab.is_closed(ids))

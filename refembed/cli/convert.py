@@ -33,7 +33,9 @@ Examples:
     type=click.Path(path_type=Path),
     help="The file to write; default DIR-OUTTYPE.gguf here.",
 )
-@click.option("--heads", is_flag=True, help="Keep sparse and many-vector heads (bge-m3, SPLADE) in keys of refembed's.")
+@click.option(
+    "--heads", is_flag=True, help="Keep sparse and many-vector heads (bge-m3, SPLADE, ColBERT) in keys of refembed's."
+)
 @click.option("--force", is_flag=True, help="Replace OUTPUT where it is there already.")
 def command(folder: Path, outtype: str, output: Path | None, heads: bool, force: bool) -> None:
     """Write the model in DIR, as Hugging Face publishes them, as one GGUF file.

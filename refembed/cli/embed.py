@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from refembed.cli.corpus_options import corpus_options
+from refembed.cli.engine_options import engine_options
 from refembed.cli.llama_embedding import LlamaCommand, llama_options
 from refembed.cli.options import (
     FORMATS,
@@ -23,6 +24,7 @@ from refembed.cli.options import (
     threads_option,
     truncate_option,
 )
+from refembed.cli.show import note
 
 EPILOG = """\b
 Examples:
@@ -32,6 +34,9 @@ Examples:
   refembed embed -m model.gguf --pooling cls --normalize -1 "Hello, world!"
   refembed embed --compare "How do I cook pasta?" "A recipe for spaghetti"
   refembed embed -m model.gguf --mmproj mmproj.gguf --image photo.png "a cat on a mat"
+  refembed embed -m sparse.gguf --sparse --file corpus.txt --output corpus.jsonl
+  refembed embed -m colbert.gguf --multi-vector --query "what is a cat" --format jsonl
+  refembed embed texts/ --engine ray --output vectors/ --resume
   refembed embed -m model.gguf -p "one\\ntwo" --embd-output-format json+      as llama-embedding
 
 \b
@@ -41,7 +46,8 @@ Formats:
   npy    a NumPy float32 array (S, D)     raw    as llama-embedding prints it, 7 decimals
   array  likewise                         json+  likewise
 json, jsonl, csv and npy read back to the same float32, bit for bit.
-With --pooling none a text has a vector per token; npy then takes one text only.
+With --pooling none or --multi-vector a text has a vector per token; npy then takes one text only.
+With --sparse: text, or json and jsonl, whose `indices` are token ids and `values` weights.
 
 \b
 A command line with -p, -bf, --embd-output-format, --embd-separator, --cls-separator, --no-escape, --verbose-prompt,
@@ -59,6 +65,9 @@ A command line with -p, -bf, --embd-output-format, --embd-separator, --cls-separ
 @click.option("--dimensions", type=click.IntRange(1), metavar="N", help="Keep the first N numbers of each vector.")
 @truncate_option
 @click.option("--compare", is_flag=True, help="Take two texts and say how alike they are.")
+@click.option("--sparse", is_flag=True, help="Give tokens and their weights, by the head of bge-m3 or SPLADE.")
+@click.option("--multi-vector", is_flag=True, help="Give each token a vector, by the head of ColBERT models or bge-m3.")
+@click.option("--query", "is_query", is_flag=True, help="TEXT is a query, not a document (--multi-vector).")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: by the name of --output, else text.")
 @json_option
 @click.option("--output", "-o", metavar="FILE", help="Write to FILE: it appears whole, or not at all.")
@@ -71,12 +80,12 @@ A command line with -p, -bf, --embd-output-format, --embd-separator, --cls-separ
 @click.option(
     "--processes",
     type=click.IntRange(1),
-    default=1,
     metavar="N",
     help="Compute in N processes, each with its share of --threads. The output stays the same.  [default: 1]",
 )
 @llama_options
 @corpus_options
+@engine_options
 @quiet_option
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
@@ -85,9 +94,20 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     Without TEXT, and without --file, each line of standard input is a text; a blank line is an empty one. A text that
     is too long for the model is an error, never cut unasked.
     """
+    if (engine := options.pop("engine")).engine is not None:
+        from refembed.cli.embed_files import run
+
+        if unused := tuple(dict.fromkeys(ctx.meta["refembed.ignored"])):
+            note(f"note: no meaning here, ignored: {' '.join(unused)}", quiet=options["quiet"])
+        load = options["numerics"] | {"lora": options["lora"]}
+        vector = {name: options[name] for name in ("pooling", "normalize", "dimensions", "truncate")}
+        shared = (options["texts"], options["model"], options["output"], options["corpus"], options["processes"])
+        run(engine, *shared, load, vector, quiet=options["quiet"])
+        return
     from refembed.cli.embedding import Request, embed
     from refembed.cli.first_word import take_model
 
+    options["processes"] = options["processes"] or 1
     llama, quiet = options["llama"], options["quiet"] or options["llama"].log_disable
     more = any(source is not None for source in (options["file"], llama.prompt, llama.binary_file))
     more |= bool(options["images"])

@@ -54,6 +54,9 @@ class Request:
     dimensions: int | None
     truncate: bool
     compare: bool
+    sparse: bool
+    multi_vector: bool
+    is_query: bool
     form: str | None
     as_json: bool
     output: str | None
@@ -213,6 +216,11 @@ def embed(request: Request) -> None:
     texts = request.texts or ("",) if request.images else request.texts
     source = Prompts(request.llama, request.file) if prompts else Texts(texts, request.file)
     embedder = open_embedder(request.model, numerics_of(request), request.lora, mmproj=request.mmproj)
+    if request.sparse or request.multi_vector:
+        from refembed.cli.embed_parts import embed_parts
+
+        embed_parts(embedder, source, request)
+        return
     attend(embedder, request)
     prefix = request.corpus.before(embedder, request.model, quiet=request.quiet_by_default)
     job = Job(embedder, source, request, prefix)
@@ -264,6 +272,10 @@ def check_request(request: Request) -> None:
     """Refuse what cannot be done before the model is loaded."""
     resolve_pooling(request.pooling, "mean")
     flags = request.llama
+    if request.sparse or request.multi_vector or request.is_query:
+        from refembed.cli.embed_parts import check_parts
+
+        check_parts(request)
     request.corpus.check(request.output, request.form, request.compare, flags.active)
     if request.texts and (flags.prompt is not None or flags.binary_file is not None):
         raise click.UsageError("Give texts as arguments, or --prompt or --binary-file, not both.")

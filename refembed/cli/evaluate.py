@@ -111,7 +111,7 @@ def command(
     def say(message: str) -> None:
         note(message, quiet=quiet)
 
-    common: dict[str, Any] = {"memory": memory, "seed": seed, "resamples": resamples, "say": say}
+    common: dict[str, Any] = {"memory": memory, "seed": seed, "resamples": resamples, "say": say, "progress": not quiet}
     if sts is not None:
         from refembed.evaluate.collection import read_pairs
 

@@ -45,6 +45,7 @@ LABELS = {  # key in JSON, named as `Embedder.info` names it -> head in the tabl
     "n_tensors": "tensors",
     "quant_types": "tensor types",
     "pooling": "pooling",
+    "own_heads": "further vectors",
     "tokenizer": "tokenizer",
     "n_vocab": "vocabulary",
     "runs": "refembed runs it",
@@ -117,6 +118,7 @@ def summary(f: GGUFFile, sha256: bool) -> dict[str, Any]:
         "n_tensors": len(tensors),
         "quant_types": dict(Counter(t.type.name for t in tensors).most_common()),
         "pooling": pooling_of(md, arch),
+        "own_heads": own_heads(md),
         "tokenizer": md.string("tokenizer.ggml.model", None),
         "n_vocab": len(md.strings("tokenizer.ggml.tokens", ())),
         "runs": verdict(f),
@@ -137,6 +139,16 @@ def pooling_of(md: Metadata, arch: str) -> str:
         return resolve_pooling("native", None)
     number = md.of_type(key, int)
     return f"unknown ({md.type_name(key)})" if number is None else POOLING_TYPES.get(number, f"unknown ({number})")
+
+
+def own_heads(md: Metadata) -> str | None:
+    """What heads `refembed convert --heads` kept; None where it kept none."""
+    found = []
+    if kind := md.string("refembed.sparse.kind", ""):
+        found.append(f"sparse ({kind})")
+    if "refembed.multi_vector.bias" in md:
+        found.append(f"multi-vector ({md.string('refembed.multi_vector.kind', 'token')})")
+    return ", ".join(found) or None
 
 
 def verdict(f: GGUFFile) -> str:

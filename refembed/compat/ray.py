@@ -6,6 +6,8 @@
 
 Ray restarts an actor that dies and gives its rows to another. For a job that goes on after its driver was killed, Ray's
 own checkpoint notes which rows have been written (docs/scale.md). Needs `ray[data]`.
+
+`embed_files` is what `refembed embed DIR --engine ray` does: files to files, with a manifest of those that are written.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from refembed.batch import EmbedBatch
+from refembed.batch.ray_job import embed_files
 from refembed.compat.common import InputValueError, need
 
 need("ray", "ray[data]", "ray")
 import ray  # noqa: E402 - the sentence above comes first
 import ray.data  # noqa: E402 - likewise
+
+__all__ = ["embed", "embed_files"]
 
 SPARE = 2  # CPUs that Ray needs for tasks that read and write, and for the actor that looks rows up in a checkpoint
 ROWS = 1024  # of a batch: some seconds of work, and a few MB

@@ -67,7 +67,8 @@ def write_adapters(folder: Path, model: Path) -> list[Path]:
         if prompts:
             if not isinstance(prompts.get(task), str):
                 raise ModelError(f"{config.path}: task_instructions has none for {task}", hint="is the file whole?")
-            writer.add("adapter.lora.prompt_prefix", prompts[task], "STRING")
+            if prompts[task]:
+                writer.add("adapter.lora.prompt_prefix", prompts[task], "STRING")
         for name, x in factors:
             part = np.ascontiguousarray(x[i].T if name == f"{TABLE}.weight.lora_b" else x[i], np.float32)
             writer.add_tensor(name, part, part.shape, "F32")

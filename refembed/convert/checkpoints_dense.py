@@ -5,6 +5,8 @@ Mirrors llama.cpp's conversion/llama.py, phi.py, granite.py, chatglm.py, glm.py,
 
 from __future__ import annotations
 
+from typing import Any
+
 from refembed.convert.checkpoint import (
     DECODER_DEFAULTS,
     EITHER,
@@ -103,6 +105,13 @@ GLM_DEFAULTS = {
     "rms_norm_eps": 1.5625e-07, "attention_bias": True,
 }  # fmt: skip
 
+
+def newer_mistral(raw: dict[str, Any]) -> str:
+    """Which text model stands next to Mistral 3's eye."""
+    text = raw.get("text_config")
+    return "Ministral3" if isinstance(text, dict) and text.get("model_type") == "ministral3" else "Mistral3"
+
+
 DENSE: dict[str, Checkpoint] = {
     "Mistral": Checkpoint(
         Recipe("llama", LLAMA, vocabs=("spm", "bpe"), more_keys=(VOCAB, ROPE_WIDTH)),
@@ -117,12 +126,12 @@ DENSE: dict[str, Checkpoint] = {
         Recipe("mistral3", LLAMA, dropped=("vision_tower.", "multi_modal_projector."), vocabs=("spm", "bpe"),
                prefixes=("model.language_model.", "language_model.model.", "language_model.", "model."),
                more_keys=(VOCAB, ROPE_WIDTH)),
-        ("ForConditionalGeneration",), "mistral", computed={"hidden_act": SILU, **WHOLE_HEADS},
+        ("ForConditionalGeneration",), "mistral|mistral3", computed={"hidden_act": SILU, **WHOLE_HEADS},
         defaults=DECODER_DEFAULTS
         | {"vocab_size": 32000, "intermediate_size": 14336, "num_key_value_heads": 8,
            "max_position_embeddings": 131072},
         nested=True,
-        instead=lambda raw: "Ministral3" if raw.get("model_type") == "ministral3" else "Mistral3",
+        instead=newer_mistral,
     ),
     "Ministral3": Checkpoint(  # and of later ones
         Recipe("mistral3", LLAMA, dropped=("vision_tower.", "multi_modal_projector."), vocabs=("spm", "bpe"),
@@ -131,7 +140,7 @@ DENSE: dict[str, Checkpoint] = {
                           real("rope.scaling.yarn_log_multiplier", lambda c: c.yarn_growth),
                           real("attention.temperature_scale",
                                lambda c: c.number_of("rope_parameters", "llama_4_scaling_beta")))),
-        ("ForCausalLM",), "ministral3", computed={"hidden_act": SILU, "sliding_window": (), **WHOLE_HEADS},
+        ("ForCausalLM",), "ministral3|mistral3", computed={"hidden_act": SILU, "sliding_window": (), **WHOLE_HEADS},
         defaults=DECODER_DEFAULTS
         | {"vocab_size": 131072, "intermediate_size": 14336, "num_hidden_layers": 34, "num_key_value_heads": 8,
            "head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": 1e-5},

@@ -290,7 +290,7 @@ WITH_EXPERTS: dict[str, Checkpoint] = {
     "Qwen3_5Moe": Checkpoint(
         Recipe("qwen35moe", QWEN35_MOE, prefixes=("model.language_model.", "model."), dropped=("mtp.", "visual."),
                sizes=delta_sizes, more_keys=(*EXPERT_WIDTHS, *DELTA_KEYS, SECTIONS), dense=False),
-        ("ForCausalLM", "ForConditionalGeneration"), "qwen3_5_moe_text", computed=DELTA_COMPUTED,
+        ("ForCausalLM", "ForConditionalGeneration"), "qwen3_5_moe_text|qwen3_5_moe", computed=DELTA_COMPUTED,
         defaults=DELTA_DEFAULTS
         | {"vocab_size": 248320, "hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 16,
            "num_key_value_heads": 2, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,

@@ -198,7 +198,7 @@ def check_last(path: Path, raw: dict[str, Any]) -> None:
 def check_gemma3n(path: Path, raw: dict[str, Any]) -> None:
     """Refuse what llama.cpp's graph of Gemma 3n has as fixed numbers."""
     layers = raw.get("num_hidden_layers")
-    wanted = {
+    wanted: dict[str, Any] = {
         "altup_num_inputs": STREAMS, "altup_active_idx": 0, "hidden_size_per_layer_input": PER_LAYER,
         "laurel_rank": RANK,
         "num_kv_shared_layers": layers - LAYERS_WITH_KEYS if type(layers) is int else None,
@@ -255,7 +255,7 @@ GEMMAS: dict[str, Checkpoint] = {
                 PATTERN,
             ),
         ),
-        ("ForCausalLM", "ForConditionalGeneration"), "gemma3n_text",
+        ("ForCausalLM", "ForConditionalGeneration"), "gemma3n_text|gemma3n",
         computed=GEMMA_COMPUTED | {"altup_correct_scale": (True,), "tie_word_embeddings": (True,)},
         defaults=GEMMA_DEFAULTS
         | {"vocab_size": 262400, "vocab_size_per_layer_input": 262144, "hidden_size": 2048, "intermediate_size": 16384,
@@ -269,7 +269,7 @@ GEMMAS: dict[str, Checkpoint] = {
             "gemma4", GEMMA4, prefixes=("model.language_model.", "model."), dropped=("lm_head.", *TOWERS),
             vocabs=("gemma4",), sizes=gemma_sizes, layer_sizes=gemma_layer, made=still_pairs, more_keys=GEMMA4_KEYS,
         ),
-        ("ForCausalLM", "ForConditionalGeneration"), "gemma4_text",
+        ("ForCausalLM", "ForConditionalGeneration"), "gemma4_text|gemma4",
         computed=GEMMA_COMPUTED
         | {"use_bidirectional_attention": ("vision",), "tie_word_embeddings": (True,)},
         defaults=GEMMA_DEFAULTS
@@ -290,7 +290,7 @@ GEMMAS: dict[str, Checkpoint] = {
                 flag("attention.causal", lambda c: False),
             ),
         ),
-        ("Model",), "embedding_gemma2_text", computed=GEMMA_COMPUTED,
+        ("Model",), "embedding_gemma2_text|embedding_gemma2", computed=GEMMA_COMPUTED,
         defaults=GEMMA_DEFAULTS
         | {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 4,
            "num_key_value_heads": 2, "max_position_embeddings": 262144, "hidden_size_per_layer_input": 512,

@@ -207,7 +207,7 @@ class Config:
     def yarn_growth(self) -> float | None:
         """How much YaRN lets scores grow, mscale_all_dim; None where config.json is silent."""
         value = self.rope.get("mscale_all_dim")
-        return float(value) if type(value) in (int, float) else None
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
     @property
     def deepstack_layers(self) -> int:
@@ -231,7 +231,8 @@ class Config:
         """RoPE's base where HunYuan asks for another one by `alpha` (rope_type dynamic); None: it is not asked for."""
         if kind_of(self.rope) != "dynamic":
             return None
-        alpha, theta, width = self.rope.get("alpha"), self.thetas[0], self.sizes["D"]
+        alpha: Any = self.rope.get("alpha")
+        theta, width = self.thetas[0], self.sizes["D"]
         if type(alpha) not in (int, float) or not 0 < alpha < 1e12:
             found = f"{self.path}: rope_type is dynamic, and its alpha {quote(str(alpha))}"
             raise ModelError(found, hint="llama.cpp knows HunYuan's, which is a number")

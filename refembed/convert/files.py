@@ -17,7 +17,7 @@ CONFIGS = ("config.json", "generation_config.json", "README.md", "adapter_config
 SENTENCE_TRANSFORMERS = (
     "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "*/sentence_bert_config.json",
     "*_Pooling/config.json", "*/config.json",
-    "*_Dense/model.safetensors",
+    "*_Dense/model.safetensors", "artifact.metadata",
 )  # fmt: skip
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 TOKENIZERS = (

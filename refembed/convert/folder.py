@@ -24,15 +24,16 @@ from typing import Any, TypeAlias
 
 from refembed.convert import models
 from refembed.convert.adapters import tasks_of, write_adapters
+from refembed.convert.colbert_head import LINEAR, STANFORD
 from refembed.convert.families import ARCHITECTURES as OTHERS
 from refembed.convert.graph import check_graph, remarks
 from refembed.convert.modules import read_modules
-from refembed.convert.own_heads import add_heads, splade_module, there
+from refembed.convert.own_heads import add_heads, module_of_head, there
 from refembed.convert.planned import OUTTYPES, Planned, note_dropped, read_labels, stored_type
 from refembed.convert.quantize import quantize_file
 from refembed.convert.quantize_mix import canonical
 from refembed.convert.safetensors import Entry
-from refembed.convert.weights import check_floats, check_model, check_place, open_weights, unknown_tensor
+from refembed.convert.weights import QUANTIZED, check_floats, check_model, check_place, open_weights, unknown_tensor
 from refembed.convert.wordpiece import add_vocab, check_card, read_json, read_vocab, warn_lowered
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import GGUFWriter
@@ -122,6 +123,7 @@ HEAD_NOTES = {  # how llama.cpp computes another score than `transformers`: docs
     "(docs/differences.md)",
 }
 ARCHITECTURES = {kind + head: family for kind, family in (("Bert", BERT), ("DistilBert", DISTILBERT)) for head in HEADS}
+ARCHITECTURES[STANFORD] = BERT
 
 # C embedding_length, F feed_forward_length, V tokens, P context_length, S segment types, R labels
 TENSORS = (
@@ -213,15 +215,16 @@ def convert(
     check_model(source)
     if outtype not in OUTTYPES:
         return convert_and_quantize(source, Path(out_path), outtype, name, progress, say, heads, adapters)
-    if (module := splade_module(source)) and not heads:
-        hint = "convert(..., heads=True), `refembed convert --heads`, keeps the head that makes sparse vectors"
-        raise ModelError(f"{source / 'modules.json'}: a module of type {quote(module)}", hint=hint)
+    if (module := module_of_head(source)) and not heads:
+        hint = "convert(..., heads=True), `refembed convert --heads`, keeps the head that makes its vectors"
+        where = source / ("config.json" if module == STANFORD else "modules.json")
+        raise ModelError(f"{where}: a module of type {quote(module)}", hint=hint)
     arch, plan, add_keys = prepare(source, outtype, notes, name)
     writer = GGUFWriter(None)
     add_general(writer, source, name, plan, arch)
     add_keys(writer)
     if heads:
-        add_heads(writer, source)
+        add_heads(writer, source, arch)
     elif bge := [name for name in there(source) if name.endswith(".pt")]:
         notes.append(f"left out: {' and '.join(bge)}; --heads keeps sparse and many vectors")
     warn_lowered(source)
@@ -328,10 +331,13 @@ def plan_tensors(config: Config, entries: list[Entry], outtype: str) -> list[Pla
     dropped = []
     for entry in entries:
         name = entry.name.removeprefix(family.prefix)
+        if (name, config.architecture) == (LINEAR, STANFORD):  # colbert_head.py keeps it
+            continue
         if name.startswith(family.dropped):
             dropped.append(entry.name)
             continue
-        check_floats(entry, config.folder)
+        if not entry.name.endswith(QUANTIZED):
+            check_floats(entry, config.folder)
         stem, _, kind = name.rpartition(".")
         kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)
         layer = re.match(re.escape(family.layers) + r"(\d+)(\..*)", stem)

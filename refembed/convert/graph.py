@@ -132,14 +132,13 @@ HEADS: dict[str, dict[str, tuple[Any, ...]]] = {  # the same, of what stands on 
 }
 REQUIRED = {  # whose default is another graph than llama.cpp's
     "Gemma3Text": ("use_bidirectional_attention",), "Qwen3Moe": ("norm_topk_prob",),
-    "JinaBert": ("position_embedding_type", "feed_forward_type"), "NomicBert": ("activation_function",),
-    "NomicBertMoe": ("activation_function",),
+    "JinaBert": ("position_embedding_type", "feed_forward_type"), "NomicBertMoe": ("activation_function",),
 }  # fmt: skip
 
 MODEL_TYPES = {  # `transformers` opens a folder by model_type, not by the class that it names
     "Bert": "bert", "DistilBert": "distilbert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta",
-    "Camembert": "camembert", "Qwen2": "qwen2",
-    "Qwen3": "qwen3", "Llama": "llama", "Gemma3": "gemma3_text", "Gemma3Text": "gemma3_text", "EuroBert": "eurobert",
+    "Camembert": "camembert", "Qwen2": "qwen2", "Qwen3": "qwen3", "Llama": "llama", "Gemma3": "gemma3_text|gemma3",
+    "Gemma3Text": "gemma3_text", "EuroBert": "eurobert",
     "ModernBert": "modernbert", "T5Encoder": "t5", "Olmo2": "olmo2", "SeedOss": "seed_oss", "Cohere": "cohere",
     "Ernie4_5": "ernie4_5", "Qwen2Moe": "qwen2_moe", "Qwen3Moe": "qwen3_moe", "Olmoe": "olmoe", "Exaone4": "exaone4",
     "Starcoder2": "starcoder2", "GPT2": "gpt2", **{stem: one.model_type for stem, one in CHECKPOINTS.items()},
@@ -330,6 +329,8 @@ def check_others(path: Path, stem: str, raw: dict[str, Any]) -> None:
         if raw["no_rope_layers"] != usual:
             hint = "llama.cpp leaves RoPE out of every fourth layer, and its converter writes nothing else"
             raise ModelError(f"{path}: no_rope_layers is {quote(str(raw['no_rope_layers']))}", hint=hint)
+    if stem == "NomicBert" and raw.get("activation_function") is None and raw.get("hidden_act") is None:
+        raise ModelError(f"{path}: no activation_function", hint="swiglu; is the file whole?")
     if stem == "FalconH1" and raw.get("mamba_rms_norm") and raw.get("mamba_norm_before_gate", True):
         found = f"{path}: mamba_norm_before_gate is {quote(str(raw.get('mamba_norm_before_gate', True)))}"
         raise ModelError(found, hint="llama.cpp normalizes what the gate has let through")

@@ -31,6 +31,7 @@ FLAGS = {
 }
 PLAIN = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout", "LogitScore")
 SPLADE = {"MLMTransformer": "Transformer", "SpladePooling": ""}  # of sparse encoders; the second has no place here
+COLBERT = {"Dense": "", "MultiVectorMask": "", "Normalize": ""}  # of a vector for each token, likewise
 IDENTITY = ("Identity", "None")
 DENSE = ("dense_2", "dense_3")
 
@@ -116,13 +117,16 @@ def module_kinds(folder: Path, own: tuple[str, ...] = ()) -> list[tuple[str, str
         return []
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise ModelError(f"{path}: {quote(str(modules))}, not a list of modules", hint="is the file whole?")
-    kinds, sparse = [], any(str(module.get("type", "")).endswith(".SpladePooling") for module in modules)
+    kinds, named, types = [], dict[str, str](), [str(module.get("type", "")) for module in modules]
+    if any(kind.endswith(".SpladePooling") for kind in types):
+        named = SPLADE
+    elif any(kind.startswith("pylate.") or kind.endswith(".MultiVectorMask") for kind in types):
+        named = COLBERT
     for module in modules:
         kind, place = str(module.get("type", "")), module.get("path", "")
         kind = "sentence_transformers.models.Transformer" if kind in own else kind
         package, _, name = kind.rpartition(".")
-        if sparse and name in SPLADE:  # `convert` refuses such models unless their head is kept (own_heads.py)
-            name = SPLADE[name]
+        name = named.get(name, name)  # `convert` refuses such models unless their head is kept (own_heads.py)
         if not name:
             continue
         if name not in PLAIN or not package.startswith("sentence_transformers."):

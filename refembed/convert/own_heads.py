@@ -5,6 +5,7 @@
             colbert_linear.pt (D, C)                refembed.multi_vector.weight (D C), .bias (D)
     SPLADE: the head of BertForMaskedLM or          refembed.sparse.kind = "vocabulary", .dense.weight (C C),
             DistilBertForMaskedLM                   .dense.bias (C), .norm.weight (C), .norm.bias (C), .bias (V)
+    ColBERT: PyLate's Dense, linear.weight          refembed.multi_vector.kind = "colbert" and more (colbert_head.py)
 
 Keys, since llama.cpp refuses a file with a tensor that it does not know and passes over keys that it does not know: the
 file stays one that llama.cpp loads. The matrix from channels to the vocabulary is the table of token embeddings, which
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from refembed.convert.colbert_head import add_colbert, colbert_module
 from refembed.convert.pickled import read_tensors
 from refembed.convert.safetensors import Entry
 from refembed.convert.weights import open_weights
@@ -54,14 +56,27 @@ def there(folder: Path) -> list[str]:
     names = config.get("architectures") if isinstance(config, dict) else None
     masked = isinstance(names, list) and names[:1] in (["BertForMaskedLM"], ["DistilBertForMaskedLM"])
     found = [name for name in (SPARSE, MULTI) if (folder / name).is_file()]
+    if colbert_module(folder):
+        return [*found, "a ColBERT head"]
     return found + (["the head of a masked language model"] if masked else [])
 
 
-def add_heads(writer: GGUFWriter, folder: Path) -> None:
-    """Add the keys. ModelError where the folder has no such head, or one that cannot be kept."""
+def module_of_head(folder: Path) -> str:
+    """The module, or the class, whose vectors are others without --heads; "" where there is none."""
+    return splade_module(folder) or colbert_module(folder)
+
+
+def add_heads(writer: GGUFWriter, folder: Path, arch: str) -> None:
+    """Add the keys. ModelError where the folder has no such head, or one that cannot be kept.
+
+    arch  general.architecture
+    """
     if not there(folder):
-        hint = f"{SPARSE} and {MULTI} of bge-m3, or BertForMaskedLM and DistilBertForMaskedLM"
+        hint = f"{SPARSE} and {MULTI} of bge-m3, BertForMaskedLM and DistilBertForMaskedLM, or a ColBERT model"
         raise ModelError(f"{folder}: no head that --heads knows", hint=hint)
+    if colbert_module(folder):
+        add_colbert(writer, folder, arch)
+        return
     config = read_json(folder / "config.json", required=True)
     C = config.get("hidden_size", config.get("dim", 768))
     if (folder / SPARSE).is_file():

@@ -60,7 +60,7 @@ def check_rope(path: Path, stem: str, raw: dict[str, Any]) -> None:
                     hint = f"refembed converts RoPE of this architecture that is {' or '.join(scalings)}"
                 raise ModelError(f"{path}: rope_type is {quote(kind)}", hint=hint)
             if kind in ("linear", "yarn"):
-                factor = part.get("factor")
+                factor: Any = part.get("factor")
                 if type(factor) not in (int, float) or not 1 <= factor < 1e6:
                     found_factor = f"{path}: rope_type is {kind}, and its factor {quote(str(factor))}"
                     raise ModelError(found_factor, hint="a number, 1 or above")

@@ -372,7 +372,7 @@ def check_complete(config: Config, plan: dict[str, Planned]) -> None:
         names = {name.format(i) + kind for i in layers for kind in ([""] if theirs.startswith("=") else kinds)}
         if where not in PLACES or PLACES[where](config):
             allowed |= names
-            wanted |= names if where != "?" or (len(layers) > 1 and names & found) else set()
+            wanted |= names if where != "?" or ("{}" in name and names & found) else set()
     for name, one in plan.items():
         if isinstance(one.entry, Stacked) and len(one.entry.parts) < one.entry.shape[0]:
             lacks = next(i for i in range(one.entry.shape[0]) if i not in one.entry.parts)

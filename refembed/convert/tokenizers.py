@@ -90,6 +90,9 @@ def add_bpe(writer: GGUFWriter, folder: Path, size: int, pre: str) -> None:
     writer.add("tokenizer.ggml.token_type", pieces.kinds, "ARRAY[INT32]")
     keys = special_keys(folder, size, merges=True)
     settle(writer, keys, ends, bos=defaults_of(name).add_bos, eos=False)
+    if any(step.get("type") == "ByteLevel" for step in steps(tokenizer.get("post_processor"))):
+        for flag, token in (("add_bos_token", ends.front), ("add_eos_token", ends.back)):
+            keys.setdefault(flag, (bool(token), "BOOL"))
     warn_flags(path, read_json(folder / "tokenizer_config.json"), ends)
     add_keys(writer, keys)
     return None

@@ -45,6 +45,14 @@ class EmbedderBase(ABC):
         """Token ids of one input, checked."""
 
     @abstractmethod
+    def tokenize(self, text: str | bytes, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of a text."""
+
+    @abstractmethod
+    def truncate_or_raise(self, ids: list[int], what: str, truncate: bool, keep_last: bool) -> list[int]:
+        """Token ids, not too many."""
+
+    @abstractmethod
     def vectors(
         self, ids: Sequence[Sequence[int]], how: str, normalize: int = -1, dimensions: int | None = None
     ) -> list[F32]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -355,12 +356,19 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         return width(self.model.hparams, how)
 
     def embed_iter(
-        self, texts: Iterable[Input], *, batch_tokens: int = BATCH_TOKENS, progress: bool = False, **options: Any
-    ) -> Iterator[F32]:
+        self, texts: Iterable[Input], *, batch_tokens: int = BATCH_TOKENS, progress: bool = False,
+        tokenizers: int | None = None, **options: Any,
+    ) -> Iterator[F32]:  # fmt: skip
         """Vectors of texts that arrive one by one, in order, some `batch_tokens` worth of text at a time.
 
-        progress  show a bar on stderr, if that is a terminal
-        options   as `embed` takes them
+        progress    show a bar on stderr, if that is a terminal
+        tokenizers  so many processes tokenize ahead of what is being computed, and read as many texts ahead; they end
+                    with the iterator. It pays where one core tokenizes more slowly than all others compute
+                    (docs/scale.md). None: tokenize here, and read no text before it is its turn
+        options     as `embed` takes them
+
+        >>> sum(1 for vector in Embedder.load("minilm").embed_iter(["a cat", "a dog"], tokenizers=1))
+        2
         """
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
             ordered(texts, "texts", "embed_iter([text]); a generator, a file's lines or a list will do")
@@ -368,10 +376,12 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         resolved = self.resolve_options(**options)
         pool = self.running_pool() if self.tower is None else None  # whose processes take token ids alone
         read: Callable[[Any, int, bool], Any] = self.streamed if pool is None else self.ids_of
-        stream: Iterator[Any] = (read(text, i, truncate) for i, text in enumerate(texts))
+        stream: Any = (read(text, i, truncate) for i, text in enumerate(texts))
+        if tokenizers is not None:
+            stream = self.tokenized_ahead(texts, read, truncate, tokenizers)
         batches = iter(lambda: take_batch(stream, batch_tokens), [])
         found = pool.stream(batches, *resolved) if pool else (self.vectors_of(inputs, resolved) for inputs in batches)
-        with Bar(None, wanted=progress) as bar:
+        with closing(stream), Bar(None, wanted=progress) as bar:
             for vectors in found:
                 for vector in vectors:
                     yield vector

@@ -11,9 +11,11 @@ import numpy as np
 from refembed.arrays import F32
 from refembed.embedder.base import EmbedderBase
 from refembed.errors import RequestError
-from refembed.pipeline.inputs import Input, input_list
+from refembed.pipeline.inputs import Input, check_ids, input_list
+from refembed.pipeline.multi_vector import Head, TokenVectors, read_head, token_vectors
 from refembed.pipeline.spans import check_spans, pool_spans, token_spans
-from refembed.pipeline.sparse import multi_vector, read_multi_vector, read_sparse, sparse
+from refembed.pipeline.sparse import Head as SparseHead
+from refembed.pipeline.sparse import SparseVector, read_sparse, sparse
 
 
 class PartsOfTexts(EmbedderBase):
@@ -59,19 +61,28 @@ class PartsOfTexts(EmbedderBase):
         refembed.errors.ModelError: no sparse head in this file
           hint: ...
         """
-        head = read_sparse(self.file.metadata, self.info.n_embd, self.info.n_vocab)
-        vocab, embeddings = self.tokenizer.vocab, np.empty((0, 0), np.float32)
-        if head.kind == "vocabulary":
-            embeddings = self.table
         inputs, alone = input_list(texts)
-        ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]
-        found = [sparse(head, self.model, self.ops, self.forward([i]), i, vocab, embeddings) for i in ids]
+        _ = self.sparse_head  # before any text is read
+        found = [self.sparse_of(self.ids_of(text, i, truncate)) for i, text in enumerate(inputs)]
         return found[0] if alone else found
 
-    def embed_multi_vector(self, texts: str | bytes | Sequence[Input], *, truncate: bool = False) -> F32 | list[F32]:
-        """A vector for each token but the first, by bge-m3's ColBERT head; `similarity.maxsim` compares them.
+    def sparse_of(self, ids: Sequence[int]) -> SparseVector:
+        """The sparse vector of one text, of token ids that are checked."""
+        head = self.sparse_head
+        table = self.table if head.kind == "vocabulary" else np.empty((0, 0), np.float32)
+        return sparse(head, self.model, self.ops, self.forward([ids]), list(ids), self.tokenizer.vocab, table)
 
-        returns  (T - 1, D) float32, each of length 1; for several texts a list of such
+    def embed_multi_vector(
+        self, texts: str | bytes | Sequence[Input], *, is_query: bool = False, truncate: bool = False
+    ) -> F32 | list[F32]:
+        """A vector for each token, by the head of a ColBERT model or of bge-m3; `similarity.maxsim` compares them.
+
+        texts     token ids are those of a whole text, as `tokenize` gives them
+        is_query  ColBERT models read queries and documents differently (`refembed.pipeline.multi_vector`): a query has
+                  its marker, and is filled up with [MASK]; a document has another, and no vectors of punctuation.
+                  bge-m3 reads both alike, and gives no vector to the first token
+        truncate  cut a text that is longer than the head was made for, instead of refusing it
+        returns   (T, D) float32, each of length 1; for several texts a list of such
         Raises ModelError for a file without such a head (`refembed convert --heads` keeps it); else as `embed`.
 
         >>> Embedder.load("minilm").embed_multi_vector("a cat")
@@ -80,11 +91,33 @@ class PartsOfTexts(EmbedderBase):
         refembed.errors.ModelError: no head of many vectors in this file
           hint: ...
         """
-        head = read_multi_vector(self.file.metadata, self.info.n_embd)
         inputs, alone = input_list(texts)
-        ids = [self.ids_of(text, i, truncate) for i, text in enumerate(inputs)]
-        found = [multi_vector(head, self.forward([i])) for i in ids]
+        _ = self.multi_vector_head  # before any text is read
+        found = []
+        for i, text in enumerate(inputs):
+            if isinstance(text, (str, bytes, bytearray, memoryview)):
+                ids = self.tokenize(text if isinstance(text, str) else bytes(text))
+            else:
+                ids = check_ids(text, i, self.info.n_vocab)
+            found.append(self.token_vectors(ids, f"input {i}", is_query, truncate).vectors)
         return found[0] if alone else found
+
+    def token_vectors(self, ids: list[int], what: str, is_query: bool, truncate: bool) -> TokenVectors:
+        """Tokens and vectors of one text of `embed_multi_vector`. what: the text, for errors."""
+        head = self.multi_vector_head
+        if head.document is None or not ids:  # read as all models read texts
+            ids = self.truncate_or_raise(ids, what, truncate, self.tokenizer.vocab.is_closed(ids))
+        return token_vectors(head, self.model, self.ops, ids, what, is_query=is_query, cut=truncate)
+
+    @functools.cached_property
+    def sparse_head(self) -> SparseHead:
+        """What makes sparse vectors. ModelError where the file has none."""
+        return read_sparse(self.file.metadata, self.info.n_embd, self.info.n_vocab)
+
+    @functools.cached_property
+    def multi_vector_head(self) -> Head:
+        """What makes many vectors a text. ModelError where the file has none."""
+        return read_head(self.file.metadata, self.info.n_embd, self.info.n_ctx)
 
     @functools.cached_property
     def table(self) -> F32:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from refembed.embedder.base import EmbedderBase
 from refembed.errors import RequestError
@@ -98,3 +100,22 @@ class Pools(EmbedderBase):
     def running_pool(self) -> ProcessPool | None:
         """The pool of this process; a fork has none."""
         return self.pool if self.pool is not None and self.pool.owner == os.getpid() else None
+
+    def tokenized_ahead(
+        self, texts: Iterable[Any], read: Callable[[Any, int, bool], Any], truncate: bool, processes: int
+    ) -> Iterator[Any]:
+        """What `read` makes of each input and its number, token ids for texts, which other processes tokenize.
+
+        They end with the generator. RequestError for a number of processes that cannot be, and as `read` raises it.
+        """
+        from refembed.pipeline.tokenizer_pool import TokenizerPool
+
+        if processes < 1:
+            raise RequestError(f"tokenizers {processes}: a number of processes, or None to tokenize in this one")
+        with contextlib.closing(TokenizerPool(self.file.path, self.tokenizer, processes)) as pool:
+            is_closed = self.tokenizer.vocab.is_closed
+            for i, (text, ids) in enumerate(pool.stream(texts)):
+                if ids is None:
+                    yield read(text, i, truncate)
+                else:
+                    yield self.truncate_or_raise(ids, f"input {i}", truncate, is_closed(ids))

@@ -69,16 +69,18 @@ class Collection:
         for what, part in (("queries", queries), ("corpus", documents), ("qrels", qrels)):
             if not part:
                 raise RequestError(f"the {what} are empty" if what != "corpus" else "the corpus is empty")
-        notes = []
         absent = [q for q in qrels if q not in queries]
         lost = {d for levels in qrels.values() for d in levels if d not in documents}
-        for what, unknown, total in (("queries", absent, len(qrels)), ("documents", sorted(lost), judged(qrels))):
-            if unknown:
-                found = f"the qrels name {what} that are not there: {len(unknown)} of {total} ({named(unknown)})"
-                if not skip_unknown:
-                    hint = "do the files belong together? --skip-unknown leaves these judgements out"
-                    raise RequestError(found, hint=hint)
-                notes.append(f"{found}; left out")
+        unknown = (("queries", absent, len(qrels)), ("documents", sorted(lost), judged(qrels)))
+        odd = [
+            f"the qrels name {what} that are not there: {len(ids)} of {total} ({named(ids)})"
+            for what, ids, total in unknown
+            if ids
+        ]
+        if odd and not skip_unknown:
+            hint = "do the files belong together? --skip-unknown leaves these judgements out"
+            raise RequestError("; ".join(odd), hint=hint)
+        notes = [f"{found}; left out" for found in odd]
         kept = {
             q: left
             for q, levels in qrels.items()
@@ -93,6 +95,9 @@ class Collection:
             ],
         }
         notes += [f"queries {what}: {len(q)} of {len(queries)} ({named(q)})" for what, q in groups.items() if q]
+        for name, part in (("queries", {q: queries[q] for q in kept}), ("documents", documents)):
+            if blank := [i for i, text in part.items() if not text.strip()]:
+                notes.append(f"{name} without text: {len(blank)} of {len(part)} ({named(blank)})")
         order = sorted(documents, key=by_bytes, reverse=True)
         return cls({q: queries[q] for q in kept}, {d: documents[d] for d in order}, kept, tuple(notes))
 

@@ -99,7 +99,7 @@ class Report:
 
 def evaluate_retrieval(
     collection: Collection, grid: Grid, measures: Sequence[str] = MEASURES, *, skip_same_id: bool = False,
-    memory: bool = False, seed: int = 0, resamples: int = RESAMPLES, say: Say = lambda _: None,
+    memory: bool = False, seed: int = 0, resamples: int = RESAMPLES, say: Say = lambda _: None, progress: bool = False,
 ) -> Report:  # fmt: skip
     """Embed queries and documents by each setting, rank all documents by cosine, and judge the rankings.
 
@@ -109,6 +109,7 @@ def evaluate_retrieval(
     memory        embed in processes of their own, so that each model's memory can be said
     seed          of the bootstrap and of codebooks
     say           is given a line about what is being done
+    progress      show a bar on stderr while texts are embedded, if that is a terminal
     Raises RequestError and ModelError for what cannot be measured.
 
     >>> from refembed.evaluate import Collection, Grid
@@ -125,7 +126,7 @@ def evaluate_retrieval(
     texts = {"query": list(collection.queries.values()), "document": list(collection.documents.values())}
     found: list[Found] = []
     values: list[list[list[float]]] = []
-    with Models(say, memory) as models:
+    with Models(say, memory, progress) as models:
         for s, group in by_embedding(grid):
             before = models.prefixes(s)
             given = {name: (part, prefix) for (name, part), prefix in zip(texts.items(), before, strict=True)}
@@ -147,7 +148,7 @@ def evaluate_retrieval(
 
 def evaluate_sts(
     pairs: Sequence[Pair], grid: Grid, *, memory: bool = False, seed: int = 0, resamples: int = RESAMPLES,
-    say: Say = lambda _: None,
+    say: Say = lambda _: None, progress: bool = False,
 ) -> Report:  # fmt: skip
     """Embed both sentences of each pair by each setting, and correlate their cosines with the scores.
 
@@ -166,7 +167,7 @@ def evaluate_sts(
     texts = {"first": ([p.first for p in pairs], ""), "second": ([p.second for p in pairs], "")}
     found: list[Found] = []
     similarities: list[F64] = []
-    with Models(say, memory) as models:
+    with Models(say, memory, progress) as models:
         for s, group in by_embedding(grid):
             vectors, cost = models.vectors(s, texts)
             for setting in group:

@@ -26,12 +26,15 @@ from refembed.hub import resolve
 from refembed.hub.prompts import Prompts, find, prefix_for
 from refembed.kernels import threads
 from refembed.parse_json import parse_json, parse_object
+from refembed.pipeline.progress import Bar
 
 Say = Callable[[str], None]
+Advance = Callable[[int], None]  # is given how many texts are done
 Texts = Mapping[str, tuple[list[str], str]]  # name -> (texts, what goes before each)
 
 STATUS = Path("/proc/self/status")
 WARM = 8  # texts of each list that are embedded before the clock starts
+STEP = 256  # texts that are embedded at a time; changes no bits
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,12 @@ class Cost:
 class Models:
     """Models of settings, one in memory at a time; weights of other types are in a folder that goes at the end."""
 
-    def __init__(self, say: Say = lambda _: None, memory: bool = False) -> None:
-        """memory: embed in processes of their own, one a setting, so that its memory is that model's alone."""
-        self.say, self.memory, self.stack = say, memory, contextlib.ExitStack()
+    def __init__(self, say: Say = lambda _: None, memory: bool = False, progress: bool = False) -> None:
+        """memory: embed in processes of their own, one a setting, so that its memory is that model's alone.
+
+        progress  show a bar on stderr while texts are embedded, if that is a terminal
+        """
+        self.say, self.memory, self.progress, self.stack = say, memory, progress, contextlib.ExitStack()
         self.temporary: Path | None = None
         self.files: dict[tuple[str, str], Path] = {}
         self.loaded: tuple[tuple[str, str, str], Embedder] | None = None
@@ -111,11 +117,20 @@ class Models:
     def vectors(self, s: Setting, texts: Texts) -> tuple[dict[str, F32], Cost]:
         """Vectors (N, D) of length 1 of several lists of texts, and what they cost."""
         self.say(f"embedding with {label(s)}")
-        if not self.memory:
-            return embed_texts(self.embedder(s), s.model, s.pooling, texts)
-        self.loaded = None
-        job = Job(s.model, str(self.file(s.model, s.weights)), s.numerics, s.pooling, texts, threads.cores())
-        return in_own_process(job, self.folder())
+        done, total = 0, sum(len(given) for given, _ in texts.values())
+        with Bar(total, wanted=self.progress) as bar:
+
+            def advance(count: int) -> None:
+                nonlocal done
+                for _ in range(count):
+                    done += 1
+                    bar.advance(done)
+
+            if not self.memory:
+                return embed_texts(self.embedder(s), s.model, s.pooling, texts, advance)
+            self.loaded = None
+            job = Job(s.model, str(self.file(s.model, s.weights)), s.numerics, s.pooling, texts, threads.cores())
+            return in_own_process(job, self.folder(), advance)
 
     def prefixes(self, s: Setting) -> tuple[str, str]:
         """What goes before queries, and before documents."""
@@ -126,7 +141,9 @@ class Models:
         return prefix_for(found, "query", None, s.model), document_prompt(found)
 
 
-def embed_texts(e: Embedder, model: str, pooling: str, texts: Texts) -> tuple[dict[str, F32], Cost]:
+def embed_texts(
+    e: Embedder, model: str, pooling: str, texts: Texts, advance: Advance = lambda _: None
+) -> tuple[dict[str, F32], Cost]:
     """`Models.vectors` in this process. RequestError for a pooling that gives no vector a text. model: for errors."""
     options = e.resolve_options(pooling, 2)
     if options.pooling in ("none", "rank"):
@@ -138,7 +155,12 @@ def embed_texts(e: Embedder, model: str, pooling: str, texts: Texts) -> tuple[di
     for name, (given, prefix) in texts.items():
         every = [ids_of(e, prefix + text, f"{name} {i}") for i, text in enumerate(given)]
         tokens, cut = tokens + sum(len(ids) for ids, _ in every), cut + sum(was for _, was in every)
-        found[name] = np.stack(e.vectors([ids for ids, _ in every], *options))
+        rows: list[F32] = []
+        for i in range(0, len(every), STEP):
+            part = [ids for ids, _ in every[i : i + STEP]]
+            rows += e.vectors(part, *options)
+            advance(len(part))
+        found[name] = np.stack(rows)
     return found, Cost(tokens, time.perf_counter() - start, e.info.file_size, None, cut, threads.cores())
 
 
@@ -153,20 +175,26 @@ class Job(NamedTuple):
     cores: int
 
 
-def in_own_process(job: Job, folder: Path) -> tuple[dict[str, F32], Cost]:
+def in_own_process(job: Job, folder: Path, advance: Advance = lambda _: None) -> tuple[dict[str, F32], Cost]:
     """The same, by another Python, which leaves vectors and cost in the folder. Raises what it raised."""
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     here = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-c", f"from {__name__} import run_job; run_job()", str(folder)]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=os.environ | {"PYTHONPATH": path}
-    )
+    with (folder / "stderr").open("w+b") as stderr:
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
+            env=os.environ | {"PYTHONPATH": path},
+        ) as process:  # fmt: skip
+            for line in process.stdout or ():
+                advance(int(line))
+        stderr.seek(0)
+        said = stderr.read().decode(errors="replace")
     try:
         answer = parse_object((folder / "answer.json").read_bytes())
     except (OSError, ValueError):
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise EngineError(f"{job.model}: the process that embeds ended with {done.returncode}: {last}") from None
+        last = said.strip().rpartition("\n")[2]
+        raise EngineError(f"{job.model}: the process that embeds ended with {process.returncode}: {last}") from None
     (folder / "answer.json").unlink()
     if "message" in answer:
         kind = {"RequestError": RequestError, "TooLongError": TooLongError}.get(answer["kind"], ModelError)
@@ -179,8 +207,13 @@ def run_job() -> None:
     folder = Path(sys.argv[1])
     model, file, numerics, pooling, texts, cores = parse_json((folder / "job.json").read_bytes())
     threads.use(cores)
+
+    def advance(count: int) -> None:
+        sys.stdout.write(f"{count}\n")
+        sys.stdout.flush()
+
     try:
-        found, cost = embed_texts(Embedder.load(file, numerics=numerics), model, pooling, texts)
+        found, cost = embed_texts(Embedder.load(file, numerics=numerics), model, pooling, texts, advance)
     except RefembedError as e:
         answer: dict[str, Any] = {"kind": type(e).__name__, "message": e.message, "hint": e.hint}
     else:

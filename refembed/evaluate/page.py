@@ -86,8 +86,9 @@ def one_plot(report: Report, which: Sequence[int], x_name: str, cost: Cost, less
         )
         for i, line in ((i, lines[i]) for i in which)
     ]  # fmt: skip
-    top = max(which, key=lambda i: lines[i].values[first])
-    cheap = (min if less_is_better else max)(which, key=lambda i: cost(lines[i]))
+    dear = {i: cost(lines[i]) if less_is_better else -cost(lines[i]) for i in which}
+    top = max(which, key=lambda i: (lines[i].values[first], -dear[i]))  # of equal ones that which costs least
+    cheap = min(which, key=lambda i: (dear[i], -lines[i].values[first]))
     name = "smallest" if less_is_better else "fastest"
     ends = [(top, "the best"), (cheap, f"the {name}")] if top != cheap else [(top, f"the best and {name}")]
     words = f"{first} of {len(which)} lines over {x_name}: " + "; ".join(

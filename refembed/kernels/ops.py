@@ -175,8 +175,7 @@ class Ops(StateOps, ImageOps):
         returns   (T, C); the bits of a sum and a `layer_norm`, which `fast` computes in one pass
 
         >>> from refembed.kernels.numerics import load_ops
-        >>> ops, one = load_ops("exact"), Tensor.of([1, 1])
-        >>> ops.add_layer_norm(np.array([[1.0, 1.0]]), np.array([[0.0, 2.0]]), one, None, 0.0)
+        >>> load_ops("exact").add_layer_norm(np.ones((1, 2)), np.array([[0.0, 2.0]]), Tensor.of([1, 1]), None, 0.0)
         array([[-1.,  1.]])
         """
         return self.layer_norm(x + residual, w, b, eps, tap)
@@ -481,17 +480,18 @@ class Ops(StateOps, ImageOps):
                [7.]])
         """
 
-    def capture_or_replay(self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float) -> Float:
-        """`layers(x)`: all layers of one text. `fast` does without Python between their operations (fast/graph.py).
+    def capture_or_replay(
+        self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float, offsets: I64 | None = None
+    ) -> Float:
+        """`layers(x)`: all layers of a batch. `fast` does without Python between their operations (fast/graph.py).
 
-        given    objects that `layers` reads, which do not change: with x's shape they identify a computation
-        layers   calls operations of this very object, and depends on nothing but `given`, x and its shape
-        x        (T, C)
-        returns  (T, C)
+        given    objects that `layers` reads, which do not change: with offsets and x's shape they name a computation
+        layers   calls operations of this very object, and depends on nothing but `given`, offsets, x and its shape
+        x        (T, C); so is the result
+        offsets  (S+1)  text s is rows offsets[s]:offsets[s+1]; None: there is one
 
         >>> from refembed.kernels.numerics import load_ops
-        >>> ops = load_ops("exact")
-        >>> ops.capture_or_replay((), ops.tanh, np.array([[0.0]]))
+        >>> load_ops("exact").capture_or_replay((), np.tanh, np.array([[0.0]]))
         array([[0.]])
         """
         return layers(x)

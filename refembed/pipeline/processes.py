@@ -3,10 +3,11 @@
 this process      tokenizes, cuts texts into batches, puts vectors into order
 each worker       loads the model again, mapped, and runs forward, pooling and normalize of a batch (pipeline/worker.py)
 
-A worker is a Python of its own, started without a fork and without importing the caller's `__main__`, so that a pool
-can be started from a notebook, a script without `if __name__ == "__main__"`, and a process that has threads. A thread
-of this process belongs to each worker. Where a worker is killed, that is logged, another one takes its place, and its
-batch is computed again: ATTEMPTS times, then the batch is an error. Which worker computes a batch changes no bits.
+`Workers` are processes of any such kind; those that tokenize are in pipeline/tokenizer_pool.py. A worker is a Python
+of its own, started without a fork and without importing the caller's `__main__`, so that a pool can be started from a
+notebook, a script without `if __name__ == "__main__"`, and a process that has threads. A thread of this process
+belongs to each worker. Where a worker is killed, that is logged, another one takes its place, and its batch is
+computed again: ATTEMPTS times, then the batch is an error. Which worker computes a batch changes no bits.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from refembed.kernels.blas import VARIABLES
 from refembed.kernels.threads import VARIABLE
 from refembed.pipeline.batches import pack_batches
 from refembed.pipeline.messages import receive, send
+from refembed.pipeline.worker import load_vectors
 
 log = logging.getLogger("refembed.pool")
 
@@ -49,8 +51,8 @@ START = "import sys; sys.path[:] = sys.argv[1:]; from refembed.pipeline.worker i
 class WorkerProcess:
     """One worker, from outside."""
 
-    def __init__(self, embedder: tuple[Any, ...], threads: int) -> None:
-        """Start it, and wait until the model is loaded. OSError, EOFError, and what `Embedder.load` raises."""
+    def __init__(self, load: tuple[Any, ...], threads: int) -> None:
+        """Start it, and wait until it has loaded. OSError, EOFError, and what loading raises."""
         places = [str(Path(p).absolute()) if p else str(Path.cwd()) for p in sys.path]
         limits = dict.fromkeys((VARIABLE, *VARIABLES), str(threads))
         self.process = subprocess.Popen(
@@ -58,7 +60,7 @@ class WorkerProcess:
             env=os.environ | limits,
         )  # fmt: skip
         try:
-            self.call(embedder)
+            self.call(load)
         except BaseException:
             self.close()
             raise
@@ -88,29 +90,32 @@ class WorkerProcess:
 
 @dataclass
 class Batch:
-    """Token ids of some texts, and where their vectors go."""
+    """Some texts that wait for a worker, and where its answer goes."""
 
-    arguments: tuple[Any, ...]  # of `Embedder.vectors`
-    vectors: Future[list[F32]] = field(default_factory=Future)
+    arguments: tuple[Any, ...]  # the first has an entry a text
+    answer: Future[Any] = field(default_factory=Future)
 
 
-class ProcessPool:
-    """Workers, and the batches that wait for them.
+class Workers:
+    """Processes that all do the same, and the batches that wait for them.
 
-    embedder   a function that loads the model in each, and its arguments
+    load       a function, and its arguments; it returns, in each process, what is called with a batch's arguments
     processes  how many; threads: of each, BLAS included
-    Raises what loading the model raises in a worker.
+    name       of their threads here, and of the pool in messages
+    Raises what loading raises in a worker.
     """
 
-    def __init__(self, embedder: tuple[Any, ...], processes: int, threads: int) -> None:
-        self.embedder, self.n, self.threads = embedder, processes, threads
+    hint = "is there memory for so many processes?"
+
+    def __init__(self, load: tuple[Any, ...], processes: int, threads: int, name: str = "pool") -> None:
+        self.load, self.n, self.threads, self.name = load, processes, threads, name
         self.batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self.workers: list[WorkerProcess | None] = [None] * processes
         self.owner = os.getpid()  # a fork has no workers of its own
         self.closed = False
         loaded: list[Future[None]] = [Future() for _ in range(processes)]
         self.servants = [
-            threading.Thread(target=self.serve, args=[i, loaded[i]], name="refembed-pool", daemon=True)
+            threading.Thread(target=self.serve, args=[i, loaded[i]], name=f"refembed-{name}", daemon=True)
             for i in range(processes)
         ]
         for servant in self.servants:
@@ -130,26 +135,26 @@ class ProcessPool:
     def serve(self, i: int, loaded: Future[None]) -> None:
         """Hand batches to worker `i`, one after the other. A thread's whole life."""
         try:
-            self.workers[i] = WorkerProcess(self.embedder, self.threads)
+            self.workers[i] = WorkerProcess(self.load, self.threads)
             loaded.set_result(None)
         except (EOFError, OSError) as error:
-            message = f"a process of the pool ended before it had loaded the model: {error or 'see stderr'}"
-            loaded.set_exception(RequestError(message, hint="is there memory for so many processes?"))
+            message = f"a process of the {self.name} ended before it had loaded the model: {error or 'see stderr'}"
+            loaded.set_exception(RequestError(message, hint=self.hint))
             return
         except BaseException as error:
             loaded.set_exception(error)
             return
         while (batch := self.batches.get()) is not None:
-            if batch.vectors.set_running_or_notify_cancel():
+            if batch.answer.set_running_or_notify_cancel():
                 try:
-                    batch.vectors.set_result(self.compute(i, batch))
+                    batch.answer.set_result(self.compute(i, batch))
                 except BaseException as error:
-                    batch.vectors.set_exception(error)
+                    batch.answer.set_exception(error)
         if (worker := self.workers[i]) is not None:
             worker.close()
 
-    def compute(self, i: int, batch: Batch) -> list[F32]:
-        """The vectors of a batch by worker `i`, or by those that follow it."""
+    def compute(self, i: int, batch: Batch) -> Any:
+        """The answer to a batch by worker `i`, or by those that follow it."""
         why = ""
         for _ in range(ATTEMPTS):
             if self.closed:
@@ -157,55 +162,47 @@ class ProcessPool:
             worker = self.workers[i]
             try:
                 if worker is None:
-                    worker = self.workers[i] = WorkerProcess(self.embedder, self.threads)
-                return list(worker.call(batch.arguments))
+                    worker = self.workers[i] = WorkerProcess(self.load, self.threads)
+                return worker.call(batch.arguments)
             except (EOFError, OSError):
                 self.workers[i] = None
                 why = spell_exit(worker.close(PATIENCE)) if worker is not None else "as it started"
                 if not self.closed:
                     pid, n = worker.process.pid if worker is not None else "?", len(batch.arguments[0])
-                    log.warning("process %s of the pool ended (%s); its %d texts are computed again", pid, why, n)
+                    message = "process %s of the %s ended (%s); its %d texts are computed again"
+                    log.warning(message, pid, self.name, why, n)
         raise self.died(why)
 
     def died(self, why: str) -> RequestError:
         """The error where no worker could do it."""
         if self.closed:
-            return RequestError("the pool was stopped before all vectors were computed")
-        hint = "is there memory for all of them? fewer processes, or memory_budget=0, need less"
-        return RequestError(f"processes of the pool ended {ATTEMPTS} times over the same texts ({why})", hint=hint)
+            return RequestError(f"the {self.name} was stopped before all texts were computed")
+        message = f"processes of the {self.name} ended {ATTEMPTS} times over the same texts ({why})"
+        return RequestError(message, hint=self.hint)
 
-    def submit(self, ids: Sequence[Sequence[int]], *options: Any) -> Future[list[F32]]:
-        """The vectors of one batch, in the future; arguments as of `Embedder.vectors`."""
-        batch = Batch(([list(text) for text in ids], *options))
+    def submit(self, *arguments: Any) -> Future[Any]:
+        """The answer to one batch, in the future."""
+        batch = Batch(arguments)
         self.batches.put(batch)
-        return batch.vectors
+        return batch.answer
 
-    def vectors(self, ids: Sequence[Sequence[int]], *options: Any) -> list[F32]:
-        """Vectors of S texts, cut into batches for all workers, in order."""
-        lengths = [len(text) for text in ids]
-        tokens = min(max(sum(lengths) // (PARTS * self.n), LEAST), MOST)
-        batches = ([ids[i] for i in batch] for batch in pack_batches(lengths, tokens))
-        return [vector for found in self.stream(batches, *options, ahead=PARTS * self.n + 1) for vector in found]
-
-    def stream(
-        self, batches: Iterable[Sequence[Sequence[int]]], *options: Any, ahead: int | None = None
-    ) -> Iterator[list[F32]]:
-        """The vectors of each batch, in order, `ahead` batches being computed meanwhile.
+    def answers(self, batches: Iterable[tuple[Any, ...]], ahead: int | None = None) -> Iterator[Any]:
+        """The answers to batches, given by their arguments, in order; `ahead` of them are being computed meanwhile.
 
         What `batches` raises is raised when all before it have been given out.
         """
-        waiting: deque[Future[list[F32]]] = deque()
+        waiting: deque[Future[Any]] = deque()
         most, failure, source = ahead or AHEAD * self.n, None, iter(batches)
         try:
             while failure is None:
                 try:
-                    batch = next(source, None)
+                    arguments = next(source, None)
                 except Exception as error:
                     failure = error
                     break
-                if batch is None:
+                if arguments is None:
                     break
-                waiting.append(self.submit(batch, *options))
+                waiting.append(self.submit(*arguments))
                 if len(waiting) > most:
                     yield waiting.popleft().result()
             while waiting:
@@ -224,7 +221,7 @@ class ProcessPool:
         with contextlib.suppress(queue.Empty):
             while True:
                 if (batch := self.batches.get_nowait()) is not None:
-                    batch.vectors.cancel()
+                    batch.answer.cancel()
         for _ in self.servants:
             self.batches.put(None)
         for worker in self.workers:
@@ -232,6 +229,34 @@ class ProcessPool:
                 worker.process.kill()
         for servant in self.servants:
             servant.join(STOP_SECONDS)
+
+
+class ProcessPool(Workers):
+    """Workers that compute vectors.
+
+    embedder   a function that loads the model in each, and its arguments
+    processes  how many; threads: of each, BLAS included
+    Raises what loading the model raises in a worker.
+    """
+
+    hint = "is there memory for all of them? fewer processes, or memory_budget=0, need less"
+
+    def __init__(self, embedder: tuple[Any, ...], processes: int, threads: int) -> None:
+        super().__init__((load_vectors, *embedder), processes, threads)
+
+    def vectors(self, ids: Sequence[Sequence[int]], *options: Any) -> list[F32]:
+        """Vectors of S texts, cut into batches for all workers, in order; arguments as of `Embedder.vectors`."""
+        lengths = [len(text) for text in ids]
+        tokens = min(max(sum(lengths) // (PARTS * self.n), LEAST), MOST)
+        batches = ([ids[i] for i in batch] for batch in pack_batches(lengths, tokens))
+        return [vector for found in self.stream(batches, *options, ahead=PARTS * self.n + 1) for vector in found]
+
+    def stream(
+        self, batches: Iterable[Sequence[Sequence[int]]], *options: Any, ahead: int | None = None
+    ) -> Iterator[list[F32]]:
+        """The vectors of each batch, in order, `ahead` batches being computed meanwhile."""
+        arguments = (([list(text) for text in ids], *options) for ids in batches)
+        return (list(found) for found in self.answers(arguments, ahead))
 
 
 def spell_exit(code: int) -> str:

@@ -41,9 +41,9 @@ class Bar:
         if self.bar:
             self.bar.stop()
 
-    def advance(self, done: int) -> None:
-        """One more text is embedded; reading had come as far as `done` with it."""
-        self.texts += 1
+    def advance(self, done: int, texts: int = 1) -> None:
+        """One more text is embedded, or several; reading had come as far as `done` with them."""
+        self.texts += texts
         if not self.wanted or (self.bar is None and time.monotonic() - self.started < SECONDS_BEFORE_BAR):
             return
         if self.bar is None:

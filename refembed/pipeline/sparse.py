@@ -1,10 +1,9 @@
-"""Sparse vectors: a weight for each token of the vocabulary, nearly all of them 0; and many vectors a text.
+"""Sparse vectors: a weight for each token of the vocabulary, nearly all of them 0.
 
     token        bge-m3: w_t = ReLU(<hidden_t, weight> + bias); of a token that comes several times the largest; special
                  tokens have none. Chen et al. 2024, "M3-Embedding", arXiv:2402.03216
     vocabulary   SPLADE: max over t of log(1 + ReLU(logits_t)), logits by the head of a masked language model. Formal,
                  Lassance, Piwowarski & Clinchant 2021, "SPLADE v2", arXiv:2109.10086
-    multi_vector bge-m3's ColBERT head: <hidden_t, weight> + bias of each token but the first, length 1
 
 The heads are in keys that `refembed convert --heads` writes (`refembed.convert.own_heads`); llama.cpp passes over them.
 Each text is computed alone, so its numbers do not depend on others.
@@ -18,15 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from refembed.arrays import F32, I64, Float
-from refembed.errors import ModelError, RequestError
+from refembed.errors import ModelError
 from refembed.gguf import Metadata
 from refembed.kernels.ops import Ops
 from refembed.model import Model
-from refembed.pooling.normalize import normalize
 from refembed.tokenizer.vocab import Vocab
 
 ROWS = 4096  # of the table of token embeddings multiplied at a time; changes no result but by rounding
-PREFIX = {"token": "refembed.sparse", "vocabulary": "refembed.sparse", "multi_vector": "refembed.multi_vector"}
 
 
 class SparseVector(NamedTuple):
@@ -66,21 +63,13 @@ def read_sparse(md: Metadata, C: int, V: int) -> Head:
     raise ModelError(f"no sparse head in this file{f' that is known: {kind!r}' if kind else ''}", hint=hint)
 
 
-def read_multi_vector(md: Metadata, C: int) -> Head:
-    """The head of many vectors. ModelError as of `read_sparse`."""
-    if "refembed.multi_vector.bias" not in md:
-        hint = "`refembed convert --heads` keeps bge-m3's; of a model without one, embed(text, pooling='none')"
-        raise ModelError("no head of many vectors in this file", hint=hint)
-    return read(md, "multi_vector", {"weight": (len(md.floats("refembed.multi_vector.bias")), C), "bias": (-1,)})
-
-
 def read(md: Metadata, kind: str, shapes: dict[str, tuple[int, ...]]) -> Head:
     """The arrays of a head, each of the shape that it has to have."""
     arrays = {}
     for name, shape in shapes.items():
-        key = f"{PREFIX[kind]}.{name}"
+        key = f"refembed.sparse.{name}"
         x = np.asarray(md.floats(key), np.float32)
-        if shape != (-1,) and x.size != np.prod(shape):
+        if x.size != np.prod(shape):
             raise ModelError(f"{key} has {x.size} numbers, not {'x'.join(map(str, shape))}", hint="convert it again")
         arrays[name] = x.reshape(shape)
     return Head(kind, arrays)
@@ -124,11 +113,3 @@ def vocabulary(head: Head, model: Model, ops: Ops, hidden: Float, table: F32) ->
         [(h @ table[i : i + ROWS].astype(hidden.dtype).T).max(axis=0) for i in range(0, len(table), ROWS)]
     )
     return np.log1p(np.maximum(most + a["bias"], 0))
-
-
-def multi_vector(head: Head, hidden: Float) -> F32:
-    """A vector of length 1 for each token but the first: (T, C) -> (T - 1, D)."""
-    if len(hidden) < 2:
-        raise RequestError("a text of one token has no vector but that of its first token, which is left out")
-    x = hidden[1:] @ head.arrays["weight"].astype(hidden.dtype).T + head.arrays["bias"].astype(hidden.dtype)
-    return np.asarray(normalize(x, 2), np.float32)

@@ -1,6 +1,6 @@
-"""A process of `refembed.pipeline.processes`: it loads a model, and computes vectors of token ids.
+"""A process of `refembed.pipeline.processes`: it loads a model, and computes vectors of token ids; or it tokenizes.
 
-stdin      a function that loads the Embedder, with its arguments, once; then arguments of `Embedder.vectors`
+stdin      a function with its arguments, once, which returns what computes; then arguments of that
 stdout     for each of them (result, error), one of the two None
 
 The end of stdin ends it: also that of the process which started it.
@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,21 +27,31 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     source, target = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write among the messages
-    embedder: Any = None
+    compute: Callable[..., Any] | None = None
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             request, result = receive(source), None
             error: Exception | None = None
             try:
-                if embedder is None:
+                if compute is None:
                     load, *arguments = request
-                    embedder = load(*arguments)
+                    compute = load(*arguments)
                 else:
-                    found = embedder.vectors(*request)
-                    result = np.stack(found) if found and found[0].ndim == 1 else found  # one buffer, not hundreds
+                    result = compute(*request)
             except RefembedError as e:
                 error = e
             except Exception:
                 error = RuntimeError(f"a process of the pool failed:\n{traceback.format_exc()}")
             send(target, (result, error))
             del request, result
+
+
+def load_vectors(load: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """What computes vectors, as `Embedder.vectors` does, with the Embedder that a function loads."""
+    embedder = load(*arguments)
+
+    def vectors(*request: Any) -> Any:
+        found = embedder.vectors(*request)
+        return np.stack(found) if found and found[0].ndim == 1 else found  # one buffer, not hundreds
+
+    return vectors

@@ -69,6 +69,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Dialect]] = {
     # Text Embeddings Inference
     ("POST", "/embed"): (tei.embed, tei_body),
     ("POST", "/"): (tei.embed, tei_body),  # where huggingface_hub asks a server that it only knows by its address
+    ("POST", "/embed_sparse"): (tei.embed_sparse, tei_body),
     ("POST", "/embed_all"): (tei.embed_all, tei_body),
     ("POST", "/similarity"): (tei.similarity, tei_body),
     ("GET", "/info"): (tei.info, tei_body),

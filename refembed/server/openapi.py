@@ -123,6 +123,7 @@ PIECE = record("id piece", id=INT, piece={"oneOf": [TEXT, many(INT)]})
 COMPARE = record(
     "inputs", inputs=record("source_sentence sentences", source_sentence=TEXT, sentences=many(TEXT, minItems=1))
 )
+SPARSE_VALUE = record("index value", index=INT, value=NUMBER)
 OLLAMA = record("model embeddings", model=TEXT, embeddings=MATRIX_SCHEMA, total_duration=INT, prompt_eval_count=INT)
 TOKENIZE = record(content={"anyOf": [TEXT, MIXED]}, add_special=FLAG, parse_special=FLAG, with_pieces=FLAG)
 
@@ -152,6 +153,7 @@ ENDPOINTS: tuple[tuple[str, str, str, dict[str, Any] | None, dict[str, Any], str
     ("get", "/api/tags", "The model", None, record("models", models=many(ANY)), "OllamaError"),
     ("get", "/api/version", "The version", None, record("version", version=TEXT), "OllamaError"),
     ("post", "/embed /", "Vectors of texts", named("Tei"), MATRIX_SCHEMA, "TeiError"),
+    ("post", "/embed_sparse", "Tokens and their weights", named("Tei"), many(many(SPARSE_VALUE)), "TeiError"),
     ("post", "/embed_all", "Vectors of tokens", named("Tei"), many(MATRIX_SCHEMA), "TeiError"),
     ("post", "/similarity", "Cosines", COMPARE, many(NUMBER), "TeiError"),
     ("get", "/info", "Limits", None, record("model_id max_input_length", model_id=TEXT), "TeiError"),

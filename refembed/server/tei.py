@@ -1,4 +1,4 @@
-"""Text Embeddings Inference's endpoints: /embed (and / for short), /embed_all, /similarity, /info.
+"""Text Embeddings Inference's endpoints: /embed (and / for short), /embed_sparse, /embed_all, /similarity, /info.
 
 Mirrors router/src/server.rs and router/src/lib.rs of text-embeddings-inference.
 """
@@ -13,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from refembed._version import __version__
+from refembed.server.errors import ApiError
 from refembed.server.json_text import array, dumps
 from refembed.server.reading import MAX_TEI_INPUTS, read_similarity, read_tei, read_tei_all
 from refembed.server.replies import read_body, reply, rows, streamed, vectors_of
 from refembed.server.state import State
-from refembed.server.worker import Job
+from refembed.server.worker import SPARSE, Job
 from refembed.similarity import cosine
 
 
@@ -33,6 +34,17 @@ async def embed_all(state: State, request: Request) -> Response:
     reading = await state.read(request, read_tei_all, await read_body(request))
     vectors = await state.vectors(request, Job(reading.ids, "none", -1))
     return await streamed(state, array(b"".join(rows(v)) for v in vectors))
+
+
+async def embed_sparse(state: State, request: Request) -> Response:
+    """POST /embed_sparse: token ids and their weights, of a model with a sparse head; 424 where it has none."""
+    if "refembed.sparse.kind" not in state.embedder.file.metadata:
+        raise ApiError("Model is not an embedding model with SPLADE pooling", status=424)
+    reading = await state.read(request, read_tei_all, await read_body(request))
+    found: list[Any] = await state.vectors(request, Job(reading.ids, SPARSE))
+    texts = (zip(v.ids.tolist(), v.weights.tolist(), strict=True) for v in found)
+    rows_of = (array(dumps({"index": i, "value": w}) for i, w in pairs) for pairs in texts)
+    return await streamed(state, array(b"".join(row) for row in rows_of))
 
 
 async def similarity(state: State, request: Request) -> Response:

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refembed.arrays import F32
 from refembed.pipeline.batches import pack_batches
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 SMALL_TOKENS = 512  # of a request that is a small one
+SPARSE = "sparse"  # in place of a pooling: SparseVectors (`refembed.pipeline.sparse`)
 LARGE_TOKENS = 512  # of a batch of large ones: MiniLM took 58 ms for it on two cores of an EPYC
 
 
@@ -174,6 +175,9 @@ class Worker:
     def vectors(self, batch: list[tuple[Job, int]], ids: list[Sequence[int]]) -> list[F32]:
         """Vectors of a batch of texts; those with images are computed one by one."""
         options = batch[0][0].options
+        if options[0] == SPARSE:
+            found: list[Any] = [self.embedder.sparse_of(text) for text in ids]
+            return found
         given = [job.images.get(i) for job, i in batch]
         plain = iter(
             self.embedder.vectors([text for text, own in zip(ids, given, strict=True) if own is None], *options)

@@ -9,6 +9,8 @@ import pytest
 
 from refembed import Embedder
 from refembed.verify.engines.base import is_engine
+from refembed.verify.engines.llamacpp_lib import PINNED
+from refembed.verify.report.upgrade import called
 
 TEXTS = ["hello world", "the cat sat", "Hello, mat!", "a dog", "the dog sat", "the mat"]
 
@@ -120,11 +122,29 @@ def test_words_that_are_engines_and_words_that_are_models(tmp_path):
 
 
 @pytest.mark.oracle
-def test_two_builds_by_their_settings(cli, tiny):
+def test_two_builds_as_a_service_runs_them(cli, tiny):
+    """Unless --flash-attn says otherwise, as a build does that is asked for nothing: flash attention is its choice."""
     result = cli("verify", "llamacpp", "--against", "llamacpp", "--model", tiny, "--json")
     data = json.loads(result.out)
     assert (result.code, data["kind"], data["same_tokens"]) == (0, "identical", True)
     assert data["verdicts"] == {}
+    asked = [data["sides"][side]["info"]["options"] for side in ("old", "new")]
+    assert [(o["flash_attn"], o["extra_buffer_types"]) for o in asked] == [("auto", True)] * 2
+    off = cli("verify", "llamacpp", "--against", "llamacpp", "--model", tiny, "--no-flash-attn")
+    assert f"IDENTICAL: llama.cpp (xllamacpp {PINNED}), then llama.cpp (xllamacpp {PINNED})." in " ".join(
+        off.out.split()
+    )
+
+
+def test_a_build_is_called_by_its_package():
+    side = {
+        "engine": "llama.cpp",
+        "info": {"build": {"wheel": None}, "options": {"lib": "/x/xllamacpp-0.2.8-cp310.whl"}},
+    }
+    assert called(side) == "llama.cpp (xllamacpp 0.2.8)"
+    side["info"]["options"]["lib"] = "/opt/llama/lib"
+    assert called(side) == "llama.cpp (lib)"
+    assert called({"engine": "http Ollama", "info": {"build": "b11549"}}) == "http Ollama"
 
 
 @pytest.mark.parametrize(

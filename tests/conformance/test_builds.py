@@ -208,12 +208,29 @@ def test_a_profile_has_the_stored_bits_of_its_build(build, model, setting, choic
 )
 @pytest.mark.parametrize("arch", ["gpt-oss", "qwen3"])
 def test_small_models_have_the_stored_bits_of_a_build(build, profile, arch, tmp_path):
-    """7 and 70 tokens, flash attention on: key by key and in tiles, for gpt-oss with sinks."""
+    """7 and 70 tokens, flash attention on: key by key and in tiles."""
     variant = history.small_models()[arch]
     switches = {"profile": profile, "flash_attn": True, "repack": True}
     embedder = Embedder.load(variant.write(tmp_path / "m.gguf"), numerics="ggml", **switches)
     found = embedder.embed([some_ids(n) for n in history.ARCH_LENGTHS], pooling=variant.pooling, normalize=-1)
     assert [digest_of(v) for v in found] == load_history().answers[build].vectors[arch]["unasked"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "digests"),
+    [  # of the vectors of xllamacpp 2026.10.11549, and of llama-cpp-py-sync 0.11548 and 0.11739, flash attention on
+        ("avx2", ["5bb1203a5de31092", "d681fc54cf1c433c"]),
+        ("avx2-gcc13", ["3317e5787fa9a31d", "de189de6d68b4223"]),
+        ("avx2-b11739", ["3317e5787fa9a31d", "de189de6d68b4223"]),
+    ],
+)
+def test_sinks_have_the_bits_of_builds_that_fuse_other_sums(profile, digests, tmp_path):
+    """gpt-oss, 33 and 63 tokens, key by key: GCC 13 fuses the sum of the keys' e^x, and not what a sink adds."""
+    variant = history.small_models()["gpt-oss"]
+    switches = {"profile": profile, "flash_attn": True, "repack": True}
+    embedder = Embedder.load(variant.write(tmp_path / "m.gguf"), numerics="ggml", **switches)
+    found = embedder.embed([some_ids(n) for n in (33, 63)], pooling=variant.pooling, normalize=-1)
+    assert [digest_of(v) for v in found] == digests
 
 
 def test_builds_that_profiles_keep_apart_have_other_bits():

@@ -171,7 +171,8 @@ def test_steps_run_with_the_other_wheel_in_front(tmp_path, monkeypatch):
     said = []
     assert not repin.repin("1", False, ("verdict", "bits", "suite"), None, tmp_path, said.append)
     assert asked == [(list(s.command), str(tmp_path)) for s in repin.STEPS if s.id in ("verdict", "bits")]
-    assert "stopped; after a remedy: python -m conformance repin 1 --from bits" in said[-2]
+    assert "stopped; after a remedy: python -m conformance repin 1 --from bits" in said[-3]
+    assert said[-2] == "where the difference is llama.cpp's own, and named: --from suite"
     asked.clear()
     assert not repin.repin("1", True, ("verdict", "bits", "suite"), None, tmp_path, said.append)
     assert len(asked) == 3

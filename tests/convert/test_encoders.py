@@ -28,12 +28,14 @@ PRE = dict.fromkeys(
     ("qwen2vl", "qwen3vl", "qwen2-yarn", "qwen3-yarn", "qwen3-older-yarn", "smollm3-yarn", "exaone4-llama3",
      "hunyuan-alpha"), "qwen2",
 ) | {"jina-bert-v2-code": "jina-v2-de"}  # fmt: skip
-MOVED: dict[str, str] = {}  # a key that stands elsewhere in the file
-MORE: dict[str, set[str]] = {}  # keys that the converter leaves out
+# A key that stands elsewhere in the file
+MOVED = dict.fromkeys(("nomic-bert-moe", "jina-bert-v3"), "tokenizer.ggml.token_type_count")
+MOVED |= {"longrope": "phi3.rope.scaling.attn_factor"}
+# AutoTokenizer gives any folder of this architecture tokens of Qwen's own
+OTHER_TOKENS = {"qwen2-yarn": {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}}
 
 
-@pytest.mark.parametrize("outtype", OUTTYPES)
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(("name", "outtype"), [(name, outtype) for name in BUILDERS for outtype in OUTTYPES[name]])
 def test_the_file_is_what_llama_cpps_converter_makes_of_the_folder(name: str, outtype: str, tmp_path: Path) -> None:
     folder = BUILDERS[name](name, tmp_path)
     recorded = RECORDS[name]
@@ -42,16 +44,15 @@ def test_the_file_is_what_llama_cpps_converter_makes_of_the_folder(name: str, ou
     expected = unfold(recorded, outtype)
     found = json.loads(json.dumps(describe(written)))
     assert found["tensors"] == expected["tensors"]
-    more = MORE.get(name, set())
-    assert set(found["keys"]) - set(expected["keys"]) == more
+    assert set(found["keys"]) == set(expected["keys"])
     moved = MOVED.get(name)
-    order, wanted = ([k for k in keys if k not in more and k != moved] for keys in (found["keys"], expected["keys"]))
+    order, wanted = ([k for k in keys if k != moved] for keys in (found["keys"], expected["keys"]))
     assert order == wanted
     differ = {key for key, value in expected["keys"].items() if found["keys"][key] != value}
-    assert differ == ({"tokenizer.ggml.pre"} if name in PRE else set())
+    assert differ == ({"tokenizer.ggml.pre"} if name in PRE else set()) | OTHER_TOKENS.get(name, set())
     if name in PRE:
         assert found["keys"]["tokenizer.ggml.pre"] == ["STRING", PRE[name]]
-    if not (name in PRE or moved or more):
+    if not (name in PRE or moved):
         assert hashlib.sha256(written.read_bytes()).hexdigest() == expected["sha256"]
     adapters = {path.name: json.loads(json.dumps(describe(path))) for path in sorted(tmp_path.glob("lora-*"))}
     assert adapters == recorded["adapters"]
@@ -59,25 +60,25 @@ def test_the_file_is_what_llama_cpps_converter_makes_of_the_folder(name: str, ou
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", BUILDERS)
-def test_llama_cpp_loads_the_file(name: str, tmp_path: Path) -> None:
+def test_llama_cpp_computes_the_file_to_the_same_bits(name: str, tmp_path: Path) -> None:
     from refembed.verify.engines.llamacpp import LlamaCpp
 
     path = convert(BUILDERS[name](name, tmp_path), tmp_path / "out.gguf")
-    ids = [5, 7, 9, 11, 6, 6, 8]
+    ids = [3 + i % 20 for i in range(30)]  # more than the original context
     ours = Embedder.load(path, numerics="ggml").forward([ids])
-    with LlamaCpp(path, pooling="none", n_ctx=64) as engine:
+    with LlamaCpp(path, pooling="none", n_ctx=64, flash_attn=True) as engine:
         assert np.array_equal(engine.embed([ids])[0].reshape(ours.shape), ours)
 
 
 TEXTS = [[5], [7, 12], list(range(4, 24)), [11, 11, 3, 4, 5, 6, 3]]
-# Largest error of numbers up to 4, exact and fast: about three times what was measured on an AMD EPYC
+# Largest error of numbers up to 1.6: about three times what was measured on an AMD EPYC
 BOUNDS = {
-    "nomic-bert": (1e-6, 2e-5),
-    "nomic-bert-moe": (1e-6, 2e-5),
-    "jina-bert-v2": (1e-6, 2e-5),
-    "jina-bert-v2-code": (1e-6, 2e-5),
-    "jina-bert-v3": (1e-6, 2e-5),
-    "neo-bert": (1e-6, 2e-5),
+    "nomic-bert": 4e-15,
+    "nomic-bert-moe": 2e-14,
+    "jina-bert-v2": 4e-15,
+    "jina-bert-v2-code": 4e-15,
+    "jina-bert-v3": 3e-13,
+    "neo-bert": 2e-11,
 }
 
 
@@ -91,11 +92,10 @@ def tensors_of(name: str) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
 def test_hidden_states_are_those_of_the_published_formulas(name: str, tmp_path: Path) -> None:
     path = convert(hf_encoders.build(name, tmp_path), tmp_path / "model.gguf")
     w, c = tensors_of(name), hf_encoders.FOLDERS[name][0]
-    for numerics, bound in zip(("exact", "fast"), BOUNDS[name], strict=True):
-        e = Embedder.load(path, numerics=numerics, semantics="original")
-        for ids in TEXTS:
-            error = np.abs(e.forward([ids]) - FORWARD[name](w, c, ids)).max()
-            assert error < bound, (numerics, len(ids), error)
+    e = Embedder.load(path, numerics="exact", semantics="original")
+    for ids in TEXTS:
+        error = np.abs(e.forward([ids]) - FORWARD[name](w, c, ids)).max()
+        assert error < BOUNDS[name], (len(ids), error)
 
 
 def test_an_adapter_makes_of_the_base_what_its_task_was_trained_for(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_an_adapter_makes_of_the_base_what_its_task_was_trained_for(tmp_path: Pa
     base = Embedder.load(path, numerics="exact", semantics="original").forward([TEXTS[2]])
     for i, file in enumerate(files):
         found = Embedder.load(path, numerics="exact", semantics="original", lora=[file]).forward([TEXTS[2]])
-        assert np.abs(found - jina3(w, c, TEXTS[2], i)).max() < BOUNDS["jina-bert-v3"][0]
+        assert np.abs(found - jina3(w, c, TEXTS[2], i)).max() < 1.2e-6  # 3.9e-7 was measured
         assert np.abs(found - base).max() > 0.1
     assert open_gguf(files[0]).metadata["adapter.lora.prompt_prefix"] == "Represent the query: "
 
@@ -137,6 +137,7 @@ def test_adapters_that_are_not_asked_for_are_said_to_be_left_out(tmp_path: Path)
     ("name", "config", "message"),
     [
         ("nomic-bert", {"activation_function": "gelu"}, "activation_function is gelu"),
+        ("nomic-bert", {"activation_function": None}, "no activation_function"),
         ("nomic-bert", {"rotary_scaling_factor": 2}, "rotary_scaling_factor is 2"),
         ("nomic-bert", {"rotary_emb_fraction": 0.5}, "rotary_emb_fraction is 0.5"),
         ("nomic-bert", {"n_positions": 4096}, "n_positions is 4096"),
@@ -145,12 +146,12 @@ def test_adapters_that_are_not_asked_for_are_said_to_be_left_out(tmp_path: Path)
         ("nomic-bert", {"n_inner": 64}, r"is \[80, 48\], config.json says \[64, 48\]"),
         ("nomic-bert-moe", {"moe_normalize_expert_weights": True}, "moe_normalize_expert_weights is True"),
         ("nomic-bert-moe", {"moe_every_n_layers": 4}, "unexpected tensors|missing tensors"),
-        ("nomic-bert-moe", {"num_experts": 4}, r"is \[5, 48\], config.json says \[4, 48\]"),
+        ("nomic-bert-moe", {"num_experts": 4}, r"is \[400, 48\], config.json says \[320, 48\]"),
         ("nomic-bert-moe", {"num_shared_experts": 1}, "num_shared_experts is 1"),
         ("jina-bert-v2", {"feed_forward_type": "reglu"}, "feed_forward_type is reglu"),
         ("jina-bert-v2", {"position_embedding_type": "absolute"}, "position_embedding_type is absolute"),
         ("jina-bert-v2", {"position_embedding_type": None}, "position_embedding_type is None"),
-        ("jina-bert-v3", {"lora_rank": 8}, r"is \[2, 4, 48\], config.json says \[2, 8, 48\]"),
+        ("jina-bert-v3", {"lora_rank": 8}, r"is \[2, 1, 4\], config.json says \[2, 1, 8\]"),
         ("jina-bert-v3", {"lora_adaptations": ["a", "b", "c"]}, r"config.json says \[3, "),
         ("jina-bert-v3", {"lora_adaptations": ["../a", "b"]}, "lora_adaptations is"),
         ("jina-bert-v3", {"task_instructions": {"separation": ""}}, "task_instructions has none for retrieval.query"),
@@ -160,7 +161,7 @@ def test_adapters_that_are_not_asked_for_are_said_to_be_left_out(tmp_path: Path)
         ("qwen2vl", {"hidden_act": "gelu"}, "hidden_act is gelu"),
         ("qwen2vl", {"rope_scaling": {"type": "mrope"}}, "no mrope_section"),
         ("qwen3vl", {"vision_config": {"deepstack_visual_indexes": 3}}, "deepstack_visual_indexes is 3"),
-        ("qwen3vl", {"model_type": "qwen3"}, "model_type is qwen3"),
+        ("qwen2vl", {"model_type": "qwen2"}, "model_type is qwen2"),
     ],
 )  # fmt: skip
 def test_an_encoder_that_asks_for_another_graph_is_refused(
@@ -185,11 +186,11 @@ def test_an_encoder_that_asks_for_another_graph_is_refused(
         ("llama-linear", {"factor": "x"}, "its factor x"),
         ("gemma3-linear", {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}, "rope_type is linear"),
         ("gemma3-linear", {"full_attention": {"rope_type": "yarn", "factor": 2.0}}, "rope_type is yarn"),
-        ("phi3-longrope", {"long_factor": [1.0]}, "long_factor of rope_type longrope has 1 numbers"),
-        ("phi3-longrope", {"short_factor": ["x", 1.0]}, "short_factor of rope_type longrope"),
-        ("phi3-longrope", {"attention_factor": 2.0}, r"attention_factor of rope_type longrope is 2\.0"),
-        ("phi3-longrope", {"factor": 3.0}, r"factor of rope_type longrope is 3\.0"),
-        ("phi3-longrope", {"rope_type": "yarn"}, "rope_type is yarn"),
+        ("longrope", {"long_factor": [1.0]}, "long_factor of rope_type longrope has 1 numbers"),
+        ("longrope", {"short_factor": ["x", 1.0]}, "short_factor of rope_type longrope"),
+        ("longrope", {"attention_factor": 2.0}, r"attention_factor of rope_type longrope is 2\.0"),
+        ("longrope", {"factor": 3.0}, r"factor of rope_type longrope is 3\.0"),
+        ("longrope", {"rope_type": "yarn"}, "rope_type is yarn"),
         ("hunyuan-alpha", {"alpha": None}, "its alpha None"),
         ("hunyuan-alpha", {"rope_theta": 20000.0}, r"rope_theta 20000\.0 and 32768 positions"),
     ],
@@ -205,7 +206,7 @@ def test_a_stretch_that_llama_cpp_does_not_compute_is_refused(
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("mistral-dynamic", "rope_type is dynamic"), ("phi3-longrope", "rope_type is longrope"), ("qwen2-yarn", "")],
+    [("mistral-dynamic", "rope_type is dynamic"), ("longrope", "rope_type is longrope"), ("qwen2-yarn", "")],
 )  # fmt: skip
 def test_what_llama_cpp_turns_otherwise_is_said(name: str, said: str, tmp_path: Path) -> None:
     notes: list[str] = []

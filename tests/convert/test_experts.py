@@ -15,15 +15,17 @@ from tests.hf_folders import write_json
 from tests.hf_heads import RECORDS, headed
 from tests.record_models import build
 
-YARN = {"rope_type": "default", "rope_theta": 1e6}
+PLAIN = {"rope_type": "default", "rope_theta": 1e6}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16,
+        "mscale": 0.7, "mscale_all_dim": 0.7}  # fmt: skip
 GRAPHS: list[tuple[str, dict[str, Any], str]] = [
     ("gpt-oss", {"swiglu_limit": 10.0}, r"swiglu_limit is 10\.0"),
     ("gpt-oss", {"attention_bias": False}, "attention_bias is False"),
     ("gpt-oss", {"layer_types": ["full_attention"] * 4}, "layer_types are others than llama.cpp's"),
     ("gpt-oss", {"sliding_window": None}, "sliding_window is 0, not a size"),
     ("gpt-oss", {"quantization_config": {"quant_method": "gptq"}}, "the weights are quantized"),
-    ("gpt-oss-mxfp4", {"quantization_config": {}}, "is stored as U8"),
-    ("gpt-oss-mxfp4", {"intermediate_size": 128}, r"is \[5, 192, 2, 16\], config.json says \[5, 256, 2, 16\]"),
+    ("gpt-oss-mxfp4", {"quantization_config": {}}, r"the weights are quantized \(tensor model\.layers\.0"),
+    ("gpt-oss-mxfp4", {"intermediate_size": 128}, r"is \[5, 64, 3\], config.json says \[5, 64, 4\]"),
     ("gpt-oss-mxfp4", {"intermediate_size": 90}, "rows of 90 numbers"),
     ("qwen35moe", {"linear_key_head_dim": 6}, "linear_key_head_dim is 6, linear_value_head_dim 8"),
     ("qwen35moe", {"moe_intermediate_size": None}, "moe_intermediate_size is 0, not a size"),
@@ -38,6 +40,10 @@ GRAPHS: list[tuple[str, dict[str, Any], str]] = [
     ("deepseek2", {"first_k_dense_replace": 2}, "missing tensors: blk.1.ffn_down.weight"),
     ("deepseek2", {"first_k_dense_replace": 27}, "first_k_dense_replace is 27 of 26 layers"),
     ("deepseek2", {"kv_lora_rank": 18}, r"is \[20\], config.json says \[18\]"),
+    ("deepseek3", {"rope_parameters": YARN | {"mscale": 1.0}}, "mscale and mscale_all_dim of rope_type yarn are"),
+    ("deepseek3", {"rope_parameters": YARN | {"truncate": False}}, "truncate of rope_type yarn is False"),
+    ("ministral3", {"rope_parameters": YARN | {"beta_fast": 16.0}}, r"beta_fast of rope_type yarn is 16\.0"),
+    ("gpt-oss-yarn", {"rope_parameters": YARN}, "queries and keys of rope_type yarn grow by 1"),
     ("deepseek3", {"scoring_func": "softmax"}, "scoring_func is softmax"),
     ("deepseek3", {"rope_interleave": False}, "rope_interleave is False"),
     ("lfm2moe", {"use_expert_bias": False}, "use_expert_bias is False"),
@@ -49,13 +55,14 @@ GRAPHS: list[tuple[str, dict[str, Any], str]] = [
     ("gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention is all"),
     ("gemma4", {"layer_types": ["full_attention"] + ["sliding_attention"] * 3}, "layer_types ends with sliding"),
     ("gemma4", {"layer_types": ["full_attention"] * 3}, "layer_types has 3 names for 4 layers"),
-    ("gemma4", {"rope_parameters": {"full_attention": YARN}}, "rope_type of layers that see all is default"),
+    ("gemma4", {"rope_parameters": {"full_attention": PLAIN}}, "rope_type of layers that see all is default"),
     ("gemma4", {"num_kv_shared_layers": 4}, "num_kv_shared_layers is 4 of 4 layers"),
-    ("gemma4", {"num_kv_shared_layers": 1}, "missing tensors: blk.2.attn_k"),
+    ("gemma4", {"num_kv_shared_layers": 1}, r"is \[48, 160\], config.json says \[48, 80\]"),
     ("gemma4", {"use_double_wide_mlp": False}, r"is \[48, 160\], config.json says \[48, 80\]"),
     ("gemma4-experts", {"attention_k_eq_v": False}, "missing tensors: blk.1.attn_v.weight"),
-    ("gemma4-experts", {"enable_moe_block": False}, "unexpected tensors: blk.0.ffn_down_exps"),
-    ("gemma4", {"vocab_size": 299}, "token 299, but config.json has a vocab_size of 299"),
+    ("gemma4-experts", {"enable_moe_block": False}, r"is \[5, 48, 26\], config.json says \[0, 48, 26\]"),
+    ("gemma4-experts", {"num_kv_shared_layers": 1}, "unexpected tensors: blk.3.attn_k"),
+    ("gemma4", {"vocab_size": 299}, r"is \[300, 48\], config.json says \[299, 48\]"),
     ("gemma3n", {"altup_num_inputs": 3}, "altup_num_inputs is 3"),
     ("gemma3n", {"num_kv_shared_layers": 4}, "num_kv_shared_layers is 4"),
     ("gemma3n", {"laurel_rank": 32}, "laurel_rank is 32"),
@@ -79,6 +86,12 @@ def test_a_config_that_asks_for_another_graph_is_refused(
         convert(folder, tmp_path / "out.gguf")
     assert caught.value.hint
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_that_gpt_oss_rounds_no_ramp_is_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    convert(build(RECORDS["gpt-oss-mxfp4"], tmp_path / "m"), tmp_path / "out.gguf", say=notes.append)
+    assert [note[:26] for note in notes] == ["truncate of rope_type yarn"]
 
 
 def test_half_of_a_packed_matrix_is_refused(tmp_path: Path) -> None:

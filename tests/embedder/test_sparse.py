@@ -106,7 +106,8 @@ def test_splade_is_its_formula(tmp_path: Path) -> None:
 
 def with_bge_heads(tiny: Path, target: Path, bias: float = 0.0) -> tuple[Path, Any, Any]:
     """The tiny model with both heads of bge-m3, random; and their weights."""
-    lexical, many = RNG.standard_normal(32).astype(np.float32), RNG.standard_normal((8, 32)).astype(np.float32)
+    rng = np.random.default_rng(2)
+    lexical, many = rng.standard_normal(32).astype(np.float32), rng.standard_normal((8, 32)).astype(np.float32)
     keys: dict[str, Any] = {
         "refembed.sparse.kind": ("token", "STRING"), "refembed.sparse.weight": (lexical, "ARRAY[FLOAT32]"),
         "refembed.sparse.bias": ([bias], "ARRAY[FLOAT32]"),

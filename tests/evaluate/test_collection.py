@@ -126,7 +126,8 @@ def test_queries_that_nothing_answers_are_named() -> None:
 
 def test_judgements_of_what_is_not_there_are_an_error_or_left_out() -> None:
     qrels = {"q0": {"a": 1, "x": 1}, "q1": {"y": 1}, "nosuch": {"a": 1}}
-    with pytest.raises(RequestError, match=r"queries that are not there: 1 of 3 \(nosuch\)"):
+    both = r"queries that are not there: 1 of 3 \(nosuch\); .* documents that are not there: 2 of 3 \(x, y\)"
+    with pytest.raises(RequestError, match=both):
         Collection.of(QUERIES, DOCUMENTS, qrels)
     del qrels["nosuch"]
     with pytest.raises(RequestError, match=r"documents that are not there: 2 of 3 \(x, y\)"):
@@ -144,3 +145,8 @@ def test_nothing_is_an_error(part: int) -> None:
     parts[part] = {}
     with pytest.raises(RequestError, match="empty"):
         Collection.of(*parts)  # type: ignore[arg-type]
+
+
+def test_texts_without_a_word_are_counted() -> None:
+    c = Collection.of({"q": " ", "r": "a cat"}, {"a": "", "b": "\n", "c": "cats"}, {"q": {"c": 1}, "r": {"c": 1}})
+    assert c.notes == ("queries without text: 1 of 2 (q)", "documents without text: 2 of 3 (a, b)")

@@ -15,10 +15,11 @@ from refembed import Embedder
 from refembed.compress import fit
 from refembed.convert.quantize import quantize_file
 from refembed.errors import EngineError, ModelError, RequestError
-from refembed.evaluate import Collection, Grid, Pair, compare, evaluate_retrieval, evaluate_sts
+from refembed.evaluate import Collection, Grid, Pair, compare, embedding, evaluate_retrieval, evaluate_sts
 from refembed.evaluate.embedding import Job, in_own_process
-from refembed.evaluate.page import front
+from refembed.evaluate.page import evaluation_page, front
 from refembed.kernels import threads
+from refembed.pipeline.progress import Bar
 from refembed.testing.synthetic import synthetic
 from tests.tiny import WORDS
 
@@ -211,6 +212,30 @@ print(peak())
     assert abs(after - most) < 1 << 20  # the kernel counts pages by the batch
 
 
+@pytest.mark.parametrize("memory", [False, True])
+def test_the_bar_counts_texts_in_this_process_and_in_another(
+    tiny: Path, memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[Bar] = []
+    done: list[int] = []
+
+    class Counted(Bar):
+        def __init__(self, total: int | None, *, wanted: bool) -> None:
+            super().__init__(total, wanted=wanted)
+            bars.append(self)
+            assert (total, wanted) == (72, True)
+
+        def advance(self, done_: int) -> None:
+            super().advance(done_)
+            done.append(done_)
+
+    monkeypatch.setattr(embedding, "Bar", Counted)
+    monkeypatch.setattr(embedding, "STEP", 50)
+    evaluate_retrieval(COLLECTION, Grid((str(tiny),)), ["map"], memory=memory, progress=True)
+    assert done == list(range(1, 73))
+    assert [bar.texts for bar in bars] == [72]
+
+
 def test_a_process_of_its_own_says_what_went_wrong(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="gives no vector a text") as error:
         evaluate_retrieval(COLLECTION, Grid((str(tiny),), poolings=("none",)), ["map"], memory=True)
@@ -230,3 +255,10 @@ def test_the_lines_that_no_other_beats(tiny: Path) -> None:
     cost = {id(a): 128.0, id(b): 64.0, id(c): 4.0}
     assert front(report.lines, "nDCG@10", lambda line: cost[id(line)], True) == {1, 2}  # as good as line 1 for half
     assert front(report.lines, "nDCG@10", lambda line: cost[id(line)], False) == {0}
+
+
+def test_of_equal_lines_the_page_calls_that_the_best_which_costs_least(tiny: Path) -> None:
+    report = evaluate_retrieval(COLLECTION, Grid((str(tiny),), vectors=("float32", "float16")), ["ndcg@10"])
+    for line in report.lines:
+        line.values["nDCG@10"] = 0.5
+    assert "line 2, the best and smallest, has 0.500 at 64" in evaluation_page(report)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.peers.jobs import Corpus, make_corpus
 from tests.server.servers import Client, llama, refembed
 
 # Largest difference of a unit vector's numbers. `ggml` has llama.cpp's bits; `fast` was at most 8.3e-5 away on an AMD
@@ -51,6 +52,13 @@ def served(request: pytest.FixtureRequest, minilm: Path) -> Iterator[Served]:
     """The default model, once in each numerics."""
     with refembed("-m", minilm, *FLAGS[request.param]) as ours, llama(minilm) as theirs:
         yield Served(ours, theirs, BOUNDS[request.param], minilm)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Texts for engines, and what must become of them."""
+    pytest.importorskip("pyarrow")
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")

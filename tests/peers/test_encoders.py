@@ -43,10 +43,12 @@ def fill(model: Any, name: str, *, gated: bool) -> Any:
         for pattern, new in NAMES:
             key = re.sub(pattern, new, key)
         key = key.replace("fc2", "down_proj") if gated else key
+        if "lora" in key or key.startswith("pooler"):
+            continue
         if fused := re.fullmatch(r"(.*)\.(?:attn|mixer)\.Wqkv\.(.*)", key):
             for part, one in zip("qkv", values.chunk(3), strict=True):
                 state[f"{fused[1]}.self_attn.{part}_proj.{fused[2]}"] = one
-        elif "lora" not in key and not key.startswith("pooler"):
+        else:
             state[key] = values
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
@@ -84,16 +86,34 @@ MODELS = {
     "qwen2vl": lambda t: text_part(t, "Qwen2_5_VL", "qwen2vl"),
     "qwen3vl": lambda t: text_part(t, "Qwen3VL", "qwen3vl"),
 }
-# Largest error of numbers up to 5, exact and fast: about three times what was measured on an AMD EPYC
-BOUNDS = dict.fromkeys(MODELS, (1e-5, 3e-5))
+# Largest error of numbers up to 4.5, exact and fast: about three times what was measured on an AMD EPYC
+BOUNDS = {
+    "nomic-bert": (2e-10, 2.1e-6),
+    "jina-bert-v3": (1e-12, 1.1e-6),
+    "qwen2vl": (4e-7, 8e-7),
+    "qwen3vl": (4e-7, 1.2e-6),
+    "qwen2-yarn": (4e-7, 9e-7),
+    "qwen3-yarn": (4e-7, 9e-7),
+    "smollm3-yarn": (5e-7, 3e-6),
+    "llama-linear": (6e-7, 5e-6),
+    "qwen3-older-yarn": (5e-7, 9e-7),
+    "gemma3-linear": (3e-6, 8e-6),
+    "gemma-embedding-linear": (1.5e-6, 7e-6),
+    "exaone4-llama3": (5e-7, 7e-6),
+    "mistral-llama3": (9e-7, 3e-6),
+    "mistral-dynamic": (5e-7, 1.5e-6),
+    "longrope": (3e-6, 5e-6),
+    "hunyuan-alpha": (6e-7, 1.5e-6),
+    "camembert": (6e-15, 2.4e-6),
+}
 TEXTS = [[5], [7, 12], list(range(4, 24)), [11, 11, 3, 4, 5, 6, 3], [3 + i % 20 for i in range(60)]]
 
 
-def check(name: str, model: Any, path: Path, bounds: tuple[float, float]) -> None:
+def check(name: str, model: Any, path: Path) -> None:
     """Both numerics give the model's hidden states."""
     import torch
 
-    for numerics, bound in zip(("exact", "fast"), bounds, strict=True):
+    for numerics, bound in zip(("exact", "fast"), BOUNDS[name], strict=True):
         e = Embedder.load(path, numerics=numerics, semantics="original")
         for ids in TEXTS:
             with torch.no_grad():
@@ -107,10 +127,7 @@ def test_hidden_states_are_those_of_transformers(name: str, tmp_path: Path) -> N
     import transformers
 
     path = convert(hf_encoders.build(name, tmp_path), tmp_path / "model.gguf")
-    check(name, MODELS[name](transformers), path, BOUNDS[name])
-
-
-STRETCHED = dict.fromkeys(hf_scaled.TABLES, (1e-5, 3e-5))
+    check(name, MODELS[name](transformers), path)
 
 
 @pytest.mark.parametrize("name", hf_scaled.TABLES)
@@ -121,7 +138,7 @@ def test_texts_beyond_the_original_context_are_turned_as_in_transformers(name: s
 
     folder = hf_scaled.build(name, tmp_path)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float64).eval()
-    check(name, model, convert(folder, tmp_path / "model.gguf"), STRETCHED[name])
+    check(name, model, convert(folder, tmp_path / "model.gguf"))
 
 
 def camembert(folder: Path) -> Any:
@@ -139,4 +156,4 @@ def camembert(folder: Path) -> Any:
 
 def test_camembert_counts_places_as_roberta_does(tmp_path: Path) -> None:
     model = camembert(tmp_path)
-    check("camembert", model, convert(tmp_path, tmp_path / "model.gguf"), (1e-14, 5e-6))
+    check("camembert", model, convert(tmp_path, tmp_path / "model.gguf"))

@@ -72,6 +72,21 @@ BOUNDS = {
     "lfm2": (5e-6, 1.7e-5),
     "qwen3next": (4e-5, 1.3e-4),
     "qwen35": (6e-5, 5e-5),
+    "gpt-oss": (4.5e-6, 1e-5),
+    "gpt-oss-yarn": (5.4e-6, 1.6e-5),
+    "qwen35moe": (5.7e-5, 7e-5),
+    "mixtral": (1.1e-5, 3e-5),
+    "deepseek2": (3e-5, 9e-5),
+    "deepseek3": (9.6e-6, 2.9e-5),
+    "lfm2moe": (8.7e-6, 1e-5),
+    "granite-micro": (1.4e-6, 4.5e-6),
+    "granite-experts": (2.4e-6, 5.7e-6),
+    "mistral3": (1e-5, 1.7e-5),
+    "ministral3": (1.1e-5, 2.7e-5),
+    "gemma3-images": (2e-6, 3.6e-6),
+    "gemma4": (2.6e-6, 1.1e-5),
+    "gemma4-experts": (3e-6, 9e-6),
+    "gemma-embedding2": (1.3e-5, 3.3e-5),  # of numbers up to 22
 }
 GELU = ("gptneox", "gptneox-serial", "falcon", "falcon-two-norms", "mpt")  # itself; llama.cpp's is by tanh
 DIFFER = (*GELU, "xlm-roberta", "roberta", "t5encoder", "t5encoder-gated")  # in its graph: docs/differences.md

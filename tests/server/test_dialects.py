@@ -6,11 +6,15 @@ api/types.go of Ollama, router/src/http of text-embeddings-inference).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.embedder.test_sparse import with_bge_heads
 from tests.server.conftest import Pair
+from tests.server.servers import llama, refembed
 
 pytestmark = pytest.mark.oracle
 
@@ -117,6 +121,30 @@ def test_tei_gives_each_token_its_vector(pair: Pair, per_token: Pair) -> None:
     """From a server that pools, too."""
     [rows] = pair[0].post("/embed_all", {"inputs": "hello hello hello"}).json
     assert rows == per_token[1].post("/embeddings", {"content": "hello hello hello"}).json[0]["embedding"]
+
+
+def test_tei_gives_tokens_and_weights(tiny: Path, tmp_path: Path) -> None:
+    """Each weight is ReLU(<hidden, weight> + bias) of llama-server's hidden state; special tokens have none."""
+    path, lexical, _ = with_bge_heads(tiny, tmp_path / "m.gguf", 9.0)
+    flags = ("-m", path, "--numerics", "ggml", "-fa", "off", "--no-repack", "--pooling", "none")
+    with refembed(*flags) as ours, llama(path, "NONE", n_ctx=0) as theirs:
+        ids = theirs.post("/tokenize", {"content": TEXTS[0], "add_special": True}).json["tokens"]
+        [given] = theirs.post("/embeddings", {"content": TEXTS[0], "embd_normalize": -1}).json
+        weights = np.maximum(np.array(given["embedding"]) @ lexical + 9, 0)
+        wanted = {i: w for i, w in zip(ids[1:-1], weights[1:-1].tolist(), strict=True) if w > 0}
+        one, two = ours.post("/embed_sparse", {"inputs": [TEXTS[0], ids]}).json
+        assert ours.post("/embed_sparse", {"inputs": TEXTS[0]}).json == [one] == [two]
+        answer = ours.post("/embed_sparse", {"inputs": "a " * 600})
+        assert (answer.status, answer.json["error_type"]) == (422, "Validation")
+    assert [list(x) for x in one] == [["index", "value"]] * len(wanted)
+    assert {x["index"]: x["value"] for x in one} == pytest.approx(wanted, rel=1e-5)
+    assert len(wanted) > 1
+
+
+def test_tei_has_no_sparse_vectors_of_a_model_without_a_head(pair: Pair) -> None:
+    answer = pair[0].post("/embed_sparse", {"inputs": "a"})
+    wanted = {"error": "Model is not an embedding model with SPLADE pooling", "error_type": "Backend"}
+    assert (answer.status, answer.json) == (424, wanted)
 
 
 def test_tei_compares_sentences(pair: Pair) -> None:

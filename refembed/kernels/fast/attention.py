@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from refembed.arrays import LINE
 from refembed.kernels.fast.elementwise import ROOM, softmax
-from refembed.kernels.llvm.gemm import LANES4, LINE, row_loop
+from refembed.kernels.llvm.gemm import LANES4, row_loop
 from refembed.kernels.llvm.jit import njit, tanh
 from refembed.kernels.llvm.microkernel import ROWS, VECTORS
 from refembed.kernels.llvm.simd import N, put
@@ -38,8 +39,8 @@ def reach(i, n, causal, window, kind):
 
 
 @njit()
-def shares(p, at, n, i, begin, scale, soft_cap, slope, bias, sink):
-    """Scores p[at : at + n] of query i and the keys from `begin` on to what each key gets, in place.
+def adjust(p, at, n, i, begin, scale, soft_cap, slope, bias, sink):
+    """Scores p[at : at + n] of query i and the keys from `begin` on as softmax takes them, in place; their scale.
 
     slope  ALiBi's, or 0
     bias   (n) added to the scores, or (0)
@@ -63,7 +64,13 @@ def shares(p, at, n, i, begin, scale, soft_cap, slope, bias, sink):
         scale = f32(1)
     if len(sink) > 0:
         p[at + n] = sink[0] / scale
-    softmax(p, at, n + len(sink), scale)
+    return scale
+
+
+@njit()
+def shares(p, at, n, i, begin, scale, soft_cap, slope, bias, sink):
+    """`adjust`, then softmax: what each key gets, in place."""
+    softmax(p, at, n + len(sink), adjust(p, at, n, i, begin, scale, soft_cap, slope, bias, sink))
 
 
 @njit(inline="always")
@@ -191,7 +198,10 @@ def scores_of(q, keys, out):
 
 @njit()
 def shares_of(x, scale, causal, window, kind, soft_cap, slope, sink):
-    """`shares` for every row of x (n, n), in place; 0 for keys that a query does not see."""
+    """`shares` for every row of x (n, n), in place; 0 for keys that a query does not see.
+
+    returns  (n) what the rows of `mix_of` are still to be multiplied by: 1
+    """
     n, none = x.shape[1], np.empty(0, np.float32)
     row = np.empty(n + ROOM, np.float32)
     for i in range(len(x)):
@@ -200,6 +210,7 @@ def shares_of(x, scale, causal, window, kind, soft_cap, slope, sink):
         shares(row, 0, high - low, i, low, scale, soft_cap, slope, none, sink)
         x[i] = f32(0)
         x[i, low:high] = row[: high - low]
+    return np.ones(n, np.float32)
 
 
 @njit()

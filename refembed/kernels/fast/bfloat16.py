@@ -9,7 +9,9 @@ import numpy as np
 
 from refembed.arrays import F32, I32
 from refembed.gguf import Tensor
+from refembed.kernels.fast.also_rounding import ALSO_ROUNDING
 from refembed.kernels.fast.panels import Panels
+from refembed.kernels.fast.rounding import RoundedProducts
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import bfloat16
 from refembed.kernels.llvm.bfloat16_tile import ROWS, P
@@ -18,29 +20,28 @@ from refembed.kernels.quant.row_blocks import Store
 PAIRS = 32  # pairs of a panel that a row meets in the time of an element, as `parallel_for` counts them
 
 
-class BFloat16Products:
+class BFloat16Products(RoundedProducts):
     """Products with matrices of any type, rounded to bfloat16 and kept in panels while the memory budget lasts.
 
     empty  makes the arrays of activations
     """
 
     def __init__(self, store: Store, empty: Callable[[tuple[int, ...]], F32]) -> None:
-        self.store, self.empty = store, empty
+        super().__init__(store, empty)
+        self.round, self.also_rounding = bfloat16.round_pairs, ALSO_ROUNDING[0]
         self.panels = Panels(store, np.int32, self.shape, self.pack)
 
     def takes(self, w: Tensor) -> bool:
         """All of them."""
         return True
 
-    def codes(self, x: F32) -> F32:
-        """Activations (T, C) as pairs: (T, C/2 words)."""
-        x = np.ascontiguousarray(x)
-        out = self.empty((len(x), (x.shape[1] + 1) // 2))
-        spinning_pool.parallel_for(bfloat16.round_pairs, x, out, rows=len(x), size=x.size)
-        return out
+    def words(self, channels: int) -> int:
+        """Pairs."""
+        return (channels + 1) // 2
 
     def multiply(self, codes: F32, w: Tensor, bias: F32) -> F32:
         """x Wᵀ + bias (T, N), for the pairs of x."""
+        self.used = True
         out = self.empty((len(codes), w.shape[0]))
         for first, panels in self.panels.parts(w):
             by_rows = len(codes) >= bfloat16.HIGH

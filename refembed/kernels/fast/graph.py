@@ -1,10 +1,13 @@
-"""Capture and replay: the operations of a short text, run again for another without Python between them.
+"""Capture and replay: the operations of a text, run again for another without Python between them.
 
 An operation of a short text takes microseconds, and the interpreter takes as long to get from one to the next: weights
 have driven it out of the caches meanwhile. But texts of one length differ in their embeddings alone: the same kernels
 run on the same weights, and can run in the same arrays. So the first text of a length is computed as usual, in arrays
 of a captured graph, while the thread pool records its tasks. For the next text of that length the first array is
 filled, the tasks are run, and the last array is read. PyTorch does the same with CUDA graphs.
+
+Texts that share a forward pass are replayed too where as many of the same lengths come again, and so are those of a
+core that computes by itself; both are captured the second time, since most lengths of a mixture come once.
 
 That is right only if nothing but recorded tasks writes an activation. Activations are the arrays with two dimensions;
 each that a task reads must have been written by an earlier task. If one was not, NumPy wrote it, and the graph is
@@ -24,12 +27,14 @@ import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.kernels import threads
-from refembed.kernels.fast.buffer_pool import FREE, counts
+from refembed.kernels.fast.buffer_pool import FREE, block_of, counts
 from refembed.kernels.fast.thread_pool import EMPTY, RESULTS, WORDS, spinning_pool, write
 
-MAX_TOKENS = 256  # tokens: what Python takes is little compared with a longer text
+MAX_TOKENS = 512  # tokens: what Python takes is little compared with a longer text
 LAYERS = 64  # times that an activation is worked on, more or less
+LAYERS_OF_BATCH = 8  # as it is counted where cores have texts of their own: graphs are less of a gain there
 MAX_GRAPHS = 64  # captured graphs: of MiniLM, 120 KB each
+MAX_SEEN = 1024  # computations that are remembered as seen once; and how long a graph of several texts may lie unused
 
 
 class ArrayPool:
@@ -48,7 +53,7 @@ class ArrayPool:
         for n, (block, count) in enumerate(zip(self.blocks, counts(self.blocks), strict=True)):
             if len(block) == room and count == FREE:
                 return n, block[:size].reshape(shape)
-        self.blocks.append(np.empty(room, np.float32))
+        self.blocks.append(block_of(room))
         return len(self.blocks) - 1, self.blocks[-1][:size].reshape(shape)
 
 
@@ -109,12 +114,22 @@ def address(x: Any) -> int:
     return int(x.ctypes.data)
 
 
+class OwnGraphs(threading.local):
+    """The captured graphs of each thread that computes by itself."""
+
+    cache: GraphCache | None = None
+
+
 class GraphCache:
     """The captured graphs of one `Fast`; the least recently used are dropped."""
 
     def __init__(self) -> None:
         self.pool = ArrayPool()
         self.known: OrderedDict[Any, tuple[CapturedGraph | None, Any]] = OrderedDict()
+        self.seen: OrderedDict[Any, None] = OrderedDict()  # computations of several texts that came once
+        self.used: dict[Any, int] = {}  # when each graph was used last, as `lookups` counts
+        self.lookups = 0
+        self.own = OwnGraphs()
         self.renew_locks()
         threads.renew_after_fork(self)
 
@@ -122,25 +137,56 @@ class GraphCache:
         """Also in a fork, whose parent may have been replaying (`threads.renew_after_fork`)."""
         self.lock = threading.RLock()  # one text at a time
 
-    def run(self, given: tuple[Any, ...], operations: Callable[[Float], Float], x: Float) -> Float:
+    def run(
+        self, given: tuple[Any, ...], operations: Callable[[Float], Float], x: Float, offsets: I64 | None = None
+    ) -> Float:
         """`operations(x)`, which depends on x, its shape, and what is given: objects that do not change.
 
-        It may change an activation by operations only. Texts that run at the same time are computed without a graph.
+        It may change an activation by operations only. Texts that run at the same time are computed without a graph,
+        but by threads that compute by themselves: those have graphs of their own.
+        offsets  (S+1) where each text begins; None: there is one
         """
-        if len(x) > MAX_TOKENS or threads.own.busy or not spinning_pool.is_ready(LAYERS * x.size):
+        times = LAYERS_OF_BATCH if threads.own.busy else LAYERS
+        if len(x) > MAX_TOKENS or not spinning_pool.is_ready(times * x.size):
             return operations(x)
+        key = (*map(id, given), x.shape, None if offsets is None or len(offsets) == 2 else offsets.tobytes())
+        if threads.own.busy:
+            if self.own.cache is None:
+                self.own.cache = GraphCache()
+            spinning_pool.own.graph = None  # an interruption may have left one
+            return self.own.cache.look_up(key, given, operations, x, often=False)
         self.recover()
         if not self.lock.acquire(blocking=False):
             return operations(x)
         try:
-            key = (*map(id, given), x.shape)
-            if key not in self.known:
-                return self.capture(key, given, operations, x)
-            self.known.move_to_end(key)
-            graph = self.known[key][0]
-            return operations(x) if graph is None else graph.replay(x)
+            return self.look_up(key, given, operations, x, often=key[-1] is None)
         finally:
             self.lock.release()
+
+    def look_up(self, key: Any, given: Any, operations: Callable[[Float], Float], x: Float, *, often: bool) -> Float:
+        """`operations(x)`, replayed where it was captured; else captured, unless it comes for the first time.
+
+        often  capture it also the first time, and in the place of another that may be needed again
+        """
+        self.lookups += 1
+        if key in self.known:
+            self.known.move_to_end(key)
+            self.used[key] = self.lookups
+            graph = self.known[key][0]
+            return operations(x) if graph is None else graph.replay(x)
+        if often or (key in self.seen and self.has_room()):
+            self.seen.pop(key, None)
+            return self.capture(key, given, operations, x)
+        self.seen[key] = None
+        if len(self.seen) > MAX_SEEN:
+            self.seen.popitem(last=False)
+        return operations(x)
+
+    def has_room(self) -> bool:
+        """Whether there are few graphs, or one that has not been used for long: more kinds of batches than there is
+        room for would else drive each other out before they come again.
+        """
+        return len(self.known) < MAX_GRAPHS or self.lookups - self.used[next(iter(self.known))] > MAX_SEEN
 
     def recover(self) -> None:
         """Clear away what an interruption left of this thread's: a lock, a graph half captured, a task under way."""
@@ -160,6 +206,7 @@ class GraphCache:
         result = y.copy()
         graph.finish(y)
         self.known[key] = (graph if graph.valid else None, given)  # what is given is kept, so that its ids stay its own
+        self.used[key] = self.lookups
         if len(self.known) > MAX_GRAPHS:
-            self.known.popitem(last=False)
+            del self.used[self.known.popitem(last=False)[0]]
         return result

@@ -13,7 +13,9 @@ import numpy as np
 
 from refembed.arrays import F32, I32
 from refembed.gguf import Tensor
+from refembed.kernels.fast.also_rounding import ALSO_ROUNDING
 from refembed.kernels.fast.panels import Panels
+from refembed.kernels.fast.rounding import RoundedProducts
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import integer
 from refembed.kernels.llvm.integer_tile import ROWS, P, words_of
@@ -29,7 +31,7 @@ def kind_of(w: Tensor) -> tuple[int, int]:
     return int(w.type.name in HALVES), int(w.type.name in MINIMA)
 
 
-class IntegerProducts:
+class IntegerProducts(RoundedProducts):
     """Products with the quantized matrices of a model, which are kept in panels while the memory budget lasts.
 
     bits   of an activation's code: 8 or 16
@@ -37,23 +39,22 @@ class IntegerProducts:
     """
 
     def __init__(self, bits: int, store: Store, empty: Callable[[tuple[int, ...]], F32]) -> None:
-        self.bits, self.store, self.empty = bits, store, empty
-        self.kernels = integer.KERNELS[bits]
+        super().__init__(store, empty)
+        self.bits, self.kernels = bits, integer.KERNELS[bits]
+        self.round, self.also_rounding = self.kernels.quantize, ALSO_ROUNDING[bits]
         self.panels = Panels(store, np.int32, self.shape, self.pack)
 
     def takes(self, w: Tensor) -> bool:
         """Whether W is quantized."""
         return has_codes(w)
 
-    def codes(self, x: F32) -> F32:
-        """Activations (T, C) as codes and scales: (T, C/32 words)."""
-        x = np.ascontiguousarray(x)
-        out = self.empty((len(x), x.shape[1] // BLOCK * words_of(self.bits)))
-        spinning_pool.parallel_for(self.kernels.quantize, x, out, rows=len(x), size=x.size)
-        return out
+    def words(self, channels: int) -> int:
+        """Codes and scales."""
+        return channels // BLOCK * words_of(self.bits) if channels % BLOCK == 0 else 0
 
     def multiply(self, codes: F32, w: Tensor, bias: F32) -> F32:
         """x Wᵀ + bias (T, N), for the codes of x."""
+        self.used = True
         out, kind = self.empty((len(codes), w.shape[0])), kind_of(w)
         for first, panels in self.panels.parts(w):
             by_rows = len(codes) >= integer.HIGH

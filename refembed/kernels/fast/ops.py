@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from refembed.arrays import F32, I64, Float
+from refembed.arrays import F32, I64, Float, aligned
 from refembed.gguf import Tensor
 from refembed.kernels.exact import activations, attention, conv, experts, sums
 from refembed.kernels.exact import rope as rotary
@@ -28,7 +28,8 @@ from refembed.kernels.fast.bfloat16 import BFloat16Products
 from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.graph import GraphCache
 from refembed.kernels.fast.integer import IntegerProducts
-from refembed.kernels.fast.panels import DECODED, Panels, RoundedProducts
+from refembed.kernels.fast.panels import DECODED, Panels
+from refembed.kernels.fast.rounding import RoundedProducts
 from refembed.kernels.fast.state_ops import NOTHING, FastStateOps
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm, integer_tile, jit
@@ -83,7 +84,7 @@ class Fast(FastStateOps):
     dtype: type[np.floating[Any]] = np.float32
     one_text_a_core = True
     bits = 16 if integer_tile.QUICK else 0  # of activations' codes where weights are quantized; 0: they have none
-    attention_kernels: Any = fast_attention  # a module with `attention`, `scores_of`, `mix_of`
+    attention_kernels: Any = fast_attention  # a module with `attention`, `scores_of`, `shares_of`, `mix_of`
 
     def __init__(self, *, memory_budget: int | str | None = None) -> None:
         """As `load_ops` takes it."""
@@ -111,9 +112,11 @@ class Fast(FastStateOps):
         """An array of float32 with anything in it."""
         return self.scratch.empty(shape) if spinning_pool.own.graph is None else spinning_pool.own.graph.empty(shape)
 
-    def capture_or_replay(self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float) -> Float:
-        """`layers(x)`, for short texts without Python between their operations; `GraphCache.run`."""
-        return self.graphs.run(given, layers, x)
+    def capture_or_replay(
+        self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float, offsets: I64 | None = None
+    ) -> Float:
+        """`layers(x)`, without Python between operations where such texts come again; `GraphCache.run`."""
+        return self.graphs.run(given, layers, x, offsets)
 
     def weight(self, w: Tensor) -> F32:
         """A small tensor (bias, norm, convolution) in float32."""
@@ -160,7 +163,7 @@ class Fast(FastStateOps):
         """F16 as it is: panels (n/P, C, P) of int16."""
         if not CONVERTS_F16 or w.byteorder != NATIVE or not self.store.reserve(2 * count * k * P):
             return None
-        halves = gemm.aligned((count, k, P), np.int16)
+        halves = aligned((count, k, P), np.int16)
         gemm.pack_rows(np.frombuffer(w.raw, np.int16).reshape(w.shape), halves, 0, count)
         return gemm.by_f16, halves
 
@@ -169,7 +172,7 @@ class Fast(FastStateOps):
         names, nbytes = w.type.block.names or (), count * k * P * 9 // 8
         if w.type.weights != Q8_BLOCK or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
             return None
-        codes, scales = gemm.aligned((count, k, P), np.int8), gemm.aligned((count, k // Q8_BLOCK, P), np.float32)
+        codes, scales = aligned((count, k, P), np.int8), aligned((count, k // Q8_BLOCK, P), np.float32)
         if self.pack_codes(w, codes, scales):
             return gemm.by_q8, codes, scales
         self.store.reserve(-nbytes)
@@ -246,11 +249,13 @@ class Fast(FastStateOps):
         out, apart = self.empty(x.shape), tap.active or x.ndim == 3  # heads have weights of their own
         scale = np.ones(x.shape[-1], np.float32) if w is None or apart else self.weight(w)
         bias = NOTHING if b is None or apart else self.weight(b)
+        if not apart:
+            return self.compute(elementwise.layer_norm, x, more, scale, bias, eps, out=out)
         rows, more, done = (a.reshape(-1, x.shape[-1]) for a in (x, more, out))
         spinning_pool.parallel_for(
             elementwise.layer_norm, rows, more, scale, bias, eps, done, rows=len(rows), size=x.size
         )
-        if not apart or w is None:
+        if w is None:
             return out
         y = tap("norm", out) * self.weight(w)
         return y if b is None else tap("norm_w", y) + self.weight(b)
@@ -266,8 +271,14 @@ class Fast(FastStateOps):
 
     def gelu(self, x: Float) -> Float:
         """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
-        out = self.empty(x.shape)
-        spinning_pool.parallel_for(elementwise.gelu, np.ascontiguousarray(x), out, rows=len(x), size=x.size)
+        return self.compute(elementwise.gelu, np.ascontiguousarray(x), out=self.empty(x.shape))
+
+    def compute(self, kernel: Callable[..., Any], *arguments: Any, out: F32) -> F32:
+        """kernel(*arguments, out), row by row, for what will most often meet matrices; out."""
+        if self.rounded is not None and out.ndim == 2:
+            self.rounded.compute(kernel, *arguments, out=out)
+        else:
+            spinning_pool.parallel_for(kernel, *arguments, out, rows=len(out), size=out.size)
         return out
 
     def gelu_erf(self, x: Float) -> Float:
@@ -286,33 +297,29 @@ class Fast(FastStateOps):
 
     def silu(self, x: Float) -> Float:
         """y = x / (1 + e^-x)."""
-        out = self.empty(x.shape)
-        spinning_pool.parallel_for(decoder.silu, x, out, rows=len(x), size=x.size)
-        return out
+        return self.of_each(decoder.silu, x)
 
     def relu(self, x: Float) -> Float:
         """y = max(x, 0)."""
+        return self.of_each(decoder.relu, x)
+
+    def of_each(self, kernel: Callable[..., Any], x: Float, *more: Float) -> Float:
+        """A function of each number of x, or of it and others in the same place."""
         out = self.empty(x.shape)
-        spinning_pool.parallel_for(decoder.relu, x, out, rows=len(x), size=x.size)
+        spinning_pool.parallel_for(kernel, x, *more, out, rows=len(x), size=x.size)
         return out
 
     def geglu(self, gate: Float, up: Float) -> Float:
         """y = gelu(gate) up."""
-        out = self.empty(gate.shape)
-        spinning_pool.parallel_for(decoder.geglu, gate, up, out, rows=len(gate), size=gate.size)
-        return out
+        return self.of_each(decoder.geglu, gate, up)
 
     def swiglu(self, gate: Float, up: Float) -> Float:
         """y = silu(gate) up."""
-        out = self.empty(gate.shape)
-        spinning_pool.parallel_for(decoder.swiglu, gate, up, out, rows=len(gate), size=gate.size)
-        return out
+        return self.of_each(decoder.swiglu, gate, up)
 
     def swiglu_oai(self, gate: Float, up: Float) -> Float:
         """y = g sigmoid(1.702 g) (1 + u), both clamped."""
-        out = self.empty(gate.shape)
-        spinning_pool.parallel_for(decoder.swiglu_oai, gate, up, out, rows=len(gate), size=gate.size)
-        return out
+        return self.of_each(decoder.swiglu_oai, gate, up)
 
     def rope(self, x: Float, pos: I64, rope: Rope) -> Float:
         """Every pair of channels turned by pos freq_base^(-2i/n_dims)."""
@@ -336,9 +343,7 @@ class Fast(FastStateOps):
 
     def sigmoid(self, x: Float) -> Float:
         """y = 1 / (1 + e^-x)."""
-        out = self.empty(x.shape)
-        spinning_pool.parallel_for(recurrent.sigmoid, x, out, rows=len(x), size=x.size)
-        return out
+        return self.of_each(recurrent.sigmoid, x)
 
     def add_bias(self, x: Float, b: Tensor) -> Float:
         """x + b."""
@@ -428,13 +433,16 @@ class Fast(FastStateOps):
         if len(bias):
             p = tap("kq_plus_kq_b", p * how.scale + bias[:, :n, :n]).copy()
             how = how._replace(scale=np.float32(1))
+        left = np.empty((H, n, 1), q.dtype)  # factors
         for h in range(H):
-            fast_attention.shares_of(p[h], *how, slopes[h], sinks[h : h + 1])
-        p = tap("kq_soft_max", p)
+            left[h, :, 0] = self.attention_kernels.shares_of(p[h], *how, slopes[h], sinks[h : h + 1])
+        shares = p * left
+        if (given := tap("kq_soft_max", shares)) is not shares:
+            p, left = np.ascontiguousarray(given), np.ones_like(left)
         kqv = np.empty((H, n, v.shape[2]), q.dtype)
         for h in range(H):
             self.attention_kernels.mix_of(p[h], v[h // group], kqv[h])
-        out[:] = tap("kqv", kqv).transpose(1, 0, 2).reshape(out.shape)
+        out[:] = tap("kqv", kqv * left).transpose(1, 0, 2).reshape(out.shape)
 
     def mean(self, x: Float, offsets: I64) -> Float:
         """The mean of each sequence's rows, added in double."""

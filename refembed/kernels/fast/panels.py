@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from refembed.arrays import F32
+from refembed.arrays import aligned
 from refembed.gguf import Tensor
 from refembed.kernels.fast.thread_pool import spinning_pool
-from refembed.kernels.llvm import gemm
 from refembed.kernels.quant.row_blocks import Store, row_blocks
 from refembed.kernels.threads import parallel_map, renew_after_fork
 
@@ -67,7 +66,7 @@ class Panels:
             whole = self.kept.get(w)
             shape = self.shape_of(w.shape[0], w)
             if whole is None and self.store.reserve(np.dtype(self.dtype).itemsize * int(np.prod(shape))):
-                whole = gemm.aligned(shape, self.dtype)
+                whole = aligned(shape, self.dtype)
                 self.fill(w, 0, whole)
                 self.kept[w] = whole
         return whole
@@ -82,16 +81,3 @@ class Panels:
             self.pack(w, first + begin * P, min(first + end * P, n), panels, begin, end)
 
         parallel_map([partial(some, begin) for begin in range(0, len(panels), step)])
-
-
-class RoundedProducts(Protocol):
-    """Products with activations that are rounded once for all matrices they meet, and kept as an array of float32."""
-
-    def takes(self, w: Tensor) -> bool:
-        """Whether W is multiplied this way."""
-
-    def codes(self, x: F32) -> F32:
-        """x (T, C) rounded, as `multiply` reads it."""
-
-    def multiply(self, codes: F32, w: Tensor, bias: F32) -> F32:
-        """x Wᵀ + bias (T, N)."""

@@ -26,8 +26,8 @@ from numba import types
 
 from refembed.arrays import F32, I64
 from refembed.kernels import threads
+from refembed.kernels.fast import also_rounding, attention_bfloat16, decoder, elementwise, recurrent
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import attention_bfloat16, decoder, elementwise, recurrent
 from refembed.kernels.llvm import bfloat16, gemm, integer
 from refembed.kernels.llvm.atomics import add, getter, pause, publish, put, replace, seen
 from refembed.kernels.llvm.jit import njit, out_of_line
@@ -60,6 +60,7 @@ class Kernel(NamedTuple):
 PRODUCT = types.Tuple((f2, f3, f1, f2, i))
 CODES = types.Tuple((f2, words, i, i, f1, f2, i, i))
 ATTENTION = types.Tuple((f2, f2, f2, i, i, places, types.float32, types.boolean, i, i, types.float32, f1, f3, f1, f2))
+NORM_AND_CODES = types.Tuple((f2, f2, f1, f1, types.float64, f2, f2))
 ONE, TWO = types.Tuple((f2, f2)), types.Tuple((f2, f2, f2))
 KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry is all that a new one needs
     gemm.by_rows: Kernel(PRODUCT),
@@ -80,6 +81,12 @@ KERNELS: dict[Any, Kernel] = {  # every kernel that may be dispatched: an entry 
     elementwise.layer_norm: Kernel(types.Tuple((f2, f2, f1, f1, types.float64, f2))),
     elementwise.rms_norm: Kernel(types.Tuple((f2, f1, types.float64, f2))),
     elementwise.gelu: Kernel(ONE),
+    also_rounding.layer_norm8: Kernel(NORM_AND_CODES, results=2),
+    also_rounding.layer_norm16: Kernel(NORM_AND_CODES, results=2),
+    also_rounding.layer_norm_pairs: Kernel(NORM_AND_CODES, results=2),
+    also_rounding.gelu8: Kernel(TWO, results=2),
+    also_rounding.gelu16: Kernel(TWO, results=2),
+    also_rounding.gelu_pairs: Kernel(TWO, results=2),
     decoder.gelu_erf: Kernel(ONE),
     decoder.silu: Kernel(ONE),
     decoder.relu: Kernel(ONE),

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from refembed.arrays import F32, I32
+from refembed.arrays import F32, I32, aligned
 from refembed.kernels.llvm.bfloat16_tile import LANES, ROWS, P, tile_bf16
-from refembed.kernels.llvm.gemm import aligned
 from refembed.kernels.llvm.jit import njit
+from refembed.kernels.llvm.simd import N, bits_of, broadcast, choose
+from refembed.kernels.llvm.simd_float32 import load, put_upper_halves
 
 HIGH = 256  # rows of x that pass by all panels before the next
 MAGNITUDE, INFINITE, QUIET = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x7FC0)
 LEAST_BITS = np.uint32(np.float32(2.0**-55).view(np.uint32))  # `bfloat16.LEAST`
 HALF, ONE, SIXTEEN, NOTHING = np.uint32(0x7FFF), np.uint32(1), np.uint32(16), np.uint32(0)
+UPPER, SIGNLESS, LARGEST, LEAST, NAN = -0x10000, int(MAGNITUDE), int(INFINITE), int(LEAST_BITS), 0x7FC00000
 
 
 @njit(inline="always")
@@ -30,13 +32,26 @@ def rounded(bits):
     return up if ((up & HALF) << SIXTEEN) >= LEAST_BITS else NOTHING
 
 
+@njit(inline="always")
+def rounded_lanes(x):
+    """`rounded` of sixteen numbers, as the upper halves of lanes whose lower halves are 0."""
+    bits = bits_of(x)
+    up = (bits + 0x7FFF + ((bits >> 16) & 1)) & UPPER
+    large = (broadcast(LEAST - 1) - (up & SIGNLESS)) >> 31
+    nan = (broadcast(LARGEST) - (bits & SIGNLESS)) >> 31
+    return choose(nan, broadcast(NAN), choose(large, up, broadcast(0)))
+
+
 @njit()
 def round_pairs(x, out, begin, end):
     """Rows begin:end of x (T, C) as pairs: out (T, (C + 1) // 2)."""
     C, words = x.shape[1], out.shape[1]
-    source, to = x.view(np.uint32), out.view(np.uint32)
+    source, to, numbers, pairs = x.view(np.uint32), out.view(np.uint32), x.reshape(-1), out.reshape(-1)
+    whole_vectors = C // N * N
     for t in range(begin, end):
-        for k in range(C // 2):
+        for k in range(0, whole_vectors, N):
+            put_upper_halves(pairs, t * words + k // 2, rounded_lanes(load(numbers, t * C + k)))
+        for k in range(whole_vectors // 2, C // 2):
             to[t, k] = rounded(source[t, 2 * k]) | rounded(source[t, 2 * k + 1]) << SIXTEEN
         if C % 2:
             to[t, words - 1] = rounded(source[t, C - 1])
@@ -54,16 +69,18 @@ def product_bf16(x, panels, bias, out, first, by_rows, begin, end):
     pairs, ws, to = x.reshape(-1), panels.reshape(-1), out.reshape(-1)
     for some in range(low, high, HIGH):
         rows = min(HIGH, high - some)
-        tiles = (rows + ROWS - 1) // ROWS  # of nearly equal height
+        tiles = (rows + ROWS - 1) // ROWS  # of nearly equal height: `more` of them have a row more
+        low_height, more = rows // tiles, rows % tiles
         for p in range(top, bottom):
-            j = first + p * P
+            j, t = first + p * P, some
+            width = min(P, N - j)
             for i in range(tiles):
-                t, behind = some + rows * i // tiles, some + rows * (i + 1) // tiles
-                width = min(P, N - j)
+                height = low_height + (i < more)
                 tile_bf16(
-                    behind - t, (width + LANES - 1) // LANES, pairs, t * words, words, ws, p * words * P, P, words,
+                    height, (width + LANES - 1) // LANES, pairs, t * words, words, ws, p * words * P, P, words,
                     to, t * N + j, N, width, bias, j, len(bias) > 0,
                 )  # fmt: skip
+                t += height
 
 
 @njit()

@@ -7,18 +7,14 @@ products of one output are added in order of k, in blocks of BLOCK whose sums ar
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from refembed.arrays import Float
+from refembed.arrays import LINE, Float, aligned
 from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.microkernel import Q8_BLOCK, ROWS, VECTORS, lanes, prefetch, tile
 
 HIGH = 64 * ROWS  # rows of x that pass by all panels before the next: their numbers stay in the second cache
 BLOCK = 128  # products of float32 that are added one after the other
-LINE = 64  # bytes that memory hands out at a time
 SOON, MANY = 16, 10 * ROWS  # rows
 LANES4, LANES8 = lanes(4), lanes(8)
 
@@ -185,14 +181,6 @@ def pack_q8(w, d, codes, scales, begin, end):
                         return False
                     codes[p, i, j] = np.int8(code)
     return True
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
-    """An array with anything in it that begins with a cache line, so that no vector of a panel lies in two."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.empty(size + LINE, np.uint8)
-    start = -raw.ctypes.data % LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def pack(w: Float) -> Float:

@@ -19,17 +19,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refembed.arrays import F32, I32
-from refembed.kernels.llvm.gemm import aligned
+from refembed.arrays import F32, I32, LINE, aligned
+from refembed.kernels.llvm.integer_block import put_sums8, put_sums16
 from refembed.kernels.llvm.integer_tile import ROWS, STEPS, P, tile8, tile16, words_of
 from refembed.kernels.llvm.jit import njit
 from refembed.kernels.llvm.microkernel import Q8_BLOCK as BLOCK
+from refembed.kernels.llvm.microkernel import prefetch
 from refembed.kernels.llvm.simd import bits_of, broadcast, float_of_bits
-from refembed.kernels.llvm.simd_float32 import highest_integer, larger_integer, load, put_bytes, total_integer
+from refembed.kernels.llvm.simd_float32 import highest_integer, larger_integer, load, put_bytes
 from refembed.kernels.llvm.simd_math import bits_of as bits_of_one
 
 f32, i32 = np.float32, np.int32
 HIGH = 256  # rows of x that pass by all panels before the next
+MANY = 8  # tiles
 ROUND, ROUND_BITS = f32(12582912.0), 0x4B400000  # 1.5 x 2^23: adding it rounds, and leaves the number in the last bits
 MAGNITUDE, INFINITE = 0x7FFFFFFF, 0x7F800000  # all bits of a float32 but its sign; those of infinity
 LEAST_BITS = int(np.float32(1e-33).view(np.int32))  # `integer.LEAST`
@@ -61,46 +63,42 @@ def rounded(x, at, inverse):
 
 
 @njit(inline="always")
-def write_sums(numbers, words, at, high, top, first, second):
-    """d, and what it and -128 make of the sums of both halves, from word `at` on."""
-    d = float_of_bits(high) / top if high < INFINITE else f32(np.nan)
-    numbers[at] = d
-    words[at + 1], words[at + 2], words[at + 3] = -128 * first, -128 * second, -128 * (first + second)
-    numbers[at + 4], numbers[at + 5], numbers[at + 6] = d * f32(first), d * f32(second), d * f32(first + second)
-    words[at + 7] = 0
+def scale_of(high, top):
+    """d: high / top, or NaN."""
+    return float_of_bits(high) / top if high < INFINITE else f32(np.nan)
 
 
 @njit()
 def quantize8(x, out, begin, end):
     """Rows begin:end of x (T, C) as blocks of codes of 8 bits: out (T, C/32 WORDS8)."""
     C = x.shape[1]
-    source, numbers, words = x.reshape(-1), out.reshape(-1), out.view(np.int32).reshape(-1)
+    source, to = x.reshape(-1), out.reshape(-1)
     for block in range(begin * C // BLOCK, end * C // BLOCK):
-        at, to = block * BLOCK, block * WORDS8
+        at, first = block * BLOCK, block * WORDS8
         high = high_of_block(source, at)
         inverse = inverse_of(high, f32(127))
         a, b = rounded(source, at, inverse), rounded(source, at + 16, inverse)
-        put_bytes(out, to, a)
-        put_bytes(out, to + 4, b)
-        write_sums(numbers, words, to + 8, high, f32(127), total_integer(a), total_integer(b))
+        put_bytes(to, first, a)
+        put_bytes(to, first + 4, b)
+        put_sums8(to, first + 8, scale_of(high, f32(127)), a, b)
 
 
 @njit()
 def quantize16(x, out, begin, end):
     """`quantize8` with codes of 16 bits, 256 h + l: out (T, C/32 WORDS16)."""
     C = x.shape[1]
-    source, numbers, words = x.reshape(-1), out.reshape(-1), out.view(np.int32).reshape(-1)
+    source, to = x.reshape(-1), out.reshape(-1)
     for block in range(begin * C // BLOCK, end * C // BLOCK):
-        at, to = block * BLOCK, block * WORDS16
+        at, first = block * BLOCK, block * WORDS16
         high = high_of_block(source, at)
         inverse = inverse_of(high, f32(32512))
         a, b = rounded(source, at, inverse), rounded(source, at + 16, inverse)
         for k in range(2):
             q = b if k else a
             h = ((q + 0x8080) >> 8) - 128  # q + 0x8080 is not negative
-            put_bytes(out, to + 4 * k, h)
-            put_bytes(out, to + 8 + 4 * k, q - (h << 8))
-        write_sums(numbers, words, to + 16, high, f32(32512), total_integer(a), total_integer(b))
+            put_bytes(to, first + 4 * k, h)
+            put_bytes(to, first + 8 + 4 * k, q - (h << 8))
+        put_sums16(to, first + 16, scale_of(high, f32(32512)), a, b)
 
 
 # --- products ---------------------------------------------------------------------------------------------------------
@@ -119,15 +117,21 @@ def product8(x, panels, halves, minima, bias, out, first, by_rows, begin, end):
     codes, ws, to, blocks = x.reshape(-1), panels.reshape(-1), out.reshape(-1), step // WORDS8
     for some in range(low, high, HIGH):
         rows = min(HIGH, high - some)
-        tiles = (rows + ROWS - 1) // ROWS  # of nearly equal height
+        tiles = (rows + ROWS - 1) // ROWS  # of nearly equal height: `more` of them have a row more
+        low_height, more, share = rows // tiles, rows % tiles, (C + tiles - 1) // tiles
         for p in range(top, bottom):
             j = first + p * P
+            t = some
             for i in range(tiles):
-                t, behind = some + rows * i // tiles, some + rows * (i + 1) // tiles
+                height = low_height + (i < more)
+                if tiles > MANY:  # send for the next panel, a share before each tile
+                    for k in range(i * share, (i + 1) * share, LINE // 4):
+                        prefetch(ws, (p + 1) * C + k)
                 tile8(
-                    behind - t, halves, minima, codes, t * step, step, ws, p * C, blocks,
+                    height, halves, minima, codes, t * step, step, ws, p * C, blocks,
                     to, t * N + j, N, min(P, N - j), bias, j, len(bias) > 0,
                 )  # fmt: skip
+                t += height
 
 
 @njit()
@@ -139,14 +143,20 @@ def product16(x, panels, halves, minima, bias, out, first, by_rows, begin, end):
     for some in range(low, high, HIGH):
         rows = min(HIGH, high - some)
         tiles = (rows + ROWS - 1) // ROWS
+        low_height, more, share = rows // tiles, rows % tiles, (C + tiles - 1) // tiles
         for p in range(top, bottom):
             j = first + p * P
+            t = some
             for i in range(tiles):
-                t, behind = some + rows * i // tiles, some + rows * (i + 1) // tiles
+                height = low_height + (i < more)
+                if tiles > MANY:  # send for the next panel, a share before each tile
+                    for k in range(i * share, (i + 1) * share, LINE // 4):
+                        prefetch(ws, (p + 1) * C + k)
                 tile16(
-                    behind - t, halves, minima, codes, t * step, step, ws, p * C, blocks,
+                    height, halves, minima, codes, t * step, step, ws, p * C, blocks,
                     to, t * N + j, N, min(P, N - j), bias, j, len(bias) > 0,
                 )  # fmt: skip
+                t += height
 
 
 class Kernels(NamedTuple):

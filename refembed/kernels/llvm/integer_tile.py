@@ -34,7 +34,7 @@ class Road(NamedTuple):
 
 
 ROADS: list[tuple[Road, set[str]]] = [  # the first whose features are there; its sums fit into the registers
-    (Road("vpdpbusd", 16, 6), {"avx512vnni", "avx512bw"}),
+    (Road("vpdpbusd", 16, 4), {"avx512vnni", "avx512bw"}),
     (Road("vpdpbusd", 8, 3), {"avx512vnni", "avx512vl", "fma"}),
     (Road("vpdpbusd", 8, 3), {"avxvnni", "avx2", "fma"}),
     (Road("pmaddwd", 16, 6), {"avx512bw"}),
@@ -97,13 +97,18 @@ def tile_of(bits):
 
     def generate(context, builder, sig, args):
         starts = [context.make_array(sig.args[k])(context, builder, args[k]).data for k in ARRAYS]
+        behind = builder.append_basic_block("behind")
+        which = builder.add(builder.mul(args[0], I64(4)), builder.add(builder.mul(args[1], I64(2)), args[2]))
+        switch = builder.switch(which, behind)
         for R in range(1, ROWS + 1):
             for halves in (0, 1):
                 for minima in (0, 1):
-                    wanted = ((args[0], R), (args[1], halves), (args[2], minima))
-                    fits = [builder.icmp_signed("==", a, I64(n)) for a, n in wanted]
-                    with builder.if_then(builder.and_(fits[0], builder.and_(fits[1], fits[2]))):
-                        Unrolled(builder, bits, R, halves, minima, starts, [args[k] for k in NUMBERS]).write()
+                    own = builder.append_basic_block(f"tile.{R}.{halves}.{minima}")
+                    switch.add_case(I64(4 * R + 2 * halves + minima), own)
+                    builder.position_at_end(own)
+                    Unrolled(builder, bits, R, halves, minima, starts, [args[k] for k in NUMBERS]).write()
+                    builder.branch(behind)
+        builder.position_at_end(behind)
         return context.get_dummy_value()
 
     return generate

@@ -167,17 +167,18 @@ def highest_integer(typing_context, x):
     """The largest lane."""
 
     def generate(context, builder, sig, args):
-        return halves(builder, args[0], lambda a, b: builder.select(builder.icmp_signed("<", a, b), b, a))
-
-    return types.int32(INTS), generate
-
-
-@intrinsic
-def total_integer(typing_context, x):
-    """The sum of the lanes."""
-
-    def generate(context, builder, sig, args):
-        return halves(builder, args[0], builder.add)
+        x, zero = args[0], ir.IntType(32)(0)
+        # four lanes at least: LLVM would take a single integer out of its register
+        for lanes in (
+            range(8, 16),
+            range(4, 8),
+            (2, 3, 0, 1),
+            (1, 0, 3, 2),
+        ):
+            kept = builder.shuffle_vector(x, x, vector(range(len(lanes))))
+            other = builder.shuffle_vector(x, x, vector(lanes))
+            x = builder.select(builder.icmp_signed("<", kept, other), other, kept)
+        return builder.extract_element(x, zero)
 
     return types.int32(INTS), generate
 
@@ -195,6 +196,19 @@ def put_bytes(typing_context, out, at, x):
 
 
 # Neighbors
+
+
+@intrinsic
+def put_upper_halves(typing_context, out, at, x):
+    """The upper 16 bits of each lane, eight words in all, from element `at` of an array of words on."""
+
+    def generate(context, builder, sig, args):
+        halves = ir.VectorType(ir.IntType(16), N)
+        upper = builder.trunc(builder.lshr(args[2], vector([16] * N)), halves)
+        builder.store(upper, pointer(context, builder, sig, args, 1, halves), align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, at, x), generate
 
 
 @intrinsic

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from refembed.arrays import Float
+from refembed.arrays import Float, aligned
 from refembed.errors import RequestError
 from refembed.gguf import Tensor
 from refembed.kernels.quant.dequant import dequantize
@@ -81,8 +81,9 @@ class Store:
     def whole(self, w: Tensor) -> Float:
         """A small tensor, decoded once and kept."""
         if w not in self.kept:
-            x = w.dequantize()
-            self.kept[w] = np.array(x, self.dtype)  # writable: one compiled kernel serves all
+            x = aligned(w.shape, self.dtype)
+            x[...] = w.dequantize()
+            self.kept[w] = x  # writable: one compiled kernel serves all
         return self.kept[w]
 
     def reserve(self, nbytes: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from refembed.verify.remedies import NOTHING
@@ -47,7 +48,7 @@ def report(u: Upgrade) -> str:
 
 def paragraph(u: Upgrade) -> str:
     """The word, why, and the numbers that it stands on."""
-    said = [f"{u.kind.upper()}: {u.sides['old']['engine']}, then {u.sides['new']['engine']}.", HELP[u.kind]]
+    said = [f"{u.kind.upper()}: {called(u.sides['old'])}, then {called(u.sides['new'])}.", HELP[u.kind]]
     if u.cause:
         said.append(f"{u.cause[0].upper()}{u.cause[1:]}.")
     if u.search is not None:
@@ -98,4 +99,13 @@ def described(side: dict[str, Any]) -> str:
     """An engine, and what it says of itself."""
     info = side["info"]
     known = [f"{name} {info[name]}" for name in ("url", "file", "version", "model", "pooling") if info.get(name)]
-    return f"{side['engine']}{', ' + ', '.join(known) if known else ''}"
+    return f"{called(side)}{', ' + ', '.join(known) if known else ''}"
+
+
+def called(side: dict[str, Any]) -> str:
+    """`http llama-server`, `llama.cpp (xllamacpp 2026.10.11549)`: an engine, and which wheel, package or folder."""
+    build, lib = side["info"].get("build"), (side["info"].get("options") or {}).get("lib")
+    if not isinstance(build, dict):
+        return str(side["engine"])
+    name = Path(lib).name if lib else f"xllamacpp {build.get('wheel')}"
+    return f"{side['engine']} ({' '.join(name.split('-')[:2]) if name.endswith('.whl') else name})"

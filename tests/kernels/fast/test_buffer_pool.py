@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refembed.kernels.fast.buffer_pool import MOST, SMALLEST, Scratch
+from refembed.kernels.fast.buffer_pool import MOST, SMALLEST, Scratch, block_of
 
 N = SMALLEST
 
@@ -108,6 +109,24 @@ def test_no_two_arrays_overlap() -> None:
     held = sorted((arrays.empty((size,)) for size in [N, 2 * N, 3 * N, N, 2 * N, 3 * N] * 3), key=address)
     for x, y in itertools.pairwise(held):
         assert address(x) + x.nbytes <= address(y)
+
+
+def test_blocks_begin_with_a_cache_line() -> None:
+    arrays = Scratch()
+    held = [arrays.empty((size,)) for size in (N, N + 1, 3 * N, 2 * N + 7)]
+    assert all(address(x) % 64 == 0 for x in held)
+    assert all(address(block_of(size)) % 64 == 0 for size in (0, 1, 48, N))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on this system")
+def test_a_fork_does_not_write_into_its_parents_blocks() -> None:
+    x = Scratch().empty((N,))
+    x[:] = 1
+    if (child := os.fork()) == 0:
+        x[:] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (x == 1).all()
 
 
 def test_what_is_kept_has_an_end() -> None:

@@ -27,6 +27,7 @@ from refembed.kernels.ops import Rope
 from refembed.kernels.wrapper import PatchedOps
 from refembed.model import ARCHITECTURES
 from refembed.model.batch import pack
+from refembed.pipeline.vectors import cut_and_normalize
 from refembed.testing.synthetic import synthetic
 from tests.kernels.longhand import random, stored
 
@@ -34,8 +35,11 @@ pytestmark = pytest.mark.usefixtures("cores_as_they_were")
 
 
 def plain(e: Embedder, ids: list[int]) -> bytes:
-    """The vector without any captured graph: in a batch."""
-    return bytes(e.embed([ids, [5, 6, 7]], pooling="mean")[0].tobytes())
+    """The vector without any captured graph: by the operations alone, among other texts."""
+    ops, batch = load_ops(e.ops.name), pack([ids, [5, 6, 7]])
+    ops.capture_or_replay = lambda given, layers, x, offsets=None: layers(x)  # type: ignore[method-assign]
+    hidden = e.model.forward(batch, ops)
+    return cut_and_normalize(ops.mean(hidden, batch.offsets)[0], 2).tobytes()
 
 
 def embedder(tmp_path: Path, type_name: str = "F32", arch: str = "bert", **more: Any) -> Embedder:
@@ -198,11 +202,64 @@ def test_changed_operations_neither_play_nor_are_noted(tmp_path: Path) -> None:
     assert len(known(e)) == 1
 
 
-def test_a_longer_text_and_several_texts_go_without(tmp_path: Path) -> None:
-    e = embedder(tmp_path)
-    e.embed([text(1, 5), text(2, 5)], pooling="mean")
-    e.ops.graphs.run((), lambda x: x + 1, np.zeros((MAX_TOKENS + 1, 4), np.float32))  # type: ignore[attr-defined]
-    assert known(e) == []
+def test_a_longer_text_goes_without() -> None:
+    ops, x = Fast(), np.zeros((MAX_TOKENS + 1, 4), np.float32)
+    for _ in range(3):
+        ops.graphs.run((), lambda x: x + 1, x)
+    assert not ops.graphs.known
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("arch", ["bert", "qwen3", "bloom", "modern-bert"])
+def test_texts_of_the_same_lengths_are_replayed_together(
+    arch: str, busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the third time on, other lengths in between; also by a thread that computes by itself."""
+    e = embedder(tmp_path, arch=arch)
+    monkeypatch.setattr(threads.own, "busy", busy)
+    for seed in range(4):
+        for lengths in ((5, 9, 3), (9, 5, 3), (17,), (17, 0)):
+            texts = [text(seed + n, n) for n in lengths if n]
+            batch = pack(texts)
+            found = e.ops.mean(e.model.forward(batch, e.ops), batch.offsets)  # type: ignore[arg-type]
+            for ids, vector in zip(texts, found, strict=True):
+                assert cut_and_normalize(vector, 2).tobytes() == plain(e, ids), (seed, lengths)
+    cache = e.ops.graphs.own.cache if busy else e.ops.graphs  # type: ignore[attr-defined]
+    assert cache is not None
+    assert len(cache.known) == 3
+    assert all(graph for graph, _ in cache.known.values())
+    assert not cache.seen
+    monkeypatch.setattr(Fast, "attention", lambda *_, **__: pytest.fail("an operation was called"))
+    e.model.forward(pack([text(7, n) for n in (9, 5, 3)]), e.ops)  # type: ignore[arg-type]
+
+
+def test_lengths_that_came_once_are_forgotten_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "MAX_SEEN", 5)
+    ops, x = Fast(), random(1, 12, 48)
+    for i in range(1, 12):
+        ops.capture_or_replay((), ops.gelu, x, np.array([0, i, 12]))
+    assert not ops.graphs.known
+    assert len(ops.graphs.seen) == 5
+    ops.capture_or_replay((), ops.gelu, x, np.array([0, 6, 12]))
+    ops.capture_or_replay((), ops.gelu, x, np.array([0, 8, 12]))
+    assert len(ops.graphs.known) == 1
+
+
+def test_more_kinds_of_batches_than_there_is_room_for_do_not_drive_each_other_out() -> None:
+    ops, x = Fast(), random(1, MAX_GRAPHS + 20, 4)
+    replayed: list[int] = []
+    for turn in range(4):
+        for i in range(1, len(x)):
+            called: list[int] = []
+            ops.capture_or_replay((), lambda x, c=called: (c.append(1), ops.gelu(x))[1], x, np.array([0, i, len(x)]))  # type: ignore[misc]
+            replayed += [i] * (turn > 1 and not called)
+    assert replayed == 2 * list(range(1, MAX_GRAPHS + 1))
+    for _ in range(graph.MAX_SEEN + 2):
+        ops.capture_or_replay((), ops.gelu, x, np.array([0, 2, len(x)]))
+    for _ in range(2):
+        ops.capture_or_replay((), ops.gelu, x, np.array([0, 3, 5, len(x)]))
+    assert len(ops.graphs.known) == len(ops.graphs.used) == MAX_GRAPHS
+    assert (*(), x.shape, np.array([0, 3, 5, len(x)]).tobytes()) in ops.graphs.known
 
 
 def test_weights_that_are_decoded_as_they_are_used_are_never_noted(tmp_path: Path) -> None:
@@ -396,11 +453,28 @@ def test_without_a_thread_pool_no_graph_is_captured(monkeypatch: pytest.MonkeyPa
     assert not ops.graphs.known
 
 
-def test_no_graph_is_captured_on_a_worker_thread() -> None:
-    ops, x = Fast(), random(1, 5, 48)
-    threads.own.busy = True
-    try:
-        ops.capture_or_replay((), ops.gelu, x)
-    finally:
-        threads.own.busy = False
+def test_threads_that_compute_by_themselves_have_graphs_of_their_own() -> None:
+    """Each captures what comes a second time, in arrays that no other thread writes."""
+    ops, wrong, caches = Fast(), [], []
+
+    def one(seed: int) -> None:
+        threads.own.busy = True
+        for i in range(100):
+            x = random(seed + i, 5 + i % 3, 48)
+            if ops.capture_or_replay((), lambda x: ops.gelu(ops.silu(x)), x).tobytes() != want(x):
+                wrong.append((seed, i))
+        caches.append(ops.graphs.own.cache)
+
+    def want(x: Any) -> bytes:
+        own = Fast()
+        return bytes(own.gelu(own.silu(x)).tobytes())
+
+    those = [threading_.Thread(target=one, args=(1000 * seed,)) for seed in range(3)]
+    for t in those:
+        t.start()
+    for t in those:
+        t.join(120)
+    assert not wrong
+    assert [len(cache.known) for cache in caches] == [3, 3, 3]
+    assert len({id(block) for cache in caches for block in cache.pool.blocks}) == 9
     assert not ops.graphs.known

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from refembed import Embedder, hub
 from refembed.kernels import threads
+from refembed.kernels.fast import also_rounding, attention_bfloat16, decoder, elementwise, recurrent, thread_pool
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import attention_bfloat16, decoder, elementwise, recurrent, thread_pool
 from refembed.kernels.fast.ops import Fast
 from refembed.kernels.fast.thread_pool import (
     ALL,
@@ -95,6 +95,12 @@ def jobs(T: int, seed: int = 0) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
         xs, panels = rounded.copy(), integer.pack_whole(w, random(seed + 5, 250, 3), None)
         quantize(x, xs, 0, T)
         given[product] = (xs, panels, 0, 0, bias, out, 0, 0), out, len(panels)
+    for bits, also in also_rounding.ALSO_ROUNDING.items():
+        words = 3 * integer_tile.words_of(bits) if bits else 48
+        both = np.full(T * (96 + words), np.nan, np.float32)
+        two_outs = both[: 96 * T].reshape(T, 96), both[96 * T :].reshape(T, words)
+        given[also[elementwise.gelu]] = (x, *two_outs), both, T
+        given[also[elementwise.layer_norm]] = (x, up, g, g, 1e-5, *two_outs), both, T
     pairs = np.full((T, 48), np.nan, np.float32)
     given[bfloat16.round_pairs] = (x, pairs), pairs, T
     rounded, panels = pairs.copy(), bfloat16.pack_whole(w)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refembed.arrays import aligned
 from refembed.kernels.llvm import gemm, microkernel
 from tests.kernels.longhand import chain, random
 
@@ -95,8 +96,8 @@ def test_a_panel_has_all_outputs_of_a_step_side_by_side(n: int, k: int, dtype: A
 
 def test_panels_begin_with_a_cache_line() -> None:
     for n in (1, 7, 100):
-        assert gemm.aligned((n, 3), np.int8).ctypes.data % 64 == 0
-        assert gemm.aligned((n, 3), np.float32).shape == (n, 3)
+        assert aligned((n, 3), np.int8).ctypes.data % 64 == 0
+        assert aligned((n, 3), np.float32).shape == (n, 3)
 
 
 @pytest.mark.parametrize("dtype", BOTH)
