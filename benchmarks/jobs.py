@@ -141,7 +141,7 @@ def profile(model: str, pooling: str, rows: dict[str, list[list[int]]], least: f
 
         setattr(fast.Fast, name, watched)
 
-    fast.Fast.capture_or_replay = lambda self, given, operations, x: operations(x)  # type: ignore[method-assign]
+    fast.Fast.capture_or_replay = lambda self, given, layers, x, offsets=None: layers(x)  # type: ignore[method-assign]
     fast.Fast.linears = lambda self, x, matrices: [self.linear(x, *m) for m in matrices]  # type: ignore[method-assign]
     for name, kind in ({"product": None} | KINDS).items():
         watch(name, kind)

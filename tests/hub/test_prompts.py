@@ -68,7 +68,6 @@ STRANGERS = [
     ("m.gguf", "qwen3", {"name": "F2LLM 0.6B"}),  # the first version has a card of its own
     ("m.gguf", "qwen3", {"name": "pplx-embed-v1-0.6b"}),  # its card: no instruction
     ("m.gguf", "qwen2", {"name": "KaLM embedding multilingual mini v1"}),  # no instruct in its name, and none for it
-    ("m.gguf", "qwen2", {"name": "nomic-embed-code"}),  # its words could not be read off a card
     ("m.gguf", "bert", {}),
 ]
 

@@ -145,7 +145,7 @@ def test_no_endpoint_ever_fails(pair: Pair, rerankers: Pair, body: Any) -> None:
         for path in POSTED:
             answer = server.post(path, body)
             listed = answer.status == 500 and any(why in answer.json["error"]["message"] for why in LISTED)
-            assert listed or answer.status in (200, 400, 403, 422, 501), (path, answer.body)
+            assert listed or answer.status in (200, 400, 403, 422, 424, 501), (path, answer.body)
             assert isinstance(answer.json, (dict, list))
         assert server.get("/health").status == 200
 
