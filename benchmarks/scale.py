@@ -7,7 +7,7 @@ python -m benchmarks scale --tables                       # the page's tables an
 
 Every round measures each way once, so that other work on the machine slows all of them alike; ratios are taken within
 a round. An engine's program is run with few texts and with many: the difference is its speed, the rest its start. It is
-held against as many programs without an engine, each with its share of the files. Needs what the engine needs; who is
+compared with as many programs without an engine, each with its share of the files. Needs the engines; one that is
 absent is named and left out.
 """
 
@@ -25,12 +25,11 @@ from typing import Any
 
 from benchmarks import machine, scale_runs
 from benchmarks.rounds import ratio
-from benchmarks.tables import filled, replace, spell_ratio, table
+from benchmarks.tables import FOLDER, filled, replace, spell_ratio, table
 from refembed.embedder import Embedder
 from refembed.kernels import threads
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "scale.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
 Results = dict[str, Any]
 
 

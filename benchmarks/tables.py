@@ -196,7 +196,7 @@ def others(results: Results) -> str:
     """What was asked, and MiniLM's rows, on every other machine that has a file."""
     found = []
     for path in sorted(FOLDER.glob("*.json")):
-        other = {} if path.name.startswith("tradeoff-") else json.loads(path.read_text(encoding="utf-8"))
+        other = {} if path.name.startswith(("tradeoff-", "scale-")) else json.loads(path.read_text(encoding="utf-8"))
         if other and other["name"] != results.get("name"):
             head = f"### {other['machine']['processor']}\n\n{source(other)} {other['machine']['features']}."
             found.append("\n\n".join([head, asked_lines(other), throughput(other, MINILM)]))

@@ -56,7 +56,7 @@ def row(folder, kind, side, rounds):
     """One tower in all three, as a row of the table. Ends the run where rows are not the same."""
     image = drawn(side, side)
     mmproj = synthetic_mmproj(folder / "mmproj.gguf", kind, n_layer=2, type_name="F16", **SIZES[kind])
-    tower, ops = load_tower(open_gguf(mmproj)), load_ops("fast")  # weights are kept by name: one each
+    tower, ops = load_tower(open_gguf(mmproj)), load_ops("fast")
     ours = []
     for _ in range(rounds + 1):
         start = time.process_time()

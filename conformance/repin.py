@@ -36,7 +36,7 @@ PATTERNS = {  # kinds of names in the library's bytes -> what they look like
 }
 LISTED = 60  # names that are printed of a kind
 ORACLE = "oracle and not slow and not peers and not attack"  # `make test-slow` and others have the rest
-# it holds when all is done
+# not among the tests of a step: the wheel that is installed becomes the pinned one when all are done
 PIN_TEST = "tests/verify/engines/test_llamacpp.py::test_the_installed_wheel_is_the_pinned_one"
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and archives that are not larger inside than they may be."""
+"""Files that appear, or grow, whole or not at all, and archives that are not larger inside than they may be."""
 
 from __future__ import annotations
 
@@ -72,6 +72,26 @@ def replacing(target: str | Path, *, temporary: str | None = None) -> Iterator[B
         else:
             with whole(target, temporary) as out:
                 yield out
+
+
+def append_whole(file: BinaryIO, path: Path, data: bytes, *, to_disk: bool = False) -> None:
+    """Append bytes to a file that is open for it without a buffer: all of them, or, after an error, none.
+
+    path     of the file
+    to_disk  return when they are on the disk
+    Raises OSError.
+    """
+    end = path.stat().st_size
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[file.write(view) :]
+        if to_disk:
+            os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.truncate(path, end)
+        raise
 
 
 @contextlib.contextmanager

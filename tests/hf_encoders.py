@@ -1,6 +1,6 @@
 """Tiny folders of models whose code is not in `transformers`: names, sizes and config.json as they are published.
 
-The same bytes on every machine. The files they were written after, besides those that checkpoints_encoders.py names:
+The same bytes on every machine. The files they were written after are those that checkpoints_encoders.py names, and
 config.json of nomic-ai/nomic-embed-text-v1.5 and -v2-moe, jinaai/jina-embeddings-v2-base-en and -code,
 jinaai/jina-embeddings-v3, chandar-lab/NeoBERT, Qwen/Qwen2.5-VL-3B-Instruct and Qwen/Qwen3-VL-Embedding-2B.
 """

@@ -394,7 +394,8 @@ def test_other_machines_stand_next_to_this_one(tmp_path: Path, monkeypatch: pyte
         facts = {"processor": f"a CPU of {name}", "features": "avx2"}
         rows = {"minilm-f32/256x32": row(ours=[1.0], torch=[1.5 if name == "n" else 2.0])}
         (tmp_path / f"{name}.json").write_text(json.dumps(results(name=name, machine=facts, rows=rows)))
-    (tmp_path / "tradeoff-n.json").write_text("{}")
+    for name in ("tradeoff-n", "scale-n"):
+        (tmp_path / f"{name}.json").write_text('{"machine": {}}')
     found = tables.others(results())
     assert "a CPU of elsewhere" in found
     assert "2.00 (2.00 to 2.00)" in found

@@ -46,6 +46,7 @@ PAGES = (
     "README.md", "docs/server.md", "docs/embed.md", "docs/compat.md", "docs/compress.md", "docs/corpus.md",
     "docs/differences.md", "docs/tokenizers.md", "docs/explain.md", "docs/command-line.md", "docs/images.md",
     "docs/evaluate.md", "docs/recipes.md", "docs/scale.md", "docs/index.md", "docs/engine/after-an-upgrade.md",
+    "docs/upgrade.md",
 )  # fmt: skip
 ELSEWHERE = {  # pages whose blocks another test runs
     "docs/start.md": "tests/test_start.py",
@@ -64,6 +65,9 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     "refembed embed --device cuda": "needs a GPU: tests/cli/test_device.py",
     "refembed history model.gguf": "needs two packages of llama.cpp: tests/cli/test_history.py",
     "refembed verify old.jsonl": "needs two engines: tests/cli/test_verify_upgrade.py",
+    "refembed verify http://old": "likewise",
+    "refembed verify old.npy": "likewise",
+    "refembed verify llamacpp:old.whl": "likewise",
     "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
     "refembed verify minilm --against": "likewise: tests/test_engine_pages.py",
     "refembed 0.": "a line that verify prints",
@@ -76,6 +80,7 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     "python -m conformance": "the whole suite: tests/conformance/test_engine_live.py",
     "# test_mine.py": "for an engine that is not here: tests/testing",
 }
+ENGINE = "http://localhost:8080"  # in Python: a server that is started for it
 NEEDS = {  # what a line or a block has in it -> the optional package it needs
     "--compare tokenizer.json": "tokenizers",
     "--engine ray": "ray",
@@ -130,7 +135,7 @@ def furnish(page: str, folder: Path, tiny: Path, minilm: Path, minilm_folder: Pa
     (folder / "tokenizer.json").symlink_to(minilm_folder / "tokenizer.json")
     lines = [f"the cat sat on mat {i}" for i in range(150)]
     (folder / "corpus.txt").write_text("\n".join(lines))
-    for name in ("texts.txt", "t.txt"):
+    for name in ("texts.txt", "t.txt", "docs.txt"):
         (folder / name).write_text("hello world\nthe cat\n")
     (folder / "texts").mkdir()
     (folder / "texts/a.jsonl").write_text(
@@ -234,6 +239,9 @@ def walk(page: str, call: Cli, folder: Path, *, extras: bool) -> int:
                     continue
                 assert all(map(importlib.util.find_spec, needed)), f"{page}: {needed} not installed"
                 if block.language == "python":
+                    if ENGINE in piece:
+                        address = servers.enter_context(refembed("-m", "model.gguf", "--port", "0")).address
+                        block = block._replace(text=piece.replace(ENGINE, address))
                     run_python(block, space)
                 else:
                     run_line(piece, call, servers, state)

@@ -1,7 +1,7 @@
 """What is public has a docstring with an example, and the example does what it shows.
 
-Public are (CONTRIBUTING.md): the names in `__all__` of the packages below, the errors, what `docs/verify.md` calls from
-Python, each class's methods without underscore, in `kernels/exact` each operation of `Ops` and each formula, in
+Public are (CONTRIBUTING.md): the names in `__all__` of PACKAGES, the errors, what `docs/verify.md` calls from Python
+(VERIFY), each class's methods without underscore, in `kernels/exact` each operation of `Ops` and each formula, in
 `kernels/quant` each decoder and encoder. A method's example may stand in the docstring of its class.
 """
 
@@ -25,40 +25,14 @@ from refembed.kernels.ops import Ops
 from refembed.kernels.quant import dequant, quantize
 from refembed.kernels.state_ops import StateOps
 from refembed.testing.contract import Property
+from tools.site.public_names import INTERNAL, PACKAGES, VERIFY
 
-PACKAGES = (
-    "refembed", "refembed.batch", "refembed.chunk", "refembed.convert", "refembed.corpus", "refembed.evaluate",
-    "refembed.gguf", "refembed.hub", "refembed.pooling", "refembed.similarity", "refembed.testing",
-)  # fmt: skip
-VERIFY = (  # `refembed.verify` has no names of its own: what a program needs from its modules
-    "refembed.verify.run.verify", "refembed.verify.engines.base.open_engine",
-    "refembed.verify.engines.callables.CallableEngine", "refembed.verify.compare.align.align",
-    "refembed.verify.upgrade.run.verify_upgrade",
-    "refembed.verify.compare.arrays.compare", "refembed.verify.compare.arrays.cosine_distance",
-    "refembed.testing.synthetic.synthetic", "refembed.kernels.quant.dequant.dequantize",
-    "refembed.kernels.quant.quantize.quantize",
-)  # fmt: skip
 FORMULAS = {  # what the operations in kernels/exact are made of
     "attention": ("slopes", "reach", "mask_scores"),
     "integer": ("quantize_rows", "multiply_codes", "fused"),
     "matmul": ("matmul",),
     "rope": ("pairs", "turns", "angles", "ramp", "pair_that_turns", "magnitude"),
     "sums": ("ordered_sum", "means"),
-}
-INTERNAL = {  # methods without underscore that other rooms of refembed call, and users do not
-    "EmbedBatch": "compare embed_rows ids_of ready refused vectors",
-    "Embedder": "forward ids_of paths resolve_options running_pool stack streamed tokenized_ahead truncate_or_raise "
-    "vectors vectors_of width",
-    "Cache": "find keep report reported store vectors",
-    "CallableEngine": "asked trace tokenize",
-    "CodeContract": "bytes_of quantize",
-    "LayerNormContract": "plain",
-    "NormalizeContract": "dtype length of one rows",
-    "PoolingContract": "as_exact batch dtype of one slack",
-    "Q8Contract": "block",
-    "RopeContract": "turned",
-    "SimilarityContract": "is_a_distance",
-    "WordPieceContract": "pieces_of",
 }
 
 

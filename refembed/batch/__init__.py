@@ -2,6 +2,7 @@
 
 embed_batch   a callable that travels: pickled small, loads its model once in each process
 columns       texts out of, and vectors into, a dictionary of arrays, pandas, or Arrow
+ray_job       files to files on Ray: parts which are tasks, part_files what a task does, manifest what is done
 """
 
 from __future__ import annotations

@@ -8,13 +8,13 @@ A line is added when its file is in place, so a part is done, or computed again.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from refembed.atomic_write import append_whole
 from refembed.batch.embed_batch import MIXED
 from refembed.batch.parts import Part, Source
 from refembed.corpus.fingerprint import Record, differences
@@ -57,7 +57,8 @@ class Manifest:
                 left.unlink()
         except OSError as e:
             self.close()
-            raise RequestError(f"{e.filename or folder}: {e.strerror or e}") from None
+            hint = "is the output a folder that can be written, and is there room?"
+            raise RequestError(f"{e.filename or folder}: {e.strerror or e}", hint=hint) from None
         except BaseException:
             self.close()
             raise
@@ -135,16 +136,7 @@ class Manifest:
     def write(self, line: dict[str, Any]) -> None:
         """One line, on the disk before this returns; all of it, or nothing."""
         assert self.file is not None
-        end = self.path.stat().st_size
-        try:
-            view = memoryview(json.dumps(line).encode() + b"\n")
-            while view:
-                view = view[self.file.write(view) :]
-            os.fsync(self.file.fileno())
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.truncate(self.path, end)
-            raise
+        append_whole(self.file, self.path, json.dumps(line).encode() + b"\n", to_disk=True)
 
 
 def compared(run: Record, mixed: bool) -> Record:

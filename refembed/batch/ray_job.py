@@ -83,7 +83,7 @@ def embed_files(
     check(sources, folder, batch.column)
     record = batch.fingerprint()
     run = record | {"column": batch.column, "into": batch.into, "on_error": batch.on_error, "rows": rows}
-    batch, threads = travelling(batch, record, allow_mixed), batch.load["threads"] or 1
+    batch, threads = for_workers(batch, record, allow_mixed), batch.load["threads"] or 1
     with Manifest(folder, run, sources, resume=resume, mixed=allow_mixed) as manifest:
         resumed = len(manifest.done)
         todo = parts_to_do(sources, rows, manifest, advance)
@@ -100,7 +100,7 @@ def embed_files(
         return Job(folder, total, len(done), resumed, failed, machines)
 
 
-def travelling(batch: EmbedBatch, record: Record, allow_mixed: bool) -> EmbedBatch:
+def for_workers(batch: EmbedBatch, record: Record, allow_mixed: bool) -> EmbedBatch:
     """The same, for processes whose current folder is another one, and that refuse to compute other bits."""
     found = copy.copy(batch)
     found.model = str(Path(batch.model).absolute()) if Path(batch.model).exists() else batch.model
@@ -173,14 +173,14 @@ def connect(ray: Any, address: str, cpus: int) -> None:
         cpus = max(available(), cpus)
         settings |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECTS}
     try:
-        look(address)
+        check_listening(address)
         ray.init(address=address, **settings)
     except (OSError, ValueError, RuntimeError) as e:  # ConnectionError and TimeoutError are OSErrors
         hint = "`ray status` says where one runs; without --ray-address one is started here"
         raise RequestError(f"no Ray cluster at {address}: {first_line(e)}", hint=hint) from None
 
 
-def look(address: str) -> None:
+def check_listening(address: str) -> None:
     """OSError where nothing listens at HOST:PORT, for which Ray would wait minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():

@@ -2,8 +2,8 @@
 
     PHI2 = Checkpoint(recipe, ("ForCausalLM",), "phi", computed={"hidden_act": GELUS[1:]}, defaults={...})
 
-checkpoints_classic.py, _dense.py, _states.py, _experts.py and _gemma.py declare one for each architecture, by the name
-that its classes begin with: "Phi" of PhiForCausalLM.
+checkpoints_classic.py, _dense.py, _encoders.py, _experts.py, _gemma.py and _states.py declare one for each
+architecture, by the name that its classes begin with: "Phi" of PhiForCausalLM.
 """
 
 from __future__ import annotations

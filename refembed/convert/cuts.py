@@ -87,8 +87,8 @@ def cut_of(path: Path, tokenizer: dict[str, Any], wanted: str) -> str:
     name = CUTS.get(found or ())
     if name is None:
         hint = (
-            "refembed knows how GPT-2, Qwen2, Qwen3.5, Llama 3, GPT-4o, Mistral's Tekken, DeepSeek V3, StarCoder, "
-            "Falcon and BLOOM cut words"
+            "refembed knows how GPT-2, Qwen2, Qwen3.5, Llama 3, GPT-4o, Mistral's Tekken, DeepSeek LLM and V3, "
+            "StarCoder, Falcon and BLOOM cut words"
         )
         cutter = str(tokenizer.get("pre_tokenizer"))
         raise ModelError(f"{path}: a pre-tokenizer that has no name here: {quote(cutter[:200])}", hint=hint)

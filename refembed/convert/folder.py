@@ -256,7 +256,7 @@ def adapters_note(folder: Path, model: Path | None) -> str:
     """One sentence about a checkpoint's adapters, which are written if there is a model to write them next to."""
     if model is None:
         return f"left out: LoRA adapters for {', '.join(tasks_of(folder))}; `refembed convert` writes each to a file"
-    return f"LoRA adapters: {', '.join(str(path) for path in write_adapters(folder, model))}"
+    return f"LoRA adapters, next to the model: {', '.join(path.name for path in write_adapters(folder, model))}"
 
 
 def prepare(

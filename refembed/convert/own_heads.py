@@ -25,7 +25,7 @@ from refembed.convert.colbert_head import add_colbert, colbert_module
 from refembed.convert.pickled import read_tensors
 from refembed.convert.safetensors import Entry
 from refembed.convert.weights import open_weights
-from refembed.convert.wordpiece import load_json, read_json
+from refembed.convert.wordpiece import OTHER_SHAPE, load_json, read_json
 from refembed.errors import ModelError
 from refembed.gguf import GGUFWriter
 from refembed.gguf.cursor import quote
@@ -75,7 +75,11 @@ def add_heads(writer: GGUFWriter, folder: Path, arch: str) -> None:
         hint = f"{SPARSE} and {MULTI} of bge-m3, BertForMaskedLM and DistilBertForMaskedLM, or a ColBERT model"
         raise ModelError(f"{folder}: no head that --heads knows", hint=hint)
     if colbert_module(folder):
-        add_colbert(writer, folder, arch)
+        try:
+            add_colbert(writer, folder, arch)
+        except OTHER_SHAPE as e:
+            found = f"{folder}: a file that says how texts are read is not as its library writes it: {e!r}"
+            raise ModelError(found, hint="save the model again") from None
         return
     config = read_json(folder / "config.json", required=True)
     C = config.get("hidden_size", config.get("dim", 768))

@@ -25,6 +25,7 @@ from typing import BinaryIO
 import numpy as np
 
 from refembed.arrays import F32
+from refembed.atomic_write import append_whole
 from refembed.corpus.fingerprint import Record, differences
 from refembed.errors import RequestError
 from refembed.hub.cache import try_lock
@@ -228,15 +229,7 @@ class Journal:
 
     def write(self, data: bytes) -> None:
         """All of it, or nothing."""
-        end = self.path.stat().st_size
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self.file.write(view) :]
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.truncate(self.path, end)
-            raise
+        append_whole(self.file, self.path, data)
 
     def remove(self) -> None:
         if WINDOWS:

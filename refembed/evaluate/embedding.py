@@ -122,9 +122,8 @@ class Models:
 
             def advance(count: int) -> None:
                 nonlocal done
-                for _ in range(count):
-                    done += 1
-                    bar.advance(done)
+                done += count
+                bar.advance(done, count)
 
             if not self.memory:
                 return embed_texts(self.embedder(s), s.model, s.pooling, texts, advance)

@@ -94,9 +94,8 @@ class Tensor:
             nbytes = self.nbytes // self.shape[0]
             begin = i * nbytes
             raw = self.raw[begin : begin + nbytes]
-            self.derived[i] = replace(
-                self, name=f"{self.name}[{i}]", shape=self.shape[1:], raw=raw, offset=self.offset + begin
-            )
+            new = replace(self, name=f"{self.name}[{i}]", shape=self.shape[1:], raw=raw, offset=self.offset + begin)
+            self.derived.setdefault(i, new)  # another thread may have been the first
         return self.derived[i]
 
     def reshape(self, *shape: int) -> Tensor:
@@ -106,7 +105,7 @@ class Tensor:
         [1.0, 2.0, 3.0, 4.0]
         """
         if shape not in self.derived:
-            self.derived[shape] = replace(self, shape=shape)
+            self.derived.setdefault(shape, replace(self, shape=shape))
         return self.derived[shape]
 
 

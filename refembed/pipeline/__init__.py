@@ -10,6 +10,7 @@
 
 `Embedder.embed` calls them in this order. Command line, corpus writer, vector cache, server and `verify` call the same
 functions; docs/tour.md has the chain of calls. `spans` has the chunks of a text that is read in one pass, `sparse` the
-weights of the vocabulary and a vector for each token. `processes`, `worker` and `messages` let other processes do the
-last four steps (`Embedder.start_pool`).
+weights of the vocabulary, `multi_vector` a vector for each token, `images`, `jpeg` and `multimodal` texts with images.
+`processes`, `worker` and `messages` let other processes do the last four steps (`Embedder.start_pool`),
+`tokenizer_pool` the first (`Embedder.embed_iter`).
 """

@@ -148,7 +148,8 @@ def decode(data: bytes, what: str) -> U8:
         try:
             return decode_jpeg(data, lambda width, height: check_size(width, height, what))
         except JpegError as e:
-            raise RequestError(f"{what}: {e}") from None
+            hint = "save it again, with another program; or pass pixels, an array (height, width, 3) of uint8"
+            raise RequestError(f"{what}: {e}", hint=hint) from None
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:

@@ -37,7 +37,7 @@ class TokenizerPool(Workers):
     Raises ModelError where the file has another vocabulary by now; RequestError where the processes end at once.
     """
 
-    hint = "is there memory for so many processes? tokenizers=0 needs none"
+    hint = "is there memory for so many processes? tokenizers=None needs none"
 
     def __init__(self, path: Path, tokenizer: Tokenizer, processes: int) -> None:
         load = (load_encoder, path.absolute(), checksum(tokenizer))

@@ -5,9 +5,10 @@ special     cutting out special tokens      base        what all kinds share, an
 unicode     code points                     wordpiece   "bert"
 pretokenize a row for each pre-tokenizer    bpe         "gpt2", "gemma4"; bpe_kinds "whitespace", "hybriddna"
 charsmap    a table of replacements         unigram     "t5"
-spm         "llama"                         rwkv        "rwkv"
-plamo2      "plamo2"                        no_vocab    "no_vocab", "none"
-pairs       query and document              explain     what each stage makes of a text
+compose     Unicode's composed form         rwkv        "rwkv"
+spm         "llama"                         no_vocab    "no_vocab", "none"
+plamo2      "plamo2"                        explain     what each stage makes of a text
+pairs       query and document
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def test_a_file_that_is_another_now_is_refused(out: Path, sources: list[Source])
     assert done(out, now) == []
 
 
-def test_one_job_at_a_time(out: Path, sources: list[Source]) -> None:
+def test_a_second_job_in_the_same_folder_is_refused(out: Path, sources: list[Source]) -> None:
     with Manifest(out, RUN, sources, resume=False), pytest.raises(RequestError, match="another job is writing"):
         Manifest(out, RUN, sources, resume=True)
     assert done(out, sources) == []

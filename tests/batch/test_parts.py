@@ -48,7 +48,7 @@ def embed(file: Path, folder: Path, batch: EmbedBatch, rows: int = 10) -> list[P
     return [folder / part.name for part in parts]
 
 
-def test_folders_patterns_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_are_found_in_folders_by_patterns_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.jsonl", "b/c.JSONL", "b/d.parquet", "_SUCCESS.jsonl", ".x.jsonl", "b/_temporary/e.jsonl", "f.txt"):
         write_lines(tmp_path / name, [])
     assert names(tmp_path) == ["a.jsonl", "b/c.JSONL", "b/d.parquet"]

@@ -122,7 +122,7 @@ def test_words_that_are_engines_and_words_that_are_models(tmp_path):
 
 
 @pytest.mark.oracle
-def test_two_builds_as_a_service_runs_them(cli, tiny):
+def test_builds_choose_flash_attention_and_repacking_unless_an_option_does(cli, tiny):
     """Unless --flash-attn says otherwise, as a build does that is asked for nothing: flash attention is its choice."""
     result = cli("verify", "llamacpp", "--against", "llamacpp", "--model", tiny, "--json")
     data = json.loads(result.out)

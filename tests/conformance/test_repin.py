@@ -130,7 +130,7 @@ def downloads(file):
 
 @pytest.mark.oracle
 def test_the_row_of_a_wheel_is_written(tmp_path, monkeypatch):
-    """From the pinned wheel's own file: what is in builds.toml, without the profile, which vectors tell."""
+    """From the pinned wheel's own file: what is in builds.toml, without the profile, which takes its vectors."""
     row = load_builds()[f"xllamacpp {PINNED}"]
     if not package_path(row).is_file():
         pytest.skip("the package of the pinned build is not fetched")

@@ -105,7 +105,7 @@ def test_an_adapter_makes_of_the_base_what_its_task_was_trained_for(tmp_path: Pa
     )
     w, c = tensors_of("jina-bert-v3"), hf_encoders.FOLDERS["jina-bert-v3"][0]
     files = [tmp_path / f"lora-{task}-model.gguf" for task in hf_encoders.TASKS]
-    assert notes[-1] == f"LoRA adapters: {files[0]}, {files[1]}"
+    assert notes[-1] == f"LoRA adapters, next to the model: {files[0].name}, {files[1].name}"
     base = Embedder.load(path, numerics="exact", semantics="original").forward([TEXTS[2]])
     for i, file in enumerate(files):
         found = Embedder.load(path, numerics="exact", semantics="original", lora=[file]).forward([TEXTS[2]])
@@ -118,7 +118,10 @@ def test_adapters_of_a_quantized_model_are_written_next_to_it(tmp_path: Path) ->
     folder = hf_encoders.build("jina-bert-v3", tmp_path)
     convert(folder, tmp_path / "a.gguf", adapters=True)
     convert(folder, tmp_path / "b.gguf", outtype="q8_0", adapters=True)
-    convert(folder, tmp_path / "c.gguf", outtype="q5_0", adapters=True)
+    notes: list[str] = []
+    convert(folder, tmp_path / "c.gguf", outtype="q5_0", adapters=True, say=notes.append)
+    assert notes[-1].endswith(f"lora-{hf_encoders.TASKS[-1]}-c.gguf")
+    assert "/" not in notes[-1]  # the folder in which it is quantized
     for task in hf_encoders.TASKS:
         one, *others = (tmp_path / f"lora-{task}-{model}.gguf" for model in "abc")
         assert all(path.read_bytes() == one.read_bytes() for path in others)

@@ -26,7 +26,7 @@ from tests.hf_folders import safetensors, stored, weights, write_json
 RECORDS = records()
 NAMES = [name for name in RECORDS if name != "provenance"]
 # Largest error of numbers up to 1. Measured with PyLate 1.6.0 in float64: exact 3.4e-8, fast 3.9e-7; [PAD] in place of
-# [MASK], the smallest of seven planted faults, moves a number by 4e-5
+# [MASK], the smallest of six planted faults, moves a number by 4e-5
 BOUNDS = {"exact": 1e-7, "fast": 1.2e-6}
 
 
@@ -186,6 +186,9 @@ def modules(*kinds: str) -> Callable[[Path], None]:
         (settings(query_length=0), "query_length is 0, not a length"),
         (settings(document_length="long"), "document_length is long, not a length"),
         (settings(default_prompt_name="q", prompts={"q": "Find: "}), "default_prompt_name q"),
+        (settings(prompts=["q"]), "not as its library writes it: AttributeError"),
+        (settings(query_prefix=7), "not as its library writes it: AttributeError"),
+        (settings(skiplist_words=[["."]]), "not as its library writes it: TypeError"),
         (dense_settings(activation_function="torch.nn.modules.activation.Tanh"), "activation_function is .*Tanh"),
         (dense_settings(module_input_name="sentence_embedding"), "module_input_name is sentence_embedding"),
         (dense_settings(use_residual=True), r"not a linear.weight \(n, 32\) and what belongs to it"),

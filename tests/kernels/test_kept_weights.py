@@ -21,7 +21,9 @@ IDS = [[1, 5, 9, 2], [3, 4]]
 @pytest.mark.parametrize("numerics", ["exact", "ggml", "fast", "int8", "bf16"])
 @pytest.mark.parametrize("architecture", ["bert", "qwen3moe", "k2-horizon", "gemma3n"])
 @pytest.mark.parametrize("type_name", ["F16", "Q8_0"])
-def test_two_models_in_one_set_of_operations(tmp_path: Path, architecture: str, type_name: str, numerics: str) -> None:
+def test_two_models_with_the_same_names_keep_weights_apart(
+    tmp_path: Path, architecture: str, type_name: str, numerics: str
+) -> None:
     """Tensors of the same names and shapes: each model's rows are those that operations of its own give."""
 
     def model(seed: int) -> Model:

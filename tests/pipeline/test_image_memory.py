@@ -20,7 +20,7 @@ def test_growth_is_what_comes_behind_the_first_fifth() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_it_stays_flat_over_hundreds_of_images() -> None:
+def test_memory_stays_flat_over_hundreds_of_images() -> None:
     command = [sys.executable, "-m", "benchmarks", "image_memory", "--images", "400"]
     r = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert r.returncode == 0, r.stdout + r.stderr

@@ -137,7 +137,7 @@ class BrokenError(Exception):
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("how", ["the end", "stopped early", "texts fail", "a text is refused", "computing fails"])
-def test_its_processes_end_with_it(
+def test_processes_that_tokenize_end_with_the_iterator(
     e: Embedder, pools: list[TokenizerPool], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
 

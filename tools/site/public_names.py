@@ -1,26 +1,31 @@
-"""Which Python names the reference shows: those whose docstrings must have running examples."""
+"""Which Python names the reference shows, and tests/test_docstrings.py wants running examples of."""
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
-from typing import Any
-
-ROOT = Path(__file__).parents[2]
-
-
-def tables() -> dict[str, Any]:
-    """PACKAGES, VERIFY and INTERNAL of tests/test_docstrings.py: read, not imported, since that needs pytest."""
-    tree = ast.parse((ROOT / "tests/test_docstrings.py").read_text(encoding="utf-8"))
-    return {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-        and node.targets[0].id in ("PACKAGES", "VERIFY", "INTERNAL")
-    }  # fmt: skip
-
-
-TABLES = tables()
-PACKAGES: tuple[str, ...] = TABLES["PACKAGES"]
-VERIFY: tuple[str, ...] = TABLES["VERIFY"]
-INTERNAL: dict[str, str] = TABLES["INTERNAL"]  # class -> methods that users do not call
+PACKAGES = (  # the names in their `__all__`
+    "refembed", "refembed.batch", "refembed.chunk", "refembed.convert", "refembed.corpus", "refembed.evaluate",
+    "refembed.gguf", "refembed.hub", "refembed.pooling", "refembed.similarity", "refembed.testing",
+)  # fmt: skip
+VERIFY = (  # `refembed.verify` has no names of its own: what a program needs from its modules
+    "refembed.verify.run.verify", "refembed.verify.engines.base.open_engine",
+    "refembed.verify.engines.callables.CallableEngine", "refembed.verify.compare.align.align",
+    "refembed.verify.upgrade.run.verify_upgrade",
+    "refembed.verify.compare.arrays.compare", "refembed.verify.compare.arrays.cosine_distance",
+    "refembed.testing.synthetic.synthetic", "refembed.kernels.quant.dequant.dequantize",
+    "refembed.kernels.quant.quantize.quantize",
+)  # fmt: skip
+INTERNAL = {  # class -> methods without underscore that other rooms of refembed call, and users do not
+    "EmbedBatch": "compare embed_rows ids_of ready refused vectors",
+    "Embedder": "forward ids_of paths resolve_options running_pool stack streamed tokenized_ahead truncate_or_raise "
+    "vectors vectors_of width",
+    "Cache": "find keep report reported store vectors",
+    "CallableEngine": "asked trace tokenize",
+    "CodeContract": "bytes_of quantize",
+    "LayerNormContract": "plain",
+    "NormalizeContract": "dtype length of one rows",
+    "PoolingContract": "as_exact batch dtype of one slack",
+    "Q8Contract": "block",
+    "RopeContract": "turned",
+    "SimilarityContract": "is_a_distance",
+    "WordPieceContract": "pieces_of",
+}

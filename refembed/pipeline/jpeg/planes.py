@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from refembed.arrays import U8
-
-I32 = npt.NDArray[np.int32]
+from refembed.arrays import I32, U8
 
 ONE = 4096  # the constants below are multiples of 1/4096
 AT_ONCE = 2048  # blocks that are transformed together: they stay in the processor's cache

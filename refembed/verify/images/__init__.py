@@ -6,4 +6,5 @@ pixels, towers, texts    hypotheses: one thing each that engines do otherwise; c
 tensors     the first wrong tensor of an engine's tower
 search      which of them explains what an engine does
 run         the whole, and the verdict
+report      what the verdict's HTML page shows
 """

@@ -202,7 +202,7 @@ def test_changed_operations_neither_play_nor_are_noted(tmp_path: Path) -> None:
     assert len(known(e)) == 1
 
 
-def test_a_longer_text_goes_without() -> None:
+def test_a_text_of_more_than_max_tokens_is_not_captured() -> None:
     ops, x = Fast(), np.zeros((MAX_TOKENS + 1, 4), np.float32)
     for _ in range(3):
         ops.graphs.run((), lambda x: x + 1, x)

@@ -24,7 +24,7 @@ ROUND = {8: KERNELS[8].quantize, 16: KERNELS[16].quantize, 0: round_pairs}
 
 
 @pytest.mark.parametrize("bits", [8, 16, 0])
-def test_the_kernels_do_one_after_the_other(bits: int) -> None:
+def test_a_kernel_that_also_rounds_gives_what_both_kernels_give(bits: int) -> None:
     T, C = 13, 160
     words = C // 32 * words_of(bits) if bits else C // 2
     x, more, w, b = random(1, T, C), random(2, T, C), random(3, C), random(4, C)

@@ -113,7 +113,7 @@ def test_the_command_writes_it_for_vectors_alone(tmp_path: Path, cli: Cli) -> No
 
 
 @needs_chromium
-def test_chromium_draws_it(gemma3: Embedder, tmp_path: Path) -> None:
+def test_chromium_draws_the_page_of_images(gemma3: Embedder, tmp_path: Path) -> None:
     engine = faulty(gemma3, "gemma3", "activate[hp.activation](h)", "ops.gelu_quick(h)")
     data = image_report_data(verify(gemma3, engine, GIVEN), engine, gemma3, GIVEN)
     looks_drawn(draw(report_page(data), tmp_path))
