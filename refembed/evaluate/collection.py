@@ -165,7 +165,8 @@ def read_qrels(path: str | Path) -> Qrels:
     {'q1': {'d1': 2}}
     """
     qrels: Qrels = {}
-    other, names = [], None
+    other: list[str] = []
+    names: tuple[str, str, list[str]] | None = None
     hint = "BEIR: query, document, level, with tabs between; TREC: query, 0, document, level"
     for number, (where, line) in enumerate(lines(path, "qrels")):
         fields = line.split("\t") if line.count("\t") == 2 else line.split()
