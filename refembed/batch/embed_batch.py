@@ -99,6 +99,9 @@ class EmbedBatch:
             raise RequestError(f"dtype {dtype!r}", hint=f"one of {', '.join(DTYPES)}")
         if on_error not in ("raise", "column"):
             raise RequestError(f"on_error {on_error!r}", hint="raise or column")
+        if column in (into, into + "_error"):
+            message = f"column {column!r} has the texts: vectors in {into!r} would be written over them"
+            raise RequestError(message, hint="another name for `into` (--into)")
         if allow_mixed and not isinstance(expect, Mapping):
             raise RequestError("allow_mixed: of what is expected?", hint="expect=the record that `fingerprint` gives")
         self.model, self.column, self.into = str(model), column, into

@@ -51,7 +51,9 @@ def check_rope(path: Path, stem: str, raw: dict[str, Any]) -> None:
         found = table_of(path, raw, name)
         for layers in LAYER_KINDS:
             table_of(path, found, layers)
-        kinds = {key: part for key, part in found.items() if isinstance(part, dict)} or {"": found}
+        kinds = {key: part for key, part in found.items() if isinstance(part, dict)}
+        if len(kinds) < len(found) or not found:  # settings of all layers, perhaps next to a table
+            kinds[""] = found
         for layers, part in kinds.items():
             kind = kind_of(part)
             if kind not in scalings or (layers == LAYER_KINDS[1] and kind != "default"):

@@ -157,6 +157,7 @@ def read_line(line: str, where: str) -> tuple[str, str]:
 def read_qrels(path: str | Path) -> Qrels:
     """Judgements, BEIR's or TREC's: query -> document -> level.
 
+    A first line whose last field is no number, and whose ids no other line has, names the columns.
     RequestError where the file cannot be read, for lines that do not fit, and for two levels of one document.
 
     >>> _ = Path("qrels.tsv").write_text("query-id\\tcorpus-id\\tscore\\nq1\\td1\\t2\\n")
@@ -164,17 +165,23 @@ def read_qrels(path: str | Path) -> Qrels:
     {'q1': {'d1': 2}}
     """
     qrels: Qrels = {}
-    other = []
+    other: list[str] = []
+    names: tuple[str, str, list[str]] | None = None
+    hint = "BEIR: query, document, level, with tabs between; TREC: query, 0, document, level"
     for number, (where, line) in enumerate(lines(path, "qrels")):
         fields = line.split("\t") if line.count("\t") == 2 else line.split()
-        if number == 0 and fields[-1:] and not is_number(fields[-1]):
-            continue  # the names of the columns
+        if number == 0 and len(fields) in (3, 4) and fields[-1][:1].isalpha() and not is_nan_or_infinite(fields[-1]):
+            names = where, line, fields
+            continue
         if len(fields) not in (3, 4) or not is_level(fields[-1]):
-            hint = "BEIR: query, document, level, with tabs between; TREC: query, 0, document, level"
             raise RequestError(f"{where}: not a judgement: {line[:60]!r}", hint=hint)
         query, document, level = fields[0], fields[-2], int(float(fields[-1]))
         if qrels.setdefault(query, {}).setdefault(document, level) != level:
             other.append(f"{query} {document}")
+    if names:
+        where, line, fields = names
+        if not qrels or fields[0] in qrels or any(fields[-2] in found for found in qrels.values()):
+            raise RequestError(f"{where}: not a judgement: {line[:60]!r}", hint=hint)
     if other:
         raise RequestError(f"{path}: documents with two levels for one query: {len(other)} ({named(other)})")
     return qrels
@@ -183,6 +190,11 @@ def read_qrels(path: str | Path) -> Qrels:
 def is_level(text: str) -> bool:
     """A whole number, which may be written 1.0."""
     return re.fullmatch(r"[+-]?[0-9]{1,9}(\.0*)?", text) is not None
+
+
+def is_nan_or_infinite(text: str) -> bool:
+    """A word that is read as a number and is none that counts: nan, inf."""
+    return text.lower() in ("nan", "inf", "infinity")
 
 
 def is_number(text: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ MAX_BYTES = 1 << 28  # of an image's file
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP")  # all but WEBP stb_image reads too
 JPEG = b"\xff\xd8"  # what JPEG files begin with
 INSTALL = 'pip install "refembed[images]"; or pass pixels, an array (height, width, 3) of uint8'
+ANEW = "make the file anew, or open it in a viewer and save it as an ordinary JPEG or PNG"
+ARRAY = "(height, width, 3), or (height, width) for gray, of uint8 from 0 to 255; a fourth channel is dropped"
 
 
 class ImageInput(NamedTuple):
@@ -102,9 +105,13 @@ def read_file(path: Path, what: str) -> bytes:
     except (OSError, ValueError) as e:
         found = "no such file" if isinstance(e, FileNotFoundError) else getattr(e, "strerror", None) or str(e)
         hint = 'an image is named by its path; a text stands under "text"'
+        if re.match("[a-z]+:/", os.fspath(path), re.IGNORECASE):
+            hint = "no URL is fetched: save the image, and give its path"
         raise RequestError(f"{what}: {os.fspath(path)[:200]!r}: {found}", hint=hint) from None
     if len(data) > MAX_BYTES:
-        raise RequestError(f"{what}: {os.fspath(path)!r} has more than {MAX_BYTES >> 20} MiB")
+        raise RequestError(
+            f"{what}: {os.fspath(path)!r} has more than {MAX_BYTES >> 20} MiB", hint="make it smaller first"
+        )
     return data
 
 
@@ -119,14 +126,13 @@ def load_pixels(data: bytes, what: str) -> Any:
                 raise ValueError(f"an array of {shape} is not in {len(data):,} bytes")
             return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, KeyError) as e:
-        raise RequestError(f"{what}: no array in it: {e}") from None
+        raise RequestError(f"{what}: no array in it: {e}", hint=ARRAY) from None
 
 
 def of_array(x: Any, what: str) -> U8:
     """Pixels as they were given, gray ones three times."""
     if x.dtype != np.uint8 or x.ndim not in (2, 3) or (x.ndim == 3 and x.shape[2] not in (1, 3, 4)) or 0 in x.shape:
-        hint = "(height, width, 3), or (height, width) for gray, of uint8 from 0 to 255"
-        raise RequestError(f"{what}: an array of shape {x.shape} and type {x.dtype}", hint=hint)
+        raise RequestError(f"{what}: an array of shape {x.shape} and type {x.dtype}", hint=ARRAY)
     check_size(x.shape[1], x.shape[0], what)
     planes = x[..., None] if x.ndim == 2 else x[..., :3]
     return np.ascontiguousarray(np.broadcast_to(planes, (*x.shape[:2], 3)))
@@ -148,8 +154,7 @@ def decode(data: bytes, what: str) -> U8:
         try:
             return decode_jpeg(data, lambda width, height: check_size(width, height, what))
         except JpegError as e:
-            hint = "save it again, with another program; or pass pixels, an array (height, width, 3) of uint8"
-            raise RequestError(f"{what}: {e}", hint=hint) from None
+            raise RequestError(f"{what}: {e}", hint=ANEW) from None
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
@@ -169,7 +174,7 @@ def decode(data: bytes, what: str) -> U8:
         hint = f"one of {', '.join(FORMATS)} is wanted"
         raise RequestError(f"{what}: {len(data):,} bytes that are no image", hint=hint) from None
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, MemoryError, OverflowError) as e:
-        raise RequestError(f"{what}: damaged: {str(e) or type(e).__name__}") from None
+        raise RequestError(f"{what}: damaged: {str(e) or type(e).__name__}", hint=ANEW) from None
 
 
 def rgb(image: Image) -> U8:

@@ -143,6 +143,8 @@ def test_what_is_expected_is_compared(tiny: Path, tmp_path: Path, caplog: pytest
 @pytest.mark.parametrize(
     ("options", "match"),
     [
+        ({"into": "text"}, "column 'text' has the texts"),
+        ({"column": "x_error", "into": "x"}, "column 'x_error' has the texts"),
         ({"dtype": "int8"}, "dtype 'int8'"), ({"on_error": "ignore"}, "on_error 'ignore'"),
         ({"allow_mixed": True}, "of what is expected"), ({"pooling": "none"}, "a vector a token"),
         ({"numerics": "fats"}, "no such numerics"), ({"pooling": "men"}, "pooling 'men'"),

@@ -43,6 +43,8 @@ GRAPHS: list[tuple[str, dict[str, Any], str]] = [
     ("deepseek3", {"rope_parameters": YARN | {"mscale": 1.0}}, "mscale and mscale_all_dim of rope_type yarn are"),
     ("deepseek3", {"rope_parameters": YARN | {"truncate": False}}, "truncate of rope_type yarn is False"),
     ("ministral3", {"rope_parameters": YARN | {"beta_fast": 16.0}}, r"beta_fast of rope_type yarn is 16\.0"),
+    ("ministral3", {"rope_parameters": YARN | {"beta_fast": {}}}, r"beta_fast of rope_type yarn is \{\}"),
+    ("gpt-oss-yarn", {"rope_parameters": YARN | {"rope_type": "spiral", "a": {}}}, "rope_type is spiral"),
     ("gpt-oss-yarn", {"rope_parameters": YARN}, "queries and keys of rope_type yarn grow by 1"),
     ("deepseek3", {"scoring_func": "softmax"}, "scoring_func is softmax"),
     ("deepseek3", {"rope_interleave": False}, "rope_interleave is False"),

@@ -51,6 +51,11 @@ def test_judgements_of_both_formats(write: Write, text: str) -> None:
     assert read_qrels(write(text)) == {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 1}}
 
 
+@pytest.mark.parametrize("names", ["query-id\tcorpus-id\tscore", "qid 0 docid rel", "query_id\tdoc_id\tlabel"])
+def test_a_first_line_of_names_is_no_judgement(write: Write, names: str) -> None:
+    assert read_qrels(write(f"{names}\nq1\td1\t2\n")) == {"q1": {"d1": 2}}
+
+
 def test_beirs_ids_may_have_spaces(write: Write) -> None:
     assert read_qrels(write("query-id\tcorpus-id\tscore\nq 1\td 1\t1\n")) == {"q 1": {"d 1": 1}}
 
@@ -78,7 +83,12 @@ def test_pairs_with_and_without_names_of_columns(write: Write, text: str, pairs:
         (read_texts, '{"_id": "x",\n', "line 1: no JSON object"),
         (read_texts, "a\tx\nb\tx\na\ty\nb\tz\n", "ids of two texts: 2 (a, b)"),
         (read_qrels, "", "the qrels are empty"),
-        (read_qrels, "q1 d1\nq1 d1\n", "line 2: not a judgement: 'q1 d1'"),
+        (read_qrels, "q1 d1\nq1 d1\n", "line 1: not a judgement: 'q1 d1'"),
+        (read_qrels, "q1 0 d1 good\n", "line 1: not a judgement: 'q1 0 d1 good'"),
+        (read_qrels, "q1 0 d1 good\nq1 0 d2 1\n", "line 1: not a judgement: 'q1 0 d1 good'"),
+        (read_qrels, "q1\td1\tgood\nq2\td1\t1\n", "line 1: not a judgement"),
+        (read_qrels, "q1\td1\t1e999\nq2\td2\t1\n", "line 1: not a judgement"),
+        (read_qrels, "q1\td1\tnan\nq2\td2\t1\n", "line 1: not a judgement"),
         (read_qrels, "q1 0 d1 1\nq1 0 d2 good\n", "line 2: not a judgement: 'q1 0 d2 good'"),
         (read_qrels, "q1 0 d1 1\nq1 0 d2 0.5\n", "line 2: not a judgement"),
         (read_qrels, "q1 0 d1 1\nq1 0 d1 2\n", "documents with two levels for one query: 1 (q1 d1)"),

@@ -48,6 +48,7 @@ def test_gray_pixels_are_three_equal_colors_and_transparency_is_dropped() -> Non
         (np.zeros((3, 2, 3, 3), np.uint8), r"an array of shape \(3, 2, 3, 3\)"),
         (np.broadcast_to(np.uint8(0), (50_000, 50_000, 3)), "50000 x 50000 pixels; at most 67,108,864 are taken"),
         ("no/such.png", "'no/such.png': no such file"),
+        ("https://example.com/a.jpg", "no such file\n  hint: no URL is fetched"),
         (Path(), "'.': "),
         ("a\0b", "null"),
         (None, "None of type NoneType is no image"),

@@ -87,8 +87,9 @@ def test_what_is_not_read_is_refused_with_one_sentence() -> None:
         (whole.replace(b"\xff\xc4", b"\xff\xfe"), "image: damaged: bits that are no code"),
         (whole.replace(b"\xff\xdb", b"\xff\xfe", 1), "image: damaged: a scan of components or tables"),
     ]:
-        with pytest.raises(RequestError, match=message):
+        with pytest.raises(RequestError, match=message) as error:
             read_image(data)
+        assert "save it as an ordinary JPEG" in error.value.hint
 
 
 def test_a_file_without_its_end_marker_is_whole() -> None:
