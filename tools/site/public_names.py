@@ -16,8 +16,8 @@ VERIFY = (  # `refembed.verify` has no names of its own: what a program needs fr
 )  # fmt: skip
 INTERNAL = {  # class -> methods without underscore that other rooms of refembed call, and users do not
     "EmbedBatch": "compare embed_rows ids_of ready refused vectors",
-    "Embedder": "forward ids_of paths resolve_options running_pool sparse_of stack streamed tokenized_ahead truncate_or_raise "
-    "vectors vectors_of width",
+    "Embedder": "forward ids_of paths resolve_options running_pool sparse_of stack streamed tokenized_ahead "
+    "truncate_or_raise vectors vectors_of width",
     "Cache": "find keep report reported store vectors",
     "CallableEngine": "asked trace tokenize",
     "CodeContract": "bytes_of quantize",
