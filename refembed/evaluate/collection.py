@@ -180,7 +180,9 @@ def read_qrels(path: str | Path) -> Qrels:
             other.append(f"{query} {document}")
     if names:
         where, line, fields = names
-        if not qrels or fields[0] in qrels or any(fields[-2] in found for found in qrels.values()):
+        if not qrels:
+            raise RequestError(f"{where}: the only line, and not a judgement: {line[:60]!r}", hint=hint)
+        if fields[0] in qrels or any(fields[-2] in found for found in qrels.values()):
             raise RequestError(f"{where}: not a judgement: {line[:60]!r}", hint=hint)
     if other:
         raise RequestError(f"{path}: documents with two levels for one query: {len(other)} ({named(other)})")
