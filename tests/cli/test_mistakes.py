@@ -249,7 +249,7 @@ EVALUATE = """
 1 --queries t.txt --corpus t.txt                   | Give --queries, --corpus and --qrels, or --sts
 1 --queries t.txt --corpus t.txt --qrels t.txt     | t.txt, line 1: neither a JSON object nor an id and a text
 1 --queries q.tsv --corpus empty --qrels t.txt     | empty: the corpus is empty
-1 --queries q.tsv --corpus q.tsv --qrels key.txt   | the only line, and not a judgement
+1 --queries q.tsv --corpus q.tsv --qrels key.txt   | not a judgement
 1 --queries q.tsv --corpus q.tsv --qrels bad.tsv   | the qrels name documents that are not there: 1 of 2 (z)
 1 --queries q.tsv --corpus q.tsv --qrels r.tsv --measure f1    | 'f1' is not a measure
 1 --queries q.tsv --corpus q.tsv --qrels r.tsv --weights q9    | 'q9' is no type of model file

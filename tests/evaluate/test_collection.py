@@ -85,7 +85,7 @@ def test_pairs_with_and_without_names_of_columns(write: Write, text: str, pairs:
         (read_qrels, "", "the qrels are empty"),
         (read_qrels, "q1 d1\nq1 d1\n", "line 1: not a judgement: 'q1 d1'"),
         (read_qrels, "q1 0 d1 good\n", "line 1: the only line, and not a judgement: 'q1 0 d1 good'"),
-        (read_qrels, "q1 0 d1 good\nq1 0 d2 1\n", "line 1: the only line, and not a judgement: 'q1 0 d1 good'"),
+        (read_qrels, "q1 0 d1 good\nq1 0 d2 1\n", "line 1: not a judgement: 'q1 0 d1 good'"),
         (read_qrels, "q1\td1\tgood\nq2\td1\t1\n", "line 1: not a judgement"),
         (read_qrels, "q1\td1\t1e999\nq2\td2\t1\n", "line 1: not a judgement"),
         (read_qrels, "q1\td1\tnan\nq2\td2\t1\n", "line 1: not a judgement"),
