@@ -18,9 +18,8 @@ from refembed.model.vision.preprocess import Size
 from refembed.verify.engines.images import ImageEngine, of_engine
 from refembed.verify.images.pictures import ImageItem, items_of
 from refembed.verify.images.reference import ImageReference, image_reference
-from refembed.verify.report.data import Picture, ReportData, TensorError, TextResult, WorstTensor
-from refembed.verify.report.html_data import environment_of, layer_of, worst_of
-from refembed.verify.report.text import numbers
+from refembed.verify.report.data import Picture, ReportData, WorstTensor
+from refembed.verify.report.html_data import plain_report, worst_of
 from refembed.verify.verdict import Verdict
 
 SHOWN = 4  # pictures
@@ -41,25 +40,16 @@ def image_report_data(
         else None
     )
     theirs = None if traced is None else tried(asked.trace_image, traced.image)
-    return ReportData(
-        model=f"{facts.get('name', '')} ({facts.get('model', '')}) with {facts.get('mmproj', '')}",
-        engine=str(facts.get("engine", asked.name)),
-        verdict=verdict.kind,
-        cause=verdict.cause,
-        advice=verdict.remedy,
-        evidence=[*(s for s in numbers(verdict) if "first wrong tensor" not in s), *e.remarks],
-        first_wrong_tensor=verdict.first_wrong_tensor,
+    plain = plain_report(verdict, asked.name)
+    return replace(
+        plain,
+        model=f"{plain.model} with {facts.get('mmproj', '')}",
         pictures=[
             picture_of(r, asked, item, theirs if item is traced else None) for item in chosen(items, traced, verdict)
         ],
         unit="input",
-        texts=[TextResult(t.text, t.tokens, t.distance, t.bound, t.agrees, t.nearest) for t in e.texts],
-        tensors=[
-            TensorError(t.name, t.k, layer_of(t.name), t.propagated**2, t.local**2, t.bound**2, t.op) for t in e.tensors
-        ],
         worst=None if traced is None or theirs is None else worst(verdict, r, traced.image, theirs),
-        hypotheses=[(id, left, any(c.id == id for c in verdict.causes)) for id, left in e.trials],
-        environment={"tower": facts.get("mmproj", "")} | environment_of(verdict),
+        environment={"tower": facts.get("mmproj", "")} | plain.environment,
     )
 
 

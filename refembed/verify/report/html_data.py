@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ SHOWN_TOKENS = 6  # texts whose tokens are put side by side
 def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, pooling: str = "native") -> ReportData:
     """Everything the page has a section for. The engine is asked for one trace more, where it shows its tensors."""
     embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
-    reference, e, facts = reference_of(embedder, pooling), verdict.evidence, verdict.evidence.facts
+    reference, e = reference_of(embedder, pooling), verdict.evidence
     numerics = arithmetic_of(verdict)
     ours, theirs = traces_of(verdict, engine, reference, numerics)
 
@@ -42,18 +43,8 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
             piece(i) if own is None else own.get(i, "")
         )  # a server's ids are read with its own vocabulary or not at all
 
-    return ReportData(
-        model=f"{facts.get('name', '')} ({facts.get('model', '')})",
-        engine=str(facts.get("engine", engine.name)),
-        verdict=verdict.kind,
-        cause=verdict.cause,
-        advice=verdict.remedy,
-        evidence=[*(s for s in numbers(verdict) if "first wrong tensor" not in s), *e.remarks],
-        first_wrong_tensor=verdict.first_wrong_tensor,
-        texts=[TextResult(t.text, t.tokens, t.distance, t.bound, t.agrees, t.nearest) for t in e.texts],
-        tensors=[
-            TensorError(r.name, r.k, layer_of(r.name), r.propagated**2, r.local**2, r.bound**2, r.op) for r in e.tensors
-        ],
+    return replace(
+        plain_report(verdict, engine.name),
         worst=worst_of(verdict, ours, theirs, [piece(i) for i in e.traced_ids]),
         tokens=[
             BothTokens(text, [(i, piece(i)) for i in mine], [(i, theirs_of(i)) for i in other])
@@ -63,8 +54,27 @@ def report_data(verdict: Verdict, engine: Engine, model: str | Path | Embedder, 
         attention=attention_of(with_attention(ours, reference, numerics), theirs),
         contributions=shares_of(ours, reference),
         their_contributions=shares_of(theirs, reference),
-        hypotheses=[(id, left, any(c.id == id for c in verdict.causes)) for id, left in e.trials],
         environment=environment_of(verdict) | ({"arithmetic of our tensors here": numerics} if ours else {}),
+    )
+
+
+def plain_report(verdict: Verdict, engine: str) -> ReportData:
+    """What the verdict itself says; nothing is computed for it. engine: its name, where the verdict has none."""
+    e, facts = verdict.evidence, verdict.evidence.facts
+    return ReportData(
+        model=f"{facts.get('name', '')} ({facts.get('model', '')})",
+        engine=str(facts.get("engine", engine)),
+        verdict=verdict.kind,
+        cause=verdict.cause,
+        advice=verdict.remedy,
+        evidence=[*(s for s in numbers(verdict) if "first wrong tensor" not in s), *e.remarks],
+        first_wrong_tensor=verdict.first_wrong_tensor,
+        texts=[TextResult(t.text, t.tokens, t.distance, t.bound, t.agrees, t.nearest) for t in e.texts],
+        tensors=[
+            TensorError(r.name, r.k, layer_of(r.name), r.propagated**2, r.local**2, r.bound**2, r.op) for r in e.tensors
+        ],
+        hypotheses=[(id, left, any(c.id == id for c in verdict.causes)) for id, left in e.trials],
+        environment=environment_of(verdict),
     )
 
 
