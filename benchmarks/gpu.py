@@ -1,9 +1,10 @@
 """The `cupy` numerics on a GPU: python -m benchmarks gpu [--device N] [--types f32 q8_0] [--seconds S] [--json FILE]
 
 Correctness first, speed only if that holds: products to the bit of the chains that `fast` computes on the CPU; 1 - cos
-to `exact` for each type of weights; the bits of each text alone and in a batch. Then tokens a second from token ids,
-and from texts compared with sentence-transformers on the same GPU, where that is installed (float32, sorted by length).
---json keeps everything, with the GPU named. Without a GPU it says what is missing.
+to `exact` for each type of weights; the bits of each text alone and in a batch. Then one text of 8 tokens with CUDA
+graphs and without, its bits compared; and tokens a second from token ids, and from texts compared with
+sentence-transformers on the same GPU, where that is installed (float32, sorted by length). --json keeps everything,
+with the GPU named. Without a GPU it says what is missing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rounds import interleaved, median, ratio
-from benchmarks.texts import ROWS, token_ids
+from benchmarks.texts import ROWS, Row, token_ids
 from conformance.cases import load_texts
 from refembed import Embedder, hub
 from refembed.errors import RefembedError
@@ -32,6 +33,7 @@ TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q4_0", "q4_k_m")
 SPEED_ROWS = ("48x256", "256x32", "mixed", "1x8", "1x512")
 TEXTS = 40
 BOUND = 1e-6  # 1 - cos to `exact`, as the numerics promises
+SHORT_TEXTS = 32  # of 8 tokens each, one after the other, with graphs and without
 SHAPES = ((1, 384, 384), (17, 1536, 384), (300, 1000, 777))  # of products: T, C, N
 
 
@@ -115,6 +117,29 @@ def sentence_transformer(args: argparse.Namespace) -> Any:
     )
 
 
+def graphs(args: argparse.Namespace) -> dict[str, Any]:
+    """Texts of 8 tokens, each alone: microseconds of one with CUDA graphs and without, and whether bits differ."""
+    e: Any = Embedder.load("minilm", numerics="cupy", device=args.device)
+    cache, texts = e.ops.graphs, token_ids(Row(SHORT_TEXTS, 8, ""), e.info.n_vocab)
+
+    def run(enabled: bool) -> list[bytes]:
+        cache.enabled = enabled
+        return [e.embed([ids])[0].tobytes() for ids in texts]
+
+    run(True), run(True)  # the first text captures, the others find it
+    captured = sum(graph is not None and graph.proven is None for graph, *_ in cache.known.values())
+    unequal = sum(x != y for x, y in zip(run(True), run(False), strict=True))
+    runs = {"with": lambda: timed(lambda: run(True)), "without": lambda: timed(lambda: run(False))}
+    taken = interleaved(runs, dict.fromkeys(runs, 1.0), seconds=args.seconds)
+    found: dict[str, Any] = {name: median(seconds) / len(texts) * 1e6 for name, seconds in taken.items()}
+    r = ratio(taken["without"], taken["with"])
+    line = (
+        f"8 tokens: {found['with']:,.0f} us with CUDA graphs, {found['without']:,.0f} us without, {r.median:.2f} times"
+    )
+    print(f"{line} ({r.low:.2f} to {r.high:.2f}); {captured} captured, {unequal} texts have other bits", flush=True)
+    return found | {"captured": captured, "other bits": unequal, "ratio": [r.median, r.low, r.high]}
+
+
 def speed(args: argparse.Namespace) -> dict[str, Any]:
     """The second part: tokens a second, and ratios of the rounds."""
     e, found = Embedder.load("minilm", numerics="cupy", device=args.device), {}
@@ -163,6 +188,9 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in results["machine"].items():
         print(f"{name:<10}{value}")
     results["correctness"] = correctness(args)
+    if results["correctness"]["sound"]:
+        results["graphs"] = graphs(args)
+        results["correctness"]["sound"] = not results["graphs"]["other bits"]
     if results["correctness"]["sound"]:
         results["speed"] = speed(args)
     if args.json:

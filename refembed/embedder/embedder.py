@@ -191,7 +191,7 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
             loaded = original(loaded, f, tokenizer.vocab.sep)
         tower = None if mmproj is None else load_tower(open_file(mmproj, mmap=mmap))
         if tower is not None:
-            check_tower(loaded, tower, str(f.path), ops)
+            check_tower(loaded, tower, str(f.path))
             tower = original_tower(tower) if semantics == "original" else tower
         e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]

@@ -15,11 +15,13 @@ import numpy as np
 from refembed.arrays import I64
 from refembed.errors import ModelError
 from refembed.gguf import Tensor
+from refembed.kernels.cuda import device as devices
 from refembed.kernels.cuda.array import DeviceArray
 from refembed.kernels.cuda.device import Device
 from refembed.kernels.cuda.launch import Memory
 from refembed.kernels.quant.dequant import CODEBOOKS, FAMILY, PLAIN
 from refembed.kernels.quant.row_blocks import in_bytes, row_blocks
+from refembed.kernels.threads import renew_after_fork
 
 SHARE_OF_MEMORY = 0.75  # of what is free: what decoded matrices may take unless a budget is named
 
@@ -36,6 +38,11 @@ class DeviceWeights:
         self.raw: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # blocks as the file has them, little-endian
         self.decoded: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # float32
         self.codebooks: dict[str, Memory] = {}
+        self.renew_locks()
+        renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """Also in a fork, which must not wait for its parent's threads to be refused (`Gpu`)."""
         self.lock = threading.RLock()  # a server's threads share an embedder
 
     def whole(self, w: Tensor) -> DeviceArray:
@@ -65,6 +72,8 @@ class DeviceWeights:
         if (whole := self.matrix(w)) is not None:
             yield 0, w.shape[0], whole
             return
+        if devices.own.capture is not None:
+            devices.own.capture.invalidate()  # a graph would keep every part
         raw, step = self.blocks(w), w.nbytes // w.shape[0]
         for begin, end in row_blocks(*w.shape):
             yield begin, end, self.decode(w, raw.at(begin * step), None, end - begin).memory

@@ -62,9 +62,6 @@ class OnCpu(Device):
         self.check_guards()
         ctypes.memmove(out.ctypes.data, memory.pointer, out.nbytes)
 
-    def clear(self, memory: Memory, size: int) -> None:
-        ctypes.memset(memory.pointer, 0, size * memory.dtype.itemsize)
-
     def check_guards(self) -> None:
         """AssertionError where a kernel wrote next to what was allocated."""
         assert all(owner.intact() for owner in self.allocated), "a kernel wrote outside of its arrays"
