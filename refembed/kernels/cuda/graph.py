@@ -166,23 +166,30 @@ class GraphCache:
 
     def capture(self, key: Any, given: Any, layers: Callable[[Float], Float], x: Float) -> Any:
         """`layers(x)`, captured; from here on its shape is known."""
-        capture, first, graph = Capture(self.arena), self.first_array(x), None
+        graph, result = None, None
         try:
-            devices.own.capture = capture
-            result: Any = layers(first)
+            graph, result = self.captured(layers, x)
         except RequestError:  # such as too little memory, where a pass without a graph may have enough
-            capture.invalidate()
-            result = None
-        finally:
-            devices.own.capture = None
-        if isinstance(result, DeviceArray):
-            y, result = result, copied(result)
-            if capture.valid and isinstance(y.memory.owner, Lease):
-                graph = self.graph_of(capture, first, y, result)
+            if not any(graph for graph, *_ in self.known.values()):
+                self.arena = Arena(self.device)
         self.known[key] = graph, self.passes, given
         if len(self.known) > MAX_GRAPHS:
             self.known.popitem(last=False)
         return layers(x) if result is None else result
+
+    def captured(self, layers: Callable[[Float], Float], x: Float) -> tuple[CapturedGraph | None, Any]:
+        """The graph of `layers`, or None where there can be none; and `layers(x)`."""
+        capture, first = Capture(self.arena), self.first_array(x)
+        try:
+            devices.own.capture = capture
+            y: Any = layers(first)
+        finally:
+            devices.own.capture = None
+        if not isinstance(y, DeviceArray):
+            return None, y
+        result = copied(y)
+        whole = capture.valid and isinstance(y.memory.owner, Lease)
+        return self.graph_of(capture, first, y, result) if whole else None, result
 
     def first_array(self, x: Any) -> Any:
         """A copy of x in the arena, where a graph finds it."""
@@ -220,7 +227,7 @@ class GraphCache:
             graph.proven = None
         else:
             log.warning("%s: a CUDA graph gave other bits than the pass itself", self.device.name)
-            self.known[key] = None, *self.known[key][1:]
+            self.known[key] = None, self.passes, self.known[key][2]
         return result
 
 
