@@ -136,7 +136,7 @@ class GraphCache:
         self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float, offsets: I64 | None = None
     ) -> Any:
         """`layers(x)`, as `Ops.capture_or_replay` has it. Texts that come while another is captured go without."""
-        if not self.enabled or len(x) > MAX_TOKENS or not self.lock.acquire(blocking=False):
+        if not self.enabled or len(x) > MAX_TOKENS or devices.own.capture or not self.lock.acquire(blocking=False):
             return layers(x)
         try:
             lengths = None if offsets is None or len(offsets) == 2 else offsets.tobytes()

@@ -75,7 +75,9 @@ def test_a_replayed_text_has_the_bits_of_a_pass_without_graphs(fake: FakeCupy, t
     assert [graph.launched for graph in fake.captured if graph.launched > 3] != []
 
 
-def test_replay_launches_a_graph_and_nothing_of_the_layers(fake: FakeCupy, tmp_path: Path) -> None:
+def test_replay_launches_a_graph_and_nothing_of_the_layers(
+    fake: FakeCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     e = embedder(tmp_path)
     for seed in range(3):  # seen, captured, compared
         embed(e, [text(seed, 8)])
@@ -84,15 +86,16 @@ def test_replay_launches_a_graph_and_nothing_of_the_layers(fake: FakeCupy, tmp_p
     assert own is not None
     assert own.proven is None
     called: list[str] = []
-    true, fake.launch = fake.launch, lambda name, *rest: (called.append(name), true(name, *rest))  # type: ignore[method-assign, assign]
+    true = fake.launch
+    monkeypatch.setattr(fake, "launch", lambda name, *rest: (called.append(name), true(name, *rest)))
     before = graph.launched
     embed(e, [text(5, 8)])
     assert graph.launched == before + 1
-    assert set(called) == {"f32", "layer_norm", "columns", "mean"} or set(called) <= {
-        "f32", "add", "layer_norm", "columns", "mean",
-    }  # fmt: skip  # embeddings, their norm, two copies and the mean
-    assert called.count("columns") == 2
-    assert {"matmul_few", "attention_64", "gelu"} <= {name for name, *_ in graph.launches}
+    assert "mean" in called  # pooling, like embeddings, is not the layers'
+    assert called.count("columns") == 2  # in and out
+    of_layers = {"matmul_few", "attention_64", "gelu"}
+    assert of_layers <= {name for name, *_ in graph.launches}
+    assert not of_layers & set(called)
 
 
 def test_a_launch_less_is_another_vector(fake: FakeCupy, tmp_path: Path, built: Path) -> None:
