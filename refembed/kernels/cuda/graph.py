@@ -58,6 +58,8 @@ class Arena:
 class Lease:
     """What keeps a block of an arena in use; its end gives the block back."""
 
+    varies = False  # whether its numbers follow from the first array of a pass, and not from weights alone
+
     def __init__(self, free: list[Memory], block: Memory) -> None:
         self.free, self.block = free, block
 
@@ -78,10 +80,14 @@ class Capture:
         self.launches.append(launch)
         owners = [x.owner for x in arguments if isinstance(x, Memory)]
         self.kept |= {id(owner): owner for owner in owners if not isinstance(owner, Lease)}
+        leases = [owner for owner in owners if isinstance(owner, Lease)]
+        if any(lease.varies for lease in leases):
+            for lease in leases:  # of what is written, and of what is read too, which is more than needs be
+                lease.varies = True
 
     def read(self, memory: Memory) -> None:
         """Memory is copied to the host: what follows from an activation there would not be launched again."""
-        self.valid = self.valid and not isinstance(memory.owner, Lease)
+        self.valid = self.valid and not (isinstance(memory.owner, Lease) and memory.owner.varies)
 
     def invalidate(self) -> None:
         """What is launched depends on more than the first array."""
@@ -180,9 +186,10 @@ class GraphCache:
     def captured(self, layers: Callable[[Float], Float], x: Float) -> tuple[CapturedGraph | None, Any]:
         """The graph of `layers`, or None where there can be none; and `layers(x)`."""
         capture, first = Capture(self.arena), self.first_array(x)
+        first.memory.owner.varies = True
         try:
             devices.own.capture = capture
-            y: Any = layers(first)
+            y: Any = layers(first)  # type: ignore[arg-type]  # an array, as operations take it
         finally:
             devices.own.capture = None
         if not isinstance(y, DeviceArray):
@@ -191,7 +198,7 @@ class GraphCache:
         whole = capture.valid and isinstance(y.memory.owner, Lease)
         return self.graph_of(capture, first, y, result) if whole else None, result
 
-    def first_array(self, x: Any) -> Any:
+    def first_array(self, x: Any) -> DeviceArray:
         """A copy of x in the arena, where a graph finds it."""
         out = DeviceArray(self.device, self.arena.take(x.size), x.shape)
         copy(self.on_device(x), out.memory)

@@ -123,7 +123,6 @@ def test_texts_that_share_a_pass_are_replayed_where_the_same_lengths_come_again(
 
 
 NOT_CAPTURED = {  # NumPy computes between their operations: experts are chosen, streams mixed, tables turned ...
-    "t5encoder",
 }
 
 
@@ -202,6 +201,15 @@ class TestOperations:
         assert self.graph(ops) is None
         for seed, y in enumerate(got):
             assert np.allclose(y, load_ops("exact").silu(np.sort(random(seed, 4, 6), axis=1)), atol=1e-6)
+
+    def test_what_numpy_makes_of_weights_alone_is_captured(self, fake: FakeCupy) -> None:
+        """As T5's biases: the same for every text."""
+        ops: Any = load_ops("cupy")
+        table = stored(random(1, 6, 4))
+        got = self.run(ops, lambda x: ops.add(x, np.sort(ops.get_rows(table, range(6)).T, axis=1)), *range(5))
+        assert self.graph(ops) is not None
+        for seed, y in enumerate(got):
+            assert np.array_equal(y, random(seed, 4, 6) + np.sort(random(1, 6, 4).T, axis=1))
 
     def test_rows_that_are_looked_up_are_not_captured(self, fake: FakeCupy) -> None:
         ops: Any = load_ops("cupy")
