@@ -40,7 +40,7 @@ log = logging.getLogger("refembed.cuda")
 class Arena:
     """Memory for the activations of all graphs of one device, of which one is captured or replayed at a time.
 
-    Blocks are of 2^k numbers, so that texts of similar lengths share them.
+    Blocks are of 2^k numbers, and may be half empty besides, so that texts of similar lengths share them.
     """
 
     def __init__(self, device: Device) -> None:
@@ -50,7 +50,8 @@ class Arena:
     def take(self, size: int) -> Memory:
         """A block that nothing uses, for as long as what is returned is kept."""
         room = 1 << (max(size, 1) - 1).bit_length()
-        free = self.free.setdefault(room, [])
+        exact, larger = (self.free.setdefault(n, []) for n in (room, 2 * room))
+        free = larger if larger and not exact else exact
         block = free.pop() if free else self.device.allocate(room, np.float32)
         return block._replace(owner=Lease(free, block))
 

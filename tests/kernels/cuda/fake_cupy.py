@@ -58,8 +58,9 @@ class FakePool:
         """Memory of that very size: what was given back last, or new."""
         with self.lock:
             at = next((i for i, (n, _) in reversed(list(enumerate(self.unused))) if n == nbytes), None)
-            memory = self.device.allocate(nbytes, np.uint8) if at is None else self.unused.pop(at)[1]
+            known = None if at is None else self.unused.pop(at)[1]
             self.used += nbytes
+        memory = known or self.device.allocate(nbytes, np.uint8)
         owner = MemoryPointer(memory.pointer)
         weakref.finalize(owner, self.give_back, nbytes, memory).atexit = False
         return owner

@@ -122,8 +122,7 @@ def test_texts_that_share_a_pass_are_replayed_where_the_same_lengths_come_again(
     assert all(known(e))
 
 
-NOT_CAPTURED = {  # NumPy computes between their operations: experts are chosen, streams mixed, tables turned ...
-}
+NOT_CAPTURED = {"qwen3moe"}  # NumPy computes between their operations: it chooses experts, for one
 
 
 @pytest.mark.slow
@@ -168,12 +167,11 @@ def test_a_longer_texts_table_of_angles_does_not_take_away_a_graphs(
 def test_what_a_graph_does_not_keep_shows_as_another_vector(
     fake: FakeCupy, tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stand-in notices a stale pointer: the test before this one can fail."""
+    """The stand-in notices a stale pointer: the test before this one can fail. (Tables alone: places would be wild.)"""
 
     class Forgetful(Capture):
         def record(self, launch: Any, arguments: Any) -> None:
-            super().record(launch, arguments)
-            self.kept.clear()
+            super().record(launch, [x for x in arguments if getattr(x, "dtype", None) != np.float32])
 
     monkeypatch.setattr(graphs, "Capture", Forgetful)
     e = embedder(tmp_path, "qwen3")
@@ -181,7 +179,7 @@ def test_what_a_graph_does_not_keep_shows_as_another_vector(
         embed(e, [text(seed, 8)])
     for n in (9, 40, 70):
         embed(e, [text(0, n)])
-    assert embed(e, [text(7, 8)]) != Plain(e, built)([text(7, 8)])
+    assert not np.array_equal(e.forward([text(7, 8)]), Plain(e, built).e.forward([text(7, 8)]))
 
 
 class TestOperations:

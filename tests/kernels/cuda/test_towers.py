@@ -13,7 +13,7 @@ from refembed.kernels.cuda.launch import source_text
 from refembed.kernels.cuda.ops import Cupy
 from refembed.kernels.numerics import load_ops
 from refembed.model.trace import Recorder
-from refembed.model.vision import Tower, load_tower
+from refembed.model.vision import Tower, gemma4v, load_tower
 from refembed.pipeline.images import MARKER
 from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from tests.kernels.cuda.fake_cupy import FakeCupy
@@ -22,9 +22,15 @@ from tests.model.vision.test_towers import FEW, VARIANTS, images
 from tests.model.vision.towers import picture
 from tests.pipeline.test_multimodal import MODELS, Pair, some_images
 
-ROWS = 1e-5  # largest difference of a tower's rows over the largest value; measured
-TENSORS = 1e-5  # of any tensor on the way; measured
-VECTORS = 1e-5  # of a vector of a text with images; measured
+ROWS = 1.3e-6  # largest difference of a tower's rows over the largest value; measured 6.2e-7
+TENSORS = 3e-6  # of any tensor on the way; measured 1.5e-6
+VECTORS = 8e-7  # of a vector of a text with images; measured 3.9e-7
+
+
+@pytest.fixture(autouse=True)
+def few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of Gemma 4's tower have 630 patches at least, which take long where threads take turns; here 108."""
+    monkeypatch.setattr(gemma4v, "TOKENS", (2, 12))
 
 
 def tower_of(variant: str, folder: Path) -> Tower:
@@ -100,7 +106,7 @@ def test_texts_with_images_are_near_the_definition_and_stand_alone(arch: str, tm
 FAULTS = [
     ("conv", "place % square / size, column", "place % size, column", "gemma3"),
     ("conv", "patch / across * size", "patch % across * size", "gemma4v"),
-    ("conv", "sum / (float)(k * k)", "sum / (float)k", "gemma3"),
+    ("conv", "sum = sum + from[row * wide + column];", "sum = sum + from[column];", "gemma3"),
     ("conv", "* across * down;", "* across;", "qwen3vl"),
     ("activations", "expf(-1.702f * x)", "expf(-1.7f * x)", "gemma4v"),
     ("arithmetic", "float y = x[i] < low ? low : x[i];", "float y = x[i];", "gemma4v, limits"),
