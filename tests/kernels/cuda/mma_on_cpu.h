@@ -14,9 +14,9 @@ namespace on_cpu {
 // How a step is added. False: its products in order, in double, rounded to float32 once. True: as coarsely as was found
 // of any GPU (V100: Fasi, Higham, Mikaitis & Pranesh 2021, "Numerical behavior of NVIDIA tensor cores"): four products
 // and the sum so far are cut off below the 24th bit of the largest, and so is what they add up to.
-inline bool cut_off = false;
+static bool cut_off = false;  // static: of this library alone, where the linker makes one of all that is inline
 
-inline float added(float sum, const double* products, int n) {
+static float added(float sum, const double* products, int n) {
     if (!cut_off) {
         double total = sum;
         for (int i = 0; i < n; i++) total += products[i];
@@ -60,7 +60,7 @@ inline float fragments[2][1024][6][2];  // of each thread: words of a[4] and b[2
 // NUMBERS  in a word
 // decoded  a word -> its number `half`
 template <int NUMBERS, class Decoded>
-void multiply(float* c, const unsigned* a, const unsigned* b, Decoded decoded) {
+static void multiply(float* c, const unsigned* a, const unsigned* b, Decoded decoded) {
     unsigned turn = threads[current]->shuffles++ % 2, lane = current % WARP_SIZE, warp = current - lane;
     for (int i = 0; i < 6; i++)
         for (int half = 0; half < NUMBERS; half++)
@@ -90,12 +90,12 @@ inline unsigned bf16_pair(float low, float high) {
 }
 
 // A word of tf32 has 19 bits; the others are not looked at.
-inline void mma_tf32(float* c, const unsigned* a, const unsigned* b) {
+static void mma_tf32(float* c, const unsigned* a, const unsigned* b) {
     on_cpu::multiply<1>(c, a, b, [](unsigned word, int) { return on_cpu::bits_as<float>(word & 0xffffe000u); });
 }
-inline void mma_fp16(float* c, const unsigned* a, const unsigned* b) {
+static void mma_fp16(float* c, const unsigned* a, const unsigned* b) {
     on_cpu::multiply<2>(c, a, b, [](unsigned w, int half) { return on_cpu::half_of_bits(w >> 16 * half & 0xffff); });
 }
-inline void mma_bf16(float* c, const unsigned* a, const unsigned* b) {
+static void mma_bf16(float* c, const unsigned* a, const unsigned* b) {
     on_cpu::multiply<2>(c, a, b, [](unsigned w, int half) { return on_cpu::bits_as<float>(w >> 16 * half << 16); });
 }

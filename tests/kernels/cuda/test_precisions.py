@@ -28,9 +28,10 @@ from tests.model.bits import some_ids
 __all__ = ["cli"]  # a fixture
 
 TEXTS = ["x", "Hello, world!", "Der schnelle braune Fuchs."]
-# largest 1 - cos to `exact` on these texts, the least that it may be, and hidden states of synthetic models
+# 1 - cos to `exact` on the worst of these texts: at least, as nearer would mean that nothing is rounded, and at most
 NEAR = {"float32": (0, 3e-12), "tf32": (1e-8, 1e-6), "fp16": (1e-8, 1e-6), "bf16": (1e-6, 1e-4)}
-FAR = {"tf32": 3e-3, "fp16": 3e-3, "bf16": 3e-2}
+# largest difference of hidden states over the largest value, as measured: with 11 bits of mantissa, and with 8
+FAR = {"bert": (9.3e-4, 7.3e-3), "gpt-oss": (1.3e-3, 8.8e-3), "qwen3next": (5.7e-3, 8.7e-2)}
 
 
 def on_cpu(path: Path, built: Path, precision: str, changed: dict[str, str] | None = None) -> Embedder:
@@ -41,18 +42,21 @@ def on_cpu(path: Path, built: Path, precision: str, changed: dict[str, str] | No
 
 @pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
 def test_minilm_is_as_near_the_definition_as_its_rounding_allows(minilm: Path, built: Path, precision: str) -> None:
-    """And texts stand alone. Sums that are cut off, as coarsely as any GPU's, are lost in that."""
+    """And texts stand alone. Sums that are cut off as coarsely as any GPU's are no farther away: they are other samples
+    of the same noise, as a last bit decides now and then to which side an activation is rounded.
+    """
     exact, e = Embedder.load(minilm, numerics="exact"), on_cpu(minilm, built, precision)
     want, got = (np.asarray(x.embed(TEXTS), np.float64) for x in (exact, e))
-    far = max(map(cosine_distance, want, got))
-    assert NEAR[precision][0] < far < NEAR[precision][1]
+    low, high = NEAR[precision]
+    assert low < max(map(cosine_distance, want, got)) < high
     assert np.asarray(e.embed(TEXTS[1])).astype(np.float64).tobytes() == got[1].tobytes()
     cut = np.asarray(on_cpu(minilm, built, precision, CUT_OFF).embed(TEXTS[1]), np.float64)
-    assert cosine_distance(cut, got[1]) < far / 10
+    assert cosine_distance(want[1], cut) < high
+    assert 0 < cosine_distance(got[1], cut) < high
 
 
 @pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
-@pytest.mark.parametrize("arch", ["bert", "gpt-oss", "qwen3next"])
+@pytest.mark.parametrize("arch", FAR)
 def test_models_of_several_kinds_run_and_texts_stand_alone(
     arch: str, precision: str, tmp_path: Path, built: Path
 ) -> None:
@@ -60,7 +64,8 @@ def test_models_of_several_kinds_run_and_texts_stand_alone(
     path, texts = synthetic(tmp_path / "m.gguf", arch, n_layer=2), [some_ids(n) for n in (9, 1, 19)]
     exact, e = Embedder.load(path, numerics="exact"), on_cpu(path, built, precision)
     want, got = exact.forward(texts), np.asarray(e.forward(texts))
-    assert FAR[precision] / 300 < np.abs(got - want).max() / np.abs(want).max() < FAR[precision]
+    measured = FAR[arch][precision == "bf16"]
+    assert measured / 2 < np.abs(got - want).max() / np.abs(want).max() < 2 * measured
     for text, part in zip(texts, np.split(got, [9, 10]), strict=True):
         assert e.forward([text]).tobytes() == part.tobytes()
 
@@ -92,7 +97,7 @@ def test_an_adapter_is_multiplied_in_the_precision(fake: FakeCupy, tmp_path: Pat
 
 def overflowing(tiny: Path, path: Path) -> Path:
     """The tiny model with a bias of a million in its first layer, in front of GELU and a second matrix."""
-    bias = open_gguf(tiny).tensors["blk.0.ffn_up.bias"].dequantize()
+    bias = open_gguf(tiny).tensors["blk.0.ffn_up.bias"].dequantize().copy()
     bias[3] = 1e6
     return copied(tiny, path, tensors={"blk.0.ffn_up.bias": bias})
 
@@ -130,8 +135,3 @@ def test_the_command_line_has_it(cli: Cli, tiny: Path) -> None:
     for where in (["--device", "cuda"], ["-ngl", "99"], ["--numerics", "cupy"]):
         r = cli("embed", "-m", tiny, *where, "--precision", "bf16", "the cat")
         assert (r.code, "numerics cupy (bf16)" in r.err) == (0, True)
-    r = cli("embed", "-m", tiny, "--precision", "bf16", "the cat")
-    assert r.code == 2
-    assert "--precision: --numerics auto has no choice there (--device cuda has)." in r.err
-    r = cli("embed", "-m", tiny, "--device", "cuda", "--precision", "float16", "the cat")
-    assert (r.code, "'float16' is not one of 'float32', 'tf32', 'fp16', 'bf16'" in r.err) == (2, True)

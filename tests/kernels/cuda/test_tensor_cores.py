@@ -15,7 +15,6 @@ from refembed.kernels.cuda.launch import source_text
 from refembed.kernels.cuda.ops import Cupy
 from refembed.kernels.cuda.precision import PRECISIONS
 from refembed.kernels.exact import tensor_cores
-from refembed.kernels.quant.row_blocks import row_blocks
 from tests.kernels.cuda.on_cpu import OnCpu
 from tests.kernels.exact.test_tensor_cores import drawn
 from tests.kernels.longhand import random, stored
@@ -24,8 +23,8 @@ few = settings(max_examples=30)
 ON_TENSOR_CORES = ("tf32", "fp16", "bf16")
 HALVES = {"tf32": 1, "fp16": 2, "bf16": 2}  # numbers of a word
 
-# error of one number over the sum of all |x w|, K up to 200; measured 7.1e-8, and 5.6e-7 where sums are cut off
-BOUND = {False: 1.5e-7, True: 1.2e-6}
+# largest error of a sum over the sum of all |x w|, K up to 200: measured 8.9e-8, and 4.5e-7, 4.5e-7, 1.6e-7 cut off
+BOUND, COARSE = 1.5e-7, {"tf32": 8e-7, "fp16": 8e-7, "bf16": 3e-7}
 
 
 def on_cpu(built: Path, precision: str, **options: Any) -> Cupy:
@@ -87,7 +86,7 @@ def test_a_product_is_that_of_rounded_numbers_summed_in_float32(
     got = np.asarray(ops.linear(x, weights, bias))
     xr, wr = rounded(x, precision), rounded(w, precision)
     size = np.abs(xr) @ np.abs(wr).T + np.abs(b) * biased
-    assert (np.abs(got - xr @ wr.T - b * biased) <= BOUND[False] * size).all()
+    assert (np.abs(got - xr @ wr.T - b * biased) <= BOUND * size).all()
     want = getattr(tensor_cores, f"matmul_{precision}")(x, w)
     assert np.array_equal(got, want + b if biased else want)
     for row in {0, T // 2, T - 1}:
@@ -110,11 +109,12 @@ CUT_OFF = {"tensor_cores": source_text("tensor_cores") + "\nstatic bool coarse =
 @pytest.mark.parametrize("precision", ON_TENSOR_CORES)
 def test_sums_that_are_cut_off_cost_what_is_written_down(built: Path, precision: str) -> None:
     """As coarsely as a V100 adds: mma_on_cpu.h. What a GPU does is between that and the definition."""
-    x, w = random(1, 60, 200), random(2, 30, 200)
-    got = np.asarray(on_cpu(built, precision, changed=CUT_OFF).linear(x, stored(w)))
+    x, w, off = random(1, 60, 200), random(2, 30, 200), []
     xr, wr = rounded(x, precision), rounded(w, precision)
-    off = np.abs(got - xr @ wr.T) / (np.abs(xr) @ np.abs(wr).T)
-    assert BOUND[False] < off.max() <= BOUND[True]
+    for changed in (None, CUT_OFF):
+        got = np.asarray(on_cpu(built, precision, changed=changed).linear(x, stored(w)))
+        off.append((np.abs(got - xr @ wr.T) / (np.abs(xr) @ np.abs(wr).T)).max())
+    assert off[0] < off[1] <= COARSE[precision]
 
 
 def test_rows_that_do_not_begin_at_16_bytes(built: Path) -> None:
@@ -168,20 +168,20 @@ def test_a_weight_that_the_precision_has_not_is_one_error(
 
 
 @pytest.mark.parametrize("precision", ON_TENSOR_CORES)
-def test_a_matrix_takes_what_its_words_take_and_a_budget_changes_no_bits(built: Path, precision: str) -> None:
+def test_a_matrix_takes_what_its_words_take_and_a_budget_changes_no_bits(
+    built: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two bytes a number for fp16 and bf16, in two parts."""
-    K = 256 * 8
-    N = row_blocks(10_000, K)[0][1] + 5
-    w, x, bias = stored(random(1, N, K)), random(2, 1, K), stored(random(3, N), "b")
+    monkeypatch.setattr("refembed.kernels.cuda.weights.row_blocks", lambda n, k: ((0, 40), (40, n)))
+    K, N = 160, 45
+    w, x, bias = stored(random(1, N, K)), random(2, 3, K), stored(random(3, N), "b")
     nbytes = N * K * (4 if precision == "tf32" else 2)
     kept, less = (on_cpu(built, precision, memory_budget=budget) for budget in (nbytes, nbytes - 1))
-    first = np.asarray(kept.linear(x, w, bias))
-    assert first.tobytes() == np.asarray(less.linear(x, w, bias)).tobytes()
+    want = getattr(tensor_cores, f"matmul_{precision}")(x, random(1, N, K)) + random(3, N)
+    for ops in (kept, less):
+        assert np.array_equal(ops.linear(x, w, bias), want)
     assert (w in kept.weights.rounded, w in less.weights.rounded, kept.weights.room) == (True, False, 0)
     assert kept.weights.decoded.get(w) is None
-    some = [0, 7, N - 1]  # on both sides of the border
-    want = getattr(tensor_cores, f"matmul_{precision}")(x, random(1, N, K)[some])
-    assert np.array_equal(first[:, some], want + random(3, N)[some])
 
 
 def test_products_of_two_activations_stay_in_float32(built: Path) -> None:
@@ -236,14 +236,19 @@ FAULTS = {
         "return on_cpu::bits_as<unsigned>(x[0]) >> 16 | (on_cpu::bits_as<unsigned>(x[1]) & 0xffff0000u);",
     ),
     "two numbers of a word exchanged": ("return bf16_pair(x[0], x[1]);", "return bf16_pair(x[1], x[0] * 1.5f);"),
-    "a warp takes another's columns": ("me / WARP % ACROSS * 8", "(me / WARP + 1) % ACROSS * 8"),
+    "a warp takes another's columns": ("&ws[across + 8 * n + g]", "&ws[8 * n + g]"),
     "the next numbers loaded too early": ("(k + DEPTH) * NUMBERS, K, next_x", "k * NUMBERS, K, next_x"),
     "a barrier missing before": ("        __syncthreads();\n        if (k + DEPTH", "        if (k + DEPTH"),
     "a barrier missing behind": ("        __syncthreads();\n    }\n", "    }\n"),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+ALWAYS = ("two quarters", "numbers of the next row", "a barrier")  # each takes a second or two to compile
+
+
+@pytest.mark.parametrize(
+    "fault", [f if f.startswith(ALWAYS) else pytest.param(f, marks=pytest.mark.slow) for f in FAULTS]
+)
 def test_faults_in_the_source_change_a_product(built: Path, fault: str) -> None:
     """What the tests above compare with mathematics depends on each of these; a race shows in one of two orders."""
     x, w = random(1, 150, 77), random(2, 70, 77)
