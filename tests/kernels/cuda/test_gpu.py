@@ -168,7 +168,7 @@ def test_the_benchmark_times_nothing_that_is_wrong(
     fake.device.changed["activations"] = source_text("activations").replace("0.044715f", "0.04f")
     monkeypatch.setattr(benchmark, "TEXTS", 2)
     with pytest.raises(SystemExit, match="wrong results: nothing was timed"):
-        benchmark.main(["--types", "f32", "--rows", "1x8"])
+        benchmark.main(["--types", "f32", "--precisions", "float32", "--rows", "1x8"])
     assert "WRONG" in capsys.readouterr().out
 
 
