@@ -66,6 +66,10 @@ class Device(ABC):
     def free_bytes(self) -> int:
         """Memory that is not in use."""
 
+    @abstractmethod
+    def capability(self) -> tuple[int, int]:
+        """Compute capability, as NVIDIA counts generations of GPUs: (9, 0) is Hopper's."""
+
     def graph(self, launches: Sequence[Launch]) -> Callable[[], None]:
         """What makes all these launches at once, in order, as often as it is called."""
         raise NotImplementedError
