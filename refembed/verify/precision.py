@@ -1,0 +1,155 @@
+"""Whether a difference is the rounding of fewer bits, as GPUs compute, and nothing else.
+
+An engine that multiplies in TF32 or runs in bfloat16 is right, and beyond the noise floor of float32. Its vectors
+cannot be computed again: where it rounds is known in part only, and its roundings turn over with the order of its sums
+(`hypotheses.precision`). But each precision has a noise floor of its own, and leaves three marks:
+
+    size       the engine is as far from float32 as that precision is
+    direction  and to the same side: weights are rounded in one way, whatever the order of sums, and so is what the
+               first products read. A fault of the same size lies anywhere
+    nothing    what is left leans to no other cause: of a fault f in noise n, the sum over all numbers of f (f + n) is
+     else      that of f f, give or take little, also where f is a tenth of n
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from refembed.arrays import F64
+from refembed.verify.compare.floor import FEW as FEW_NUMBERS
+from refembed.verify.compare.floor import LEAST, SCREEN, Floor, distance, relative_length
+from refembed.verify.hypotheses import cheap_hypotheses
+from refembed.verify.hypotheses.families import unit
+from refembed.verify.hypotheses.precision import Precision, precisions
+from refembed.verify.hypothesis import FAILURES, Hypothesis
+from refembed.verify.reference import Vectors
+from refembed.verify.trials import FEW, Case, part, spread_out
+
+MOST = 0.05  # 1 - cos of the median text: no precision moves vectors so far
+SIZES = (1 / 2.5, 2.5)  # of the engine's distance over the precision's, mean of all texts
+DIRECTION = 0.15  # cosine of what the engine and the precision are off
+LEANS = 8.0  # standard deviations
+SHARE = (0.5, 2.0)  # of a cause
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A precision held against an engine's vectors."""
+
+    precision: Precision
+    case: Case  # distances are to the precision, and so is the floor
+    size: float
+    direction: float
+    middle: F64  # the mean of both samples, of length 1: all numbers of all texts
+
+    @property
+    def hypothesis(self) -> Hypothesis:
+        """As a hypothesis."""
+        return self.precision.hypothesis()
+
+    @property
+    def good(self) -> bool:
+        """Whether it has the precision's marks."""
+        within = (self.case.distances <= self.case.floor.bound).all()
+        return bool(within) and SIZES[0] <= self.size <= SIZES[1] and self.direction >= DIRECTION
+
+
+def flat(vectors: Vectors) -> F64:
+    """All numbers of all texts, vectors of length 1."""
+    return np.concatenate([unit(v).ravel() for v in vectors])
+
+
+def base_of(case: Case) -> Vectors:
+    """The vectors of the arithmetic that is nearest on the whole."""
+    floor = case.floor.by_numerics
+    total = {w: sum(distance(y, x) for y, x in zip(case.vectors, xs, strict=True)) for w, xs in floor.items()}
+    return floor[min(total, key=lambda w: total[w])]
+
+
+def fit(case: Case, p: Precision) -> Fit | None:
+    """How far the engine is as a precision is; None where that has no meaning for this model."""
+    try:
+        both = [p.hypothesis(nudged).change(case.reference).vectors(case.items, SCREEN) for nudged in (False, True)]
+    except FAILURES:
+        return None
+    first, second = both
+    ours = case.floor.by_numerics[SCREEN]
+    size = np.array([(distance(a, x) + distance(b, x)) / 2 for a, b, x in zip(first, second, ours, strict=True)])
+    apart = np.array([distance(a, b) for a, b in zip(first, second, strict=True)])
+    length = max(relative_length(a, x) for a, x in zip(first, ours, strict=True))
+    names = {p.name: first, f"{p.name} again": second}
+    floor = Floor(names, np.maximum(apart, size / 2), case.floor.builds, length)
+    middle = (flat(first) + flat(second)) / 2
+    theirs, own = flat(case.vectors) - flat(base_of(case)), middle - flat(ours)
+    direction = float(theirs @ own / max(np.sqrt((theirs @ theirs) * (own @ own)), 1e-300))
+    held = replace(case, floor=floor, distances=floor.distances(case.vectors)[0])
+    return Fit(p, held, float((case.distances / np.maximum(size, 1e-300)).mean()), direction, middle)
+
+
+def fits(case: Case) -> Iterator[Fit]:
+    """Those whose size and direction are the engine's on a few short texts, the likeliest first, on all texts."""
+    few = part(case, spread_out(case, FEW, 150))
+    found = [f for p in precisions() if (f := fit(few, p)) is not None]
+    near = [f for f in found if SIZES[0] / 2 <= f.size <= SIZES[1] * 2 and f.direction >= DIRECTION / 2]
+    for f in sorted(near, key=lambda f: abs(np.log(f.size))):
+        whole = fit(case, f.precision)
+        if whole is not None and whole.good:
+            yield whole
+
+
+def precision_of(case: Case) -> Fit | None:
+    """The precision that an engine has; None where it has none of these, or where there is no telling."""
+    comparable = all(v.shape == x.shape for v, x in zip(case.vectors, case.floor.by_numerics[SCREEN], strict=True))
+    if not comparable or case.vectors[0].shape[-1] <= FEW_NUMBERS:
+        return None
+    if not LEAST < float(np.median(case.distances)) < MOST:
+        return None
+    return next(fits(case), None)
+
+
+def other_cause(case: Case, f: Fit) -> list[Hypothesis]:
+    """What the engine does otherwise, below the rounding of its precision; empty where it leans to nothing else.
+
+    case  as it is in float32
+    """
+    listed = [h for h in cheap_hypotheses(case.reference, case.items) if h.stage != "batch"]
+    chosen = spread_out(case, FEW, 150)
+    few = part(case, chosen)
+    again = fit(few, f.precision)
+    if again is None:
+        return []
+    near = [x.hypothesis for x in leans(few, flat(few.vectors) - again.middle, listed) if x.deviations >= LEANS / 2]
+    rest = flat(case.vectors) - f.middle
+    found = [x for x in leans(case, rest, near) if x.deviations >= LEANS and SHARE[0] <= x.share <= SHARE[1]]
+    found.sort(key=lambda x: -x.deviations)
+    return [x.hypothesis for x in found[:1]]
+
+
+@dataclass(frozen=True)
+class Lean:
+    """How far what is left leans to a cause."""
+
+    hypothesis: Hypothesis
+    share: float  # of the cause: 1 is all of it
+    deviations: float  # how many standard deviations that is from nothing
+
+
+def leans(case: Case, rest: F64, hypotheses: Sequence[Hypothesis]) -> Iterator[Lean]:
+    """Of each hypothesis. rest: what is left of all numbers of all texts."""
+    ours = flat(case.floor.by_numerics[SCREEN])
+    for h in hypotheses:
+        if case.budget.spent(h.stage):
+            continue
+        try:
+            moved = flat(h.change(case.reference).vectors(case.items, SCREEN))
+        except FAILURES:
+            continue
+        if moved.shape != ours.shape or not np.isfinite(moved).all():
+            continue
+        f = moved - ours
+        square, noise = float(f @ f), float(np.sqrt((rest * f) @ (rest * f)))
+        if square > 0 and noise > 0:
+            yield Lean(h, float(rest @ f) / square, float(rest @ f) / noise)
