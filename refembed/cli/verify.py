@@ -35,6 +35,7 @@ Examples:
 \b
 --against  what it stands for
   llamacpp           live llama.cpp, from the wheel xllamacpp; llamacpp:FOLDER another build
+  cupy               refembed itself on an NVIDIA GPU; cupy:1 is the second
   http://HOST:PORT   llama-server, Ollama, TEI, or anything with OpenAI's /v1/embeddings; HOST:PORT alone is http
   FOLDER             sentence-transformers or transformers
   FILE.onnx          ONNX Runtime
@@ -124,7 +125,7 @@ def command(
     """
     from refembed.embedder import Embedder
     from refembed.hub import resolve
-    from refembed.verify.engines.base import is_engine, is_llamacpp, open_engine
+    from refembed.verify.engines.base import is_engine, open_engine, runs_the_file
     from refembed.verify.run import verify
 
     if subject is not None and is_engine(subject):
@@ -152,7 +153,7 @@ def command(
         raise RequestError(f"{html}: there is no such folder", hint="--html takes a file to write")
     path = Path(resolve(model))
     reference = Embedder.load(path, numerics="fast", lora=lora, mmproj=mmproj)
-    given = chosen(is_llamacpp(against), pooling, options, reference.adapters)
+    given = chosen(runs_the_file(against), pooling, options, reference.adapters)
     if mmproj:
         more = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
         verdict = of_images(reference, against, with_images(images, items), given, target, quiet, as_json, more)
@@ -237,10 +238,13 @@ def of_images(
         engine.close()
 
 
-def chosen(llamacpp: bool, pooling: str, options: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
-    """Options that were given, for the engine to take or to refuse; llama.cpp has the reference's pooling and LoRA."""
+def chosen(own: bool, pooling: str, options: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
+    """Options that were given, for the engine to take or to refuse.
+
+    own  the engine loads the reference's file: it has the reference's pooling and LoRA
+    """
     given = {name: value for name, value in options.items() if value is not None}
-    if llamacpp:
+    if own:
         given |= {"pooling": pooling, "lora": [(a.path, a.scale) for a in adapters]}
     return given
 

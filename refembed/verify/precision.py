@@ -92,8 +92,13 @@ def fit(case: Case, p: Precision) -> Fit | None:
 def fits(case: Case) -> Iterator[Fit]:
     """Those whose size and direction are the engine's on a few short texts, the likeliest first, on all texts."""
     few = part(case, spread_out(case, FEW, 150))
-    found = [f for p in precisions() if (f := fit(few, p)) is not None]
-    near = [f for f in found if SIZES[0] / 2 <= f.size <= SIZES[1] * 2 and f.direction >= DIRECTION / 2]
+    near = []
+    for p in precisions():  # each rounds more than the one before
+        f = fit(few, p)
+        if f is not None and f.size < SIZES[0] / 2:
+            break
+        if f is not None and f.size <= 2 * SIZES[1] and f.direction >= DIRECTION / 2:
+            near.append(f)
     for f in sorted(near, key=lambda f: abs(np.log(f.size))):
         whole = fit(case, f.precision)
         if whole is not None and whole.good:

@@ -164,7 +164,7 @@ def remedy(verdict: Verdict, causes: Sequence[Cause], reference: Reference, info
 def quiet_remedy(verdict: Verdict, reference: Reference, info: dict[str, Any]) -> str:
     """Of an engine that agrees."""
     if verdict.evidence.precision:
-        return f"{NOTHING}; {'; '.join(c.remedy for c in verdict.causes)}"
+        return f"{NOTHING}; {one_remedy(verdict.causes[0].id.split(' + ')[-1], reference, info)}"
     for remark in verdict.evidence.remarks:
         if "is the same in every text" in remark:
             return "start it with --pooling last, or as the model was trained: so its vectors do not distinguish texts"

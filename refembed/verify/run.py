@@ -285,7 +285,8 @@ def decide_by_vectors(found: Findings, fine: Sequence[str], progress: Callable[[
     if batch_effects:
         return verdict_of(found, "differs" if batch_effects[0].id else "unexplained", batch_effects, None)
     if held is not None and held.beyond:
-        return verdict_of(held, "within rounding" if found.agree else "differs", causes_beyond(held), None)
+        said = replace(found, remarks=held.remarks)
+        return verdict_of(said, "within rounding" if found.agree else "differs", causes_beyond(held), None)
     if held is not None:
         return agreeing(held, fine, progress)
     if found.agree:

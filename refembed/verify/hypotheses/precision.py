@@ -96,13 +96,13 @@ class Precision:
         """A matrix rounded, under its own name; made once."""
         if w.type.name in self.holds:
             return w
-        kept = ROUNDED.setdefault(self.name, WeakKeyDictionary())
+        kept = ROUNDED.setdefault(self.round, WeakKeyDictionary())
         if w not in kept:
             kept[w] = Tensor.of(self.round(w.dequantize()), w.name)
         return kept[w]
 
 
-ROUNDED: dict[str, WeakKeyDictionary[Tensor, Tensor]] = {}  # of each name, the matrices that are in use
+ROUNDED: dict[Round, WeakKeyDictionary[Tensor, Tensor]] = {}  # matrices that are in use, by each rounding
 
 
 def nudged_first(round_: Round, x: Float) -> Float:
@@ -122,8 +122,9 @@ def products(p: Precision, round_: Round, result: Round | None = None) -> dict[s
     """Matrix products of rounded factors."""
 
     def multiplied(name: str, true: Any, x: Float, w: Tensor, *rest: Any, **more: Any) -> Float:
-        y = getattr(true, name)(round_(x), p.weight(w), *rest, **more)
-        return cast(Float, y if result is None else result(y))
+        if result is None:
+            return cast(Float, getattr(true, name)(round_(x), p.weight(w), *rest, **more))
+        return cast(Float, rounded_result(result, name, true, round_(x), p.weight(w), *rest, **more))
 
     return {name: partial(multiplied, name) for name in ("linear", "experts", "per_head")}
 
@@ -132,8 +133,9 @@ def rounded_attention(round_: Round, result: Round | None = None) -> Callable[..
     """Attention over rounded queries, keys and values."""
 
     def attention(true: Ops, q: Float, k: Float, v: Float, *rest: Any, **more: Any) -> Float:
-        y = true.attention(round_(q), round_(k), round_(v), *rest, **more)
-        return y if result is None else result(y)
+        if result is None:
+            return true.attention(round_(q), round_(k), round_(v), *rest, **more)
+        return cast(Float, rounded_result(result, "attention", true, round_(q), round_(k), round_(v), *rest, **more))
 
     return attention
 
@@ -145,9 +147,22 @@ def rounded_results(p: Precision, round_: Round, nudged: bool) -> Change:
 
 
 def rounded_result(round_: Round, name: str, true: Any, *given: Any, **more: Any) -> Any:
-    """The result of an operation, rounded."""
-    y = getattr(true, name)(*given, **more)
+    """The result of an operation, rounded, and what it shows on the way."""
+    shown = [RoundedTap(g, round_) if getattr(g, "active", False) else g for g in given]
+    y = getattr(true, name)(*shown, **more)
     return [round_(part) for part in y] if isinstance(y, list) else round_(y)
+
+
+class RoundedTap:
+    """A tap that is shown rounded numbers, and whose answer goes on so."""
+
+    active = True
+
+    def __init__(self, tap: Tap, round_: Round) -> None:
+        self.tap, self.round = tap, round_
+
+    def __call__(self, name: str, x: Float) -> Float:
+        return self.round(self.tap(name, self.round(x)))
 
 
 def rounded_sums(p: Precision, round_: Round, nudged: bool) -> Change:
@@ -204,15 +219,16 @@ def precisions() -> Iterator[Precision]:
     says = "multiplies numbers rounded to TF32 (10 bits of mantissa, as float16 has)"
     yield Precision("inputs-tf32", "TF32", says, tf32, short)
     says = "multiplies numbers cut to TF32 (10 bits of mantissa)"
-    yield Precision("inputs-tf32-truncated", "TF32, cut", says, truncated_tf32, short)
-    for name, round_, holds in (("float16", float16, ("F16",)), ("bfloat16", bfloat16, ("BF16",))):
-        if name == "bfloat16":
-            yield Precision(f"inputs-{name}", name, f"multiplies numbers rounded to {name}", round_, holds)
-        says = f"multiplies in {name}, results too"
-        yield Precision(f"results-{name}", name, says, round_, holds, "results")
-        if name == "float16":
-            yield Precision(f"sums-{name}", name, f"multiplies and adds in {name}", round_, holds, "sums")
-        yield Precision(f"hidden-{name}", name, f"computes all of the model in {name}", round_, holds, "hidden")
+    yield Precision("inputs-tf32-truncated", "TF32", says, truncated_tf32, short)
+    yield Precision("results-float16", "float16", "multiplies in float16, results too", float16, ("F16",), "results")
+    yield Precision("hidden-float16", "float16", "computes all of the model in float16", float16, ("F16",), "hidden")
+    yield Precision("sums-float16", "float16", "multiplies and adds in float16", float16, ("F16",), "sums")
+    says = "multiplies numbers rounded to bfloat16"
+    yield Precision("inputs-bfloat16", "bfloat16", says, bfloat16, ("BF16",))
+    says = "multiplies in bfloat16, results too"
+    yield Precision("results-bfloat16", "bfloat16", says, bfloat16, ("BF16",), "results")
+    says = "computes all of the model in bfloat16"
+    yield Precision("hidden-bfloat16", "bfloat16", says, bfloat16, ("BF16",), "hidden")
 
 
 def precision_hypotheses(reference: Reference) -> list[Hypothesis]:
