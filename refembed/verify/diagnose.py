@@ -365,7 +365,7 @@ class Diagnostician:
             if fit is not None:
                 left = fit.case.distances
                 over = float((left / fit.case.floor.bound).max())
-                good.append(Trial((*t.hypotheses, fit.hypothesis), float(left.max()), float(left.mean()), over))
+                good.append(Trial((*t.hypotheses, fit.samples[0]), float(left.max()), float(left.mean()), over))
         return sorted(good, key=lambda t: t.mean)[:1]
 
 

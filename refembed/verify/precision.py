@@ -23,10 +23,10 @@ from refembed.verify.compare.floor import FEW as FEW_NUMBERS
 from refembed.verify.compare.floor import LEAST, SCREEN, Floor, distance, relative_length
 from refembed.verify.hypotheses import cheap_hypotheses
 from refembed.verify.hypotheses.families import unit
-from refembed.verify.hypotheses.precision import Precision, precisions
+from refembed.verify.hypotheses.precision import Precision, precisions, samples_of
 from refembed.verify.hypothesis import FAILURES, Hypothesis
 from refembed.verify.reference import Vectors
-from refembed.verify.trials import FEW, Case, part, spread_out
+from refembed.verify.trials import FEW, Case, part, spread_out, under
 
 MOST = 0.05  # 1 - cos of the median text: no precision moves vectors so far
 SIZES = (1 / 2.5, 2.5)  # of the engine's distance over the precision's, mean of all texts
@@ -46,9 +46,9 @@ class Fit:
     middle: F64  # the mean of both samples, of length 1: all numbers of all texts
 
     @property
-    def hypothesis(self) -> Hypothesis:
-        """As a hypothesis."""
-        return self.precision.hypothesis()
+    def samples(self) -> tuple[Hypothesis, Hypothesis]:
+        """As hypotheses."""
+        return samples_of(self.case.reference, self.precision)
 
     @property
     def good(self) -> bool:
@@ -72,15 +72,14 @@ def base_of(case: Case) -> Vectors:
 def fit(case: Case, p: Precision) -> Fit | None:
     """How far the engine is as a precision is; None where that has no meaning for this model."""
     try:
-        both = [p.hypothesis(nudged).change(case.reference).vectors(case.items, SCREEN) for nudged in (False, True)]
+        first, second = (h.change(case.reference).vectors(case.items, SCREEN) for h in samples_of(case.reference, p))
     except FAILURES:
         return None
-    first, second = both
     ours = case.floor.by_numerics[SCREEN]
     size = np.array([(distance(a, x) + distance(b, x)) / 2 for a, b, x in zip(first, second, ours, strict=True)])
     apart = np.array([distance(a, b) for a, b in zip(first, second, strict=True)])
     length = max(relative_length(a, x) for a, x in zip(first, ours, strict=True))
-    names = {p.name: first, f"{p.name} again": second}
+    names = {p.name: first, f"{p.name}, other sums": second}
     floor = Floor(names, np.maximum(apart, size / 2), case.floor.builds, length)
     middle = (flat(first) + flat(second)) / 2
     theirs, own = flat(case.vectors) - flat(base_of(case)), middle - flat(ours)
@@ -131,6 +130,12 @@ def other_cause(case: Case, f: Fit) -> list[Hypothesis]:
     found = [x for x in leans(case, rest, near) if x.deviations >= LEANS and SHARE[0] <= x.share <= SHARE[1]]
     found.sort(key=lambda x: -x.deviations)
     return [x.hypothesis for x in found[:1]]
+
+
+def remains(case: Case, f: Fit, cause: Hypothesis) -> bool:
+    """Whether with that cause taken for known the engine is still as far from float32 as its precision is."""
+    again = fit(under(case, (cause,)), f.precision)
+    return again is not None and again.size >= SIZES[0]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from refembed.verify.batch_causes import case_of
 from refembed.verify.compare.local import compare_traces
 from refembed.verify.findings import Findings
-from refembed.verify.precision import Fit, other_cause, precision_of
+from refembed.verify.precision import Fit, other_cause, precision_of, remains
 from refembed.verify.verdict import Cause
 
 
@@ -22,6 +22,9 @@ def in_its_precision(found: Findings, progress: Callable[[str], object]) -> Find
     if fit is None:
         return None
     progress(f"{fit.precision.name}: looking for another cause below its rounding")
+    beyond = other_cause(case, fit)
+    if beyond and not remains(case, fit, beyond[0]):
+        return None
     floor = fit.case.floor
     distances, nearest = floor.distances(found.vectors)
     off = float(found.distances.max())
@@ -30,10 +33,10 @@ def in_its_precision(found: Findings, progress: Callable[[str], object]) -> Find
         "this precision, to the same side"
     )
     held = replace(found, floor=floor, distances=distances, nearest=nearest, remarks=[*found.remarks, remark])
-    held.precision, held.beyond = fit, other_cause(case, fit)
+    held.precision, held.beyond = fit, beyond
     if found.traces is not None and found.shown is not None:
         r, ids = found.reference, list(found.traced_ids)
-        others = [partial(fit.precision.hypothesis(nudged).change(r).show, ids) for nudged in (False, True)]
+        others = [partial(h.change(r).show, ids) for h in fit.samples]
         held.traces = compare_traces(r, ids, found.shown, others=others)
         held.remarks = [remark for remark in held.remarks if not remark.endswith("although the vectors agree")]
     return held

@@ -47,7 +47,7 @@ TOGETHER = 2048  # tokens of one forward pass where a text's bits do not depend 
 
 
 class OpsByNumerics:
-    """The arithmetics, each made when first asked for; and hidden states that were computed before.
+    """The arithmetics, each made when first asked for; and what was computed before.
 
     adapters, order  LoRA, and the order of addition, as `refembed.model.lora.adapted` takes them
     """
@@ -56,6 +56,7 @@ class OpsByNumerics:
         self.adapters, self.order = tuple(adapters), order
         self.ops: dict[str, Ops] = {}
         self.hidden: dict[Any, tuple[Any, Float]] = {}
+        self.samples: dict[str, Any] = {}  # changes that compute in fewer bits (`hypotheses.precision`)
 
     def __getitem__(self, name: str) -> Ops:
         """Operations of a row of NUMERICS."""

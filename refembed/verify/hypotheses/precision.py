@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -86,11 +86,15 @@ class Precision:
     holds: tuple[str, ...]  # types of tensors that this rounding leaves as they are
     kind: str = "inputs"  # of the four above
 
-    def hypothesis(self, nudged: bool = False) -> Hypothesis:
-        """The change of a reference. nudged: the second of the two samples."""
-        round_ = partial(nudged_first, self.round) if nudged else self.round
-        change = CHANGES[self.kind](self, round_, nudged)
-        return Hypothesis(self.id, "model", self.says, change, FAMILY)
+    def samples(self) -> tuple[Hypothesis, Hypothesis]:
+        """Two changes of a reference: the second with numbers NUDGE larger, and where it may round more, it does."""
+        weights = weights_as(self) if self.kind == "hidden" else None
+        found = []
+        for nudged in (False, True):
+            change = CHANGES[self.kind](self, partial(nudged_first, self.round) if nudged else self.round, nudged)
+            whole = change if weights is None else both(weights, change)
+            found.append(Hypothesis(self.id, "model", self.says, whole, FAMILY))
+        return found[0], found[1]
 
     def weight(self, w: Tensor) -> Tensor:
         """A matrix rounded, under its own name; made once."""
@@ -188,12 +192,11 @@ def rounded_whole(p: Precision, round_: Round, nudged: bool) -> Change:
     def add_layer_norm(true: Ops, x: Float, residual: Float, *rest: Any) -> Float:
         return p.round(true.layer_norm(p.round(x + residual), *rest))
 
-    return both(weights_as(p), replaced(**every, add_layer_norm=add_layer_norm))
+    return replaced(**every, add_layer_norm=add_layer_norm)
 
 
-@cache
 def weights_as(p: Precision) -> Change:
-    """All tensors of the model in that type; of the model before, they are kept."""
+    """All tensors of the model in that type, made once for a file."""
     type_name = {"float16": "F16", "bfloat16": "BF16"}[p.name]
     last: list[Any] = []  # a file, and the change of models that are made of it
 
@@ -231,6 +234,9 @@ def precisions() -> Iterator[Precision]:
     yield Precision("hidden-bfloat16", "bfloat16", says, bfloat16, ("BF16",), "hidden")
 
 
-def precision_hypotheses(reference: Reference) -> list[Hypothesis]:
-    """Each precision as a hypothesis."""
-    return [p.hypothesis() for p in precisions()]
+def samples_of(reference: Reference, p: Precision) -> tuple[Hypothesis, Hypothesis]:
+    """The two samples of a precision, made once for a reference and all that is made of it."""
+    kept = reference.by_numerics.samples
+    if p.id not in kept:
+        kept[p.id] = p.samples()
+    return kept[p.id]
