@@ -27,7 +27,7 @@ from refembed.testing.synthetic import synthetic
 from refembed.verify.texts import default_texts
 
 FILE = Path(__file__).parent / "data" / "precisions.npz"
-LONGEST = 80  # tokens of the longest text
+LONGEST = 48  # tokens of the longest text
 CUT = 16  # tokens of a text that is cut
 QWEN3: dict[str, Any] = {"C": 64, "H": 4, "K": 2, "D": 16, "F": 160, "P": 128, "V": 300, "n_layer": 6, "pooling": 1}
 MODELS = ("minilm", "minilm-f16", "qwen3", "qwen3-bf16")  # and the type that their matrices have in the file
@@ -49,13 +49,15 @@ class Engine(NamedTuple):
 PRECISIONS = ("float32", "tf32", "tf32-linear", "tf32-cut", "float16-inputs", "float16-sums", "bfloat16-inputs",
               "float16-autocast", "bfloat16-autocast", "half", "bfloat16")  # fmt: skip
 FAULTS = {"minilm": ("cls", "no-norm", "causal", "eps-1e-5", "eps-1e-3", "cut"),
-          "qwen3": ("last", "no-norm", "bidirectional", "eps-1e-4", "no-qk-norm", "cut")}  # fmt: skip
+          "qwen3": ("last", "no-qk-norm", "bidirectional", "eps-1e-3", "cut")}  # fmt: skip
 IN_FAULTS = ("tf32", "bfloat16-autocast", "half", "bfloat16")
 ENGINES = [
-    *(Engine(model, p) for model in ("minilm", "qwen3") for p in PRECISIONS),
-    *(Engine("minilm-f16", p) for p in ("float32", "tf32", "float16-sums", "half")),
+    *(Engine("qwen3", p) for p in PRECISIONS),
     *(Engine("qwen3-bf16", p) for p in ("float32", "bfloat16-inputs", "bfloat16-autocast", "bfloat16")),
-    *(Engine(model, p, fault) for model, faults in FAULTS.items() for fault in faults for p in IN_FAULTS),
+    *(Engine("qwen3", p, fault) for fault in FAULTS["qwen3"] for p in IN_FAULTS),
+    *(Engine("minilm", p) for p in ("float32", "tf32", "float16-sums", "bfloat16-autocast", "half", "bfloat16")),
+    *(Engine("minilm", p, fault) for fault in FAULTS["minilm"] for p in ("tf32", "bfloat16")),
+    *(Engine("minilm-f16", p) for p in ("float32", "tf32")),
 ]
 
 
@@ -178,7 +180,7 @@ def qwen3(fault: str, kind: str) -> Any:
     config = transformers.Qwen3Config(
         vocab_size=len(tensors["token_embd.weight"]), hidden_size=D["C"], intermediate_size=D["F"],
         num_hidden_layers=D["n_layer"], num_attention_heads=D["H"], num_key_value_heads=D["K"], head_dim=D["D"],
-        max_position_embeddings=D["P"], rms_norm_eps=1e-4 if fault == "eps-1e-4" else 1e-6,
+        max_position_embeddings=D["P"], rms_norm_eps=1e-3 if fault == "eps-1e-3" else 1e-6,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, attn_implementation="eager",
     )  # fmt: skip
     names = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.o_proj": "attn_output"}
@@ -192,8 +194,6 @@ def qwen3(fault: str, kind: str) -> Any:
     model = transformers.Qwen3Model(config).eval()
     model.load_state_dict(state, strict=True)
     for layer in model.layers:
-        if fault == "no-norm":
-            layer.post_attention_layernorm = torch.nn.Identity()
         if fault == "no-qk-norm":
             layer.self_attn.q_norm = layer.self_attn.k_norm = torch.nn.Identity()
     return model
@@ -247,17 +247,17 @@ def recorded() -> Iterator[tuple[str, Any]]:
     import transformers
 
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     meta = {"torch": torch.__version__, "transformers": transformers.__version__}
     with tempfile.TemporaryDirectory() as folder:
-        for arch in ("minilm", "qwen3"):
+        for arch in ("qwen3", "minilm"):
             texts, ids = texts_of(model_file(arch, Path(folder)))
             yield f"{arch} texts", np.array(json.dumps(texts))
             yield f"{arch} ids", np.array(json.dumps(ids))
             base: dict[str, Any] = {}
             for engine in (e for e in ENGINES if e.model.startswith(arch)):
-                base[engine.model] = base.get(engine.model, vectors(Engine(engine.model, "float32"), ids))
                 found = vectors(engine, ids)
+                base.setdefault(engine.model, found)  # float32 is the first
                 off = ((found.astype(float) - base[engine.model]) ** 2).sum(axis=1) / 2
                 print(
                     f"{engine.id:36} 1 - cos to float32: median {np.median(off):.2e}, worst {off.max():.2e}", flush=True

@@ -6,13 +6,15 @@ cannot be computed again: where it rounds is known in part only, and its roundin
 
     size       the engine is as far from float32 as that precision is
     direction  and to the same side: weights are rounded in one way, whatever the order of sums, and so is what the
-               first products read. A fault of the same size lies anywhere
+               first products read. A fault of the same size lies anywhere. Where the file's weights have so few bits
+               already, little is left of this, and the report says that the size alone decides
     nothing    what is left leans to no other cause: of a fault f in noise n, the sum over all numbers of f (f + n) is
      else      that of f f, give or take little, also where f is a tenth of n
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -29,9 +31,11 @@ from refembed.verify.reference import Vectors
 from refembed.verify.trials import FEW, Case, part, spread_out, under
 
 MOST = 0.05  # 1 - cos of the median text: no precision moves vectors so far
-SIZES = (1 / 2.5, 2.5)  # of the engine's distance over the precision's, mean of all texts
-DIRECTION = 0.15  # cosine of what the engine and the precision are off
-LEANS = 8.0  # standard deviations
+SIZES = (0.5, 2.0)  # of the engine's distance over the precision's, mean of all texts
+DIRECTION = 0.4  # cosine of what the engine and the precision are off
+LITTLE = 0.1  # where weights are not rounded
+TABLE = re.compile("embd|token_types")  # tensors that are looked up in
+LEANS = 6.0  # standard deviations; of sound engines at most 4.0 (small Qwen 3)
 SHARE = (0.5, 2.0)  # of a cause
 
 
@@ -43,7 +47,7 @@ class Fit:
     case: Case  # distances are to the precision, and so is the floor
     size: float
     direction: float
-    middle: F64  # the mean of both samples, of length 1: all numbers of all texts
+    rest: F64  # all numbers of all texts, of vectors of length 1: what neither sample has of what the engine is off
 
     @property
     def samples(self) -> tuple[Hypothesis, Hypothesis]:
@@ -54,19 +58,23 @@ class Fit:
     def good(self) -> bool:
         """Whether it has the precision's marks."""
         within = (self.case.distances <= self.case.floor.bound).all()
-        return bool(within) and SIZES[0] <= self.size <= SIZES[1] and self.direction >= DIRECTION
+        return bool(within) and SIZES[0] <= self.size <= SIZES[1] and self.direction >= self.least
+
+    @property
+    def least(self) -> float:
+        """What the direction has to be at least."""
+        return LITTLE if self.by_size else DIRECTION
+
+    @property
+    def by_size(self) -> bool:
+        """Whether no matrix of the file has more bits than the precision."""
+        matrices = (t for n, t in self.case.reference.file.tensors.items() if len(t.shape) > 1 and not TABLE.search(n))
+        return all(t.type.name in self.precision.holds for t in matrices)
 
 
 def flat(vectors: Vectors) -> F64:
     """All numbers of all texts, vectors of length 1."""
     return np.concatenate([unit(v).ravel() for v in vectors])
-
-
-def base_of(case: Case) -> Vectors:
-    """The vectors of the arithmetic that is nearest on the whole."""
-    floor = case.floor.by_numerics
-    total = {w: sum(distance(y, x) for y, x in zip(case.vectors, xs, strict=True)) for w, xs in floor.items()}
-    return floor[min(total, key=lambda w: total[w])]
 
 
 def fit(case: Case, p: Precision) -> Fit | None:
@@ -80,12 +88,14 @@ def fit(case: Case, p: Precision) -> Fit | None:
     apart = np.array([distance(a, b) for a, b in zip(first, second, strict=True)])
     length = max(relative_length(a, x) for a, x in zip(first, ours, strict=True))
     names = {p.name: first, f"{p.name}, other sums": second}
-    floor = Floor(names, np.maximum(apart, size / 2), case.floor.builds, length)
-    middle = (flat(first) + flat(second)) / 2
-    theirs, own = flat(case.vectors) - flat(base_of(case)), middle - flat(ours)
+    floor = Floor(names, np.maximum(apart, np.maximum(size, size.mean())), case.floor.builds, length)
+    theirs = flat(case.vectors) - flat(ours)
+    samples = np.stack([flat(first) - flat(ours), flat(second) - flat(ours)], axis=1)
+    own = samples.mean(axis=1)
     direction = float(theirs @ own / max(np.sqrt((theirs @ theirs) * (own @ own)), 1e-300))
+    rest = theirs - samples @ np.linalg.lstsq(samples, theirs, rcond=None)[0]
     held = replace(case, floor=floor, distances=floor.distances(case.vectors)[0])
-    return Fit(p, held, float((case.distances / np.maximum(size, 1e-300)).mean()), direction, middle)
+    return Fit(p, held, float((case.distances / np.maximum(size, 1e-300)).mean()), direction, rest)
 
 
 def fits(case: Case) -> Iterator[Fit]:
@@ -96,9 +106,9 @@ def fits(case: Case) -> Iterator[Fit]:
         f = fit(few, p)
         if f is not None and f.size < SIZES[0] / 2:
             break
-        if f is not None and f.size <= 2 * SIZES[1] and f.direction >= DIRECTION / 2:
+        if f is not None and f.size <= 2 * SIZES[1] and f.direction >= f.least / 2:
             near.append(f)
-    for f in sorted(near, key=lambda f: abs(np.log(f.size))):
+    for f in sorted(near, key=lambda f: abs(np.log(f.size)) / 2 - f.direction):
         whole = fit(case, f.precision)
         if whole is not None and whole.good:
             yield whole
@@ -125,9 +135,8 @@ def other_cause(case: Case, f: Fit) -> list[Hypothesis]:
     again = fit(few, f.precision)
     if again is None:
         return []
-    near = [x.hypothesis for x in leans(few, flat(few.vectors) - again.middle, listed) if x.deviations >= LEANS / 2]
-    rest = flat(case.vectors) - f.middle
-    found = [x for x in leans(case, rest, near) if x.deviations >= LEANS and SHARE[0] <= x.share <= SHARE[1]]
+    near = [x.hypothesis for x in leans(few, again.rest, listed) if x.deviations >= LEANS / 2]
+    found = [x for x in leans(case, f.rest, near) if x.deviations >= LEANS and SHARE[0] <= x.share <= SHARE[1]]
     found.sort(key=lambda x: -x.deviations)
     return [x.hypothesis for x in found[:1]]
 

@@ -30,7 +30,7 @@ def in_its_precision(found: Findings, progress: Callable[[str], object]) -> Find
     off = float(found.distances.max())
     remark = (
         f"{fit.precision.name}: 1 - cos to float32 is up to {off:.2g}, {fit.size:.2g} times what refembed finds for "
-        "this precision, to the same side"
+        f"this precision{'' if fit.by_size else ', and to the same side'}"
     )
     held = replace(found, floor=floor, distances=distances, nearest=nearest, remarks=[*found.remarks, remark])
     held.precision, held.beyond = fit, beyond
@@ -45,7 +45,7 @@ def in_its_precision(found: Findings, progress: Callable[[str], object]) -> Find
 def precision_cause(fit: Fit) -> Cause:
     """The precision itself, of an engine that is sound."""
     says = f"is right within the rounding of {fit.precision.name}: it {fit.precision.says}"
-    return Cause(fit.precision.id, says, float(fit.case.distances.max()))
+    return Cause(fit.precision.id, says, float(fit.case.distances.max()), fit.by_size)
 
 
 def causes_beyond(found: Findings) -> list[Cause]:
