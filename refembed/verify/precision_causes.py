@@ -11,7 +11,8 @@ import numpy as np
 from refembed.verify.batch_causes import case_of
 from refembed.verify.compare.local import compare_traces
 from refembed.verify.findings import Findings
-from refembed.verify.precision import Fit, other_cause, precision_of, remains
+from refembed.verify.precision import Fit, other_cause, precision_of
+from refembed.verify.trials import under
 from refembed.verify.verdict import Cause
 
 
@@ -23,8 +24,11 @@ def in_its_precision(found: Findings, progress: Callable[[str], object]) -> Find
         return None
     progress(f"{fit.precision.name}: looking for another cause below its rounding")
     beyond = other_cause(case, fit)
-    if beyond and not remains(case, fit, beyond[0]):
-        return None
+    if beyond:  # with it taken for known, the precision may be another one, or none
+        again = precision_of(under(case, beyond))
+        if again is None:
+            return None
+        fit = again
     floor = fit.case.floor
     distances, nearest = floor.distances(found.vectors)
     off = float(found.distances.max())

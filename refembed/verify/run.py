@@ -40,6 +40,7 @@ from refembed.verify.hypotheses import cheap_hypotheses
 from refembed.verify.hypotheses.adapters import with_order_of
 from refembed.verify.hypotheses.back import pooling_hypotheses
 from refembed.verify.measure import measure, without_vectors
+from refembed.verify.precision import with_its_rounding
 from refembed.verify.precision_causes import causes_beyond, in_its_precision, precision_cause
 from refembed.verify.printed import verify_shown
 from refembed.verify.reference import Item, Reference, Vectors, reference_of
@@ -298,7 +299,7 @@ def decide_by_vectors(found: Findings, fine: Sequence[str], progress: Callable[[
     if other is not None and float(np.median(found.distances)) > UNRELATED:
         return verdict_of(found, "differs", [other], None)
     progress("looking for the cause")
-    diagnosis = diagnose(case_of(found, progress))
+    diagnosis = diagnose(with_its_rounding(case_of(found, progress)))
     return explained(found, diagnosis, fine)
 
 
