@@ -42,6 +42,7 @@ GAP = 30.0  # times: what parts texts that a fault moves from those that it leav
 FEWEST = 4  # texts that it leaves alone
 LEANS = 7.0  # standard deviations; of sound engines at most 5.3 (small Qwen 3, cut to TF32)
 SHARE = (0.5, 2.0)  # of a cause
+LEANING = 3  # causes that are tried with each precision
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,14 @@ def fits(case: Case) -> Iterator[Fit]:
 
 def precision_of(case: Case) -> Fit | None:
     """The precision that an engine has; None where it has none of these, or where there is no telling."""
-    comparable = all(v.shape == x.shape for v, x in zip(case.vectors, case.floor.by_numerics[SCREEN], strict=True))
-    if not comparable or case.vectors[0].shape[-1] <= FEW_NUMBERS:
-        return None
-    if not LEAST < float(np.median(case.distances)) < MOST:
-        return None
-    return next(fits(case), None)
+    return next(fits(case), None) if comparable(case) else None
+
+
+def comparable(case: Case) -> bool:
+    """Whether these are vectors of many numbers, and about as far off as a precision could move them."""
+    same = all(v.shape == x.shape for v, x in zip(case.vectors, case.floor.by_numerics[SCREEN], strict=True))
+    many = case.vectors[0].shape[-1] > FEW_NUMBERS
+    return same and many and LEAST < float(np.median(case.distances)) < MOST
 
 
 def other_cause(case: Case, f: Fit) -> list[Hypothesis]:
@@ -170,6 +173,16 @@ class Lean:
     hypothesis: Hypothesis
     share: float  # of the cause: 1 is all of it
     deviations: float  # how many standard deviations that is from nothing
+
+
+def leaning(case: Case, hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """Those that a few short texts lean to most: one text says little of a cause that is as small as the rounding."""
+    if not comparable(case):
+        return []
+    few = part(case, spread_out(case, FEW, 150))
+    rest = flat(few.vectors) - flat(few.floor.by_numerics[SCREEN])
+    found = [x for x in leans(few, rest, hypotheses) if x.deviations >= LEANS / 2 and SHARE[0] <= x.share <= SHARE[1]]
+    return [x.hypothesis for x in sorted(found, key=lambda x: -x.deviations)[:LEANING]]
 
 
 def leans(case: Case, rest: F64, hypotheses: Sequence[Hypothesis]) -> Iterator[Lean]:
