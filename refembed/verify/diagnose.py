@@ -359,7 +359,7 @@ class Diagnostician:
         """What explains all but the rounding of fewer bits, with the precision that it is; the best alone."""
         good = []
         for t in sorted((t for t in found if np.isfinite(t.mean)), key=lambda t: t.mean)[:UNDER]:
-            if t.mean > HELPFUL * float(self.case.distances.mean()):
+            if t.mean >= float(self.case.distances.mean()):
                 break
             rest = under(self.case, t.hypotheses)
             fit = precision_of(rest)
