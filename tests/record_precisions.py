@@ -2,11 +2,11 @@
 
     .venv-peers/bin/python -m tests.record_precisions            # PyTorch and transformers; two minutes on two cores
 
-MiniLM and a small Qwen 3 with random weights, run by transformers, with GELU as the GGUF file has it. `half`, `bfloat16`
-and `autocast` are PyTorch's own. TF32 needs a GPU; so the operands of each product are rounded here, by integer
-operations of PyTorch's, before the product is made in float32: to the nearest with halves away from zero (PTX's
-cvt.rna.tf32.f32), or cut off, as tensor cores read a float32 that nothing has rounded. `float16-sums` adds in float16
-after every 16 channels, as CUBLAS_COMPUTE_16F allows. Faults are planted in the PyTorch model.
+MiniLM and a small Qwen 3 with random weights, run by transformers, with GELU as the GGUF file has it. `half`,
+`bfloat16` and `autocast` are PyTorch's own. TF32 needs a GPU; so the operands of each product are rounded here, by
+integer operations of PyTorch's, before the product is made in float32: to the nearest with halves away from zero (PTX's
+cvt.rna.tf32.f32), or cut off, as tensor cores read a float32 that nothing has rounded. `float16-sums` rounds sums to
+float16 after every 16 channels, as CUBLAS_COMPUTE_16F allows. Faults are planted in the PyTorch model.
 """
 
 from __future__ import annotations
