@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refembed import Embedder
-from refembed.gguf import Tensor
+from refembed.gguf import Tensor, open_gguf
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.wrapper import PatchedOps
 from refembed.testing.synthetic import synthetic
@@ -82,11 +82,18 @@ def change_of(change):
     return change(Keeps())
 
 
-def test_a_matrix_that_has_no_more_bits_is_left_as_it_is():
-    short = Tensor.of([[1.0, 2.0]])
-    for p in precisions():
-        assert (p.weight(short) is short) == ("F32" in p.holds)
-        assert p.weight(short) is p.weight(short)
+def test_a_matrix_that_has_no_more_bits_is_left_as_it_is(tmp_path):
+    f = open_gguf(synthetic(tmp_path / "m.gguf", "bert", type_name="BF16", C=64, optional={"attn_q.bias"}))
+    short, long = f.tensors["blk.0.attn_q.weight"], f.tensors["blk.0.attn_q.bias"].reshape(1, 64)
+    every = list(precisions())
+    kept = {p.id for p in every if p.weight(short) is short}
+    assert kept == {
+        "inputs-tf32", "inputs-tf32-truncated", "inputs-bfloat16", "results-bfloat16", "hidden-bfloat16"
+    }  # fmt: skip
+    assert len(every) == 8
+    for p in every:
+        assert p.weight(long) is not long
+        assert p.weight(long) is p.weight(long)
 
 
 def test_names_of_rounded_matrices_are_still_known(tmp_path):
