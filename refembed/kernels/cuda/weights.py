@@ -19,7 +19,7 @@ from refembed.kernels.cuda.array import DeviceArray
 from refembed.kernels.cuda.device import Device
 from refembed.kernels.cuda.launch import Memory
 from refembed.kernels.quant.dequant import CODEBOOKS, FAMILY, PLAIN
-from refembed.kernels.quant.row_blocks import in_bytes, row_blocks
+from refembed.kernels.quant.row_blocks import Budget, in_bytes, row_blocks
 
 SHARE_OF_MEMORY = 0.75  # of what is free: what decoded matrices may take unless a budget is named
 
@@ -32,7 +32,7 @@ class DeviceWeights:
 
     def __init__(self, device: Device, budget: int | str | None = None) -> None:
         self.device = device
-        self.room = int(device.free_bytes() * SHARE_OF_MEMORY) if budget is None else in_bytes(budget)
+        self.budget = Budget(int(device.free_bytes() * SHARE_OF_MEMORY) if budget is None else in_bytes(budget))
         self.raw: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # blocks as the file has them, little-endian
         self.decoded: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # float32
         self.codebooks: dict[str, Memory] = {}
@@ -53,10 +53,8 @@ class DeviceWeights:
         """W (N, C), kept; None where there is no room."""
         with self.lock:
             if w not in self.decoded:
-                nbytes = 4 * w.shape[0] * w.shape[1]
-                if nbytes > self.room:
+                if not self.budget.reserve(w, 4 * w.shape[0] * w.shape[1]):
                     return None
-                self.room -= nbytes
                 self.decoded[w] = self.decode_all(w)
             return self.decoded[w]
 
