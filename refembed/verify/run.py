@@ -21,7 +21,7 @@ import numpy as np
 
 from refembed.embedder import Embedder
 from refembed.errors import EngineError, RequestError
-from refembed.pipeline.images import has_image
+from refembed.pipeline.inputs import has_image
 from refembed.pooling.heads import width
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.verify import early, identity
