@@ -252,7 +252,7 @@ def test_a_process_that_prints_something_else_says_what(
     """As a module that Python imports at its start may do."""
     (tmp_path / "sitecustomize.py").write_text("print('welcome to this machine')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(EngineError, match="m: .* printed 'welcome to this machine', not a number of texts") as error:
+    with pytest.raises(EngineError, match=r"m: .* printed 'welcome to this machine', not a number of texts") as error:
         in_own_process(Job("m", str(tiny), "exact", "mean", {"query": (["a"], "")}, 1), tmp_path)
     assert "stdout" in error.value.hint
 
