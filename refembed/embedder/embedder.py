@@ -39,7 +39,6 @@ from refembed.pooling.heads import check_dense, check_rank, width
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.pooling.poolers import resolve_pooling
 from refembed.tokenizer import Tokenizer, load_tokenizer
-from refembed.tokenizer.pairs import encode_pair
 
 if TYPE_CHECKING:  # what not every model needs
     from refembed.model.lora import Adapter
@@ -338,6 +337,8 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         >>> Embedder.load(model).rerank("the cat", ["a dog", "the cat sat"]).shape
         (2,)
         """
+        from refembed.tokenizer.pairs import encode_pair
+
         if isinstance(documents, (str, bytes)):
             raise RequestError("rerank takes a list of documents, not one", hint="rerank(query, [document])")
         if not isinstance(query, (str, bytes)):
