@@ -28,7 +28,7 @@ compiled: list[str] = []  # functions that this process has compiled and kept
 loaded: list[str] = []  # those that it has taken from the disk
 
 
-class LockedCache(NullCache):  # type: ignore[misc]  # Numba has no types
+class LockedCache(NullCache):
     """What `numba.njit(cache=True)` keeps compiled code in, with a lock around each access."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -38,7 +38,7 @@ class LockedCache(NullCache):  # type: ignore[misc]  # Numba has no types
     def unlocked(self) -> Any:
         """Numba's own cache; one that keeps nothing where neither __pycache__ nor NUMBA_CACHE_DIR can be written."""
         try:
-            return FunctionCache(self.function)
+            return FunctionCache(self.function)  # type: ignore[no-untyped-call]  # Numba has no types
         except RuntimeError:  # "no locator available"
             compiling.cached = False
             return NullCache()
