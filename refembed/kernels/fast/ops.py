@@ -21,7 +21,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.exact import activations, attention, conv, experts, sums
 from refembed.kernels.exact import rope as rotary
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import decoder, elementwise, recurrent
+from refembed.kernels.fast import decoder, elementwise
 from refembed.kernels.fast.buffer_pool import Scratch
 from refembed.kernels.fast.compact import CompactWeights
 from refembed.kernels.fast.graph import GraphCache
@@ -29,7 +29,8 @@ from refembed.kernels.fast.panels import Panels
 from refembed.kernels.fast.rounding import RoundedProducts
 from refembed.kernels.fast.state_ops import NOTHING, FastStateOps
 from refembed.kernels.fast.thread_pool import spinning_pool
-from refembed.kernels.llvm import gemm, integer_tile, jit
+from refembed.kernels.llvm import gemm, jit
+from refembed.kernels.llvm.integer_road import QUICK
 from refembed.kernels.llvm.microkernel import ROWS
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Rope, Tap
 from refembed.kernels.quant.row_blocks import Store
@@ -80,7 +81,7 @@ class Fast(FastStateOps):
     name = "fast"
     dtype: type[np.floating[Any]] = np.float32
     one_text_a_core = True
-    bits = 16 if integer_tile.QUICK else 0  # of activations' codes where weights are quantized; 0: they have none
+    bits = 16 if QUICK else 0  # of activations' codes where weights are quantized; 0: they have none
     attention_kernels: Any = fast_attention  # a module with `attention`, `scores_of`, `shares_of`, `mix_of`
 
     def __init__(self, *, memory_budget: int | str | None = None) -> None:
@@ -303,12 +304,12 @@ class Fast(FastStateOps):
 
     def sigmoid(self, x: Float) -> Float:
         """y = 1 / (1 + e^-x)."""
-        return self.of_each(recurrent.sigmoid, x)
+        return self.of_each(decoder.sigmoid, x)
 
     def add_bias(self, x: Float, b: Tensor) -> Float:
         """x + b."""
         out = self.empty(x.shape)
-        spinning_pool.parallel_for(recurrent.add_bias, x, self.weight(b), out, rows=len(x), size=x.size)
+        spinning_pool.parallel_for(decoder.add_bias, x, self.weight(b), out, rows=len(x), size=x.size)
         return out
 
     def add(self, x: Float, y: Float) -> Float:

@@ -120,8 +120,8 @@ def of_states(seed: int, T: int) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
     same, step = np.empty_like(few), np.abs(few)
     by_channel = x, y, -np.abs(random(seed + 8, 1, 30, 10)), one, one, 1, offsets, np.empty((60, 10), np.float32), out
     return {
-        recurrent.sigmoid: ((x, out), out, T),
-        recurrent.add_bias: ((x, bias, out), out, T),
+        decoder.sigmoid: ((x, out), out, T),
+        decoder.add_bias: ((x, bias, out), out, T),
         recurrent.add_scaled: ((x, y, bias, out), out, T),
         recurrent.log_decay: ((few, a, a, same), same, T),
         recurrent.short_conv: ((x, random(seed + 9, 1, 4, 30), bias, 0, offsets, out), out, T),
