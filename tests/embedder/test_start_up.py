@@ -13,7 +13,31 @@ Embedder.load(sys.argv[1]).embed(["word"])
 print(*(name for name in sys.modules if name.startswith("refembed")))
 """
 NEEDED = """
-refembed refembed._version refembed.arrays refembed.errors refembed.atomic_write refembed.parse_json
+refembed refembed._version refembed.arrays refembed.atomic_write refembed.embedder refembed.embedder.base
+refembed.embedder.embedder refembed.embedder.images refembed.embedder.parts_of_texts refembed.embedder.pools
+refembed.errors refembed.gguf refembed.gguf.cursor refembed.gguf.digest refembed.gguf.metadata refembed.gguf.quants
+refembed.gguf.reader refembed.gguf.split refembed.gguf.strings refembed.gguf.tensor refembed.kernels
+refembed.kernels.activation_ops refembed.kernels.blas refembed.kernels.exact refembed.kernels.exact.activations
+refembed.kernels.exact.attention refembed.kernels.exact.conv refembed.kernels.exact.experts
+refembed.kernels.exact.rope refembed.kernels.exact.sums refembed.kernels.fast refembed.kernels.fast.attention
+refembed.kernels.fast.buffer_pool refembed.kernels.fast.compact refembed.kernels.fast.decoder
+refembed.kernels.fast.elementwise refembed.kernels.fast.graph refembed.kernels.fast.ops refembed.kernels.fast.panels
+refembed.kernels.fast.rounding refembed.kernels.fast.state_ops refembed.kernels.fast.task_slot
+refembed.kernels.fast.thread_pool refembed.kernels.image_ops refembed.kernels.llvm refembed.kernels.llvm.atomics
+refembed.kernels.llvm.compiling refembed.kernels.llvm.disk_cache refembed.kernels.llvm.gemm
+refembed.kernels.llvm.integer_road refembed.kernels.llvm.jit refembed.kernels.llvm.microkernel
+refembed.kernels.llvm.simd refembed.kernels.llvm.simd_float32 refembed.kernels.numerics refembed.kernels.ops
+refembed.kernels.quant refembed.kernels.quant.dequant refembed.kernels.quant.row_blocks refembed.kernels.specs
+refembed.kernels.state_ops refembed.kernels.taps refembed.kernels.threads refembed.model refembed.model.batch
+refembed.model.bert refembed.model.blocks refembed.model.hparams refembed.model.hparams_experts
+refembed.model.hparams_latent refembed.model.hparams_recurrent refembed.model.info refembed.model.keys
+refembed.model.trace refembed.model.traits refembed.model.unsupported refembed.model.weights refembed.parse_json
+refembed.pipeline refembed.pipeline.batches refembed.pipeline.inputs refembed.pipeline.opening
+refembed.pipeline.progress refembed.pipeline.truncate refembed.pipeline.vectors refembed.pooling
+refembed.pooling.heads refembed.pooling.normalize refembed.pooling.poolers refembed.tokenizer
+refembed.tokenizer._unicode_data refembed.tokenizer.attributes refembed.tokenizer.base
+refembed.tokenizer.bounded_cache refembed.tokenizer.special refembed.tokenizer.unicode refembed.tokenizer.vocab
+refembed.tokenizer.wordpiece
 """
 BUILT = """
 import sys
