@@ -242,5 +242,6 @@ def write(folder: Path, texts: list[str]) -> None:
     folder.mkdir()
     for n in range(FILES):
         part = range(n * len(texts) // FILES, (n + 1) * len(texts) // FILES)
-        table = pa.table({"id": list(part), "text": [texts[i] for i in part]})
+        columns = {"id": pa.array(part, pa.int64()), "text": pa.array([texts[i] for i in part], pa.string())}
+        table = pa.table(columns)  # of the same types where a file has no rows
         pq.write_table(table, folder / f"{n:03}.parquet")
