@@ -97,18 +97,12 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         """
         if not self.options:
             raise TypeError("only an Embedder that Embedder.load made can be pickled or copied")
-        return load_again, (self.info.path.absolute(), self.options, self.digests())
+        return load_again, (self.info.path.absolute(), self.options, digests_of(self))
 
     def paths(self) -> list[Path]:
         """All files that the vectors depend on: the model's shards, the adapters', the tower's."""
         tower = [] if self.tower is None else [Path(self.tower.path)]
         return [*self.file.paths, *(path for adapter in self.adapters for path in adapter.paths), *tower]
-
-    def digests(self) -> list[str]:
-        """SHA-256 of each of these files."""
-        from refembed.hub.digests import digests_of
-
-        return digests_of(self.paths())
 
     def __repr__(self) -> str:
         """One line: the model, and what its vectors are."""
@@ -436,10 +430,17 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         return truncate_ids(ids, limit, keep_last=keep_last)
 
 
+def digests_of(embedder: Embedder) -> list[str]:
+    """SHA-256 of each file that the vectors depend on."""
+    from refembed.hub import digests
+
+    return digests.digests_of(embedder.paths())
+
+
 def load_again(path: Path, options: dict[str, Any], digests: list[str]) -> Embedder:
     """The Embedder that was pickled. ModelError where a file is another one by now."""
     embedder = Embedder.load(path, **options)
-    for file, digest, now in zip(embedder.paths(), digests, embedder.digests(), strict=False):
+    for file, digest, now in zip(embedder.paths(), digests, digests_of(embedder), strict=False):
         if digest != now:
             raise ModelError(
                 f"{file}: another file than the Embedder was made of: SHA-256 {now[:12]}..., not {digest[:12]}...",

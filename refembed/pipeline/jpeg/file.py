@@ -16,7 +16,7 @@ SOI, EOI, SOS, DQT, DHT, DRI, DNL = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xDC
 READ = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}  # frames; other SOF are refused
 APP0, ADOBE, COM = 0xE0, 0xEE, 0xFE
 MAX_SCANS = 1000  # of a file: a progressive one of three components has ten
-MAX_PASSED = 1 << 26  # blocks that all scans pass over, at most 0.3 µs each; of the largest picture those ten 20 million
+MAX_PASSED = 1 << 26  # blocks that all scans pass over, 0.3 µs each; of the largest picture those ten 20 million
 RESTART = 16  # blocks that take as long as the beginning of a restart interval
 ZIGZAG = np.array([
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
