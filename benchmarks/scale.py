@@ -48,7 +48,7 @@ def measure(options: argparse.Namespace) -> Results:
     if options.engines:
         results["engines"], results["absent"] = scale_runs.engines(e, texts * 2)
     results["load"].append(os.getloadavg()[0])
-    return results | {"when": datetime.now(timezone.utc).strftime("%d %B %Y")}
+    return results | {"when": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 
 def shapes_table(results: Results) -> str:
@@ -111,7 +111,8 @@ def source_line(results: Results) -> str:
     of = f"{results['model']}, texts of {results['tokens a text']:.0f} tokens"
     load = f"load {results['load'][0]:.1f} before"
     cores = f"{results['machine']['processor'].partition(',')[0]}, {results['machine']['cores']} cores"
-    return f"{of}; {cores}, {load}, {results['when']} (`python -m benchmarks scale --engines`)."
+    when = f"{datetime.fromisoformat(results['when']):%d %B %Y}"
+    return f"{of}; {cores}, {load}, {when} (`python -m benchmarks scale --engines`)."
 
 
 MADE = {
@@ -126,6 +127,14 @@ def where_measured(make: Callable[[Results], str]) -> Callable[[Results], str]:
 
 
 TABLES = {name: where_measured(make) for name, make in MADE.items()}
+
+
+def newest(folder: Path) -> Results:
+    """Of the results that are kept, a file a machine, those that were measured last."""
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("scale-*.json")]
+    if not kept:
+        sys.exit("no results are kept: --write keeps them")
+    return max(kept, key=lambda results: datetime.fromisoformat(results["when"]))
 
 
 def main(args: Sequence[str]) -> None:
@@ -143,10 +152,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--tables", action="store_true", help="only make the tables anew, from the results kept last")
     options = parser.parse_args(args)
     if options.tables:
-        kept = sorted(FOLDER.glob("scale-*.json"), key=lambda path: path.stat().st_mtime)
-        if not kept:
-            sys.exit("no results are kept: --write keeps them")
-        results = json.loads(kept[-1].read_text(encoding="utf-8"))
+        results = newest(FOLDER)
     else:
         print(f"load {os.getloadavg()[0]:.1f}, {threads.available()} cores", file=sys.stderr)
         results = measure(options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,8 @@ from benchmarks import scale, scale_runs
 from benchmarks.tables import MARKED, filled
 
 RESULTS: dict[str, Any] = {
-    "machine": {"processor": "A processor, family 1", "cores": "2"}, "load": [0.1, 0.2], "when": "30 November 2026",
-    "model": "minilm:q8_0, fast", "texts": 1000, "tokens a text": 27.0,
+    "machine": {"processor": "A processor, family 1", "cores": "2"}, "load": [0.1, 0.2],
+    "when": "2026-11-30T20:10:00+00:00", "model": "minilm:q8_0, fast", "texts": 1000, "tokens a text": 27.0,
     "seconds": {"`EmbedBatch`, 1 x 1": [4.0, 5.0], "1 x 2": [2.0, 4.0], "2 x 1": [2.5, 4.0]},
     "computed": {"`EmbedBatch`, 1 x 1": [4.0, 4.0], "1 x 2": [4.0, 4.2], "2 x 1": [4.0, 4.0]},
     "memory": {"2 x 1": {"Private_Clean": 1024, "Private_Dirty": 2048, "Shared_Clean": 4096, "Shared_Dirty": 0,
@@ -49,6 +51,18 @@ def test_the_page_has_every_table_and_those_of_the_results_that_are_kept() -> No
     assert filled(new, RESULTS, "p", scale.TABLES) == new
     kept = [json.loads(path.read_text(encoding="utf-8")) for path in scale.FOLDER.glob("scale-*.json")]
     assert any(filled(page, results, "p", scale.TABLES) == page for results in kept or [{}])
+
+
+def test_of_several_machines_the_results_measured_last_are_taken(tmp_path: Path) -> None:
+    """Whatever the files' own times, which a checkout sets anew."""
+    for i, when in enumerate(("2026-11-29T23:59:00+00:00", "2026-11-30T20:10:00+00:00", "2025-12-31T08:00:00+00:00")):
+        path = tmp_path / f"scale-{i}.json"
+        path.write_text(json.dumps(RESULTS | {"when": when}), encoding="utf-8")
+        os.utime(path, (1000 - i, 1000 - i) if i < 2 else None)
+    assert scale.newest(tmp_path)["when"] == RESULTS["when"]
+    assert ", 30 November 2026 (" in scale.source_line(RESULTS)
+    with pytest.raises(SystemExit, match="no results are kept"):
+        scale.newest(tmp_path / "none")
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 6])

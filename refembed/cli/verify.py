@@ -125,8 +125,7 @@ def command(
     """
     from refembed.embedder import Embedder
     from refembed.hub import resolve
-    from refembed.verify.engines.base import is_engine, open_engine, runs_the_file
-    from refembed.verify.run import verify
+    from refembed.verify.engines.base import is_engine, runs_the_file
 
     if subject is not None and is_engine(subject):
         if mmproj or images:
@@ -151,32 +150,14 @@ def command(
     target = Path(html) if html else None
     if target is not None and not target.absolute().parent.is_dir():
         raise RequestError(f"{html}: there is no such folder", hint="--html takes a file to write")
-    path = Path(resolve(model))
-    reference = Embedder.load(path, numerics="fast", lora=lora, mmproj=mmproj)
+    reference = Embedder.load(Path(resolve(model)), numerics="fast", lora=lora, mmproj=mmproj)
     given = chosen(runs_the_file(against), pooling, options, reference.adapters)
+    more = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
     if mmproj:
-        more = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
         verdict = of_images(reference, against, with_images(images, items), given, target, quiet, as_json, more)
-        finish(verdict, as_json)
-    engine = open_engine(against, path, **given)
-    set_up(engine, against, normalize, quiet or as_json)
-    try:
-        verdict = verify(
-            reference,
-            engine,
-            items,
-            pooling=pooling,
-            normalize=normalize,
-            prefix=put_before(reference, prompt_name, prefix),
-            trace=trace,
-            budget=budget,
-            progress=lambda message: note(f"{message} ...", quiet=quiet or as_json),
-        )
-        if target is not None:
-            write_html(target, verdict, engine, reference, pooling)
-            note(f"wrote {target}", quiet=quiet)
-    finally:
-        engine.close()
+    else:
+        more["prefix"] = put_before(reference, prompt_name, prefix)
+        verdict = of_texts(reference, against, items, given, target, quiet, as_json, more)
     finish(verdict, as_json)
 
 
@@ -211,6 +192,28 @@ def with_images(images: Sequence[str], texts: Sequence[str] | None) -> list[dict
             f"{len(own)} texts for {len(images)} images", hint="a text for each image, one for all, or none"
         )
     return [{"text": text, "image": image} for text, image in zip(own, images, strict=True)]
+
+
+def of_texts(
+    reference: Embedder, against: str, texts: list[str] | None, given: dict[str, Any], target: Path | None, quiet: bool,
+    as_json: bool, more: dict[str, Any],
+) -> Any:  # fmt: skip
+    """The verdict on an engine's vectors of texts, and its page."""
+    from refembed.verify.engines.base import open_engine
+    from refembed.verify.run import verify
+
+    engine = open_engine(against, reference.info.path, **given)
+    set_up(engine, against, more["normalize"], quiet or as_json)
+    try:
+        verdict = verify(
+            reference, engine, texts, **more, progress=lambda message: note(f"{message} ...", quiet=quiet or as_json)
+        )
+        if target is not None:
+            write_html(target, verdict, engine, reference, more["pooling"])
+            note(f"wrote {target}", quiet=quiet)
+        return verdict
+    finally:
+        engine.close()
 
 
 def of_images(

@@ -17,6 +17,7 @@ import numpy as np
 from refembed.arrays import F64, Float
 from refembed.embedder import Embedder
 from refembed.gguf import GGUFFile
+from refembed.kernels.activation_ops import ActivationOps
 from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import COMPOSED, NO_TAP, Ops, Tap
@@ -178,7 +179,7 @@ def reference_of(embedder: Embedder, pooling: str = "native") -> Reference:
     return Reference(e.info, e.file, e.tokenizer, e.model, OpsByNumerics(e.adapters), how, own_encode)
 
 
-OPERATIONS = (*vars(Ops), *vars(StateOps), *vars(ImageOps))
+OPERATIONS = (*vars(Ops), *vars(ActivationOps), *vars(StateOps), *vars(ImageOps))
 
 
 def spy(reference: Reference) -> frozenset[str]:

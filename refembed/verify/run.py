@@ -21,7 +21,7 @@ import numpy as np
 
 from refembed.embedder import Embedder
 from refembed.errors import EngineError, RequestError
-from refembed.pipeline.images import has_image
+from refembed.pipeline.inputs import has_image
 from refembed.pooling.heads import width
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.verify import early, identity
@@ -98,13 +98,10 @@ def verify(
     """
     begin = time.monotonic()
     if texts is not None and any(map(has_image, texts)):
-        from refembed.verify.images.run import verify_images
-
         if isinstance(model, Reference) or prefix or not all(map(has_image, texts)):
             raise RequestError("images are compared apart from texts", hint="inputs with images alone, and an Embedder")
-        own = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
         more: dict[str, Any] = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
-        return verify_images(own, engine, texts, **more, progress=progress)
+        return of_images(model, engine, texts, more | {"progress": progress})
     if not isinstance(model, Reference):
         embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
         model = reference_of(embedder, pooling)
@@ -121,6 +118,14 @@ def verify(
     remarks = (*verdict.evidence.remarks, *of_its_own(engine, verdict))
     verdict = replace(verdict, evidence=replace(verdict.evidence, facts=facts, remarks=remarks))
     return with_remedies(verdict, model, info)
+
+
+def of_images(model: str | Path | Embedder, engine: Engine, inputs: Sequence[Any], more: dict[str, Any]) -> Verdict:
+    """The verdict on texts with images; more: arguments of `verify`."""
+    from refembed.verify.images.run import verify_images
+
+    own = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
+    return verify_images(own, engine, inputs, **more)
 
 
 def of_its_own(engine: Engine, verdict: Verdict) -> list[str]:
