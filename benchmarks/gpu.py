@@ -2,10 +2,10 @@
 
 Correctness first, speed only if that holds: products to the bit of the chains that `fast` computes on the CPU, those of
 tensor cores exact for whole numbers; 1 - cos to `exact` for each type of weights and each precision; the bits of each
-text alone and in a batch. Then tokens a second from token ids, and from texts in each precision, compared with
-sentence-transformers on the same GPU in the same precision, where that is installed (sorted by length; tf32 is
-`torch.set_float32_matmul_precision("high")`). --json keeps everything, with the GPU named. Without a GPU it says what
-is missing.
+text alone and in a batch. Then one text of 8 tokens with CUDA graphs and without, its bits compared; and tokens a
+second from token ids, and from texts in each precision, compared with sentence-transformers on the same GPU in the same
+precision, where that is installed (sorted by length; tf32 is `torch.set_float32_matmul_precision("high")`). --json
+keeps everything, with the GPU named. Without a GPU it says what is missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rounds import interleaved, median, ratio
-from benchmarks.texts import ROWS, token_ids
+from benchmarks.texts import ROWS, Row, token_ids
 from conformance.cases import load_texts
 from refembed import Embedder, hub
 from refembed.errors import RefembedError
@@ -36,6 +36,7 @@ TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q4_0", "q4_k_m")
 SPEED_ROWS = ("48x256", "256x32", "mixed", "1x8", "1x512")
 TEXTS = 40
 BOUND = 1e-6  # 1 - cos to `exact`, as the numerics promises
+SHORT_TEXTS = 32  # of 8 tokens each, one after the other, with graphs and without
 BOUNDS = {"float32": BOUND, "tf32": 2e-6, "fp16": 2e-6, "bf16": 2e-4}  # of each precision: docs/gpu.md, times about 4
 SUMS = 1e-5  # error of a sum of tensor cores, over the sum of all |x w|: ten times what a V100's would be here
 TORCH_TYPES = {"float32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -168,6 +169,29 @@ def peers(args: argparse.Namespace) -> dict[str, Encode]:
     return {precision: encoder(precision) for precision in args.precisions}
 
 
+def graphs(args: argparse.Namespace) -> dict[str, Any]:
+    """Texts of 8 tokens, each alone: microseconds of one with CUDA graphs and without, and whether bits differ."""
+    e: Any = Embedder.load("minilm", numerics="cupy", device=args.device)
+    cache, texts = e.ops.graphs, token_ids(Row(SHORT_TEXTS, 8, ""), e.info.n_vocab)
+
+    def run(enabled: bool) -> list[bytes]:
+        cache.enabled = enabled
+        return [e.embed([ids])[0].tobytes() for ids in texts]
+
+    run(True), run(True)  # the first text captures, the others find it
+    captured = sum(graph is not None and graph.proven is None for graph, *_ in cache.known.values())
+    unequal = sum(x != y for x, y in zip(run(True), run(False), strict=True))
+    runs = {"with": lambda: timed(lambda: run(True)), "without": lambda: timed(lambda: run(False))}
+    taken = interleaved(runs, dict.fromkeys(runs, 1.0), seconds=args.seconds)
+    found: dict[str, Any] = {name: median(seconds) / len(texts) * 1e6 for name, seconds in taken.items()}
+    r = ratio(taken["without"], taken["with"])
+    line = (
+        f"8 tokens: {found['with']:,.0f} us with CUDA graphs, {found['without']:,.0f} us without, {r.median:.2f} times"
+    )
+    print(f"{line} ({r.low:.2f} to {r.high:.2f}); {captured} captured, {unequal} texts have other bits", flush=True)
+    return found | {"captured": captured, "other bits": unequal, "ratio": [r.median, r.low, r.high]}
+
+
 def speed(args: argparse.Namespace) -> dict[str, Any]:
     """The second part: tokens a second, and ratios of the rounds in the same precision."""
     own = {
@@ -216,6 +240,9 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in results["machine"].items():
         print(f"{name:<10}{value}")
     results["correctness"] = correctness(args)
+    if results["correctness"]["sound"]:
+        results["graphs"] = graphs(args)
+        results["correctness"]["sound"] = not results["graphs"]["other bits"]
     if results["correctness"]["sound"]:
         results["speed"] = speed(args)
     if args.json:

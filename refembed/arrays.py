@@ -22,6 +22,11 @@ U8: TypeAlias = npt.NDArray[np.uint8]
 LINE = 64  # bytes that memory hands out at a time
 
 
+def contiguous(x: Float) -> Float:
+    """x with its numbers in a row, as arrays on a GPU always have them; a copy where they are not."""
+    return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x
+
+
 def aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
     """An array with anything in it that begins with a cache line, so that no vector in it need lie in two."""
     size = math.prod(shape) * np.dtype(dtype).itemsize

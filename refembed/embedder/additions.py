@@ -35,5 +35,5 @@ def with_additions(
     if mmproj is None:
         return Parts(model, ops, adapters)
     tower = load_tower(open_gguf(mmproj, mmap=mmap))
-    check_tower(model, tower, str(f.path), ops)
+    check_tower(model, tower, str(f.path))
     return Parts(model, ops, adapters, original_tower(tower) if published else tower)

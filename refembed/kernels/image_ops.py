@@ -13,8 +13,6 @@ from refembed.gguf import Tensor
 class ImageOps(ABC):
     """What images need besides the operations of text. Planes of c channels are (c, height, width)."""
 
-    images = True  # whether these numerics have them
-
     @abstractmethod
     def conv_2d(self, x: Float, w: Tensor) -> Float:
         """Convolution whose stride is its kernel's size: each patch of an image through one matrix (ViT).

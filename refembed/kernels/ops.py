@@ -345,7 +345,9 @@ class Ops(ActivationOps, StateOps, ImageOps):
     def capture_or_replay(
         self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float, offsets: I64 | None = None
     ) -> Float:
-        """`layers(x)`: all layers of a batch. `fast` does without Python between their operations (fast/graph.py).
+        """`layers(x)`: all layers of a batch, which some numerics replay without Python between their operations.
+
+        As fast/graph.py and cuda/graph.py have it: `fast`, `int8`, `bf16` and `cupy`.
 
         given    objects that `layers` reads, which do not change: with offsets and x's shape they name a computation
         layers   calls operations of this very object, and depends on nothing but `given`, offsets, x and its shape

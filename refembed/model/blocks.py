@@ -65,10 +65,10 @@ def embedded(table: Tensor, batch: Batch, ops: Ops, taps: Tap, scale: float | No
 def run_layers(layers: Layers, w: Any, hp: Hparams, batch: Batch, ops: Ops, taps: Tap, x: Float) -> Float:
     """`layers(w, hp, batch, ops, taps, x)`: from the first layer's input x (T, C) to the hidden states (T, C).
 
-    `fast` may replay earlier texts of the same lengths instead (`Ops.capture_or_replay`), where their places are the
-    usual ones, and no tap is attached. Layers that keep to operations of `ops` can be replayed; of
-    others, `fast` finds out that they cannot, and runs them as they are: a choice of experts, a limit (mpt), and
-    images' layers (qwen3vl) are NumPy's.
+    `fast` and `cupy` may replay earlier texts of the same lengths instead (`Ops.capture_or_replay`), where their places
+    are the usual ones, and no tap is attached. Layers that keep to operations of `ops` can be replayed; of others, they
+    find out that they cannot, and run them as they are: a choice of experts, a limit (mpt), and images' layers
+    (qwen3vl) are NumPy's.
     """
     operations = partial(layers, w, hp, batch, ops, taps)
     usual = np.arange(len(x)) - np.repeat(batch.offsets[:-1], np.diff(batch.offsets))

@@ -26,12 +26,8 @@ ONE_MODEL = "an mmproj file belongs to one model, and is published next to it"
 NO_TOKEN = 0  # stands for a row of an image among token ids; the row takes the place of its embedding
 
 
-def check_tower(model: Model, tower: Tower, path: str, ops: Ops) -> None:
-    """ModelError for a tower that is another model's, or a text model that takes no images; RequestError on a GPU."""
-    if not ops.images:
-        raise RequestError(
-            f"numerics {ops.name} computes no images yet", hint="numerics fast, exact or ggml computes them"
-        )
+def check_tower(model: Model, tower: Tower, path: str) -> None:
+    """ModelError for a tower that is another model's, or a text model that takes no images."""
     if not model.module.TRAITS.images:
         hint = "images are computed for gemma3, gemma-embedding, gemma-embedding2 and qwen3vl"
         raise ModelError(f"{path}: architecture {model.hparams.arch} with images is not computed yet", hint=hint)

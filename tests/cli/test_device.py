@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from refembed.errors import RequestError
-from refembed.gguf import Tensor
-from refembed.kernels.numerics import load_ops
-from refembed.testing.synthetic import synthetic
 from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from tests.cli.conftest import Cli
 from tests.kernels.cuda.conftest import built
 from tests.kernels.cuda.fake_cupy import FakeCupy
 from tests.kernels.cuda.on_cpu import OnCpu
+from tests.model.vision.towers import picture, text_model
 
 __all__ = ["built"]  # a fixture
 
@@ -91,16 +89,13 @@ def test_a_gpu_that_is_not_there_is_one_error(fake: FakeCupy, cli: Cli, tiny: Pa
 
 
 @pytest.mark.usefixtures("fake")
-def test_images_are_refused_on_a_gpu(cli: Cli, tmp_path: Path) -> None:
-    """Until there are kernels for them: before anything is computed."""
-    model, mmproj = synthetic(tmp_path / "m.gguf", "gemma-embedding"), synthetic_mmproj(tmp_path / "mmproj.gguf")
-    r = cli("embed", "-q", "-m", model, "--mmproj", mmproj, "--device", "cuda", "a cat")
-    assert (r.code, r.out) == (1, "")
-    assert "numerics cupy computes no images yet" in r.err
-    ops = load_ops("cupy", device=0)
-    for refused in (
-        lambda: ops.conv_2d(np.ones((1, 2, 2)), Tensor.of([[[[1.0]]]])),
-        lambda: ops.gelu_quick(np.ones(1)),
-    ):
-        with pytest.raises(RequestError, match="images are not computed on a GPU yet"):
-            refused()
+def test_an_image_goes_through_the_tower_on_the_gpu(cli: Cli, tmp_path: Path) -> None:
+    np.save(tmp_path / "photo.npy", picture(30, 20))
+    model, tower = text_model(tmp_path, pooling=1), synthetic_mmproj(tmp_path / "mmproj.gguf", n_layer=1)
+    given = ("-m", model, "--mmproj", tower, "--image", tmp_path / "photo.npy", "--json")
+    got, want = (
+        np.array(json.loads(cli("embed", "-q", *given, *how).out)["embeddings"][0])
+        for how in (["--device", "cuda:1"], ["--numerics", "exact"])
+    )
+    assert got.shape == (36,)
+    assert 0 < np.abs(got - want).max() <= 1e-6  # measured: tests/kernels/cuda/test_towers.py

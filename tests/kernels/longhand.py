@@ -50,6 +50,8 @@ def chain(x: Any, w: Any, *, fused: bool) -> Any:
 
 def sees(i: int, j: int, mask: AttentionMask) -> bool:
     """Whether query i sees key j, one rule after the other (enum llama_swa_type)."""
+    if any(first <= i < j < last for first, last in mask.spans):  # of an image, what stands behind the query too
+        return True
     if mask.causal and j > i:
         return False
     if mask.window == 0:

@@ -2,6 +2,8 @@
 
 ops        `Cupy`: the operations of a forward pass, as launches of kernels
 state_ops  those of layers that keep a state
+image_ops  those of vision towers
+graph      capture and replay: all launches of a short text as one
 array      `DeviceArray`: an activation in a GPU's memory, which NumPy's functions take too
 weights    matrices on the GPU, decoded there from the file's blocks
 precision  `Precision`: what products round, and which kernels multiply

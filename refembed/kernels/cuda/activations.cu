@@ -17,6 +17,9 @@ __device__ __forceinline__ float gelu_erf_of(float x) {
 // x / (1 + e^-x)      Elfwing, Uchibe & Doya 2017
 __device__ __forceinline__ float silu_of(float x) { return x / (1.0f + expf(-x)); }
 
+// x / (1 + e^(-1.702 x))      Hendrycks & Gimpel 2016
+__device__ __forceinline__ float gelu_quick_of(float x) { return x / (1.0f + expf(-1.702f * x)); }
+
 // 1 / (1 + e^-x), by no power that overflows
 __device__ __forceinline__ float sigmoid_of(float x) {
     float e = expf(-fabsf(x));
@@ -48,6 +51,7 @@ __device__ __forceinline__ float swiglu_oai_of(float gate, float up) {
 
 OF_ONE(gelu, gelu_of(x))
 OF_ONE(gelu_erf, gelu_erf_of(x))
+OF_ONE(gelu_quick, gelu_quick_of(x))
 OF_ONE(silu, silu_of(x))
 OF_ONE(sigmoid, sigmoid_of(x))
 OF_ONE(relu, x <= 0.0f ? 0.0f : x)  // a comparison that NaN does not pass

@@ -25,12 +25,19 @@ __device__ __forceinline__ void reach(long long i, long long n, int causal, long
     }
 }
 
+// The same, and in a row of an image to the image's end.
+__device__ __forceinline__ void reach(long long i, long long n, int causal, long long window, int kind,
+                                      const long long* ends, long long start, long long* begin, long long* end) {
+    reach(i, n, causal, window, kind, begin, end);
+    if (ends && i < n && ends[start + i] > *end) *end = ends[start + i];
+}
+
 // CHUNKS  64 channels each, as many as D fills
 template <int CHUNKS>
 __device__ __forceinline__ void attend(const float* q, const float* k, const float* v, const long long* offsets,
                                        const int* tiles, int heads, int group, int D, float scale, int causal,
-                                       long long window, int kind, float soft_cap, const float* slopes,
-                                       const float* bias, long long longest, const float* sinks, float* out) {
+                                       long long window, int kind, const long long* ends, float soft_cap,
+                                       const float* slopes, const float* bias, long long longest, const float* sinks, float* out) {
     __shared__ float queries[QUERIES][CHUNKS * CHANNELS];
     __shared__ float chunk[KEYS][CHANNELS + 1];  // of keys or values; one more, so that keys are in different banks
     __shared__ float shares[QUERIES][KEYS];
@@ -46,10 +53,10 @@ __device__ __forceinline__ void attend(const float* q, const float* k, const flo
         queries[i][d] = i <= last ? q[(start + first + i) * width + (long long)h * D + d] : 0.0f;
     }
     long long low, high, ignored, begin[OWN], end[OWN];
-    reach(first, n, causal, window, kind, &low, &ignored);
-    reach(first + last, n, causal, window, kind, &ignored, &high);
+    reach(first, n, causal, window, kind, ends, start, &low, &ignored);
+    reach(first + last, n, causal, window, kind, ends, start, &ignored, &high);
 #pragma unroll
-    for (int r = 0; r < OWN; r++) reach(first + own + r, n, causal, window, kind, &begin[r], &end[r]);
+    for (int r = 0; r < OWN; r++) reach(first + own + r, n, causal, window, kind, ends, start, &begin[r], &end[r]);
 
     float most[OWN], total[OWN], sums[OWN][2 * CHUNKS];  // sums: channels lane, lane + 32, lane + 64 ...
 #pragma unroll
@@ -141,6 +148,7 @@ __device__ __forceinline__ void attend(const float* q, const float* k, const flo
 // offsets  (S+1)      text s is rows offsets[s]:offsets[s+1]
 // tiles    (B, 2)     of each block of the grid's x: the text, and which 16 of its queries; the grid's y is the head
 // kind     of the window: 0 standard, 1 chunked, 2 symmetric; window 0: none
+// ends     (T)        of each row the first key of its text that it does not see, if that is farther; or null
 // soft_cap 0: none
 // slopes   (H)        ALiBi's; or null
 // bias     (H, L, L)  added to the scores, L = longest; or null
@@ -148,10 +156,10 @@ __device__ __forceinline__ void attend(const float* q, const float* k, const flo
 #define ATTENTION(name, chunks)                                                                                       \
     extern "C" __global__ void __launch_bounds__(128) name(                                                           \
         const float* q, const float* k, const float* v, const long long* offsets, const int* tiles, int heads,        \
-        int group, int D, float scale, int causal, long long window, int kind, float soft_cap, const float* slopes,   \
-        const float* bias, long long longest, const float* sinks, float* out) {                                       \
-        attend<chunks>(q, k, v, offsets, tiles, heads, group, D, scale, causal, window, kind, soft_cap, slopes, bias, \
-                       longest, sinks, out);                                                                          \
+        int group, int D, float scale, int causal, long long window, int kind, const long long* ends, float soft_cap, \
+        const float* slopes, const float* bias, long long longest, const float* sinks, float* out) {                  \
+        attend<chunks>(q, k, v, offsets, tiles, heads, group, D, scale, causal, window, kind, ends, soft_cap, slopes, \
+                       bias, longest, sinks, out);                                                                    \
     }
 
 ATTENTION(attention_64, 1)

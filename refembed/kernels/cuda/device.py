@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from refembed.kernels.cuda.launch import Kernel, Memory, kernel_of, packed
+
+if TYPE_CHECKING:
+    from refembed.kernels.cuda.graph import Capture
 
 THREADS = 256  # of a block, where a thread has one number
 MAX_GRID = (2**31 - 1, 65_535, 65_535)  # blocks, by CUDA's programming guide, appendix "Compute Capabilities"
@@ -17,10 +22,29 @@ MAX_THREADS = 1024  # of a block, likewise
 Three = tuple[int, int, int]
 
 
+class Launch(NamedTuple):
+    """A kernel as `Device.run` takes it."""
+
+    kernel: Kernel
+    grid: Three
+    block: Three
+    values: list[np.generic]
+
+
+class Own(threading.local):
+    """What a thread knows of itself."""
+
+    capture: Capture | None = None  # what its launches are recorded in
+
+
+own = Own()
+
+
 class Device(ABC):
     """Memory, copies and launches, one after the other in the order in which they are asked for."""
 
     name: str  # for messages
+    has_graphs = False  # whether `graph` makes any
 
     @abstractmethod
     def allocate(self, size: int, dtype: npt.DTypeLike) -> Memory:
@@ -35,10 +59,6 @@ class Device(ABC):
         """Copy memory into a contiguous array, when what was launched before is done."""
 
     @abstractmethod
-    def clear(self, memory: Memory, size: int) -> None:
-        """Fill memory for so many numbers with zeros, after what was launched before."""
-
-    @abstractmethod
     def run(self, kernel: Kernel, grid: Three, block: Three, values: list[np.generic]) -> None:
         """Launch a kernel; `values` as `packed` makes them."""
 
@@ -49,6 +69,14 @@ class Device(ABC):
     @abstractmethod
     def capability(self) -> tuple[int, int]:
         """Compute capability, as NVIDIA counts generations of GPUs: (9, 0) is Hopper's."""
+
+    def graph(self, launches: Sequence[Launch]) -> Callable[[], None]:
+        """What makes all these launches at once, in order, as often as it is called."""
+        raise NotImplementedError
+
+    def activations(self, size: int) -> Memory:
+        """Memory for so many numbers of a forward pass, with anything in it: a graph's, while one is captured."""
+        return self.allocate(size, np.float32) if own.capture is None else own.capture.arena.take(size)
 
     def upload(self, array: npt.NDArray[Any]) -> Memory:
         """A copy of an array on the device."""
@@ -66,7 +94,10 @@ class Device(ABC):
             return
         if any(n > most for n, most in zip(grid, MAX_GRID, strict=True)) or np.prod(block) > MAX_THREADS:
             raise ValueError(f"kernel {name}: {grid} blocks of {block} threads are more than CUDA launches")
-        self.run(kernel, (int(grid[0]), int(grid[1]), int(grid[2])), block, values)
+        launch = Launch(kernel, (int(grid[0]), int(grid[1]), int(grid[2])), block, values)
+        if own.capture is not None:
+            own.capture.record(launch, arguments)
+        self.run(*launch)
 
     def for_each(self, name: str, n: int, *arguments: Any) -> None:
         """Launch a thread for each of n numbers."""

@@ -5,18 +5,33 @@ Nothing else of CuPy is used: no arrays, no library of products. What cannot be 
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from refembed.errors import RequestError
-from refembed.kernels.cuda.device import Device, Three
+from refembed.kernels.cuda.device import Device, Launch, Three
 from refembed.kernels.cuda.launch import Kernel, Memory, source_text
+from refembed.kernels.threads import renew_after_fork
 
 INSTALL = "pip install 'refembed[cuda]' brings cupy-cuda13x[ctk]; for an older driver pip install 'cupy-cuda12x[ctk]'"
 OPTIONS = ("-std=c++17", "--fmad=false")  # a product and a sum are one operation only where the source says fmaf
+
+FORKED = "numerics 'cupy': this process is a fork of one that used the GPU, and CUDA does not work in a fork"
+SPAWN = "start processes by 'spawn' (multiprocessing.get_context('spawn')), or load the model in the fork alone"
+
+users: list[int] = []  # the process that has used CUDA through this module, if any; a fork finds its parent here
+
+
+def check_fork() -> None:
+    """RequestError in a fork of a process that has used CUDA."""
+    if users and users[0] != os.getpid():
+        raise RequestError(FORKED, hint=SPAWN)
 
 
 def import_cupy() -> Any:
@@ -37,16 +52,22 @@ def first_line(error: BaseException) -> str:
 class Gpu(Device):
     """GPU number `index`, as nvidia-smi and CUDA_VISIBLE_DEVICES count them.
 
-    Raises RequestError where there is no CuPy, no driver, no such GPU, or no compiler for it.
+    Raises RequestError where there is no CuPy, no driver, no such GPU, or no compiler for it, and in a fork of a
+    process that has used one.
     """
 
+    has_graphs = True
+
     def __init__(self, index: int = 0) -> None:
+        check_fork()
         self.cupy, self.index = import_cupy(), index
         runtime = self.cupy.cuda.runtime
         try:
             count = runtime.getDeviceCount()
         except runtime.CUDARuntimeError as e:
             hint = "nvidia-smi lists the GPUs; install NVIDIA's driver, or compute on the CPU with numerics fast"
+            if getattr(e, "status", None) == INITIALIZATION_ERROR:  # where something else had used CUDA before the fork
+                hint = f"so CUDA answers in a fork of a process that used it: {SPAWN}"
             raise RequestError(f"numerics 'cupy': no NVIDIA GPU to be had: {first_line(e)}", hint=hint) from None
         if not 0 <= index < count:
             there = "GPU 0 is the only one" if count == 1 else f"there are {count}, 0 to {count - 1}"
@@ -59,11 +80,18 @@ class Gpu(Device):
         self.name = f"GPU {index}"
         self.functions: dict[str, Any] = {}
         self.modules: dict[str, Any] = {}
-        self.compiling = threading.Lock()
         self.own = threading.local()
+        users[:] = [os.getpid()]
+        self.renew_locks()
+        renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """Also in a fork, which must not wait for its parent's threads to be refused."""
+        self.compiling = threading.Lock()
 
     def here(self) -> None:
-        """Make this GPU the calling thread's, once."""
+        """Make this GPU the calling thread's, once. RequestError in a fork."""
+        check_fork()
         if getattr(self.own, "using", None) is None:
             self.cupy.cuda.Device(self.index).use()
             self.own.using = True
@@ -90,11 +118,6 @@ class Gpu(Device):
         self.here()
         self.cupy.cuda.runtime.memcpy(out.ctypes.data, memory.pointer, out.nbytes, DEVICE_TO_HOST)
 
-    def clear(self, memory: Memory, size: int) -> None:
-        """Zeros, in the order of launches; nothing waits."""
-        self.here()
-        self.cupy.cuda.runtime.memset(memory.pointer, 0, size * memory.dtype.itemsize)
-
     def run(self, kernel: Kernel, grid: Three, block: Three, values: list[np.generic]) -> None:
         """Launch a kernel on the default stream. RequestError where its source does not compile for this GPU."""
         self.here()
@@ -104,6 +127,24 @@ class Gpu(Device):
             hint = "a GPU of compute capability 7.5 or later, and a CuPy for the driver's CUDA, are needed"
             message = f"{self.name}: {kernel.source}.cu does not compile: {first_line(e)}"
             raise RequestError(message, hint=hint) from None
+
+    def graph(self, launches: Sequence[Launch]) -> Callable[[], None]:
+        """A CUDA graph of these launches, for the default stream. RuntimeError, of CuPy's, where it cannot be made.
+
+        They are made once more, on a stream that notes them instead of running them. Nothing is allocated, copied or
+        compiled meanwhile; other threads go on, as the stream is none that the default stream waits for.
+        """
+        self.here()
+        cuda = self.cupy.cuda
+        stream = cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            try:
+                for launch in launches:
+                    self.run(*launch)
+            finally:
+                captured = stream.end_capture()
+        return partial(captured.launch, cuda.Stream.null)
 
     def function(self, kernel: Kernel) -> Any:
         """A kernel of a module. Its file is compiled when first needed; CuPy keeps the result on disk."""
@@ -128,3 +169,4 @@ class Gpu(Device):
 
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
+INITIALIZATION_ERROR = 3  # cudaErrorInitializationError

@@ -12,6 +12,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ import numpy as np
 from refembed.arrays import F32, I64, Float
 from refembed.errors import RequestError
 from refembed.gguf import Tensor
-from refembed.kernels.cuda.array import DeviceArray, with_repeated
+from refembed.kernels.cuda import device as devices
+from refembed.kernels.cuda.array import DeviceArray, empty, scaled, with_repeated
 from refembed.kernels.cuda.device import Device
+from refembed.kernels.cuda.graph import GraphCache
 from refembed.kernels.cuda.image_ops import CudaImageOps
 from refembed.kernels.cuda.launch import Memory
 from refembed.kernels.cuda.precision import FLOAT32, WIDER, Precision, precision_on
@@ -50,6 +53,18 @@ def tiles_of(offsets: I64) -> np.ndarray[Any, np.dtype[np.int32]]:
     return np.stack([texts, firsts], axis=1).astype(np.int32)
 
 
+@lru_cache(maxsize=16)
+def ends_of(spans: tuple[tuple[int, int], ...], lengths: tuple[int, ...]) -> I64:
+    """Of each row of texts of these lengths, where the image ends that it is a row of: `AttentionMask.spans`; else 0.
+
+    >>> ends_of(((1, 3),), (4, 2)).tolist()  # the second text ends before the image would
+    [0, 3, 3, 0, 0, 2]
+    """
+    i, n = np.concatenate([np.arange(n) for n in lengths]), np.repeat(lengths, lengths)
+    ends: I64 = np.max([np.where((first <= i) & (i < last), np.minimum(last, n), 0) for first, last in spans], axis=0)
+    return ends
+
+
 class Cupy(CudaStateOps, CudaImageOps):
     """`Ops` on a device."""
 
@@ -69,13 +84,14 @@ class Cupy(CudaStateOps, CudaImageOps):
             self.if_not_finite = f"precision fp16 ends at 65504, and {WIDER}; {self.if_not_finite}"
         self.turned: dict[Rope, tuple[int, Memory, Memory]] = {}  # places, cosines, sines
         self.slopes: dict[tuple[int, float], Memory] = {}
+        self.graphs = GraphCache(device)
         self.own = threading.local()
 
     # -- arrays ------------------------------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...]) -> Any:
         """An array with anything in it."""
-        return DeviceArray(self.device, self.device.allocate(math.prod(shape), np.float32), shape)
+        return empty(self.device, shape)
 
     def on_device(self, x: Any) -> Any:
         """x, or a copy of it, on the device."""
@@ -109,6 +125,8 @@ class Cupy(CudaStateOps, CudaImageOps):
 
     def get_rows(self, w: Tensor, ids: Sequence[int] | I64) -> Any:
         """Rows of w, decoded alone."""
+        if devices.own.capture is not None and not isinstance(ids, range):
+            devices.own.capture.invalidate()  # the next text has others
         return self.weights.rows(w, np.asarray(ids, np.int64))
 
     def product(self, x: DeviceArray, w: Tensor, bias: Memory | None = None, out: DeviceArray | None = None) -> Any:
@@ -213,10 +231,7 @@ class Cupy(CudaStateOps, CudaImageOps):
 
     def scale(self, x: Float, factor: float | np.floating[Any]) -> Any:
         """factor x."""
-        given = self.on_device(x)
-        out = self.empty(given.shape)
-        self.device.for_each("scale", out.size, given.memory, factor, out.size, out.memory)
-        return out
+        return scaled(self.on_device(x), factor)
 
     def split(self, x: Float, widths: Sequence[int]) -> list[Any]:
         """Columns of x in parts."""
@@ -332,12 +347,13 @@ class Cupy(CudaStateOps, CudaImageOps):
         out, mask = self.empty(queries.shape), spec.mask
         more = None if bias is None else self.numbers(bias, floats)
         tiles = int((-(-np.diff(offsets) // QUERIES)).sum())
+        ends = ends_of(mask.spans, tuple(np.diff(offsets).tolist())) if mask.spans else None
         self.device.launch(
             kernel_for(D), (tiles, spec.n_head, 1), (32 * WARPS, 1, 1), queries.memory, keys.memory,
             values.memory, self.numbers(offsets), self.numbers(offsets, tiles_of), spec.n_head, spec.group, D,
-            spec.scale, mask.causal, mask.window, WINDOW_KINDS[mask.kind], spec.soft_cap, self.slopes_of(spec),
-            more, 0 if bias is None else bias.shape[1], self.optional(sinks),
-            out.memory,
+            spec.scale, mask.causal, mask.window, WINDOW_KINDS[mask.kind],
+            None if ends is None else self.numbers(ends), spec.soft_cap, self.slopes_of(spec),
+            more, 0 if bias is None else bias.shape[1], self.optional(sinks), out.memory,
         )  # fmt: skip
         return out
 
@@ -414,6 +430,12 @@ class Cupy(CudaStateOps, CudaImageOps):
         out = self.empty((texts, given.shape[1]))
         self.device.for_each("mean", out.size, given.memory, self.numbers(offsets), texts, given.shape[1], out.memory)
         return out
+
+    def capture_or_replay(
+        self, given: tuple[Any, ...], layers: Callable[[Float], Float], x: Float, offsets: I64 | None = None
+    ) -> Any:
+        """`layers(x)`, by one launch of a CUDA graph where such texts come again; `GraphCache.run`."""
+        return self.graphs.run(given, layers, x, offsets)
 
 
 class ChangeTap:

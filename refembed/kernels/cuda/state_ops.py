@@ -64,7 +64,7 @@ class CudaStateOps(Ops):
     def zeros(self, shape: tuple[int, ...]) -> Any:
         """An array of zeros."""
         out = self.empty(shape)
-        self.device.clear(out.memory, out.size)
+        self.device.for_each("fill", out.size, 0.0, out.size, out.memory)
         return out
 
     def short_conv(

@@ -16,12 +16,14 @@ import numpy as np
 from refembed.arrays import I64
 from refembed.errors import ModelError
 from refembed.gguf import Tensor
+from refembed.kernels.cuda import device as devices
 from refembed.kernels.cuda.array import DeviceArray
 from refembed.kernels.cuda.device import Device
 from refembed.kernels.cuda.launch import Memory
 from refembed.kernels.cuda.precision import FLOAT32, Precision
 from refembed.kernels.quant.dequant import CODEBOOKS, FAMILY, PLAIN
 from refembed.kernels.quant.row_blocks import Budget, in_bytes, row_blocks
+from refembed.kernels.threads import renew_after_fork
 
 SHARE_OF_MEMORY = 0.75  # of what is free: what decoded matrices may take unless a budget is named
 
@@ -42,6 +44,11 @@ class DeviceWeights:
         self.in_range: WeakSet[Tensor] = WeakSet()  # whose numbers that precision has
         self.beyond = device.upload(np.zeros(1, np.int32)) if precision.numbers else None  # 1: some number it has not
         self.codebooks: dict[str, Memory] = {}
+        self.renew_locks()
+        renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """Also in a fork, which must not wait for its parent's threads to be refused (`Gpu`)."""
         self.lock = threading.RLock()  # a server's threads share an embedder
 
     def whole(self, w: Tensor) -> DeviceArray:
@@ -72,6 +79,8 @@ class DeviceWeights:
         if (whole := self.matrix(w)) is not None:
             yield 0, w.shape[0], whole
             return
+        if devices.own.capture is not None:
+            devices.own.capture.invalidate()  # a graph would keep every part
         raw, rounds = self.blocks(w), self.precision.numbers > 0
         with self.lock:
             if rounds and w not in self.in_range:
@@ -128,7 +137,7 @@ class DeviceWeights:
         found = np.zeros(1, np.int32)
         if self.beyond is not None:
             self.device.read(self.beyond, found)
-            self.device.clear(self.beyond, 1)
+            self.device.write(self.beyond, np.zeros_like(found))
         if found[0]:
             message = f"{w.name}: precision {self.precision.name} ends at {self.precision.largest}, a weight is beyond"
             raise ModelError(message, hint=self.precision.wider)

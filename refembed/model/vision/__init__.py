@@ -96,10 +96,9 @@ class Tower:
     def rows(self, image: U8, ops: Ops, tap: Tap = NO_TAP) -> Float:
         """An image (height, width, 3) -> rows (n_tokens, E) of the text model, in the dtype of `ops`."""
         with np.errstate(all="ignore"):  # a vector that is not finite is refused at the end
-            rows: Float = self.module.forward(
-                self.weights, self.hparams, self.pixels(image).astype(ops.dtype), ops, tap
-            )
-        return rows
+            x = self.pixels(image).astype(ops.dtype)
+            rows = self.module.forward(self.weights, self.hparams, x, ops, tap)
+        return np.asarray(rows)  # from a GPU all at once
 
 
 def load_tower(f: GGUFFile) -> Tower:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refembed.arrays import F32, I64, U8, Float
+from refembed.arrays import F32, I64, U8, Float, contiguous
 from refembed.errors import ModelError, RequestError
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionSpec, Ops, Rope, Tap
@@ -98,7 +98,7 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
     column, row = np.tile(np.arange(nx), ny), np.repeat(np.arange(ny), nx)  # (N)
     x = taps("inp_raw", x)
     x = taps("inp_raw_scaled", x * 2 - 1)
-    x = np.ascontiguousarray(taps("patch_product", ops.conv_2d(x, w.patch_embd)).T)  # (N, C)
+    x = contiguous(taps("patch_product", ops.conv_2d(x, w.patch_embd)).T)  # (N, C)
     x = taps("inp", x)
     both = w.position_embd.reshape(2 * S, hp.n_embd)
     x = taps("pos_embd_x", ops.add(x, taps("embd_x", ops.get_rows(both, column).astype(x.dtype))))
@@ -109,9 +109,9 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
         x = taps("norm_w", ops.rms_norm(x, w.post_ln, hp.norm_eps, taps))
 
     # each square of patches becomes one token
-    planes = np.ascontiguousarray(x.T).reshape(hp.n_embd, ny, nx)
+    planes = contiguous(x.T).reshape(hp.n_embd, ny, nx)
     planes = taps("pool_2d", ops.pool_2d(planes, hp.n_merge))
-    x = np.ascontiguousarray(planes.reshape(hp.n_embd, -1).T)  # (n, C)
+    x = contiguous(planes.reshape(hp.n_embd, -1).T)  # (n, C)
     x = taps("pooled", ops.scale(x, np.sqrt(ops.dtype(hp.n_embd))))
     if w.std_bias is not None and w.std_scale is not None:
         x = taps("std_shifted", x - ops.weight(w.std_bias))
@@ -167,9 +167,9 @@ def turned(x: Float, column: I64, row: I64, ops: Ops, tap: Tap, first: str) -> F
     """
     half = x.shape[2] // 2
     rope = Rope(n_dims=half, pairs="neox", freq_base=ROPE_BASE)
-    left = ops.rope(np.ascontiguousarray(x[:, :, :half]), column, rope)
+    left = ops.rope(contiguous(x[:, :, :half]), column, rope)
     x = tap(first, np.concatenate([left, x[:, :, half:]], axis=2))
-    right = ops.rope(np.ascontiguousarray(x[:, :, half:]), row, rope)
+    right = ops.rope(contiguous(x[:, :, half:]), row, rope)
     return np.concatenate([x[:, :, :half], right], axis=2)
 
 

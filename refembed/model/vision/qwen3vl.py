@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refembed.arrays import F32, I64, U8, Float
+from refembed.arrays import F32, I64, U8, Float, contiguous
 from refembed.errors import ModelError
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionSpec, Ops, Rope, Tap
@@ -102,7 +102,7 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
     x = squares(taps("patch_sum", x.reshape(C, ny, nx)))  # (N, C)
     x = taps("patch_bias", ops.add_bias(x, w.patch_bias))
     S = math.isqrt(hp.n_pos)
-    places = np.ascontiguousarray(ops.weight(w.position_embd).T).reshape(C, S, S)
+    places = contiguous(ops.weight(w.position_embd).T).reshape(C, S, S)
     if (ny, nx) != (S, S):
         places = taps("interpolated", ops.interpolate(places, ny, nx))  # (C, ny, nx)
     x = taps("inp_pos_emb", ops.add(x, squares(places)))
@@ -181,7 +181,7 @@ def squares(planes: Float) -> Float:
     """
     C, ny, nx = planes.shape
     grid = planes.reshape(C, ny // 2, 2, nx // 2, 2).transpose(1, 3, 2, 4, 0)
-    return np.ascontiguousarray(grid).reshape(ny * nx, C)
+    return contiguous(grid).reshape(ny * nx, C)
 
 
 def turned(x: Float, row: I64, column: I64, ops: Ops) -> Float:
@@ -190,7 +190,7 @@ def turned(x: Float, row: I64, column: I64, ops: Ops) -> Float:
     rope = Rope(n_dims=D // 2, pairs="neox", freq_base=10000.0)
     parts = x.reshape(N, H, 2, 2, D // 4)  # which of a pair; row or column; channel
     done = [
-        ops.rope(np.ascontiguousarray(parts[:, :, :, i]).reshape(N, H, D // 2), places, rope).reshape(N, H, 2, D // 4)
+        ops.rope(contiguous(parts[:, :, :, i]).reshape(N, H, D // 2), places, rope).reshape(N, H, 2, D // 4)
         for i, places in enumerate((row, column))
     ]
     return np.stack(done, axis=3).reshape(N, H, D)

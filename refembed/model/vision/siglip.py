@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refembed.arrays import F32, U8, Float
+from refembed.arrays import F32, U8, Float, contiguous
 from refembed.errors import ModelError
 from refembed.gguf import Tensor
 from refembed.kernels.ops import AttentionSpec, Ops, Tap
@@ -83,7 +83,7 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
     what follows it.
     """
     x = taps("inp_raw", x)
-    x = np.ascontiguousarray(taps("patch_product", ops.conv_2d(x, w.patch_embd)).T)  # (N, C)
+    x = contiguous(taps("patch_product", ops.conv_2d(x, w.patch_embd)).T)  # (N, C)
     if w.patch_bias is not None:
         x = taps("patch_bias", ops.add_bias(x, w.patch_bias))
     x = taps("pos_embed", ops.add(x, ops.weight(w.position_embd)))
@@ -92,9 +92,9 @@ def forward(w: Weights, hp: VisionHparams, x: Float, ops: Ops, taps: Tap) -> Flo
         x = taps("norm_b" if w.post_ln.bias else "norm_w", ops.layer_norm(x, *w.post_ln, hp.norm_eps, taps))
 
     # each square of patches becomes one token
-    planes = np.ascontiguousarray(x.T).reshape(hp.n_embd, hp.n_side, hp.n_side)
+    planes = contiguous(x.T).reshape(hp.n_embd, hp.n_side, hp.n_side)
     planes = taps("pool_2d", ops.pool_2d(planes, hp.n_merge))
-    x = np.ascontiguousarray(planes.reshape(hp.n_embd, -1).T)  # (N/n_merge², C)
+    x = contiguous(planes.reshape(hp.n_embd, -1).T)  # (N/n_merge², C)
     x = taps("soft_emb_norm", ops.rms_norm(x, w.soft_emb_norm, hp.norm_eps, taps))
     return taps("projected", ops.linear(x, transposed(w.input_projection)))
 

@@ -49,12 +49,13 @@ class OnCpu(Device):
         self.libraries: dict[str, ctypes.CDLL] = {}
         self.allocated: weakref.WeakSet[Any] = weakref.WeakSet()
         self.launched: list[str] = []  # kernels, in order
-        self.lock = threading.Lock()
+        self.lock, self.listing = threading.Lock(), threading.Lock()
 
     def allocate(self, size: int, dtype: npt.DTypeLike) -> Memory:
         number = np.dtype(dtype)
         owner = Guarded(size * number.itemsize)
-        self.allocated.add(owner)
+        with self.listing:
+            self.allocated.add(owner)
         return Memory(owner.bytes.ctypes.data + GUARD, number, owner)
 
     def write(self, memory: Memory, array: npt.NDArray[Any]) -> None:
@@ -64,12 +65,11 @@ class OnCpu(Device):
         self.check_guards()
         ctypes.memmove(out.ctypes.data, memory.pointer, out.nbytes)
 
-    def clear(self, memory: Memory, size: int) -> None:
-        ctypes.memset(memory.pointer, 0, size * memory.dtype.itemsize)
-
     def check_guards(self) -> None:
         """AssertionError where a kernel wrote next to what was allocated."""
-        assert all(owner.intact() for owner in self.allocated), "a kernel wrote outside of its arrays"
+        with self.listing:
+            owners = list(self.allocated)
+        assert all(owner.intact() for owner in owners), "a kernel wrote outside of its arrays"
 
     def run(self, kernel: Kernel, grid: Three, block: Three, values: list[np.generic]) -> None:
         with self.lock:

@@ -21,7 +21,7 @@ from refembed.kernels.cuda.gpu import Gpu
 from refembed.kernels.cuda.launch import source_text
 from refembed.kernels.cuda.ops import Cupy
 from refembed.kernels.numerics import load_ops
-from tests.kernels.cuda.fake_cupy import CompileException, FakeCupy
+from tests.kernels.cuda.fake_cupy import CompileException, CUDARuntimeError, FakeCupy
 from tests.kernels.cuda.on_cpu import OnCpu
 from tests.kernels.longhand import random, stored
 
@@ -54,6 +54,17 @@ def test_without_a_driver_one_error_says_so(fake: FakeCupy) -> None:
         load_ops("cupy")
     assert error.value.message == f"numerics 'cupy': no NVIDIA GPU to be had: {fake.gpus}"
     assert "install NVIDIA's driver" in error.value.hint
+
+
+def test_an_error_of_cuda_in_a_fork_says_what_to_do(fake: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something else than refembed had used the GPU before."""
+    fake.gpus = "cudaErrorInitializationError: initialization error"
+    monkeypatch.setattr(CUDARuntimeError, "status", 3)
+    with pytest.raises(RequestError, match="no NVIDIA GPU to be had: cudaErrorInitializationError") as error:
+        load_ops("cupy")
+    assert error.value.hint.startswith(
+        "so CUDA answers in a fork of a process that used it: start processes by 'spawn'"
+    )
 
 
 def test_without_nvrtc_one_error_says_what_to_install(fake: FakeCupy) -> None:
@@ -137,6 +148,7 @@ def test_the_benchmark_is_ready_for_a_gpu(
     """All of it, on two texts; its figures mean nothing here. In place of sentence-transformers the definition."""
     monkeypatch.setattr(benchmark, "TEXTS", 2)
     monkeypatch.setattr(benchmark, "SHAPES", ((3, 40, 50), (70, 33, 65)))
+    monkeypatch.setattr(benchmark, "SHORT_TEXTS", 2)
     exact = Embedder.load("minilm", numerics="exact", semantics="original")
     monkeypatch.setattr(benchmark, "peers", lambda args: dict.fromkeys(args.precisions, exact.embed))
     results = tmp_path / "results.json"
@@ -151,6 +163,10 @@ def test_the_benchmark_is_ready_for_a_gpu(
     assert found["correctness"]["sound"] is True
     assert found["correctness"]["q8_0"]["worst"] < benchmark.BOUND
     assert found["speed"]["1x8"]["ids"] > 0
+    assert "8 tokens: " in printed
+    assert found["graphs"]["captured"] == 1
+    assert found["graphs"]["other bits"] == 0
+    assert found["graphs"]["with"] > 0
     assert (found["correctness"]["precision fp16"]["wrong"], found["correctness"]["precision fp16"]["sound"]) == (
         0,
         True,
@@ -181,7 +197,11 @@ def test_the_true_cupy_has_what_is_used_of_it() -> None:
     assert issubclass(cupy.cuda.runtime.CUDARuntimeError, Exception)
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, Exception)
     assert callable(cupy.cuda.runtime.memcpy)
-    assert callable(cupy.cuda.runtime.memset)
+    assert callable(cupy.cuda.Stream.begin_capture)
+    assert callable(cupy.cuda.Stream.end_capture)
+    assert callable(cupy.cuda.Graph.launch)
+    assert cupy.cuda.Stream.null.ptr == 0
+    assert cupy.cuda.runtime.CUDARuntimeError(3).status == 3
     assert callable(cupy.cuda.runtime.memGetInfo)
     assert callable(cupy.RawModule)
     assert callable(cupy.cuda.nvrtc.getVersion)

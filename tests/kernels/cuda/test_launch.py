@@ -24,7 +24,10 @@ ELSEWHERE = {
     "softmax": "exact.attention.softmax", "mean": "exact.sums.means", "matmul_few": "exact.matmul.matmul",
     "add_scaled": "exact.ops.Exact.add_scaled", "log_decay": "exact.ops.Exact.log_decay",
     "add": "ops.Ops.add", "multiply": "ops.Ops.multiply", "scale": "ops.Ops.scale", "columns": "ops.Ops.split",
-    "gather": "ops.Ops.get_rows", **{f"attention_{n}": "exact.attention.attention" for n in (64, 128, 256, 512)},
+    "gather": "ops.Ops.get_rows", "pool_2d": "image_ops.ImageOps.pool_2d",
+    "set_columns": "cuda.array.concatenated", "transpose": "cuda.array.DeviceArray.transpose",
+    "clip": "cuda.array.clipped", "fill": "cuda.state_ops.CudaStateOps.zeros",
+    **{f"attention_{n}": "exact.attention.attention" for n in (64, 128, 256, 512)},
     **{f"matmul_{p}_few": f"exact.tensor_cores.matmul_{p}" for p in ("tf32", "fp16", "bf16")},
     **{name.lower(): "quant.dequant.plain" for name in PLAIN},
 }  # fmt: skip
@@ -34,7 +37,7 @@ def test_every_file_of_kernels_is_listed_and_no_two_kernels_have_one_name() -> N
     assert sorted(path.stem for path in HOME.glob("*.cu")) == sorted(SOURCES)
     names = [name for source in SOURCES for name in kernels_of(source)]
     assert len(set(names)) == len(names)
-    assert len(names) == 77
+    assert len(names) == 85
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -39,3 +39,9 @@ from tests.kernels.fast.test_recurrent import (
     test_the_delta_rule_is_its_formula,
     test_the_scan_is_its_formula,
 )
+from tests.kernels.test_image_ops import (
+    test_each_patch_goes_through_the_kernel_and_a_rest_is_not_read,
+    test_planes_are_interpolated_corner_to_corner,
+    test_quick_gelu_is_x_times_a_sigmoid,
+    test_squares_are_averaged,
+)

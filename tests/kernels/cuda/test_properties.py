@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,11 @@ lengths = st.lists(st.integers(1, 70), min_size=1, max_size=4)
 masks = st.one_of(
     st.sampled_from(MASKS),
     st.builds(AttentionMask, st.booleans(), st.integers(0, 40), st.sampled_from(["standard", "chunked", "symmetric"])),
-)
+    st.builds(
+        lambda window, a, b, c: AttentionMask(True, window, spans=((a, a + b), (a + b, a + c))),
+        st.sampled_from([0, 0, 20]), st.integers(0, 40), st.integers(1, 40), st.integers(41, 60),
+    ),  # two images, one behind the other
+)  # fmt: skip
 
 
 @few
@@ -147,7 +152,8 @@ def test_arrays_on_the_device_are_operands_of_numpy(built: Path, a: int, b: int,
     for other in others:
         host = np.asarray(other) if not isinstance(other, float) else other
         for ours, theirs in ((device + other, x + host), (other + device, host + x), (device * other, x * host),
-                             (other * device, host * x), (device - other, x - host), (-device, -x)):  # fmt: skip
+                             (other * device, host * x), (device - other, x - host), (other - device, host - x),
+                             (-device, -x)):  # fmt: skip
             assert ours.shape == theirs.shape
             assert np.array_equal(ours, theirs)
     assert np.array_equal(device.reshape(-1, c), x.reshape(-1, c))
@@ -160,3 +166,53 @@ def test_arrays_on_the_device_are_operands_of_numpy(built: Path, a: int, b: int,
     assert np.array_equal(np.ascontiguousarray(device.transpose(1, 0, 2)), x.transpose(1, 0, 2))
     assert np.array_equal(np.sqrt(device * device), np.sqrt(x * x))
     assert [row.shape for row in device] == [(b, c)] * a
+
+
+@few
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_axes_are_turned_cut_and_joined_on_the_device(built: Path, shape: list[int], chance: Any) -> None:
+    """As NumPy does it, and without a copy to the host in between."""
+    ops, x = Cupy(OnCpu(built)), random(1, *shape)
+    device: Any = ops.on_device(x)
+    reads: list[int] = []
+    true, ops.device.read = ops.device.read, lambda *_: reads.append(1)  # type: ignore[method-assign]
+    order, axis = chance.sample(range(len(shape)), len(shape)), chance.randrange(len(shape))
+    begin, place = chance.randint(0, shape[axis]), chance.randrange(shape[axis])
+    whole = (slice(None),) * axis
+    pairs = [
+        (device.transpose(*order), x.transpose(order)), (device.transpose(order), x.transpose(order)), (device.T, x.T),
+        (device[(*whole, slice(begin, None))], x[(*whole, slice(begin, None))]),
+        (device[(*whole, slice(-1, 9))], x[(*whole, slice(-1, 9))]),
+        (np.concatenate([device, device * 2], axis=axis), np.concatenate([x, x * 2], axis=axis)),
+        (np.concatenate([device, device]), np.concatenate([x, x])),
+        (np.stack([device, device * 2], axis=axis), np.stack([x, x * 2], axis=axis)),
+        (np.stack([device, device * 2], axis=-1), np.stack([x, x * 2], axis=-1)),
+        (np.clip(device, -0.5, np.float32(0.25)), np.clip(x, -0.5, np.float32(0.25))),
+    ]  # fmt: skip
+    if len(shape) > 1:
+        pairs += [(device[(*whole, place)], x[(*whole, place)]), (device[(*whole, -1)], x[(*whole, -1)])]
+    assert reads == []
+    ops.device.read = true  # type: ignore[method-assign]
+    for ours, theirs in pairs:
+        assert ours.shape == theirs.shape
+        assert np.array_equal(np.asarray(ours), theirs)
+
+
+def test_what_the_device_has_not_is_numpys(ops: Cupy) -> None:
+    """Shapes that do not fit are NumPy's errors; arrays of both sides are joined on the host."""
+    x = random(1, 2, 3)
+    device: Any = ops.on_device(x)
+    assert np.array_equal(np.concatenate([device, x]), np.concatenate([x, x]))
+    assert np.array_equal(np.clip(device, x * 0, 1), np.clip(x, 0, 1))
+    assert np.array_equal(np.maximum.accumulate(device, axis=1), np.maximum.accumulate(x, axis=1))
+    assert np.array_equal(np.take_along_axis(device, np.array([[1], [2]]), axis=1), [[x[0, 1]], [x[1, 2]]])
+    assert np.array_equal(device[:, [0, 2]], x[:, [0, 2]])
+    assert np.array_equal(device[:, ::-1], x[:, ::-1])
+    assert np.array_equal(device[None], x[None])
+    assert device.astype(np.float64).dtype == np.float64
+    with pytest.raises(ValueError, match="must match exactly"):
+        np.concatenate([device, device[:, :1]])
+    with pytest.raises(IndexError):
+        device[:, 3]
+    with pytest.raises(ValueError, match="repeated axis"):
+        device.transpose(0, 0)
