@@ -80,7 +80,7 @@ def embed_files(
     folder = Path(output).absolute()
     sources = find_sources([str(f) for f in ([files] if isinstance(files, (str, Path)) else files)])
     ray = load_ray()
-    check(sources, folder, batch.column)
+    check(sources, folder, batch)
     record = batch.fingerprint()
     run = record | {"column": batch.column, "into": batch.into, "on_error": batch.on_error, "rows": rows}
     batch, threads = for_workers(batch, record, allow_mixed), batch.load["threads"] or 1
@@ -121,13 +121,13 @@ def load_ray() -> Any:
         ) from None
 
 
-def check(sources: Sequence[Source], folder: Path, column: str) -> None:
+def check(sources: Sequence[Source], folder: Path, batch: EmbedBatch) -> None:
     """Refuse files that cannot be taken before a model is loaded and processes start."""
     for source in sources:
         if folder in source.path.parents:
             hint = "another folder, outside of those that are read"
             raise RequestError(f"{source.path}: lies in the output folder, {folder}", hint=hint)
-        check_columns(source, column)
+        check_columns(source, batch.column, batch.added)
     if any(source.suffix == PARQUET for source in sources):
         load_pyarrow()
 

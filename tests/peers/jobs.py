@@ -112,6 +112,12 @@ def killed_twice(command: list[str], worker: str, done: Callable[[], int], log: 
         job.end()
     before = done()
     assert 0 < before < FILES, "the driver was killed in the middle"
+    to_its_end(command, log, deadline)
+
+
+def to_its_end(command: list[str], log: Path, deadline: float | None = None) -> None:
+    """Run a job that nothing kills."""
+    deadline = deadline or time.monotonic() + SECONDS
     job = Job(command, log)
     try:
         assert job.process.wait(max(deadline - time.monotonic(), 1)) == 0, log.read_text()[-4000:]
