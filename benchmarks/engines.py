@@ -113,23 +113,26 @@ class LlamaCpp:
             "flash_attn": False, "extra_buffer_types": True, "type_kv": None, "causal": None, "n_seq_max": 64,
             "lora": [], "lib": lib, "cpu": cpu, "vocab_only": False,
         })  # fmt: skip
-        self.contexts: dict[str, Any] = {}
+        self.made: tuple[str, Any] | None = None  # the context that was used last, and its way
         self.context("flash off, batch 512")
         wheel = "" if lib else f"xllamacpp {importlib.metadata.version('xllamacpp')}, "
         said = self.session.lib.llama_print_system_info().decode().strip(" |")
         self.about = {"llama.cpp": wheel + " ".join(said.split())}
 
     def context(self, way: str) -> Any:
-        """A context, kept."""
-        if way not in self.contexts:
-            options = self.session.options
+        """A context, kept until another one is asked for: each has room for a decoder's logits, gigabytes for Gemma."""
+        if self.made is None or self.made[0] != way:
+            options, lib = self.session.options, self.session.lib
             options["flash_attn"] = way.startswith("flash on")
             options["n_ctx"] = options["n_batch"] = int(way.split()[-1])
-            made = self.session.lib.llama_init_from_model(self.session.model, self.session.context_params(False))
+            if self.made is not None:
+                lib.llama_free(self.made[1])
+                self.made = None
+            made = lib.llama_init_from_model(self.session.model, self.session.context_params(False))
             if not made:
                 raise RuntimeError(f"llama.cpp made no context: {way}")
-            self.contexts[way] = made
-        return self.contexts[way]
+            self.made = way, made
+        return self.made[1]
 
     def ways(self, ids: Ids) -> list[str]:
         longest, total = max(map(len, ids)), sum(map(len, ids))

@@ -39,12 +39,12 @@ def timed(run: Callable[[], Any], least: float) -> tuple[float, int]:
 
 
 class Session:
-    """What a worker holds: its engine, and for each row and way the thing to run."""
+    """What a worker holds: its engine, the rows, and the thing to run of the row and way that was last asked for."""
 
     def __init__(self) -> None:
         self.engine: Any = None
         self.rows: dict[str, Ids] = {}
-        self.ready: dict[tuple[str, str], Callable[[], Any]] = {}
+        self.ready: tuple[str, str, Callable[[], Any]] | None = None
 
     def open(self, engine: str, options: dict[str, Any]) -> dict[str, Any]:
         make = getattr(importlib.import_module("benchmarks.engines"), engine)
@@ -55,14 +55,14 @@ class Session:
     def give(self, row: str, ids: Ids) -> dict[str, Any]:
         """Texts of a row; those given before under that name are forgotten."""
         self.rows[row] = ids
-        self.ready = {key: run for key, run in self.ready.items() if key[0] != row}
+        self.ready = None
         return {"ways": self.engine.ways(ids)}
 
     def prepared(self, row: str, way: str) -> Callable[[], Any]:
-        """The thing to run, made when first asked for."""
-        if (row, way) not in self.ready:
-            self.ready[row, way] = self.engine.prepare(self.rows[row], way)
-        return self.ready[row, way]
+        """The thing to run. Only one is kept: an engine may hold gigabytes for each (llama.cpp, a decoder's logits)."""
+        if self.ready is None or self.ready[:2] != (row, way):
+            self.ready = row, way, self.engine.prepare(self.rows[row], way)
+        return self.ready[2]
 
     def run(self, row: str, way: str, least: float) -> dict[str, Any]:
         seconds, repeats = timed(self.prepared(row, way), least)
