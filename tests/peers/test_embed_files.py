@@ -26,7 +26,7 @@ from tests.child import ROOT
 from tests.peers.jobs import FILES, ROWS, SECONDS, Corpus, Job, check_rows, until
 from tests.tiny import WORDS
 
-pytestmark = [pytest.mark.peers, pytest.mark.limit(900)]  # seconds; a job has fewer (jobs.py)
+pytestmark = [pytest.mark.peers, pytest.mark.limit(1800)]  # seconds; a job has fewer (jobs.py)
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -24,7 +24,7 @@ from refembed.errors import RequestError
 from tests.child import ROOT
 from tests.peers.jobs import SECONDS, Corpus, Job, check_rows, killed_twice, ticks, to_its_end, until
 
-pytestmark = [pytest.mark.peers, pytest.mark.limit(900)]  # seconds; a job has fewer (jobs.py)
+pytestmark = [pytest.mark.peers, pytest.mark.limit(1800)]  # seconds; a job has fewer (jobs.py)
 
 pa = pytest.importorskip("pyarrow")
 pd = pytest.importorskip("pandas")
