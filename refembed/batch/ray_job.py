@@ -166,7 +166,10 @@ def cluster(ray: Any, address: str | None, processes: int | None, threads: int) 
 
 
 def connect(ray: Any, address: str, cpus: int) -> None:
-    """Connect to a cluster, or start one with at least so many CPUs; Ray writes nothing here."""
+    """Connect to a cluster, or start one with at least so many CPUs; Ray writes nothing here.
+
+    Raises RequestError where Ray cannot; for a node that does not start in its 30 seconds that raises a bare Exception.
+    """
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -175,7 +178,10 @@ def connect(ray: Any, address: str, cpus: int) -> None:
     try:
         check_listening(address)
         ray.init(address=address, **settings)
-    except (OSError, ValueError, RuntimeError) as e:  # ConnectionError and TimeoutError are OSErrors
+    except Exception as e:
+        if address == "local":
+            message = f"Ray does not start here: {first_line(e)}"
+            raise RequestError(message, hint="once more, where the machine was only busy") from None
         hint = "`ray status` says where one runs; without --ray-address one is started here"
         raise RequestError(f"no Ray cluster at {address}: {first_line(e)}", hint=hint) from None
 
