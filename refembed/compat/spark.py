@@ -5,7 +5,7 @@
 
 Each Python worker of an executor loads the model once and keeps it (`spark.python.worker.reuse`, on by default). Spark
 runs a task again whose worker died: on a cluster up to `spark.task.maxFailures` times, in local mode only where the
-master is `local[N, FAILURES]`. Needs pyspark and pyarrow.
+master is `local[N, FAILURES]`. Needs pyspark, pandas and pyarrow.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from refembed.batch.columns import check_column, check_new
 from refembed.compat.common import need
 
 need("pyspark", "pyspark", "spark")
+need("pandas", "pandas", "spark")  # which mapInArrow asks for
 from pyspark.sql import types  # noqa: E402 - the sentence above comes first
 
 
