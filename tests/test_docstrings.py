@@ -33,6 +33,15 @@ FORMULAS = {  # what the operations in kernels/exact are made of
     "matmul": ("matmul",),
     "rope": ("pairs", "turns", "angles", "ramp", "pair_that_turns", "magnitude"),
     "sums": ("ordered_sum", "means"),
+    "tensor_cores": (
+        "round_tf32",
+        "round_fp16",
+        "round_bf16",
+        "matmul_tf32",
+        "matmul_fp16",
+        "matmul_bf16",
+        "multiply_steps",
+    ),
 }
 
 

@@ -17,6 +17,7 @@ NORMS = {
     "false": -1,
 }  # fmt: skip
 NUMERICS = ("auto", "exact", "ggml", "fast", "int8", "bf16", "cupy")
+PRECISIONS = ("float32", "tf32", "fp16", "bf16")
 # rows of kernels/ggml/profile.py
 PROFILES = ("avx2", "avx2-gcc13", "avx2-gcc12", "avx2-b11739", "avx2-b9093", "avx2-gcc13-b9014", "avx512", "neon")
 SEMANTICS = ("llama.cpp", "original")
@@ -196,6 +197,10 @@ def numerics_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise click.UsageError(f"--device: --numerics {numerics} has no choice there.")
             if device != CPU:
                 numerics, asked["device"] = "cupy", device
+        if (precision := options.pop("precision")) is not None:
+            if numerics != "cupy":
+                raise click.UsageError(f"--precision: --numerics {numerics} has no choice there (--device cuda has).")
+            asked["precision"] = precision
         return command(*args, numerics={"numerics": numerics, "semantics": semantics, **asked}, **options)
 
     decorated: Callable[..., Any] = gathered
@@ -220,6 +225,12 @@ NUMERICS_OPTIONS: tuple[Decorator, ...] = (
         callback=read_device,
         metavar="WHERE",
         help="cpu, or cuda, or cuda:N for GPU number N: --numerics cupy there.  [default: as --numerics says]",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        help="cupy: what matrices and what they multiply are rounded to, for tensor cores; sums and all else are of "
+        "float32.  [default: float32, nothing]",
     ),
     click.option(
         "--profile", type=click.Choice(PROFILES), help="Which build of llama.cpp ggml equals.  [default: avx2]"

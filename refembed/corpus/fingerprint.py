@@ -25,6 +25,7 @@ from refembed._version import __version__
 from refembed.embedder import Embedder
 from refembed.errors import RequestError
 from refembed.hub.digests import digests_of
+from refembed.kernels.numerics import spell_numerics
 from refembed.model.published import OriginalModel
 
 BITS = 2  # to be raised when a change of refembed between two releases gives some vector other bits
@@ -60,12 +61,12 @@ def engine(embedder: Embedder) -> Record:
         known[embedder] = files(embedder)
     original = isinstance(embedder.model, OriginalModel)
     return known[embedder] | {
-        "numerics": ops.name,
+        "numerics": spell_numerics(ops),
         "attention": "causal" if embedder.model.hparams.causal else "non-causal",
         "profile": repr(ops.profile) if ops.name == "ggml" else None,
         "semantics": "original" if original else "llama.cpp",
         "refembed": f"{__version__}, bits {BITS}",
-        "machine": machine(),
+        "machine": " ".join([machine(), *([ops.hardware] if ops.hardware else [])]),
     }
 
 

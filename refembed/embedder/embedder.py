@@ -24,7 +24,7 @@ from refembed.gguf import GGUFFile
 from refembed.gguf import open_gguf as open_file
 from refembed.hub.digests import digests_of
 from refembed.hub.opening import open_gguf
-from refembed.kernels.numerics import load_ops, remark_on
+from refembed.kernels.numerics import load_ops, remark_on, spell_numerics
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.kernels.threads import configure, cores, parallel_map
 from refembed.model import Model, load_model
@@ -134,6 +134,7 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         semantics: str = "llama.cpp",
         mmap: bool = True,
         device: int | None = None,
+        precision: str = "float32",
         threads: int | None = None,
     ) -> Embedder:
         """Open a model.
@@ -144,6 +145,8 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
                          same, with activations rounded to 8 bits where weights are quantized; "bf16" with weights and
                          activations rounded to bfloat16; "cupy" float32 on an NVIDIA GPU; "auto" is fast
         device           which GPU (`cupy` only), as CUDA counts them; None: the first
+        precision        of products with the model's matrices (`cupy` only): "float32", or on tensor cores "tf32",
+                         "fp16" or "bf16", with sums in float32; all else is of float32 (docs/gpu.md)
         lora             adapter files, "FILE" or "FILE:SCALE", added in this order; llama.cpp leaves the order of
                          several to chance (`refembed.model.lora`)
         mmproj           the GGUF file of the model's vision tower: `embed` then takes images too (docs/images.md)
@@ -173,7 +176,7 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         configure(threads)
         switches: dict[str, Any] = {
             "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget,
-            "device": device,
+            "device": device, "precision": precision,
         }  # fmt: skip
         ops = load_ops(numerics, **switches)
         f = open_gguf(model, mmap)
@@ -193,7 +196,8 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         if tower is not None:
             check_tower(loaded, tower, str(f.path), ops)
             tower = original_tower(tower) if semantics == "original" else tower
-        e = cls(read_info(f, loaded.hparams, ops.name), tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
+        info = read_info(f, loaded.hparams, spell_numerics(ops))
+        e = cls(info, tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
         e.options = switches | {
             "numerics": ops.name, "n_ubatch": n_ubatch, "lora": lora, "semantics": semantics, "mmap": mmap,
@@ -276,7 +280,7 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
             packed = pack([ids[i] for i in batch])  # the ids of these texts, end to end
             rows = forward_and_pool(self.model, self.ops, packed, how)
             for i, row in zip(batch, rows, strict=True):
-                vectors[i] = cut_and_normalize(row, normalize, dimensions)
+                vectors[i] = cut_and_normalize(row, normalize, dimensions, self.ops.if_not_finite)
 
         lengths = [len(text) for text in ids]
         if (pool := self.running_pool()) is not None and len(ids) > 1:
@@ -405,7 +409,7 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         how = self.resolve_options(pooling).pooling
         given: Any = text
         batch = self.image_batch(given) if has_image(given) else pack([self.ids_of(given, 0, truncate)])
-        meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
+        meta = {"engine": f"refembed {__version__}", "numerics": spell_numerics(self.ops), "model": str(self.info.path)}
         recorder = Recorder(meta | {"tokens": batch.ids.tolist(), "pooling": how})
         forward_and_pool(self.model, ops or self.ops, batch, how, tap or recorder)
         return recorder.trace

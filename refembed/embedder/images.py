@@ -9,6 +9,7 @@ from refembed._version import __version__
 from refembed.arrays import F32
 from refembed.embedder.base import EmbedderBase
 from refembed.errors import RequestError
+from refembed.kernels.numerics import spell_numerics
 from refembed.kernels.ops import NO_TAP, Tap
 from refembed.model.batch import Batch
 from refembed.model.trace import Recorder, Trace
@@ -46,7 +47,7 @@ class TextsWithImages(EmbedderBase):
         (384,)
         """
         (row,) = forward_and_pool(self.model, self.ops, batch, options.pooling)
-        return cut_and_normalize(row, options.normalize, options.dimensions)
+        return cut_and_normalize(row, options.normalize, options.dimensions, self.ops.if_not_finite)
 
     def image_batch(self, given: Mapping[str, Any], index: int = 0, tap: Tap = NO_TAP) -> Batch:
         """A text with images, {"text": ..., "image": ...}, as the text model runs it.
@@ -81,7 +82,7 @@ class TextsWithImages(EmbedderBase):
         >>> Embedder.load(model, mmproj=mmproj).trace_image(np.zeros((9, 9, 3), np.uint8))["inp_raw"].shape
         (3, 42, 42)
         """
-        meta = {"engine": f"refembed {__version__}", "numerics": self.ops.name, "model": str(self.info.path)}
+        meta = {"engine": f"refembed {__version__}", "numerics": spell_numerics(self.ops), "model": str(self.info.path)}
         recorder = Recorder(meta)
         self.image_batch({"image": image}, tap=recorder)
         return recorder.trace

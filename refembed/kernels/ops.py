@@ -45,6 +45,9 @@ class Ops(StateOps, ImageOps):
 
     name: str  # one of NUMERICS
     dtype: type[np.floating[Any]]  # of every activation
+    precision: str | None = None  # of products with matrices, where there is a choice: `cupy`
+    if_not_finite = "`refembed doctor MODEL` looks for NaN in the weights"  # a hint
+    hardware = ""  # what decides about bits, if not this CPU and the libraries: a generation of GPUs
     one_text_a_core = False  # whether cores take texts of a batch each by itself, a few at a time (`Embedder`)
 
     @abstractmethod

@@ -28,6 +28,7 @@ class OpsWrapper(Ops):
 
     def __init__(self, base: Ops) -> None:
         self.base, self.name, self.dtype, self.one_text_a_core = base, base.name, base.dtype, base.one_text_a_core
+        self.precision, self.hardware, self.if_not_finite = base.precision, base.hardware, base.if_not_finite
 
     def weight(self, w: Tensor) -> Float:
         return self.base.weight(w)

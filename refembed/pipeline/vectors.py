@@ -40,10 +40,13 @@ def forward_and_pool(model: Model, ops: Ops, batch: Batch, how: str, tap: Tap = 
     return vectors if isinstance(vectors, list) else np.asarray(vectors)  # from a GPU all at once
 
 
-def cut_and_normalize(vector: Float, normalize: int, dimensions: int | None = None) -> F32:
+def cut_and_normalize(
+    vector: Float, normalize: int, dimensions: int | None = None, hint: str = Ops.if_not_finite
+) -> F32:
     """Keep the first `dimensions` numbers (Matryoshka), normalize, round to float32.
 
     vector   (D) or, where nothing is pooled, (T, D)
+    hint     what to try where it is not finite: `Ops.if_not_finite`
     returns  the same shape, with `dimensions` in place of D
 
     Raises ModelError for a vector that is not finite.
@@ -53,6 +56,5 @@ def cut_and_normalize(vector: Float, normalize: int, dimensions: int | None = No
     """
     cut = vector[..., :dimensions]
     if not np.isfinite(cut).all():
-        hint = "`refembed doctor MODEL` looks for NaN in the weights"
         raise ModelError("the model gave a vector that is not finite", hint=hint)
     return normalize_rows(cut, normalize).astype(np.float32)

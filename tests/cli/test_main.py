@@ -17,7 +17,7 @@ import refembed.cli
 from refembed import errors
 from refembed.cli import COMMANDS, run
 from refembed.cli import options as shared
-from refembed.kernels.numerics import NUMERICS
+from refembed.kernels.numerics import NUMERICS, PRECISIONS
 from tests.cli.conftest import ENVIRONMENT, Cli, program
 
 pytestmark = pytest.mark.system
@@ -65,6 +65,7 @@ def test_every_option_has_help(verb: str) -> None:
 
 def test_numerics_are_those_of_the_kernels() -> None:
     assert list(shared.NUMERICS) == ["auto", *NUMERICS]
+    assert shared.PRECISIONS == PRECISIONS
 
 
 def test_version(cli: Cli) -> None:

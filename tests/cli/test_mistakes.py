@@ -132,6 +132,9 @@ EMBED = """
 1 a --device cuda:-1                               | 'cuda:-1' is none of cpu, cuda, cuda:N
 1 a --device cuda --numerics fast                  | --device: --numerics fast has no choice there
 1 a --device cpu --numerics cupy                   | --device: --numerics cupy has no choice there
+1 a --precision bf16                               | --precision: --numerics auto has no choice there
+1 a --precision bf16 --numerics fast               | --precision: --numerics fast has no choice there
+1 a --device cuda --precision half                 | 'half' is not one of 'float32', 'tf32', 'fp16', 'bf16'
 1 -p a -f t.txt                                    | Give one of --prompt, --file and --binary-file
 1 -bf folder                                       | folder: a folder
 1 -p a -b 0                                        | not in the range

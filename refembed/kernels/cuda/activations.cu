@@ -50,7 +50,7 @@ OF_ONE(gelu, gelu_of(x))
 OF_ONE(gelu_erf, gelu_erf_of(x))
 OF_ONE(silu, silu_of(x))
 OF_ONE(sigmoid, sigmoid_of(x))
-OF_ONE(relu, x > 0.0f ? x : 0.0f)
+OF_ONE(relu, x <= 0.0f ? 0.0f : x)  // a comparison that NaN does not pass
 OF_ONE(tanh_, tanhf(x))
 OF_ONE(exp_, expf(x))
 OF_TWO(geglu, gelu_of(gate) * up)

@@ -46,6 +46,10 @@ class Device(ABC):
     def free_bytes(self) -> int:
         """Memory that is not in use."""
 
+    @abstractmethod
+    def capability(self) -> tuple[int, int]:
+        """Compute capability, as NVIDIA counts generations of GPUs: (9, 0) is Hopper's."""
+
     def upload(self, array: npt.NDArray[Any]) -> Memory:
         """A copy of an array on the device."""
         array = np.ascontiguousarray(array)

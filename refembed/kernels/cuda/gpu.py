@@ -121,5 +121,10 @@ class Gpu(Device):
         free, _ = self.cupy.cuda.runtime.memGetInfo()
         return int(free) + int(self.cupy.get_default_memory_pool().free_bytes())
 
+    def capability(self) -> tuple[int, int]:
+        """As the driver has it."""
+        found = self.cupy.cuda.runtime.getDeviceProperties(self.index)
+        return int(found["major"]), int(found["minor"])
+
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind

@@ -18,11 +18,13 @@ import numpy as np
 HOME = Path(__file__).parent
 SOURCES = (
     "activations", "arithmetic", "attention", "conv", "dequant_iquants", "dequant_kquants", "dequant_legacy", "matmul",
-    "norms", "recurrent", "rope", "sums",
+    "norms", "recurrent", "rope", "sums", "tensor_cores",
 )  # fmt: skip
 
 SCALARS: dict[str, type[np.generic]] = {"int": np.int32, "long long": np.int64, "float": np.float32}
-POINTERS: dict[str, type[np.generic]] = SCALARS | {"unsigned char": np.uint8, "signed char": np.int8}
+POINTERS: dict[str, type[np.generic]] = SCALARS | {
+    "unsigned char": np.uint8, "signed char": np.int8, "unsigned int": np.uint32
+}  # fmt: skip
 
 INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 ENTRY = r'extern "C" __global__ void (?:__launch_bounds__\(\d+\)\s+)?(\w+)\(([^()]*)\)'

@@ -1,4 +1,4 @@
-"""The `cupy` numerics: `Ops` as launches of CUDA kernels, in float32.
+"""The `cupy` numerics: `Ops` as launches of CUDA kernels, in float32 but for products of another `precision`.
 
 Activations are `DeviceArray`s; what is given as an array of the host is copied to the device first. Every kernel works
 row by row (attention: query by query) in an order that depends on nothing around the row, products included, so a text
@@ -23,6 +23,7 @@ from refembed.kernels.cuda.array import DeviceArray, with_repeated
 from refembed.kernels.cuda.device import Device
 from refembed.kernels.cuda.image_ops import CudaImageOps
 from refembed.kernels.cuda.launch import Memory
+from refembed.kernels.cuda.precision import FLOAT32, WIDER, Precision, precision_on
 from refembed.kernels.cuda.state_ops import CudaStateOps, floats, whole_numbers
 from refembed.kernels.cuda.weights import DeviceWeights
 from refembed.kernels.exact.attention import by_head, mask_scores, slopes
@@ -32,7 +33,7 @@ from refembed.kernels.ops import BIDIRECTIONAL, NO_TAP, AttentionSpec, Rope, Tap
 WINDOW_KINDS = {"standard": 0, "chunked": 1, "symmetric": 2}  # AttentionMask.kind, as attention.cu counts them
 QUERIES, WARPS = 16, 4  # of a block of attention.cu
 WIDTHS = (64, 128, 256, 512)  # channels of a head that attention.cu has kernels for
-TILE = 64  # rows and columns of a block of matmul.cu
+TILE = 64  # columns of a block of matmul.cu and tensor_cores.cu
 FEW_ROWS = 48  # rows of x that tiles of 16 rows waste less on
 RECENT = 8  # arrays of the host whose copies are kept: places and offsets, which each layer takes again
 
@@ -55,10 +56,17 @@ class Cupy(CudaStateOps, CudaImageOps):
     name = "cupy"
     dtype: type[np.floating[Any]] = np.float32
 
-    def __init__(self, device: Device, *, memory_budget: int | str | None = None) -> None:
-        """memory_budget: as `DeviceWeights` takes it."""
-        self.device = device
-        self.weights = DeviceWeights(device, memory_budget)
+    def __init__(
+        self, device: Device, *, memory_budget: int | str | None = None, precision: str = FLOAT32.name
+    ) -> None:
+        """memory_budget: as `DeviceWeights` takes it; precision: of products with matrices, a name of PRECISIONS."""
+        self.device, self.precision = device, precision
+        self.products = precision_on(device, precision)
+        self.weights = DeviceWeights(device, memory_budget, self.products)
+        if self.products.numbers:
+            self.hardware = "tensor cores {}.{}".format(*device.capability())
+        if precision == "fp16":
+            self.if_not_finite = f"precision fp16 ends at 65504, and {WIDER}; {self.if_not_finite}"
         self.turned: dict[Rope, tuple[int, Memory, Memory]] = {}  # places, cosines, sines
         self.slopes: dict[tuple[int, float], Memory] = {}
         self.own = threading.local()
@@ -104,22 +112,22 @@ class Cupy(CudaStateOps, CudaImageOps):
         return self.weights.rows(w, np.asarray(ids, np.int64))
 
     def product(self, x: DeviceArray, w: Tensor, bias: Memory | None = None, out: DeviceArray | None = None) -> Any:
-        """x Wᵀ + bias (T, N), every element one chain of multiply-adds."""
+        """x Wᵀ + bias (T, N), every element one chain of multiply-adds, or of instructions of tensor cores."""
         (rows, depth), n = x.shape, w.shape[0]
         out = out or self.empty((rows, n))
         for begin, end, part in self.weights.parts(w):
             own = None if bias is None else bias.at(begin)
-            self.matmul(x.memory, part, own, rows, end - begin, depth, n, begin, out.memory)
+            self.matmul(x.memory, part, own, rows, end - begin, depth, n, begin, out.memory, self.products)
         return out
 
     def matmul(
         self, x: Memory, w: Memory, bias: Memory | None, rows: int, n: int, depth: int, stride: int, first: int,
-        out: Memory,
+        out: Memory, by: Precision = FLOAT32,
     ) -> None:  # fmt: skip
         """x (rows, depth) times w (n, depth) transposed, into columns from `first` on of out (rows, stride)."""
-        kernel, tall = ("matmul_few", 16) if rows <= FEW_ROWS else ("matmul", TILE)
+        kernel, tall = (f"{by.kernel}_few", 16) if rows <= FEW_ROWS else (by.kernel, by.tall)
         grid = (-(-n // TILE), -(-rows // tall), 1)
-        self.device.launch(kernel, grid, (64, 1, 1), x, w, bias, rows, n, depth, stride, first, out)
+        self.device.launch(kernel, grid, (by.threads, 1, 1), x, w, bias, rows, n, depth, stride, first, out)
 
     def linear(self, x: Float, w: Tensor, b: Tensor | None = None, tap: Tap = NO_TAP, product: str = "") -> Any:
         """y = x Wᵀ + b."""

@@ -1,14 +1,15 @@
-"""Weights in a device's memory: small tensors and matrices in float32, decoded there from the file's blocks.
+"""Weights in a device's memory: small tensors in float32, matrices as products read them, decoded there from blocks.
 
-Matrices are decoded once and kept while that costs less than the memory budget; others stay on the device as the file
-has them and are decoded some rows at a time, each time they are used. Either way the bits are the same.
+Matrices are decoded, and rounded where the precision says so, once and kept while that costs less than the memory
+budget; others stay on the device as the file has them and are decoded some rows at a time, each time they are used.
+Either way the bits are the same.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from refembed.gguf import Tensor
 from refembed.kernels.cuda.array import DeviceArray
 from refembed.kernels.cuda.device import Device
 from refembed.kernels.cuda.launch import Memory
+from refembed.kernels.cuda.precision import FLOAT32, Precision
 from refembed.kernels.quant.dequant import CODEBOOKS, FAMILY, PLAIN
 from refembed.kernels.quant.row_blocks import in_bytes, row_blocks
 
@@ -27,14 +29,18 @@ SHARE_OF_MEMORY = 0.75  # of what is free: what decoded matrices may take unless
 class DeviceWeights:
     """Tensors on a device, each for as long as it is in use.
 
-    budget  bytes of decoded matrices to keep, or "mapped" for none; None: three quarters of the device's free memory
+    budget     bytes of matrices to keep, or "mapped" for none; None: three quarters of the device's free memory
+    precision  how matrices are kept
     """
 
-    def __init__(self, device: Device, budget: int | str | None = None) -> None:
-        self.device = device
+    def __init__(self, device: Device, budget: int | str | None = None, precision: Precision = FLOAT32) -> None:
+        self.device, self.precision = device, precision
         self.room = int(device.free_bytes() * SHARE_OF_MEMORY) if budget is None else in_bytes(budget)
         self.raw: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # blocks as the file has them, little-endian
         self.decoded: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # float32
+        self.rounded: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # matrices of another precision, in words
+        self.in_range: WeakSet[Tensor] = WeakSet()  # whose numbers that precision has
+        self.beyond = device.upload(np.zeros(1, np.int32)) if precision.numbers else None  # 1: some number it has not
         self.codebooks: dict[str, Memory] = {}
         self.lock = threading.RLock()  # a server's threads share an embedder
 
@@ -50,24 +56,36 @@ class DeviceWeights:
         return self.decode(w, self.blocks(w), self.device.upload(ids), len(ids))
 
     def matrix(self, w: Tensor) -> Memory | None:
-        """W (N, C), kept; None where there is no room."""
+        """W (N, C) in the precision, kept; None where there is no room."""
+        kept, made = (self.rounded, self.round_all) if self.precision.numbers else (self.decoded, self.decode_all)
         with self.lock:
-            if w not in self.decoded:
-                nbytes = 4 * w.shape[0] * w.shape[1]
+            if w not in kept:
+                nbytes = 4 * w.shape[0] * self.precision.words(w.shape[1])
                 if nbytes > self.room:
                     return None
+                kept[w] = made(w)
                 self.room -= nbytes
-                self.decoded[w] = self.decode_all(w)
-            return self.decoded[w]
+            return kept[w]
 
     def parts(self, w: Tensor) -> Iterator[tuple[int, int, Memory]]:
         """begin, end and rows begin:end of W (N, C), one part after the other, all at once where it is kept."""
         if (whole := self.matrix(w)) is not None:
             yield 0, w.shape[0], whole
             return
-        raw, step = self.blocks(w), w.nbytes // w.shape[0]
+        raw, rounds = self.blocks(w), self.precision.numbers > 0
+        with self.lock:
+            if rounds and w not in self.in_range:
+                for _, _, part in self.decoded_parts(w, raw):
+                    self.round(part)
+                self.check_range(w)
+        for begin, end, part in self.decoded_parts(w, raw):
+            yield begin, end, self.round(part) if rounds else part.memory
+
+    def decoded_parts(self, w: Tensor, raw: Memory) -> Iterator[tuple[int, int, DeviceArray]]:
+        """begin, end and rows begin:end of W (N, C) in float32."""
+        step = w.nbytes // w.shape[0]
         for begin, end in row_blocks(*w.shape):
-            yield begin, end, self.decode(w, raw.at(begin * step), None, end - begin).memory
+            yield begin, end, self.decode(w, raw.at(begin * step), None, end - begin)
 
     def blocks(self, w: Tensor) -> Memory:
         """The blocks of w on the device, kept there."""
@@ -87,6 +105,34 @@ class DeviceWeights:
             return self.upload_blocks(w)._replace(dtype=np.dtype(np.float32))
         raw = self.raw.get(w) or self.upload_blocks(w)
         return self.decode(w, raw, None, w.shape[0] if len(w.shape) > 1 else 1).memory
+
+    def round_all(self, w: Tensor) -> Memory:
+        """All of W in words, some rows at a time, so that only so many are in float32; its blocks are not kept."""
+        words = self.precision.words(w.shape[1])
+        out = self.device.allocate(w.shape[0] * words, np.uint32)
+        for begin, _, part in self.decoded_parts(w, self.raw.get(w) or self.upload_blocks(w)):
+            self.round(part, out.at(begin * words))
+        self.check_range(w)
+        return out
+
+    def round(self, part: DeviceArray, out: Memory | None = None) -> Memory:
+        """Some rows of a matrix (rows, C) in words; `beyond` becomes 1 where the precision has no such number."""
+        rows, C = part.shape
+        n = rows * self.precision.words(C)
+        out = out or self.device.allocate(n, np.uint32)
+        self.device.for_each(f"round_{self.precision.name}", n, part.memory, rows, C, self.beyond, out)
+        return out
+
+    def check_range(self, w: Tensor) -> None:
+        """ModelError where W, which was rounded just now, has numbers that the precision has not; waits for that."""
+        found = np.zeros(1, np.int32)
+        if self.beyond is not None:
+            self.device.read(self.beyond, found)
+            self.device.clear(self.beyond, 1)
+        if found[0]:
+            message = f"{w.name}: precision {self.precision.name} ends at {self.precision.largest}, a weight is beyond"
+            raise ModelError(message, hint=self.precision.wider)
+        self.in_range.add(w)
 
     def decode(self, w: Tensor, raw: Memory, ids: Memory | None, rows: int) -> DeviceArray:
         """Rows of blocks in float32: those at `ids`, or the first so many."""

@@ -15,7 +15,7 @@ import numpy as np
 from refembed.kernels.cuda.launch import SOURCES, Memory, kernel_of, source_text
 from tests.kernels.cuda.on_cpu import OnCpu
 
-PROPERTIES = {"name": b"no GPU", "totalGlobalMem": 1 << 30, "major": 0, "minor": 0}
+PROPERTIES = {"name": b"no GPU", "totalGlobalMem": 1 << 30, "major": 9, "minor": 0}
 
 
 class CUDARuntimeError(RuntimeError):

@@ -1,4 +1,5 @@
-"""`OnCpu`: a `Device` without a GPU. The kernels' own source, compiled by g++ with cuda_on_cpu.h in front of it.
+"""`OnCpu`: a `Device` without a GPU. The kernels' own source, compiled by g++ with cuda_on_cpu.h in front of it, and
+mma_on_cpu.h where it has tensor cores.
 
 Slow, as threads take turns, but the same source, the same arguments and the same launches as on a GPU. What is
 allocated is filled with NaN and stands between guards, so that a kernel that reads what nothing wrote, or writes
@@ -23,12 +24,13 @@ from refembed.kernels.cuda.device import Device, Three
 from refembed.kernels.cuda.launch import Kernel, Memory, kernels_of, source_text
 
 COMPILER = shutil.which("g++")
-HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+HEADER, TENSOR_CORES = (Path(__file__).with_name(f"{name}_on_cpu.h") for name in ("cuda", "mma"))
 FLAGS = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-w")
 GUARD = 1024  # bytes on either side of what is allocated
 UNWRITTEN = 0xFF  # as floats they are NaN
 C_TYPES: dict[type[np.generic], str] = {
-    np.float32: "float", np.int32: "int", np.int64: "long long", np.uint8: "unsigned char", np.int8: "signed char"
+    np.float32: "float", np.int32: "int", np.int64: "long long", np.uint8: "unsigned char", np.int8: "signed char",
+    np.uint32: "unsigned int",
 }  # fmt: skip
 
 
@@ -82,6 +84,9 @@ class OnCpu(Device):
     def free_bytes(self) -> int:
         return 1 << 30
 
+    def capability(self) -> tuple[int, int]:
+        return 9, 0
+
     def library(self, source: str) -> ctypes.CDLL:
         """The kernels of a file, compiled once."""
         if source not in self.libraries:
@@ -102,7 +107,8 @@ class Guarded:
 
 def compiled(source: str, text: str, built: Path) -> Path:
     """A library with a function launch_NAME(grid, block, descending, arguments) for each kernel of a file."""
-    whole = "\n".join([HEADER.read_text(), text, *(launcher(kernel) for kernel in kernels_of(source).values())])
+    headers = [HEADER.read_text(), *([TENSOR_CORES.read_text()] if source == "tensor_cores" else [])]
+    whole = "\n".join([*headers, text, *(launcher(kernel) for kernel in kernels_of(source).values())])
     library = built / f"{source}-{hashlib.sha256((whole + repr(FLAGS)).encode()).hexdigest()[:16]}.so"
     if not library.exists():
         code, new = library.with_suffix(".cpp"), library.with_suffix(".new")

@@ -64,7 +64,7 @@ def check_cubin(folder: Path, source: str, target: str) -> None:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("source", ["matmul", "norms"])
+@pytest.mark.parametrize("source", ["matmul", "norms", "tensor_cores"])
 def test_kernels_compile_without_spills(tmp_path: Path, source: str) -> None:
     check_cubin(tmp_path, source, "sm_90")
 

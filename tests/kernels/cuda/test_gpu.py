@@ -134,11 +134,14 @@ def test_the_benchmark_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_benchmark_is_ready_for_a_gpu(
     fake: FakeCupy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All of it, on two texts; its figures mean nothing here."""
+    """All of it, on two texts; its figures mean nothing here. In place of sentence-transformers the definition."""
     monkeypatch.setattr(benchmark, "TEXTS", 2)
     monkeypatch.setattr(benchmark, "SHAPES", ((3, 40, 50), (70, 33, 65)))
+    exact = Embedder.load("minilm", numerics="exact", semantics="original")
+    monkeypatch.setattr(benchmark, "peers", lambda args: dict.fromkeys(args.precisions, exact.embed))
     results = tmp_path / "results.json"
-    benchmark.main(["--types", "q8_0", "--rows", "1x8", "--seconds", "0", "--json", str(results)])
+    options = ["--types", "q8_0", "--precisions", "float32", "fp16", "--rows", "1x8", "--seconds", "0"]
+    benchmark.main([*options, "--json", str(results)])
     printed = capsys.readouterr().out
     assert "0 numbers differ from the CPU's chains of multiply-adds" in printed
     assert "0 of 2 texts have other bits alone\n" in printed
@@ -148,6 +151,14 @@ def test_the_benchmark_is_ready_for_a_gpu(
     assert found["correctness"]["sound"] is True
     assert found["correctness"]["q8_0"]["worst"] < benchmark.BOUND
     assert found["speed"]["1x8"]["ids"] > 0
+    assert (found["correctness"]["precision fp16"]["wrong"], found["correctness"]["precision fp16"]["sound"]) == (
+        0,
+        True,
+    )
+    assert found["correctness"]["sentence-transformers fp16"]["worst"] < 1e-12
+    assert set(found["speed"]["1x8"]) == {
+        "ids", "float32", "fp16", "peer float32", "peer fp16", "ratio float32", "ratio fp16"
+    }  # fmt: skip
 
 
 @pytest.mark.system
@@ -157,7 +168,7 @@ def test_the_benchmark_times_nothing_that_is_wrong(
     fake.device.changed["activations"] = source_text("activations").replace("0.044715f", "0.04f")
     monkeypatch.setattr(benchmark, "TEXTS", 2)
     with pytest.raises(SystemExit, match="wrong results: nothing was timed"):
-        benchmark.main(["--types", "f32", "--rows", "1x8"])
+        benchmark.main(["--types", "f32", "--precisions", "float32", "--rows", "1x8"])
     assert "WRONG" in capsys.readouterr().out
 
 

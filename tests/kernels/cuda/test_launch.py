@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from refembed.gguf import QUANT_TYPES
-from refembed.kernels.cuda import array, launch, state_ops
+from refembed.kernels.cuda import array, launch, precision, state_ops
 from refembed.kernels.cuda import ops as ops_module
 from refembed.kernels.cuda.launch import HOME, SOURCES, kernel_of, kernels_of, packed
 from refembed.kernels.cuda.ops import Cupy
@@ -25,6 +25,7 @@ ELSEWHERE = {
     "add_scaled": "exact.ops.Exact.add_scaled", "log_decay": "exact.ops.Exact.log_decay",
     "add": "ops.Ops.add", "multiply": "ops.Ops.multiply", "scale": "ops.Ops.scale", "columns": "ops.Ops.split",
     "gather": "ops.Ops.get_rows", **{f"attention_{n}": "exact.attention.attention" for n in (64, 128, 256, 512)},
+    **{f"matmul_{p}_few": f"exact.tensor_cores.matmul_{p}" for p in ("tf32", "fp16", "bf16")},
     **{name.lower(): "quant.dequant.plain" for name in PLAIN},
 }  # fmt: skip
 
@@ -33,7 +34,7 @@ def test_every_file_of_kernels_is_listed_and_no_two_kernels_have_one_name() -> N
     assert sorted(path.stem for path in HOME.glob("*.cu")) == sorted(SOURCES)
     names = [name for source in SOURCES for name in kernels_of(source)]
     assert len(set(names)) == len(names)
-    assert len(names) == 68
+    assert len(names) == 77
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -87,7 +88,7 @@ def test_a_signature_may_not_have_a_type_that_is_not_packed() -> None:
         launch.parameters_of("const float* x, double y")
 
 
-@pytest.mark.parametrize("module", [launch, ops_module, state_ops, array])
+@pytest.mark.parametrize("module", [launch, ops_module, state_ops, array, precision])
 def test_examples_hold(module: Any) -> None:
     found = doctest.testmod(module)
     assert (found.failed, found.attempted > 0) == (0, True)
