@@ -96,11 +96,16 @@ def engines_table(results: Results) -> str:
     """Start and speed of each engine's program."""
     if "engines" not in results:
         return "Not measured."
-    rows, plain = [], None
-    for name, (few, short, many, long) in results["engines"].items():
-        rate = (many - few) / max(long - short, 1e-3)
-        plain = plain or rate
-        rows.append([name, f"{short - few / rate:.1f}", f"{rate:,.0f}", f"{rate / plain:.2f}", f"{long:.1f}"])
+    engines = results["engines"].items()
+    rates = {name: (many - few) / (long - short) for name, (few, short, many, long) in engines if long > short}
+    plain = rates.get(next(iter(results["engines"])))
+    rows = []
+    for name, (few, short, _, long) in engines:
+        if (rate := rates.get(name)) is None:  # the start varies by more than these texts take
+            rows.append([name, f"{min(short, long):.1f}", "too few texts", "", f"{long:.1f}"])
+            continue
+        over = f"{rate / plain:.2f}" if plain else ""
+        rows.append([name, f"{short - few / rate:.1f}", f"{rate:,.0f}", over, f"{long:.1f}"])
     absent = "".join(f"\n\nNot measured: {name}: {why}." for name, why in results.get("absent", {}).items())
     last = next(iter(results["engines"].values()))[2]
     return table(["two workers", "start, s", "texts/s then", "over none", f"{last:,} texts, s"], rows) + absent

@@ -39,6 +39,15 @@ def test_an_engine_is_its_start_and_what_each_text_takes() -> None:
     assert scale.engines_table({k: v for k, v in RESULTS.items() if k != "engines"}) == "Not measured."
 
 
+def test_a_speed_that_the_start_hides_is_not_made_up() -> None:
+    engines = {"no engine": [100, 2.0, 1100, 12.0], "Dask": [100, 44.0, 1100, 31.0], "Spark": [100, 12.0, 1100, 12.0]}
+    table = scale.engines_table(RESULTS | {"engines": engines})
+    assert "| Dask | 31.0 | too few texts |  | 31.0 |" in table
+    assert "| Spark | 12.0 | too few texts |  | 12.0 |" in table
+    table = scale.engines_table(RESULTS | {"engines": dict(reversed(engines.items()))})
+    assert "| no engine | 1.0 | 100 |  | 12.0 |" in table
+
+
 def test_memory_is_in_mib_and_tokens_are_a_second() -> None:
     assert "| 2 x 1 | 3 | 4 | 2 | 5 |" in scale.memory_table(RESULTS)
     assert "| `tokenizers=1` | 500,000 |" in scale.tokenizers_table(RESULTS)
