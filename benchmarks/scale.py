@@ -48,7 +48,7 @@ def measure(options: argparse.Namespace) -> Results:
     if options.engines:
         results["engines"], results["absent"] = scale_runs.engines(e, texts * 2)
     results["load"].append(os.getloadavg()[0])
-    return results | {"when": datetime.now(timezone.utc).strftime("%d %B %Y")}
+    return results | {"when": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 
 def shapes_table(results: Results) -> str:
@@ -96,11 +96,16 @@ def engines_table(results: Results) -> str:
     """Start and speed of each engine's program."""
     if "engines" not in results:
         return "Not measured."
-    rows, plain = [], None
-    for name, (few, short, many, long) in results["engines"].items():
-        rate = (many - few) / max(long - short, 1e-3)
-        plain = plain or rate
-        rows.append([name, f"{short - few / rate:.1f}", f"{rate:,.0f}", f"{rate / plain:.2f}", f"{long:.1f}"])
+    engines = results["engines"].items()
+    rates = {name: (many - few) / (long - short) for name, (few, short, many, long) in engines if long > short}
+    plain = rates.get(next(iter(results["engines"])))
+    rows = []
+    for name, (few, short, _, long) in engines:
+        if (rate := rates.get(name)) is None:  # the start varies by more than these texts take
+            rows.append([name, f"{min(short, long):.1f}", "too few texts", "", f"{long:.1f}"])
+            continue
+        over = f"{rate / plain:.2f}" if plain else ""
+        rows.append([name, f"{short - few / rate:.1f}", f"{rate:,.0f}", over, f"{long:.1f}"])
     absent = "".join(f"\n\nNot measured: {name}: {why}." for name, why in results.get("absent", {}).items())
     last = next(iter(results["engines"].values()))[2]
     return table(["two workers", "start, s", "texts/s then", "over none", f"{last:,} texts, s"], rows) + absent
@@ -111,7 +116,8 @@ def source_line(results: Results) -> str:
     of = f"{results['model']}, texts of {results['tokens a text']:.0f} tokens"
     load = f"load {results['load'][0]:.1f} before"
     cores = f"{results['machine']['processor'].partition(',')[0]}, {results['machine']['cores']} cores"
-    return f"{of}; {cores}, {load}, {results['when']} (`python -m benchmarks scale --engines`)."
+    when = f"{datetime.fromisoformat(results['when']):%d %B %Y}"
+    return f"{of}; {cores}, {load}, {when} (`python -m benchmarks scale --engines`)."
 
 
 MADE = {
@@ -126,6 +132,14 @@ def where_measured(make: Callable[[Results], str]) -> Callable[[Results], str]:
 
 
 TABLES = {name: where_measured(make) for name, make in MADE.items()}
+
+
+def newest(folder: Path) -> Results:
+    """Of the results that are kept, a file a machine, those that were measured last."""
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("scale-*.json")]
+    if not kept:
+        sys.exit("no results are kept: --write keeps them")
+    return max(kept, key=lambda results: datetime.fromisoformat(results["when"]))
 
 
 def main(args: Sequence[str]) -> None:
@@ -143,10 +157,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--tables", action="store_true", help="only make the tables anew, from the results kept last")
     options = parser.parse_args(args)
     if options.tables:
-        kept = sorted(FOLDER.glob("scale-*.json"), key=lambda path: path.stat().st_mtime)
-        if not kept:
-            sys.exit("no results are kept: --write keeps them")
-        results = json.loads(kept[-1].read_text(encoding="utf-8"))
+        results = newest(FOLDER)
     else:
         print(f"load {os.getloadavg()[0]:.1f}, {threads.available()} cores", file=sys.stderr)
         results = measure(options)

@@ -117,7 +117,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("weights-Q8_0", "the file as Q8_0", ("weights-Q8_0",), broken=stored("Q8_0")),
     Fault("weights-Q4_0", "the file as Q4_0", ("weights-Q4_0",), broken=stored("Q4_0")),
     Fault("weights-Q4_K_M", "the file as Q4_K_M", ("weights-Q4_K_M",), broken=stored("Q4_K_M")),
-    Fault("half-inputs", "matrices in float16", ("inputs-float16", "hidden-float16"),
+    Fault("half-inputs", "matrices in float16", ("inputs-tf32", "results-float16"),
           broken=ops(linear=lambda true, x, *rest: true.linear(half(x), *rest))),
     # pooling
     Fault("pooling-cls", "the first token", ("pooling-cls",), broken=hparams(pooling="cls")),

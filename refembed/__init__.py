@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from refembed.errors import RefembedError as RefembedError
     from refembed.errors import RequestError as RequestError
     from refembed.errors import TooLongError as TooLongError
-    from refembed.hub.opening import load_tokenizer, open_gguf
     from refembed.model.trace import Trace
+    from refembed.pipeline.opening import load_tokenizer, open_gguf
     from refembed.pooling.normalize import normalize
     from refembed.pooling.poolers import pool
     from refembed.similarity import cosine, dot, euclidean, manhattan
@@ -65,9 +65,9 @@ ERRORS = (
 HOMES = {
     "Embedder": "embedder",
     "Trace": "model.trace",
-    "load_tokenizer": "hub.opening",
+    "load_tokenizer": "pipeline.opening",
     "normalize": "pooling.normalize",
-    "open_gguf": "hub.opening",
+    "open_gguf": "pipeline.opening",
     "pool": "pooling",
     **dict.fromkeys(("cosine", "dot", "euclidean", "manhattan"), "similarity"),
     **dict.fromkeys(ERRORS, "errors"),

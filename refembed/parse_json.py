@@ -21,14 +21,14 @@ def parse_json(data: bytes | str, **hooks: Any) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def parse_object(data: bytes | str) -> dict[str, Any]:
-    """The JSON object of a text. ValueError where it is no JSON, or another kind of value.
+def parse_object(data: bytes | str, **hooks: Any) -> dict[str, Any]:
+    """The JSON object of a text, as `parse_json` takes it. ValueError where it is no JSON, or another kind of value.
 
     >>> parse_object("[1, 2]")
     Traceback (most recent call last):
     ValueError: a list, where a JSON object belongs
     """
-    value = parse_json(data)
+    value = parse_json(data, **hooks)
     if not isinstance(value, dict):
         raise ValueError(f"a {type(value).__name__}, where a JSON object belongs")
     return value

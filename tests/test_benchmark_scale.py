@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,8 @@ from benchmarks import scale, scale_runs
 from benchmarks.tables import MARKED, filled
 
 RESULTS: dict[str, Any] = {
-    "machine": {"processor": "A processor, family 1", "cores": "2"}, "load": [0.1, 0.2], "when": "30 November 2026",
-    "model": "minilm:q8_0, fast", "texts": 1000, "tokens a text": 27.0,
+    "machine": {"processor": "A processor, family 1", "cores": "2"}, "load": [0.1, 0.2],
+    "when": "2026-11-30T20:10:00+00:00", "model": "minilm:q8_0, fast", "texts": 1000, "tokens a text": 27.0,
     "seconds": {"`EmbedBatch`, 1 x 1": [4.0, 5.0], "1 x 2": [2.0, 4.0], "2 x 1": [2.5, 4.0]},
     "computed": {"`EmbedBatch`, 1 x 1": [4.0, 4.0], "1 x 2": [4.0, 4.2], "2 x 1": [4.0, 4.0]},
     "memory": {"2 x 1": {"Private_Clean": 1024, "Private_Dirty": 2048, "Shared_Clean": 4096, "Shared_Dirty": 0,
@@ -37,6 +39,15 @@ def test_an_engine_is_its_start_and_what_each_text_takes() -> None:
     assert scale.engines_table({k: v for k, v in RESULTS.items() if k != "engines"}) == "Not measured."
 
 
+def test_a_speed_that_the_start_hides_is_not_made_up() -> None:
+    engines = {"no engine": [100, 2.0, 1100, 12.0], "Dask": [100, 44.0, 1100, 31.0], "Spark": [100, 12.0, 1100, 12.0]}
+    table = scale.engines_table(RESULTS | {"engines": engines})
+    assert "| Dask | 31.0 | too few texts |  | 31.0 |" in table
+    assert "| Spark | 12.0 | too few texts |  | 12.0 |" in table
+    table = scale.engines_table(RESULTS | {"engines": dict(reversed(engines.items()))})
+    assert "| no engine | 1.0 | 100 |  | 12.0 |" in table
+
+
 def test_memory_is_in_mib_and_tokens_are_a_second() -> None:
     assert "| 2 x 1 | 3 | 4 | 2 | 5 |" in scale.memory_table(RESULTS)
     assert "| `tokenizers=1` | 500,000 |" in scale.tokenizers_table(RESULTS)
@@ -49,6 +60,18 @@ def test_the_page_has_every_table_and_those_of_the_results_that_are_kept() -> No
     assert filled(new, RESULTS, "p", scale.TABLES) == new
     kept = [json.loads(path.read_text(encoding="utf-8")) for path in scale.FOLDER.glob("scale-*.json")]
     assert any(filled(page, results, "p", scale.TABLES) == page for results in kept or [{}])
+
+
+def test_of_several_machines_the_results_measured_last_are_taken(tmp_path: Path) -> None:
+    """Whatever the files' own times, which a checkout sets anew."""
+    for i, when in enumerate(("2026-11-29T23:59:00+00:00", "2026-11-30T20:10:00+00:00", "2025-12-31T08:00:00+00:00")):
+        path = tmp_path / f"scale-{i}.json"
+        path.write_text(json.dumps(RESULTS | {"when": when}), encoding="utf-8")
+        os.utime(path, (1000 - i, 1000 - i) if i < 2 else None)
+    assert scale.newest(tmp_path)["when"] == RESULTS["when"]
+    assert ", 30 November 2026 (" in scale.source_line(RESULTS)
+    with pytest.raises(SystemExit, match="no results are kept"):
+        scale.newest(tmp_path / "none")
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 6])

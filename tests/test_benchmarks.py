@@ -155,6 +155,7 @@ def test_an_absent_result_is_not_a_wrong_one() -> None:
     assert e.value.absent
 
 
+@pytest.mark.limit(300)
 def test_a_worker_that_dies_gives_a_sentence(tmp_path: Path) -> None:
     with Worker("llama.cpp") as w:
         w.process.kill()
@@ -166,6 +167,7 @@ def test_a_worker_that_dies_gives_a_sentence(tmp_path: Path) -> None:
         w.open("SentenceTransformers")
 
 
+@pytest.mark.limit(300)
 def test_a_worker_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     shell = script(tmp_path, "exec sleep 60")
     with Worker("x", shell, timeout=0.2) as w, pytest.raises(WorkerError, match="ended with SIGKILL when asked to job"):
@@ -230,6 +232,7 @@ def test_who_computes_something_else_is_not_timed(tiny: Path, capsys: pytest.Cap
     assert "refembed ggml computes something else here (cosine" in capsys.readouterr().out
 
 
+@pytest.mark.limit(300)
 def test_an_engine_that_dies_leaves_the_others(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Peers(Model("tiny-f32", str(tiny), first=None, last=None), settings(only=(OURS, GGML))) as peers:
         dying = peers.workers[GGML]

@@ -71,6 +71,8 @@ SKIPPED = {  # how a line or a block begins -> why it is not run
     "refembed verify model.gguf --against": "takes too long here: test_the_readme_as_it_stands",
     "refembed verify minilm --against": "likewise: tests/test_engine_pages.py",
     "refembed 0.": "a line that verify prints",
+    "python examples/embed_": "needs an engine: tests/peers/test_engines.py",
+    "spark-submit ": "likewise",
     "uvx ": "needs a package index",
     "pipx ": "likewise",
     "refembed explain --serve": "runs until it is interrupted: tests/playground",

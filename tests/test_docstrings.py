@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import refembed
+from refembed.kernels.activation_ops import ActivationOps
 from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.ops import Ops
 from refembed.kernels.quant import dequant, quantize
@@ -48,7 +49,10 @@ FORMULAS = {  # what the operations in kernels/exact are made of
 def exact_functions() -> Iterator[str]:
     """The operations of `Ops` that have a function of their own in kernels/exact, and the formulas."""
     operations = [
-        n for c in (Ops, StateOps, ImageOps) for n, value in vars(c).items() if isinstance(value, FunctionType)
+        n
+        for c in (Ops, ActivationOps, StateOps, ImageOps)
+        for n, value in vars(c).items()
+        if isinstance(value, FunctionType)
     ]
     for path in sorted(Path(refembed.__file__).parent.glob("kernels/exact/*.py")):
         module = importlib.import_module(f"refembed.kernels.exact.{path.stem}".removesuffix(".__init__"))

@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 
 from refembed import cli
+from refembed.batch import manifest as manifests
+from refembed.batch.manifest import Manifest
+from refembed.batch.parts import find_sources, parts_of
 from refembed.corpus import journal as journals
 from refembed.corpus.journal import Journal, Row, digest_of
 from refembed.errors import EngineError, RequestError
@@ -33,8 +36,9 @@ def row(i: int) -> Row:
 
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Journals as on Windows: a lock keeps readers from the file it is on, and an open file cannot be removed."""
-    monkeypatch.setattr(journals, "WINDOWS", True)
+    """Journals and manifests as on Windows: a lock keeps readers from the file it is on, and begins where the file's
+    position is; an open file cannot be removed.
+    """
     opened: list[Any] = []
     unlink = Path.unlink
 
@@ -44,16 +48,19 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
         unlink(path, missing_ok)
 
     def locked(file: Any) -> None:
-        assert not str(file.name).endswith(".part"), "the journal itself would not be readable then"
+        assert str(file.name).endswith(".lock"), "the journal itself would not be readable then"
+        assert file.tell() == 0, "two locks on different bytes keep out no one"
         try_lock(file)
 
-    def lock(journal: Journal) -> None:
-        opened.extend((journal.file, journal.lock_file))
-        as_it_is(journal)
+    def lock(writer: Any, *file: Any) -> None:
+        opened.extend((writer.file, writer.lock_file))
+        as_it_is[type(writer)](writer, *file)
 
-    try_lock, as_it_is = journals.try_lock, Journal.lock
-    monkeypatch.setattr(journals, "try_lock", locked)
-    monkeypatch.setattr(Journal, "lock", lock)
+    try_lock, as_it_is = journals.try_lock, {kind: kind.lock for kind in (Journal, Manifest)}
+    for module, kind in ((journals, Journal), (manifests, Manifest)):
+        monkeypatch.setattr(module, "WINDOWS", True)
+        monkeypatch.setattr(module, "try_lock", locked)
+        monkeypatch.setattr(kind, "lock", lock)
     monkeypatch.setattr(Path, "unlink", refuse)
 
 
@@ -72,6 +79,30 @@ def test_a_journal_is_locked_by_a_file_next_to_it_and_removed_when_it_is_closed(
         assert journal.count == 1
         journal.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("windows")
+def test_a_manifest_is_locked_by_a_file_next_to_it_and_removed_when_it_is_closed(tmp_path: Path) -> None:
+    """Also where an earlier job has written into it, and where a kill has torn its end."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 2)
+    sources = find_sources([str(tmp_path / "a.jsonl")])
+    first, second = parts_of(sources[0], 1)
+    out = tmp_path / "out"
+    with Manifest(out, RUN, sources, resume=False) as manifest:
+        (out / first.name).touch()
+        manifest.add(first, 1, 0)
+        for resume in (False, True):
+            with pytest.raises(RequestError, match="another job is writing into this folder"):
+                Manifest(out, RUN, sources, resume=resume)
+        (out / second.name).touch()
+        manifest.add(second, 1, 0)
+    assert sorted(path.name for path in out.iterdir()) == [manifests.NAME, first.name, second.name]
+    whole = (out / manifests.NAME).read_bytes()
+    (out / manifests.NAME).write_bytes(whole[:-1])
+    with Manifest(out, RUN, sources, resume=True) as manifest:
+        assert list(manifest.done) == [first.name]
+        manifest.add(second, 1, 0)
+    assert (out / manifests.NAME).read_bytes() == whole
 
 
 def test_without_unix_sockets_a_path_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:

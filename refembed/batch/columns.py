@@ -8,7 +8,7 @@ pyarrow.Table, RecordBatch           Ray Data "pyarrow", Spark's mapInArrow, Par
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,17 +45,42 @@ def library_of(batch: Any) -> str:
     )
 
 
+def names_of(batch: Any) -> list[Any]:
+    """The names of all columns, one as often as it is there."""
+    return list(batch.schema.names if library_of(batch) == "pyarrow" else batch.keys())
+
+
 def texts_of(batch: Any, column: str) -> list[Any]:
-    """The values of a column, as Python has them. RequestError where there is no such column."""
-    names = list(batch.schema.names if library_of(batch) == "pyarrow" else batch.keys())
-    if column not in names:
-        raise RequestError(f"there is no column {column!r}", hint=f"the columns are {', '.join(map(str, names))}")
+    """The values of a column, as Python has them. RequestError where there is no such column, or more than one."""
+    check_column(names_of(batch), column)
     values = batch[column]
     return list(values.to_pylist() if library_of(batch) == "pyarrow" else values)
 
 
+def check_column(names: Sequence[Any], column: str, where: str = "", option: str = "") -> None:
+    """RequestError where a column of texts is not among the names, or twice.
+
+    where   names the file, for the error
+    option  how the column is given there, for the hint
+    """
+    if column not in names:
+        hint = f"{option}the columns are {', '.join(map(str, names))}"
+        raise RequestError(f"{where}there is no column {column!r}", hint=hint)
+    if (n := list(names).count(column)) > 1:
+        raise RequestError(f"{where}there are {n} columns {column!r}", hint="rename all but the one of the texts")
+
+
+def check_new(names: Iterable[Any], added: Sequence[str], where: str = "") -> None:
+    """RequestError where a column that is to be added is there already: what it holds would be lost."""
+    there = set(names)
+    for name in added:
+        if name in there:
+            hint = f"another name for the vectors, into=NAME (--into NAME), or rows without {name!r}"
+            raise RequestError(f"{where}there is a column {name!r} already", hint=hint)
+
+
 def with_columns(batch: Any, columns: Mapping[str, Vectors | Sequence[str | None]]) -> Any:
-    """The batch with columns added, or replaced where it has them; what was given stays as it is."""
+    """The batch with columns that it does not have yet behind its own; what was given stays as it is."""
     library = library_of(batch)
     if library == "pyarrow":
         return with_arrow(batch, columns)
@@ -84,10 +109,6 @@ def with_arrow(batch: Any, columns: Mapping[str, Vectors | Sequence[str | None]]
             array = pa.FixedSizeListArray.from_arrays(numbers, values.x.shape[1], mask=mask)
         else:
             array = pa.array(list(values), pa.string())
-        if name in batch.schema.names:
-            at = batch.schema.names.index(name)
-            fields[at], arrays[at] = pa.field(name, array.type), array
-        else:
-            fields.append(pa.field(name, array.type))
-            arrays.append(array)
+        fields.append(pa.field(name, array.type))
+        arrays.append(array)
     return type(batch).from_arrays(arrays, schema=pa.schema(fields, metadata=batch.schema.metadata))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import F32
-from refembed.batch.columns import Vectors, texts_of, with_columns
+from refembed.batch.columns import Vectors, check_new, names_of, texts_of, with_columns
 from refembed.corpus.fingerprint import Record, describe, differences, digest
 from refembed.embedder import Embedder
 from refembed.errors import ModelError, RefembedError, RequestError
@@ -59,8 +59,8 @@ class EmbedBatch:
     pandas DataFrame, or an Arrow Table or RecordBatch; what comes back is of the same kind (`refembed.batch.columns`).
 
     model          a path, or a name, that means the same file on each machine
-    column, into   the column of the texts, and that of the vectors: an array (S, D), arrays (D), or a
-                   fixed_size_list<float>[D]
+    column, into   the column of the texts, and a new one for the vectors: an array (S, D), arrays (D), or a
+                   fixed_size_list<float>[D]; rows that have a column of that name already are an error
     threads        cores of each process; engines start one process a core, so 1. None: REFEMBED_THREADS, else all
     memory_budget  as `Embedder.load` takes it, but for each process: a machine with N workers needs N times as much.
                    None: a quarter of the machine's memory, divided by its cores / threads
@@ -116,17 +116,27 @@ class EmbedBatch:
         return self.__dict__ | {"_ready": None}  # each process loads its own
 
     def __call__(self, batch: Any) -> Any:
-        """The rows with their vectors. RequestError where a text cannot be embedded, unless on_error is "column"."""
+        """The rows with their vectors.
+
+        Raises RequestError where a text cannot be embedded, ModelError where its vector is not finite, both with its
+        row, unless on_error is "column"; RequestError where `column` is absent, or a column to be added is there.
+        """
         return self.embed_rows(batch, lambda i: f"row {i} of column {self.column!r}")
 
     def embed_rows(self, batch: Any, where: Callable[[int], str]) -> Any:
         """The same; where: names a row in an error, by its number in the batch."""
-        ready = self.ready()
-        found, errors = self.vectors(ready, texts_of(batch, self.column), where)
+        texts = texts_of(batch, self.column)
+        check_new(names_of(batch), self.added)
+        found, errors = self.vectors(self.ready(), texts, where)
         columns: dict[str, Any] = {self.into: found}
         if self.on_error == "column":
             columns[self.into + "_error"] = errors
         return with_columns(batch, columns)
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Columns that the rows get: that of the vectors, and with on_error="column" that of the reasons."""
+        return (self.into, self.into + "_error") if self.on_error == "column" else (self.into,)
 
     @property
     def width(self) -> int:
@@ -186,14 +196,19 @@ class EmbedBatch:
             found: list[F32] = ready.embedder.vectors(list(ids.values()), *ready.options)
             for i, vector in zip(ids, found, strict=True):
                 x[i] = vector
-        except ModelError as e:
-            self.refused(e)
+        except ModelError:  # of which row?
             for i, tokens in ids.items():
                 try:
                     x[i] = ready.embedder.vectors([tokens], *ready.options)[0]
-                except ModelError as one:
-                    errors[i] = one.message
-        return Vectors(x.astype(self.dtype, copy=False), np.array([e is None for e in errors], bool)), errors
+                except ModelError as e:
+                    errors[i] = self.refused(ModelError(f"{where(i)}: {e.message}", hint=e.hint))
+        with np.errstate(over="ignore"):
+            rounded = x.astype(self.dtype, copy=False)
+        for i in np.flatnonzero(np.isinf(rounded).any(axis=1)).tolist():
+            what = f"{where(i)}: a number of its vector, {np.abs(x[i]).max():.6g}, is too large for {self.dtype}"
+            errors[i] = self.refused(RequestError(what, hint='normalize=2, or dtype="float32"'))
+            rounded[i] = np.nan
+        return Vectors(rounded, np.array([e is None for e in errors], bool)), errors
 
     def refused(self, error: RefembedError) -> str:
         """What is said of a row in its column; raises the error where it fails the batch."""

@@ -1,15 +1,16 @@
-"""`manifest.jsonl` in a folder of vectors: of which run they are, and which parts are written.
+"""`_manifest.jsonl` in a folder of vectors: of which run they are, and which parts are written.
 
 first line   {"run": ...}: model, numerics, options, processor (`refembed.corpus.fingerprint`), column, rows of a part
 other lines  {"part": "b/c-00000.jsonl", "source": "b/c.jsonl", "size": bytes, "changed": ns, "rows": 9000, "failed": 0}
 
-A line is added when its file is in place, so a part is done, or computed again. A kill may tear the last line.
+A line is added when its file is in place, so a part is done, or computed again. A kill may tear the last line. What
+reads a folder of Parquet or JSON Lines (Arrow, Spark, `parts.find_sources`) passes over names that begin with _.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,11 +19,12 @@ from refembed.atomic_write import append_whole
 from refembed.batch.embed_batch import MIXED
 from refembed.batch.parts import Part, Source
 from refembed.corpus.fingerprint import Record, differences
+from refembed.corpus.journal import WINDOWS
 from refembed.errors import RequestError
 from refembed.hub.cache import try_lock
 from refembed.parse_json import parse_object
 
-NAME = "manifest.jsonl"
+NAME = "_manifest.jsonl"
 TEMPORARY = ".*.part"  # what a killed worker leaves (`refembed.atomic_write`)
 
 
@@ -44,13 +46,16 @@ class Manifest:
         self.folder, self.path, self.run = folder, folder / NAME, run
         self.done: dict[str, dict[str, Any]] = {}  # by the part's name
         self.file: BinaryIO | None = None
+        self.lock_path = folder / f"{NAME}.lock" if WINDOWS else self.path
+        self.lock_file: BinaryIO | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not self.path.exists() and any(folder.iterdir()):
                 hint = "give a new folder, or an empty one"
                 raise RequestError(f"{folder}: there are files in it, and no {NAME} of an earlier run", hint=hint)
             self.file = self.path.open("a+b", buffering=0)
-            self.lock(self.file)
+            self.lock_file = self.lock_path.open("ab") if WINDOWS else self.file
+            self.lock(self.lock_file)
             self.begin(self.file, resume, mixed)
             self.check_sources(sources)
             for left in folder.rglob(TEMPORARY):
@@ -71,11 +76,16 @@ class Manifest:
 
     def close(self) -> None:
         """Close the file, which unlocks it."""
-        if self.file is not None:
-            self.file.close()
+        for file in (self.file, self.lock_file):
+            if file is not None:
+                file.close()
+        if self.lock_path != self.path:
+            with contextlib.suppress(OSError):  # another job has it open
+                self.lock_path.unlink()
 
     def lock(self, file: BinaryIO) -> None:
         """Keep other jobs out."""
+        file.seek(0)
         try:
             try_lock(file)
         except (BlockingIOError, PermissionError):
@@ -108,7 +118,7 @@ class Manifest:
             hint = "give the same model and options, or another folder"
             raise RequestError(f"{self.path}: begun by a run that differs: {'; '.join(changed)}", hint=hint)
         if end < len(content):
-            os.truncate(self.path, end)
+            file.truncate(end)
 
     def check_sources(self, sources: Sequence[Source]) -> None:
         """Refuse to go on where a file that was embedded is another one now, or not among those that are read."""

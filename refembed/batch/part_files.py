@@ -1,7 +1,8 @@
 """One part of a file, from its texts to its file of vectors: what a worker of an engine does.
 
 .parquet  the same columns and the vectors, a fixed_size_list<float>[D]; how they were made is in the schema's metadata
-.jsonl    the same objects with the vector, in the fewest digits that read back to the same float32
+.jsonl    the same objects, character by character, with the vector in the fewest digits that read back to the same
+          float32
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from refembed.atomic_write import replacing
+from refembed.batch.columns import check_new
 from refembed.batch.embed_batch import EmbedBatch
 from refembed.batch.parts import PARQUET, Part, first_line, parquet_file
 from refembed.corpus.fingerprint import Record
@@ -110,48 +112,57 @@ def batches_of(file: Any, groups: list[int], path: Path) -> Iterator[Any]:
 def write_jsonl(out: BinaryIO, batch: EmbedBatch, part: Part, run: Record) -> tuple[int, int]:
     """Rows, and how many of them have no vector. Blank lines are no rows."""
     rows = failed = 0
-    for numbers, read in lines_of(part):
-        if not rows and batch.column not in read[0]:
-            hint = f"--column names it; there are {', '.join(read[0])}"
-            raise RequestError(f"{part.source.path}: line {numbers[0]}: there is no {batch.column!r}", hint=hint)
-        names = [f"{part.source.path}: line {number}" for number in numbers]
-        found = batch.embed_rows({batch.column: [row.get(batch.column) for row in read]}, names.__getitem__)
+    for lines in lines_of(part):
+        if not rows and batch.column not in lines[0].row:
+            hint = f"--column names it; there are {', '.join(lines[0].row)}"
+            raise RequestError(f"{lines[0].name}: there is no {batch.column!r}", hint=hint)
+        for line in lines:
+            check_new(line.row, batch.added, f"{line.name}: ")
+        texts = [line.row.get(batch.column) for line in lines]
+        found = batch.embed_rows({batch.column: texts}, [line.name for line in lines].__getitem__)
         errors = found.get(batch.into + "_error", itertools.repeat(None))
-        for row, vector, error in zip(read, found[batch.into], errors, strict=False):
-            row.pop(batch.into, None)
-            if batch.on_error == "column":
-                row[batch.into + "_error"] = error
-            out.write(line_of(row, batch.into, None if error else vector))
+        for line, vector, error in zip(lines, found[batch.into], errors, strict=False):
+            numbers = "null" if error else f"[{','.join(vector.astype(str).tolist())}]"
+            out.write(line.with_members(dict(zip(batch.added, (numbers, json.dumps(error)), strict=False))))
             failed += error is not None
-        rows += len(read)
+        rows += len(lines)
     return rows, failed
 
 
-def line_of(row: dict[str, Any], into: str, vector: Any) -> bytes:
-    """A row with its vector."""
-    numbers = "null" if vector is None else f"[{','.join(vector.astype(str).tolist())}]"
-    try:
-        begun = json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which UTF-8 has no place for
-        begun = json.dumps(row).encode()
-    behind = f"{', ' if row else ''}{json.dumps(into)}: {numbers}}}\n"
-    return begun[:-1] + behind.encode()
+@dataclass(frozen=True)
+class Line:
+    """A line of JSON Lines."""
+
+    name: str  # the file and the line's number, counted from 1
+    text: str  # the object as it is spelled: its numbers may have more digits, or be larger, than Python's floats
+    row: dict[str, Any]
+
+    def with_members(self, more: dict[str, str]) -> bytes:
+        """The line with more members, name -> JSON, at the end of its object."""
+        begun = self.text[:-1].rstrip()
+        behind = ", ".join(f"{json.dumps(name)}: {value}" for name, value in more.items())
+        return f"{begun}{', ' if self.row else ''}{behind}}}\n".encode()
 
 
-def lines_of(part: Part) -> Iterator[tuple[list[int], list[dict[str, Any]]]]:
-    """The part's objects, at most ROWS at a time, each with the number of its line, counted from 1."""
+def lines_of(part: Part) -> Iterator[list[Line]]:
+    """The part's objects, at most ROWS at a time."""
     with part.source.path.open("rb") as file:
         file.seek(part.offset)
-        lines = zip(range(part.begin + 1, part.end + 1), file, strict=False)
-        objects = ((number, parsed(line, part, number)) for number, line in lines if line.strip())
-        while some := list(itertools.islice(objects, ROWS)):
-            numbers, rows = zip(*some, strict=True)
-            yield list(numbers), list(rows)
+        numbered = zip(range(part.begin + 1, part.end + 1), file, strict=False)
+        lines = (parsed(line, f"{part.source.path}: line {number}") for number, line in numbered if line.strip())
+        while some := list(itertools.islice(lines, ROWS)):
+            yield some
 
 
-def parsed(line: bytes, part: Part, number: int) -> dict[str, Any]:
+def parsed(line: bytes, name: str) -> Line:
     """The object of a line. RequestError where it is none."""
     try:
-        return parse_object(line)
+        text = line.decode("utf-8-sig").strip()
+        return Line(name, text, parse_object(text, parse_constant=refused_constant))
     except ValueError as e:
-        raise RequestError(f"{part.source.path}: line {number}: no JSON object: {e}") from None
+        raise RequestError(f"{name}: no JSON object: {e}") from None
+
+
+def refused_constant(name: str) -> Any:
+    """ValueError for what Python's parser takes and other languages' do not."""
+    raise ValueError(f"{name} is no number of JSON; null is what stands for none")

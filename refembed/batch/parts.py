@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refembed.batch.columns import check_column, check_new
 from refembed.corpus.writer import load_pyarrow
 from refembed.errors import RequestError
 
@@ -106,14 +107,16 @@ def source_of(path: Path, name: str) -> Source:
     return Source(path, name, state.st_size, state.st_mtime_ns)
 
 
-def check_columns(source: Source, column: str) -> None:
-    """Refuse a Parquet file without a column of texts before anything is computed; JSONL is looked at as it is read."""
+def check_columns(source: Source, column: str, added: Sequence[str] = ()) -> None:
+    """Refuse a Parquet file without a column of texts, or with one of those to be added, before anything is computed.
+
+    JSONL is looked at as it is read.
+    """
     if source.suffix != PARQUET:
         return
     pa, schema = load_pyarrow(), parquet_file(source.path).schema_arrow
-    if column not in schema.names:
-        hint = f"--column names it; the columns are {', '.join(schema.names)}"
-        raise RequestError(f"{source.path}: there is no column {column!r}", hint=hint)
+    check_column(schema.names, column, f"{source.path}: ", "--column names it; ")
+    check_new(schema.names, added, f"{source.path}: ")
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     strings = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary", "is_null")

@@ -80,7 +80,7 @@ def embed_files(
     folder = Path(output).absolute()
     sources = find_sources([str(f) for f in ([files] if isinstance(files, (str, Path)) else files)])
     ray = load_ray()
-    check(sources, folder, batch.column)
+    check(sources, folder, batch)
     record = batch.fingerprint()
     run = record | {"column": batch.column, "into": batch.into, "on_error": batch.on_error, "rows": rows}
     batch, threads = for_workers(batch, record, allow_mixed), batch.load["threads"] or 1
@@ -121,13 +121,13 @@ def load_ray() -> Any:
         ) from None
 
 
-def check(sources: Sequence[Source], folder: Path, column: str) -> None:
+def check(sources: Sequence[Source], folder: Path, batch: EmbedBatch) -> None:
     """Refuse files that cannot be taken before a model is loaded and processes start."""
     for source in sources:
         if folder in source.path.parents:
             hint = "another folder, outside of those that are read"
             raise RequestError(f"{source.path}: lies in the output folder, {folder}", hint=hint)
-        check_columns(source, column)
+        check_columns(source, batch.column, batch.added)
     if any(source.suffix == PARQUET for source in sources):
         load_pyarrow()
 
@@ -166,7 +166,10 @@ def cluster(ray: Any, address: str | None, processes: int | None, threads: int) 
 
 
 def connect(ray: Any, address: str, cpus: int) -> None:
-    """Connect to a cluster, or start one with at least so many CPUs; Ray writes nothing here."""
+    """Connect to a cluster, or start one with at least so many CPUs; Ray writes nothing here.
+
+    Raises RequestError where Ray cannot; for a node that does not start in its 30 seconds that raises a bare Exception.
+    """
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -175,7 +178,10 @@ def connect(ray: Any, address: str, cpus: int) -> None:
     try:
         check_listening(address)
         ray.init(address=address, **settings)
-    except (OSError, ValueError, RuntimeError) as e:  # ConnectionError and TimeoutError are OSErrors
+    except Exception as e:
+        if address == "local":
+            message = f"Ray does not start here: {first_line(e)}"
+            raise RequestError(message, hint="once more, where the machine was only busy") from None
         hint = "`ray status` says where one runs; without --ray-address one is started here"
         raise RequestError(f"no Ray cluster at {address}: {first_line(e)}", hint=hint) from None
 

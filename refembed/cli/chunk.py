@@ -64,7 +64,7 @@ def command(
         embedder = Embedder.load(model)
         tokenizer, most = embedder.tokenizer, embedder.info.n_ctx
     else:
-        from refembed.hub.opening import load_tokenizer, open_gguf
+        from refembed.pipeline.opening import load_tokenizer, open_gguf
 
         metadata = open_gguf(model).metadata
         tokenizer = load_tokenizer(metadata)

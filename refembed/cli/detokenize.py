@@ -10,7 +10,7 @@ import click
 from refembed.cli.options import model_option
 from refembed.cli.show import escape, is_terminal
 from refembed.errors import RequestError
-from refembed.hub.opening import load_tokenizer
+from refembed.pipeline.opening import load_tokenizer
 
 EPILOG = """\b
 Examples:

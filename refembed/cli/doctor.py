@@ -9,7 +9,7 @@ import click
 from refembed.cli.options import json_option, model_argument, quiet_option
 from refembed.cli.show import escape, fold, note, print_json
 from refembed.gguf import GGUFFile
-from refembed.hub.opening import open_gguf
+from refembed.pipeline.opening import open_gguf
 from refembed.verify.doctor import SEVERITIES, examine, in_order
 from refembed.verify.doctor.finding import Finding
 from refembed.verify.doctor.weights import check_weights

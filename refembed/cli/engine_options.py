@@ -23,7 +23,10 @@ OPTIONS: tuple[Callable[..., Any], ...] = (
         help="The cluster; auto is the one that this machine belongs to.  [default: one is started here]",
     ),
     click.option("--column", default="text", metavar="NAME", help="--engine: the texts' column.  [default: text]"),
-    click.option("--into", default="embedding", metavar="NAME", help="--engine: the vectors'.  [default: embedding]"),
+    click.option(
+        "--into", default="embedding", metavar="NAME",
+        help="--engine: a new column, for the vectors.  [default: embedding]",
+    ),
     click.option(
         "--rows", type=click.IntRange(1), metavar="N",
         help="--engine: rows of a file that is written, at most.  [default: 20000]",

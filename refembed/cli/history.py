@@ -11,7 +11,7 @@ from refembed.cli.options import file_option, json_option, quiet_option
 from refembed.cli.show import decode, escape, note, print_json, table
 from refembed.cli.texts import Texts
 from refembed.errors import RequestError
-from refembed.hub.opening import open_gguf
+from refembed.pipeline.opening import open_gguf
 from refembed.verify.history import BuildRow, compare_builds
 from refembed.verify.texts import SENTENCES, TEXTS
 

@@ -14,8 +14,8 @@ from refembed.cli.show import escape, print_json, spell_shape, table
 from refembed.errors import RefembedError
 from refembed.gguf import GGUFFile, Metadata, StringArray, Tensor
 from refembed.gguf.digest import sha256_of
-from refembed.hub.opening import open_gguf
 from refembed.model import Model, load_model
+from refembed.pipeline.opening import open_gguf
 from refembed.pooling.poolers import POOLING_TYPES, resolve_pooling
 from refembed.tokenizer import load_tokenizer
 

@@ -8,7 +8,7 @@ from refembed.cli.first_word import take_model
 from refembed.cli.options import TextCommand, file_option, json_option, model_option
 from refembed.cli.show import decode, escape, print_json, table
 from refembed.cli.texts import Texts
-from refembed.hub.opening import load_tokenizer
+from refembed.pipeline.opening import load_tokenizer
 
 EPILOG = """\b
 Examples:

@@ -35,6 +35,7 @@ Examples:
 \b
 --against  what it stands for
   llamacpp           live llama.cpp, from the wheel xllamacpp; llamacpp:FOLDER another build
+  cupy               refembed itself on an NVIDIA GPU; cupy:1 is the second
   http://HOST:PORT   llama-server, Ollama, TEI, or anything with OpenAI's /v1/embeddings; HOST:PORT alone is http
   FOLDER             sentence-transformers or transformers
   FILE.onnx          ONNX Runtime
@@ -124,8 +125,7 @@ def command(
     """
     from refembed.embedder import Embedder
     from refembed.hub import resolve
-    from refembed.verify.engines.base import is_engine, is_llamacpp, open_engine
-    from refembed.verify.run import verify
+    from refembed.verify.engines.base import is_engine, runs_the_file
 
     if subject is not None and is_engine(subject):
         if mmproj or images:
@@ -150,32 +150,14 @@ def command(
     target = Path(html) if html else None
     if target is not None and not target.absolute().parent.is_dir():
         raise RequestError(f"{html}: there is no such folder", hint="--html takes a file to write")
-    path = Path(resolve(model))
-    reference = Embedder.load(path, numerics="fast", lora=lora, mmproj=mmproj)
-    given = chosen(is_llamacpp(against), pooling, options, reference.adapters)
+    reference = Embedder.load(Path(resolve(model)), numerics="fast", lora=lora, mmproj=mmproj)
+    given = chosen(runs_the_file(against), pooling, options, reference.adapters)
+    more = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
     if mmproj:
-        more = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
         verdict = of_images(reference, against, with_images(images, items), given, target, quiet, as_json, more)
-        finish(verdict, as_json)
-    engine = open_engine(against, path, **given)
-    set_up(engine, against, normalize, quiet or as_json)
-    try:
-        verdict = verify(
-            reference,
-            engine,
-            items,
-            pooling=pooling,
-            normalize=normalize,
-            prefix=put_before(reference, prompt_name, prefix),
-            trace=trace,
-            budget=budget,
-            progress=lambda message: note(f"{message} ...", quiet=quiet or as_json),
-        )
-        if target is not None:
-            write_html(target, verdict, engine, reference, pooling)
-            note(f"wrote {target}", quiet=quiet)
-    finally:
-        engine.close()
+    else:
+        more["prefix"] = put_before(reference, prompt_name, prefix)
+        verdict = of_texts(reference, against, items, given, target, quiet, as_json, more)
     finish(verdict, as_json)
 
 
@@ -212,6 +194,28 @@ def with_images(images: Sequence[str], texts: Sequence[str] | None) -> list[dict
     return [{"text": text, "image": image} for text, image in zip(own, images, strict=True)]
 
 
+def of_texts(
+    reference: Embedder, against: str, texts: list[str] | None, given: dict[str, Any], target: Path | None, quiet: bool,
+    as_json: bool, more: dict[str, Any],
+) -> Any:  # fmt: skip
+    """The verdict on an engine's vectors of texts, and its page."""
+    from refembed.verify.engines.base import open_engine
+    from refembed.verify.run import verify
+
+    engine = open_engine(against, reference.info.path, **given)
+    set_up(engine, against, more["normalize"], quiet or as_json)
+    try:
+        verdict = verify(
+            reference, engine, texts, **more, progress=lambda message: note(f"{message} ...", quiet=quiet or as_json)
+        )
+        if target is not None:
+            write_html(target, verdict, engine, reference, more["pooling"])
+            note(f"wrote {target}", quiet=quiet)
+        return verdict
+    finally:
+        engine.close()
+
+
 def of_images(
     reference: Embedder, against: str, inputs: Any, given: dict[str, Any], target: Path | None, quiet: bool,
     as_json: bool, more: dict[str, Any],
@@ -237,10 +241,13 @@ def of_images(
         engine.close()
 
 
-def chosen(llamacpp: bool, pooling: str, options: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
-    """Options that were given, for the engine to take or to refuse; llama.cpp has the reference's pooling and LoRA."""
+def chosen(own: bool, pooling: str, options: dict[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
+    """Options that were given, for the engine to take or to refuse.
+
+    own  the engine loads the reference's file: it has the reference's pooling and LoRA
+    """
     given = {name: value for name, value in options.items() if value is not None}
-    if llamacpp:
+    if own:
         given |= {"pooling": pooling, "lora": [(a.path, a.scale) for a in adapters]}
     return given
 

@@ -84,13 +84,13 @@ def reference_model(model: str | None, lora: tuple[str, ...]) -> Embedder | None
 
 def opened(spec: str, path: Path | None, asked: dict[str, Any], normalize: int | None, quiet: bool) -> Engine:
     """An engine with those of the options that its kind has. llama.cpp runs as a service does that sets none."""
-    from refembed.verify.engines.base import is_llamacpp, open_engine
+    from refembed.verify.engines.base import is_llamacpp, open_engine, runs_the_file
     from refembed.verify.history import UNASKED
 
     known, given = options_of(spec), {k: v for k, v in asked.items() if v is not None}
     if is_llamacpp(spec):
         given = UNASKED | given
-    else:  # pooling and LoRA are the model's, which others bring themselves
+    elif not runs_the_file(spec):  # pooling and LoRA are the model's, which others bring themselves
         known -= {"pooling", "lora"}
     engine = open_engine(spec, path, **{k: v for k, v in given.items() if k in known})
     set_up(engine, spec, normalize, quiet)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from refembed.batch import EmbedBatch
+from refembed.batch.columns import check_column, check_new
 from refembed.batch.ray_job import embed_files
 from refembed.compat.common import InputValueError, need
 
@@ -43,15 +44,18 @@ def embed(
     expect      "driver": an actor whose processor or versions differ from this machine's refuses to begin, since its
                 vectors may differ in their last bits (`EmbedBatch`: allow_mixed). None: not looked at
     options     of `EmbedBatch`: column, into, threads, dtype, on_error, prompt_name, pooling, numerics ...
-    Raises InputValueError for no actors; as the job runs, Ray's errors with those of `EmbedBatch` inside.
+    Raises InputValueError for no actors; RequestError where Ray knows the columns, and that of the texts is absent, or
+    one to be added is there; as the job runs, Ray's errors with those of `EmbedBatch` inside.
     """
     if actors < 1:
         raise InputValueError(f"actors {actors}: at least 1")
-    if expect == "driver":
-        allowed = options.pop("allow_mixed", False)
-        expect = EmbedBatch(model, **options).fingerprint()
-        options["allow_mixed"] = allowed
-    batch = EmbedBatch(model, expect=expect, **options)
+    allowed = options.pop("allow_mixed", False)
+    batch = EmbedBatch(model, **options)
+    if (names := dataset.columns(fetch_if_missing=False)) is not None:
+        check_column(names, batch.column)
+        check_new(names, batch.added)
+    expect = batch.fingerprint() if expect == "driver" else expect
+    batch = EmbedBatch(model, expect=expect, allow_mixed=allowed, **options)
     cpus = share_of_cpus(actors, options.get("threads", 1)) if num_cpus is None else num_cpus
 
     class Actor:

@@ -17,7 +17,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -228,28 +228,34 @@ def convert(
     elif bge := [name for name in there(source) if name.endswith(".pt")]:
         notes.append(f"left out: {' and '.join(bge)}; --heads keeps sparse and many vectors")
     warn_lowered(source)
-    total, done = sum(p.entry.raw.nbytes for p in plan), 0
-
-    def data_of(planned: Planned) -> Callable[[], Any]:
-        def data() -> Any:
-            nonlocal done
-            if progress:
-                progress("converting", done, total)
-            done += planned.entry.raw.nbytes
-            return planned.data()
-
-        return data
-
-    for p in plan:
-        writer.add_tensor(p.name, data_of(p), p.entry.shape, p.type)
+    add_weights(writer, plan, progress)
     written = writer.write(out_path)
-    if progress:
-        progress("converting", total, total)
     if arch == "jina-bert-v3":
         notes.append(adapters_note(source, written if adapters else None))
     for note in notes:
         (say or log.warning)(note)
     return written
+
+
+def add_weights(writer: GGUFWriter, plan: Sequence[Planned], progress: Progress | None) -> None:
+    """Each tensor, whose numbers are made when it is written."""
+    total, done = sum(p.entry.raw.nbytes for p in plan), 0
+
+    def data_of(planned: Planned) -> Callable[[], Any]:
+        def data() -> Any:
+            nonlocal done
+            numbers = planned.data()
+            done += planned.entry.raw.nbytes
+            if progress:
+                progress("converting", done, total)
+            return numbers
+
+        return data
+
+    if progress:
+        progress("converting", 0, total)
+    for p in plan:
+        writer.add_tensor(p.name, data_of(p), p.entry.shape, p.type)
 
 
 def adapters_note(folder: Path, model: Path | None) -> str:

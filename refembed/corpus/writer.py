@@ -104,13 +104,10 @@ def embed_corpus(
         numbered, pace = enumerate(pairs, start=resumed), Pace(embedder, batch_tokens)
         stream = ((i, text, key, embedder.tokenize(add(prefix, text))) for i, (text, key) in numbered)
         while batch := take_batch(stream, pace.tokens, lambda item: len(item[-1])):
-            for i, _, _, ids in batch:
-                whole, closed = len(ids), embedder.tokenizer.vocab.is_closed(ids)
-                ids[:] = embedder.truncate_or_raise(ids, where(i), truncate, keep_last=closed)
-                cut += len(ids) < whole
-            lists = [item[-1] for item in batch]
+            lists = [truncated(embedder, ids, where(i), truncate) for i, _, _, ids in batch]
+            cut += sum(len(short) < len(item[-1]) for short, item in zip(lists, batch, strict=True))
             made = cache.vectors(embedder, lists, record) if cache else embedder.vectors(lists, *resolved)
-            for (_, text, key, ids), vector in zip(batch, made, strict=True):
+            for (_, text, key, _), ids, vector in zip(batch, lists, made, strict=True):
                 kept = text if keep_text else None
                 journal.append(Row(digest_of(text, key), len(ids), key, kept, vector))
             journal.flush()
@@ -121,6 +118,11 @@ def embed_corpus(
         write(journal, corpus)
         journal.remove()
         return corpus
+
+
+def truncated(embedder: Embedder, ids: list[int], what: str, truncate: bool) -> list[int]:
+    """The token ids of a text, cut where they are too many and that is asked for; what: the text, for errors."""
+    return embedder.truncate_or_raise(ids, what, truncate, keep_last=embedder.tokenizer.vocab.is_closed(ids))
 
 
 class Pace:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refembed.arrays import F32, Float
 from refembed.gguf import GGUFFile
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.model import Model
 from refembed.model.info import Info
-from refembed.model.vision import Tower
 from refembed.pipeline.inputs import Input
 from refembed.pipeline.vectors import VectorOptions
 from refembed.tokenizer import Tokenizer
 
-if TYPE_CHECKING:  # 10 ms that only pools pay
+if TYPE_CHECKING:  # what not every model needs
+    from refembed.model.lora import Adapter
+    from refembed.model.vision import Tower
     from refembed.pipeline.processes import ProcessPool
+
+
+class Parts(NamedTuple):
+    """What computes, and what is added to it."""
+
+    model: Model
+    ops: Ops
+    adapters: Sequence[Adapter] = ()
+    tower: Tower | None = None
 
 
 class EmbedderBase(ABC):

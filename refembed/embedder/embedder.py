@@ -16,29 +16,22 @@ import numpy as np
 
 from refembed._version import __version__
 from refembed.arrays import F32, Float
+from refembed.embedder.base import Parts
 from refembed.embedder.images import TextsWithImages
 from refembed.embedder.parts_of_texts import PartsOfTexts
 from refembed.embedder.pools import Pools
 from refembed.errors import ModelError, RequestError, TooLongError
 from refembed.gguf import GGUFFile
-from refembed.gguf import open_gguf as open_file
-from refembed.hub.digests import digests_of
-from refembed.hub.opening import open_gguf
 from refembed.kernels.numerics import load_ops, remark_on, spell_numerics
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.kernels.threads import configure, cores, parallel_map
 from refembed.model import Model, load_model
 from refembed.model.batch import pack
 from refembed.model.info import Info, read_info
-from refembed.model.lora import Adapter, adapted, load_adapters
-from refembed.model.published import check_semantics, original
 from refembed.model.trace import Recorder, Trace
-from refembed.model.vision import Tower, load_tower
-from refembed.model.vision.published import original_tower
 from refembed.pipeline.batches import pack_batches, spread_batches, take_batch
-from refembed.pipeline.images import has_image
-from refembed.pipeline.inputs import Input, check_dimensions, check_ids, input_list, ordered
-from refembed.pipeline.multimodal import check_tower
+from refembed.pipeline.inputs import Input, check_dimensions, check_ids, has_image, input_list, ordered
+from refembed.pipeline.opening import open_gguf
 from refembed.pipeline.progress import Bar
 from refembed.pipeline.truncate import truncate as truncate_ids
 from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool
@@ -46,9 +39,10 @@ from refembed.pooling.heads import check_dense, check_rank, width
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.pooling.poolers import resolve_pooling
 from refembed.tokenizer import Tokenizer, load_tokenizer
-from refembed.tokenizer.pairs import encode_pair
 
-if TYPE_CHECKING:  # 10 ms that only pools pay
+if TYPE_CHECKING:  # what not every model needs
+    from refembed.model.lora import Adapter
+    from refembed.model.vision import Tower
     from refembed.pipeline.processes import ProcessPool
 
 BATCH_TOKENS = 8192  # of texts that are taken at a time; bounds memory, changes no bits
@@ -103,7 +97,7 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         """
         if not self.options:
             raise TypeError("only an Embedder that Embedder.load made can be pickled or copied")
-        return load_again, (self.info.path.absolute(), self.options, digests_of(self.paths()))
+        return load_again, (self.info.path.absolute(), self.options, digests_of(self))
 
     def paths(self) -> list[Path]:
         """All files that the vectors depend on: the model's shards, the adapters', the tower's."""
@@ -172,7 +166,10 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         Raises GGUFError for a file that is damaged or no GGUF, ModelError where there is no such model or none that
         refembed can run, DownloadError where it cannot be fetched, RequestError for an option that is not there.
         """
-        check_semantics(semantics, numerics)
+        if semantics != "llama.cpp":
+            from refembed.model.published import check_semantics
+
+            check_semantics(semantics, numerics)
         configure(threads)
         switches: dict[str, Any] = {
             "profile": profile, "flash_attn": flash_attn, "repack": repack, "memory_budget": memory_budget,
@@ -182,20 +179,18 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         f = open_gguf(model, mmap)
         if remark := remark_on(ops, f.tensors.values()):
             warnings.warn(f"{f.path}: {remark}", stacklevel=2)
-        loaded = load_model(f)
-        check_dense(loaded, str(f.path))
-        adapters = load_adapters(lora, f)
-        if adapters:
-            ops = adapted(ops, load_ops(numerics, **switches | {"flash_attn": True, "repack": False}), adapters)
+        parts = Parts(load_model(f), ops)
+        check_dense(parts.model, str(f.path))
+        tokenizer = load_tokenizer(f)
+        if semantics != "llama.cpp" or mmproj is not None or lora not in ((), []):
+            from refembed.embedder.additions import with_additions
+
+            side = partial(load_ops, numerics, **switches | {"flash_attn": True, "repack": False})
+            asked: dict[str, Any] = {"lora": lora, "mmproj": mmproj, "semantics": semantics, "mmap": mmap}
+            parts = with_additions(parts, f, tokenizer.vocab.sep, side, **asked)
+        loaded, ops, adapters, tower = parts
         together = 0 if loaded.runs_alone else n_ubatch
         batch_tokens = FORWARD_TOKENS if ops.one_text_a_core else together if ops.name == "ggml" else BATCH_TOKENS
-        tokenizer = load_tokenizer(f)
-        if semantics == "original":
-            loaded = original(loaded, f, tokenizer.vocab.sep)
-        tower = None if mmproj is None else load_tower(open_file(mmproj, mmap=mmap))
-        if tower is not None:
-            check_tower(loaded, tower, str(f.path))
-            tower = original_tower(tower) if semantics == "original" else tower
         info = read_info(f, loaded.hparams, spell_numerics(ops))
         e = cls(info, tokenizer, loaded, ops, batch_tokens, adapters, f, tower)
         lora = [f"{a.path.absolute()}:{a.scale!r}" for a in adapters]
@@ -340,6 +335,8 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         >>> Embedder.load(model).rerank("the cat", ["a dog", "the cat sat"]).shape
         (2,)
         """
+        from refembed.tokenizer.pairs import encode_pair
+
         if isinstance(documents, (str, bytes)):
             raise RequestError("rerank takes a list of documents, not one", hint="rerank(query, [document])")
         if not isinstance(query, (str, bytes)):
@@ -437,10 +434,17 @@ class Embedder(PartsOfTexts, TextsWithImages, Pools):
         return truncate_ids(ids, limit, keep_last=keep_last)
 
 
+def digests_of(embedder: Embedder) -> list[str]:
+    """SHA-256 of each file that the vectors depend on."""
+    from refembed.hub import digests
+
+    return digests.digests_of(embedder.paths())
+
+
 def load_again(path: Path, options: dict[str, Any], digests: list[str]) -> Embedder:
     """The Embedder that was pickled. ModelError where a file is another one by now."""
     embedder = Embedder.load(path, **options)
-    for file, digest, now in zip(embedder.paths(), digests, digests_of(embedder.paths()), strict=False):
+    for file, digest, now in zip(embedder.paths(), digests, digests_of(embedder), strict=False):
         if digest != now:
             raise ModelError(
                 f"{file}: another file than the Embedder was made of: SHA-256 {now[:12]}..., not {digest[:12]}...",

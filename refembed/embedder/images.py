@@ -13,8 +13,7 @@ from refembed.kernels.numerics import spell_numerics
 from refembed.kernels.ops import NO_TAP, Tap
 from refembed.model.batch import Batch
 from refembed.model.trace import Recorder, Trace
-from refembed.pipeline.images import has_image, image_input
-from refembed.pipeline.multimodal import batch_of
+from refembed.pipeline.inputs import has_image
 from refembed.pipeline.vectors import VectorOptions, cut_and_normalize, forward_and_pool
 
 
@@ -67,6 +66,9 @@ class TextsWithImages(EmbedderBase):
         if self.tower is None:
             hint = "Embedder.load(model, mmproj=FILE); on the command line, --mmproj FILE"
             raise RequestError(f"{what}: an image, but no vision tower was loaded with the model", hint=hint)
+        from refembed.pipeline.images import image_input
+        from refembed.pipeline.multimodal import batch_of
+
         limit = self.info.n_ctx
         return batch_of(image_input(given, index), self.tower, self.tokenizer, self.ops, limit, what, tap)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,10 +12,11 @@ from refembed.arrays import F32
 from refembed.embedder.base import EmbedderBase
 from refembed.errors import RequestError
 from refembed.pipeline.inputs import Input, check_ids, input_list
-from refembed.pipeline.multi_vector import Head, TokenVectors, read_head, token_vectors
-from refembed.pipeline.spans import check_spans, pool_spans, token_spans
-from refembed.pipeline.sparse import Head as SparseHead
-from refembed.pipeline.sparse import SparseVector, read_sparse, sparse
+
+if TYPE_CHECKING:
+    from refembed.pipeline.multi_vector import Head, TokenVectors
+    from refembed.pipeline.sparse import Head as SparseHead
+    from refembed.pipeline.sparse import SparseVector
 
 
 class PartsOfTexts(EmbedderBase):
@@ -38,6 +39,8 @@ class PartsOfTexts(EmbedderBase):
         >>> e.embed_chunks("Berlin is large. It has a river.", [(0, 17), (17, 32)]).shape
         (2, 384)
         """
+        from refembed.pipeline.spans import check_spans, pool_spans, token_spans
+
         if not isinstance(text, str):
             raise RequestError(f"embed_chunks takes characters, not {type(text).__name__}", hint="text.decode()")
         options = self.resolve_options(pooling, normalize, dimensions)
@@ -68,6 +71,8 @@ class PartsOfTexts(EmbedderBase):
 
     def sparse_of(self, ids: Sequence[int]) -> SparseVector:
         """The sparse vector of one text, of token ids that are checked."""
+        from refembed.pipeline.sparse import sparse
+
         head = self.sparse_head
         table = self.table if head.kind == "vocabulary" else np.empty((0, 0), np.float32)
         return sparse(head, self.model, self.ops, self.forward([ids]), list(ids), self.tokenizer.vocab, table)
@@ -104,6 +109,8 @@ class PartsOfTexts(EmbedderBase):
 
     def token_vectors(self, ids: list[int], what: str, is_query: bool, truncate: bool) -> TokenVectors:
         """Tokens and vectors of one text of `embed_multi_vector`. what: the text, for errors."""
+        from refembed.pipeline.multi_vector import token_vectors
+
         head = self.multi_vector_head
         if head.document is None or not ids:  # read as all models read texts
             ids = self.truncate_or_raise(ids, what, truncate, self.tokenizer.vocab.is_closed(ids))
@@ -112,11 +119,15 @@ class PartsOfTexts(EmbedderBase):
     @functools.cached_property
     def sparse_head(self) -> SparseHead:
         """What makes sparse vectors. ModelError where the file has none."""
+        from refembed.pipeline.sparse import read_sparse
+
         return read_sparse(self.file.metadata, self.info.n_embd, self.info.n_vocab)
 
     @functools.cached_property
     def multi_vector_head(self) -> Head:
         """What makes many vectors a text. ModelError where the file has none."""
+        from refembed.pipeline.multi_vector import read_head
+
         return read_head(self.file.metadata, self.info.n_embd, self.info.n_ctx)
 
     @functools.cached_property

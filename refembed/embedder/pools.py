@@ -15,7 +15,7 @@ from refembed.kernels.threads import cores
 from refembed.model.batch import pack
 from refembed.pipeline.vectors import forward_and_pool
 
-if TYPE_CHECKING:  # 10 ms that only pools pay
+if TYPE_CHECKING:
     from refembed.pipeline.processes import ProcessPool
 
 WARMING = (1, 8, 30, 100, 300)  # tokens: a few rows, panels, rows of panels, longer than captured graphs are

@@ -186,7 +186,7 @@ def in_own_process(job: Job, folder: Path, advance: Advance = lambda _: None) ->
             env=os.environ | {"PYTHONPATH": path},
         ) as process:  # fmt: skip
             for line in process.stdout or ():
-                advance(int(line))
+                advance(count_of(line, job.model))
         stderr.seek(0)
         said = stderr.read().decode(errors="replace")
     try:
@@ -199,6 +199,15 @@ def in_own_process(job: Job, folder: Path, advance: Advance = lambda _: None) ->
         kind = {"RequestError": RequestError, "TooLongError": TooLongError}.get(answer["kind"], ModelError)
         raise kind(answer["message"], hint=answer["hint"])
     return {name: np.load(folder / f"{i}.npy") for i, name in enumerate(job.texts)}, Cost(**answer)
+
+
+def count_of(line: bytes, model: str) -> int:
+    """How many texts more are done, as `run_job` prints it. EngineError for a line that is no number."""
+    if not line.strip().isdigit():
+        said = line.decode(errors="replace").strip()[:60]
+        hint = "something that Python imports at its start prints to stdout; without --memory nothing is printed there"
+        raise EngineError(f"{model}: the process that embeds printed {said!r}, not a number of texts", hint=hint)
+    return int(line)
 
 
 def run_job() -> None:

@@ -10,13 +10,17 @@ The format: ggml/include/gguf.h of llama.cpp.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from refembed.gguf.metadata import Metadata
 from refembed.gguf.quants import BY_ID, BY_NAME, QUANT_TYPES, QuantType
 from refembed.gguf.reader import GGUFFile
 from refembed.gguf.split import open_gguf
 from refembed.gguf.strings import StringArray
 from refembed.gguf.tensor import Tensor
-from refembed.gguf.writer import GGUFWriter
+
+if TYPE_CHECKING:
+    from refembed.gguf.writer import GGUFWriter
 
 __all__ = [
     "BY_ID",
@@ -30,3 +34,12 @@ __all__ = [
     "Tensor",
     "open_gguf",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """GGUFWriter, which readers do without."""
+    if name != "GGUFWriter":
+        raise AttributeError(f"module 'refembed.gguf' has no attribute {name!r}")
+    from refembed.gguf.writer import GGUFWriter
+
+    return GGUFWriter

@@ -1,5 +1,6 @@
 (function () {
   "use strict";
+  // map.js
   var figure = document.getElementById("ID");
   var data = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
   var layer = figure.querySelector("select.layer"), head = figure.querySelector("select.head");
@@ -12,17 +13,13 @@
     for (var i = 0; i < raw.length; i++) { found[i] = raw.charCodeAt(i); }
     return found;
   }
-  function color(a) {
-    var x = Math.sqrt(a) * (data.ramp.length - 1), i = Math.min(Math.floor(x), data.ramp.length - 2), f = x - i;
-    return data.ramp[i].map(function (c, k) { return Math.round(c + f * (data.ramp[i + 1][k] - c)); });
-  }
   function draw() {
     map = bytes(data.maps[layer.value][head.value]);
     var small = document.createElement("canvas");
     small.width = small.height = n;
     var image = new ImageData(n, n);
     for (var i = 0; i < n * n; i++) {
-      var c = color(map[i] / 255);
+      var c = color(data.ramp, map[i] / 255);
       image.data.set([c[0], c[1], c[2], 255], 4 * i);
     }
     small.getContext("2d").putImageData(image, 0, 0);
@@ -30,26 +27,11 @@
     drawing.clearRect(0, 0, side, side);  // behind the names lies the page, light or dark
     drawing.imageSmoothingEnabled = false;
     drawing.drawImage(small, margin, margin, n * cell, n * cell);
-    if (margin) { names(); }
+    if (margin) { write_names(drawing, data.tokens, margin, cell); }
     var who = "layer " + layer.value + ", " + head.selectedOptions[0].text;
     canvas.setAttribute("aria-label", "Attention, " + who + ". " + most());
     figure.dataset.drawn = layer.value + "/" + head.value;
     out.textContent = most();
-  }
-  function names() {
-    drawing.fillStyle = getComputedStyle(canvas).color;
-    drawing.font = "12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace";
-    data.tokens.forEach(function (token, i) {
-      var name = token.length > 11 ? token.slice(0, 10) + "\u2026" : token, at = margin + (i + 0.5) * cell;
-      drawing.textAlign = "right";
-      drawing.fillText(name, margin - 5, at + 4, margin - 8);
-      drawing.save();
-      drawing.translate(at + 4, margin - 5);
-      drawing.rotate(-Math.PI / 2);
-      drawing.textAlign = "left";
-      drawing.fillText(name, 0, 0, margin - 8);
-      drawing.restore();
-    });
   }
   function say(i, j) {
     var from = "\u201c" + data.tokens[i] + "\u201d (" + i + ")";

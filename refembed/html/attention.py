@@ -23,7 +23,8 @@ Array = npt.NDArray[Any]
 MOST_TOKENS = 512  # of a text; the map shows its beginning
 MOST_CELLS = 3_000_000  # bytes kept of all heads; beyond that, of layers that were not chosen, their mean alone
 
-SCRIPT = read_asset(__file__, "attention.js")
+PARTS = read_asset(__file__, "map.js").replace("export ", "")  # a module of the playground, and a part of this script
+SCRIPT = read_asset(__file__, "attention.js").replace("// map.js\n", PARTS)
 
 
 def attention_map(

@@ -1,8 +1,8 @@
 """Arrays in, arrays out: every operation of a forward pass, in several numerics. Nothing here knows a model.
 
-ops          the interface, and `load_ops(name)`
+ops          the interface; numerics has `load_ops(name)`
 exact        float64 NumPy: the number the formulas mean
-fast         float32: compiled kernels of our own (tile, products, jit_attention, jit),
+fast         float32: compiled kernels of our own (llvm/gemm, fast/attention, fast/elementwise ...),
              shared among cores (threads, blas, fast/thread_pool), replayed for short texts (fast/graph)
 ggml         float32, rounded where llama.cpp rounds
 cuda         float32 on a GPU: `cupy`

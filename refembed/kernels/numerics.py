@@ -55,10 +55,14 @@ def load_ops(
         from refembed.kernels.ggml.profile import load_profile
 
         return Ggml(load_profile(profile, flash_attn=flash_attn, repack=repack))
-    if numerics in ("fast", "auto", "int8", "bf16"):
-        from refembed.kernels.fast.ops import BF16, Fast, Int8  # imports Numba: 0.3 s that only these numerics pay
+    if numerics in ("fast", "auto"):
+        from refembed.kernels.fast.ops import Fast  # imports Numba: 0.3 s that only compiled numerics pay
 
-        return {"int8": Int8, "bf16": BF16}.get(numerics, Fast)(memory_budget=memory_budget)
+        return Fast(memory_budget=memory_budget)
+    if numerics in ("int8", "bf16"):
+        from refembed.kernels.fast.rounded_ops import BF16, Int8
+
+        return {"int8": Int8, "bf16": BF16}[numerics](memory_budget=memory_budget)
     if numerics == "cupy":
         from refembed.kernels.cuda.gpu import Gpu
         from refembed.kernels.cuda.ops import Cupy

@@ -42,11 +42,6 @@ class ImageInput(NamedTuple):
     images: list[U8]  # pixels (height, width, 3) each
 
 
-def has_image(item: Any) -> bool:
-    """Whether an input is a text with images, {"text": ..., "image": ...}: a dictionary with a key "image"."""
-    return isinstance(item, Mapping) and "image" in item
-
-
 def image_input(item: Mapping[str, Any], index: int) -> ImageInput:
     """Read an input {"text": ..., "image": ...}: the images are decoded, and stand where the text says.
 

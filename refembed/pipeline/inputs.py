@@ -10,12 +10,16 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from refembed.errors import RequestError
-from refembed.pipeline.images import has_image
 
 # one text: characters, UTF-8 bytes, or token ids ready made; or a text with images (`pipeline.images`)
 Input: TypeAlias = "str | bytes | Sequence[int] | Mapping[str, Any]"
 
 TEXTS_HINT = 'embed("a text"), embed(["one", "another"]), or embed([[101, 7592, 102]]) for token ids'
+
+
+def has_image(item: Any) -> bool:
+    """Whether an input is a text with images, {"text": ..., "image": ...}: a dictionary with a key "image"."""
+    return isinstance(item, Mapping) and "image" in item
 
 
 def input_list(texts: Any) -> tuple[list[Any], bool]:

@@ -12,7 +12,6 @@ from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.model import Model
 from refembed.model.batch import Batch
 from refembed.model.trace import TapExcept
-from refembed.pipeline.multimodal import forward
 from refembed.pooling.heads import pooled
 from refembed.pooling.normalize import normalize as normalize_rows
 
@@ -35,7 +34,12 @@ def forward_and_pool(model: Model, ops: Ops, batch: Batch, how: str, tap: Tap = 
     # where nothing is pooled, llama.cpp gives the last hidden states the pooled vector's name
     first = TapExcept(tap, model.output) if tap.active and how == "none" else tap
     with np.errstate(all="ignore"):  # a vector that is not finite is refused at the end: `cut_and_normalize`
-        hidden = forward(model, batch, ops, first) if batch.images else model.forward(batch, ops, first)  # (T, C)
+        if batch.images:
+            from refembed.pipeline.multimodal import forward
+
+            hidden = forward(model, batch, ops, first)  # (T, C)
+        else:
+            hidden = model.forward(batch, ops, first)
         vectors = pooled(hidden, batch.offsets, how, model, ops, tap)
     return vectors if isinstance(vectors, list) else np.asarray(vectors)  # from a GPU all at once
 

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from refembed.errors import RefembedError
+from refembed.html import assets
 from refembed.html.assets import read_asset
 from refembed.html.page import STYLE
 from refembed.parse_json import parse_object
@@ -47,6 +48,7 @@ SCRIPT = "text/javascript; charset=utf-8"
 FILES = {  # path -> what it is, and its text
     "/": ("text/html; charset=utf-8", read_asset(__file__, "page.html")),
     "/page.css": ("text/css; charset=utf-8", STYLE + read_asset(__file__, "page.css")),
+    "/map.js": (SCRIPT, read_asset(assets.__file__, "map.js")),
     **{f"/{name}.js": (SCRIPT, read_asset(__file__, f"{name}.js")) for name in ("page", "parts", "attention", "plane")},
 }
 

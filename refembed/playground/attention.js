@@ -1,5 +1,6 @@
 // The map of one layer's attention: a canvas, a cell that arrow keys move, and words for all of it.
 
+import {color, write_names} from "./map.js";
 import {at, digits, make, named, table, token} from "./parts.js";
 
 const canvas = at("map");
@@ -39,11 +40,6 @@ function largest() {
   }
 }
 
-function color(a) {
-  const x = Math.sqrt(Math.min(Math.max(a, 0), 1)) * (ramp.length - 1), i = Math.min(Math.floor(x), ramp.length - 2);
-  return ramp[i].map((c, k) => Math.round(c + (x - i) * (ramp[i + 1][k] - c)));
-}
-
 function draw() {
   const room = Math.min(canvas.parentElement.clientWidth || 640, 720);
   margin = room / n >= 18 ? Math.min(96, Math.floor(room / 4)) : 0;  // names where there is room for them
@@ -54,10 +50,10 @@ function draw() {
   const pen = canvas.getContext("2d");
   pen.scale(sharp, sharp);
   for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) {
-    pen.fillStyle = `rgb(${color(weight(i, j)).join()})`;
+    pen.fillStyle = `rgb(${color(ramp, weight(i, j)).join()})`;
     pen.fillRect(margin + j * cell, margin + i * cell, cell, cell);
   }
-  if (margin && cell >= 11) names(pen);
+  if (margin && cell >= 11) write_names(pen, tokens.map(t => t.piece), margin, cell);
   pen.strokeStyle = "#e36209";
   pen.lineWidth = 2;
   pen.strokeRect(margin + column * cell + 1, margin + row * cell + 1, Math.max(cell - 2, 1), Math.max(cell - 2, 1));
@@ -66,22 +62,6 @@ function draw() {
   canvas.setAttribute("aria-label", `Attention of layer ${at("layer").value}, ${head}. ${say(row, column)}`);
   canvas.dataset.drawn = at("layer").value + "/" + at("head").value;
   words();
-}
-
-function names(pen) {
-  pen.fillStyle = getComputedStyle(canvas).color;
-  pen.font = "12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace";
-  tokens.forEach((t, i) => {
-    const name = t.piece.length > 11 ? t.piece.slice(0, 10) + "\u2026" : t.piece, middle = margin + (i + 0.5) * cell;
-    pen.textAlign = "right";
-    pen.fillText(name, margin - 5, middle + 4, margin - 8);
-    pen.save();
-    pen.translate(middle + 4, margin - 5);
-    pen.rotate(-Math.PI / 2);
-    pen.textAlign = "left";
-    pen.fillText(name, 0, 0, margin - 8);
-    pen.restore();
-  });
 }
 
 const say = (i, j) => `${named(tokens, i)} looks at ${named(tokens, j)}: ${weight(i, j).toFixed(4)}`;

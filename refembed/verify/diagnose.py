@@ -4,7 +4,8 @@
        cuts and other numbers are solved for (`hypotheses_cuts`, `families`)
     2. what is left, and what helped most, on all texts and in every arithmetic: who falls to the floor explains it
     3. if none does: single layers and matrices; weights of another type; then a second cause under each of those that
-       helped most; then all pairs of one change before pooling and one behind; then half precision, by its size
+       helped most; then all pairs of one change before pooling and one behind
+    4. after the first round, and at the end: what the best of all leave may be the rounding of fewer bits (`precision`)
 
 Two hypotheses that leave the same difference are a tie, and reported as one.
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refembed.verify import trials
-from refembed.verify.compare.floor import LEAST, SCREEN, distance
+from refembed.verify.compare.floor import LEAST, SCREEN
 from refembed.verify.hypotheses import (
     Hypothesis,
     cheap_hypotheses,
@@ -31,6 +32,7 @@ from refembed.verify.hypotheses import (
 from refembed.verify.hypotheses.families import Family, solve
 from refembed.verify.hypothesis import FAILURES
 from refembed.verify.number_pairs import with_numbers
+from refembed.verify.precision import leaning, precision_of
 from refembed.verify.trials import (
     FEW,
     PLAIN,
@@ -58,7 +60,7 @@ PAIRED = 6
 # of the two left 0.14 of a text at most
 HELPFUL = 0.9
 FAR = 100.0  # times its bound: what lies beyond is no rounding, whatever the arithmetic
-BY_SIZE = 4.0  # half precision is judged by size: within this factor
+UNDER = 4  # that a precision is looked for under
 # of processor time, where no budget is given: no further round begins after it, one that has begun ends. Of 300 drawn
 # engines (seed 78) the longest search that named its fault took 21 s, the longest of all 64 s (both MiniLM, at load 6);
 # of seed 5 one of 40 s was named
@@ -77,7 +79,6 @@ class Diagnosis:
     explained: tuple[Trial, ...]  # best first; more than one is a tie
     tried: int  # hypotheses and pairs
     best: tuple[Trial, ...]  # what helped most, whether or not it explains
-    by_size: bool = False  # judged by the size of the difference alone
 
 
 def diagnose(case: Case) -> Diagnosis:
@@ -122,6 +123,7 @@ class Diagnostician:
         self.heavy: list[Hypothesis] = []
         self.strong: list[Hypothesis] = []  # that explain one text wholly
         self.done: set[str] = set()  # ids of those that a second cause was looked for under
+        self.rounded: list[Trial] = []  # what explains with a precision
 
     def run(self) -> Diagnosis:
         """Round after round until one explains."""
@@ -132,17 +134,19 @@ class Diagnostician:
                 self.case.budget.untried["round"] += 1
                 continue
             search()
+            if search == self.singles and not self.settled():
+                self.found += confirm(self.case, [(h,) for h in leaning(self.case, self.listed)])
+                self.rounded = self.with_a_precision(self.found)
+                if self.rounded:
+                    break
         self.refine()
         found = [
             t
             for t in each_once(with_the_long_ones(self.case, self.scores, self.found))
             if t.over > 1 or earned(self.case, t)
         ]
-        sized = [] if explains(found) or self.mark else by_size(self.case, self.listed)
-        named = ties(found) or sized or ([] if self.mark else self.sized_in_addition(found))
-        return Diagnosis(
-            self.with_mark(named), self.tried, self.with_mark(found[:8]), bool(named) and not explains(found)
-        )
+        named = self.rounded or ties(found) or self.with_a_precision(found)
+        return Diagnosis(self.with_mark(named), self.tried, self.with_mark(found[:8]))
 
     def with_mark(self, trials_: Sequence[Trial]) -> tuple[Trial, ...]:
         """Trials with the change that was taken for known."""
@@ -351,15 +355,19 @@ class Diagnostician:
         front = [h for h in self.listed if h.stage in ("text", "tokens") and moves(h, self.case, places, own)]
         self.take(screen(self.case, with_numbers(self.case, front, families_of(self.case), self.late)))
 
-    def sized_in_addition(self, found: Sequence[Trial]) -> list[Trial]:
-        """Half precision under what explains nearly all."""
-        for best in sorted((t for t in found if np.isfinite(t.mean)), key=lambda t: t.mean)[:2]:
-            if best.mean > 0.05 * float(self.case.distances.mean()):
-                continue
-            rest = under(part(self.case, spread_out(self.case, FEW, 150)), best.hypotheses)
-            for t in by_size(rest, self.listed, every=True):
-                return [replace(t, hypotheses=(*best.hypotheses, *t.hypotheses))]
-        return []
+    def with_a_precision(self, found: Sequence[Trial]) -> list[Trial]:
+        """What explains all but the rounding of fewer bits, with the precision that it is; the best alone."""
+        good = []
+        for t in sorted((t for t in found if np.isfinite(t.mean)), key=lambda t: t.mean)[:UNDER]:
+            if t.mean >= float(self.case.distances.mean()):
+                break
+            rest = under(self.case, t.hypotheses)
+            fit = precision_of(rest)
+            if fit is not None:
+                left = fit.case.distances
+                over = float((left / fit.case.floor.bound).max())
+                good.append(Trial((*t.hypotheses, fit.samples[0]), float(left.max()), float(left.mean()), over))
+        return sorted(good, key=lambda t: t.mean)[:1]
 
 
 def of_all(hypotheses: Sequence[Hypothesis]) -> Hypothesis:
@@ -457,31 +465,3 @@ def with_the_long_ones(case: Case, scores: Scores, found: list[Trial]) -> list[T
     if good:
         return good + [t for t in found if t not in best]
     return [replace(t, left=float(rest.distances.max())) if t in best else t for t in found]
-
-
-def by_size(case: Case, hypotheses: Sequence[Hypothesis], every: bool = False) -> list[Trial]:
-    """Half precision: where an engine rounds cannot be known, so its vectors are as far off as ours, not the same.
-
-    every  every text by itself is to be as far off, not the median: what another cause leaves is of some size too
-    """
-    found = []
-    for h in hypotheses:
-        if h.family != "half":
-            continue
-        size = np.array(
-            [
-                distance(a, b)
-                for a, b in zip(
-                    h.change(case.reference).vectors(case.items, SCREEN), case.floor.by_numerics[SCREEN], strict=True
-                )
-            ]
-        )
-        ratios = case.distances / np.maximum(size, 1e-15)
-        if every and not ((ratios > 1 / BY_SIZE) & (ratios < BY_SIZE)).all():
-            continue
-        ratio = float(np.median(ratios))
-        if 1 / BY_SIZE < ratio < BY_SIZE and float(case.distances.max()) < BY_SIZE * float(size.max()):
-            found.append(
-                (abs(np.log(ratio)), Trial((h,), float(case.distances.max()), float(case.distances.mean()), 1.0))
-            )
-    return [t for _, t in sorted(found, key=lambda f: f[0])][:2]

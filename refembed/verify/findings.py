@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from refembed.arrays import F64
+from refembed.model.trace import Trace
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.verify.budget import Budget
 from refembed.verify.compare.arrays import Difference, compare
@@ -17,6 +18,8 @@ from refembed.verify.compare.length import Length
 from refembed.verify.compare.local import Comparison
 from refembed.verify.diagnose import Diagnosis
 from refembed.verify.hypotheses.batch_effects import BatchEffects
+from refembed.verify.hypothesis import Hypothesis
+from refembed.verify.precision import Fit
 from refembed.verify.reference import Item, Reference, Vectors
 from refembed.verify.verdict import Cause, Evidence, TextRow, Verdict, sentence
 
@@ -42,6 +45,9 @@ class Findings:
     traces: Comparison | None = None
     traced: Item = ""
     traced_ids: tuple[int, ...] = ()
+    shown: Trace | None = None  # the engine's tensors of that text
+    precision: Fit | None = None  # fewer bits than float32, whose floor this one is
+    beyond: Sequence[Hypothesis] = ()  # and what the engine does otherwise, below that
 
     @property
     def agree(self) -> bool:
@@ -79,6 +85,7 @@ def verdict_of(
         remarks=tuple(r for r in found.remarks if not r.startswith("tensors: ")),
         untried=found.budget.says(),
         pieces=dict(found.pieces),
+        precision=found.precision.precision.name if found.precision else "",
     )
     if not found.items:  # nothing was measured
         return Verdict(kind, sentence(causes), tuple(causes), name, {}, evidence)

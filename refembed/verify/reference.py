@@ -17,6 +17,7 @@ import numpy as np
 from refembed.arrays import F64, Float
 from refembed.embedder import Embedder
 from refembed.gguf import GGUFFile
+from refembed.kernels.activation_ops import ActivationOps
 from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import COMPOSED, NO_TAP, Ops, Tap
@@ -47,7 +48,7 @@ TOGETHER = 2048  # tokens of one forward pass where a text's bits do not depend 
 
 
 class OpsByNumerics:
-    """The arithmetics, each made when first asked for; and hidden states that were computed before.
+    """The arithmetics, each made when first asked for; and what was computed before.
 
     adapters, order  LoRA, and the order of addition, as `refembed.model.lora.adapted` takes them
     """
@@ -56,6 +57,7 @@ class OpsByNumerics:
         self.adapters, self.order = tuple(adapters), order
         self.ops: dict[str, Ops] = {}
         self.hidden: dict[Any, tuple[Any, Float]] = {}
+        self.samples: dict[str, Any] = {}  # changes that compute in fewer bits (`hypotheses.precision`)
 
     def __getitem__(self, name: str) -> Ops:
         """Operations of a row of NUMERICS."""
@@ -177,7 +179,7 @@ def reference_of(embedder: Embedder, pooling: str = "native") -> Reference:
     return Reference(e.info, e.file, e.tokenizer, e.model, OpsByNumerics(e.adapters), how, own_encode)
 
 
-OPERATIONS = (*vars(Ops), *vars(StateOps), *vars(ImageOps))
+OPERATIONS = (*vars(Ops), *vars(ActivationOps), *vars(StateOps), *vars(ImageOps))
 
 
 def spy(reference: Reference) -> frozenset[str]:

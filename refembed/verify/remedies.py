@@ -112,7 +112,12 @@ TABLE: tuple[tuple[str, str], ...] = (
     ("eps-.*", "take epsilon from the file (layer_norm_epsilon, layer_norm_rms_epsilon)"),
     ("rope-.*|position.*|alibi-.*", "take positions and RoPE's settings (base, scaling, pairs) from the file"),
     ("window.*", "take the attention window from the file (attention.sliding_window, and its pattern)"),
-    ("(hidden|inputs)-b?float16|weights-.*", "{start}the file's own weights, and sums in float32"),
+    ("inputs-tf32.*", "for float32 switch TF32 off: torch.set_float32_matmul_precision('highest'), use_tf32=0 in ONNX "
+     "Runtime, NVIDIA_TF32_OVERRIDE=0 for what multiplies by cuBLAS"),
+    ("(inputs|results|sums)-b?float16", "for float32 switch autocast off; llama.cpp on a GPU: "
+     "GGML_CUDA_CUBLAS_COMPUTE_TYPE=f32"),
+    ("hidden-b?float16", "for float32 load the model so: dtype=torch.float32"),
+    ("weights-.*", "{start}the file's own weights, and sums in float32"),
     (".*-missing|.*-swapped|.*-transposed|heads-.*|kv-heads-.*", "load every tensor of the file under its name and in "
      "its shape, and use it where the architecture does"),
     # vector
@@ -158,6 +163,8 @@ def remedy(verdict: Verdict, causes: Sequence[Cause], reference: Reference, info
 
 def quiet_remedy(verdict: Verdict, reference: Reference, info: dict[str, Any]) -> str:
     """Of an engine that agrees."""
+    if verdict.evidence.precision:
+        return f"{NOTHING}; {one_remedy(verdict.causes[0].id.split(' + ')[-1], reference, info)}"
     for remark in verdict.evidence.remarks:
         if "is the same in every text" in remark:
             return "start it with --pooling last, or as the model was trained: so its vectors do not distinguish texts"

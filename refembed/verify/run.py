@@ -21,7 +21,7 @@ import numpy as np
 
 from refembed.embedder import Embedder
 from refembed.errors import EngineError, RequestError
-from refembed.pipeline.images import has_image
+from refembed.pipeline.inputs import has_image
 from refembed.pooling.heads import width
 from refembed.pooling.normalize import normalize as normalize_rows
 from refembed.verify import early, identity
@@ -40,6 +40,8 @@ from refembed.verify.hypotheses import cheap_hypotheses
 from refembed.verify.hypotheses.adapters import with_order_of
 from refembed.verify.hypotheses.back import pooling_hypotheses
 from refembed.verify.measure import measure, without_vectors
+from refembed.verify.precision import with_its_rounding
+from refembed.verify.precision_causes import causes_beyond, in_its_precision, precision_cause
 from refembed.verify.printed import verify_shown
 from refembed.verify.reference import Item, Reference, Vectors, reference_of
 from refembed.verify.remedies import with_remedies
@@ -96,13 +98,10 @@ def verify(
     """
     begin = time.monotonic()
     if texts is not None and any(map(has_image, texts)):
-        from refembed.verify.images.run import verify_images
-
         if isinstance(model, Reference) or prefix or not all(map(has_image, texts)):
             raise RequestError("images are compared apart from texts", hint="inputs with images alone, and an Embedder")
-        own = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
         more: dict[str, Any] = {"pooling": pooling, "normalize": normalize, "trace": trace, "budget": budget}
-        return verify_images(own, engine, texts, **more, progress=progress)
+        return of_images(model, engine, texts, more | {"progress": progress})
     if not isinstance(model, Reference):
         embedder = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
         model = reference_of(embedder, pooling)
@@ -119,6 +118,14 @@ def verify(
     remarks = (*verdict.evidence.remarks, *of_its_own(engine, verdict))
     verdict = replace(verdict, evidence=replace(verdict.evidence, facts=facts, remarks=remarks))
     return with_remedies(verdict, model, info)
+
+
+def of_images(model: str | Path | Embedder, engine: Engine, inputs: Sequence[Any], more: dict[str, Any]) -> Verdict:
+    """The verdict on texts with images; more: arguments of `verify`."""
+    from refembed.verify.images.run import verify_images
+
+    own = model if isinstance(model, Embedder) else Embedder.load(model, numerics="fast")
+    return verify_images(own, engine, inputs, **more)
 
 
 def of_its_own(engine: Engine, verdict: Verdict) -> list[str]:
@@ -241,7 +248,7 @@ def look_inside(engine: Engine, found: Findings, progress: Callable[[str], objec
             found.remarks.append("tensors are not compared: the vocabulary has no such tokens")
             return
     found.traced_ids = tuple(ids)
-    found.traces = compare_traces(found.reference, ids, theirs)
+    found.shown, found.traces = theirs, compare_traces(found.reference, ids, theirs)
     first = found.traces.first_wrong
     if first is not None and found.agree and not found.ids:
         found.remarks.append(f"{first} is wrong although the vectors agree")
@@ -279,9 +286,15 @@ def decide_by_vectors(found: Findings, fine: Sequence[str], progress: Callable[[
     order = together.order_of(owners, [found.tokens, [len(str(i)) for i in found.items]])
     if order is not None and len(set(found.items)) > 1 and not same_vectors(found):
         return verdict_of(found, "differs", [Cause(*order, left=0.0)], None)
-    batch_effects = batch_effects_cause(found)
+    held = None if within_a_part(found) else in_its_precision(found, progress)
+    batch_effects = batch_effects_cause(held or found)
     if batch_effects:
         return verdict_of(found, "differs" if batch_effects[0].id else "unexplained", batch_effects, None)
+    if held is not None and held.beyond:
+        said = replace(found, remarks=held.remarks)
+        return verdict_of(said, "within rounding" if found.agree else "differs", causes_beyond(held), None)
+    if held is not None:
+        return agreeing(held, fine, progress)
     if found.agree:
         return agreeing(found, fine, progress)
     quick = pooling_diagnosis(found, progress)
@@ -291,7 +304,7 @@ def decide_by_vectors(found: Findings, fine: Sequence[str], progress: Callable[[
     if other is not None and float(np.median(found.distances)) > UNRELATED:
         return verdict_of(found, "differs", [other], None)
     progress("looking for the cause")
-    diagnosis = diagnose(case_of(found, progress))
+    diagnosis = diagnose(with_its_rounding(case_of(found, progress)))
     return explained(found, diagnosis, fine)
 
 
@@ -379,13 +392,20 @@ def agreeing(found: Findings, fine: Sequence[str], progress: Callable[[str], obj
         )  # fmt: skip
     if identical(found, NORM_OF.get(length.id, 2)):
         return verdict_of(found, "identical", [], length)
-    if (found.distances <= np.maximum(TELLING * found.floor.bound, LEAST)).all() or not floats(found):
+    if found.precision is not None:
+        return verdict_of(found, "within rounding", [precision_cause(found.precision)], length)
+    if within_a_part(found) or not floats(found):
         return verdict_of(found, "within rounding", [], length)
     diagnosis = probe(case_of(found, progress))
     near = [Cause(t.id, t.says, t.left) for t in diagnosis.explained]
     if len(near) == 1:
         found.remarks.append(f"all of it is within rounding, but not rounding: the engine {near[0].says}")
     return verdict_of(found, "within rounding", near if len(near) == 1 else [], length, diagnosis)
+
+
+def within_a_part(found: Findings) -> bool:
+    """Whether all distances are so small a part of their bounds that nothing is to be learned from them."""
+    return bool((found.distances <= np.maximum(TELLING * found.floor.bound, LEAST)).all())
 
 
 def floats(found: Findings) -> bool:
@@ -422,12 +442,12 @@ def explained(found: Findings, diagnosis: Diagnosis, fine: Sequence[str]) -> Ver
         return verdict_of(found, "unexplained", [Cause("unexplained", says)], None, diagnosis)
     length = length_under(found, diagnosis.explained[0])
     by_itself = any(h.stage == "vector" for h in diagnosis.explained[0].hypotheses)  # its own length goes with it
-    odd = length.id not in fine and not scores(found) and not diagnosis.by_size and length.id != "scaled-unevenly"
+    odd = length.id not in fine and not scores(found) and length.id != "scaled-unevenly"
     odd = odd and not (by_itself and length.kind == "raw")
     causes = []
     for t in told_apart(found, diagnosis.explained):
         id, says = (f"{t.id} + {length.id}", f"{t.says}, and {length.says}") if odd else (t.id, t.says)
-        causes.append(Cause(id, says, t.left, diagnosis.by_size))
+        causes.append(Cause(id, says, t.left))
     return verdict_of(found, "differs", causes, length, diagnosis)
 
 

@@ -61,6 +61,7 @@ class Evidence:
     untried: str = ""  # what the search for a cause left out for lack of time: "112 about the model, 676 pairs"
     pieces: dict[int, str] = field(default_factory=dict)  # the engine's own text of its token ids, where it shows it
     facts: dict[str, Any] = field(default_factory=dict)  # model, engine, numbers of texts and tokens
+    precision: str = ""  # whose noise floor bounds are of, "TF32"; float32's where it is empty
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refembed.gguf.quants import QUANT_TYPES
-from refembed.kernels.fast.thread_pool import KERNELS
+from refembed.kernels.fast.tasks import KERNELS
 from refembed.kernels.quant.dequant import dequantize
 from tests.kernels.fast.test_thread_pool import jobs
 

@@ -16,6 +16,7 @@ KILLS = 100
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hello", "world"]
 
 
+@pytest.mark.limit(3600)
 @pytest.mark.attack
 def test_a_hundred_kills_change_no_byte(seed: int, tmp_path: Path) -> None:
     rng, model = random.Random(seed), tiny_bert(tmp_path / "model.gguf", C=64, F=128, n_layer=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,22 @@ def test_a_text_that_cannot_be_embedded_fails_its_batch_with_its_row(tiny: Path)
         batch({"id": [1], "body": ["a"]})
 
 
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [
+        ({}, "embedding"), ({"into": "id"}, "id"), ({"into": "v", "on_error": "column"}, "v_error"),
+        ({"into": "embedding", "on_error": "column"}, "embedding"),
+    ],
+)  # fmt: skip
+def test_a_column_that_is_there_is_never_written_over(tiny: Path, options: dict[str, Any], there: str) -> None:
+    """Nothing is loaded for it."""
+    given = {"id": [1], "text": ["a"], "embedding": [None], "v_error": [""]}
+    hint = rf"another name for the vectors, into=NAME \(--into NAME\), or rows without '{there}'"
+    with pytest.raises(RequestError, match=rf"^there is a column '{there}' already\n  hint: {hint}"):
+        EmbedBatch("/nowhere/m.gguf", **options)(given)
+    assert list(EmbedBatch(tiny, into="v")(given)) == [*given, "v"]
+
+
 def test_errors_may_go_into_a_column(tiny: Path) -> None:
     found = EmbedBatch(tiny, on_error="column")({"text": ["a", LONG, None, "the cat sat"]})
     assert [e is None for e in found["embedding_error"]] == [True, False, False, True]
@@ -102,10 +119,14 @@ def test_errors_may_go_into_a_column(tiny: Path) -> None:
 
 def test_a_vector_that_is_not_finite_is_an_error_of_its_row_alone(tmp_path: Path) -> None:
     model = with_nan(tiny_bert(tmp_path / "m.gguf"), "dog")
-    found = EmbedBatch(model, on_error="column")({"text": ["a cat", "a dog", "a"]})
-    assert [e is None for e in found["embedding_error"]] == [True, False, True]
+    rows = {"text": ["a cat", "a dog", "a"]}
+    found = EmbedBatch(model, on_error="column")(rows)
+    said = "row 1 of column 'text': the model gave a vector that is not finite"
+    assert found["embedding_error"].tolist() == [None, said, None]
     assert np.isnan(found["embedding"][1]).all()
     assert np.isfinite(found["embedding"][[0, 2]]).all()
+    with pytest.raises(ModelError, match=rf"^{said}\n  hint: `refembed doctor"):
+        EmbedBatch(model)(rows)
 
 
 def with_nan(path: Path, word: str) -> Path:
@@ -114,6 +135,26 @@ def with_nan(path: Path, word: str) -> Path:
     x = np.array(e.file.tensors["token_embd.weight"].dequantize())
     x[e.tokenize(word)[1], 0] = np.nan
     return copied(path, path.with_name("nan.gguf"), tensors={"token_embd.weight": x})
+
+
+def test_what_float16_cannot_hold_is_an_error_of_its_row(tmp_path: Path) -> None:
+    """Its largest number is 65504; the last norm is made to give some million."""
+    path = tiny_bert(tmp_path / "m.gguf")
+    norm = {f"blk.1.layer_output_norm.{part}": 1e6 for part in ("weight", "bias")}
+    norm = {name: factor * tensor_of(path, name) for name, factor in norm.items()}
+    model, rows = copied(path, tmp_path / "large.gguf", tensors=norm), {"text": ["a cat", "the cat sat"]}
+    said = r"row 0 of column 'text': a number of its vector, \d\.?\d*e\+06, is too large for float16"
+    with pytest.raises(RequestError, match=rf"^{said}\n  hint: normalize=2, or dtype"):
+        EmbedBatch(model, dtype="float16", normalize=-1)(rows)
+    found = EmbedBatch(model, dtype="float16", normalize=-1, on_error="column")(rows)
+    assert np.isnan(found["embedding"]).all()
+    assert re.fullmatch(said, found["embedding_error"][0])
+    assert np.isfinite(EmbedBatch(model, normalize=-1)(rows)["embedding"]).all()
+    assert np.isfinite(EmbedBatch(model, dtype="float16")(rows)["embedding"]).all()
+
+
+def tensor_of(path: Path, name: str) -> Any:
+    return np.array(Embedder.load(path).file.tensors[name].dequantize())
 
 
 def test_what_is_expected_is_compared(tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -85,7 +85,7 @@ def test_what_a_killed_worker_left_is_removed(out: Path, sources: list[Source]) 
     for name in (".a-00002.jsonl.x1y2.part", "b/.c-00000.parquet.z.part"):
         (out / name).touch()
     assert done(out, sources)
-    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["a-00000.jsonl", "a-00001.jsonl", NAME]
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == [NAME, "a-00000.jsonl", "a-00001.jsonl"]
 
 
 def test_without_resume_an_earlier_run_is_an_error(out: Path, sources: list[Source]) -> None:
@@ -100,7 +100,7 @@ def test_without_resume_an_earlier_run_is_an_error(out: Path, sources: list[Sour
 def test_a_folder_of_other_files_is_left_alone(out: Path, sources: list[Source], resume: bool) -> None:
     out.mkdir()
     (out / "thesis.txt").touch()
-    with pytest.raises(RequestError, match="there are files in it, and no manifest"):
+    with pytest.raises(RequestError, match="there are files in it, and no _manifest"):
         Manifest(out, RUN, sources, resume=resume)
     for content in ("my own notes\n", '{"run": ', '{"run": 1}\n{"part": "a"}\n', '{"run": {}}\nnotes\n'):
         (out / NAME).write_text(content)
@@ -133,6 +133,11 @@ def test_a_file_that_is_another_now_is_refused(out: Path, sources: list[Source])
     for name in ("a-00000.jsonl", "a-00001.jsonl"):
         (out / name).unlink()
     assert done(out, now) == []
+
+
+def test_a_folder_of_vectors_is_one_of_texts_without_the_manifest(out: Path, sources: list[Source]) -> None:
+    begun(out, sources)
+    assert [source.name for source in find_sources([str(out)])] == ["a-00000.jsonl", "a-00001.jsonl"]
 
 
 def test_a_second_job_in_the_same_folder_is_refused(out: Path, sources: list[Source]) -> None:

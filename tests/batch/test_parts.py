@@ -108,16 +108,52 @@ def test_a_part_has_the_rows_and_the_bits_of_embed(tiny: Path, tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [out.name for out in outs]
 
 
-def test_other_fields_stay_as_they_are(tiny: Path, tmp_path: Path) -> None:
-    """Whole numbers of any size, fractions, nesting, characters, and half a surrogate pair."""
-    more = {"n": 2**70, "x": 0.1, "deep": [{"a": None}], "Größe": "東京", "half": "\ud800"}
+ROWS = [
+    '{"text": "a", "n": 1180591620717411303424, "deep": [{"a": null}], "Größe": "東京"}'.encode(),
+    b'{"text": "a", "more than a float64": [1e999, -1E+400, 0.10000000000000000000000000000000000001, 1.0e2, -0.0]}',
+    rb'{"half a pair": "\ud800", "\u0061": "\/", "text": "b"}',
+    b'\t{ "text" :"a" , "x": {} }  \r',
+    b'{"text":"b"}',
+]  # fmt: skip
+
+
+def strict(constant: str) -> Any:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_other_members_stay_as_they_are_spelled(tiny: Path, tmp_path: Path) -> None:
+    """Numbers of any size and digits, nesting, characters, escapes, half a surrogate pair; a mark of UTF-8 goes."""
     file = tmp_path / "a.jsonl"
-    file.write_text(json.dumps({"text": "a", "embedding": "old"} | more) + "\n \n" + json.dumps({"text": "b"}) + "\n")
+    file.write_bytes(b"\xef\xbb\xbf" + ROWS[0] + b"\n \n" + b"\n".join(ROWS[1:]))
     (out,) = embed(file, tmp_path / "out", EmbedBatch(tiny))
+    wanted = Embedder.load(tiny).embed(["a", "a", "b", "a", "b"])
+    for line, row, vector in zip(out.read_bytes().splitlines(), ROWS, wanted, strict=True):
+        begun = row.strip()[:-1].rstrip()
+        assert line.startswith(begun + b', "embedding": [')
+        found = json.loads(line, parse_constant=strict)
+        assert np.array_equal(np.array(found.pop("embedding"), np.float32), vector)
+        assert found == json.loads(row)
+
+
+def test_the_reason_stands_behind_the_vector(tiny: Path, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "a.jsonl", [{"text": "a"}, {}])
+    (out,) = embed(file, tmp_path / "out", EmbedBatch(tiny, on_error="column"))
     first, second = read(out)
-    assert len(first.pop("embedding")) == 32
-    assert first == {"text": "a"} | more
-    assert list(second) == ["text", "embedding"]
+    assert list(first) == ["text", "embedding", "embedding_error"]
+    assert first["embedding_error"] is None
+    assert second == {"embedding": None, "embedding_error": f"{file}: line 2: no text, but None"}
+
+
+def test_a_member_that_is_there_is_never_written_over(tiny: Path, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "a", "embedding": None, "v_error": 1}])
+    there = r"a\.jsonl: line 2: there is a column 'embedding' already\n.*\(--into NAME\), or rows without 'embedding'"
+    with pytest.raises(RequestError, match=there):
+        embed(file, tmp_path / "out", EmbedBatch(tiny))
+    with pytest.raises(RequestError, match="line 2: there is a column 'v_error' already"):
+        embed(file, tmp_path / "out", EmbedBatch(tiny, into="v", on_error="column"))
+    assert list((tmp_path / "out").iterdir()) == []
+    (out,) = embed(file, tmp_path / "out", EmbedBatch(tiny, into="v"))
+    assert list(read(out)[1]) == ["text", "embedding", "v_error", "v"]
 
 
 def test_a_text_that_cannot_be_embedded_is_named_by_its_line(tiny: Path, tmp_path: Path) -> None:
@@ -140,6 +176,9 @@ def test_a_text_that_cannot_be_embedded_is_named_by_its_line(tiny: Path, tmp_pat
         ('{"text": "a"}\n["a"]\n', "line 2: no JSON object: a list"),
         ('{"id": 1, "body": "a"}\n', r"line 1: there is no 'text'\n.*there are id, body"),
         ("\xff\n", "line 1: no JSON object"), ("[" * 100_000, "line 1: no JSON object: nested too deeply"),
+        ('{"text": "a"}\n{"text": "a", "x": NaN}\n', "line 2: no JSON object: NaN is no number of JSON"),
+        ('{"text": "a", "x": [-Infinity]}\n', "line 1: no JSON object: -Infinity is no number"),
+        ('{"text": "\xed\xa0\x80"}\n', "line 1: no JSON object: 'utf-8' codec can't decode"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_row_is_named(tiny: Path, tmp_path: Path, content: str, match: str) -> None:

@@ -347,6 +347,7 @@ def test_a_cache_made_by_another_process_meanwhile_is_taken_for_a_cache(
     assert cache_module.owner is owner
 
 
+@pytest.mark.limit(300)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_killed_process_leaves_a_sound_file(tiny: Path, e: Embedder, path: Path, seed: int) -> None:
     c = child(tiny, path, seed, 100_000, 300_000)

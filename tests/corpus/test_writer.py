@@ -359,6 +359,7 @@ print(c.resumed, flush=True)
 """
 
 
+@pytest.mark.limit(300)
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_kills_at_any_moment_change_no_byte(e: Embedder, tiny: Path, tmp_path: Path, suffix: str) -> None:
     path, n = tmp_path / f"x{suffix}", 1200

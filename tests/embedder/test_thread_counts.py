@@ -104,7 +104,7 @@ spinning_pool.start()
 wanted = e.embed(["the cat sat", "hello world"])
 held = threading.Event()
 ops = e.ops
-locks = [ops.packing, ops.panels.packing, ops.graphs.lock, models.lock]
+locks = [ops.making, ops.compact.packing, ops.store.budget.lock, ops.panels.packing, ops.graphs.lock, models.lock]
 locks += [ops.rounded.panels.packing] if ops.rounded else []
 
 def hold():

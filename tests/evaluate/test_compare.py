@@ -246,6 +246,17 @@ def test_a_process_of_its_own_says_what_went_wrong(tiny: Path, tmp_path: Path) -
         in_own_process(Job("m", str(tiny), "exact", "mean", {"query": ([], "")}, 1), tmp_path)
 
 
+def test_a_process_that_prints_something_else_says_what(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a module that Python imports at its start may do."""
+    (tmp_path / "sitecustomize.py").write_text("print('welcome to this machine')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(EngineError, match=r"m: .* printed 'welcome to this machine', not a number of texts") as error:
+        in_own_process(Job("m", str(tiny), "exact", "mean", {"query": (["a"], "")}, 1), tmp_path)
+    assert "stdout" in error.value.hint
+
+
 def test_the_lines_that_no_other_beats(tiny: Path) -> None:
     report = evaluate_retrieval(COLLECTION, Grid((str(tiny),), vectors=("float32", "float16", "ubinary")), ["ndcg@10"])
     a, b, c = report.lines

@@ -140,6 +140,7 @@ def test_a_new_recipe_makes_the_file_again(shelf: Shelf, monkeypatch: pytest.Mon
     assert path.stat().st_mtime_ns > before
 
 
+@pytest.mark.limit(300)
 @POSIX
 def test_a_process_killed_while_it_fetches_leaves_nothing_that_is_used(
     shelf: Shelf, files: dict[str, bytes], cache: Path
@@ -158,6 +159,7 @@ def test_a_process_killed_while_it_fetches_leaves_nothing_that_is_used(
     assert left(cache) == published_and_made(files)
 
 
+@pytest.mark.limit(300)
 @POSIX
 def test_a_process_killed_while_it_converts_leaves_nothing_that_is_used(
     shelf: Shelf, files: dict[str, bytes], cache: Path

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from refembed.gguf import Tensor
-from refembed.kernels import image_ops, state_ops, wrapper
+from refembed.kernels import activation_ops, image_ops, state_ops, wrapper
 from refembed.kernels import ops as ops_module
+from refembed.kernels.activation_ops import ActivationOps
 from refembed.kernels.image_ops import ImageOps
 from refembed.kernels.numerics import load_ops
 from refembed.kernels.ops import COMPOSED, Ops
@@ -19,7 +20,8 @@ from refembed.kernels.state_ops import StateOps
 from refembed.kernels.wrapper import OpsWrapper, PatchedOps
 from tests.kernels.longhand import random, stored
 
-OPERATIONS = [name for c in (Ops, StateOps, ImageOps) for name, f in vars(c).items() if inspect.isfunction(f)]
+PARTS = (Ops, ActivationOps, StateOps, ImageOps)
+OPERATIONS = [name for c in PARTS for name, f in vars(c).items() if inspect.isfunction(f)]
 
 
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name not in COMPOSED])
@@ -83,11 +85,13 @@ def test_a_numerics_must_have_every_operation() -> None:
         Half()  # type: ignore[abstract]
 
 
-@pytest.mark.parametrize("module", [ops_module, state_ops, image_ops, wrapper])
+@pytest.mark.parametrize("module", [ops_module, activation_ops, state_ops, image_ops, wrapper])
 def test_every_operation_has_an_example_that_holds(module: Any) -> None:
     found = doctest.testmod(module)
     assert found.failed == 0
-    tests = [t for home in (ops_module, state_ops, image_ops) for t in doctest.DocTestFinder().find(home)]
+    tests = [
+        t for home in (ops_module, activation_ops, state_ops, image_ops) for t in doctest.DocTestFinder().find(home)
+    ]
     examples = {t.name.split(".")[-1] for t in tests if t.examples}
     assert set(OPERATIONS) <= examples
 

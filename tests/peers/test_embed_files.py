@@ -26,7 +26,7 @@ from tests.child import ROOT
 from tests.peers.jobs import FILES, ROWS, SECONDS, Corpus, Job, check_rows, until
 from tests.tiny import WORDS
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.limit(1800)]  # seconds; a job has fewer (jobs.py)
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -54,9 +54,9 @@ def lines_of(corpus: Corpus, folder: Path) -> Path:
 
 
 def read(out: Path) -> Any:
-    """All rows of the output."""
-    if files := sorted(out.rglob("*.parquet")):
-        return pa.concat_tables([pq.read_table(file) for file in files])
+    """All rows of the output; a folder of Parquet as Arrow reads it, whole."""
+    if list(out.glob("*.parquet")):
+        return pq.read_table(out)
     files = [file for file in sorted(out.rglob("*.jsonl")) if file.name != NAME]
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     vectors = pa.FixedSizeListArray.from_arrays(
@@ -150,7 +150,7 @@ def test_the_command_says_what_it_did_and_does_nothing_twice(tiny: Path, tmp_pat
     assert summary == f"{tmp_path}/other: 106 rows in 4 files"
     assert warning == "warning: 1 rows have no vector; the column embedding_error says why"
     found = sorted(path.relative_to(tmp_path / "other").as_posix() for path in (tmp_path / "other").rglob("*.*"))
-    assert found == ["a-00000.parquet", "a-00001.parquet", "b/c-00000.jsonl", "b/none-00000.parquet", NAME]
+    assert found == [NAME, "a-00000.parquet", "a-00001.parquet", "b/c-00000.jsonl", "b/none-00000.parquet"]
     assert pq.read_table(tmp_path / "other/b/none-00000.parquet").schema.names == [
         "id", "text", "embedding", "embedding_error",
     ]  # fmt: skip
@@ -161,6 +161,25 @@ def test_the_command_says_what_it_did_and_does_nothing_twice(tiny: Path, tmp_pat
     assert time.monotonic() - before < 60
     r = run(*given, "--resume", "--pooling", "cls")
     assert "begun by a run that differs: pooling: was 'mean', is 'cls'" in r.stderr
+
+
+def test_a_column_that_is_there_is_an_error_before_processes_start(tiny: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    file = written(tmp_path / "a.parquet", TEXTS)
+    pq.write_table(EmbedBatch(tiny)(pq.read_table(file)), tmp_path / "b.parquet")
+    given = (tmp_path / "a.parquet", tmp_path / "b.parquet", "--engine", "ray", "-m", tiny, "-q", "-o", tmp_path / "v")
+    r = run(*given)
+    assert (r.returncode, r.stdout) == (1, "")
+    assert r.stderr == (
+        f"error: {tmp_path}/b.parquet: there is a column 'embedding' already\n"
+        "  hint: another name for the vectors, into=NAME (--into NAME), or rows without 'embedding'\n"
+    )
+    assert not (tmp_path / "v").exists()
+    pq.write_table(pq.read_table(file).append_column("e_error", pa.nulls(95)), tmp_path / "c.parquet")
+    (source,) = find_sources([str(tmp_path / "c.parquet")])
+    with pytest.raises(RequestError, match="a column 'e_error' already"):
+        check_columns(source, "text", EmbedBatch(tiny, into="e", on_error="column").added)
+    check_columns(source, "text", EmbedBatch(tiny, into="e").added)
 
 
 def test_a_cluster_that_does_not_answer_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
@@ -237,6 +256,21 @@ def test_more_threads_than_a_machine_has_are_refused(ray_here: Any, tiny: Path, 
     file = written(tmp_path / "a.parquet", TEXTS)
     with pytest.raises(RequestError, match="processes of 9 threads, but the largest machine of the cluster has 2 CPUs"):
         embed_files(file, tmp_path / "out", EmbedBatch(tiny, threads=9))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_data_refuses_columns_before_it_begins(ray_here: Any, tiny: Path, tmp_path: Path) -> None:
+    from refembed.compat.ray import embed
+
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"], "embedding": [7], "v_error": [7]}), file)
+    for rows in (ray_here.data.read_parquet(str(file)), ray_here.data.from_arrow(pq.read_table(file))):
+        with pytest.raises(RequestError, match="there is a column 'embedding' already"):
+            embed(rows, tiny, actors=1)
+        with pytest.raises(RequestError, match="there is a column 'v_error' already"):
+            embed(rows, tiny, actors=1, into="v", on_error="column")
+        with pytest.raises(RequestError, match=r"there is no column 'body'\n.*text, embedding, v_error"):
+            embed(rows, tiny, actors=1, into="v", column="body")
 
 
 # Parquet in parts, without an engine

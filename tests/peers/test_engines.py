@@ -22,9 +22,9 @@ from refembed.batch import EmbedBatch
 from refembed.embedder import Embedder
 from refembed.errors import RequestError
 from tests.child import ROOT
-from tests.peers.jobs import SECONDS, Corpus, Job, check_rows, killed_twice, ticks, until
+from tests.peers.jobs import SECONDS, Corpus, Job, check_rows, killed_twice, ticks, to_its_end, until
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.limit(1800)]  # seconds; a job has fewer (jobs.py)
 
 pa = pytest.importorskip("pyarrow")
 pd = pytest.importorskip("pandas")
@@ -40,7 +40,9 @@ def test_ray_data(corpus: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "vectors"
     command = example("embed_ray", corpus.folder, out, corpus.model, 2)
     killed_twice(command, "ray::MapWorker", lambda: len(list(out.glob("*.parquet"))), tmp_path / "log")
-    check_rows(pa.concat_tables([pq.read_table(file) for file in sorted(out.glob("*.parquet"))]), corpus)
+    check_rows(pq.read_table(out), corpus)
+    to_its_end(command, tmp_path / "log")  # all is there, and stays as it is
+    check_rows(pq.read_table(out), corpus)
 
 
 def test_spark(corpus: Corpus, tmp_path: Path) -> None:
@@ -77,11 +79,7 @@ def test_datasets_map(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.Monkey
         assert "abruptly died" in log.read_text()
     finally:
         job.end()
-    job = Job(command, log)
-    try:
-        assert job.process.wait(max(deadline - time.monotonic(), 1)) == 0, log.read_text()[-4000:]
-    finally:
-        job.end()
+    to_its_end(command, log, deadline)
     table = pq.read_table(out)
     check_rows(table.set_column(2, "embedding", table["embedding"].cast(pa.list_(pa.float32()))), corpus)
 
@@ -117,12 +115,76 @@ def test_texts_may_be_any_kind_of_arrow_string(tiny: Path, kind: str) -> None:
     assert np.array_equal(np.stack(found["embedding"].to_numpy()[:2]), Embedder.load(tiny).embed(["a cat", "a dog"]))
 
 
-def test_a_column_that_is_there_is_replaced_and_metadata_stays(tiny: Path) -> None:
-    given = pa.table({"embedding": [7], "text": ["a"]}).replace_schema_metadata({"made": "by hand"})
+def test_columns_and_metadata_stay(tiny: Path) -> None:
+    given = pa.table({"n": [7], "text": ["a"]}).replace_schema_metadata({"made": "by hand"})
     found = EmbedBatch(tiny)(given)
-    assert found.schema.names == ["embedding", "text"]
+    assert found.schema.names == ["n", "text", "embedding"]
     assert found.schema.metadata == {b"made": b"by hand"}
     assert found["embedding"].type == pa.list_(pa.float32(), 32)
+    assert found.select(["n", "text"]) == given
+
+
+# A column that is there is never written over
+
+
+THERE = r"there is a column 'embedding' already\n.*another name for the vectors, into=NAME \(--into NAME\)"
+
+
+@pytest.mark.parametrize("kind", ["table", "batch", "pandas"])
+def test_a_column_that_is_there_is_an_error(tiny: Path, kind: str) -> None:
+    make = {"table": pa.table, "batch": pa.record_batch, "pandas": pd.DataFrame}[kind]
+    given = make({"embedding": [7], "text": ["a"]})
+    with pytest.raises(RequestError, match=THERE):
+        EmbedBatch(tiny)(given)
+    assert EmbedBatch(tiny, into="v")(given)["embedding"][0] == make({"n": [7]})["n"][0]
+
+
+def test_two_columns_of_one_name_are_an_error(tiny: Path) -> None:
+    for given in (
+        pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]),
+        pd.DataFrame([["a", "b"]], columns=["text", "text"]),
+    ):
+        with pytest.raises(RequestError, match=r"there are 2 columns 'text'"):
+            EmbedBatch(tiny)(given)
+
+
+@pytest.mark.filterwarnings("ignore")  # datasets' own
+def test_datasets_map_says_so_too(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    rows = pytest.importorskip("datasets").Dataset.from_dict({"text": ["a"], "embedding": [7]})
+    with pytest.raises(RequestError, match=THERE):
+        rows.map(EmbedBatch(tiny), batched=True)
+    assert rows.map(EmbedBatch(tiny, into="v"), batched=True)[0]["embedding"] == 7
+
+
+@pytest.mark.filterwarnings("ignore")  # Spark's own
+def test_spark_says_so_before_it_begins(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the names differ in case alone, for Spark could not write both."""
+    sql = pytest.importorskip("pyspark.sql")
+    from refembed.compat.spark import embed
+
+    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    spark = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        rows = spark.createDataFrame([(7, "a", "b")], ["Embedding", "text", "embedding_error"])
+        with pytest.raises(RequestError, match=THERE):
+            embed(rows, tiny)
+        with pytest.raises(RequestError, match="there is a column 'embedding_error' already"):
+            embed(rows.drop("Embedding"), tiny, on_error="column")
+        with pytest.raises(RequestError, match=r"there is no column 'body'\n.*Embedding, text, embedding_error"):
+            embed(rows, tiny, into="v", column="body")
+        (row,) = embed(rows, tiny, into="v").collect()
+        assert row[:3] == (7, "a", "b")
+        assert np.array_equal(np.array(row["v"], np.float32), Embedder.load(tiny).embed("a"))
+        spark.conf.set("spark.sql.caseSensitive", "true")
+        assert embed(rows, tiny).columns == [*rows.columns, "embedding"]
+    finally:
+        spark.stop()
+
+
+# Columns of pandas, and threads of BLAS
 
 
 def test_pandas_gets_an_array_a_row(tiny: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from refembed.errors import RequestError
 from refembed.pipeline.images import read_image
 from refembed.pipeline.jpeg import JpegError, decode_jpeg
+from refembed.pipeline.jpeg import file as file_module
 from refembed.pipeline.jpeg import planes as planes_module
 from refembed.testing.synthetic_mmproj import synthetic_mmproj
 from refembed.verify.engines.llamacpp import LlamaCpp
@@ -109,6 +110,17 @@ def test_thousands_of_scans_are_refused() -> None:
     scan = segment(0xDA, b"\x01\x01\x00\x00\x00\x01") + b"\x00"
     with pytest.raises(JpegError, match="more than 1000 scans"):
         decode_jpeg(begin + scan * 1001 + b"\xff\xda" + rest)
+
+
+def test_what_scans_pass_over_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six scans of 8 x 8 blocks, each of one restart interval: hundreds of them would take few bytes and minutes."""
+    data = jpeg(64, 64, ratios=((1, 1),), progressive=True)
+    passed = 6 * (64 + file_module.RESTART)
+    monkeypatch.setattr(file_module, "MAX_PASSED", passed)
+    assert decode_jpeg(data).shape == (64, 64, 3)
+    monkeypatch.setattr(file_module, "MAX_PASSED", passed - 1)
+    with pytest.raises(JpegError, match=f"its scans pass over more than {passed - 1} blocks of 8 x 8 in all"):
+        decode_jpeg(data)
 
 
 @pytest.mark.parametrize("progressive", [False, True])

@@ -77,6 +77,7 @@ def test_a_vector_a_token_comes_back_whole(e: Embedder, tiny: Path) -> None:
     assert bits(e.embed(TEXTS[:9], pooling="none")) == bits(wanted)
 
 
+@pytest.mark.limit(300)
 def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     e: Embedder, alone: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -183,6 +184,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.limit(300)
 def test_texts_that_kill_every_worker_are_an_error_in_the_end(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "START", DYING)
     e = Embedder.load(tiny)

@@ -165,6 +165,7 @@ def test_processes_that_tokenize_end_with_the_iterator(
     wait_until_ended(started)
 
 
+@pytest.mark.limit(300)
 @pytest.mark.usefixtures("small_chunks")
 def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
     e: Embedder, alone: list[bytes], pools: list[TokenizerPool], caplog: pytest.LogCaptureFixture

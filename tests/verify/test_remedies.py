@@ -14,6 +14,7 @@ from refembed import Embedder
 from refembed.verify.compare.length import CONSTANTS
 from refembed.verify.hypotheses import cheap_hypotheses, part_hypotheses, weight_hypotheses
 from refembed.verify.hypotheses.batch_effects import batch_hypotheses
+from refembed.verify.hypotheses.precision import precisions
 from refembed.verify.reference import reference_of
 from refembed.verify.remedies import TABLE, one_remedy, remedy_of
 from refembed.verify.report.html import report_page
@@ -37,6 +38,7 @@ def test_every_hypothesis_has_a_remedy(variant, tmp_path):
     r = reference_of(Embedder.load(variant.write(tmp_path / "m.gguf"), numerics="fast"), "mean")
     items = default_texts(lambda t: len(r.encode(r.tokenizer, t)), r.info.n_ctx)
     found = [*cheap_hypotheses(r, items), *weight_hypotheses(r), *batch_hypotheses(r), *part_hypotheses(r)]
+    found += [h for p in precisions() for h in p.samples()]
     assert len(found) > 150
     for h in found:
         line = remedy_of(h.id, r, {}, h.stage)

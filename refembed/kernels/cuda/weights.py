@@ -22,7 +22,7 @@ from refembed.kernels.cuda.device import Device
 from refembed.kernels.cuda.launch import Memory
 from refembed.kernels.cuda.precision import FLOAT32, Precision
 from refembed.kernels.quant.dequant import CODEBOOKS, FAMILY, PLAIN
-from refembed.kernels.quant.row_blocks import in_bytes, row_blocks
+from refembed.kernels.quant.row_blocks import Budget, in_bytes, row_blocks
 from refembed.kernels.threads import renew_after_fork
 
 SHARE_OF_MEMORY = 0.75  # of what is free: what decoded matrices may take unless a budget is named
@@ -37,7 +37,7 @@ class DeviceWeights:
 
     def __init__(self, device: Device, budget: int | str | None = None, precision: Precision = FLOAT32) -> None:
         self.device, self.precision = device, precision
-        self.room = int(device.free_bytes() * SHARE_OF_MEMORY) if budget is None else in_bytes(budget)
+        self.budget = Budget(int(device.free_bytes() * SHARE_OF_MEMORY) if budget is None else in_bytes(budget))
         self.raw: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # blocks as the file has them, little-endian
         self.decoded: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # float32
         self.rounded: WeakKeyDictionary[Tensor, Memory] = WeakKeyDictionary()  # matrices of another precision, in words
@@ -68,10 +68,10 @@ class DeviceWeights:
         with self.lock:
             if w not in kept:
                 nbytes = 4 * w.shape[0] * self.precision.words(w.shape[1])
-                if nbytes > self.room:
+                if nbytes > self.budget.room:
                     return None
                 kept[w] = made(w)
-                self.room -= nbytes
+                self.budget.reserve(w, nbytes)
             return kept[w]
 
     def parts(self, w: Tensor) -> Iterator[tuple[int, int, Memory]]:

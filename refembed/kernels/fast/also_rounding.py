@@ -1,4 +1,8 @@
-"""Norms and GELU that also leave their results rounded, a few rows at a time: the kernels of rounding.py."""
+"""Norms and GELU that also leave their results rounded, a few rows at a time: the kernels of rounding.py.
+
+The loop is written six times: Numba keeps no kernel on the disk that passes others on as arguments, and of those that a
+factory makes it does not find what it has kept.
+"""
 
 from __future__ import annotations
 

@@ -120,3 +120,19 @@ def columns(x, first, out, begin, end):
     for t in range(begin, end):
         for c in range(out.shape[1]):
             out[t, c] = x[t, first + c]
+
+
+@njit()
+def sigmoid(x, out, begin, end):
+    """1 / (1 + e^-x). x, out (T, C); rows begin:end."""
+    for t in range(begin, end):
+        for c in range(x.shape[1]):
+            out[t, c] = f32(1) / (f32(1) + expf(-x[t, c]))
+
+
+@njit()
+def add_bias(x, bias, out, begin, end):
+    """x + bias. x, out (T, C); bias (C); rows begin:end."""
+    for t in range(begin, end):
+        for c in range(x.shape[1]):
+            out[t, c] = x[t, c] + bias[c]

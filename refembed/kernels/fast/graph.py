@@ -28,7 +28,8 @@ import numpy as np
 from refembed.arrays import F32, I64, Float
 from refembed.kernels import threads
 from refembed.kernels.fast.buffer_pool import FREE, block_of, counts
-from refembed.kernels.fast.thread_pool import EMPTY, RESULTS, WORDS, spinning_pool, write
+from refembed.kernels.fast.task_slot import EMPTY, WORDS, write
+from refembed.kernels.fast.thread_pool import spinning_pool
 
 MAX_TOKENS = 512  # tokens: what Python takes is little compared with a longer text
 LAYERS = 64  # times that an activation is worked on, more or less
@@ -77,11 +78,11 @@ class CapturedGraph:
         self.made.discard(address(array))
         return array
 
-    def capture(self, kernel: int, rows: int, most: int, grain: int, arguments: tuple[Any, ...]) -> None:
+    def capture(self, kernel: int, results: int, rows: int, most: int, grain: int, arguments: tuple[Any, ...]) -> None:
         """Record a task that is about to run, with the arguments of `SpinningPool.parallel_for`."""
         arrays = [a for a in arguments if isinstance(a, np.ndarray)]
         activations = [address(a) for a in arrays if a.ndim == 2 and a.size]
-        read, written = activations[: -RESULTS[kernel]], activations[-RESULTS[kernel] :]
+        read, written = activations[:-results], activations[-results:]
         self.valid = self.valid and self.made.issuperset(read) and self.own.keys() >= set(written)
         self.made.update(written)
         self.constants += [a for a in arrays if a.ndim != 2]

@@ -1,10 +1,9 @@
-"""The `fast`, `int8` and `bf16` numerics: float32, products by tiles, fused Numba for the rest.
+"""The `fast` numerics: float32, products by tiles, fused Numba for the rest. rounded_ops.py has `int8` and `bf16`.
 
 Weights are packed for the tiles once, and kept while the memory budget lasts (quant/row_blocks.py); for few rows also
-as F16 or as codes, where they are such in the file. Quantized weights are multiplied as whole numbers, with activations
-rounded to codes (fast/integer.py): of 8 bits in `int8`, of 16 in `fast` where the CPU has the instruction. `bf16`
-rounds both to bfloat16 (fast/bfloat16.py). Every kernel works row by row (attention: sequence by sequence), so the
-cores can share the rows without changing a bit.
+as F16 or as codes, where they are such in the file (compact.py). Where the CPU has the instruction, quantized weights
+are multiplied as whole numbers, with activations rounded to codes of 16 bits (integer.py). Every kernel works row by
+row (attention: sequence by sequence), so the cores can share the rows without changing a bit.
 """
 
 from __future__ import annotations
@@ -14,28 +13,27 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from refembed.arrays import F32, I64, Float, aligned
+from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.exact import activations, attention, conv, experts, sums
 from refembed.kernels.exact import rope as rotary
 from refembed.kernels.fast import attention as fast_attention
-from refembed.kernels.fast import attention_bfloat16, decoder, elementwise, recurrent
-from refembed.kernels.fast.bfloat16 import BFloat16Products
+from refembed.kernels.fast import decoder, elementwise
 from refembed.kernels.fast.buffer_pool import Scratch
+from refembed.kernels.fast.compact import CompactWeights
 from refembed.kernels.fast.graph import GraphCache
-from refembed.kernels.fast.integer import IntegerProducts
-from refembed.kernels.fast.panels import DECODED, Panels
+from refembed.kernels.fast.panels import Panels
 from refembed.kernels.fast.rounding import RoundedProducts
 from refembed.kernels.fast.state_ops import NOTHING, FastStateOps
 from refembed.kernels.fast.thread_pool import spinning_pool
-from refembed.kernels.llvm import gemm, integer_tile, jit
-from refembed.kernels.llvm.microkernel import CONVERTS_F16, Q8_BLOCK, ROWS
+from refembed.kernels.llvm import gemm, jit
+from refembed.kernels.llvm.integer_road import QUICK
+from refembed.kernels.llvm.microkernel import ROWS
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Rope, Tap
-from refembed.kernels.quant.row_blocks import NATIVE, Store
+from refembed.kernels.quant.row_blocks import Store
 from refembed.kernels.threads import cores, parallel_for, renew_after_fork, workers
 
 __all__ = ["WINDOW_KINDS", "Fast", "cores", "parallel_for", "workers"]
@@ -83,7 +81,7 @@ class Fast(FastStateOps):
     name = "fast"
     dtype: type[np.floating[Any]] = np.float32
     one_text_a_core = True
-    bits = 16 if integer_tile.QUICK else 0  # of activations' codes where weights are quantized; 0: they have none
+    bits = 16 if QUICK else 0  # of activations' codes where weights are quantized; 0: they have none
     attention_kernels: Any = fast_attention  # a module with `attention`, `scores_of`, `shares_of`, `mix_of`
 
     def __init__(self, *, memory_budget: int | str | None = None) -> None:
@@ -91,22 +89,26 @@ class Fast(FastStateOps):
         self.store = Store(np.float32, memory_budget)
         self.decoded = self.store.kept
         self.panels = Panels(self.store, np.float32, self.panel_shape, self.pack)
-        # a product and what it reads, for few rows
-        self.smaller: WeakKeyDictionary[Tensor, tuple[Any, ...] | None] = WeakKeyDictionary()
+        self.compact = CompactWeights(self.store)
+        self.rounded: RoundedProducts | None = None  # products that round activations, once there are some
         self.renew_locks()
         renew_after_fork(self)
         self.scratch = Scratch()
         self.graphs = GraphCache()
         self.turned: dict[Rope, F32] = {}
-        self.rounded = self.rounded_products()
-
-    def rounded_products(self) -> RoundedProducts | None:
-        """Products that round activations; None: all are of float32."""
-        return IntegerProducts(self.bits, self.store, self.empty) if self.bits else None
 
     def renew_locks(self) -> None:
-        """Also in a fork, whose parent may have been packing (`threads.renew_after_fork`)."""
-        self.packing = threading.Lock()
+        """Also in a fork of a process with several threads (`threads.renew_after_fork`)."""
+        self.making = threading.Lock()  # of `rounded`
+
+    def rounding(self, w: Tensor) -> RoundedProducts | None:
+        """The products that round activations, where W is multiplied by them: quantized matrices, if `bits` says so."""
+        if self.rounded is None and self.bits and w.type.weights > 1:
+            from refembed.kernels.fast.integer import IntegerProducts
+
+            with self.making:
+                self.rounded = self.rounded or IntegerProducts(self.bits, self.store, self.empty)
+        return self.rounded if self.rounded is not None and self.rounded.takes(w) else None
 
     def empty(self, shape: tuple[int, ...]) -> F32:
         """An array of float32 with anything in it."""
@@ -128,10 +130,10 @@ class Fast(FastStateOps):
 
     def product(self, x: Float, w: Tensor, bias: F32 = NOTHING) -> Float:
         """x Wᵀ + bias (T, N), every row on its own."""
-        if self.rounded is not None and self.rounded.takes(w):
-            return self.rounded.multiply(self.rounded.codes(x), w, bias)
+        if (rounded := self.rounding(w)) is not None:
+            return rounded.multiply(rounded.codes(x), w, bias)
         x, out = np.ascontiguousarray(x), self.empty((len(x), w.shape[0]))
-        if len(x) <= FEW_ROWS and (small := self.small(w)):
+        if len(x) <= FEW_ROWS and (small := self.compact.of(w)):
             kernel, panels = small[0], small[1:]
             spinning_pool.parallel_for(
                 kernel, x, *panels, bias, out, rows=len(panels[0]), size=len(x) * panels[0].size // 64
@@ -147,48 +149,6 @@ class Fast(FastStateOps):
                 )
         return out
 
-    def small(self, w: Tensor) -> tuple[Any, ...] | None:
-        """A product and W as it reads it, kept: a half or a quarter of what few rows have to wait for.
-
-        None where its type is not of that kind, or there is no room.
-        """
-        (n, k), P = w.shape, gemm.panel(4)
-        with self.packing:
-            if w not in self.smaller:
-                make = self.make_halves if w.type.name == "F16" else self.make_codes
-                self.smaller[w] = make(w, -(-n // P), k, P)
-            return self.smaller[w]
-
-    def make_halves(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, ...] | None:
-        """F16 as it is: panels (n/P, C, P) of int16."""
-        if not CONVERTS_F16 or w.byteorder != NATIVE or not self.store.reserve(2 * count * k * P):
-            return None
-        halves = aligned((count, k, P), np.int16)
-        gemm.pack_rows(np.frombuffer(w.raw, np.int16).reshape(w.shape), halves, 0, count)
-        return gemm.by_f16, halves
-
-    def make_codes(self, w: Tensor, count: int, k: int, P: int) -> tuple[Any, ...] | None:
-        """Codes (n/P, C, P) and scales (n/P, C/CODED, P) of types where a weight is code x scale."""
-        names, nbytes = w.type.block.names or (), count * k * P * 9 // 8
-        if w.type.weights != Q8_BLOCK or "d" not in names or w.type.block["d"].shape or not self.store.reserve(nbytes):
-            return None
-        codes, scales = aligned((count, k, P), np.int8), aligned((count, k // Q8_BLOCK, P), np.float32)
-        if self.pack_codes(w, codes, scales):
-            return gemm.by_q8, codes, scales
-        self.store.reserve(-nbytes)
-        return None
-
-    def pack_codes(self, w: Tensor, codes: Any, scales: F32) -> bool:
-        """Fill both; False if the weights are not code x scale."""
-        n, P, step = w.shape[0], codes.shape[2], max(DECODED // (w.shape[1] * codes.shape[2]), 1)
-        d = w.raw.view(w.type.block.newbyteorder(w.byteorder))["d"].reshape(n, -1).astype(np.float32)
-        for begin in range(0, len(codes), step):
-            top, bottom = begin * P, min((begin + step) * P, n)
-            rows = self.store.decode(w, top, bottom)
-            if not gemm.pack_q8(rows, d[top:bottom], codes, scales, begin, min(begin + step, len(codes))):
-                return False
-        return True
-
     def panel_shape(self, n: int, w: Tensor) -> tuple[int, int, int]:
         """Of the panels of n rows of W in float32: (n/P, C, P)."""
         P = gemm.panel(4)
@@ -203,8 +163,9 @@ class Fast(FastStateOps):
 
         Three that few rows meet are one operation, so that cores meet once.
         """
-        if self.rounded is not None and all(self.rounded.takes(w) for w, _ in matrices):
-            codes, multiply = self.rounded.codes(x), self.rounded.multiply
+        rounding = [self.rounding(w) for w, _ in matrices]
+        if (rounded := rounding[0]) is not None and all(rounding):
+            codes, multiply = rounded.codes(x), rounded.multiply
             return [multiply(codes, w, NOTHING if b is None else self.weight(b)) for w, b in matrices]
         ways = [self.kept(w) for w, _ in matrices] if len(matrices) == 3 and len(x) <= FEW_ROWS else [None]
         kernels = {way and way[0] for way in ways}
@@ -222,7 +183,7 @@ class Fast(FastStateOps):
 
     def kept(self, w: Tensor) -> tuple[Any, ...] | None:
         """How few rows are multiplied with a matrix: a product, and W as it reads it, if that is kept."""
-        if small := self.small(w):
+        if small := self.compact.of(w):
             return small
         packed = self.panels.whole(w)
         return None if packed is None else (gemm.by_panels, packed)
@@ -343,12 +304,12 @@ class Fast(FastStateOps):
 
     def sigmoid(self, x: Float) -> Float:
         """y = 1 / (1 + e^-x)."""
-        return self.of_each(recurrent.sigmoid, x)
+        return self.of_each(decoder.sigmoid, x)
 
     def add_bias(self, x: Float, b: Tensor) -> Float:
         """x + b."""
         out = self.empty(x.shape)
-        spinning_pool.parallel_for(recurrent.add_bias, x, self.weight(b), out, rows=len(x), size=x.size)
+        spinning_pool.parallel_for(decoder.add_bias, x, self.weight(b), out, rows=len(x), size=x.size)
         return out
 
     def add(self, x: Float, y: Float) -> Float:
@@ -474,26 +435,3 @@ class Fast(FastStateOps):
     def mix_streams(self, x: Float, w: Float) -> Float:
         """y[a, t] = sum over j of w[t, a, j] x[j, t]."""
         return sums.mix_streams(x, w)
-
-
-class Int8(Fast):
-    """`fast` with activations rounded to codes of 8 bits wherever weights are quantized, as llama.cpp rounds them.
-
-    Attention rounds to bfloat16.
-    """
-
-    name = "int8"
-    bits = 8
-    attention_kernels = attention_bfloat16
-
-
-class BF16(Fast):
-    """`fast` with activations and matrices rounded to bfloat16, also in attention; sums stay in float32."""
-
-    name = "bf16"
-    bits = 0
-    attention_kernels = attention_bfloat16
-
-    def rounded_products(self) -> RoundedProducts:
-        """For every matrix."""
-        return BFloat16Products(self.store, self.empty)

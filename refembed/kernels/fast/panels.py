@@ -65,7 +65,7 @@ class Panels:
         with self.packing:
             whole = self.kept.get(w)
             shape = self.shape_of(w.shape[0], w)
-            if whole is None and self.store.reserve(np.dtype(self.dtype).itemsize * int(np.prod(shape))):
+            if whole is None and self.store.reserve(w, np.dtype(self.dtype).itemsize * int(np.prod(shape))):
                 whole = aligned(shape, self.dtype)
                 self.fill(w, 0, whole)
                 self.kept[w] = whole

@@ -48,27 +48,11 @@ def vector_softplus(x):
 
 
 @njit()
-def sigmoid(x, out, begin, end):
-    """1 / (1 + e^-x). x, out (T, C); rows begin:end."""
-    for t in range(begin, end):
-        for c in range(x.shape[1]):
-            out[t, c] = f32(1) / (f32(1) + expf(-x[t, c]))
-
-
-@njit()
 def log_decay(x, bias, a, out, begin, end):
     """a softplus(x + bias). x, out (T, H); bias, a (H); rows begin:end."""
     for t in range(begin, end):
         for h in range(x.shape[1]):
             out[t, h] = a[h] * softplus(x[t, h] + bias[h])
-
-
-@njit()
-def add_bias(x, bias, out, begin, end):
-    """x + bias. x, out (T, C); bias (C); rows begin:end."""
-    for t in range(begin, end):
-        for c in range(x.shape[1]):
-            out[t, c] = x[t, c] + bias[c]
 
 
 @njit()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
-from refembed.kernels.fast import recurrent
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.ops import NO_TAP, Ops, Tap
 from refembed.kernels.taps import with_state
@@ -19,6 +20,13 @@ STEP = 4  # what a number of a state costs each token, in elements as `parallel_
 
 class FastStateOps(Ops):
     """`StateOps` in float32; cores share the heads of all texts."""
+
+    @cached_property
+    def recurrent(self) -> Any:
+        """Their kernels, which few models need: recurrent.py."""
+        from refembed.kernels.fast import recurrent
+
+        return recurrent
 
     @abstractmethod
     def weight(self, w: Tensor) -> F32:
@@ -38,8 +46,9 @@ class FastStateOps(Ops):
         b = NOTHING if bias is None or apart else self.weight(bias)
         size = x.size * w.shape[1]
         spinning_pool.parallel_for(
-            recurrent.short_conv, np.ascontiguousarray(x), taps_first, b, ahead, offsets, out, rows=len(x), size=size
-        )
+            self.recurrent.short_conv, np.ascontiguousarray(x), taps_first, b, ahead, offsets, out,
+            rows=len(x), size=size,
+        )  # fmt: skip
         return self.add_bias(tap(product, out), bias) if bias is not None and apart else out
 
     def log_decay(self, x: Float, bias: Tensor, a: Tensor, tap: Tap = NO_TAP) -> Float:
@@ -48,10 +57,10 @@ class FastStateOps(Ops):
         if tap.active:
             x, b = tap("alpha_biased", x + b), np.zeros_like(b)
             spinning_pool.parallel_for(
-                recurrent.log_decay, x, b, np.ones_like(rates), out, rows=len(x), size=16 * x.size
+                self.recurrent.log_decay, x, b, np.ones_like(rates), out, rows=len(x), size=16 * x.size
             )
             return tap("a_softplus", out) * rates
-        spinning_pool.parallel_for(recurrent.log_decay, x, b, rates, out, rows=len(x), size=16 * x.size)
+        spinning_pool.parallel_for(self.recurrent.log_decay, x, b, rates, out, rows=len(x), size=16 * x.size)
         return out
 
     def gated_delta_rule(self, q: Float, k: Float, v: Float, g: Float, beta: Float, offsets: I64) -> Float:
@@ -60,7 +69,7 @@ class FastStateOps(Ops):
         D = v.shape[1] // H
         q, k, v, g, beta = (np.ascontiguousarray(part) for part in (q, k, v, g, beta))
         spinning_pool.parallel_for(
-            recurrent.gated_delta_rule, q, k, v, g, beta, k.shape[1] // D, offsets, out,
+            self.recurrent.gated_delta_rule, q, k, v, g, beta, k.shape[1] // D, offsets, out,
             rows=(len(offsets) - 1) * H, size=STEP * v.size * D,
         )  # fmt: skip
         return out
@@ -73,7 +82,7 @@ class FastStateOps(Ops):
         H, N, S, rates = dt.shape[1], b.shape[1] // n_group, len(offsets) - 1, self.weight(a)
         states, out = self.empty((S * H, x.shape[1] // H * N)), self.empty(x.shape)
         one_a_head = rates.shape[1] == 1
-        kernel = recurrent.scan_of_heads if one_a_head else recurrent.scan_of_states
+        kernel = self.recurrent.scan_of_heads if one_a_head else self.recurrent.scan_of_states
         decay = rates.reshape(-1) if one_a_head else rates[None]
         spinning_pool.parallel_for(
             kernel, x, dt, decay, b, c, n_group, offsets, states, out, rows=S * H, size=STEP * x.size * N
@@ -88,7 +97,7 @@ class FastStateOps(Ops):
             return y + tap("ssm_skip", skip).reshape(x.shape)
         scale, out = np.repeat(factors, x.shape[1] // len(factors)), self.empty(x.shape)  # (H P)
         spinning_pool.parallel_for(
-            recurrent.add_scaled, y, np.ascontiguousarray(x), scale, out, rows=len(x), size=x.size
+            self.recurrent.add_scaled, y, np.ascontiguousarray(x), scale, out, rows=len(x), size=x.size
         )
         return out
 
@@ -100,6 +109,6 @@ class FastStateOps(Ops):
         S, D = len(offsets) - 1, v.shape[1] // n_head
         states, out = self.empty((S * n_head, D * D)), self.empty(v.shape)
         spinning_pool.parallel_for(
-            recurrent.wkv7, *given, n_head, offsets, states, out, rows=S * n_head, size=STEP * v.size * D
+            self.recurrent.wkv7, *given, n_head, offsets, states, out, rows=S * n_head, size=STEP * v.size * D
         )
         return with_state("wkv", out, states[None] if S == 1 else states, tap, v.shape[1])

@@ -12,47 +12,20 @@ other, which is the same in all lanes, may then come from memory as part of the 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from refembed.kernels.llvm.microkernel import Q8_BLOCK, features, in_every_lane, intrinsic, lanes_below, masked
+from refembed.kernels.llvm.integer_road import ROAD
+from refembed.kernels.llvm.microkernel import Q8_BLOCK, in_every_lane, intrinsic, lanes_below, masked
 
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 STEPS = Q8_BLOCK // 4  # words of codes in a block of w
 VECTORS = 2  # of a tile
 BITS = (8, 16)  # of an activation's code
-
-
-class Road(NamedTuple):
-    """How a CPU adds products of bytes: the instruction, the lanes of a vector, and the rows of a tile."""
-
-    name: str
-    lanes: int
-    rows: int
-
-
-ROADS: list[tuple[Road, set[str]]] = [  # the first whose features are there; its sums fit into the registers
-    (Road("vpdpbusd", 16, 4), {"avx512vnni", "avx512bw"}),
-    (Road("vpdpbusd", 8, 3), {"avx512vnni", "avx512vl", "fma"}),
-    (Road("vpdpbusd", 8, 3), {"avxvnni", "avx2", "fma"}),
-    (Road("pmaddwd", 16, 6), {"avx512bw"}),
-    (Road("pmaddwd", 8, 3), {"avx2"}),
-    (Road("pmaddwd", 4, 3), {"sse2"}),
-    (Road("multiply", 4, 3), set()),
-]
-
-
-def road(have: set[str]) -> Road:
-    """The road of a CPU with these features, in LLVM's words."""
-    return next(r for r, needed in ROADS if needed <= have)
-
-
-ROAD = road(features())
 LANES, ROWS = ROAD.lanes, ROAD.rows
 P = VECTORS * LANES  # outputs of a panel
-QUICK = ROAD.name == "vpdpbusd"  # whether codes of 16 bits are quicker than float32
 INTS, REALS = ir.VectorType(I32, LANES), ir.VectorType(F32, LANES)
 SHORTS = ir.VectorType(I16, 2 * LANES)
 PMADDWD = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd", 4: "llvm.x86.sse2.pmadd.wd"}

@@ -37,14 +37,9 @@ def njit(**options: Any) -> Any:
     """`numba.njit` with the compiled code kept on disk, where there is a folder that can be written to."""
 
     def compile_(function: Any) -> Any:
-        common = {"nogil": True, "error_model": "numpy", **options}
-        try:
-            compiled = numba.njit(**common)(function)
-            compiled._cache = LockedCache(function)  # as `cache=True` does, with a lock
-            return compiled
-        except RuntimeError:  # "no locator available": neither __pycache__ nor NUMBA_CACHE_DIR can be written
-            compiling.cached = False
-            return numba.njit(**common)(function)
+        compiled = numba.njit(nogil=True, error_model="numpy", **options)(function)
+        compiled._cache = LockedCache(function)  # as `cache=True` does, with a lock
+        return compiled
 
     return compile_
 

@@ -26,6 +26,7 @@ from refembed.arrays import Float, aligned
 from refembed.errors import RequestError
 from refembed.gguf import Tensor
 from refembed.kernels.quant.dequant import dequantize
+from refembed.kernels.threads import renew_after_fork
 
 MAPPED = "mapped"
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may take: bytes, or "max"
@@ -64,6 +65,33 @@ def in_bytes(budget: int | str | None) -> int:
     return budget
 
 
+class Budget:
+    """Bytes that what is made of tensors may take. What a tensor has taken is given back when the tensor is gone."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.taken: WeakKeyDictionary[Tensor, int] = WeakKeyDictionary()
+        self.renew_locks()
+        renew_after_fork(self)
+
+    def renew_locks(self) -> None:
+        """Also in a fork, whose parent may have been reserving (`threads.renew_after_fork`)."""
+        self.lock = threading.Lock()
+
+    @property
+    def room(self) -> int:
+        """Bytes that are left."""
+        return self.nbytes - sum(self.taken.values())
+
+    def reserve(self, w: Tensor, nbytes: int) -> bool:
+        """Take so many bytes for what is made of w, if there are as many. Below 0: give them back."""
+        with self.lock:
+            if nbytes > self.room:
+                return False
+            self.taken[w] = self.taken.get(w, 0) + nbytes
+            return True
+
+
 class Store:
     """Weights in one dtype.
 
@@ -74,7 +102,7 @@ class Store:
 
     def __init__(self, dtype: type[np.floating[Any]], budget: int | str | None = None) -> None:
         self.dtype = dtype
-        self.room = in_bytes(budget)
+        self.budget = Budget(in_bytes(budget))
         self.kept: WeakKeyDictionary[Tensor, Float] = WeakKeyDictionary()  # whole tensors, as long as theirs are in use
         self.own = threading.local()  # workspaces: each thread has its own
 
@@ -86,12 +114,9 @@ class Store:
             self.kept[w] = x  # writable: one compiled kernel serves all
         return self.kept[w]
 
-    def reserve(self, nbytes: int) -> bool:
-        """Take so many bytes out of the budget, if it has them."""
-        if nbytes > self.room:
-            return False
-        self.room -= nbytes
-        return True
+    def reserve(self, w: Tensor, nbytes: int) -> bool:
+        """Take so many bytes out of the budget for as long as w is in use, if it has them (`Budget.reserve`)."""
+        return self.budget.reserve(w, nbytes)
 
     def mapped(self, w: Tensor) -> bool:
         """Whether the file holds the very numbers."""
@@ -101,7 +126,7 @@ class Store:
         """W (N, C) where it is in memory whole: mapped, or kept, as it is from now on if there is room."""
         if w not in self.kept:
             size = math.prod(w.shape) * np.dtype(self.dtype).itemsize
-            if not self.mapped(w) and not (keep and self.reserve(size)):
+            if not self.mapped(w) and not (keep and self.reserve(w, size)):
                 return None
             self.kept[w] = w.dequantize().astype(self.dtype, copy=False)
         return self.kept[w]

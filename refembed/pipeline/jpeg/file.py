@@ -16,6 +16,8 @@ SOI, EOI, SOS, DQT, DHT, DRI, DNL = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xDC
 READ = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}  # frames; other SOF are refused
 APP0, ADOBE, COM = 0xE0, 0xEE, 0xFE
 MAX_SCANS = 1000  # of a file: a progressive one of three components has ten
+MAX_PASSED = 1 << 26  # blocks that all scans pass over, 0.3 µs each; of the largest picture those ten 20 million
+RESTART = 16  # blocks that take as long as the beginning of a restart interval
 ZIGZAG = np.array([
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
     28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
@@ -59,6 +61,7 @@ class Frame:
     coefficients: I16 = field(default_factory=lambda: np.empty((0, 64), np.int16))  # (blocks, 64)
     adobe: int | None = None  # APP14: 0 no transform, 1 YCbCr, 2 YCCK
     jfif: bool = False
+    passed: int = 0  # blocks, by all scans so far
 
     @property
     def is_rgb(self) -> bool:
@@ -233,6 +236,9 @@ def read_scan(frame: Frame, tables: Tables, body: bytes, data: bytes, at: int) -
     step = tables.restart or n_mcu
     if -(-n_mcu // step) > len(intervals):
         raise JpegError("damaged: restart intervals are missing" if whole else CUT_OFF)
+    frame.passed += n_mcu * len(scan.units) + RESTART * len(intervals)
+    if frame.passed > MAX_PASSED:
+        raise JpegError(f"its scans pass over more than {MAX_PASSED:,} blocks of 8 x 8 in all")
     huffman = np.zeros((2, 4, 1 << 16), np.uint16)
     for which, table in tables.huffman.items():
         huffman[which] = table

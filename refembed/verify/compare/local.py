@@ -23,6 +23,7 @@ from refembed.kernels.ops import Tap
 from refembed.model.trace import Recorder, Trace, TracedTensor
 from refembed.verify.compare.align import Alignment, Pair, align, without_empty_cells
 from refembed.verify.compare.arrays import Array, Difference, Share, compare, worst_heads, worst_rows
+from refembed.verify.compare.floor import SCREEN
 from refembed.verify.compare.replay import HandBack
 from refembed.verify.hypothesis import Hypothesis
 from refembed.verify.reference import Reference
@@ -143,19 +144,27 @@ def last_with_last(alignment: Alignment, ours: Trace, theirs: Trace) -> Alignmen
 
 
 def compare_traces(
-    reference: Reference, ids: list[int], theirs: Trace, several_numerics: Sequence[str] = NUMERICS
+    reference: Reference,
+    ids: list[int],
+    theirs: Trace,
+    several_numerics: Sequence[str] = NUMERICS,
+    others: Sequence[Show] = (),
 ) -> Comparison:
     """Every tensor that both have, in the order of our forward pass.
 
     reference  the model
     ids        of the text; the engine's trace is of the same
+    others     runs in arithmetics of fewer bits, which are sound too; in SCREEN
     """
-    return compare_runs(partial(reference.show, ids), reference.model.hparams.n_head, theirs, several_numerics)
+    return compare_runs(partial(reference.show, ids), reference.model.hparams.n_head, theirs, several_numerics, others)
 
 
-def compare_runs(show: Show, n_head: int, theirs: Trace, several_numerics: Sequence[str] = NUMERICS) -> Comparison:
+def compare_runs(
+    show: Show, n_head: int, theirs: Trace, several_numerics: Sequence[str] = NUMERICS, others: Sequence[Show] = ()
+) -> Comparison:
     """The same of any run of ours: `show` does it in some numerics, with a tap."""
     found = [run_numerics(show, theirs, w) for w in several_numerics]
+    found += [run_numerics(other, theirs, SCREEN) for other in others]
     first = found[0]
     cut = without_empty_cells(theirs)
     rows = []

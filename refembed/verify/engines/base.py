@@ -8,6 +8,7 @@
 |----------------------------------------------|------------------------------------------|-----------------------|
 | "llamacpp"                                   | live llama.cpp from the pinned wheel     | live                  |
 | "llamacpp:FOLDER", "llamacpp:FOLDER@haswell" | the build of llama.cpp in that folder    | live                  |
+| "cupy", "cupy:1"                             | refembed on an NVIDIA GPU, and on which  | cupy                  |
 | http://… https://… host:port                 | llama-server, OpenAI, Ollama, TEI        | http                  |
 | a folder with config.json or modules.json    | sentence-transformers or transformers    | sentence_transformers |
 | FILE.onnx                                    | ONNX Runtime                             | onnx                  |
@@ -38,10 +39,11 @@ RECORDED = {".npz", ".npy", ".jsonl", ".json", ".txt", ".log", ".out", ".dump"} 
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):(\d{1,5})(/\S*)?")  # host:port/path
 SERVER = re.compile(r"(localhost|\d+\.\d+\.\d+\.\d+|[a-z0-9-]+(\.[a-z0-9-]+)*\.(com|org|net|io|ai|dev|local))(/|$)")
 LLAMACPP = re.compile(r"llama\.?cpp(?::(?P<lib>.+?)(?:@(?P<cpu>\w+))?)?", re.IGNORECASE)  # and which build of it
+CUPY = re.compile(r"cupy(?::(?P<device>\d+))?", re.IGNORECASE)  # and which GPU
 FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")  # module:function
 POOLINGS = ("none", "mean", "cls", "last")  # what an engine that gives rows of tokens can be asked to make of them
 ENGINE_KINDS = (
-    "llamacpp, an http:// address, a sentence-transformers folder, a FILE.onnx, a recording "
+    "llamacpp, cupy, an http:// address, a sentence-transformers folder, a FILE.onnx, a recording "
     "(.npz .npy .jsonl .json .txt .log), or module:callable"
 )
 
@@ -56,7 +58,7 @@ class Engine(Protocol):
     several adapters are added).
     """
 
-    name: str  # "llama.cpp", "http llama-server", "sentence-transformers", "onnx", "recorded", "callable"
+    name: str  # "llama.cpp", "cupy", "http llama-server", "sentence-transformers", "onnx", "recorded", "callable"
     info: dict[str, Any]  # provenance: url, version, model name, shape seen ...
     can_trace: bool
     can_tokenize: bool
@@ -153,6 +155,8 @@ def which(spec: Spec) -> tuple[str, str, Any]:
     path = Path(text).expanduser()
     if LLAMACPP.fullmatch(text):
         return "live", "LiveLlamaCpp", None
+    if CUPY.fullmatch(text):
+        return "cupy", "CupyEngine", None
     if text.lower().startswith(("http://", "https://")):
         return "http", "HttpEngine", text
     if (address := ADDRESS.fullmatch(text)) and not path.exists():  # as curl and browsers take it
@@ -176,9 +180,15 @@ def is_llamacpp(spec: Spec) -> bool:
     return not callable(spec) and bool(LLAMACPP.fullmatch(os.fspath(spec)))
 
 
+def runs_the_file(spec: Spec) -> bool:
+    """Whether a spec stands for an engine that loads the reference's own file, with the pooling and LoRA asked for."""
+    return is_llamacpp(spec) or (not callable(spec) and bool(CUPY.fullmatch(os.fspath(spec))))
+
+
 def build_of(spec: Spec) -> dict[str, str]:
-    """The options `lib` and `cpu` of a build that is named: llamacpp:FOLDER@haswell."""
-    found = None if callable(spec) else LLAMACPP.fullmatch(os.fspath(spec))
+    """The options that a spec names: `lib` and `cpu` of llamacpp:FOLDER@haswell, `device` of cupy:1."""
+    text = "" if callable(spec) else os.fspath(spec)
+    found = LLAMACPP.fullmatch(text) or CUPY.fullmatch(text)
     return {name: value for name, value in found.groupdict().items() if value} if found else {}
 
 
@@ -192,7 +202,7 @@ def is_engine(text: str) -> bool:
     """
     from refembed.hub.models import MODELS
 
-    if is_llamacpp(text) or "://" in text or ADDRESS.fullmatch(text):
+    if runs_the_file(text) or "://" in text or ADDRESS.fullmatch(text):
         return True
     if Path(text).expanduser().is_dir():
         return False

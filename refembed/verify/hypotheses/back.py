@@ -12,7 +12,7 @@ import numpy as np
 from refembed.arrays import F64, Float
 from refembed.pooling.poolers import POOLERS
 from refembed.verify.hypotheses.front import closing
-from refembed.verify.hypotheses.layers import bfloat16, float16
+from refembed.verify.hypotheses.precision import bfloat16, float16
 from refembed.verify.hypothesis import Change, Hypothesis
 from refembed.verify.reference import Reference
 

@@ -61,4 +61,4 @@ def batch(function: Callable[[Batch], Batch]) -> Change:
 
 def named(w: Tensor | None, *names: str) -> bool:
     """Whether the tensor is one of these, in any layer."""
-    return w is not None and re.sub(r"^blk\.\d+\.", "", w.name).removesuffix(".weight") in names
+    return w is not None and re.sub(r"^blk\.\d+\.| as \w+$", "", w.name).removesuffix(".weight") in names

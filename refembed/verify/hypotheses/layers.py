@@ -1,4 +1,4 @@
-"""Hypotheses about the model itself, continued: places of tokens, layers, and the width of numbers."""
+"""Hypotheses about the model itself, continued: places of tokens, and layers."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def from_the_end(b: Batch) -> Batch:
     return replace(b, pos=np.repeat(lengths, lengths) - 1 - b.pos)
 
 
-# -- layers and precision --------------------------------------------------------------------------------------------
+# -- layers ----------------------------------------------------------------------------------------------------------
 
 
 def layer_rows(reference: Reference) -> Iterator[Row]:
@@ -149,35 +149,3 @@ def without_layer(model: Model, which: int) -> Model:
     """The model less one layer, first or last."""
     order = list(range(model.hparams.n_layer))
     return layers_of(model, order[1:] if which == 0 else order[:-1])
-
-
-def bfloat16(x: Float) -> Float:
-    """Rounded to 8 bits of mantissa, as bfloat16 has them."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    even = (bits >> 16) & 1
-    return ((bits + 0x7FFF + even) & np.uint32(0xFFFF0000)).view(np.float32).astype(x.dtype)
-
-
-def float16(x: Float) -> Float:
-    """Rounded to float16 and back."""
-    with np.errstate(over="ignore"):
-        return x.astype(np.float16).astype(x.dtype)
-
-
-def rounded_linear(round_: Callable[[Float], Float], true: Any, x: Float, *rest: Any) -> Float:
-    """A product of rounded numbers."""
-    return cast(Float, true.linear(round_(x), *rest))
-
-
-def rounded_result(round_: Callable[[Float], Float], op: str, true: Any, x: Float, *rest: Any) -> Float:
-    """The result of an operation, rounded."""
-    return round_(getattr(true, op)(x, *rest))
-
-
-def half_rows() -> Iterator[Row]:
-    """Numbers of half the width: where exactly an engine rounds cannot be known, so their size counts too."""
-    for name, round_ in (("float16", float16), ("bfloat16", bfloat16)):
-        inputs = replaced(linear=partial(rounded_linear, round_))
-        yield f"inputs-{name}", f"multiplies numbers rounded to {name}", inputs, "half"
-        norms = {op: partial(rounded_result, round_, op) for op in ("layer_norm", "rms_norm")}
-        yield f"hidden-{name}", f"keeps hidden states in {name}", replaced(**norms), "half"

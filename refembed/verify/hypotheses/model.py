@@ -19,7 +19,7 @@ from refembed.verify.hypotheses import routers
 from refembed.verify.hypotheses.changes import Row, attending, hparams, named, remembering, replaced, scaled
 from refembed.verify.hypotheses.experts import expert_rows, layer_kind_rows
 from refembed.verify.hypotheses.latent import latent_rows
-from refembed.verify.hypotheses.layers import half_rows, layer_rows, place_rows, rope_rows
+from refembed.verify.hypotheses.layers import layer_rows, place_rows, rope_rows
 from refembed.verify.hypotheses.order import order_rows
 from refembed.verify.hypotheses.states import state_rows
 from refembed.verify.hypothesis import Change, Hypothesis
@@ -32,7 +32,7 @@ def model_hypotheses(reference: Reference) -> list[Hypothesis]:
     rows = [
         *activation_rows(used), *norm_rows(reference, used, names), *bias_rows(names), *attention_rows(reference),
         *rope_rows(reference, used), *place_rows(reference, names), *order_rows(reference, used, names),
-        *layer_rows(reference), *half_rows(), *expert_rows(reference, used, names), *layer_kind_rows(reference, names),
+        *layer_rows(reference), *expert_rows(reference, used, names), *layer_kind_rows(reference, names),
         *state_rows(reference, used, names), *latent_rows(reference, names),
     ]  # fmt: skip
     return [Hypothesis(id, "model", says, change, family) for id, says, change, family in rows]

@@ -14,7 +14,7 @@ from refembed.arrays import F32, Float
 from refembed.gguf import Tensor
 from refembed.kernels.ops import NO_TAP, AttentionSpec, Ops, Rope, Tap
 from refembed.model import vision
-from refembed.verify.hypotheses.layers import bfloat16
+from refembed.verify.hypotheses.precision import bfloat16
 from refembed.verify.images.hypothesis import Change, operations, weights
 from refembed.verify.images.reference import ImageReference
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refembed.arrays import U8
-from refembed.pipeline.images import MARKER, ImageInput, has_image, image_input
+from refembed.pipeline.images import MARKER, ImageInput, image_input
+from refembed.pipeline.inputs import has_image
 
 SIZES = ((160, 96), (64, 104), (128, 128), (330, 210))  # width, height of drawn pictures
 TEXTS = (MARKER, f"a photo {MARKER} of the cat", f"{MARKER}what is there to see?")  # in turn

@@ -173,7 +173,7 @@ def footer(v: Verdict) -> list[str]:
             "noise floor: how far exact, fast and ggml arithmetic are apart, tensor by tensor; bounds are of it"
         )
     else:
-        lines.append(floor_line(f))
+        lines.append(floor_line(f, v.evidence.precision))
     if facts:
         types = ", ".join(f"{n} {t}" for t, n in facts["quant_types"].items())
         lines.append(f"model: {facts['model']} ({facts['architecture']}; {types}); pooling {facts['pooling']}")
@@ -186,8 +186,13 @@ def footer(v: Verdict) -> list[str]:
     return lines
 
 
-def floor_line(f: dict[str, float]) -> str:
-    """The noise floor of the texts."""
+def floor_line(f: dict[str, float], precision: str = "") -> str:
+    """The noise floor of the texts. precision: of fewer bits than float32."""
+    if precision:
+        return (
+            f"noise floor: two runs in {precision} that add in another order are up to {f['spread_median']:.2g} apart "
+            f"(1 - cos) on the median text, {f['spread_worst']:.2g} on the worst"
+        )
     return (
         f"noise floor: exact, fast and ggml arithmetic are {f['spread_median']:.2g} apart (1 - cos) on the median "
         f"text, {f['spread_worst']:.2g} on the worst; llama.cpp's builds differ by up to {f['builds']:.2g} with such "

@@ -129,10 +129,10 @@ def test_a_model_runs_through_it_with_the_bits_of_the_kernels(fake: FakeCupy, ti
 def test_memory_that_is_in_use_is_not_given_away(fake: FakeCupy) -> None:
     """A third of what is free at first may hold decoded matrices."""
     ops: Any = load_ops("cupy")
-    assert ops.weights.room == int(0.75 * fake.total)
+    assert ops.weights.budget.room == int(0.75 * fake.total)
     w, x = stored(random(1, 30, 20)), random(2, 3, 20)
     assert np.allclose(ops.linear(x, w), x @ random(1, 30, 20).T, atol=1e-5)
-    assert ops.weights.room == int(0.75 * fake.total) - 4 * 30 * 20
+    assert ops.weights.budget.room == int(0.75 * fake.total) - 4 * 30 * 20
 
 
 def test_the_benchmark_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from conformance.cases import load_texts
 from refembed import Embedder
+from refembed.errors import RequestError
 from refembed.gguf import open_gguf
 from refembed.kernels.cuda.ops import Cupy
 from refembed.kernels.numerics import load_ops
@@ -20,6 +21,7 @@ from refembed.model.trace import Recorder
 from refembed.testing.synthetic import synthetic
 from refembed.testing.synthetic_lora import synthetic_lora
 from refembed.verify.compare.arrays import cosine_distance
+from refembed.verify.engines.base import open_engine
 from refembed.verify.engines.callables import CallableEngine
 from refembed.verify.run import verify
 from tests.kernels.cuda.fake_cupy import FakeCupy
@@ -98,6 +100,21 @@ def test_verify_takes_it_for_sound_and_names_what_is_wrong_with_it(minilm: Path,
     assert sound.kind == "within rounding"
     faulty = verify(minilm, CallableEngine(lambda texts: e.embed(list(texts), pooling="cls")), TEXTS[:4])
     assert (faulty.kind, faulty.cause) == ("differs", "the engine pools the first token")
+
+
+@pytest.mark.system
+def test_verify_against_cupy_compares_vectors_tokens_and_tensors(fake: FakeCupy, tiny: Path) -> None:
+    """As `refembed verify MODEL --against cupy` opens it; the stand-in has one GPU."""
+    texts = ["hello world", "the cat sat on the mat", "a [SEP] b"]
+    engine = open_engine("cupy", tiny)
+    assert (engine.name, engine.can_tokenize, engine.can_trace) == ("cupy", True, True)
+    sound = verify(tiny, engine, texts)
+    assert (sound.kind, sound.cause, sound.first_wrong_tensor) == ("within rounding", "", None)
+    assert len(sound.evidence.tensors) > 40
+    faulty = verify(tiny, open_engine("cupy:0", tiny, pooling="cls"), texts)
+    assert (faulty.kind, faulty.cause) == ("differs", "the engine pools the first token")
+    with pytest.raises(RequestError, match="device 1: there is no such GPU"):
+        open_engine("cupy:1", tiny)
 
 
 def test_heads_adapters_and_published_models_are_near_the_definition(fake: FakeCupy, tmp_path: Path) -> None:

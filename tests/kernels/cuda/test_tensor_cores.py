@@ -180,7 +180,7 @@ def test_a_matrix_takes_what_its_words_take_and_a_budget_changes_no_bits(
     want = getattr(tensor_cores, f"matmul_{precision}")(x, random(1, N, K)) + random(3, N)
     for ops in (kept, less):
         assert np.array_equal(ops.linear(x, w, bias), want)
-    assert (w in kept.weights.rounded, w in less.weights.rounded, kept.weights.room) == (True, False, 0)
+    assert (w in kept.weights.rounded, w in less.weights.rounded, kept.weights.budget.room) == (True, False, 0)
     assert kept.weights.decoded.get(w) is None
 
 

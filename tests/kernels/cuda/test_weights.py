@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,21 @@ def test_a_memory_budget_changes_no_bits(built: Path, name: str) -> None:
     assert first.tobytes() == np.asarray(mapped.linear(x, w, bias)).tobytes()
     assert np.isfinite(first).all()
     assert (w in kept.weights.decoded, w in mapped.weights.decoded) == (True, False)
-    assert kept.weights.room == 0
+    assert kept.weights.budget.room == 0
+
+
+def test_a_matrix_that_is_gone_gives_its_room_back(built: Path) -> None:
+    """The second and third are kept as the first was, though the budget has room for one."""
+    x = random(1, 2, 32)
+    ops = Cupy(OnCpu(built), memory_budget=4 * 64 * 32)
+    for i in range(3):
+        w = stored(random(i, 64, 32), f"w{i}")
+        ops.linear(x, w)
+        assert w in ops.weights.decoded
+        assert ops.weights.budget.room == 0
+        del w
+        gc.collect()
+        assert ops.weights.budget.room == 4 * 64 * 32
 
 
 def test_a_budget_that_is_none_is_refused(built: Path) -> None:

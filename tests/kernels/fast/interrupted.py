@@ -18,7 +18,8 @@ from typing import Any
 
 from refembed import Embedder
 from refembed.kernels import threads
-from refembed.kernels.fast.thread_pool import OWNER, WORKERS, spinning_pool
+from refembed.kernels.fast.task_slot import OWNER, WORKERS
+from refembed.kernels.fast.thread_pool import spinning_pool
 
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hello", "world"]
 

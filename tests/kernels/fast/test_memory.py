@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from refembed.gguf import BY_NAME, Tensor
 from refembed.kernels.exact import attention_chunked
 from refembed.kernels.exact.integer import multiply_codes, quantize_rows
 from refembed.kernels.exact.ops import Exact
-from refembed.kernels.fast.ops import FEW_ROWS, Fast, Int8
+from refembed.kernels.fast.ops import FEW_ROWS, Fast
+from refembed.kernels.fast.rounded_ops import Int8
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.llvm import gemm
 from refembed.kernels.llvm.microkernel import CONVERTS_F16
@@ -108,6 +110,21 @@ def test_matrices_are_kept_until_the_budget_is_spent(numerics: str) -> None:
         assert bytes_kept(ops) == kept * one
 
 
+@pytest.mark.parametrize("numerics", [*BOTH, "int8", "bf16"])
+@pytest.mark.parametrize("T", [3, FEW_ROWS + 1])
+def test_a_matrix_that_is_gone_gives_its_room_back(numerics: str, T: int) -> None:
+    """As in a long `verify`, whose hypotheses make weights of their own: the fourth is kept as the first was."""
+    budget = 1 << 20  # for one
+    ops: Any = load_ops(numerics, memory_budget=budget)
+    for i in range(4):
+        w = quantized(random(i, 288, 256), "Q8_0")
+        ops.linear(random(9, T, 256).astype(ops.dtype), w)
+        assert budget // 20 < budget - ops.store.budget.room <= budget
+        del w
+        gc.collect()
+        assert ops.store.budget.room == budget
+
+
 @pytest.fixture
 def float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """`fast` as it is where the CPU does not multiply bytes."""
@@ -120,10 +137,10 @@ def test_few_rows_read_codes_and_have_the_bits_of_many(kind: str) -> None:
     w, x = quantized(random(1, 100, 96), kind), random(2, FEW_ROWS + 1, 96)
     ops = Fast()
     many = ops.linear(x, w)
-    assert not ops.smaller
+    assert not ops.compact.kept
     for rows in (1, 3, FEW_ROWS):
         assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
-    _, codes, scales = ops.smaller[w] or (None, None, None)
+    _, codes, scales = ops.compact.kept[w] or (None, None, None)
     assert np.array_equal(
         codes.transpose(0, 2, 1).reshape(-1, 96)[:100]
         * np.repeat(scales.transpose(0, 2, 1).reshape(-1, 3)[:100], 32, axis=1),
@@ -171,13 +188,13 @@ def test_few_rows_read_f16_and_have_the_bits_of_many(order: str) -> None:
     numbers, x, ops = random(1, 100, 96).astype(f"{order}f2"), random(2, FEW_ROWS + 1, 96), Fast()
     w = Tensor("w", (100, 96), BY_NAME["F16"], numbers.reshape(-1).view(np.uint8), 0, order)  # type: ignore[arg-type]
     many = ops.linear(x, w)
-    assert not ops.smaller
+    assert not ops.compact.kept
     for rows in (1, 3, FEW_ROWS):
         assert np.array_equal(ops.linear(x[:rows], w), many[:rows])
-    assert (ops.smaller[w] is not None) == (order == NATIVE)
+    assert (ops.compact.kept[w] is not None) == (order == NATIVE)
     tight = Fast(memory_budget=2 * 3 * gemm.panel(4) * 96 - 1)
     assert np.array_equal(tight.linear(x[:3], w), many[:3])
-    assert dict(tight.smaller) == {w: None}
+    assert dict(tight.compact.kept) == {w: None}
 
 
 @pytest.mark.usefixtures("float32_products")
@@ -186,9 +203,9 @@ def test_weights_that_are_no_codes_times_scales_are_not_taken_for_such(kind: str
     """Q4_1 has a smallest value next to its scale: a code times the scale is not what the file says."""
     w, ops = quantized(random(1, 64, 256), kind), Fast(memory_budget=1 << 20)
     ops.linear(random(2, 3, 256), w)
-    assert dict(ops.smaller) == {w: None}
+    assert dict(ops.compact.kept) == {w: None}
     P = gemm.panel(4)
-    assert ops.store.room == (1 << 20) - -(-64 // P) * P * 256 * 4  # the room for codes is given back
+    assert ops.store.budget.room == (1 << 20) - -(-64 // P) * P * 256 * 4  # the room for codes is given back
 
 
 def test_float32_of_the_file_is_used_where_it_lies() -> None:

@@ -41,7 +41,7 @@ def test_a_matrix_that_several_threads_need_first_is_packed_once(budget: int) ->
         ops = Fast(memory_budget=budget)
         for x, y in zip(xs, at_once(*(lambda x=x, ops=ops: ops.linear(x, w).copy() for x in xs)), strict=True):
             assert y.tobytes() == gemm.matmul(x, random(1, 300, 64)).tobytes()
-        spent = budget - ops.store.room
+        spent = budget - ops.store.budget.room
         assert spent == sum(x.nbytes for x in ops.panels.kept.values())
 
 

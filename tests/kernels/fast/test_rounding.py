@@ -10,7 +10,8 @@ import pytest
 from refembed.kernels.exact.bfloat16 import multiply_bfloat16, round_bfloat16
 from refembed.kernels.exact.integer import multiply_codes, quantize_rows
 from refembed.kernels.fast import also_rounding, elementwise
-from refembed.kernels.fast.ops import BF16, Fast, Int8
+from refembed.kernels.fast.ops import Fast
+from refembed.kernels.fast.rounded_ops import BF16, Int8
 from refembed.kernels.fast.thread_pool import SpinningPool
 from refembed.kernels.llvm.bfloat16 import round_pairs
 from refembed.kernels.llvm.integer import KERNELS

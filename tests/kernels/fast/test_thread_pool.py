@@ -19,22 +19,21 @@ from hypothesis import strategies as st
 
 from refembed import Embedder, hub
 from refembed.kernels import threads
-from refembed.kernels.fast import also_rounding, attention_bfloat16, decoder, elementwise, recurrent, thread_pool
+from refembed.kernels.fast import (
+    also_rounding,
+    attention_bfloat16,
+    decoder,
+    elementwise,
+    recurrent,
+    task_slot,
+    tasks,
+    thread_pool,
+)
 from refembed.kernels.fast import attention as fast_attention
 from refembed.kernels.fast.ops import Fast
-from refembed.kernels.fast.thread_pool import (
-    ALL,
-    DONE,
-    EMPTY,
-    KERNEL_NUMBERS,
-    KERNELS,
-    LEFT,
-    MIN_PART,
-    OWNER,
-    WORKERS,
-    SpinningPool,
-    spinning_pool,
-)
+from refembed.kernels.fast.task_slot import ALL, DONE, EMPTY, KERNEL, LEFT, OWNER, WORDS, WORKERS
+from refembed.kernels.fast.tasks import KERNEL_NUMBERS, KERNELS
+from refembed.kernels.fast.thread_pool import MIN_PART, SpinningPool, spinning_pool
 from refembed.kernels.llvm import bfloat16, gemm, integer, integer_tile, microkernel
 from refembed.model import ARCHITECTURES
 from refembed.testing.synthetic import synthetic
@@ -121,8 +120,8 @@ def of_states(seed: int, T: int) -> dict[Any, tuple[tuple[Any, ...], Any, int]]:
     same, step = np.empty_like(few), np.abs(few)
     by_channel = x, y, -np.abs(random(seed + 8, 1, 30, 10)), one, one, 1, offsets, np.empty((60, 10), np.float32), out
     return {
-        recurrent.sigmoid: ((x, out), out, T),
-        recurrent.add_bias: ((x, bias, out), out, T),
+        decoder.sigmoid: ((x, out), out, T),
+        decoder.add_bias: ((x, bias, out), out, T),
         recurrent.add_scaled: ((x, y, bias, out), out, T),
         recurrent.log_decay: ((few, a, a, same), same, T),
         recurrent.short_conv: ((x, random(seed + 9, 1, 4, 30), bias, 0, offsets, out), out, T),
@@ -184,12 +183,12 @@ def test_so_have_those_of_forward_passes(
 @given(st.integers(1, 40), st.integers(1, 12), st.sampled_from([1, 3, 8]))
 def test_parts_are_all_rows_once(rows: int, parts: int, grain: int) -> None:
     """Read off an addition in place, which would show a row done twice; more parts than workers."""
-    slot, x = np.zeros(thread_pool.WORDS, np.int64), random(rows, rows, 5)
+    slot, x = np.zeros(WORDS, np.int64), random(rows, rows, 5)
     out = np.full_like(x, np.nan)
-    thread_pool.write(slot, KERNEL_NUMBERS[elementwise.gelu], rows, parts, grain, (x, out))
-    assert thread_pool.work(slot, parts, 0, EMPTY, 0) == parts
-    assert thread_pool.done(slot, parts, 1)
-    assert not thread_pool.done(slot, parts + 1, 10)
+    task_slot.write(slot, KERNEL_NUMBERS[elementwise.gelu], rows, parts, grain, (x, out))
+    assert tasks.work(slot, parts, 0, EMPTY, 0) == parts
+    assert task_slot.done(slot, parts, 1)
+    assert not task_slot.done(slot, parts + 1, 10)
     want = np.empty_like(x)
     elementwise.gelu(x, want, 0, rows)
     assert out.tobytes() == want.tobytes()
@@ -198,8 +197,8 @@ def test_parts_are_all_rows_once(rows: int, parts: int, grain: int) -> None:
 
 def test_the_dispatcher_calls_kernels_and_does_not_contain_them() -> None:
     """In one function of all kernels LLVM makes slower code of each."""
-    run, slot = thread_pool.one_of([elementwise.gelu, elementwise.rms_norm]), np.zeros(thread_pool.WORDS, np.int64)
-    slot[thread_pool.KERNEL] = 2  # none of them
+    run, slot = tasks.one_of([elementwise.gelu, elementwise.rms_norm]), np.zeros(WORDS, np.int64)
+    slot[KERNEL] = 2  # none of them
     run(slot, 0, 0)
     (code,) = run.inspect_llvm().values()  # optimized
     for name in ("gelu", "rms_norm"):
@@ -208,19 +207,19 @@ def test_the_dispatcher_calls_kernels_and_does_not_contain_them() -> None:
 
 
 def test_a_helper_does_parts_and_leaves() -> None:
-    slot, x = np.zeros(thread_pool.WORDS, np.int64), random(1, 64, 512)
+    slot, x = np.zeros(WORDS, np.int64), random(1, 64, 512)
     out, want, done = np.empty_like(x), np.empty_like(x), []
     elementwise.gelu(x, want, 0, 64)
-    thread_pool.work(slot, 0, 1, EMPTY, 0)  # compiled
+    tasks.work(slot, 0, 1, EMPTY, 0)  # compiled
     for _ in range(20):  # on a busy machine a worker may not have its turn once in 500 tasks
         slot[WORKERS] = 1
-        worker = threading.Thread(target=lambda: done.append(thread_pool.work(slot, 0, 10_000_000, EMPTY, 0)))
+        worker = threading.Thread(target=lambda: done.append(tasks.work(slot, 0, 10_000_000, EMPTY, 0)))
         worker.start()
         for _ in range(500):
             out[:] = np.nan
-            thread_pool.write(slot, KERNEL_NUMBERS[elementwise.gelu], 64, 16, 1, (x, out))
-            thread_pool.work(slot, 16, 0, EMPTY, 0)
-            while not thread_pool.done(slot, 16, 1000):
+            task_slot.write(slot, KERNEL_NUMBERS[elementwise.gelu], 64, 16, 1, (x, out))
+            tasks.work(slot, 16, 0, EMPTY, 0)
+            while not task_slot.done(slot, 16, 1000):
                 time.sleep(0)
             assert out.tobytes() == want.tobytes()
         worker.join(60)
@@ -285,7 +284,7 @@ def test_an_interruption_waits_for_helpers(monkeypatch: pytest.MonkeyPatch) -> N
     """Before the job is posted, and after: the lock is free again, and no part is under way any more."""
     threads.use(2)
     (x, out), _, rows = jobs(64)[elementwise.gelu]
-    real = thread_pool.work
+    real = tasks.work
 
     def before(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -298,7 +297,7 @@ def test_an_interruption_waits_for_helpers(monkeypatch: pytest.MonkeyPatch) -> N
         slot = spinning_pool.slot
         slot[DONE] = slot[ALL] = 0
         monkeypatch.undo()
-        monkeypatch.setattr(thread_pool, name, interrupted)
+        monkeypatch.setattr(tasks if name == "work" else thread_pool, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=MUCH)
         assert slot[DONE] == (0 if name == "seen_workers" else 2)
@@ -312,7 +311,7 @@ def test_an_interruption_waits_for_helpers(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_small_work_and_work_inside_shared_work_stay_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     threads.use(4)
-    monkeypatch.setattr(thread_pool, "work", lambda *_: pytest.fail("was shared"))
+    monkeypatch.setattr(tasks, "work", lambda *_: pytest.fail("was shared"))
     (x, out), _, rows = jobs(16)[elementwise.gelu]
     spinning_pool.parallel_for(elementwise.gelu, x, out, rows=rows, size=2 * MIN_PART - 1)
     spinning_pool.parallel_for(elementwise.gelu, x, out, rows=1, size=MUCH)
@@ -330,21 +329,21 @@ def test_a_process_with_little_to_do_starts_no_thread_pool() -> None:
     code = """
 from refembed import Embedder, hub
 from refembed.kernels import threads
-from refembed.kernels.fast.thread_pool import spinning_pool, work
+from refembed.kernels.fast.thread_pool import spinning_pool
 threads.use(2)
 e = Embedder.load("minilm")
 once = e.embed("hi").tobytes()
-print(spinning_pool.loading, len(work.signatures))
+print(spinning_pool.loading, spinning_pool.tasks)
 for _ in range(200):  # 56 are WORTH_SPINNING
     assert e.embed("hi").tobytes() == once
 print(spinning_pool.loading is not None)
 spinning_pool.start()
-print(spinning_pool.loading.done(), len(work.signatures))
+print(spinning_pool.loading.done(), len(spinning_pool.tasks.work.signatures))
 assert e.embed("hi").tobytes() == once
 """
     hub.resolve("minilm")  # fetched here where the cache is empty, which is said
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, text=True)
-    assert (out.stdout, out.stderr) == ("None 0\nTrue\nTrue 1\n", "")
+    assert (out.stdout, out.stderr) == ("None None\nTrue\nTrue 1\n", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -352,7 +351,8 @@ def test_a_fork_finds_helpers_of_its_own() -> None:
     code = """
 import os, numpy as np
 from refembed.kernels import threads
-from refembed.kernels.fast.thread_pool import OWNER, WORKERS, spinning_pool
+from refembed.kernels.fast.task_slot import OWNER, WORKERS
+from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.fast.elementwise import gelu
 threads.use(2)
 x, out = np.ones((64, 64), np.float32), np.empty((64, 64), np.float32)

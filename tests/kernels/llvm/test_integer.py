@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refembed.kernels.exact.integer import multiply_codes, quantize_rows
-from refembed.kernels.llvm import integer, integer_tile, microkernel
+from refembed.kernels.llvm import integer, integer_road, integer_tile, microkernel
 from refembed.kernels.quant import codes as weight_codes
 from refembed.kernels.quant.codes import Scales
 from tests.kernels.longhand import random
@@ -172,7 +172,7 @@ CPUS = {  # a CPU that this one can pretend to be -> its road
 }
 PROBE = """
 from tests.kernels.llvm import test_integer as t
-print(t.integer_tile.ROAD.name, t.integer_tile.LANES)
+print(t.integer_road.ROAD.name, t.integer_tile.LANES)
 t.SHAPES[:] = [(1, 1, 96), (5, 33, 128), (13, 70, 384)]
 for bits in (8, 16):
     t.test_codes_are_those_of_the_definition(bits)
@@ -206,5 +206,5 @@ def test_every_road_has_the_bits_of_the_definition(cpu: str, tmp_path: Any) -> N
     ],
 )
 def test_a_cpu_is_asked_for_nothing_that_it_lacks(have: set[str], road: tuple[str, int]) -> None:
-    found = integer_tile.road(have)
+    found = integer_road.road(have)
     assert (found.name, found.lanes) == road

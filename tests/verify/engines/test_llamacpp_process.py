@@ -71,6 +71,7 @@ def test_the_worker_may_write_no_core_file(minilm):
         assert resource.prlimit(engine.worker.pid, resource.RLIMIT_CORE) == (0, 0)
 
 
+@pytest.mark.limit(300)
 def test_a_worker_that_is_killed_is_an_error(minilm):
     with LlamaCpp(minilm, vocab_only=True) as engine:
         engine.worker.kill()
@@ -79,6 +80,7 @@ def test_a_worker_that_is_killed_is_an_error(minilm):
         assert not alive(engine.worker.pid)
 
 
+@pytest.mark.limit(300)
 def test_a_worker_that_hangs_is_ended_when_its_time_is_up(minilm):
     with LlamaCpp(minilm, vocab_only=True) as engine:
         os.kill(engine.worker.pid, signal.SIGSTOP)
@@ -111,6 +113,7 @@ def test_an_engine_that_is_forgotten_is_closed(minilm):
     assert not alive(pid)
 
 
+@pytest.mark.limit(300)
 @pytest.mark.parametrize("end", ["os._exit(1)", "os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(0)"])
 def test_the_worker_dies_with_its_parent(minilm, end):
     """However the parent ends, and although the worker is in the middle of work."""

@@ -7,6 +7,7 @@ for the file first, as `Embedder.load` and `-m` do.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from refembed.errors import RequestError
 from refembed.gguf import GGUFFile, Metadata
@@ -35,9 +36,7 @@ def open_gguf(model: str | os.PathLike[str], mmap: bool = True) -> GGUFFile:
     >>> f.tensors["blk.0.attn_q.weight"].dequantize().shape
     (384, 384)
     """
-    from refembed.hub import resolve
-
-    return open_file(resolve(check_model(model)), mmap)
+    return open_file(path_of(check_model(model)), mmap)
 
 
 def load_tokenizer(model: str | os.PathLike[str] | GGUFFile | Metadata) -> Tokenizer:
@@ -56,6 +55,15 @@ def load_tokenizer(model: str | os.PathLike[str] | GGUFFile | Metadata) -> Token
         return load_from(model)
     with open_gguf(model) as f:
         return load_from(f)
+
+
+def path_of(model: str) -> Path:
+    """The file of a model: that path, or what `refembed.hub` has under that name."""
+    if model.endswith(".gguf") and (path := Path(model)).is_file():
+        return path
+    from refembed.hub import resolve
+
+    return resolve(model)
 
 
 def check_model(model: object) -> str:
