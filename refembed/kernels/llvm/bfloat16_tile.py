@@ -17,6 +17,7 @@ from numba.core import cgutils, types
 
 from refembed.kernels.llvm import simd
 from refembed.kernels.llvm.microkernel import (
+    FUSED,
     WIDTH,
     features,
     in_every_lane,
@@ -52,6 +53,22 @@ P = VECTORS * LANES  # outputs of a panel
 INTS, REALS = ir.VectorType(I32, LANES), ir.VectorType(ir.FloatType(), LANES)
 
 
+def add_product(builder, a, b, c):
+    """a b + c, rounded once, of bfloat16 numbers a and b.
+
+    Without a fused multiply-add that is a product and a sum: the product is exact, unless it is beyond float32 and c
+    brings the sum back. Then all is computed 2^64 times smaller, where only a much smaller c would lose bits.
+    """
+    if FUSED:
+        return multiply_add(builder, REALS, a, b, c)
+    smaller, larger = (ir.Constant(REALS, [2.0**n] * LANES) for n in (-64, 64))
+    magnitude, infinite = (ir.Constant(INTS, [n] * LANES) for n in (0x7FFFFFFF, 0x7F800000))
+    product = builder.fmul(a, b)
+    beyond = builder.icmp_unsigned("==", builder.and_(builder.bitcast(product, INTS), magnitude), infinite)
+    scaled = builder.fadd(builder.fmul(a, builder.fmul(b, smaller)), builder.fmul(c, smaller))
+    return builder.select(beyond, builder.fmul(scaled, larger), builder.fadd(product, c))
+
+
 def add_pairs(builder, sums, w, x):
     """sums + the products of both halves of w and x, words in all lanes."""
     if ROAD.instruction:
@@ -61,7 +78,7 @@ def add_pairs(builder, sums, w, x):
     sixteen, high = (ir.Constant(INTS, [n] * LANES) for n in (16, 0xFFFF0000))
     for half in (lambda v: builder.and_(v, high), lambda v: builder.shl(v, sixteen)):
         a, b = (builder.bitcast(half(v), REALS) for v in (w, x))
-        sums = multiply_add(builder, REALS, a, b, sums)
+        sums = add_product(builder, a, b, sums)
     return sums
 
 

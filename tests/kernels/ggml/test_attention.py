@@ -150,8 +150,9 @@ def test_random_cases_have_ggmls_bits(ggml: Graphs) -> None:
     while time.monotonic() < end:
         K = int(rng.integers(1, 4))
         mask = AttentionMask(
-            bool(rng.integers(2)), int(rng.choice([0, 0, 3, 16])), kinds[rng.integers(3)], rng.choice([0.0, 8.0])
-        )
+            causal=bool(rng.integers(2)), window=int(rng.choice([0, 0, 3, 16])), kind=kinds[rng.integers(3)],
+            max_bias=float(rng.choice([0.0, 8.0])),
+        )  # fmt: skip
         T, D = int(rng.integers(1, rng.choice([70, 140, 600]))), 4 * int(rng.integers(1, 65))
         case = Case(T, D, K * int(rng.integers(1, 4)), K, mask, float(rng.choice([0, 5])), bool(rng.integers(2)))
         case = replace(case, texts=int(rng.integers(1, 4)), size=float(rng.choice([0.1, 1, 4, 30])))
