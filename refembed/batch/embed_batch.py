@@ -135,7 +135,11 @@ class EmbedBatch:
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Columns that the rows get: that of the vectors, and with on_error="column" that of the reasons."""
+        """Columns that the rows get: that of the vectors, and with on_error="column" that of the reasons.
+
+        >>> EmbedBatch("model.gguf", into="vector", on_error="column").added
+        ('vector', 'vector_error')
+        """
         return (self.into, self.into + "_error") if self.on_error == "column" else (self.into,)
 
     @property

@@ -79,12 +79,19 @@ SLOW = ("minilm-f16", "minilm float16-sums", "minilm half", "minilm bfloat16-aut
 # epsilons that move vectors by less than a tenth of what the precision does
 BURIED = ("qwen3 bfloat16 eps-1e-3", "qwen3 bfloat16-autocast eps-1e-3", "minilm bfloat16 eps-1e-5")
 
+# faults that verify finds and does not name in a whole model of bfloat16, and what its sentence says instead
+NEAREST = {
+    "qwen3 bfloat16 last": "pools the last token",
+    "qwen3 bfloat16-autocast last": "pools the last token",
+    "minilm bfloat16 no-norm": "another model?",
+}
+
 
 def cases(*, faulty: bool) -> list[Any]:
     """Engines with or without a fault; of MiniLM's most are slow."""
     found = []
     for e in ENGINES:
-        if bool(e.fault) is not faulty or e.precision == "float32" or e.id in BURIED:
+        if bool(e.fault) is not faulty or e.precision == "float32" or e.id in BURIED or e.id in NEAREST:
             continue
         slow = e.id.startswith(SLOW) or (faulty and e.model == "minilm" and e.id != "minilm tf32 cls")
         found.append(pytest.param(e, id=e.id, marks=[pytest.mark.slow] if slow else []))
@@ -95,7 +102,10 @@ def cases(*, faulty: bool) -> list[Any]:
 def test_a_sound_engine_is_within_its_own_rounding(engine, recorded, reference):
     v = asked(engine, recorded, reference(engine.model))
     assert (v.kind, v.exit_code) == ("within rounding", 0)
-    assert v.causes[0].id in NAMED[engine.precision]
+    sized = (
+        [*NAMED[engine.precision], "inputs-bfloat16"] if "judged by the size" in v.cause else NAMED[engine.precision]
+    )
+    assert v.causes[0].id in sized
     assert "is right within the rounding of" in v.cause
     assert v.remedy.startswith("nothing to do; for float32 ")
     assert all(t.agrees for t in v.evidence.texts)
@@ -106,6 +116,16 @@ def test_a_fault_in_such_an_engine_is_named(engine, recorded, reference):
     v = asked(engine, recorded, reference(engine.model))
     assert (v.kind, v.exit_code) == ("differs", 3)
     assert v.causes[0].id.split(" + ")[0] in CAUSES[engine.fault]
+
+
+@pytest.mark.slow  # it looks for a cause until its time is up: half a minute each
+@pytest.mark.parametrize("name", NEAREST)
+def test_a_fault_that_is_not_named_is_still_a_difference(name, recorded, reference):
+    """The verdict says what comes nearest, and that it does not explain all."""
+    engine = next(e for e in ENGINES if e.id == name)
+    v = asked(engine, recorded, reference(engine.model))
+    assert (v.kind, v.exit_code) == ("unexplained", 3)
+    assert NEAREST[name] in v.cause
 
 
 def test_an_engine_in_float32_has_no_such_precision(recorded, reference):
