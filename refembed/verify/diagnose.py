@@ -32,7 +32,7 @@ from refembed.verify.hypotheses import (
 from refembed.verify.hypotheses.families import Family, solve
 from refembed.verify.hypothesis import FAILURES
 from refembed.verify.number_pairs import with_numbers
-from refembed.verify.precision import leaning, precision_of
+from refembed.verify.precision import likely, precision_of
 from refembed.verify.trials import (
     FEW,
     PLAIN,
@@ -135,7 +135,7 @@ class Diagnostician:
                 continue
             search()
             if search == self.singles and not self.settled():
-                self.found += confirm(self.case, [(h,) for h in leaning(self.case, self.listed)])
+                self.found += confirm(self.case, [(h,) for h in likely(self.case, self.listed)])
                 self.rounded = self.with_a_precision(self.found)
                 if self.rounded:
                     break

@@ -8,8 +8,8 @@ cannot be computed again: where it rounds is known in part only, and its roundin
     direction  and to the same side: weights are rounded in one way, whatever the order of sums, and so is what the
                first products read. A fault of the same size lies anywhere. Where the file's weights have so few bits
                already, little is left of this, and the report says that the size alone decides
-    nothing    what is left leans to no other cause: of a fault f in noise n, the sum over all numbers of f (f + n) is
-     else      that of f f, give or take little, also where f is a tenth of n
+    nothing    what is left has no projection on another cause: of a fault f in noise n, the sum over all numbers of
+     else      f (f + n) is that of f f, give or take little, also where f is a tenth of n
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ LITTLE = 0.1  # where weights are not rounded
 TABLE = re.compile("embd|token_types")  # tensors that are looked up in
 GAP = 30.0  # times: what parts texts that a fault moves from those that it leaves alone
 FEWEST = 4  # texts that it leaves alone
-LEANS = 7.0  # standard deviations; of sound engines at most 5.3 (small Qwen 3, cut to TF32)
-SHARE = (0.5, 2.0)  # of a cause
-LEANING = 3  # causes that are tried with each precision
+SIGNIFICANT = 7.0  # standard deviations of a projection; of sound engines at most 5.3 (small Qwen 3, cut to TF32)
+SHARE = (0.5, 2.0)  # of a cause, that a projection is
+LIKELY = 3  # causes that are tried with each precision
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def comparable(case: Case) -> bool:
 
 
 def other_cause(case: Case, f: Fit) -> list[Hypothesis]:
-    """What the engine does otherwise, below the rounding of its precision; empty where it leans to nothing else.
+    """What the engine does otherwise, below the rounding of its precision; empty where nothing else shows.
 
     case  as it is in float32
     """
@@ -144,8 +144,10 @@ def other_cause(case: Case, f: Fit) -> list[Hypothesis]:
     again = fit(few, f.precision)
     if again is None:
         return []
-    near = [x.hypothesis for x in leans(few, again.rest, listed) if x.deviations >= LEANS / 2]
-    found = [x for x in leans(case, f.rest, near) if x.deviations >= LEANS and SHARE[0] <= x.share <= SHARE[1]]
+    near = [x.hypothesis for x in projections(few, again.rest, listed) if x.deviations >= SIGNIFICANT / 2]
+    found = [
+        x for x in projections(case, f.rest, near) if x.deviations >= SIGNIFICANT and SHARE[0] <= x.share <= SHARE[1]
+    ]
     found.sort(key=lambda x: -x.deviations)
     return [x.hypothesis for x in found[:1]]
 
@@ -167,25 +169,32 @@ def with_its_rounding(case: Case) -> Case:
 
 
 @dataclass(frozen=True)
-class Lean:
-    """How far what is left leans to a cause."""
+class Projection:
+    """Of what is left of a difference, on what a hypothesis changes: an ordinary least squares fit of one number."""
 
     hypothesis: Hypothesis
     share: float  # of the cause: 1 is all of it
     deviations: float  # how many standard deviations that is from nothing
 
 
-def leaning(case: Case, hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
-    """Those that a few short texts lean to most: one text says little of a cause that is as small as the rounding."""
+def likely(case: Case, hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """Those on which the difference of a few short texts has the most significant projections.
+
+    One text says little of a cause that is as small as the rounding.
+    """
     if not comparable(case):
         return []
     few = part(case, spread_out(case, FEW, 150))
     rest = flat(few.vectors) - flat(few.floor.by_numerics[SCREEN])
-    found = [x for x in leans(few, rest, hypotheses) if x.deviations >= LEANS / 2 and SHARE[0] <= x.share <= SHARE[1]]
-    return [x.hypothesis for x in sorted(found, key=lambda x: -x.deviations)[:LEANING]]
+    found = [
+        x
+        for x in projections(few, rest, hypotheses)
+        if x.deviations >= SIGNIFICANT / 2 and SHARE[0] <= x.share <= SHARE[1]
+    ]
+    return [x.hypothesis for x in sorted(found, key=lambda x: -x.deviations)[:LIKELY]]
 
 
-def leans(case: Case, rest: F64, hypotheses: Sequence[Hypothesis]) -> Iterator[Lean]:
+def projections(case: Case, rest: F64, hypotheses: Sequence[Hypothesis]) -> Iterator[Projection]:
     """Of each hypothesis. rest: what is left of all numbers of all texts."""
     ours = flat(case.floor.by_numerics[SCREEN])
     for h in hypotheses:
@@ -200,4 +209,4 @@ def leans(case: Case, rest: F64, hypotheses: Sequence[Hypothesis]) -> Iterator[L
         f = moved - ours
         square, noise = float(f @ f), float(np.sqrt((rest * f) @ (rest * f)))
         if square > 0 and noise > 0:
-            yield Lean(h, float(rest @ f) / square, float(rest @ f) / noise)
+            yield Projection(h, float(rest @ f) / square, float(rest @ f) / noise)

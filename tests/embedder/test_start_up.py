@@ -27,7 +27,8 @@ refembed.kernels.fast.thread_pool refembed.kernels.image_ops refembed.kernels.ll
 refembed.kernels.llvm.compiling refembed.kernels.llvm.disk_cache refembed.kernels.llvm.gemm
 refembed.kernels.llvm.integer_road refembed.kernels.llvm.jit refembed.kernels.llvm.microkernel
 refembed.kernels.llvm.simd refembed.kernels.llvm.simd_float32 refembed.kernels.numerics refembed.kernels.ops
-refembed.kernels.quant refembed.kernels.quant.dequant refembed.kernels.quant.row_blocks refembed.kernels.specs
+refembed.kernels.quant refembed.kernels.quant.dequant refembed.kernels.quant.row_blocks
+refembed.kernels.recurring refembed.kernels.specs
 refembed.kernels.state_ops refembed.kernels.taps refembed.kernels.threads refembed.model refembed.model.batch
 refembed.model.bert refembed.model.blocks refembed.model.hparams refembed.model.hparams_experts
 refembed.model.hparams_latent refembed.model.hparams_recurrent refembed.model.info refembed.model.keys

@@ -79,19 +79,16 @@ SLOW = ("minilm-f16", "minilm float16-sums", "minilm half", "minilm bfloat16-aut
 # epsilons that move vectors by less than a tenth of what the precision does
 BURIED = ("qwen3 bfloat16 eps-1e-3", "qwen3 bfloat16-autocast eps-1e-3", "minilm bfloat16 eps-1e-5")
 
-# faults that verify finds and does not name in a whole model of bfloat16, and what its sentence says instead
-NEAREST = {
-    "qwen3 bfloat16 last": "pools the last token",
-    "qwen3 bfloat16-autocast last": "pools the last token",
-    "minilm bfloat16 no-norm": "another model?",
-}
+# faults in bfloat16 that verify finds and may not name: of a last token alone its rounding has a direction of 0.33 and
+# 0.39 where 0.4 is asked, and without the first norm vectors have little to do with the reference
+UNNAMED = ("qwen3 bfloat16 last", "qwen3 bfloat16-autocast last", "minilm bfloat16 no-norm")
 
 
 def cases(*, faulty: bool) -> list[Any]:
     """Engines with or without a fault; of MiniLM's most are slow."""
     found = []
     for e in ENGINES:
-        if bool(e.fault) is not faulty or e.precision == "float32" or e.id in BURIED or e.id in NEAREST:
+        if bool(e.fault) is not faulty or e.precision == "float32" or e.id in BURIED or e.id in UNNAMED:
             continue
         slow = e.id.startswith(SLOW) or (faulty and e.model == "minilm" and e.id != "minilm tf32 cls")
         found.append(pytest.param(e, id=e.id, marks=[pytest.mark.slow] if slow else []))
@@ -119,17 +116,17 @@ def test_a_fault_in_such_an_engine_is_named(engine, recorded, reference):
 
 
 @pytest.mark.slow  # it looks for a cause until its time is up: half a minute each
-@pytest.mark.parametrize("name", NEAREST)
+@pytest.mark.parametrize("name", UNNAMED)
 def test_a_fault_that_is_not_named_is_still_a_difference(name, recorded, reference):
-    """The verdict says what comes nearest, and that it does not explain all."""
+    """Never within rounding, and never under another name."""
     engine = next(e for e in ENGINES if e.id == name)
     v = asked(engine, recorded, reference(engine.model))
-    assert (v.kind, v.exit_code) == ("unexplained", 3)
-    assert NEAREST[name] in v.cause
+    assert v.exit_code == 3
+    assert v.kind == "unexplained" or v.causes[0].id.split(" + ")[0] in CAUSES[engine.fault]
 
 
 def test_an_engine_in_float32_has_no_such_precision(recorded, reference):
-    """Nor one with noise of that size: it lies to no side."""
+    """Nor one with noise of that size, which has no direction."""
     r = reference("qwen3")
     v = asked(Engine("qwen3", "float32"), recorded, r)
     assert (v.kind, v.causes, v.evidence.precision) == ("within rounding", (), "")

@@ -1,6 +1,7 @@
 """The `cupy` numerics: float32 on an NVIDIA GPU, by CUDA kernels of our own. docs/gpu.md says what was run where.
 
 ops        `Cupy`: the operations of a forward pass, as launches of kernels
+device_ops a device, and arrays on it: what all parts of `Cupy` stand on
 state_ops  those of layers that keep a state
 image_ops  those of vision towers
 graph      capture and replay: all launches of a short text as one

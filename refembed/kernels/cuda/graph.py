@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,11 +27,10 @@ from refembed.kernels.cuda import device as devices
 from refembed.kernels.cuda.array import DeviceArray
 from refembed.kernels.cuda.device import Device, Launch
 from refembed.kernels.cuda.launch import Memory
+from refembed.kernels.recurring import Recurring
 from refembed.kernels.threads import renew_after_fork
 
 MAX_TOKENS = 512  # of texts that share a pass: longer ones keep the GPU busy while Python launches
-MAX_GRAPHS = 64
-MAX_SEEN = 1024  # shapes that are remembered as seen once; and how many passes a graph may lie unused
 
 log = logging.getLogger("refembed.cuda")
 
@@ -123,15 +121,15 @@ def copied(x: DeviceArray) -> DeviceArray:
     return out
 
 
-class GraphCache:
-    """The captured graphs of one `Cupy`. Those that came first stay, unless one lies unused for long."""
+class GraphCache(Recurring[tuple[CapturedGraph | None, Any]]):
+    """The captured graphs of one `Cupy`, or None where there can be none, and what was given (so its ids stay its own).
+
+    Those that came first stay, unless one lies unused for long.
+    """
 
     def __init__(self, device: Device) -> None:
+        super().__init__()
         self.device, self.arena, self.enabled = device, Arena(device), device.has_graphs
-        # a shape -> its graph, or None where there can be none; its last pass; what is given, so that ids stay its own
-        self.known: OrderedDict[Any, tuple[CapturedGraph | None, int, Any]] = OrderedDict()
-        self.seen: OrderedDict[Any, None] = OrderedDict()  # shapes that came once
-        self.passes = 0
         self.renew_locks()
         renew_after_fork(self)
 
@@ -153,23 +151,10 @@ class GraphCache:
 
     def look_up(self, key: Any, given: Any, layers: Callable[[Float], Float], x: Float) -> Any:
         """`layers(x)`: replayed where it was captured, captured where it comes for the second time."""
-        self.passes += 1
-        if key in self.known:
-            graph = self.known[key][0]
-            self.known[key] = graph, self.passes, given
-            self.known.move_to_end(key)
+        if (found := self.find(key)) is not None:
+            graph = found[0]
             return layers(x) if graph is None else self.replay(key, graph, layers, x)
-        if key in self.seen and self.has_room():
-            del self.seen[key]
-            return self.capture(key, given, layers, x)
-        self.seen[key] = None
-        if len(self.seen) > MAX_SEEN:
-            self.seen.popitem(last=False)
-        return layers(x)
-
-    def has_room(self) -> bool:
-        """Whether there are few graphs, or one that has not been used for long."""
-        return len(self.known) < MAX_GRAPHS or self.passes - next(iter(self.known.values()))[1] > MAX_SEEN
+        return self.capture(key, given, layers, x) if self.worth_keeping(key) else layers(x)
 
     def capture(self, key: Any, given: Any, layers: Callable[[Float], Float], x: Float) -> Any:
         """`layers(x)`, captured; from here on its shape is known."""
@@ -179,9 +164,7 @@ class GraphCache:
         except RequestError:  # such as too little memory, where a pass without a graph may have enough
             if not any(graph for graph, *_ in self.known.values()):
                 self.arena = Arena(self.device)
-        self.known[key] = graph, self.passes, given
-        if len(self.known) > MAX_GRAPHS:
-            self.known.popitem(last=False)
+        self.keep(key, (graph, given))
         return layers(x) if result is None else result
 
     def captured(self, layers: Callable[[Float], Float], x: Float) -> tuple[CapturedGraph | None, Any]:
@@ -235,7 +218,7 @@ class GraphCache:
             graph.proven = None
         else:
             log.warning("%s: a CUDA graph gave other bits than the pass itself", self.device.name)
-            self.known[key] = None, self.passes, self.known[key][2]
+            self.known[key] = None, self.known[key][1]
         return result
 
 

@@ -9,23 +9,12 @@ import numpy as np
 
 from refembed.arrays import Float
 from refembed.gguf import Tensor
-from refembed.kernels.cuda.device import Device
+from refembed.kernels.cuda.device_ops import DeviceOps
 from refembed.kernels.exact.conv import as_matrix, neighbors
-from refembed.kernels.ops import Ops
 
 
-class CudaImageOps(Ops):
+class CudaImageOps(DeviceOps):
     """`ImageOps` on a device."""
-
-    device: Device
-
-    @abstractmethod
-    def empty(self, shape: tuple[int, ...]) -> Any:
-        """An array with anything in it."""
-
-    @abstractmethod
-    def on_device(self, x: Any) -> Any:
-        """x, or a copy of it, on the device."""
 
     @abstractmethod
     def of_one(self, kernel: str, x: Float) -> Any:

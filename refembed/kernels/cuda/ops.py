@@ -21,7 +21,7 @@ from refembed.arrays import F32, I64, Float
 from refembed.errors import RequestError
 from refembed.gguf import Tensor
 from refembed.kernels.cuda import device as devices
-from refembed.kernels.cuda.array import DeviceArray, empty, scaled, with_repeated
+from refembed.kernels.cuda.array import DeviceArray, scaled, with_repeated
 from refembed.kernels.cuda.device import Device
 from refembed.kernels.cuda.graph import GraphCache
 from refembed.kernels.cuda.image_ops import CudaImageOps
@@ -88,17 +88,6 @@ class Cupy(CudaStateOps, CudaImageOps):
         self.own = threading.local()
 
     # -- arrays ------------------------------------------------------------------------------------------------------
-
-    def empty(self, shape: tuple[int, ...]) -> Any:
-        """An array with anything in it."""
-        return empty(self.device, shape)
-
-    def on_device(self, x: Any) -> Any:
-        """x, or a copy of it, on the device."""
-        if isinstance(x, DeviceArray):
-            return x
-        array = np.asarray(x, np.float32)
-        return DeviceArray(self.device, self.device.upload(array), array.shape)
 
     def numbers(self, x: Any, made: Callable[[Any], Any] = whole_numbers) -> Memory:
         """What is made of an array of the host, copied once for all layers: a copy waits for what was launched.

@@ -11,9 +11,9 @@ import numpy as np
 from refembed.arrays import F32, I64, Float
 from refembed.gguf import Tensor
 from refembed.kernels.cuda.array import DeviceArray
-from refembed.kernels.cuda.device import Device
+from refembed.kernels.cuda.device_ops import DeviceOps
 from refembed.kernels.cuda.launch import Memory
-from refembed.kernels.ops import NO_TAP, Ops, Tap
+from refembed.kernels.ops import NO_TAP, Tap
 from refembed.kernels.taps import with_state
 
 ROWS = 4  # of a state that a block has, a warp for each
@@ -40,18 +40,8 @@ def bounds_of(offsets: I64) -> I64:
     return np.stack([np.repeat(offsets[:-1], lengths), np.repeat(offsets[1:], lengths)], axis=1).astype(np.int64)
 
 
-class CudaStateOps(Ops):
+class CudaStateOps(DeviceOps):
     """`StateOps` on a device; a text is gone through token by token, all heads and rows of a state side by side."""
-
-    device: Device
-
-    @abstractmethod
-    def empty(self, shape: tuple[int, ...]) -> Any:
-        """An array with anything in it."""
-
-    @abstractmethod
-    def on_device(self, x: Any) -> Any:
-        """x, or a copy of it, on the device."""
 
     @abstractmethod
     def numbers(self, x: Any, made: Callable[[Any], Any] = whole_numbers) -> Memory:

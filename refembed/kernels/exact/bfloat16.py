@@ -18,15 +18,24 @@ from refembed.kernels.exact.integer import fused
 LEAST = np.float32(2.0**-55)  # products of larger ones are multiples of 2^-124, and so are all their sums
 
 
+def nearest_bfloat16(x: F32) -> F32:
+    """Numbers with 8 bits of mantissa, the nearest, halves to even; as float32. NaN is NaN.
+
+    >>> nearest_bfloat16(np.array([1 + 2**-8, 3e-38], np.float32)).tolist()[0]  # between 1 and 1 + 2/2^8: to even
+    1.0
+    """
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(x), np.float32(np.nan), rounded.view(np.float32))
+
+
 def round_bfloat16(x: F32) -> F32:
-    """Numbers rounded to bfloat16, the nearest, halves to even; as float32. Below LEAST they are 0, NaN is NaN.
+    """Numbers rounded to bfloat16 (`nearest_bfloat16`); below LEAST they are 0.
 
     >>> round_bfloat16(np.array([1 + 2**-8, 1 + 3 * 2**-8, 1e-30], np.float32))  # 1 and 1 + 4/2^8, halves to even; 0
     array([1.      , 1.015625, 0.      ], dtype=float32)
     """
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
-    y = np.where(np.isnan(x), np.float32(np.nan), rounded.view(np.float32))
+    y = nearest_bfloat16(x)
     return np.where(np.abs(y) < LEAST, np.float32(0), y)
 
 

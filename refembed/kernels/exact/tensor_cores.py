@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from refembed.arrays import F32
+from refembed.kernels.exact.bfloat16 import nearest_bfloat16
 
 STEP = {"tf32": 8, "fp16": 16, "bf16": 16}  # channels of one instruction
 
@@ -53,9 +54,7 @@ def round_bf16(x: F32) -> F32:
     >>> round_bf16(np.array([1 + 2**-8, 1 + 3 * 2**-8], np.float32)) * 2**7  # 128.5 and 129.5, to even
     array([128., 130.], dtype=float32)
     """
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(x), np.float32(np.nan), rounded.view(np.float32))
+    return nearest_bfloat16(x)
 
 
 def matmul_tf32(x: F32, w: F32) -> F32:

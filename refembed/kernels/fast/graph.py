@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -30,12 +29,11 @@ from refembed.kernels import threads
 from refembed.kernels.fast.buffer_pool import FREE, block_of, counts
 from refembed.kernels.fast.task_slot import EMPTY, WORDS, write
 from refembed.kernels.fast.thread_pool import spinning_pool
+from refembed.kernels.recurring import Recurring
 
 MAX_TOKENS = 512  # tokens: what Python takes is little compared with a longer text
 LAYERS = 64  # times that an activation is worked on, more or less
 LAYERS_OF_BATCH = 8  # as it is counted where cores have texts of their own: graphs are less of a gain there
-MAX_GRAPHS = 64  # captured graphs: of MiniLM, 120 KB each
-MAX_SEEN = 1024  # computations that are remembered as seen once; and how long a graph of several texts may lie unused
 
 
 class ArrayPool:
@@ -121,15 +119,15 @@ class OwnGraphs(threading.local):
     cache: GraphCache | None = None
 
 
-class GraphCache:
-    """The captured graphs of one `Fast`; the least recently used are dropped."""
+class GraphCache(Recurring[tuple[CapturedGraph | None, Any]]):
+    """The captured graphs of one `Fast`, or None where there can be none, and what was given (so its ids stay its own).
+
+    The least recently used are dropped.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.pool = ArrayPool()
-        self.known: OrderedDict[Any, tuple[CapturedGraph | None, Any]] = OrderedDict()
-        self.seen: OrderedDict[Any, None] = OrderedDict()  # computations of several texts that came once
-        self.used: dict[Any, int] = {}  # when each graph was used last, as `lookups` counts
-        self.lookups = 0
         self.own = OwnGraphs()
         self.renew_locks()
         threads.renew_after_fork(self)
@@ -169,25 +167,14 @@ class GraphCache:
 
         often  capture it also the first time, and in the place of another that may be needed again
         """
-        self.lookups += 1
-        if key in self.known:
-            self.known.move_to_end(key)
-            self.used[key] = self.lookups
-            graph = self.known[key][0]
+        if (found := self.find(key)) is not None:
+            graph = found[0]
             return operations(x) if graph is None else graph.replay(x)
-        if often or (key in self.seen and self.has_room()):
+        if often:
             self.seen.pop(key, None)
+        if often or self.worth_keeping(key):
             return self.capture(key, given, operations, x)
-        self.seen[key] = None
-        if len(self.seen) > MAX_SEEN:
-            self.seen.popitem(last=False)
         return operations(x)
-
-    def has_room(self) -> bool:
-        """Whether there are few graphs, or one that has not been used for long: more kinds of batches than there is
-        room for would else drive each other out before they come again.
-        """
-        return len(self.known) < MAX_GRAPHS or self.lookups - self.used[next(iter(self.known))] > MAX_SEEN
 
     def recover(self) -> None:
         """Clear away what an interruption left of this thread's: a lock, a graph half captured, a task under way."""
@@ -206,8 +193,5 @@ class GraphCache:
             spinning_pool.own.graph = None
         result = y.copy()
         graph.finish(y)
-        self.known[key] = (graph if graph.valid else None, given)  # what is given is kept, so that its ids stay its own
-        self.used[key] = self.lookups
-        if len(self.known) > MAX_GRAPHS:
-            del self.used[self.known.popitem(last=False)[0]]
+        self.keep(key, (graph if graph.valid else None, given))
         return result

@@ -27,6 +27,8 @@ import numpy as np
 
 from refembed.arrays import F32, Float
 from refembed.gguf import Tensor
+from refembed.kernels.exact.bfloat16 import nearest_bfloat16
+from refembed.kernels.exact.tensor_cores import round_tf32
 from refembed.kernels.ops import COMPOSED, NO_TAP, Ops, Tap
 from refembed.verify.hypotheses.changes import replaced
 from refembed.verify.hypotheses.weights import stored_as
@@ -48,8 +50,7 @@ def tf32(x: Float) -> Float:
     >>> tf32(np.array([1 + 2**-11, 1 + 2**-12, -1 - 2**-11], np.float32)) - 1
     array([ 9.765625e-04,  0.000000e+00, -2.000977e+00], dtype=float32)
     """
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32).astype(x.dtype)
+    return round_tf32(x.astype(np.float32)).astype(x.dtype)
 
 
 def truncated_tf32(x: Float) -> Float:
@@ -64,9 +65,7 @@ def truncated_tf32(x: Float) -> Float:
 
 def bfloat16(x: Float) -> Float:
     """Rounded to 8 bits of mantissa, as bfloat16 has them."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    even = (bits >> 16) & 1
-    return ((bits + 0x7FFF + even) & np.uint32(0xFFFF0000)).view(np.float32).astype(x.dtype)
+    return nearest_bfloat16(x.astype(np.float32)).astype(x.dtype)
 
 
 def float16(x: Float) -> Float:

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refembed import Embedder
+from refembed.kernels import recurring
 from refembed.kernels.cuda import graph as graphs
 from refembed.kernels.cuda.graph import Capture, CapturedGraph, GraphCache
 from refembed.kernels.cuda.ops import Cupy
@@ -314,8 +315,8 @@ class TestOperations:
     def test_few_graphs_are_kept_and_those_that_came_first_stay(
         self, fake: FakeCupy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(graphs, "MAX_GRAPHS", 3)
-        monkeypatch.setattr(graphs, "MAX_SEEN", 20)
+        monkeypatch.setattr(recurring, "MAX_KEPT", 3)
+        monkeypatch.setattr(recurring, "MAX_SEEN", 20)
         ops: Any = load_ops("cupy")
 
         def shapes() -> list[int]:

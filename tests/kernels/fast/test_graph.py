@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refembed import Embedder
-from refembed.kernels import threads
+from refembed.kernels import recurring, threads
 from refembed.kernels.fast import graph
 from refembed.kernels.fast.elementwise import gelu
-from refembed.kernels.fast.graph import MAX_GRAPHS, MAX_TOKENS
+from refembed.kernels.fast.graph import MAX_TOKENS
 from refembed.kernels.fast.ops import Fast
 from refembed.kernels.fast.thread_pool import spinning_pool
 from refembed.kernels.numerics import load_ops
@@ -234,7 +234,7 @@ def test_texts_of_the_same_lengths_are_replayed_together(
 
 
 def test_lengths_that_came_once_are_forgotten_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "MAX_SEEN", 5)
+    monkeypatch.setattr(recurring, "MAX_SEEN", 5)
     ops, x = Fast(), random(1, 12, 48)
     for i in range(1, 12):
         ops.capture_or_replay((), ops.gelu, x, np.array([0, i, 12]))
@@ -246,19 +246,19 @@ def test_lengths_that_came_once_are_forgotten_in_their_order(monkeypatch: pytest
 
 
 def test_more_kinds_of_batches_than_there_is_room_for_do_not_drive_each_other_out() -> None:
-    ops, x = Fast(), random(1, MAX_GRAPHS + 20, 4)
+    ops, x = Fast(), random(1, recurring.MAX_KEPT + 20, 4)
     replayed: list[int] = []
     for turn in range(4):
         for i in range(1, len(x)):
             called: list[int] = []
             ops.capture_or_replay((), lambda x, c=called: (c.append(1), ops.gelu(x))[1], x, np.array([0, i, len(x)]))  # type: ignore[misc]
             replayed += [i] * (turn > 1 and not called)
-    assert replayed == 2 * list(range(1, MAX_GRAPHS + 1))
-    for _ in range(graph.MAX_SEEN + 2):
+    assert replayed == 2 * list(range(1, recurring.MAX_KEPT + 1))
+    for _ in range(recurring.MAX_SEEN + 2):
         ops.capture_or_replay((), ops.gelu, x, np.array([0, 2, len(x)]))
     for _ in range(2):
         ops.capture_or_replay((), ops.gelu, x, np.array([0, 3, 5, len(x)]))
-    assert len(ops.graphs.known) == len(ops.graphs.used) == MAX_GRAPHS
+    assert len(ops.graphs.known) == len(ops.graphs.used) == recurring.MAX_KEPT
     assert (*(), x.shape, np.array([0, 3, 5, len(x)]).tobytes()) in ops.graphs.known
 
 
@@ -361,13 +361,13 @@ def test_a_result_is_its_callers() -> None:
 
 def test_captured_graphs_and_their_arrays_are_bounded() -> None:
     ops = Fast()
-    for n in [*range(1, MAX_GRAPHS + 20), *range(MAX_GRAPHS + 20, 1, -1)]:
+    for n in [*range(1, recurring.MAX_KEPT + 20), *range(recurring.MAX_KEPT + 20, 1, -1)]:
         x = random(n, n, 48)
         assert (
             ops.capture_or_replay((), lambda x: ops.gelu(ops.silu(x)), x).tobytes()
             == Fast().gelu(Fast().silu(x)).tobytes()
         )
-    assert len(ops.graphs.known) == MAX_GRAPHS
+    assert len(ops.graphs.known) == recurring.MAX_KEPT
     assert len(ops.graphs.pool.blocks) == 3
     assert {len(block) for block in ops.graphs.pool.blocks} == {MAX_TOKENS * 48}
 

@@ -94,7 +94,7 @@ def test_after_warming_no_process_compiles(tiny: Path, tmp_path: Path) -> None:
     again, err = second.communicate(timeout=600)
     assert again == out
     assert err.split()[0] == b"0", err.decode()[-2000:]
-    assert int(err.split()[1]) > 0  # those that Python calls; the others are kept within them
+    assert int(err.split()[1]) >= 5  # kernels that Python calls; the others are kept within them
 
 
 class Slow(IndexDataCacheFile):  # type: ignore[misc]
