@@ -133,6 +133,14 @@ def empty(device: Device, shape: tuple[int, ...]) -> DeviceArray:
     return DeviceArray(device, device.activations(math.prod(shape)), shape)
 
 
+def uploaded(device: Device, x: Any) -> DeviceArray:
+    """x, or a copy of it on the device."""
+    if isinstance(x, DeviceArray):
+        return x
+    array = np.asarray(x, np.float32)
+    return DeviceArray(device, device.upload(array), array.shape)
+
+
 def on_host(x: Any) -> Any:
     """Arguments of a function with copies on the host of all arrays of a device, also within lists."""
     if isinstance(x, DeviceArray):

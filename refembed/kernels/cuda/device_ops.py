@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from refembed.kernels.cuda.array import DeviceArray, empty
+from refembed.kernels.cuda.array import empty, uploaded
 from refembed.kernels.cuda.device import Device
 from refembed.kernels.ops import Ops
 
@@ -22,7 +20,4 @@ class DeviceOps(Ops):
 
     def on_device(self, x: Any) -> Any:
         """x, or a copy of it, on the device."""
-        if isinstance(x, DeviceArray):
-            return x
-        array = np.asarray(x, np.float32)
-        return DeviceArray(self.device, self.device.upload(array), array.shape)
+        return uploaded(self.device, x)

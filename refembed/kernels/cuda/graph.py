@@ -24,7 +24,7 @@ import numpy as np
 from refembed.arrays import I64, Float
 from refembed.errors import RequestError
 from refembed.kernels.cuda import device as devices
-from refembed.kernels.cuda.array import DeviceArray
+from refembed.kernels.cuda.array import DeviceArray, uploaded
 from refembed.kernels.cuda.device import Device, Launch
 from refembed.kernels.cuda.launch import Memory
 from refembed.kernels.recurring import Recurring
@@ -185,14 +185,8 @@ class GraphCache(Recurring[tuple[CapturedGraph | None, Any]]):
     def first_array(self, x: Any) -> DeviceArray:
         """A copy of x in the arena, where a graph finds it."""
         out = DeviceArray(self.device, self.arena.take(x.size), x.shape)
-        copy(self.on_device(x), out.memory)
+        copy(uploaded(self.device, x), out.memory)
         return out
-
-    def on_device(self, x: Any) -> DeviceArray:
-        """x, or a copy of it on the device."""
-        if isinstance(x, DeviceArray):
-            return x
-        return DeviceArray(self.device, self.device.upload(np.asarray(x, np.float32)), x.shape)
 
     def graph_of(self, capture: Capture, x: DeviceArray, y: DeviceArray, result: DeviceArray) -> CapturedGraph | None:
         """The graph of a pass from x to y; None where the device makes none, or one that gives another result."""
@@ -209,7 +203,7 @@ class GraphCache(Recurring[tuple[CapturedGraph | None, Any]]):
 
     def replay(self, key: Any, graph: CapturedGraph, layers: Callable[[Float], Float], x: Float) -> Any:
         """`layers(x)` by a graph; and by the pass itself, unless the graph has shown that it has the same bits."""
-        given = self.on_device(x)
+        given = uploaded(self.device, x)
         found = graph.replay(given)
         if graph.proven is None or bits(given) == graph.proven:
             return found
