@@ -107,8 +107,8 @@ def sgemm(shapes: list[tuple[int, int]], rows: int, rounds: int) -> list[dict[st
 
 KINDS = {
     "attention": "attention", "layer_norm": "norm", "add_layer_norm": "norm", "rms_norm": "norm",
-    "get_rows": "embedding lookup", "mean": "pooling", "rope": "RoPE", "gelu": "GELU", "gelu_erf": "GELU", "geglu": "gate", "swiglu": "gate",
-    "silu": "gate",
+    "get_rows": "embedding lookup", "mean": "pooling", "rope": "RoPE", "gelu": "GELU", "gelu_erf": "GELU",
+    "geglu": "gate", "swiglu": "gate", "silu": "gate",
 }  # fmt: skip
 
 
